@@ -1,0 +1,173 @@
+// The main job, seen: causal attention on a real head of a language model, exactly, by the paper's
+// parameters and by the default preset; time and error side by side.
+//
+//   demo [--min-seq-len N] [HEAD ...]
+//
+// HEAD is the path of an activation without ".q.f16", ".k.f16", ".v.f16": rows of 64 little-endian IEEE halves,
+// scale 1/8. Without one it takes the head in examples/data (see README.md there).
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#define is_terminal() isatty(STDOUT_FILENO)
+#else
+#define is_terminal() 0
+#endif
+
+#ifndef DEMO_DATA
+#define DEMO_DATA "examples/data/l11h1"
+#endif
+enum { DIM = 64 };
+
+static double now(void) {
+  struct timespec t;
+  timespec_get(&t, TIME_UTC);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void *allocate(size_t bytes) {
+  void *p = malloc(bytes);
+  if (!p) fprintf(stderr, "demo: out of memory\n"), exit(1);
+  return p;
+}
+
+static float half_to_float(unsigned h) {
+  int exponent = (int)(h >> 10 & 31);
+  float mantissa = (float)(h & 1023);
+  float x = exponent ? ldexpf(mantissa + 1024.0f, exponent - 25) : ldexpf(mantissa, -24);
+  return h >> 15 ? -x : x;
+}
+
+static float *read_halves(const char *head, const char *which, int64_t *rows) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s.%s.f16", head, which);
+  FILE *f = fopen(path, "rb");
+  if (!f) fprintf(stderr, "demo: cannot open %s\n", path), exit(1);
+  fseek(f, 0, SEEK_END);
+  long bytes = ftell(f);
+  if (bytes <= 0 || bytes % (2 * DIM)) fprintf(stderr, "demo: %s is not rows of %d halves\n", path, DIM), exit(1);
+  rewind(f);
+  unsigned char *raw = allocate((size_t)bytes);
+  if (fread(raw, 1, (size_t)bytes, f) != (size_t)bytes) fprintf(stderr, "demo: cannot read %s\n", path), exit(1);
+  fclose(f);
+  float *x = allocate((size_t)bytes / 2 * sizeof *x);
+  for (long i = 0; i < bytes / 2; i++) x[i] = half_to_float(raw[2 * i] | (unsigned)raw[2 * i + 1] << 8);
+  free(raw);
+  *rows = bytes / (2 * DIM);
+  return x;
+}
+
+// Runs the phases one task after another, with a bar on a terminal. Returns seconds.
+static double run(const hyperattn_problem *problem, const hyperattn_params *params, const char *name) {
+  size_t bytes = hyperattn_workspace_size(problem, params, 1);
+  void *workspace = allocate(bytes ? bytes : 1);
+  hyperattn_status status = hyperattn_check(problem, params, workspace, bytes, 1);
+  if (status != HYPERATTN_OK) fprintf(stderr, "demo: %s\n", hyperattn_status_string(status)), exit(1);
+  int64_t total = 0, done = 0, shown = -1;
+  int phases = hyperattn_phase_count(problem, params), bar = is_terminal();
+  for (int phase = 0; phase < phases; phase++) total += hyperattn_phase_tasks(problem, params, phase);
+  double begin = now();
+  for (int phase = 0; phase < phases; phase++)
+    for (int64_t i = 0, n = hyperattn_phase_tasks(problem, params, phase); i < n; i++, done++) {
+      hyperattn_run_task(problem, params, workspace, phase, i, 0);
+      if (!bar || done * 40 / total == shown) continue;
+      shown = done * 40 / total;
+      printf("\r  %-8s [%-40.*s]", name, (int)shown, "########################################");
+      fflush(stdout);
+    }
+  double seconds = now() - begin;
+  if (bar) printf("\r%60s\r", "");
+  free(workspace);
+  return seconds;
+}
+
+// Keys per query of a causal call, by the rule in hyperattn.h: exact segments, windows, and the budget of every
+// rectangle, probes and pairing counted.
+static double keys_per_query(const hyperattn_params *p, int64_t n) {
+  double pairs = 0;
+  int64_t segments = 1, budget = p->block_size + p->sample_size + p->heavy_keys + p->sink_keys;
+  if (p->method == HYPERATTN_EXACT) return (double)(n + 1) / 2;
+  for (int64_t half = n / 2; half >= p->min_seq_len; half /= 2, segments *= 2) {
+    double groups = p->query_group ? (double)half / (double)p->query_group * (double)half / (double)p->key_group : 0;
+    double cost = (double)half * (double)budget + (double)half * (double)p->probe_queries + groups;
+    if (cost >= (double)half * (double)half) break;
+    pairs += (double)segments * (cost + (double)p->window * (double)p->window / 2);
+  }
+  return (pairs + (double)n * ((double)(n / segments) + 1) / 2) / (double)n;
+}
+
+static double relative_error(const float *x, const float *y, int64_t n) {
+  double difference = 0, size = 0;
+  for (int64_t i = 0; i < n; i++) {
+    difference += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+    size += (double)y[i] * (double)y[i];
+  }
+  return sqrt(difference / size);
+}
+
+static double mean_difference(const float *x, const float *y, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += fabs((double)x[i] - (double)y[i]);
+  return sum / (double)n;
+}
+
+// Prints one head's table; adds the errors of paper and default to sum[1], sum[2].
+static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
+  static const char *const names[3] = {"exact", "paper", "default"};
+  int64_t n, n_key, n_value;
+  float *q = read_halves(head, "q", &n), *k = read_halves(head, "k", &n_key), *v = read_halves(head, "v", &n_value);
+  if (n != n_key || n != n_value) fprintf(stderr, "demo: %s: q, k and v differ in length\n", head), exit(1);
+  float *out[2] = {allocate((size_t)n * DIM * sizeof(float)), allocate((size_t)n * DIM * sizeof(float))};
+  float *lse[2] = {allocate((size_t)n * sizeof(float)), allocate((size_t)n * sizeof(float))};
+
+  hyperattn_problem problem = {0};
+  problem.batch = problem.n_heads = problem.n_kv_heads = 1;
+  problem.n_query = problem.n_key = n, problem.head_dim = problem.value_dim = DIM, problem.causal = 1;
+  problem.query.data = q, problem.key.data = k, problem.value.data = v;
+  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride = DIM;
+
+  printf("%s: %lld tokens, head dim %d, causal, min_seq_len %lld, %s, one thread\n", head, (long long)n, DIM,
+         (long long)min_seq_len, hyperattn_isa_name(hyperattn_detect_isa()));
+  printf("  %-8s %9s %8s %11s %10s %10s\n", "", "seconds", "speedup", "keys/query", "error", "lse error");
+  double exact_seconds = 0;
+  for (int i = 0; i < 3; i++) {
+    hyperattn_params params = i == 1 ? hyperattn_paper_params() : hyperattn_default_params();
+    if (i == 0) params.method = HYPERATTN_EXACT;
+    params.min_seq_len = min_seq_len;
+    problem.out.data = out[i > 0], problem.lse = lse[i > 0];
+    double seconds = run(&problem, &params, names[i]);
+    if (i == 0) exact_seconds = seconds;
+    double error = i ? relative_error(out[1], out[0], n * DIM) : 0;
+    printf("  %-8s %9.4f %8.2f %11.0f %10.4f %10.4f\n", names[i], seconds, exact_seconds / seconds,
+           keys_per_query(&params, n), error, i ? mean_difference(lse[1], lse[0], n) : 0);
+    sum[i] += error;
+  }
+  free(q), free(k), free(v), free(out[0]), free(out[1]), free(lse[0]), free(lse[1]);
+}
+
+int main(int argc, char **argv) {
+  int64_t min_seq_len = 1024;
+  double sum[3] = {0};
+  int heads = 0;
+  for (int i = 1; i < argc; i++) {
+    if (!strcmp(argv[i], "--min-seq-len") && i + 1 < argc) {
+      min_seq_len = atoll(argv[++i]);
+    } else if (argv[i][0] == '-') {
+      fprintf(stderr, "usage: demo [--min-seq-len N] [HEAD ...]\n");
+      return 2;
+    } else {
+      demo(argv[i], min_seq_len, sum);
+      heads++;
+    }
+  }
+  if (!heads) demo(DEMO_DATA, min_seq_len, sum);
+  if (heads > 1) printf("mean error over %d heads: paper %.4f, default %.4f\n", heads, sum[1] / heads, sum[2] / heads);
+  printf("error: |out - exact| / |exact|, Frobenius; lse error: mean |difference|. Times are this machine's, now.\n");
+  return 0;
+}

@@ -1,0 +1,32 @@
+// Without any heap: tensors and workspace are static arrays, as on a microcontroller.
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+#include <stdio.h>
+
+enum { N = 512, D = 32 };
+static float q[N * D], k[N * D], v[N * D], out[N * D];
+static unsigned char workspace[96 * 1024];  // hyperattn_workspace_size() says what is needed
+
+static float wave(int i, int period) { return (float)(i % period) / (float)period - 0.5f; }
+
+int main(void) {
+  hyperattn_problem problem = {0};
+  hyperattn_params params = hyperattn_paper_params();
+  hyperattn_status status;
+  for (int i = 0; i < N * D; i++) {
+    q[i] = wave(i * 31, 97);
+    k[i] = wave(i * 17, 89);
+    v[i] = wave(i * 13, 101);
+  }
+  problem.batch = problem.n_heads = problem.n_kv_heads = 1;
+  problem.n_query = problem.n_key = N;
+  problem.head_dim = problem.value_dim = D;
+  problem.query.data = q, problem.key.data = k, problem.value.data = v, problem.out.data = out;
+  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride = D;
+  params.min_seq_len = 256, params.block_size = 64, params.sample_size = 64;
+
+  status = hyperattn_forward(&problem, &params, workspace, sizeof workspace);
+  printf("%s; %lu of %lu bytes of workspace needed; out[0][0] = %g\n", hyperattn_status_string(status),
+         (unsigned long)hyperattn_workspace_size(&problem, &params, 1), (unsigned long)sizeof workspace, (double)out[0]);
+  return status == HYPERATTN_OK ? 0 : 1;
+}

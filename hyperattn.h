@@ -1,0 +1,2475 @@
+/* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
+   MIT licence, full text in LICENSE. C11; also compiles as C++11. No dependency, no libm.
+
+   Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
+   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet a fixed number of keys: those that locality
+   sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums stay
+   unbiased. This library computes that, the better choices of keys that real models need, and exact
+   attention.
+
+   DO THIS
+     In one source file:       #define HYPERATTN_IMPLEMENTATION
+                               #include "hyperattn.h"
+     Everywhere else:          #include "hyperattn.h"
+     For a private copy:       #define HYPERATTN_STATIC as well, in each file that has the IMPLEMENTATION.
+
+   EXAMPLE (examples/minimal.c)
+
+     // Causal attention of 4 heads over 4096 tokens, approximated by the default preset.
+     #define HYPERATTN_IMPLEMENTATION
+     #include "hyperattn.h"
+     #include <stdio.h>
+     #include <stdlib.h>
+
+     int main(void) {
+       enum { HEADS = 4, N = 4096, D = 64 };
+       const size_t size = (size_t)HEADS * N * D;
+       float *q = malloc(size * sizeof *q), *k = malloc(size * sizeof *k), *v = malloc(size * sizeof *v);
+       float *out = malloc(size * sizeof *out);
+       if (!q || !k || !v || !out) return 1;
+       for (size_t i = 0; i < size; i++)  // any data: here a few waves
+         q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i % D);
+
+       hyperattn_problem problem = {0};
+       problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
+       problem.n_query = N, problem.n_key = N, problem.head_dim = D, problem.value_dim = D;
+       problem.causal = 1;
+       problem.query.data = q, problem.query.head_stride = (ptrdiff_t)N * D, problem.query.row_stride = D;
+       problem.key.data = k, problem.key.head_stride = (ptrdiff_t)N * D, problem.key.row_stride = D;
+       problem.value.data = v, problem.value.head_stride = (ptrdiff_t)N * D, problem.value.row_stride = D;
+       problem.out.data = out, problem.out.head_stride = (ptrdiff_t)N * D, problem.out.row_stride = D;
+
+       hyperattn_params params = hyperattn_default_params();
+       size_t bytes = hyperattn_workspace_size(&problem, &params, 1);
+       void *workspace = malloc(bytes);
+       hyperattn_status status = hyperattn_forward(&problem, &params, workspace, bytes);
+       printf("%s; out[last][0..3] = %g %g %g %g\n", hyperattn_status_string(status), (double)out[size - D],
+              (double)out[size - D + 1], (double)out[size - D + 2], (double)out[size - D + 3]);
+       free(workspace), free(out), free(v), free(k), free(q);
+       return status == HYPERATTN_OK ? 0 : 1;
+     }
+
+   CONTENTS
+     Public part            types, parameters, functions
+     1. Portability         compilers, memory functions
+     2. Numbers             exp, log, square root, finite tests
+     3. Random numbers      counter-based: a function of (seed, region, purpose, index)
+     4. Kernels             what one tile of queries does with a chunk of keys; per ISA
+     5. Plan                parameters made definite, validation, regions, the causal split
+     6. Workspace           one layout for the size query and for the run
+     7. Tiles               queries in the lanes, keys in chunks, the running state
+     8. Selection           hash, order, probe, weigh, draw columns, pair
+     9. Attention           exact regions and approximated rectangles
+    10. Phases              the list of independent tasks
+    11. Entry points
+
+   WHAT IT DOES
+     out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
+     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all; or, causal, keys
+     0 .. i + n_key - n_query. Under HYPERATTN_HYPER a query of a large region meets its block's keys, the
+     pinned keys and its window with weight one, and sampled columns with the inverse of their probability.
+     Causal attention is split recursively: exact diagonal segments, and at every level the rectangle of the
+     second half's queries by the first half's keys.
+   WHAT IT DOES NOT
+     allocate, print, abort, start threads, recurse or keep state between calls; compute gradients; dropout.
+     Today it reads and writes float32. The fields softcap, sliding_window, key_position and report are
+     reserved, params.tolerance and HYPERATTN_ORDER_PROBED are not built: setting one is an error, never
+     ignored.
+   WHEN IT HELPS
+     Regions of many times more keys than the budget (block_size + sample_size + pins). Below min_seq_len
+     keys, and where probing and the budget would touch as many key-query pairs as exact attention does, the
+     result is exact. examples/demo.c prints time and error side by side; judge by both.
+
+   SHAPES AND WORDS
+     query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
+     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]: each with its
+     own strides, counted in elements, the last dimension contiguous. Heads-first, rows-first and packed QKV
+     are only strides.
+     kv head        head h reads kv head h / (n_heads / n_kv_heads): grouped and multi-query attention
+     lse            natural logarithm of the sum of e^scores, scale applied; -inf where a query sees no key
+     rectangle      a region in which every query may see every key; it is approximated as one
+     block          keys that stand together in the order; group: queries that choose their blocks together
+     column         a sampled key that all queries of a rectangle share
+     pinned         of a key: met by all queries of a rectangle, weight one (sinks, heavy keys)
+     probe          a query that meets every key of its rectangle, to learn which keys matter
+   ACCURACY
+     Exact attention has float32 rounding. Approximation errors depend on the data: e^lse and e^lse * out are
+     unbiased over seeds, with uniform and with importance sampling; out itself is consistent, not unbiased.
+     The paper's preset is faithful to the paper, and poor on language models; the default preset is made
+     for them.
+   DETERMINISM
+     The same inputs, parameters, ISA and build give the same bits, for any number of workers; a slice of
+     batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal: no key or
+     value after a row changes that row by a bit (later queries of its rectangle may: they are ordered and
+     probed together). A NaN or infinity in a key or value reaches only rows that may see it; one in a query
+     its own row, and which keys its rectangle prefers.
+   MEMORY
+     All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
+     after. The stack holds under 1 KiB of ours.
+   THREADS
+     None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself.
+   OPTIONS (macros, defined before the implementation)
+     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
+   DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
+     - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
+       (authors: encode).
+     - Blocks are cut evenly, never padded with zero keys; n_query and n_key need not be equal.
+     - Columns are drawn without replacement, one per stratum of the sorted order, and a column that lies in
+       the query's own block is hidden from it, so that no pair counts twice (the authors' float32 and CUDA
+       paths count it twice).
+     - Hash planes have entries +1 and -1, so that buckets do not depend on how a compiler rounds.
+     - The causal split works level by level on one running state per row, without recursion and merges.
+     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and value-norm sampling of
+       Algorithm 3 are options; the authors' code has neither. */
+
+#ifndef HYPERATTN_H
+#define HYPERATTN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HYPERATTN_VERSION_MAJOR 0
+#define HYPERATTN_VERSION_MINOR 1
+#define HYPERATTN_VERSION_PATCH 0
+
+#if defined(HYPERATTN_STATIC) && (defined(__GNUC__) || defined(__clang__))
+#define HYPERATTN_API static __attribute__((unused))
+#elif defined(HYPERATTN_STATIC)
+#define HYPERATTN_API static
+#else
+#define HYPERATTN_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status -------------------------------------------------------------------------------------- */
+
+/* Every kind of mistake, its code and its sentence: X(name, code, text). */
+#define HYPERATTN_STATUS_LIST(X)                                                                      \
+  X(OK, 0, "ok")                                                                                      \
+  X(ERROR_NULL_PROBLEM, -1, "problem is NULL")                                                        \
+  X(ERROR_NULL_PARAMS, -2, "params is NULL")                                                          \
+  X(ERROR_NULL_QUERY, -3, "query.data is NULL")                                                       \
+  X(ERROR_NULL_KEY, -4, "key.data is NULL")                                                           \
+  X(ERROR_NULL_VALUE, -5, "value.data is NULL")                                                       \
+  X(ERROR_NULL_OUT, -6, "out.data is NULL")                                                           \
+  X(ERROR_NULL_LSE, -7, "lse is NULL where it is needed (hyperattn_merge)")                           \
+  X(ERROR_NULL_WORKSPACE, -8, "workspace is NULL")                                                    \
+  X(ERROR_NULL_PARALLEL, -9, "parallel or its parallel_for is NULL")                                  \
+  X(ERROR_BATCH, -10, "batch is negative or above 2^31 - 1")                                          \
+  X(ERROR_N_HEADS, -11, "n_heads is not in 1 .. 2^31 - 1")                                            \
+  X(ERROR_N_KV_HEADS, -12, "n_kv_heads is not in 1 .. n_heads")                                       \
+  X(ERROR_HEAD_GROUPS, -13, "n_heads is not a multiple of n_kv_heads")                                \
+  X(ERROR_N_QUERY, -14, "n_query is negative or above 2^31 - 1")                                      \
+  X(ERROR_N_KEY, -15, "n_key is negative or above 2^31 - 1")                                          \
+  X(ERROR_HEAD_DIM, -16, "head_dim is not in 1 .. 576")                                               \
+  X(ERROR_VALUE_DIM, -17, "value_dim is not in 1 .. 576")                                             \
+  X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                   \
+  X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                     \
+  X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                        \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "a dtype is not supported yet: only HYPERATTN_F32 is")              \
+  X(ERROR_RESERVED, -22,                                                                              \
+    "softcap, sliding_window, key_position or report is set: reserved, not built yet")                \
+  X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                          \
+  X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                              \
+  X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                   \
+  X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                              \
+  X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                       \
+  X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                 \
+  X(ERROR_BLOCK_SIZE, -32, "block_size is negative")                                                  \
+  X(ERROR_SAMPLE_SIZE, -33, "sample_size is negative")                                                \
+  X(ERROR_LSH_BITS, -34, "lsh_bits is not in 1 .. 16")                                                \
+  X(ERROR_GROUPS, -35, "query_group and key_group are not both 0 or both positive")                   \
+  X(ERROR_ORDER, -36, "order is not one of hyperattn_order")                                          \
+  X(ERROR_SINK_KEYS, -37, "sink_keys is negative")                                                    \
+  X(ERROR_HEAVY_KEYS, -38, "heavy_keys is negative")                                                  \
+  X(ERROR_PROBE_QUERIES, -39, "probe_queries is negative")                                            \
+  X(ERROR_WINDOW, -40, "window is negative")                                                          \
+  X(ERROR_SAMPLING, -41, "sampling is not one of hyperattn_sampling")                                 \
+  X(ERROR_TOLERANCE, -42, "tolerance is negative, NaN or infinite")                                   \
+  X(ERROR_PROBES_NEEDED, -43, "heavy_keys, COLUMN_MASS, PROBED and tolerance need probe_queries > 0") \
+  X(ERROR_TOLERANCE_UNSUPPORTED, -44, "tolerance > 0 is not supported yet")                           \
+  X(ERROR_ORDER_UNSUPPORTED, -45, "HYPERATTN_ORDER_PROBED is not supported yet")                      \
+  X(ERROR_CAP, -46, "cap_epsilon or cap_kappa is negative, NaN or infinite")                          \
+  X(ERROR_CAP_CAUSAL, -47, "cap_epsilon and cap_kappa are for full attention: causal must be 0")      \
+  X(ERROR_ISA, -48, "isa is not one of hyperattn_isa")                                                \
+  X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                   \
+  X(ERROR_WORKERS, -50, "n_workers is below 1")                                                       \
+  X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX")                                  \
+  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
+
+typedef enum hyperattn_status {
+#define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
+  HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
+#undef HYPERATTN_STATUS_ENUM
+      HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
+} hyperattn_status;
+
+/* The sentence of a status, a string that lives for ever; "unknown status" for any other number. */
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status);
+
+/* ---- The problem: what to compute ------------------------------------------------------------------ */
+
+typedef enum hyperattn_dtype {
+  HYPERATTN_F32 = 0,
+  HYPERATTN_F16,
+  HYPERATTN_BF16,
+  HYPERATTN_Q8_0
+} hyperattn_dtype;
+
+/* A tensor [batch][head][row][dim], dim contiguous; strides in elements, ignored where a dimension has
+   size 1. Inputs may overlap one another and have zero or negative strides. */
+typedef struct hyperattn_input {
+  const void *data;
+  hyperattn_dtype dtype;
+  ptrdiff_t batch_stride, head_stride, row_stride;
+} hyperattn_input;
+
+/* The same for a result: strides not negative, rows apart from one another. */
+typedef struct hyperattn_output {
+  void *data;
+  hyperattn_dtype dtype;
+  ptrdiff_t batch_stride, head_stride, row_stride;
+} hyperattn_output;
+
+/* Zero it first ({0} in C, {} in C++), then set what applies. */
+typedef struct hyperattn_problem {
+  int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
+  int64_t n_query, n_key;             /* may be 0 */
+  int64_t head_dim, value_dim;        /* 1 .. 576 */
+  int causal;             /* 0: all keys; 1: query i sees keys 0 .. i + n_key - n_query (bottom-right) */
+  float scale;            /* 0: 1 / sqrt(head_dim) */
+  hyperattn_input query;  /* [batch][n_heads][n_query][head_dim] */
+  hyperattn_input key;    /* [batch][n_kv_heads][n_key][head_dim] */
+  hyperattn_input value;  /* [batch][n_kv_heads][n_key][value_dim] */
+  hyperattn_output out;   /* [batch][n_heads][n_query][value_dim]; overlaps no input and no workspace */
+  float *lse;             /* NULL, or contiguous [batch][n_heads][n_query] */
+  float softcap;          /* reserved, 0 */
+  int64_t sliding_window; /* reserved, 0 */
+  const int32_t *key_position; /* reserved, NULL */
+  void *report;                /* reserved, NULL */
+} hyperattn_problem;
+
+/* ---- The parameters: how to approximate it -------------------------------------------------------- */
+
+typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
+
+typedef enum hyperattn_sampling {
+  HYPERATTN_SAMPLE_UNIFORM = 0, /* practical section of the paper */
+  HYPERATTN_SAMPLE_VALUE_NORM,  /* Algorithm 3: p_j = 0.8 |v_j|^2 / sum + 0.2 / n */
+  HYPERATTN_SAMPLE_COLUMN_MASS /* p_j = 0.8 M_j |v_j| / sum + 0.2 / n, M_j the probes' attention to key j */
+} hyperattn_sampling;
+
+typedef enum hyperattn_order {
+  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: by angular hash */
+  HYPERATTN_ORDER_POSITION,    /* as they come */
+  HYPERATTN_ORDER_PROBED       /* whichever the probes find better (not supported yet) */
+} hyperattn_order;
+
+typedef enum hyperattn_isa {
+  HYPERATTN_ISA_AUTO = 0, /* the best this machine has */
+  HYPERATTN_ISA_SCALAR,
+  HYPERATTN_ISA_AVX2,
+  HYPERATTN_ISA_AVX512,
+  HYPERATTN_ISA_AVX512_BF16,
+  HYPERATTN_ISA_NEON
+} hyperattn_isa;
+
+/* Start from a preset. A count of 0 means none. Every field is checked, even where it is not used. */
+typedef struct hyperattn_params {
+  hyperattn_method method;
+  int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
+  int64_t block_size;  /* keys that a query meets exactly because of its order; 0: no blocks */
+  int64_t sample_size; /* columns drawn from the other keys of a rectangle; >= their number: all of them */
+  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, 2^lsh_bits buckets */
+  int64_t query_group; /* > 0: each so many queries choose block_size / key_group sub-blocks by score */
+  int64_t key_group;   /* > 0: keys per sub-block. Both 0: the paper's pairing by rank */
+  hyperattn_order order; /* how rows are ordered before grouping */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
+  int64_t heavy_keys;    /* per rectangle and head, the keys of largest column mass are pinned */
+  int64_t probe_queries; /* per rectangle and head: queries that meet every key of it */
+  int64_t window;        /* causal: each query's last `window` keys are exact; full attention: no effect */
+  hyperattn_sampling sampling;
+  float tolerance; /* 0: a fixed number of keys; > 0: not supported yet */
+  float cap_epsilon,
+      cap_kappa;     /* full attention: Algorithm 2's cap and floor of the normaliser; 0: off, each */
+  uint64_t seed;     /* any number */
+  hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
+} hyperattn_params;
+
+/* The best measured quality for its cost on language models: in position order, groups of 16 queries
+   take the 16 sub-blocks of 16 keys they score best; 64 heavy columns, 192 column-mass samples, 4 sinks,
+   a window of 256. */
+HYPERATTN_API hyperattn_params hyperattn_default_params(void);
+
+/* The paper's: sortLSH with 7 bits, blocks of 256 paired by rank, 256 uniform samples, exact below 4096
+   keys. */
+HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
+
+/* ---- Running it ------------------------------------------------------------------------------------- */
+
+/* Bytes of workspace that a call with at most n_workers workers needs, including slack for any
+   alignment. 0: the problem or params are invalid (hyperattn_forward says why) or n_workers < 1. Reads
+   no pointer and no stride. Never shrinks when n_query, n_key or n_workers grow. Cost: O(log n_key). */
+HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
+                                              const hyperattn_params *params, int n_workers);
+
+/* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
+   anything is written. Key-query pairs touched: exact n_query * n_key (causal: half); hyper, per
+   rectangle of q queries and k keys, q * (block_size + sample_size + heavy_keys + sink_keys) + k *
+   probe_queries + q * k / (query_group * key_group). Source: Algorithms 2 to 4 of the paper, with the
+   differences listed above. */
+HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
+                                                 const hyperattn_params *params, void *workspace,
+                                                 size_t workspace_size);
+
+typedef void (*hyperattn_task)(void *arg, int64_t index, int worker);
+
+/* The engine's own threads. */
+typedef struct hyperattn_parallel {
+  int n_workers; /* >= 1; the workspace was sized for as many */
+  void *context; /* handed through */
+  /* Calls task(arg, index, worker) for every index in 0 .. n_tasks - 1, each once, in any order;
+     concurrent calls carry different workers in 0 .. n_workers - 1. Returns when all are done, with
+     their writes visible to later tasks. */
+  void (*parallel_for)(void *context, int64_t n_tasks, hyperattn_task task, void *arg);
+} hyperattn_parallel;
+
+/* hyperattn_forward on those threads, the same bits. */
+HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_problem *problem,
+                                                          const hyperattn_params *params,
+                                                          const hyperattn_parallel *parallel,
+                                                          void *workspace, size_t workspace_size);
+
+/* The same as phases of independent tasks, for threads that are already running:
+     hyperattn_check once; for each phase in order: its tasks 0 .. hyperattn_phase_tasks - 1, then a barrier.
+   Both counts follow from shapes and params alone (no pointer is read) and are 0 for an invalid call. */
+HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
+HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
+                                            const hyperattn_params *params, int phase);
+
+/* One task. Unchecked: the call passed hyperattn_check, phase and index are in range, worker is in 0 ..
+   n_workers - 1 and no concurrent task has the same. */
+HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hyperattn_params *params,
+                                      void *workspace, int phase, int64_t index, int worker);
+
+/* Everything that hyperattn_forward checks, without running. */
+HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
+                                               const hyperattn_params *params, const void *workspace,
+                                               size_t workspace_size, int n_workers);
+
+/* Combine two results over disjoint sets of keys (a split cache, several machines): a becomes the result
+   over both, out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b),  lse_a = ln(e^lse_a +
+   e^lse_b). a, b: [batch][n_heads][n_query][value_dim]; lse: contiguous [batch][n_heads][n_query]. lse
+   -inf is an empty part; the other is then kept to the bit. Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM,
+   DTYPE.., NULL_OUT (a), NULL_VALUE (b), NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the
+   merge of attention states, as in FlashInfer. */
+HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
+                                               int64_t value_dim, hyperattn_output a, float *lse_a,
+                                               hyperattn_input b, const float *lse_b);
+
+/* The ISA that HYPERATTN_ISA_AUTO stands for here, and a name for each ("unknown" for any other number). */
+HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void);
+HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* HYPERATTN_H */
+
+/* ====================================================================================================
+   Implementation
+   ==================================================================================================== */
+#if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
+#define HYPERATTN_IMPLEMENTED
+
+/* ==== 1. Portability ================================================================================ */
+
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "hyperattn.h needs infinities: add -fno-finite-math-only after -ffast-math"
+#endif
+
+#if !defined(HYPERATTN_MEMCPY) || !defined(HYPERATTN_MEMSET)
+#include <string.h>
+#endif
+#ifndef HYPERATTN_MEMCPY
+#define HYPERATTN_MEMCPY(d, s, n) memcpy(d, s, n)
+#endif
+#ifndef HYPERATTN_MEMSET
+#define HYPERATTN_MEMSET(d, c, n) memset(d, c, n)
+#endif
+
+#define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
+#define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
+#define HAI_CHUNK 64     /* most keys that a tile meets at a time */
+#define HAI_ALIGN 64     /* alignment of every array in the workspace */
+#define HAI_MAX_STAGES 10
+
+/* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
+#define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
+#define HAI_TASK_ROWS 1024   /* rows hashed by one task */
+#define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
+#define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
+#define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
+
+static int64_t hai_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t hai_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t hai_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
+static int64_t hai_cut(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+/* The part that holds x. */
+static int64_t hai_part_of(int64_t n, int64_t parts, int64_t x) { return ((x + 1) * parts - 1) / n; }
+
+/* ==== 2. Numbers ====================================================================================
+   Own functions, so that no libm is needed and every target computes the same. */
+
+static float hai_float(uint32_t bits) {
+  float x;
+  HYPERATTN_MEMCPY(&x, &bits, sizeof x);
+  return x;
+}
+static uint32_t hai_bits(float x) {
+  uint32_t bits;
+  HYPERATTN_MEMCPY(&bits, &x, sizeof bits);
+  return bits;
+}
+static float hai_inf(void) { return hai_float(0x7f800000u); }
+static int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
+
+/* e^x = 2^n 2^f with n = round(x log2 e), |f| <= 1/2 and a polynomial for 2^f. Relative error at most
+   2e-7 + 1e-7 |x|; below 2^-126 the result is exactly 0, from 2^128 on infinity; NaN stays NaN. */
+static float hai_exp(float x) {
+  float t = x * 1.44269504f, f, p;
+  int32_t n;
+  if (t < -126.0f) return 0.0f;
+  if (t >= 128.0f) return hai_inf();
+  if (t != t) return t;
+  n = (int32_t)(t + (t < 0.0f ? -0.5f : 0.5f));
+  f = t - (float)n;
+  p = 1.535336188e-4f;
+  p = p * f + 1.339887440e-3f;
+  p = p * f + 9.618437357e-3f;
+  p = p * f + 5.550332471e-2f;
+  p = p * f + 2.402264791e-1f;
+  p = p * f + 6.931472028e-1f;
+  p = p * f + 1.0f;
+  if (n == 128) return p * 2.0f * hai_float(254u << 23);
+  if (n == -126 && p < 1.0f) return 0.0f;
+  return p * hai_float((uint32_t)(n + 127) << 23);
+}
+
+/* ln x for x >= 0; ln 0 = -inf, negative and NaN give NaN. x = 2^e y, y in [sqrt(1/2), sqrt(2)),
+   ln y = 2 atanh((y - 1) / (y + 1)). Absolute error at most 2e-7 (1 + |ln x|). */
+static float hai_log(float x) {
+  uint32_t bits;
+  int32_t e = 0;
+  float y, z, w;
+  if (x == 0.0f) return -hai_inf();
+  if (!(x > 0.0f)) return hai_float(0x7fc00000u);
+  if (x == hai_inf()) return x;
+  if (x < 1.17549435e-38f) {
+    x *= 16777216.0f;
+    e = -24;
+  }
+  bits = hai_bits(x) - 0x3f3504f3u; /* sqrt(1/2) */
+  e += (int32_t)(bits >> 23) - (bits >> 31 ? 512 : 0);
+  y = hai_float((bits & 0x007fffffu) + 0x3f3504f3u);
+  z = (y - 1.0f) / (y + 1.0f);
+  w = z * z;
+  w = 2.0f * z * (1.0f + w * (0.333333333f + w * (0.2f + w * (0.142857143f + w * 0.111111111f))));
+  return (float)e * 0.693147181f + w;
+}
+
+/* Square root of x >= 0 by Newton's method on 1 / sqrt(x); exact for small perfect squares. */
+static float hai_sqrt(float x) {
+  float y, s;
+  int i;
+  if (!(x >= 1.17549435e-38f) || !hai_finite(x)) return x > 0.0f && !hai_finite(x) ? x : 0.0f;
+  y = hai_float(0x5f375a86u - (hai_bits(x) >> 1));
+  for (i = 0; i < 3; i++) y = y * (1.5f - 0.5f * x * y * y);
+  s = x * y;
+  return s + 0.5f * y * (x - s * s);
+}
+
+/* ln(e^a + e^b); -inf is an empty sum. */
+static float hai_log_add(float a, float b) {
+  float high = a > b ? a : b, low = a > b ? b : a;
+  if (low == -hai_inf()) return high;
+  return high + hai_log(1.0f + hai_exp(low - high));
+}
+
+/* ==== 3. Random numbers ==============================================================================
+   A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
+   and no batch or head in it, so heads that share keys share their draws. */
+
+enum { HAI_FOR_PLANES, HAI_FOR_PROBES, HAI_FOR_COLUMNS, HAI_FOR_CAP };
+
+static uint64_t hai_mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+static uint64_t hai_random(uint64_t seed, uint64_t region, uint64_t purpose, uint64_t index) {
+  uint64_t x = hai_mix(seed + 0x9e3779b97f4a7c15u);
+  x = hai_mix(x + 0x9e3779b97f4a7c15u * (region + 1));
+  return hai_mix(x + 0x9e3779b97f4a7c15u * (index + 1) + (purpose << 56));
+}
+
+/* begin + floor(u n) for a uniform u in [0, 1) with 32 random bits; n < 2^62, from a part of n in
+   [begin, begin + n). */
+static uint64_t hai_uniform(uint64_t begin, uint64_t n, uint64_t random) {
+  uint64_t u = random >> 32;
+  return begin + (n >> 32) * u + (((n & 0xffffffffu) * u) >> 32);
+}
+
+/* One of the n things, uniform in part i of `parts`: a draw without replacement over all i. */
+static int64_t hai_draw(int64_t n, int64_t parts, int64_t i, uint64_t random) {
+  int64_t begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
+  return (int64_t)hai_uniform((uint64_t)begin, (uint64_t)(end - begin), random);
+}
+
+/* ==== 4. Kernels =====================================================================================
+   One lane is one query. A kernel knows tiles of `lanes` queries, packed transposed, and chunks of at most
+   HAI_CHUNK keys given by pointers to their rows; it knows nothing of where the keys come from. Functions take
+   lanes [begin, end) of the tile, multiples of `width`, and leave other lanes alone; a lane's result does not
+   depend on which other lanes are present. Arrays over lanes have row stride `lanes`. */
+
+typedef struct hai_kernel {
+  hyperattn_isa isa;
+  int lanes; /* queries per tile */
+  int width; /* lanes per register */
+
+  /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. */
+  void (*pack)(const float *const *row, int64_t dim, float factor, float *packed);
+  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  void (*unpack)(const float *packed, int64_t dim, const float *factor, float *const *row);
+  /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys. */
+  void (*scores)(const float *query, int64_t dim, const float *const *key, int n_keys, int begin, int end,
+                 float *score);
+  /* Adds log_weight[j] and hides what visible[j]'s bit i does not show (NULL: shows all), then
+       m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score
+     m = -inf: nothing seen yet. NaN in a visible score makes l NaN. */
+  void (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
+                  int end, float *m, float *l, float *factor);
+  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. */
+  void (*values)(const float *score, int n_keys, const float *const *value, int64_t dim,
+                 const float *factor, int begin, int end, float *o);
+  /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
+  void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
+} hai_kernel;
+
+/* ---- Scalar: the specification ---- */
+
+#define HAI_SCALAR_LANES 16
+
+static void hai_pack_scalar(const float *const *row, int64_t dim, float factor, float *packed) {
+  int64_t t;
+  int i;
+  for (i = 0; i < HAI_SCALAR_LANES; i++)
+    for (t = 0; t < dim; t++) packed[t * HAI_SCALAR_LANES + i] = row[i] ? factor * row[i][t] : 0.0f;
+}
+
+static void hai_unpack_scalar(const float *packed, int64_t dim, const float *factor, float *const *row) {
+  int64_t t;
+  int i;
+  for (i = 0; i < HAI_SCALAR_LANES; i++)
+    if (row[i])
+      for (t = 0; t < dim; t++) row[i][t] = packed[t * HAI_SCALAR_LANES + i] * factor[i];
+}
+
+static void hai_scores_scalar(const float *query, int64_t dim, const float *const *key, int n_keys,
+                              int begin, int end, float *score) {
+  int64_t t;
+  int i, j;
+  for (j = 0; j < n_keys; j++) {
+    float *s = score + j * HAI_SCALAR_LANES;
+    for (i = begin; i < end; i++) s[i] = 0.0f;
+    for (t = 0; t < dim; t++)
+      for (i = begin; i < end; i++) s[i] += query[t * HAI_SCALAR_LANES + i] * key[j][t];
+  }
+}
+
+static void hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
+                               int begin, int end, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = begin; i < end; i++) {
+    float high = m[i], shift, sum = 0.0f;
+    for (j = 0; j < n_keys; j++) {
+      float *s = score + j * HAI_SCALAR_LANES + i;
+      *s = !visible || (visible[j] >> i & 1) ? *s + log_weight[j] : -hai_inf();
+      if (*s > high) high = *s;
+    }
+    shift = high == -hai_inf() ? 0.0f : high;
+    for (j = 0; j < n_keys; j++) {
+      float *s = score + j * HAI_SCALAR_LANES + i;
+      *s = hai_exp(*s - shift);
+      sum += *s;
+    }
+    factor[i] = hai_exp(m[i] - shift);
+    l[i] = l[i] * factor[i] + sum;
+    m[i] = high;
+  }
+}
+
+static void hai_values_scalar(const float *score, int n_keys, const float *const *value, int64_t dim,
+                              const float *factor, int begin, int end, float *o) {
+  float sum[HAI_SCALAR_LANES];
+  int64_t t;
+  int i, j;
+  for (t = 0; t < dim; t++) {
+    for (i = begin; i < end; i++) sum[i] = 0.0f;
+    for (j = 0; j < n_keys; j++)
+      for (i = begin; i < end; i++) sum[i] += score[j * HAI_SCALAR_LANES + i] * value[j][t];
+    for (i = begin; i < end; i++)
+      o[t * HAI_SCALAR_LANES + i] = o[t * HAI_SCALAR_LANES + i] * factor[i] + sum[i];
+  }
+}
+
+static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int end, float *sum) {
+  int i, j;
+  for (j = 0; j < n_keys; j++) {
+    sum[j] = 0.0f;
+    for (i = begin; i < end; i++) sum[j] += score[j * HAI_SCALAR_LANES + i];
+  }
+}
+
+static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR, HAI_SCALAR_LANES,  1,
+                                             hai_pack_scalar,      hai_unpack_scalar, hai_scores_scalar,
+                                             hai_softmax_scalar,   hai_values_scalar, hai_sum_lanes_scalar};
+
+/* ---- Choice ---- */
+
+/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the best. */
+static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
+  return isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : NULL;
+}
+
+/* ==== 5. Plan ========================================================================================
+   A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
+
+   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
+   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
+   rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
+   2^depth diagonal segments, exact. Outside the square lies one more rectangle: the prefix of chunked
+   prefill, or for full attention the whole problem. Levels run from the diagonal outward, the outer one last. */
+
+typedef enum hai_stage {
+  HAI_STAGE_EXACT,   /* diagonal segments and windows, or everything; per kv head */
+  HAI_STAGE_HASH,    /* bucket of every row */
+  HAI_STAGE_ORDER,   /* per rectangle: rows in order */
+  HAI_STAGE_MEANS,   /* mean key of each sub-block */
+  HAI_STAGE_PROBE,   /* probes' maximum and sum over each chunk of keys */
+  HAI_STAGE_WEIGH,   /* column masses and sampling weights */
+  HAI_STAGE_COLUMNS, /* pins and sampled columns */
+  HAI_STAGE_PAIR,    /* sub-blocks of each query group */
+  HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
+  HAI_STAGE_ATTEND
+} hai_stage;
+
+/* Offsets in bytes into the workspace; arrays that a call does not need have no bytes. Per-head arrays are
+   [batch][n_heads or n_kv_heads][..], the inner extents beside them. */
+typedef struct hai_layout {
+  size_t m, l;                 /* f32 [n_query]: running maximum and sum of each query */
+  size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket */
+  size_t query_order,
+      key_order;       /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
+  size_t mean;         /* f32 [n_means][head_dim] */
+  size_t partial;      /* f32 [n_partials][2]: m and l of a probe over a chunk of keys */
+  size_t mass, weight; /* f32 [n_key]: column mass; sampling weight before mixing */
+  size_t pinned;       /* u32 [n_pin_words]: one bit per key of a rectangle */
+  size_t pins;         /* i32 [n_rects][max_pins] */
+  size_t columns;      /* hai_column [n_rects][max_columns] */
+  size_t counts;       /* i32 [n_rects][2]: pins, columns */
+  size_t choice;       /* i32 [n_choices]: sub-blocks of each query group, ascending */
+  size_t cap;          /* f32 [cap_chunks]: ln of the largest residual sum */
+  size_t scratch, scratch_bytes; /* last: one per worker */
+  int64_t n_means, n_partials, n_pin_words, max_pins, max_columns, n_choices, cap_chunks;
+  int overflow;
+} hai_layout;
+
+typedef struct hai_plan {
+  const hyperattn_problem *problem;
+  hyperattn_params params; /* counts clamped, window 0 for full attention */
+  const hai_kernel *kernel;
+  float scale;
+  int64_t heads_per_kv;
+  int64_t square, query_skip, key_skip; /* queries and keys that lie before the square */
+  int depth;                            /* levels of the causal split */
+  int outer, outer_exact;               /* is there an outer rectangle; is it attended exactly */
+  int64_t max_rects;                    /* bound on the rectangles of a level */
+  int by_score, take;                   /* blocks: chosen by score, and how many each group takes */
+  int probing, weighing;                /* are probes run; are sampling weights needed */
+  int n_once, n_stages;                 /* stages run once, and per level: */
+  unsigned char once[2], stages[HAI_MAX_STAGES];
+  hai_layout layout;
+} hai_plan;
+
+typedef struct hai_rect {
+  int64_t query_begin, n_query, key_begin, n_key;
+  int64_t index;   /* within its level */
+  uint64_t region; /* names its random numbers: depends on its place in the split alone */
+  int last;        /* no later region holds these queries */
+} hai_rect;
+
+/* Key-query pairs that probing, pairing and the budget touch in a rectangle, to be held against n_query
+   * n_key. */
+static int64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
+  int64_t budget = hai_min(p->block_size, n_key) + hai_min(p->sample_size, n_key) +
+                   hai_min(hai_min(p->heavy_keys, n_key) + hai_min(p->sink_keys, n_key), n_key);
+  int64_t probes = hai_min(p->probe_queries, n_query);
+  int64_t pairing = p->block_size && p->query_group
+                        ? hai_ceil_div(n_query, p->query_group) * hai_ceil_div(n_key, p->key_group)
+                        : 0;
+  return n_query * hai_min(budget, n_key) + probes * n_key + pairing;
+}
+
+/* Is a rectangle worth approximating? */
+static int hai_worth(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
+  return p->method == HYPERATTN_HYPER && n_key >= p->min_seq_len &&
+         hai_rect_pairs(p, n_query, n_key) < n_query * n_key;
+}
+
+static int hai_plan_levels(const hai_plan *plan) { return plan->depth + plan->outer; }
+
+static int64_t hai_plan_rects(const hai_plan *plan, int level) {
+  return level < plan->depth ? (int64_t)1 << (plan->depth - 1 - level) : 1;
+}
+
+/* Rectangle `index` of a level, levels counted in the order in which they run. */
+static hai_rect hai_rect_at(const hai_plan *plan, int level, int64_t index) {
+  hai_rect r;
+  r.index = index;
+  if (level < plan->depth) {
+    int64_t parts = 2 * hai_plan_rects(plan, level);
+    int64_t begin = hai_cut(plan->square, parts, 2 * index);
+    int64_t half = hai_cut(plan->square, parts, 2 * index + 1);
+    int64_t end = hai_cut(plan->square, parts, 2 * index + 2);
+    r.query_begin = plan->query_skip + half;
+    r.n_query = end - half;
+    r.key_begin = plan->key_skip + begin;
+    r.n_key = half - begin;
+    r.region = (uint64_t)(parts / 2 + index); /* heap numbering: 1, 2 3, 4 5 6 7, .. */
+    r.last = index == 0 && !plan->outer;
+  } else {
+    r.query_begin = plan->problem->causal ? plan->query_skip : 0;
+    r.n_query = plan->problem->n_query - r.query_begin;
+    r.key_begin = 0;
+    r.n_key = plan->problem->causal ? plan->key_skip : plan->problem->n_key;
+    r.region = 0;
+    r.last = 1;
+  }
+  return r;
+}
+
+/* Largest sides of a level's rectangles. */
+static int64_t hai_level_queries(const hai_plan *plan, int level) {
+  return level < plan->depth ? hai_ceil_div(plan->square, 2 * hai_plan_rects(plan, level))
+                             : hai_rect_at(plan, level, 0).n_query;
+}
+static int64_t hai_level_keys(const hai_plan *plan, int level) {
+  return level < plan->depth ? hai_ceil_div(plan->square, 2 * hai_plan_rects(plan, level))
+                             : hai_rect_at(plan, level, 0).n_key;
+}
+
+/* Blocks of a rectangle: key sub-blocks, and query groups (by rank: as many as key blocks). */
+static int64_t hai_key_parts(const hai_plan *plan, int64_t n_key) {
+  if (!plan->params.block_size) return 0;
+  return hai_ceil_div(n_key, plan->by_score ? plan->params.key_group : plan->params.block_size);
+}
+static int64_t hai_query_parts(const hai_plan *plan, int64_t n_query, int64_t n_key) {
+  return plan->by_score ? hai_ceil_div(n_query, plan->params.query_group) : hai_key_parts(plan, n_key);
+}
+
+/* Probing is cut by keys: n_key keys in how many chunks. */
+static int64_t hai_probe_chunks(int64_t n_key) {
+  return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
+}
+
+/* ---- Validation of shapes and parameters ---- */
+
+static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x7fffffff; }
+
+static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
+  hyperattn_dtype dtype[4];
+  int i;
+  if (!hai_count_ok(p->batch, 0)) return HYPERATTN_ERROR_BATCH;
+  if (!hai_count_ok(p->n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
+  if (!hai_count_ok(p->n_kv_heads, 1) || p->n_kv_heads > p->n_heads) return HYPERATTN_ERROR_N_KV_HEADS;
+  if (p->n_heads % p->n_kv_heads) return HYPERATTN_ERROR_HEAD_GROUPS;
+  if (!hai_count_ok(p->n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
+  if (!hai_count_ok(p->n_key, 0)) return HYPERATTN_ERROR_N_KEY;
+  if (p->head_dim < 1 || p->head_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_HEAD_DIM;
+  if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
+  if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
+  if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
+  dtype[0] = p->query.dtype, dtype[1] = p->key.dtype, dtype[2] = p->value.dtype, dtype[3] = p->out.dtype;
+  for (i = 0; i < 4; i++)
+    if ((int)dtype[i] < HYPERATTN_F32 || (int)dtype[i] > HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE;
+  for (i = 0; i < 4; i++)
+    if (dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position || p->report)
+    return HYPERATTN_ERROR_RESERVED;
+  return HYPERATTN_OK;
+}
+
+static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) {
+  if (p->method != HYPERATTN_HYPER && p->method != HYPERATTN_EXACT) return HYPERATTN_ERROR_METHOD;
+  if (p->min_seq_len < 1) return HYPERATTN_ERROR_MIN_SEQ_LEN;
+  if (p->block_size < 0) return HYPERATTN_ERROR_BLOCK_SIZE;
+  if (p->sample_size < 0) return HYPERATTN_ERROR_SAMPLE_SIZE;
+  if (p->lsh_bits < 1 || p->lsh_bits > 16) return HYPERATTN_ERROR_LSH_BITS;
+  if (p->query_group < 0 || p->key_group < 0 || !p->query_group != !p->key_group)
+    return HYPERATTN_ERROR_GROUPS;
+  if ((int)p->order < HYPERATTN_ORDER_SORTLSH || (int)p->order > HYPERATTN_ORDER_PROBED)
+    return HYPERATTN_ERROR_ORDER;
+  if (p->sink_keys < 0) return HYPERATTN_ERROR_SINK_KEYS;
+  if (p->heavy_keys < 0) return HYPERATTN_ERROR_HEAVY_KEYS;
+  if (p->probe_queries < 0) return HYPERATTN_ERROR_PROBE_QUERIES;
+  if (p->window < 0) return HYPERATTN_ERROR_WINDOW;
+  if ((int)p->sampling < HYPERATTN_SAMPLE_UNIFORM || (int)p->sampling > HYPERATTN_SAMPLE_COLUMN_MASS)
+    return HYPERATTN_ERROR_SAMPLING;
+  if (!hai_finite(p->tolerance) || p->tolerance < 0.0f) return HYPERATTN_ERROR_TOLERANCE;
+  if (!hai_finite(p->cap_epsilon) || p->cap_epsilon < 0.0f || !hai_finite(p->cap_kappa) ||
+      p->cap_kappa < 0.0f)
+    return HYPERATTN_ERROR_CAP;
+  if ((int)p->isa < HYPERATTN_ISA_AUTO || (int)p->isa > HYPERATTN_ISA_NEON) return HYPERATTN_ERROR_ISA;
+  if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
+                            p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
+    return HYPERATTN_ERROR_PROBES_NEEDED;
+  if (p->order == HYPERATTN_ORDER_PROBED) return HYPERATTN_ERROR_ORDER_UNSUPPORTED;
+  if (p->tolerance > 0.0f) return HYPERATTN_ERROR_TOLERANCE_UNSUPPORTED;
+  if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
+  if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
+  return HYPERATTN_OK;
+}
+
+/* ---- Resolution ---- */
+
+static void hai_resolve_params(hai_plan *plan) {
+  const hyperattn_problem *problem = plan->problem;
+  hyperattn_params *p = &plan->params;
+  p->block_size = hai_min(p->block_size, problem->n_key);
+  p->sample_size = hai_min(p->sample_size, problem->n_key);
+  p->heavy_keys = hai_min(p->heavy_keys, problem->n_key);
+  p->sink_keys = hai_min(p->sink_keys, problem->n_key);
+  p->probe_queries = hai_min(p->probe_queries, problem->n_query);
+  p->window = problem->causal && p->method == HYPERATTN_HYPER ? hai_min(p->window, problem->n_key) : 0;
+  p->query_group = hai_min(p->query_group, hai_max(1, problem->n_query));
+  p->key_group = hai_min(p->key_group, hai_max(1, problem->n_key));
+  plan->by_score = p->block_size > 0 && p->query_group > 0;
+  plan->take = !p->block_size ? 0 : plan->by_score ? (int)hai_max(1, p->block_size / p->key_group) : 1;
+  plan->probing =
+      p->probe_queries > 0 && (p->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
+  plan->weighing = p->sample_size > 0 && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
+}
+
+static void hai_resolve_regions(hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  plan->square = p->causal ? hai_min(p->n_query, p->n_key) : 0;
+  plan->query_skip = p->causal ? p->n_query - plan->square : 0;
+  plan->key_skip = p->causal ? p->n_key - plan->square : 0;
+  plan->depth = 0;
+  for (;;) { /* the smallest rectangle of the next level decides for all of it */
+    int64_t side = plan->square >> (plan->depth + 1);
+    if (!side || !hai_worth(&plan->params, side, side)) break;
+    plan->depth++;
+  }
+  if (!p->causal) {
+    plan->outer = hai_worth(&plan->params, p->n_query, p->n_key);
+    plan->outer_exact = 0;
+  } else { /* without any cut, an exact prefix is one segment with the square */
+    int worth = plan->key_skip > 0 && hai_worth(&plan->params, p->n_query, plan->key_skip);
+    plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
+    plan->outer_exact = plan->outer && !worth;
+  }
+  plan->max_rects = plan->depth ? (int64_t)1 << (plan->depth - 1) : 1;
+}
+
+/* Is Algorithm 2's normaliser asked for? */
+static int hai_capping(const hai_plan *plan) {
+  return plan->params.cap_epsilon > 0.0f || plan->params.cap_kappa > 0.0f;
+}
+
+static void hai_resolve_stages(hai_plan *plan) {
+  const hyperattn_params *p = &plan->params;
+  unsigned char *s = plan->stages;
+  int levels = hai_plan_levels(plan), lsh = p->order == HYPERATTN_ORDER_SORTLSH;
+  plan->n_once = plan->n_stages = 0;
+  if (plan->problem->causal || !plan->outer) plan->once[plan->n_once++] = HAI_STAGE_EXACT;
+  if (levels && lsh) plan->once[plan->n_once++] = HAI_STAGE_HASH;
+  s[plan->n_stages++] = HAI_STAGE_ORDER;
+  if (plan->by_score) s[plan->n_stages++] = HAI_STAGE_MEANS;
+  if (plan->probing) s[plan->n_stages++] = HAI_STAGE_PROBE;
+  if (plan->probing || plan->weighing) s[plan->n_stages++] = HAI_STAGE_WEIGH;
+  s[plan->n_stages++] = HAI_STAGE_COLUMNS;
+  if (plan->by_score) s[plan->n_stages++] = HAI_STAGE_PAIR;
+  if (hai_capping(plan)) s[plan->n_stages++] = HAI_STAGE_CAP;
+  s[plan->n_stages++] = HAI_STAGE_ATTEND;
+}
+
+/* ---- Validation of pointers and strides ---- */
+
+/* The bytes that a tensor [batch][heads][rows][dim] spans: [data - before, data + after). */
+typedef struct hai_span {
+  const char *data;
+  size_t before, after;
+} hai_span;
+
+/* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
+static int hai_span_add(hai_span *span, int64_t n, ptrdiff_t stride, size_t size) {
+  size_t limit = PTRDIFF_MAX, steps = (size_t)(n - 1);
+  size_t *side = stride < 0 ? &span->before : &span->after;
+  size_t step = stride < 0 ? (size_t)0 - (size_t)stride : (size_t)stride;
+  if (n <= 1 || step == 0) return 1;
+  if (step > limit / size || steps > limit / (step * size)) return 0;
+  if (*side > limit - steps * step * size) return 0;
+  *side += steps * step * size;
+  return span->before <= limit - span->after;
+}
+
+static hyperattn_status hai_span_of(hai_span *span, const void *data, const ptrdiff_t stride[3],
+                                    const int64_t n[3], int64_t dim) {
+  int i;
+  span->data = (const char *)data;
+  span->before = 0;
+  span->after = (size_t)dim * sizeof(float);
+  for (i = 0; i < 3; i++)
+    if (!hai_span_add(span, n[i], stride[i], sizeof(float))) return HYPERATTN_ERROR_EXTENT;
+  return (uintptr_t)data % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+}
+
+static int hai_spans_meet(const hai_span *a, const hai_span *b) {
+  uintptr_t a_begin = (uintptr_t)a->data - a->before, a_end = (uintptr_t)a->data + a->after;
+  uintptr_t b_begin = (uintptr_t)b->data - b->before, b_end = (uintptr_t)b->data + b->after;
+  return a->data && b->data && a_begin < b_end && b_begin < a_end;
+}
+
+/* Rows of an output are apart when, from the smallest stride up, each steps over all that the smaller
+   ones span. */
+static int hai_rows_apart(const ptrdiff_t stride[3], const int64_t n[3], int64_t dim) {
+  int done[3] = {0, 0, 0}, i, round;
+  ptrdiff_t span = (ptrdiff_t)dim;
+  for (round = 0; round < 3; round++) {
+    int least = -1;
+    for (i = 0; i < 3; i++)
+      if (!done[i] && (least < 0 || stride[i] < stride[least])) least = i;
+    done[least] = 1;
+    if (n[least] <= 1) continue;
+    if (stride[least] < span) return 0;
+    span += (ptrdiff_t)(n[least] - 1) * stride[least];
+  }
+  return 1;
+}
+
+static hyperattn_status hai_check_input(hai_span *span, const hyperattn_input *x, int64_t batch,
+                                        int64_t heads, int64_t rows, int64_t dim) {
+  ptrdiff_t stride[3];
+  int64_t n[3];
+  stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
+  n[0] = batch, n[1] = heads, n[2] = rows;
+  return hai_span_of(span, x->data, stride, n, dim);
+}
+
+static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output *x, int64_t batch,
+                                         int64_t heads, int64_t rows, int64_t dim) {
+  ptrdiff_t stride[3];
+  int64_t n[3];
+  hyperattn_status status;
+  int i;
+  stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
+  n[0] = batch, n[1] = heads, n[2] = rows;
+  for (i = 0; i < 3; i++)
+    if (n[i] > 1 && stride[i] < 0) return HYPERATTN_ERROR_OUT_STRIDE;
+  if ((status = hai_span_of(span, x->data, stride, n, dim)) != HYPERATTN_OK) return status;
+  return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
+}
+
+/* A contiguous [batch][heads][rows] of floats, or nothing where lse is NULL. */
+static hyperattn_status hai_check_lse(hai_span *span, const float *lse, int64_t batch, int64_t heads,
+                                      int64_t rows) {
+  uint64_t limit = (uint64_t)PTRDIFF_MAX / sizeof(float);
+  if ((uint64_t)batch * (uint64_t)heads > limit / (uint64_t)rows) return HYPERATTN_ERROR_EXTENT;
+  span->data = (const char *)lse;
+  span->before = 0;
+  span->after = (size_t)batch * (size_t)heads * (size_t)rows * sizeof(float);
+  return (uintptr_t)lse % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+}
+
+/* No result may share a byte with anything else; inputs may share with one another. Results come first. */
+static hyperattn_status hai_check_overlap(const hai_span *spans, int n_results, int n) {
+  int i, j;
+  for (i = 0; i < n_results; i++)
+    for (j = i + 1; j < n; j++)
+      if (hai_spans_meet(&spans[i], &spans[j])) return HYPERATTN_ERROR_OVERLAP;
+  return HYPERATTN_OK;
+}
+
+/* ==== 6. Workspace ===================================================================================
+   One function lays out; the size query and the run both call it. Bounds depend on shapes through functions
+   that never fall as n_query or n_key rise, so neither does the size. */
+
+typedef struct hai_column {
+  int32_t key;
+  int32_t block;    /* sub-block that holds the key, -1 without blocks */
+  float log_weight; /* ln of the inverse of its probability */
+} hai_column;
+
+static uint64_t hai_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
+static uint64_t hai_plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+
+/* Takes `bytes` at *end, rounded up to HAI_ALIGN; returns where they begin. */
+static size_t hai_take(hai_layout *layout, size_t *end, uint64_t bytes) {
+  size_t begin = *end, limit = SIZE_MAX - HAI_ALIGN;
+  if (bytes > limit - HAI_ALIGN || begin > limit - HAI_ALIGN - (size_t)bytes) {
+    layout->overflow = 1;
+    return 0;
+  }
+  *end = begin + ((size_t)bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+  return begin;
+}
+
+typedef struct hai_tile hai_tile;
+static uint64_t hai_tile_bytes(const hai_plan *plan);
+
+/* Scratch beside the tile, used by one stage at a time. */
+static uint64_t hai_stage_bytes(const hai_plan *plan) {
+  const hyperattn_params *p = &plan->params;
+  uint64_t dim = (uint64_t)plan->problem->head_dim, lanes = (uint64_t)plan->kernel->lanes, most = 0, bytes;
+  if (p->order == HYPERATTN_ORDER_SORTLSH) {
+    most = (uint64_t)sizeof(int32_t) << p->lsh_bits;     /* bucket counters */
+    bytes = (uint64_t)p->lsh_bits * dim * sizeof(float); /* planes */
+    if (bytes > most) most = bytes;
+  }
+  bytes = (uint64_t)p->heavy_keys * sizeof(float); /* masses of the heaviest */
+  if (bytes > most) most = bytes;
+  if (plan->by_score) { /* best scores of each lane, mean queries */
+    bytes = hai_times(lanes, hai_plus((uint64_t)plan->take, dim) * sizeof(float));
+    if (bytes > most) most = bytes;
+  }
+  return most;
+}
+
+static void hai_resolve_layout(hai_plan *plan) {
+  const hyperattn_problem *problem = plan->problem;
+  const hyperattn_params *p = &plan->params;
+  hai_layout *y = &plan->layout;
+  uint64_t heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_heads);
+  uint64_t kv_heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_kv_heads);
+  uint64_t n_query = (uint64_t)problem->n_query, n_key = (uint64_t)problem->n_key;
+  uint64_t rects = (uint64_t)plan->max_rects;
+  int hyper =
+      p->method == HYPERATTN_HYPER && problem->n_key >= p->min_seq_len; /* may any region be approximated */
+  int lsh = hyper && p->order == HYPERATTN_ORDER_SORTLSH, score = hyper && plan->by_score;
+  int probing = hyper && plan->probing, weighing = hyper && plan->weighing;
+  size_t end = 0;
+
+  y->overflow = 0;
+  y->n_means = score ? hai_ceil_div(problem->n_key, p->key_group) + plan->max_rects : 0;
+  y->n_partials = probing ? (problem->n_key / HAI_PROBE_KEYS + 1 + plan->max_rects) * p->probe_queries : 0;
+  y->n_pin_words = hyper ? problem->n_key / 32 + 1 + plan->max_rects : 0;
+  y->max_pins = hyper ? hai_min(p->sink_keys + p->heavy_keys, problem->n_key) : 0;
+  y->max_columns = hyper ? p->sample_size : 0;
+  y->n_choices =
+      score ? (hai_ceil_div(problem->n_query, p->query_group) + plan->max_rects) * plan->take : 0;
+  y->cap_chunks = hyper ? hai_ceil_div(p->sample_size, HAI_TASK_QUERIES) : 0;
+
+  y->m = hai_take(y, &end, hyper && problem->causal ? hai_times(heads, n_query * 4) : 0);
+  y->l = hai_take(y, &end, hyper && problem->causal ? hai_times(heads, n_query * 4) : 0);
+  y->query_code = hai_take(y, &end, lsh ? hai_times(heads, n_query * 2) : 0);
+  y->key_code = hai_take(y, &end, lsh ? hai_times(kv_heads, n_key * 2) : 0);
+  y->query_order = hai_take(y, &end, hyper ? hai_times(heads, n_query * 4) : 0);
+  y->key_order = hai_take(y, &end, hyper ? hai_times(kv_heads, n_key * 4) : 0);
+  y->mean = hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4));
+  y->partial = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_partials, 8)));
+  y->mass = hai_take(y, &end, probing ? hai_times(heads, n_key * 4) : 0);
+  y->weight = hai_take(y, &end, weighing ? hai_times(heads, n_key * 4) : 0);
+  y->pinned = hai_take(y, &end, hai_times(heads, (uint64_t)y->n_pin_words * 4));
+  y->pins = hai_take(y, &end, hai_times(heads, hai_times(rects, (uint64_t)y->max_pins * 4)));
+  y->columns =
+      hai_take(y, &end, hai_times(heads, hai_times(rects, (uint64_t)y->max_columns * sizeof(hai_column))));
+  y->counts = hai_take(y, &end, hyper ? hai_times(heads, rects * 8) : 0);
+  y->choice = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_choices, 4)));
+  y->cap = hai_take(y, &end, hai_times(heads, (uint64_t)y->cap_chunks * 4));
+  y->scratch = end;
+  y->scratch_bytes = 0;
+  hai_take(y, &y->scratch_bytes,
+           hai_plus(hai_tile_bytes(plan), hai_plus(hai_stage_bytes(plan), HAI_ALIGN)));
+}
+
+/* Everything about a call that needs no pointer and no stride. */
+static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                    const hyperattn_params *params) {
+  hyperattn_status status;
+  if (!problem) return HYPERATTN_ERROR_NULL_PROBLEM;
+  if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
+  if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  plan->problem = problem;
+  plan->params = *params;
+  plan->kernel = hai_kernel_of(params->isa);
+  plan->scale = problem->scale != 0.0f ? problem->scale : 1.0f / hai_sqrt((float)problem->head_dim);
+  plan->heads_per_kv = problem->n_heads / problem->n_kv_heads;
+  hai_resolve_params(plan);
+  hai_resolve_regions(plan);
+  hai_resolve_stages(plan);
+  hai_resolve_layout(plan);
+  return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
+static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
+  size_t limit = SIZE_MAX - layout->scratch - HAI_ALIGN;
+  if ((size_t)n_workers > limit / layout->scratch_bytes) return 0;
+  return layout->scratch + layout->scratch_bytes * (size_t)n_workers + HAI_ALIGN - 1;
+}
+
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                          size_t workspace_size, int n_workers) {
+  const hyperattn_problem *p = plan->problem;
+  size_t need;
+  hai_span spans[6]; /* out, lse, workspace, query, key, value */
+  hyperattn_status status;
+  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
+  need = hai_layout_size(&plan->layout, n_workers);
+  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  if (p->batch == 0 || p->n_query == 0) return HYPERATTN_OK; /* nothing is read or written */
+  if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
+  if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
+  if (p->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
+  if (p->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
+  if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
+  HYPERATTN_MEMSET(spans, 0, sizeof spans);
+  status = hai_check_output(&spans[0], &p->out, p->batch, p->n_heads, p->n_query, p->value_dim);
+  if (status == HYPERATTN_OK) status = hai_check_lse(&spans[1], p->lse, p->batch, p->n_heads, p->n_query);
+  spans[2].data = (const char *)workspace;
+  spans[2].after = workspace_size;
+  if (status == HYPERATTN_OK)
+    status = hai_check_input(&spans[3], &p->query, p->batch, p->n_heads, p->n_query, p->head_dim);
+  if (status == HYPERATTN_OK && p->n_key)
+    status = hai_check_input(&spans[4], &p->key, p->batch, p->n_kv_heads, p->n_key, p->head_dim);
+  if (status == HYPERATTN_OK && p->n_key)
+    status = hai_check_input(&spans[5], &p->value, p->batch, p->n_kv_heads, p->n_key, p->value_dim);
+  return status == HYPERATTN_OK ? hai_check_overlap(spans, 3, 6) : status;
+}
+
+/* ---- Access: a call's arrays, for one head and one rectangle ---- */
+
+/* What a task works on. */
+typedef struct hai_job {
+  const hai_plan *plan;
+  char *base;    /* workspace, aligned */
+  char *scratch; /* this worker's */
+  hai_tile *tile;
+  int64_t batch, head, kv_head; /* head is -1 in tasks of a kv head */
+  int level;
+  hai_rect rect;
+  int64_t chunk;
+} hai_job;
+
+static int64_t hai_flat_head(const hai_job *job) {
+  return job->batch * job->plan->problem->n_heads + job->head;
+}
+static int64_t hai_flat_kv_head(const hai_job *job) {
+  return job->batch * job->plan->problem->n_kv_heads + job->kv_head;
+}
+static const float *hai_row(const hyperattn_input *x, int64_t batch, int64_t head, int64_t row) {
+  return (const float *)x->data + ((ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
+                                   (ptrdiff_t)row * x->row_stride);
+}
+static const float *hai_key_row(const hai_job *job, int64_t key) {
+  return hai_row(&job->plan->problem->key, job->batch, job->kv_head, key);
+}
+static const float *hai_value_row(const hai_job *job, int64_t key) {
+  return hai_row(&job->plan->problem->value, job->batch, job->kv_head, key);
+}
+static float *hai_floats(const hai_job *job, size_t offset) {
+  return (float *)(void *)(job->base + offset);
+}
+static int32_t *hai_ints(const hai_job *job, size_t offset) {
+  return (int32_t *)(void *)(job->base + offset);
+}
+
+static uint16_t *hai_codes(const hai_job *job, int of_key) {
+  const hai_layout *y = &job->plan->layout;
+  const hyperattn_problem *p = job->plan->problem;
+  return (uint16_t *)(void *)(job->base + (of_key ? y->key_code : y->query_code)) +
+         (of_key ? hai_flat_kv_head(job) * p->n_key : hai_flat_head(job) * p->n_query);
+}
+/* Rows of the rectangle in order: sorted position -> row of the tensor. */
+static int32_t *hai_query_order(const hai_job *job) {
+  return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->problem->n_query +
+         job->rect.query_begin;
+}
+static int32_t *hai_key_order(const hai_job *job) {
+  return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->problem->n_key +
+         job->rect.key_begin;
+}
+/* Rectangles of a level share arrays: each begins at its first key (or query) over the unit, plus its
+   index, which leaves room for the rounding of all before it. */
+static float *hai_mean(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t first = job->rect.key_begin / plan->params.key_group + job->rect.index;
+  return hai_floats(job, plan->layout.mean) +
+         (hai_flat_kv_head(job) * plan->layout.n_means + first) * plan->problem->head_dim;
+}
+static float *hai_partial(const hai_job *job, int64_t chunk) { /* of one chunk: [probe][2] */
+  const hai_plan *plan = job->plan;
+  int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level));
+  return hai_floats(job, plan->layout.partial) +
+         2 * (hai_flat_head(job) * plan->layout.n_partials +
+              (job->rect.index * chunks + chunk) * plan->params.probe_queries);
+}
+static float *hai_mass(const hai_job *job) {
+  return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->problem->n_key +
+         job->rect.key_begin;
+}
+static float *hai_weight(const hai_job *job) {
+  return hai_floats(job, job->plan->layout.weight) + hai_flat_head(job) * job->plan->problem->n_key +
+         job->rect.key_begin;
+}
+static uint32_t *hai_pinned(const hai_job *job) {
+  return (uint32_t *)(void *)(job->base + job->plan->layout.pinned) +
+         hai_flat_head(job) * job->plan->layout.n_pin_words + job->rect.key_begin / 32 + job->rect.index;
+}
+static int hai_is_pinned(const hai_job *job, const uint32_t *pinned, int64_t key) {
+  int64_t bit = key - job->rect.key_begin;
+  return (int)(pinned[bit / 32] >> (bit % 32) & 1);
+}
+static int32_t *hai_pins(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  return hai_ints(job, plan->layout.pins) +
+         (hai_flat_head(job) * plan->max_rects + job->rect.index) * plan->layout.max_pins;
+}
+static hai_column *hai_columns(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  return (hai_column *)(void *)(job->base + plan->layout.columns) +
+         (hai_flat_head(job) * plan->max_rects + job->rect.index) * plan->layout.max_columns;
+}
+static int32_t *hai_counts(const hai_job *job) { /* pins, columns */
+  return hai_ints(job, job->plan->layout.counts) +
+         2 * (hai_flat_head(job) * job->plan->max_rects + job->rect.index);
+}
+static int32_t *hai_choice(const hai_job *job, int64_t group) {
+  const hai_plan *plan = job->plan;
+  int64_t first = job->rect.query_begin / plan->params.query_group + job->rect.index;
+  return hai_ints(job, plan->layout.choice) + hai_flat_head(job) * plan->layout.n_choices +
+         (first + group) * plan->take;
+}
+static float *hai_cap(const hai_job *job) {
+  return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
+}
+
+/* ==== 7. Tiles =======================================================================================
+   A tile holds up to kernel->lanes queries and their running states. Keys are pushed one by one; each full
+   chunk goes through the kernel. The state of a query is (m, l, o): running maximum, sum of weights,
+   unnormalised output; in the end out = o / l and lse = m + ln l. Between phases m and l rest in the
+   workspace and o in out itself. */
+
+/* Consecutive lanes of one query group. */
+typedef struct hai_group {
+  int32_t id;
+  int begin, end;        /* lanes */
+  const int32_t *blocks; /* the group's sub-blocks, ascending */
+  int n_blocks, at;      /* how many; how far a walk through them has come */
+} hai_group;
+
+struct hai_tile {
+  const hai_kernel *kernel;
+  float *query, *o, *m, *l, *factor,
+      *score;                      /* [head_dim][lanes], [value_dim][lanes], 3 x [lanes], [chunk][lanes] */
+  float *zero, *spare;             /* [value_dim]: zeros; 3 x [lanes]: for the stage's use */
+  const float *clip;               /* NULL, or [lanes]: scores are cut at it */
+  int n;                           /* queries in use: lanes 0 .. n - 1 */
+  int begin, end;                  /* lanes that the next keys are for, whole registers */
+  int guard;                       /* are keys hidden that their lanes must not even multiply by 0 */
+  int64_t state[HAI_MAX_LANES];    /* index into m, l and lse: flat head * n_query + row */
+  const float *row[HAI_MAX_LANES]; /* query rows */
+  float *out[HAI_MAX_LANES];       /* output rows */
+  int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
+  int64_t max_first, min_last;                       /* keys between are seen by all */
+  int n_keys, masked; /* keys waiting; do any of them hide from a lane in use */
+  int64_t value_dim;  /* 0: only m and l are wanted */
+  int n_groups;       /* query groups of the lanes, in order */
+  hai_group group[HAI_MAX_LANES];
+  const float *key[HAI_CHUNK], *value[HAI_CHUNK];
+  float log_weight[HAI_CHUNK];
+  uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
+};
+
+static uint64_t hai_tile_bytes(const hai_plan *plan) {
+  uint64_t lanes = (uint64_t)plan->kernel->lanes, head_dim = (uint64_t)plan->problem->head_dim;
+  uint64_t value_dim = (uint64_t)plan->problem->value_dim;
+  uint64_t floats = lanes * (head_dim + value_dim + HAI_CHUNK + 6) + value_dim;
+  return (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN + floats * sizeof(float) +
+         9 * HAI_ALIGN;
+}
+
+static float *hai_carve(char **at, int64_t floats) {
+  float *begin = (float *)(void *)*at;
+  *at += ((size_t)floats * sizeof(float) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+  return begin;
+}
+
+/* Lays the tile out at the front of a worker's scratch; the rest is the stage's. */
+static void hai_tile_place(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t lanes = plan->kernel->lanes;
+  char *at = job->scratch + (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+  hai_tile *tile = (hai_tile *)(void *)job->scratch;
+  tile->kernel = plan->kernel;
+  tile->query = hai_carve(&at, plan->problem->head_dim * lanes);
+  tile->o = hai_carve(&at, plan->problem->value_dim * lanes);
+  tile->score = hai_carve(&at, HAI_CHUNK * lanes);
+  tile->m = hai_carve(&at, lanes);
+  tile->l = hai_carve(&at, lanes);
+  tile->factor = hai_carve(&at, lanes);
+  tile->spare = hai_carve(&at, 3 * lanes);
+  tile->zero = hai_carve(&at, plan->problem->value_dim);
+  HYPERATTN_MEMSET(tile->zero, 0, (size_t)plan->problem->value_dim * sizeof(float));
+  job->tile = tile;
+  job->scratch = at;
+}
+
+static uint64_t hai_lane_bits(int begin, int end) {
+  uint64_t below_end = end >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << end) - 1;
+  return below_end & ~(((uint64_t)1 << begin) - 1);
+}
+
+/* The next keys are for queries [begin, end) of the tile: the registers that hold them take part. */
+static void hai_tile_aim(hai_tile *tile, int begin, int end) {
+  int width = tile->kernel->width;
+  tile->begin = begin / width * width;
+  tile->end = (end + width - 1) / width * width;
+}
+
+/* Puts query `row` of a head into a lane; it may see keys first .. last. Fill lanes 0 .. n - 1 in turn. */
+static void hai_tile_query(hai_job *job, int lane, int64_t head, int64_t row, int64_t first, int64_t last) {
+  const hyperattn_problem *p = job->plan->problem;
+  hai_tile *tile = job->tile;
+  tile->row[lane] = hai_row(&p->query, job->batch, head, row);
+  tile->out[lane] =
+      (float *)p->out.data + ((ptrdiff_t)job->batch * p->out.batch_stride +
+                              (ptrdiff_t)head * p->out.head_stride + (ptrdiff_t)row * p->out.row_stride);
+  tile->state[lane] = (job->batch * p->n_heads + head) * p->n_query + row;
+  tile->first[lane] = first;
+  tile->last[lane] = last;
+}
+
+/* n queries are in place: packs them times `scale` and starts empty states. */
+static void hai_tile_open(hai_job *job, int n, float scale, int64_t value_dim) {
+  hai_tile *tile = job->tile;
+  int i, lanes = tile->kernel->lanes;
+  tile->n = n;
+  tile->n_keys = tile->masked = tile->guard = 0;
+  tile->clip = NULL;
+  tile->value_dim = value_dim;
+  tile->max_first = tile->first[0];
+  tile->min_last = tile->last[0];
+  for (i = 0; i < lanes; i++) {
+    if (i >= n)
+      tile->row[i] = NULL, tile->out[i] = NULL;
+    else
+      tile->max_first = hai_max(tile->max_first, tile->first[i]),
+      tile->min_last = hai_min(tile->min_last, tile->last[i]);
+    tile->m[i] = -hai_inf();
+    tile->l[i] = 0.0f;
+  }
+  tile->kernel->pack(tile->row, job->plan->problem->head_dim, scale, tile->query);
+  HYPERATTN_MEMSET(tile->o, 0, (size_t)(value_dim * lanes) * sizeof(float));
+  hai_tile_aim(tile, 0, n);
+}
+
+/* Takes up the states that earlier phases left. */
+static void hai_tile_resume(hai_job *job) {
+  const hai_layout *y = &job->plan->layout;
+  hai_tile *tile = job->tile;
+  int i;
+  for (i = 0; i < tile->n; i++) tile->row[i] = tile->out[i];
+  tile->kernel->pack(tile->row, job->plan->problem->value_dim, 1.0f, tile->o);
+  for (i = 0; i < tile->n; i++) {
+    tile->m[i] = hai_floats(job, y->m)[tile->state[i]];
+    tile->l[i] = hai_floats(job, y->l)[tile->state[i]];
+  }
+}
+
+/* Writes results for the lanes of `final`, states for the others. */
+static void hai_tile_close(hai_job *job, uint64_t final) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    float l = tile->l[i];
+    if (final >> i & 1) {
+      tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
+      if (plan->problem->lse)
+        plan->problem->lse[tile->state[i]] = l == 0.0f ? -hai_inf() : tile->m[i] + hai_log(l);
+    } else {
+      tile->factor[i] = 1.0f;
+      hai_floats(job, plan->layout.m)[tile->state[i]] = tile->m[i];
+      hai_floats(job, plan->layout.l)[tile->state[i]] = l;
+    }
+  }
+  tile->kernel->unpack(tile->o, plan->problem->value_dim, tile->factor, tile->out);
+}
+
+static int hai_row_finite(const float *row, int64_t dim) {
+  int64_t t;
+  for (t = 0; t < dim; t++)
+    if (!hai_finite(row[t])) return 0;
+  return 1;
+}
+
+/* Values with a guard: 0 * inf is NaN, and a row must not feel a key that it may not see. Value rows
+   that are not finite and hidden from some lane are replaced by zeros, and then added to the lanes that
+   do see them. */
+static void hai_tile_values_guarded(hai_tile *tile) {
+  int lanes = tile->kernel->lanes, i, j;
+  uint64_t bad = 0, all = hai_lane_bits(0, tile->n);
+  int64_t t;
+  for (j = 0; j < tile->n_keys; j++)
+    if ((tile->visible[j] & all) != all && !hai_row_finite(tile->value[j], tile->value_dim)) {
+      bad |= (uint64_t)1 << j;
+      tile->key[j] = tile->value[j]; /* keys are done with */
+      tile->value[j] = tile->zero;
+    }
+  tile->kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
+                       tile->end, tile->o);
+  for (j = 0; j < tile->n_keys; j++)
+    for (i = tile->begin; bad >> j & 1 && i < tile->end; i++)
+      for (t = 0; tile->visible[j] >> i & 1 && t < tile->value_dim; t++)
+        tile->o[t * lanes + i] += tile->score[j * lanes + i] * tile->key[j][t];
+}
+
+static void hai_tile_clip(hai_tile *tile) {
+  int lanes = tile->kernel->lanes, i, j;
+  for (j = 0; j < tile->n_keys; j++)
+    for (i = 0; i < tile->n; i++)
+      if (tile->score[j * lanes + i] > tile->clip[i]) tile->score[j * lanes + i] = tile->clip[i];
+}
+
+/* Attends to the keys that wait. */
+static void hai_tile_flush(hai_job *job) {
+  hai_tile *tile = job->tile;
+  const hai_kernel *kernel = tile->kernel;
+  if (!tile->n_keys) return;
+  kernel->scores(tile->query, job->plan->problem->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
+                 tile->score);
+  if (tile->clip) hai_tile_clip(tile);
+  kernel->softmax(tile->score, tile->n_keys, tile->log_weight, tile->masked ? tile->visible : NULL,
+                  tile->begin, tile->end, tile->m, tile->l, tile->factor);
+  if (tile->value_dim && tile->masked && tile->guard)
+    hai_tile_values_guarded(tile);
+  else if (tile->value_dim)
+    kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
+                   tile->end, tile->o);
+  tile->n_keys = tile->masked = 0;
+}
+
+/* Lanes that may see a key, by their bounds. */
+static uint64_t hai_tile_sees(const hai_tile *tile, int64_t key) {
+  uint64_t bits = 0;
+  int i;
+  if (key >= tile->max_first && key <= tile->min_last) return ~(uint64_t)0;
+  for (i = 0; i < tile->n; i++) bits |= (uint64_t)(key >= tile->first[i] && key <= tile->last[i]) << i;
+  return bits;
+}
+
+/* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its
+   place in the chunk: how sums are grouped must not depend on which queries share a tile. */
+static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t bits) {
+  hai_tile *tile = job->tile;
+  int j = tile->n_keys++;
+  uint64_t used = hai_lane_bits(tile->begin, (int)hai_min(tile->end, tile->n));
+  tile->key[j] = hai_key_row(job, key);
+  tile->value[j] = hai_value_row(job, key);
+  tile->log_weight[j] = log_weight;
+  tile->visible[j] = bits & hai_tile_sees(tile, key);
+  tile->masked |= (tile->visible[j] & used) != used;
+  if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
+}
+
+/* Keys begin .. end - 1 in a row, for all lanes. Chunks begin at multiples of HAI_CHUNK, for the same
+   reason. */
+static void hai_tile_run(hai_job *job, int64_t begin, int64_t end) {
+  hai_tile *tile = job->tile;
+  int64_t first = tile->first[0], last = tile->last[0], key;
+  int i;
+  for (i = 1; i < tile->n; i++) first = hai_min(first, tile->first[i]), last = hai_max(last, tile->last[i]);
+  begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
+  end = hai_min(end, last + 1);
+  hai_tile_aim(tile, 0, tile->n);
+  for (key = begin; key < end; key++) {
+    hai_tile_push(job, key, 0.0f, ~(uint64_t)0);
+    if ((key + 1) % HAI_CHUNK == 0) hai_tile_flush(job);
+  }
+  hai_tile_flush(job);
+}
+
+/* ==== 8. Selection ===================================================================================
+   Which keys, with which log-weight, a group of queries meets. Plain C; the only arithmetic in bulk is the
+   kernel's products of a tile with a list of rows. */
+
+/* ---- Hashing (Algorithm 1) ---- */
+
+/* The position of Gray code `code`: neighbours in position differ in one bit of the code. */
+static uint32_t hai_gray_decode(uint32_t code) {
+  code ^= code >> 1;
+  code ^= code >> 2;
+  code ^= code >> 4;
+  code ^= code >> 8;
+  return code;
+}
+
+/* planes [bits][dim] of random signs: with +-1 every sum is rounded alike everywhere, so buckets are
+   portable. */
+static void hai_planes(uint64_t seed, int bits, int64_t dim, float *planes) {
+  int64_t i;
+  uint64_t word = 0;
+  for (i = 0; i < bits * dim; i++) {
+    if (i % 64 == 0) word = hai_random(seed, 0, HAI_FOR_PLANES, (uint64_t)i / 64);
+    planes[i] = word >> (i % 64) & 1 ? 1.0f : -1.0f;
+  }
+}
+
+/* Buckets of HAI_TASK_ROWS rows of a query head or, with job->head < 0, of a kv head:
+   code = Gray position of the signs of <row, plane>. Cost: rows * lsh_bits * head_dim. */
+static void hai_stage_hash(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const hyperattn_problem *p = plan->problem;
+  hai_tile *tile = job->tile;
+  int of_key = job->head < 0, bits = plan->params.lsh_bits, lanes = plan->kernel->lanes, i, b;
+  int64_t n = of_key ? p->n_key : p->n_query, row = job->chunk * HAI_TASK_ROWS,
+          end = hai_min(row + HAI_TASK_ROWS, n);
+  uint16_t *code = hai_codes(job, of_key);
+  float *planes = (float *)(void *)job->scratch;
+  const float *plane[16];
+  hai_planes(plan->params.seed, bits, p->head_dim, planes);
+  for (b = 0; b < bits; b++) plane[b] = planes + b * p->head_dim;
+  for (; row < end; row += lanes) {
+    int count = (int)hai_min(lanes, end - row);
+    for (i = 0; i < lanes; i++)
+      tile->row[i] = i >= count ? NULL
+                     : of_key   ? hai_key_row(job, row + i)
+                                : hai_row(&p->query, job->batch, job->head, row + i);
+    /* a negative scale turns every query around */
+    plan->kernel->pack(tile->row, p->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f, tile->query);
+    plan->kernel->scores(tile->query, p->head_dim, plane, bits, 0, lanes, tile->score);
+    for (i = 0; i < count; i++) {
+      uint32_t gray = 0;
+      for (b = 0; b < bits; b++) gray |= (uint32_t)(tile->score[b * lanes + i] > 0.0f) << b;
+      code[row + i] = (uint16_t)hai_gray_decode(gray);
+    }
+  }
+}
+
+/* ---- Ordering ---- */
+
+/* order = rows begin .. begin + n - 1, stably sorted by code[row]; count has 2^bits places. Cost: n +
+   2^bits. */
+static void hai_counting_sort(const uint16_t *code, int64_t begin, int64_t n, int bits, int32_t *count,
+                              int32_t *order) {
+  int64_t i, buckets = (int64_t)1 << bits;
+  int32_t sum = 0;
+  HYPERATTN_MEMSET(count, 0, (size_t)buckets * sizeof(int32_t));
+  for (i = 0; i < n; i++) count[code[begin + i]]++;
+  for (i = 0; i < buckets; i++) {
+    int32_t here = count[i];
+    count[i] = sum;
+    sum += here;
+  }
+  for (i = 0; i < n; i++) order[count[code[begin + i]]++] = (int32_t)(begin + i);
+}
+
+/* Orders a rectangle's queries (one query head) or keys (one kv head). */
+static void hai_stage_order(hai_job *job) {
+  int of_key = job->head < 0;
+  int64_t begin = of_key ? job->rect.key_begin : job->rect.query_begin, i;
+  int64_t n = of_key ? job->rect.n_key : job->rect.n_query;
+  int32_t *order = of_key ? hai_key_order(job) : hai_query_order(job);
+  if (job->plan->params.order == HYPERATTN_ORDER_SORTLSH)
+    hai_counting_sort(hai_codes(job, of_key), begin, n, job->plan->params.lsh_bits,
+                      (int32_t *)(void *)job->scratch, order);
+  else
+    for (i = 0; i < n; i++) order[i] = (int32_t)(begin + i);
+}
+
+/* ---- Probing: what a few queries think of every key ---- */
+
+/* The last key of a rectangle that the query at `row` meets there: its window is attended elsewhere. */
+static int64_t hai_rect_last(const hai_plan *plan, int64_t row) {
+  const hyperattn_problem *p = plan->problem;
+  return p->causal ? row + p->n_key - p->n_query - plan->params.window : p->n_key;
+}
+
+static int64_t hai_n_probes(const hai_job *job) {
+  return hai_min(job->plan->params.probe_queries, job->rect.n_query);
+}
+
+/* Opens a tile of probes first .. first + n - 1; one query from each stratum of the rectangle's queries. */
+static int hai_probe_open(hai_job *job, int64_t first) {
+  const hai_plan *plan = job->plan;
+  int64_t probes = hai_n_probes(job), t;
+  int n = (int)hai_min(plan->kernel->lanes, probes - first), i;
+  for (i = 0; i < n; i++) {
+    t = first + i;
+    t = job->rect.query_begin +
+        hai_draw(job->rect.n_query, probes, t,
+                 hai_random(plan->params.seed, job->rect.region, HAI_FOR_PROBES, (uint64_t)t));
+    hai_tile_query(job, i, job->head, t, 0, hai_rect_last(plan, t));
+  }
+  hai_tile_open(job, n, plan->scale, 0);
+  return n;
+}
+
+/* Keys of this task's chunk. */
+static int64_t hai_probe_begin(const hai_job *job, int64_t chunk) {
+  return job->rect.key_begin +
+         hai_cut(job->rect.n_key, hai_probe_chunks(hai_level_keys(job->plan, job->level)), chunk);
+}
+
+/* m and l of every probe over one chunk of keys. Cost: probes * keys of the chunk. */
+static void hai_stage_probe(hai_job *job) {
+  float *partial = hai_partial(job, job->chunk);
+  int64_t first, probes = hai_n_probes(job);
+  int n, i;
+  for (first = 0; first < probes; first += n) {
+    n = hai_probe_open(job, first);
+    hai_tile_run(job, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
+    for (i = 0; i < n; i++) {
+      partial[2 * (first + i)] = job->tile->m[i];
+      partial[2 * (first + i) + 1] = job->tile->l[i];
+    }
+  }
+}
+
+/* ln of a probe's sum over the whole rectangle; +inf (all weights 0) where it saw nothing or nothing
+   finite. */
+static float hai_probe_lse(const hai_job *job, int64_t probe) {
+  int64_t chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), c;
+  float lse = -hai_inf();
+  for (c = 0; c < chunks; c++) {
+    const float *partial = hai_partial(job, c) + 2 * probe;
+    float part = partial[1] == 0.0f ? -hai_inf() : partial[0] + hai_log(partial[1]);
+    if (part != part || part == hai_inf()) return hai_inf();
+    lse = hai_log_add(lse, part);
+  }
+  return lse == -hai_inf() ? hai_inf() : lse;
+}
+
+/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p). Cost: probes * keys. */
+static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  float *mass = hai_mass(job) - job->rect.key_begin;
+  int64_t first, probes = hai_n_probes(job), key;
+  int n, i, j;
+  for (key = begin; key < end; key++) mass[key] = 0.0f;
+  for (first = 0; first < probes; first += n) {
+    n = hai_probe_open(job, first);
+    for (i = 0; i < n; i++) tile->spare[i] = hai_probe_lse(job, first + i);
+    for (; i < plan->kernel->lanes; i++) tile->spare[i] = hai_inf();
+    for (key = begin; key < end; key += HAI_CHUNK) {
+      int count = (int)hai_min(HAI_CHUNK, end - key);
+      for (j = 0; j < count; j++) {
+        tile->key[j] = hai_key_row(job, key + j);
+        tile->log_weight[j] = 0.0f;
+        tile->visible[j] = hai_tile_sees(tile, key + j);
+      }
+      /* with the maximum set to lse, softmax leaves the normalised weights */
+      HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
+      plan->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
+                           tile->score);
+      plan->kernel->softmax(tile->score, count, tile->log_weight, tile->visible, tile->begin, tile->end,
+                            tile->m, tile->l, tile->factor);
+      plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->log_weight);
+      for (j = 0; j < count; j++) mass[key + j] += tile->log_weight[j];
+    }
+  }
+}
+
+static float hai_squared_norm(const float *row, int64_t dim) {
+  float sum = 0.0f;
+  int64_t t;
+  for (t = 0; t < dim; t++) sum += row[t] * row[t];
+  return sum;
+}
+
+/* Column masses and sampling weights of one chunk of keys: M_j |v_j|, or |v_j|^2. Not finite counts as
+   0. */
+static void hai_stage_weigh(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
+  const float *mass = hai_mass(job) - job->rect.key_begin;
+  float *weight = hai_weight(job) - job->rect.key_begin;
+  if (plan->probing) hai_masses(job, begin, end);
+  if (!plan->weighing) return;
+  for (key = begin; key < end; key++) {
+    float norm = hai_squared_norm(hai_value_row(job, key), plan->problem->value_dim);
+    weight[key] = plan->params.sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
+    if (!hai_finite(weight[key])) weight[key] = 0.0f;
+  }
+}
+
+/* ---- The k best of a stream: a heap with the worst on top; ties go to the smaller id ---- */
+
+static int hai_worse(const float *value, const int32_t *id, int64_t a, int64_t b) {
+  return value[a] < value[b] || (value[a] == value[b] && id[a] > id[b]);
+}
+
+static void hai_swap(float *value, int32_t *id, int64_t a, int64_t b) {
+  float v = value[a];
+  int32_t i = id[a];
+  value[a] = value[b], id[a] = id[b];
+  value[b] = v, id[b] = i;
+}
+
+/* Sinks the element at `at` until no child among the first n is worse. */
+static void hai_sink(float *value, int32_t *id, int64_t n, int64_t at) {
+  for (;;) {
+    int64_t child = 2 * at + 1;
+    if (child >= n) return;
+    if (child + 1 < n && hai_worse(value, id, child + 1, child)) child++;
+    if (!hai_worse(value, id, child, at)) return;
+    hai_swap(value, id, at, child);
+    at = child;
+  }
+}
+
+/* Offers (v, i) to the best *n of at most k so far. NaN counts as the worst. */
+static void hai_offer(float *value, int32_t *id, int *n, int k, float v, int32_t i) {
+  if (v != v) v = -hai_inf();
+  if (*n < k) {
+    int64_t at = (*n)++;
+    value[at] = v, id[at] = i;
+    for (; at && hai_worse(value, id, at, (at - 1) / 2); at = (at - 1) / 2)
+      hai_swap(value, id, at, (at - 1) / 2);
+  } else if (k && (v > value[0] || (v == value[0] && i < id[0]))) {
+    value[0] = v, id[0] = i;
+    hai_sink(value, id, k, 0);
+  }
+}
+
+/* Sorts ids upwards: the same heap, with all values made equal, gives up its largest id first. */
+static void hai_sort_ids(float *value, int32_t *id, int64_t n) {
+  int64_t at;
+  for (at = 0; at < n; at++) value[at] = 0.0f;
+  for (at = n / 2; at-- > 0;) hai_sink(value, id, n, at);
+  for (at = n; at-- > 1;) {
+    hai_swap(value, id, 0, at);
+    hai_sink(value, id, at, 0);
+  }
+}
+
+/* ---- Pins and columns ---- */
+
+/* Marks the rectangle's sinks and its keys of largest column mass, and lists them upwards. Returns how
+   many. */
+static int32_t hai_pin(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const hyperattn_params *p = &plan->params;
+  int64_t begin = job->rect.key_begin, end = begin + job->rect.n_key, sinks = hai_min(p->sink_keys, end),
+          key;
+  uint32_t *pinned = hai_pinned(job);
+  int32_t *pins = hai_pins(job), n = 0;
+  int heavy = 0, i;
+  HYPERATTN_MEMSET(pinned, 0, (size_t)hai_ceil_div(job->rect.n_key, 32) * sizeof(uint32_t));
+  if (p->heavy_keys) {
+    const float *mass = hai_mass(job) - begin;
+    float *value = (float *)(void *)job->scratch;
+    int k = (int)hai_min(p->heavy_keys, end - hai_max(begin, sinks)); /* sinks are pinned anyway */
+    for (key = hai_max(begin, sinks); key < end; key++)
+      hai_offer(value, pins, &heavy, k, mass[key], (int32_t)key);
+  }
+  for (i = 0; i < heavy; i++) pinned[(pins[i] - begin) / 32] |= (uint32_t)1 << ((pins[i] - begin) % 32);
+  for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= (uint32_t)1 << ((key - begin) % 32);
+  for (key = begin; key < end; key++)
+    if (hai_is_pinned(job, pinned, key)) pins[n++] = (int32_t)key;
+  return n;
+}
+
+static hai_column hai_column_at(const hai_job *job, int64_t rank, int64_t parts, float log_weight) {
+  hai_column column;
+  column.key = hai_key_order(job)[rank];
+  column.block = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
+  column.log_weight = log_weight;
+  return column;
+}
+
+/* One key of each stratum of the n keys that are not pinned, in sorted order; m >= n: all of them,
+   weight 1. */
+static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, hai_column *columns) {
+  const int32_t *order = hai_key_order(job);
+  const uint32_t *pinned = hai_pinned(job);
+  uint64_t seed = job->plan->params.seed;
+  int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, at = 0, t = 0, next = 0;
+  m = hai_min(m, n);
+  for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
+    if (hai_is_pinned(job, pinned, order[rank])) continue;
+    if (at == hai_cut(n, m, t))
+      next = hai_draw(n, m, t, hai_random(seed, job->rect.region, HAI_FOR_COLUMNS, (uint64_t)t));
+    if (at == next)
+      columns[t] =
+          hai_column_at(job, rank, parts, hai_log((float)(hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
+    if (++at == hai_cut(n, m, t + 1)) t++;
+  }
+  return (int32_t)m;
+}
+
+/* Units of 2^-44 of a key's probability 0.8 w / sum + 0.2 / n: whole numbers, so that the table adds up
+   exactly. */
+static uint64_t hai_units(float w, float sum, int64_t n) {
+  float share = sum > 0.0f ? 0.8f * (w / sum) + 0.2f / (float)n : 1.0f / (float)n;
+  return (uint64_t)(share * 17592186044416.0f) + 1;
+}
+
+/* m points, one in each m-th part of the cumulative table; a key hit c times is one column of weight c /
+   (m p). */
+static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_column *columns) {
+  const int32_t *order = hai_key_order(job);
+  const uint32_t *pinned = hai_pinned(job);
+  const float *weight = hai_weight(job) - job->rect.key_begin;
+  int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, t = 0;
+  uint64_t seed = job->plan->params.seed, total = 0, below = 0, point = 0;
+  int32_t count = 0;
+  float sum = 0.0f;
+  int pass;
+  for (pass = 0; pass < 2; pass++) /* the sum of weights, then the table's total */
+    for (rank = 0; rank < job->rect.n_key; rank++) {
+      if (hai_is_pinned(job, pinned, order[rank])) continue;
+      if (pass == 0)
+        sum += weight[order[rank]];
+      else
+        total += hai_units(weight[order[rank]], sum, n);
+    }
+  for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
+    uint64_t units;
+    int64_t hits = 0;
+    if (hai_is_pinned(job, pinned, order[rank])) continue;
+    units = hai_units(weight[order[rank]], sum, n);
+    for (; t < m; t++, hits++) { /* part t is [total t / m, total (t + 1) / m), cut without overflow */
+      uint64_t whole = total / (uint64_t)m, rest = total % (uint64_t)m, step = (uint64_t)t;
+      uint64_t begin = whole * step + rest * step / (uint64_t)m;
+      uint64_t end = whole * (step + 1) + rest * (step + 1) / (uint64_t)m;
+      point = hai_uniform(begin, end - begin, hai_random(seed, job->rect.region, HAI_FOR_COLUMNS, step));
+      if (point >= below + units) break;
+    }
+    if (hits)
+      columns[count++] =
+          hai_column_at(job, rank, parts, hai_log((float)hits / (float)m * ((float)total / (float)units)));
+    below += units;
+  }
+  return count;
+}
+
+/* Pins and columns of a rectangle for one query head. Cost: O(n_key). */
+static void hai_stage_columns(hai_job *job) {
+  const hyperattn_params *p = &job->plan->params;
+  int32_t *counts = hai_counts(job);
+  int64_t n;
+  counts[0] = hai_pin(job);
+  n = job->rect.n_key - counts[0];
+  counts[1] = job->plan->weighing && p->sample_size < n
+                  ? hai_draw_weighted(job, n, p->sample_size, hai_columns(job))
+                  : hai_draw_uniform(job, n, p->sample_size, hai_columns(job));
+}
+
+/* ---- Pairing query groups with key sub-blocks by score ---- */
+
+/* mean [dim] of rows order[begin .. end - 1], those below `skip` left out. */
+static void hai_mean_row(const hyperattn_input *x, int64_t batch, int64_t head, const int32_t *order,
+                         int64_t begin, int64_t end, int64_t skip, int64_t dim, float *mean) {
+  int64_t i, t, n = 0;
+  for (t = 0; t < dim; t++) mean[t] = 0.0f;
+  for (i = begin; i < end; i++) {
+    const float *row = hai_row(x, batch, head, order[i]);
+    if (order[i] < skip) continue;
+    for (t = 0; t < dim; t++) mean[t] += row[t];
+    n++;
+  }
+  for (t = 0; t < dim && n; t++) mean[t] /= (float)n;
+}
+
+/* Mean keys of some sub-blocks; sinks, pinned for every head, stay out. */
+static void hai_stage_means(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim,
+          i = job->chunk * HAI_TASK_GROUPS;
+  int64_t end = hai_min(i + HAI_TASK_GROUPS, parts);
+  for (; i < end; i++)
+    hai_mean_row(&plan->problem->key, job->batch, job->kv_head, hai_key_order(job),
+                 hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
+                 plan->params.sink_keys, dim, hai_mean(job) + i * dim);
+}
+
+/* Each query group takes the sub-blocks whose mean key its mean query likes best.
+   Cost: (queries / query_group) * (keys / key_group) products of head_dim. */
+static void hai_stage_pair(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int64_t dim = plan->problem->head_dim, n_query = job->rect.n_query, n_key = job->rect.n_key, first, block;
+  int64_t groups = hai_query_parts(plan, n_query, n_key), blocks = hai_key_parts(plan, n_key);
+  int64_t end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups);
+  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), i, j, n;
+  float *best = (float *)(void *)job->scratch, *query = best + (int64_t)lanes * plan->take;
+  for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
+    n = (int)hai_min(lanes, end - first);
+    for (i = 0; i < lanes; i++) {
+      int64_t g = first + i;
+      tile->row[i] = i < n ? query + i * dim : NULL;
+      if (i < n)
+        hai_mean_row(&plan->problem->query, job->batch, job->head, hai_query_order(job),
+                     hai_cut(n_query, groups, g), hai_cut(n_query, groups, g + 1), 0, dim, query + i * dim);
+    }
+    plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
+    hai_tile_aim(tile, 0, n);
+    for (block = 0; block < blocks; block += HAI_CHUNK) {
+      int count = (int)hai_min(HAI_CHUNK, blocks - block);
+      for (j = 0; j < count; j++) tile->key[j] = hai_mean(job) + (block + j) * dim;
+      plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+      for (i = 0; i < n; i++)
+        for (j = 0; j < count; j++) {
+          int held = (int)hai_min(take, block + j);
+          hai_offer(best + (int64_t)i * plan->take, hai_choice(job, first + i), &held, take,
+                    tile->score[j * lanes + i], (int32_t)(block + j));
+        }
+    }
+    for (i = 0; i < n; i++) hai_sort_ids(best + (int64_t)i * plan->take, hai_choice(job, first + i), take);
+  }
+}
+
+/* ==== 9. Attention ===================================================================================
+   Exact regions and approximated rectangles, tile by tile. */
+
+/* Exact attention of HAI_TASK_QUERIES rows of a kv head: row r is query r / heads_per_kv of head r %
+   heads_per_kv, so that heads that share keys fill a tile together. A query at position P meets keys 0
+   .. P, or, where rectangles are approximated, those of its diagonal segment and of its window. */
+static void hai_stage_exact(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const hyperattn_problem *p = plan->problem;
+  int64_t group = plan->heads_per_kv, segments = (int64_t)1 << plan->depth,
+          row = job->chunk * HAI_TASK_QUERIES;
+  int64_t end = hai_min(row + HAI_TASK_QUERIES, p->n_query * group);
+  int n, i;
+  for (; row < end; row += n) {
+    uint64_t final = 0;
+    n = (int)hai_min(plan->kernel->lanes, end - row);
+    for (i = 0; i < n; i++) {
+      int64_t query = (row + i) / group, last = p->causal ? query + p->n_key - p->n_query : p->n_key - 1;
+      int64_t x = last - plan->key_skip; /* place within the square */
+      int64_t segment = 0, first = 0;
+      if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
+        segment = hai_part_of(plan->square, segments, x);
+        first = plan->key_skip + hai_cut(plan->square, segments, segment);
+        first = hai_max(0, hai_min(first, last - plan->params.window + 1));
+      }
+      final |= (uint64_t)(x < 0 || (segment == 0 && !plan->outer)) << i;
+      hai_tile_query(job, i, job->kv_head * group + (row + i) % group, query, first, last);
+    }
+    hai_tile_open(job, n, plan->scale, p->value_dim);
+    job->tile->guard = p->causal;
+    hai_tile_run(job, 0, p->n_key);
+    hai_tile_close(job, final);
+  }
+}
+
+/* ---- An approximated rectangle: blocks, pins, columns ---- */
+
+/* Puts the query at a sorted position into a lane, and the lane into its query group. Positions come
+   ascending. */
+static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  hai_group *group = &tile->group[tile->n_groups ? tile->n_groups - 1 : 0];
+  int64_t row = hai_query_order(job)[position],
+          parts = hai_query_parts(plan, job->rect.n_query, job->rect.n_key), id;
+  hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(plan, row));
+  if (!parts) return;
+  id = hai_part_of(job->rect.n_query, parts, position);
+  if (!tile->n_groups || group->id != id) {
+    group = &tile->group[tile->n_groups++];
+    group->id = (int32_t)id;
+    group->begin = lane;
+    group->blocks =
+        plan->by_score ? hai_choice(job, id) : &group->id; /* by rank: the block of equal rank */
+    group->n_blocks = (int)hai_min(plan->take, hai_key_parts(plan, job->rect.n_key));
+  }
+  group->end = lane + 1;
+}
+
+/* Lanes whose group holds a sub-block. Sub-blocks are asked for in ascending order, after at = 0. */
+static uint64_t hai_tile_holds(hai_tile *tile, int32_t block) {
+  uint64_t bits = 0;
+  int g;
+  for (g = 0; g < tile->n_groups; g++) {
+    hai_group *group = &tile->group[g];
+    while (group->at < group->n_blocks && group->blocks[group->at] < block) group->at++;
+    if (group->at < group->n_blocks && group->blocks[group->at] == block)
+      bits |= hai_lane_bits(group->begin, group->end);
+  }
+  return bits;
+}
+
+static void hai_tile_rewind(hai_tile *tile) {
+  int g;
+  for (g = 0; g < tile->n_groups; g++) tile->group[g].at = 0;
+}
+
+/* Each group meets the keys of its sub-blocks, weight 1; pinned ones come later, for all. */
+static void hai_attend_blocks(hai_job *job) {
+  hai_tile *tile = job->tile;
+  const int32_t *order = hai_key_order(job);
+  const uint32_t *pinned = hai_pinned(job);
+  int64_t n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
+  int g, b;
+  for (g = 0; g < tile->n_groups; g++) {
+    const hai_group *group = &tile->group[g];
+    uint64_t bits = hai_lane_bits(group->begin, group->end);
+    hai_tile_aim(tile, group->begin, group->end);
+    for (b = 0; b < group->n_blocks; b++)
+      for (rank = hai_cut(n_key, parts, group->blocks[b]);
+           rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++)
+        if (!hai_is_pinned(job, pinned, order[rank])) hai_tile_push(job, order[rank], 0.0f, bits);
+    hai_tile_flush(job);
+  }
+}
+
+static void hai_attend_pins(hai_job *job) {
+  const int32_t *pins = hai_pins(job);
+  int32_t n = hai_counts(job)[0], i;
+  hai_tile_aim(job->tile, 0, job->tile->n);
+  for (i = 0; i < n; i++) hai_tile_push(job, pins[i], 0.0f, ~(uint64_t)0);
+}
+
+/* All queries meet the sampled columns, but for those whose block holds the column already. */
+static void hai_attend_columns(hai_job *job) {
+  const hai_column *columns = hai_columns(job);
+  int32_t n = hai_counts(job)[1], i;
+  hai_tile_aim(job->tile, 0, job->tile->n);
+  hai_tile_rewind(job->tile);
+  for (i = 0; i < n; i++)
+    hai_tile_push(job, columns[i].key, columns[i].log_weight, ~hai_tile_holds(job->tile, columns[i].block));
+  hai_tile_flush(job);
+}
+
+/* ---- Algorithm 2's normaliser ---- */
+
+/* ln of the sum that a lane has met. */
+static float hai_tile_lse(const hai_tile *tile, int lane) {
+  return tile->l[lane] == 0.0f ? -hai_inf() : tile->m[lane] + hai_log(tile->l[lane]);
+}
+
+/* ln T over some of the sampled rows, one from each stratum of the sorted queries: their sums over all keys
+   outside their blocks and the pins. Cost: sample_size * n_key in all. */
+static void hai_stage_cap(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const int32_t *order = hai_key_order(job);
+  const uint32_t *pinned = hai_pinned(job);
+  int64_t n_query = job->rect.n_query, n_key = job->rect.n_key, parts = hai_key_parts(plan, n_key), rank;
+  int64_t rows = hai_min(plan->params.sample_size, n_query), at = job->chunk * HAI_TASK_QUERIES;
+  int64_t end = hai_min(at + HAI_TASK_QUERIES, rows);
+  float most = -hai_inf();
+  int n, i;
+  for (; at < end; at += n) {
+    n = (int)hai_min(plan->kernel->lanes, end - at);
+    job->tile->n_groups = 0;
+    for (i = 0; i < n; i++) {
+      uint64_t random = hai_random(plan->params.seed, job->rect.region, HAI_FOR_CAP, (uint64_t)(at + i));
+      hai_tile_sorted(job, i, hai_draw(n_query, rows, at + i, random));
+    }
+    hai_tile_open(job, n, plan->scale, 0);
+    hai_tile_rewind(job->tile);
+    for (rank = 0; rank < n_key; rank++)
+      if (!hai_is_pinned(job, pinned, order[rank])) {
+        int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
+        hai_tile_push(job, order[rank], 0.0f, ~hai_tile_holds(job->tile, block));
+      }
+    hai_tile_flush(job);
+    for (i = 0; i < n; i++) most = hai_tile_lse(job->tile, i) > most ? hai_tile_lse(job->tile, i) : most;
+  }
+  hai_cap(job)[job->chunk] = most;
+}
+
+/* Columns under the capped, floored normaliser: C = eps^2 m / (n ln n) (B + T / kappa), D = B + max(sum
+   over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D. B is what the tile has met
+   so far; the numerator is not capped. In logarithms, since the sums may exceed a float's range. */
+static void hai_attend_columns_capped(hai_job *job) {
+  const hyperattn_params *p = &job->plan->params;
+  hai_tile *tile = job->tile;
+  int lanes = tile->kernel->lanes, i;
+  float *block = tile->spare, *m = block + lanes, *clip = m + lanes;
+  float n = (float)job->rect.n_key, least = -hai_inf();
+  float rate = 2.0f * hai_log(p->cap_epsilon) + hai_log((float)p->sample_size) - hai_log(n * hai_log(n));
+  int64_t value_dim = tile->value_dim,
+          chunks = hai_ceil_div(hai_min(p->sample_size, job->rect.n_query), HAI_TASK_QUERIES);
+  int64_t c, t;
+  for (c = 0; c < chunks && p->cap_kappa > 0.0f; c++)
+    least = hai_cap(job)[c] > least ? hai_cap(job)[c] : least;
+  if (p->cap_kappa > 0.0f) least -= hai_log(p->cap_kappa);
+  for (i = 0; i < tile->n; i++) {
+    block[i] = hai_tile_lse(tile, i);
+    clip[i] = p->cap_epsilon > 0.0f ? rate + hai_log_add(block[i], least) : hai_inf();
+  }
+  hai_attend_columns(job);
+  for (i = 0; i < tile->n; i++) {
+    m[i] = tile->m[i];
+    tile->m[i] = -hai_inf();
+    tile->l[i] = 0.0f;
+  }
+  tile->clip = clip;
+  tile->value_dim = 0;
+  hai_attend_columns(job);
+  tile->clip = NULL;
+  tile->value_dim = value_dim;
+  for (i = 0; i < tile->n; i++) {
+    float rest = hai_tile_lse(tile, i);
+    float sum = hai_log_add(block[i], rest > least ? rest : least);
+    float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
+    for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
+    tile->m[i] = sum == -hai_inf() ? 0.0f : sum;
+    tile->l[i] = sum == -hai_inf() ? 0.0f : 1.0f;
+  }
+}
+
+/* HAI_TASK_QUERIES queries of a rectangle and one head, in sorted order, meet what was chosen for them. */
+static void hai_stage_attend(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int64_t at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
+  int exact = job->level >= plan->depth && plan->outer_exact, n, i;
+  for (; at < end; at += n) {
+    n = (int)hai_min(plan->kernel->lanes, end - at);
+    tile->n_groups = 0;
+    for (i = 0; i < n; i++) {
+      int64_t row = job->rect.query_begin + at + i;
+      if (exact)
+        hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
+      else
+        hai_tile_sorted(job, i, at + i);
+    }
+    hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+    if (plan->problem->causal) hai_tile_resume(job);
+    if (exact) {
+      hai_tile_run(job, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+    } else {
+      hai_attend_blocks(job);
+      hai_attend_pins(job);
+      if (hai_capping(plan)) {
+        hai_tile_flush(job);
+        hai_attend_columns_capped(job);
+      } else {
+        hai_attend_columns(job);
+      }
+    }
+    hai_tile_close(job, job->rect.last ? ~(uint64_t)0 : 0);
+  }
+}
+
+/* ==== 10. Phases =====================================================================================
+   Phase by phase, independent tasks: a task is (batch, head, rectangle, chunk), and writes what no other task
+   of its phase touches. */
+
+static int hai_phases(const hai_plan *plan) {
+  return plan->n_once + hai_plan_levels(plan) * plan->n_stages;
+}
+
+/* The stage of a phase, and its level (0 for stages that run once). */
+static hai_stage hai_phase_stage(const hai_plan *plan, int phase, int *level) {
+  int n = phase - plan->n_once;
+  *level = n < 0 ? 0 : n / plan->n_stages;
+  return (hai_stage)(n < 0 ? plan->once[phase] : plan->stages[n % plan->n_stages]);
+}
+
+/* Tasks of a phase along each axis but the batch: heads (kv heads first, then query heads), rectangles,
+   chunks. */
+typedef struct hai_grid {
+  int64_t kv_heads, heads, rects, chunks;
+} hai_grid;
+
+static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level) {
+  const hyperattn_problem *p = plan->problem;
+  hai_grid g;
+  int once = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_HASH;
+  int64_t n_query = once ? p->n_query : hai_level_queries(plan, level);
+  int64_t n_key = once ? p->n_key : hai_level_keys(plan, level);
+  int of_keys = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_MEANS;
+  g.kv_heads = of_keys || stage == HAI_STAGE_HASH || stage == HAI_STAGE_ORDER ? p->n_kv_heads : 0;
+  g.heads = of_keys ? 0 : p->n_heads;
+  g.rects = once ? 1 : hai_plan_rects(plan, level);
+  g.chunks = 1;
+  switch (stage) {
+    case HAI_STAGE_EXACT: g.chunks = hai_ceil_div(n_query * plan->heads_per_kv, HAI_TASK_QUERIES); break;
+    case HAI_STAGE_HASH: g.chunks = hai_ceil_div(hai_max(n_query, n_key), HAI_TASK_ROWS); break;
+    case HAI_STAGE_MEANS: g.chunks = hai_ceil_div(hai_key_parts(plan, n_key), HAI_TASK_GROUPS); break;
+    case HAI_STAGE_PROBE:
+    case HAI_STAGE_WEIGH: g.chunks = hai_probe_chunks(n_key); break;
+    case HAI_STAGE_PAIR:
+      g.chunks = hai_ceil_div(hai_query_parts(plan, n_query, n_key), HAI_TASK_GROUPS);
+      break;
+    case HAI_STAGE_CAP:
+      g.chunks = hai_ceil_div(hai_min(plan->params.sample_size, n_query), HAI_TASK_QUERIES);
+      break;
+    case HAI_STAGE_ATTEND: g.chunks = hai_ceil_div(n_query, HAI_TASK_QUERIES); break;
+    case HAI_STAGE_ORDER:
+    case HAI_STAGE_COLUMNS: break;
+  }
+  if (!once && level >= plan->depth && plan->outer_exact && stage != HAI_STAGE_ATTEND)
+    g.chunks = 0; /* no choice */
+  return g;
+}
+
+static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
+  int level;
+  hai_stage stage = hai_phase_stage(plan, phase, &level);
+  hai_grid g = hai_phase_grid(plan, stage, level);
+  return plan->problem->batch * (g.kv_heads + g.heads) * g.rects * g.chunks;
+}
+
+static char *hai_align(void *workspace) {
+  uintptr_t slack = (uintptr_t)0 - (uintptr_t)workspace;
+  return (char *)workspace + slack % HAI_ALIGN;
+}
+
+/* Task `index` of a phase: which head, rectangle and chunk it is about. */
+static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase, int64_t index,
+                            int worker) {
+  hai_stage stage = hai_phase_stage(plan, phase, &job->level);
+  hai_grid g = hai_phase_grid(plan, stage, job->level);
+  int64_t head;
+  job->plan = plan;
+  job->base = hai_align(workspace);
+  job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * (size_t)worker;
+  job->chunk = index % g.chunks;
+  index /= g.chunks;
+  job->rect = hai_rect_at(plan, job->level, index % g.rects);
+  index /= g.rects;
+  head = index % (g.kv_heads + g.heads);
+  job->batch = index / (g.kv_heads + g.heads);
+  job->head = head < g.kv_heads ? -1 : head - g.kv_heads;
+  job->kv_head = head < g.kv_heads ? head : job->head / plan->heads_per_kv;
+  hai_tile_place(job);
+  return stage;
+}
+
+static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
+  hai_job job;
+  switch (hai_job_at(&job, plan, workspace, phase, index, worker)) {
+    case HAI_STAGE_EXACT: hai_stage_exact(&job); break;
+    case HAI_STAGE_HASH: hai_stage_hash(&job); break;
+    case HAI_STAGE_ORDER: hai_stage_order(&job); break;
+    case HAI_STAGE_MEANS: hai_stage_means(&job); break;
+    case HAI_STAGE_PROBE: hai_stage_probe(&job); break;
+    case HAI_STAGE_WEIGH: hai_stage_weigh(&job); break;
+    case HAI_STAGE_COLUMNS: hai_stage_columns(&job); break;
+    case HAI_STAGE_PAIR: hai_stage_pair(&job); break;
+    case HAI_STAGE_CAP: hai_stage_cap(&job); break;
+    case HAI_STAGE_ATTEND: hai_stage_attend(&job); break;
+  }
+}
+
+/* ==== 11. Entry points =============================================================================== */
+
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+  switch ((int)status) {
+#define HAI_STATUS_CASE(name, code, text) \
+  case code: return text;
+    HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
+#undef HAI_STATUS_CASE
+    default: return "unknown status";
+  }
+}
+
+HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
+  hyperattn_params p;
+  HYPERATTN_MEMSET(&p, 0, sizeof p);
+  p.method = HYPERATTN_HYPER;
+  p.min_seq_len = 4096;
+  p.block_size = 256;
+  p.sample_size = 256;
+  p.lsh_bits = 7;
+  p.order = HYPERATTN_ORDER_SORTLSH;
+  p.sampling = HYPERATTN_SAMPLE_UNIFORM;
+  p.isa = HYPERATTN_ISA_AUTO;
+  return p;
+}
+
+HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+  hyperattn_params p = hyperattn_paper_params();
+  p.min_seq_len = 1024;
+  p.sample_size = 192;
+  p.heavy_keys = 64;
+  p.sink_keys = 4;
+  p.probe_queries = 128;
+  p.window = 256;
+  p.lsh_bits = 12;
+  p.query_group = 16;
+  p.key_group = 16;
+  p.order = HYPERATTN_ORDER_POSITION;
+  p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
+  return p;
+}
+
+HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
+                                              const hyperattn_params *params, int n_workers) {
+  hai_plan plan;
+  if (n_workers < 1 || hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0;
+  return hai_layout_size(&plan.layout, n_workers);
+}
+
+static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
+                                  const hyperattn_params *params, const void *workspace,
+                                  size_t workspace_size, int n_workers) {
+  hyperattn_status status = hai_resolve(plan, problem, params);
+  return status == HYPERATTN_OK ? hai_check_buffers(plan, workspace, workspace_size, n_workers) : status;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
+                                               const hyperattn_params *params, const void *workspace,
+                                               size_t workspace_size, int n_workers) {
+  hai_plan plan;
+  return hai_check(&plan, problem, params, workspace, workspace_size, n_workers);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
+                                                 const hyperattn_params *params, void *workspace,
+                                                 size_t workspace_size) {
+  hai_plan plan;
+  hyperattn_status status = hai_check(&plan, problem, params, workspace, workspace_size, 1);
+  int phase;
+  int64_t index, n;
+  if (status != HYPERATTN_OK) return status;
+  for (phase = 0; phase < hai_phases(&plan); phase++)
+    for (index = 0, n = hai_phase_tasks(&plan, phase); index < n; index++)
+      hai_run(&plan, workspace, phase, index, 0);
+  return HYPERATTN_OK;
+}
+
+typedef struct hai_parallel_phase {
+  const hai_plan *plan;
+  void *workspace;
+  int phase;
+} hai_parallel_phase;
+
+static void hai_parallel_task(void *arg, int64_t index, int worker) {
+  const hai_parallel_phase *p = (const hai_parallel_phase *)arg;
+  hai_run(p->plan, p->workspace, p->phase, index, worker);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_problem *problem,
+                                                          const hyperattn_params *params,
+                                                          const hyperattn_parallel *parallel,
+                                                          void *workspace, size_t workspace_size) {
+  hai_plan plan;
+  hai_parallel_phase p;
+  hyperattn_status status;
+  if (!parallel || !parallel->parallel_for) return HYPERATTN_ERROR_NULL_PARALLEL;
+  status = hai_check(&plan, problem, params, workspace, workspace_size, parallel->n_workers);
+  if (status != HYPERATTN_OK) return status;
+  p.plan = &plan;
+  p.workspace = workspace;
+  for (p.phase = 0; p.phase < hai_phases(&plan); p.phase++) {
+    int64_t n = hai_phase_tasks(&plan, p.phase);
+    if (n) parallel->parallel_for(parallel->context, n, hai_parallel_task, &p);
+  }
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params) {
+  hai_plan plan;
+  return hai_resolve(&plan, problem, params) == HYPERATTN_OK ? hai_phases(&plan) : 0;
+}
+
+HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
+                                            const hyperattn_params *params, int phase) {
+  hai_plan plan;
+  if (hai_resolve(&plan, problem, params) != HYPERATTN_OK || phase < 0 || phase >= hai_phases(&plan))
+    return 0;
+  return hai_phase_tasks(&plan, phase);
+}
+
+HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hyperattn_params *params,
+                                      void *workspace, int phase, int64_t index, int worker) {
+  hai_plan plan;
+  if (hai_resolve(&plan, problem, params) == HYPERATTN_OK) hai_run(&plan, workspace, phase, index, worker);
+}
+
+static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
+                                        const hyperattn_output *a, const float *lse_a,
+                                        const hyperattn_input *b, const float *lse_b) {
+  hai_span spans[4]; /* out a, lse a, out b, lse b */
+  hyperattn_status status;
+  if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
+  if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
+  if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
+  if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
+  if ((int)a->dtype < HYPERATTN_F32 || (int)a->dtype > HYPERATTN_Q8_0 || (int)b->dtype < HYPERATTN_F32 ||
+      (int)b->dtype > HYPERATTN_Q8_0)
+    return HYPERATTN_ERROR_DTYPE;
+  if (a->dtype != HYPERATTN_F32 || b->dtype != HYPERATTN_F32) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (batch == 0 || n_query == 0) return HYPERATTN_OK;
+  if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
+  if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
+  status = hai_check_output(&spans[0], a, batch, n_heads, n_query, value_dim);
+  if (status == HYPERATTN_OK) status = hai_check_lse(&spans[1], lse_a, batch, n_heads, n_query);
+  if (status == HYPERATTN_OK) status = hai_check_input(&spans[2], b, batch, n_heads, n_query, value_dim);
+  if (status == HYPERATTN_OK) status = hai_check_lse(&spans[3], lse_b, batch, n_heads, n_query);
+  return status == HYPERATTN_OK ? hai_check_overlap(spans, 2, 4) : status;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
+                                               int64_t value_dim, hyperattn_output a, float *lse_a,
+                                               hyperattn_input b, const float *lse_b) {
+  hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &a, lse_a, &b, lse_b);
+  hyperattn_input a_in;
+  int64_t i, h, q, t, flat = 0;
+  if (status != HYPERATTN_OK) return status;
+  a_in.data = a.data, a_in.dtype = a.dtype;
+  a_in.batch_stride = a.batch_stride, a_in.head_stride = a.head_stride, a_in.row_stride = a.row_stride;
+  for (i = 0; i < batch; i++)
+    for (h = 0; h < n_heads; h++)
+      for (q = 0; q < n_query; q++, flat++) {
+        float *out_a = (float *)a.data + (hai_row(&a_in, i, h, q) - (const float *)a.data);
+        const float *out_b = hai_row(&b, i, h, q);
+        float lse = hai_log_add(lse_a[flat], lse_b[flat]), weight_a, weight_b;
+        if (lse_b[flat] == -hai_inf()) continue;
+        weight_a = lse_a[flat] == -hai_inf() ? 0.0f : hai_exp(lse_a[flat] - lse);
+        weight_b = lse_a[flat] == -hai_inf() ? 1.0f : hai_exp(lse_b[flat] - lse);
+        for (t = 0; t < value_dim; t++)
+          out_a[t] = weight_a == 0.0f ? weight_b * out_b[t] : weight_a * out_a[t] + weight_b * out_b[t];
+        lse_a[flat] = lse;
+      }
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) { return hai_kernel_of(HYPERATTN_ISA_AUTO)->isa; }
+
+HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
+  switch ((int)isa) {
+    case HYPERATTN_ISA_AUTO: return "auto";
+    case HYPERATTN_ISA_SCALAR: return "scalar";
+    case HYPERATTN_ISA_AVX2: return "avx2";
+    case HYPERATTN_ISA_AVX512: return "avx512";
+    case HYPERATTN_ISA_AVX512_BF16: return "avx512-bf16";
+    case HYPERATTN_ISA_NEON: return "neon";
+    default: return "unknown";
+  }
+}
+
+#undef HAI_MAX_DIM
+#undef HAI_MAX_LANES
+#undef HAI_CHUNK
+#undef HAI_ALIGN
+#undef HAI_MAX_STAGES
+#undef HAI_TASK_QUERIES
+#undef HAI_TASK_ROWS
+#undef HAI_TASK_GROUPS
+#undef HAI_PROBE_CHUNKS
+#undef HAI_PROBE_KEYS
+#undef HAI_SCALAR_LANES
+
+#endif /* HYPERATTN_IMPLEMENTATION */

@@ -1,0 +1,2 @@
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Builds and runs every test: sh tests/run.sh [PRESET]   (test, or sanitize; default: both)
+# Installs what is missing (cmocka, pkg-config, a second compiler) by apt, dnf or brew; says so where it cannot.
+set -eu
+cd "$(dirname "$0")/.."
+
+sudo=
+[ "$(id -u)" = 0 ] || ! command -v sudo >/dev/null 2>&1 || sudo=sudo
+
+has_cmocka() { pkg-config --exists cmocka 2>/dev/null; }
+if ! has_cmocka || ! command -v clang++ >/dev/null 2>&1 || ! command -v g++ >/dev/null 2>&1 ||
+  ! command -v make >/dev/null 2>&1; then
+  if command -v apt-get >/dev/null 2>&1; then
+    $sudo apt-get update -qq || true
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      libcmocka-dev pkg-config make g++ clang >/dev/null || true
+  elif command -v dnf >/dev/null 2>&1; then
+    $sudo dnf install -y -q libcmocka-devel pkgconf make gcc-c++ clang || true
+  elif command -v brew >/dev/null 2>&1; then
+    brew install -q cmocka pkg-config || true
+  fi
+fi
+has_cmocka || { echo "tests/run.sh: cmocka is missing and could not be installed" >&2; exit 1; }
+
+for preset in ${1:-test sanitize}; do
+  cmake --workflow --preset "$preset"
+done

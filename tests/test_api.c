@@ -1,0 +1,493 @@
+/* The interface: layouts, heads, slices, workers, merging, and every mistake with its own status. */
+#include "support.h"
+
+static const int n_presets = 3;
+static hyperattn_params preset(int which) {
+  hyperattn_params p = small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 24, 12, 10);
+  if (which == 2) p.method = HYPERATTN_EXACT;
+  return p;
+}
+
+/* Rows-first tensors, packed QKV, negative and zero strides: the bits of contiguous ones. */
+static void test_strides(void **state) {
+  (void)state;
+  enum { B = 2, H = 4, KV = 2, N = 120, D = 8, ROW = (H + 2 * KV) * D + 5 };
+  for (int which = 0; which < n_presets; which++) {
+    call c = new_call(B, H, KV, N, N, D, D, 1, 81), d = c;
+    c.params = preset(which);
+    run(&c);
+    float *packed = (float *)test_alloc(B * N * ROW * sizeof(float)), *out = (float *)test_alloc(N * B * H * D * sizeof(float));
+    for (int b = 0; b < B; b++)
+      for (int i = 0; i < N; i++) {
+        float *row = packed + (b * N + (N - 1 - i)) * ROW; /* last row first: a negative stride */
+        for (int t = 0; t < H * D; t++) row[t] = c.q[((b * H + t / D) * N + i) * D + t % D];
+        for (int t = 0; t < KV * D; t++) row[H * D + t] = c.k[((b * KV + t / D) * N + i) * D + t % D];
+        for (int t = 0; t < KV * D; t++) row[(H + KV) * D + t] = c.v[((b * KV + t / D) * N + i) * D + t % D];
+      }
+    hyperattn_problem *p = &d.problem;
+    d.params = c.params;
+    d.lse = (float *)test_alloc((size_t)lse_size(p) * sizeof(float));
+    p->lse = d.lse;
+    float *last = packed + (N - 1) * ROW;
+    p->query.data = last, p->key.data = last + H * D, p->value.data = last + (H + KV) * D;
+    p->query.batch_stride = p->key.batch_stride = p->value.batch_stride = N * ROW;
+    p->query.head_stride = p->key.head_stride = p->value.head_stride = D;
+    p->query.row_stride = p->key.row_stride = p->value.row_stride = -ROW;
+    p->out.data = out;
+    p->out.batch_stride = H * D, p->out.head_stride = D, p->out.row_stride = B * H * D;
+    run(&d);
+    for (int b = 0; b < B; b++)
+      for (int h = 0; h < H; h++)
+        for (int i = 0; i < N; i++)
+          assert_memory_equal(out + ((i * B + b) * H + h) * D, c.out + ((b * H + h) * N + i) * D, D * sizeof(float));
+    assert_memory_equal(c.lse, d.lse, (size_t)lse_size(p) * sizeof(float));
+    free(packed), free(out), free(d.lse);
+    free_call(&c);
+  }
+}
+
+/* Zero strides: every head and batch reads the same rows. Strides of dimensions of size 1 are not looked at. */
+static void test_zero_and_idle_strides(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 100, 100, 8, 8, 1, 83);
+  c.params = preset(1);
+  run(&c);
+  call d = c;
+  d.problem.batch = 2, d.problem.n_heads = 3, d.problem.n_kv_heads = 3;
+  d.out = (float *)test_alloc((size_t)out_size(&d.problem) * sizeof(float));
+  d.lse = (float *)test_alloc((size_t)lse_size(&d.problem) * sizeof(float));
+  bind(&d);
+  d.problem.query.batch_stride = d.problem.query.head_stride = 0;
+  d.problem.key.batch_stride = d.problem.key.head_stride = 0;
+  d.problem.value.batch_stride = d.problem.value.head_stride = 0;
+  run(&d);
+  for (int i = 0; i < 6; i++) assert_memory_equal(d.out + i * 800, c.out, 800 * sizeof(float));
+  free(d.out), free(d.lse);
+  c.problem.query.batch_stride = c.problem.key.head_stride = c.problem.out.batch_stride = PTRDIFF_MIN;
+  c.problem.out.head_stride = PTRDIFF_MAX;
+  float before = c.out[799];
+  run(&c);
+  assert_true(before == c.out[799]);
+  free_call(&c);
+}
+
+/* Heads that share a kv head give the bits of heads with keys of their own. */
+static void test_grouped_heads_equal_expanded(void **state) {
+  (void)state;
+  for (int which = 0; which < n_presets; which++)
+    for (int causal = 0; causal < 2; causal++) {
+      call c = new_call(2, 6, 2, 130, 140, 8, 6, causal, 89), d = new_call(2, 6, 6, 130, 140, 8, 6, causal, 89);
+      c.params = d.params = preset(which);
+      memcpy(d.q, c.q, 2 * 6 * 130 * 8 * sizeof(float));
+      for (int h = 0; h < 12; h++) {
+        memcpy(d.k + h * 140 * 8, c.k + h / 3 * 140 * 8, 140 * 8 * sizeof(float));
+        memcpy(d.v + h * 140 * 6, c.v + h / 3 * 140 * 6, 140 * 6 * sizeof(float));
+      }
+      run(&c), run(&d);
+      assert_memory_equal(c.out, d.out, (size_t)out_size(&c.problem) * sizeof(float));
+      assert_memory_equal(c.lse, d.lse, (size_t)lse_size(&c.problem) * sizeof(float));
+      free_call(&c), free_call(&d);
+    }
+}
+
+/* One head of one batch alone gives its bits of the whole. */
+static void test_slices_equal_the_whole(void **state) {
+  (void)state;
+  for (int which = 0; which < n_presets; which++) {
+    call c = new_call(2, 4, 2, 130, 130, 8, 8, 1, 97), d = c;
+    c.params = preset(which);
+    run(&c);
+    d.params = c.params;
+    d.problem.batch = 1, d.problem.n_heads = 1, d.problem.n_kv_heads = 1;
+    d.q = c.q + 7 * 130 * 8, d.k = c.k + 3 * 130 * 8, d.v = c.v + 3 * 130 * 8; /* batch 1, head 3, kv head 1 */
+    d.out = (float *)test_alloc(130 * 8 * sizeof(float)), d.lse = (float *)test_alloc(130 * sizeof(float));
+    bind(&d);
+    run(&d);
+    assert_memory_equal(d.out, c.out + 7 * 130 * 8, 130 * 8 * sizeof(float));
+    assert_memory_equal(d.lse, c.lse + 7 * 130, 130 * sizeof(float));
+    free(d.out), free(d.lse);
+    free_call(&c);
+  }
+}
+
+/* The same seed gives the same bits; another gives others. */
+static void test_seeds(void **state) {
+  (void)state;
+  for (int which = 0; which < 2; which++) {
+    call c = new_call(1, 1, 1, 200, 200, 8, 8, 0, 101);
+    float again[200 * 8];
+    c.params = preset(which);
+    c.params.seed = 5;
+    run(&c);
+    memcpy(again, c.out, sizeof again);
+    run(&c);
+    assert_memory_equal(again, c.out, sizeof again);
+    c.params.seed = 6;
+    run(&c);
+    assert_memory_not_equal(again, c.out, sizeof again);
+    free_call(&c);
+  }
+}
+
+/* ---- Workers ---- */
+
+/* Runs tasks backwards and deals them out to workers, as any engine might. */
+typedef struct shuffled {
+  int n_workers;
+  int64_t calls;
+} shuffled;
+static void shuffled_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
+  shuffled *s = (shuffled *)context;
+  s->calls++;
+  for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % s->n_workers));
+}
+
+static void test_any_number_of_workers_gives_the_same_bits(void **state) {
+  static const int workers[] = {1, 2, 3, 7};
+  (void)state;
+  for (int which = 0; which < n_presets; which++)
+    for (int causal = 0; causal < 2; causal++) {
+      call c = new_call(2, 2, 1, 500, 500, 8, 8, causal, 103);
+      c.params = preset(which);
+      run(&c);
+      float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float));
+      memcpy(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
+      for (int w = 0; w < 4; w++) {
+        shuffled s = {workers[w], 0};
+        hyperattn_parallel parallel = {workers[w], &s, shuffled_for};
+        size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, workers[w]);
+        void *workspace = test_alloc(bytes);
+        memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
+        assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &parallel, workspace, bytes), HYPERATTN_OK);
+        assert_true(s.calls > 0);
+        assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
+        /* and by phases */
+        memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
+        for (int phase = 0; phase < hyperattn_phase_count(&c.problem, &c.params); phase++)
+          for (int64_t i = hyperattn_phase_tasks(&c.problem, &c.params, phase); i-- > 0;)
+            hyperattn_run_task(&c.problem, &c.params, workspace, phase, i, (int)(i * 5 % workers[w]));
+        assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
+        free(workspace);
+      }
+      free(out);
+      free_call(&c);
+    }
+}
+
+static void test_phases_of_invalid_calls(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 100, 100, 8, 8, 1, 1);
+  c.params = preset(1);
+  assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, -1), 0);
+  assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, hyperattn_phase_count(&c.problem, &c.params)), 0);
+  c.params.min_seq_len = 0;
+  assert_int_equal(hyperattn_phase_count(&c.problem, &c.params), 0);
+  assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, 0), 0);
+  assert_int_equal(hyperattn_workspace_size(&c.problem, &c.params, 1), 0);
+  free_call(&c);
+}
+
+/* ---- Workspace ---- */
+
+/* Any alignment; nothing beyond it is touched. */
+static void test_workspace_alignment_and_bounds(void **state) {
+  (void)state;
+  call c = new_call(1, 2, 1, 300, 300, 8, 8, 1, 107);
+  c.params = preset(1);
+  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+  for (size_t shift = 0; shift < 70; shift += 3) {
+    unsigned char *w = (unsigned char *)test_alloc(bytes + 200);
+    memset(w, 0xa5, bytes + 200);
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, w + shift, bytes), HYPERATTN_OK);
+    for (size_t i = 0; i < shift; i++) assert_int_equal(w[i], 0xa5);
+    for (size_t i = shift + bytes; i < bytes + 200; i++) assert_int_equal(w[i], 0xa5);
+    free(w);
+  }
+  free_call(&c);
+}
+
+/* The size never falls as n_query, n_key or n_workers rise. */
+static void test_workspace_never_shrinks(void **state) {
+  (void)state;
+  uint64_t random = 3;
+  for (int round = 0; round < 400; round++) {
+    hyperattn_problem p;
+    memset(&p, 0, sizeof p);
+    p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.head_dim = 16, p.value_dim = 8;
+    p.causal = (int)(test_random(&random) % 2);
+    hyperattn_params a = test_random(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
+    a.min_seq_len = 1 + (int64_t)(test_random(&random) % 300);
+    a.block_size = (int64_t)(test_random(&random) % 100), a.sample_size = (int64_t)(test_random(&random) % 100);
+    if (a.query_group) a.query_group = 1 + (int64_t)(test_random(&random) % 40), a.key_group = 1 + (int64_t)(test_random(&random) % 40);
+    if (a.probe_queries) a.probe_queries = 1 + (int64_t)(test_random(&random) % 40);
+    for (int axis = 0; axis < 2; axis++) {
+      size_t before = 0;
+      p.n_query = p.n_key = (int64_t)(test_random(&random) % 1500);
+      for (int64_t n = 0; n < 1500; n += 1 + (int64_t)(test_random(&random) % 20)) {
+        *(axis ? &p.n_key : &p.n_query) = n;
+        size_t size = hyperattn_workspace_size(&p, &a, 1);
+        assert_true(size >= before && size > 0);
+        assert_true(hyperattn_workspace_size(&p, &a, 2) > size);
+        before = size;
+      }
+    }
+  }
+}
+
+/* ---- Merging ---- */
+
+static void test_merge(void **state) {
+  (void)state;
+  enum { N = 30, NK = 90, CUT = 37, D = 8 };
+  call whole = new_call(1, 2, 2, N, NK, D, D, 0, 109), a = whole, b = whole;
+  whole.params.method = HYPERATTN_EXACT;
+  run(&whole);
+  a.params.method = b.params.method = HYPERATTN_EXACT;
+  a.problem.n_key = CUT, b.problem.n_key = NK - CUT;
+  a.out = (float *)test_alloc(2 * N * D * sizeof(float)), a.lse = (float *)test_alloc(2 * N * sizeof(float));
+  b.out = (float *)test_alloc(2 * N * D * sizeof(float)), b.lse = (float *)test_alloc(2 * N * sizeof(float));
+  a.problem.out.data = a.out, a.problem.lse = a.lse, b.problem.out.data = b.out, b.problem.lse = b.lse;
+  b.problem.key.data = b.k + CUT * D, b.problem.value.data = b.v + CUT * D;
+  run(&a), run(&b);
+  hyperattn_input part = {b.out, HYPERATTN_F32, b.problem.out.batch_stride, b.problem.out.head_stride, b.problem.out.row_stride};
+  float kept_out[2 * N * D], kept_lse[2 * N], empty[2 * N];
+  memcpy(kept_out, a.out, sizeof kept_out), memcpy(kept_lse, a.lse, sizeof kept_lse);
+  for (int i = 0; i < 2 * N; i++) empty[i] = -INFINITY;
+  /* an empty part, on either side, changes no bit, whatever its output holds */
+  assert_int_equal(hyperattn_merge(1, 2, N, D, a.problem.out, a.lse, part, empty), HYPERATTN_OK);
+  assert_memory_equal(kept_out, a.out, sizeof kept_out);
+  assert_memory_equal(kept_lse, a.lse, sizeof kept_lse);
+  float nothing[2 * N * D], nothing_lse[2 * N];
+  for (int i = 0; i < 2 * N * D; i++) nothing[i] = NAN;
+  memcpy(nothing_lse, empty, sizeof empty);
+  hyperattn_output none = a.problem.out;
+  none.data = nothing;
+  assert_int_equal(hyperattn_merge(1, 2, N, D, none, nothing_lse, part, b.lse), HYPERATTN_OK);
+  assert_memory_equal(nothing, b.out, sizeof nothing);
+  assert_memory_equal(nothing_lse, b.lse, sizeof nothing_lse);
+  /* both empty: stays empty */
+  memcpy(nothing_lse, empty, sizeof empty);
+  assert_int_equal(hyperattn_merge(1, 2, N, D, none, nothing_lse, part, empty), HYPERATTN_OK);
+  assert_true(nothing_lse[0] == -INFINITY);
+  /* the two parts make the whole */
+  assert_int_equal(hyperattn_merge(1, 2, N, D, a.problem.out, a.lse, part, b.lse), HYPERATTN_OK);
+  for (int i = 0; i < 2 * N * D; i++) assert_below(fabs((double)a.out[i] - (double)whole.out[i]), 2e-6);
+  for (int i = 0; i < 2 * N; i++) assert_below(fabs((double)a.lse[i] - (double)whole.lse[i]), 2e-6);
+  /* far apart, and at large magnitudes */
+  a.lse[0] = 1e5f, b.lse[0] = 1e5f - 100.0f;
+  memcpy(kept_out, a.out, sizeof kept_out);
+  assert_int_equal(hyperattn_merge(1, 2, N, D, a.problem.out, a.lse, part, b.lse), HYPERATTN_OK);
+  assert_true(a.lse[0] == 1e5f);
+  assert_memory_equal(kept_out, a.out, D * sizeof(float));
+  free(a.out), free(a.lse), free(b.out), free(b.lse);
+  free_call(&whole);
+}
+
+static void test_merge_mistakes(void **state) {
+  (void)state;
+  float x[64] = {0}, y[64] = {0}, lx[8] = {0}, ly[8] = {0};
+  hyperattn_output a = {x, HYPERATTN_F32, 32, 16, 4};
+  hyperattn_input b = {y, HYPERATTN_F32, 32, 16, 4};
+#define MERGE(batch, heads, n, dim, out, la, in, lb) hyperattn_merge(batch, heads, n, dim, out, la, in, lb)
+  assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_OK);
+  assert_int_equal(MERGE(0, 2, 2, 4, a, NULL, b, NULL), HYPERATTN_OK);
+  assert_int_equal(MERGE(-1, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_BATCH);
+  assert_int_equal(MERGE(2, 0, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_N_HEADS);
+  assert_int_equal(MERGE(2, 2, -2, 4, a, lx, b, ly), HYPERATTN_ERROR_N_QUERY);
+  assert_int_equal(MERGE(2, 2, 2, 0, a, lx, b, ly), HYPERATTN_ERROR_VALUE_DIM);
+  assert_int_equal(MERGE(2, 2, 2, 4, a, NULL, b, ly), HYPERATTN_ERROR_NULL_LSE);
+  assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, lx), HYPERATTN_ERROR_OVERLAP);
+  hyperattn_output bad = a;
+  bad.data = NULL;
+  assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_NULL_OUT);
+  bad = a, bad.row_stride = 3;
+  assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_OUT_STRIDE);
+  bad = a, bad.data = y + 4;
+  assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_OVERLAP);
+  bad = a, bad.dtype = HYPERATTN_F16;
+  assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE_UNSUPPORTED);
+  bad = a, bad.dtype = (hyperattn_dtype)9;
+  assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE);
+  b.data = NULL;
+  assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_NULL_VALUE);
+#undef MERGE
+}
+
+/* ---- Mistakes ---- */
+
+/* Expects `want` from every entry point that can say it, and no byte of out, lse or workspace changed. */
+static void expect(const call *c, hyperattn_status want, void *workspace, size_t bytes) {
+  size_t out_bytes = 2 * 50 * 8 * sizeof(float), lse_bytes = 2 * 50 * sizeof(float);
+  unsigned char *before = (unsigned char *)test_alloc(out_bytes + lse_bytes + (workspace ? bytes : 0));
+  memcpy(before, c->out, out_bytes);
+  memcpy(before + out_bytes, c->lse, lse_bytes);
+  if (workspace) memcpy(before + out_bytes + lse_bytes, workspace, bytes);
+  hyperattn_status got = hyperattn_forward(&c->problem, &c->params, workspace, bytes);
+  if (got != want) fail_msg("wanted %s, got %s", hyperattn_status_string(want), hyperattn_status_string(got));
+  assert_int_equal(hyperattn_check(&c->problem, &c->params, workspace, bytes, 1), want);
+  shuffled s = {1, 0};
+  hyperattn_parallel parallel = {1, &s, shuffled_for};
+  assert_int_equal(hyperattn_forward_parallel(&c->problem, &c->params, &parallel, workspace, bytes), want);
+  assert_int_equal(s.calls, 0);
+  assert_memory_equal(before, c->out, out_bytes);
+  assert_memory_equal(before + out_bytes, c->lse, lse_bytes);
+  if (workspace) assert_memory_equal(before + out_bytes + lse_bytes, workspace, bytes);
+  free(before);
+}
+
+static void test_every_mistake_has_its_status(void **state) {
+  (void)state;
+  call c = new_call(1, 2, 1, 50, 60, 8, 8, 1, 113), good;
+  c.params = preset(1);
+  good = c;
+  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+  void *w = test_alloc(bytes + 64);
+  memset(w, 0, bytes + 64);
+#define EXPECT(set, status)            \
+  do {                                 \
+    c = good;                          \
+    set;                               \
+    expect(&c, HYPERATTN_ERROR_##status, w, bytes); \
+  } while (0)
+  hyperattn_problem *p = &c.problem;
+  hyperattn_params *a = &c.params;
+  static const int64_t too_many = (int64_t)1 << 31;
+  EXPECT(p->batch = -1, BATCH);
+  EXPECT(p->batch = too_many, BATCH);
+  EXPECT(p->n_heads = 0, N_HEADS);
+  EXPECT(p->n_heads = too_many, N_HEADS);
+  EXPECT(p->n_kv_heads = 0, N_KV_HEADS);
+  EXPECT(p->n_kv_heads = 3, N_KV_HEADS);
+  EXPECT((p->n_heads = 3, p->n_kv_heads = 2), HEAD_GROUPS);
+  EXPECT(p->n_query = -1, N_QUERY);
+  EXPECT(p->n_query = too_many, N_QUERY);
+  EXPECT(p->n_key = -1, N_KEY);
+  EXPECT(p->n_key = too_many, N_KEY);
+  EXPECT(p->head_dim = 0, HEAD_DIM);
+  EXPECT(p->head_dim = 577, HEAD_DIM);
+  EXPECT(p->value_dim = 0, VALUE_DIM);
+  EXPECT(p->value_dim = 577, VALUE_DIM);
+  EXPECT(p->causal = 2, CAUSAL);
+  EXPECT(p->causal = -1, CAUSAL);
+  EXPECT(p->scale = NAN, SCALE);
+  EXPECT(p->scale = -INFINITY, SCALE);
+  EXPECT(p->query.dtype = (hyperattn_dtype)4, DTYPE);
+  EXPECT(p->key.dtype = (hyperattn_dtype)-1, DTYPE);
+  EXPECT(p->query.dtype = HYPERATTN_F16, DTYPE_UNSUPPORTED);
+  EXPECT(p->key.dtype = HYPERATTN_BF16, DTYPE_UNSUPPORTED);
+  EXPECT(p->value.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
+  EXPECT(p->out.dtype = HYPERATTN_F16, DTYPE_UNSUPPORTED);
+  EXPECT(p->softcap = 30.0f, RESERVED);
+  EXPECT(p->softcap = NAN, RESERVED);
+  EXPECT(p->sliding_window = 7, RESERVED);
+  int32_t position = 0;
+  EXPECT(p->key_position = &position, RESERVED);
+  EXPECT(p->report = &position, RESERVED);
+  EXPECT(p->query.data = NULL, NULL_QUERY);
+  EXPECT(p->key.data = NULL, NULL_KEY);
+  EXPECT(p->value.data = NULL, NULL_VALUE);
+  EXPECT(p->out.data = NULL, NULL_OUT);
+  EXPECT(p->out.row_stride = -8, OUT_STRIDE);
+  EXPECT(p->out.row_stride = 7, OUT_STRIDE);
+  EXPECT(p->out.head_stride = 49 * 8 + 7, OUT_STRIDE);
+  EXPECT(p->out.head_stride = 0, OUT_STRIDE);
+  EXPECT(p->query.row_stride = PTRDIFF_MAX / 8, EXTENT);
+  EXPECT(p->key.row_stride = PTRDIFF_MIN, EXTENT);
+  EXPECT(p->value.row_stride = PTRDIFF_MIN / 4, EXTENT);
+  EXPECT(p->out.head_stride = PTRDIFF_MAX / 4, EXTENT);
+  EXPECT(p->query.data = (const char *)c.q + 1, ALIGNMENT);
+  EXPECT(p->lse = (float *)(void *)((char *)c.lse + 2), ALIGNMENT);
+  EXPECT(p->out.data = c.q, OVERLAP);
+  EXPECT(p->out.data = c.k + 60 * 8 - 1, OVERLAP);
+  EXPECT(p->out.data = c.lse, OVERLAP);
+  EXPECT(p->lse = c.v, OVERLAP);
+  EXPECT(p->lse = (float *)w, OVERLAP);
+  EXPECT(p->value.data = w, OVERLAP);
+  EXPECT(a->method = (hyperattn_method)2, METHOD);
+  EXPECT(a->min_seq_len = 0, MIN_SEQ_LEN);
+  EXPECT(a->block_size = -1, BLOCK_SIZE);
+  EXPECT(a->sample_size = -1, SAMPLE_SIZE);
+  EXPECT(a->lsh_bits = 0, LSH_BITS);
+  EXPECT(a->lsh_bits = 17, LSH_BITS);
+  EXPECT(a->query_group = 0, GROUPS);
+  EXPECT(a->key_group = 0, GROUPS);
+  EXPECT(a->query_group = -1, GROUPS);
+  EXPECT(a->order = (hyperattn_order)3, ORDER);
+  EXPECT(a->sink_keys = -1, SINK_KEYS);
+  EXPECT(a->heavy_keys = -1, HEAVY_KEYS);
+  EXPECT(a->probe_queries = -1, PROBE_QUERIES);
+  EXPECT(a->window = -1, WINDOW);
+  EXPECT(a->sampling = (hyperattn_sampling)3, SAMPLING);
+  EXPECT(a->tolerance = -0.5f, TOLERANCE);
+  EXPECT(a->tolerance = NAN, TOLERANCE);
+  EXPECT(a->probe_queries = 0, PROBES_NEEDED);
+  EXPECT((a->probe_queries = 0, a->heavy_keys = 0), PROBES_NEEDED);
+  EXPECT((a->probe_queries = 0, a->heavy_keys = 0, a->sampling = HYPERATTN_SAMPLE_UNIFORM, a->tolerance = 0.1f), PROBES_NEEDED);
+  EXPECT(a->tolerance = 0.2f, TOLERANCE_UNSUPPORTED);
+  EXPECT(a->order = HYPERATTN_ORDER_PROBED, ORDER_UNSUPPORTED);
+  EXPECT(a->cap_epsilon = -1.0f, CAP);
+  EXPECT(a->cap_kappa = NAN, CAP);
+  EXPECT(a->cap_epsilon = 1.0f, CAP_CAUSAL);
+  EXPECT(a->isa = (hyperattn_isa)6, ISA);
+  EXPECT((a->method = HYPERATTN_EXACT, a->block_size = -1), BLOCK_SIZE); /* also where unused */
+  int absent = 0;
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++)
+    if (!hai_kernel_of((hyperattn_isa)isa)) {
+      EXPECT(a->isa = (hyperattn_isa)isa, ISA_ABSENT);
+      absent++;
+    }
+  assert_true(absent > 0); /* no machine has them all */
+#undef EXPECT
+  c = good;
+  expect(&c, HYPERATTN_ERROR_NULL_WORKSPACE, NULL, bytes);
+  expect(&c, HYPERATTN_ERROR_WORKSPACE_SIZE, w, bytes - 1);
+  assert_int_equal(hyperattn_forward(NULL, &c.params, w, bytes), HYPERATTN_ERROR_NULL_PROBLEM);
+  assert_int_equal(hyperattn_forward(&c.problem, NULL, w, bytes), HYPERATTN_ERROR_NULL_PARAMS);
+  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, NULL, w, bytes), HYPERATTN_ERROR_NULL_PARALLEL);
+  hyperattn_parallel nobody = {0, NULL, shuffled_for};
+  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &nobody, w, bytes), HYPERATTN_ERROR_WORKERS);
+  nobody.parallel_for = NULL;
+  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &nobody, w, bytes), HYPERATTN_ERROR_NULL_PARALLEL);
+  assert_int_equal(hyperattn_check(&c.problem, &c.params, w, bytes, 0), HYPERATTN_ERROR_WORKERS);
+  assert_int_equal(hyperattn_workspace_size(&c.problem, &c.params, 0), 0);
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, w, bytes), HYPERATTN_OK); /* the good one is good */
+  /* a workspace beyond SIZE_MAX */
+  p->batch = p->n_heads = p->n_kv_heads = p->n_query = p->n_key = 0x7fffffff;
+  assert_int_equal(hyperattn_forward(p, a, w, bytes), HYPERATTN_ERROR_SIZE_OVERFLOW);
+  assert_int_equal(hyperattn_workspace_size(p, a, 1), 0);
+  free(w);
+  free_call(&good);
+}
+
+static void test_statuses_have_texts(void **state) {
+  (void)state;
+#define DISTINCT(name, code, text)                                                     \
+  assert_string_equal(hyperattn_status_string(HYPERATTN_##name), text);                \
+  assert_int_equal(HYPERATTN_##name, code);                                            \
+  assert_true(HYPERATTN_##name > HYPERATTN_STATUS_LAST);
+  HYPERATTN_STATUS_LIST(DISTINCT)
+#undef DISTINCT
+  assert_string_equal(hyperattn_status_string((hyperattn_status)12345), "unknown status");
+  for (int isa = 0; isa < 6; isa++) assert_string_not_equal(hyperattn_isa_name((hyperattn_isa)isa), "unknown");
+  assert_string_equal(hyperattn_isa_name((hyperattn_isa)77), "unknown");
+  assert_non_null(hai_kernel_of(hyperattn_detect_isa()));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_strides),
+      cmocka_unit_test(test_zero_and_idle_strides),
+      cmocka_unit_test(test_grouped_heads_equal_expanded),
+      cmocka_unit_test(test_slices_equal_the_whole),
+      cmocka_unit_test(test_seeds),
+      cmocka_unit_test(test_any_number_of_workers_gives_the_same_bits),
+      cmocka_unit_test(test_phases_of_invalid_calls),
+      cmocka_unit_test(test_workspace_alignment_and_bounds),
+      cmocka_unit_test(test_workspace_never_shrinks),
+      cmocka_unit_test(test_merge),
+      cmocka_unit_test(test_merge_mistakes),
+      cmocka_unit_test(test_every_mistake_has_its_status),
+      cmocka_unit_test(test_statuses_have_texts),
+  };
+  return cmocka_run_group_tests_name("api", tests, NULL, NULL);
+}

@@ -1,0 +1,115 @@
+/* What a row may depend on: never on a key or value after it; and the window's exactness. */
+#include "support.h"
+
+static hyperattn_params preset(int which) {
+  hyperattn_params p = small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 20, 8, 10);
+  if (which == 2) p.order = HYPERATTN_ORDER_SORTLSH, p.sampling = HYPERATTN_SAMPLE_VALUE_NORM;
+  if (which == 3) p.method = HYPERATTN_EXACT;
+  return p;
+}
+
+/* Changing key or value j, to another number or to none, leaves every row before j bit-identical. */
+static void test_no_row_feels_a_later_key(void **state) {
+  static const int64_t shape[][2] = {{203, 203}, {90, 203}, {203, 90}};
+  static const float to[] = {7.0f, NAN, INFINITY, -3e38f, 0.0f};
+  (void)state;
+  for (int which = 0; which < 4; which++)
+    for (int s = 0; s < 3; s++) {
+      int64_t nq = shape[s][0], nk = shape[s][1];
+      call c = new_call(1, 2, 1, nq, nk, 8, 8, 1, 61);
+      c.params = preset(which);
+      run(&c);
+      float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float)), *lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
+      memcpy(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
+      memcpy(lse, c.lse, (size_t)lse_size(&c.problem) * sizeof(float));
+      for (int64_t j = 0; j < nk; j += 13)
+        for (int v = 0; v < 2; v++)
+          for (int t = 0; t < 5; t++) {
+            float *x = (v ? c.v : c.k) + j * 8 + j % 8, was = *x;
+            *x = to[t];
+            run(&c);
+            *x = was;
+            int64_t before = hai_max(0, hai_min(nq, j - (nk - nq))); /* rows 0 .. before - 1 cannot see j */
+            for (int64_t h = 0; h < 2; h++) {
+              assert_memory_equal(c.out + h * nq * 8, out + h * nq * 8, (size_t)before * 8 * sizeof(float));
+              assert_memory_equal(c.lse + h * nq, lse + h * nq, (size_t)before * sizeof(float));
+            }
+            if (before < nq && t == 1) assert_memory_not_equal(c.out, out, (size_t)(nq * 8) * sizeof(float));
+          }
+      free(out), free(lse);
+      free_call(&c);
+    }
+}
+
+/* A NaN query spoils its own row; whatever it does to choices, all others stay finite. */
+static void test_a_bad_query_spoils_its_own_row(void **state) {
+  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  (void)state;
+  for (int which = 0; which < 4; which++)
+    for (int causal = 0; causal < 2; causal++)
+      for (int b = 0; b < 3; b++) {
+        call c = new_call(1, 1, 1, 203, 203, 8, 8, causal, 67);
+        c.params = preset(which);
+        c.q[151 * 8 + 2] = bad[b];
+        run(&c);
+        for (int i = 0; i < 203; i++)
+          for (int t = 0; t < 8; t++)
+            if (i != 151) assert_true(isfinite(c.out[i * 8 + t]));
+        assert_false(isfinite(c.lse[151]));
+        free_call(&c);
+      }
+}
+
+/* The window is exact wherever rectangles are cut: with all else left out, rows are exact over their segment and window. */
+static void test_window_is_exact(void **state) {
+  (void)state;
+  for (int64_t window = 0; window <= 203; window += 29) {
+    call c = new_call(1, 1, 1, 203, 203, 8, 8, 1, 71);
+    c.params = small_params(hyperattn_paper_params(), 20, 0, 0);
+    c.params.window = window;
+    c.params.sink_keys = 1; /* something must be left to approximate with */
+    run(&c);
+    hai_plan plan;
+    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+    assert_true(plan.depth > 1);
+    for (int i = 0; i < 203; i++) {
+      double weight[203], out[8];
+      for (int j = 0; j < 203; j++)
+        weight[j] = j > i || (i - j >= window && j != 0 && hai_part_of(203, 1 << plan.depth, i) != hai_part_of(203, 1 << plan.depth, j)) ? -INFINITY : 0.0;
+      double lse = reference_row(c.q + i * 8, c.k, c.v, 203, 8, 8, 8, 8, reference_scale(&c.problem), weight, out);
+      assert_below(fabs((double)c.lse[i] - lse), 1e-5);
+      assert_below(relative_error(c.out + i * 8, out, 8), 1e-5);
+    }
+    free_call(&c);
+  }
+}
+
+/* Chunked prefill: exact attention of the last rows alone equals those rows of the whole. */
+static void test_chunks_equal_the_whole(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 150, 150, 8, 8, 1, 73);
+  c.params.method = HYPERATTN_EXACT;
+  run(&c);
+  for (int64_t rows = 1; rows <= 150; rows += 37) {
+    call d = c;
+    d.problem.n_query = rows;
+    d.q = c.q + (150 - rows) * 8;
+    d.out = (float *)test_alloc((size_t)rows * 8 * sizeof(float)), d.lse = (float *)test_alloc((size_t)rows * sizeof(float));
+    bind(&d);
+    run(&d);
+    assert_memory_equal(d.out, c.out + (150 - rows) * 8, (size_t)rows * 8 * sizeof(float));
+    assert_memory_equal(d.lse, c.lse + 150 - rows, (size_t)rows * sizeof(float));
+    free(d.out), free(d.lse);
+  }
+  free_call(&c);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_no_row_feels_a_later_key),
+      cmocka_unit_test(test_a_bad_query_spoils_its_own_row),
+      cmocka_unit_test(test_window_is_exact),
+      cmocka_unit_test(test_chunks_equal_the_whole),
+  };
+  return cmocka_run_group_tests_name("causal", tests, NULL, NULL);
+}

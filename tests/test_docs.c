@@ -1,0 +1,56 @@
+/* What is written is true: the example stands alike in examples/minimal.c, the README and the header's manual. */
+#include "support.h"
+
+#ifndef SOURCE_DIR
+#define SOURCE_DIR "."
+#endif
+
+static char *read_text(const char *name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", SOURCE_DIR, name);
+  FILE *f = fopen(path, "rb");
+  if (!f) fail_msg("cannot open %s", path);
+  fseek(f, 0, SEEK_END);
+  long n = ftell(f);
+  rewind(f);
+  char *text = (char *)test_alloc((size_t)n + 1);
+  assert_int_equal(fread(text, 1, (size_t)n, f), n);
+  text[n] = 0;
+  fclose(f);
+  return text;
+}
+
+static void test_the_example_is_the_same_everywhere(void **state) {
+  (void)state;
+  char *example = read_text("examples/minimal.c"), *readme = read_text("README.md"), *header = read_text("hyperattn.h");
+  int lines = 0;
+  for (char *at = example; *at; at++) lines += *at == '\n';
+  assert_in_range(lines, 1, 40);
+  assert_non_null(strstr(readme, example));
+  char *indented = (char *)test_alloc(strlen(example) + (size_t)lines * 5 + 1), *to = indented;
+  for (char *at = example; *at;) {
+    if (*at != '\n') memcpy(to, "     ", 5), to += 5;
+    while (*at != '\n') *to++ = *at++;
+    *to++ = *at++;
+  }
+  *to = 0;
+  assert_non_null(strstr(header, indented));
+  free(example), free(readme), free(header), free(indented);
+}
+
+static void test_the_readme_has_both_commands(void **state) {
+  (void)state;
+  char *readme = read_text("README.md"), *ci = read_text(".ci/run");
+  const char *commands[] = {"cmake --workflow --preset demo", "sh tests/run.sh"};
+  for (int i = 0; i < 2; i++) {
+    assert_non_null(strstr(readme, commands[i]));
+    assert_non_null(strstr(ci, commands[i]));
+  }
+  free(readme), free(ci);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_example_is_the_same_everywhere),
+                                     cmocka_unit_test(test_the_readme_has_both_commands)};
+  return cmocka_run_group_tests_name("docs", tests, NULL, NULL);
+}

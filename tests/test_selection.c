@@ -1,0 +1,346 @@
+/* Hashing, ordering, drawing, choosing: each stage by a property that a wrong one violates. */
+#include "support.h"
+
+/* Consecutive positions are Gray codes that differ in one bit, all 2^r - 1 times (the authors' order: 96 of 127). */
+static void test_neighbouring_buckets_differ_in_one_bit(void **state) {
+  (void)state;
+  for (int bits = 1; bits <= 16; bits++) {
+    uint32_t n = 1u << bits, *code_at = (uint32_t *)test_alloc(n * sizeof(uint32_t));
+    memset(code_at, 0xff, n * sizeof(uint32_t));
+    for (uint32_t code = 0; code < n; code++) {
+      assert_true(hai_gray_decode(code) < n);
+      code_at[hai_gray_decode(code)] = code;
+    }
+    for (uint32_t i = 0; i + 1 < n; i++) {
+      uint32_t d = code_at[i] ^ code_at[i + 1];
+      assert_true(d && !(d & (d - 1)));
+    }
+    free(code_at);
+  }
+}
+
+static void test_parts_differ_by_at_most_one(void **state) {
+  (void)state;
+  for (int64_t n = 1; n < 200; n++)
+    for (int64_t size = 1; size <= n + 1; size++) {
+      int64_t parts = hai_ceil_div(n, size), least = n, most = 0;
+      for (int64_t i = 0; i < parts; i++) {
+        int64_t begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
+        least = hai_min(least, end - begin), most = hai_max(most, end - begin);
+        for (int64_t x = begin; x < end; x++) assert_int_equal(hai_part_of(n, parts, x), i);
+      }
+      assert_int_equal(hai_cut(n, parts, parts), n);
+      assert_true(most <= size && most - least <= 1);
+    }
+}
+
+/* Codes are the Gray positions of the signs of <row, plane>; every row of keys and queries has one. */
+static void test_hash(void **state) {
+  (void)state;
+  for (int sign = -1; sign <= 1; sign += 2) {
+    call c = new_call(2, 4, 2, 130, 150, 20, 4, 0, 3);
+    c.problem.scale = 0.2f * (float)sign;
+    c.params = small_params(hyperattn_paper_params(), 16, 8, 8);
+    c.params.lsh_bits = 9;
+    size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+    void *workspace = test_alloc(bytes);
+    float planes[9 * 20];
+    hai_planes(c.params.seed, 9, 20, planes);
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes), HYPERATTN_OK);
+    hai_plan plan;
+    hai_job job;
+    hai_resolve(&plan, &c.problem, &c.params);
+    for (int64_t t = 0; t < hai_phase_tasks(&plan, 0); t++) {
+      assert_int_equal(hai_job_at(&job, &plan, workspace, 0, t, 0), HAI_STAGE_HASH);
+      int of_key = job.head < 0;
+      int64_t n = of_key ? 150 : 130, rows = of_key ? hai_flat_kv_head(&job) : hai_flat_head(&job);
+      for (int64_t i = 0; i < n; i++) {
+        const float *row = (of_key ? c.k : c.q) + (rows * n + i) * 20;
+        uint32_t code = 0;
+        for (int b = 0; b < 9; b++) {
+          double dot = 0.0;
+          for (int x = 0; x < 20; x++) dot += (double)row[x] * (double)planes[b * 20 + x];
+          code |= (uint32_t)((of_key ? dot : dot * sign) > 0.0) << b;
+        }
+        assert_int_equal(hai_codes(&job, of_key)[i], hai_gray_decode(code));
+      }
+    }
+    free(workspace);
+    free_call(&c);
+  }
+}
+
+/* A stable permutation, ascending by code. */
+static void test_counting_sort(void **state) {
+  (void)state;
+  uint64_t random = 5;
+  for (int bits = 1; bits <= 16; bits += 3)
+    for (int64_t n = 0; n < 300; n += 37) {
+      uint16_t code[400];
+      int32_t order[300], *count = (int32_t *)test_alloc(sizeof(int32_t) << bits);
+      for (int i = 0; i < 400; i++) code[i] = (uint16_t)(test_random(&random) & ((1u << bits) - 1));
+      hai_counting_sort(code, 100, n, bits, count, order);
+      char seen[400] = {0};
+      for (int64_t i = 0; i < n; i++) {
+        assert_in_range(order[i], 100, 100 + n - 1);
+        assert_false(seen[order[i]]++);
+        if (!i) continue;
+        assert_true(code[order[i - 1]] < code[order[i]] || (code[order[i - 1]] == code[order[i]] && order[i - 1] < order[i]));
+      }
+      free(count);
+    }
+}
+
+/* The k best of a stream, ties to the smaller id, NaN last. */
+static void test_offer(void **state) {
+  (void)state;
+  uint64_t random = 9;
+  for (int round = 0; round < 300; round++) {
+    int n = 1 + (int)(test_random(&random) % 60), k = (int)(test_random(&random) % 20), held = 0;
+    float all[64], value[20];
+    int32_t id[20];
+    for (int i = 0; i < n; i++) {
+      all[i] = (float)(test_random(&random) % 12) - 6.0f;
+      if (test_random(&random) % 10 == 0) all[i] = NAN;
+      hai_offer(value, id, &held, k, all[i], i);
+    }
+    assert_int_equal(held, k < n ? k : n);
+    hai_sort_ids(value, id, held);
+    for (int i = 1; i < held; i++) assert_true(id[i - 1] < id[i]);
+    for (int i = 0; i < n; i++) {
+      int better = 0, in = 0;
+      for (int j = 0; j < n; j++) {
+        float a = isnan(all[i]) ? -INFINITY : all[i], b = isnan(all[j]) ? -INFINITY : all[j];
+        better += b > a || (b == a && j < i);
+      }
+      for (int j = 0; j < held; j++) in |= id[j] == i;
+      assert_int_equal(in, better < k);
+    }
+  }
+}
+
+/* ---- Unbiasedness: the mean over seeds of e^lse and e^lse * out is the exact sum ----
+   A z-test: with S seeds, |mean - exact| is at most a few standard errors. */
+
+/* What to spoil between drawing and attending, to see that the test can fail. */
+typedef enum spoil { SPOIL_NOTHING, SPOIL_OUTSIDE_BLOCK, SPOIL_ALL_KEYS_WITH_PINS, SPOIL_HIDE_NOTHING } spoil;
+
+static void spoil_columns(hai_job *job, spoil how) {
+  int32_t *counts = hai_counts(job);
+  int64_t n = job->rect.n_key;
+  double m = (double)job->plan->params.sample_size;
+  for (int32_t t = 0; t < counts[1]; t++) {
+    hai_column *column = &hai_columns(job)[t];
+    if (how == SPOIL_OUTSIDE_BLOCK) column->log_weight = logf((float)((double)(n - job->plan->params.block_size) / m));
+    if (how == SPOIL_ALL_KEYS_WITH_PINS) column->log_weight = logf((float)((double)n / m));
+    if (how == SPOIL_HIDE_NOTHING) column->block = -1;
+  }
+}
+
+/* The largest |z| over rows, of the normaliser and of one output coordinate. */
+static double largest_z(const hyperattn_params *params, int causal, int seeds, spoil how) {
+  enum { N = 96, D = 8 };
+  call c = new_call(1, 1, 1, N, N, D, D, causal, 41);
+  for (int i = 0; i < N * D; i++) c.v[i] += 1.0f; /* a mean, so that e^lse * out tests something */
+  double *out = (double *)test_alloc(N * D * sizeof(double)), *lse = (double *)test_alloc(N * sizeof(double));
+  double sum[N][2] = {{0}}, square[N][2] = {{0}}, z = 0.0;
+  c.params = *params;
+  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+  void *workspace = test_alloc(bytes);
+  reference(&c.problem, out, lse);
+  for (int seed = 0; seed < seeds; seed++) {
+    c.params.seed = (uint64_t)seed;
+    hai_plan plan;
+    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+    assert_true(hai_plan_levels(&plan) > 0);
+    for (int phase = 0; phase < hai_phases(&plan); phase++)
+      for (int64_t t = 0; t < hai_phase_tasks(&plan, phase); t++) {
+        hai_job job;
+        hai_run(&plan, workspace, phase, t, 0);
+        if (hai_job_at(&job, &plan, workspace, phase, t, 0) == HAI_STAGE_COLUMNS) spoil_columns(&job, how);
+      }
+    for (int i = 0; i < N; i++) {
+      double x[2] = {exp((double)c.lse[i] - lse[i]), exp((double)c.lse[i] - lse[i]) * (double)c.out[i * D]};
+      for (int t = 0; t < 2; t++) sum[i][t] += x[t], square[i][t] += x[t] * x[t];
+    }
+  }
+  for (int i = 0; i < N; i++)
+    for (int t = 0; t < 2; t++) {
+      double mean = sum[i][t] / seeds, variance = square[i][t] / seeds - mean * mean;
+      double want = t ? out[i * D] : 1.0, error = sqrt(fmax(variance, 0.0) / seeds) + 1e-6;
+      z = fmax(z, fabs(mean - want) / error);
+    }
+  free(out), free(lse), free(workspace);
+  free_call(&c);
+  return z;
+}
+
+/* The largest of 192 standard normals passes 4.9 once in ten thousand tests; the seeds are fixed. */
+static const double z_bound = 4.9;
+
+static hyperattn_params z_params(hyperattn_sampling sampling, int score, int pins) {
+  hyperattn_params p = small_params(hyperattn_default_params(), 24, 16, 12);
+  p.sampling = sampling;
+  p.order = score ? HYPERATTN_ORDER_POSITION : HYPERATTN_ORDER_SORTLSH;
+  p.lsh_bits = 3;
+  if (!score) p.query_group = p.key_group = 0;
+  p.window = 5;
+  if (!pins) p.sink_keys = p.heavy_keys = p.window = 0;
+  p.probe_queries = sampling == HYPERATTN_SAMPLE_COLUMN_MASS || pins ? 6 : 0;
+  return p;
+}
+
+static void test_sums_are_unbiased(void **state) {
+  (void)state;
+  for (int causal = 0; causal < 2; causal++)
+    for (int sampling = 0; sampling < 3; sampling++)
+      for (int score = 0; score < 2; score++)
+        for (int pins = 0; pins < 2; pins++) {
+          hyperattn_params p = z_params((hyperattn_sampling)sampling, score, pins);
+          assert_below(largest_z(&p, causal, 1200, SPOIL_NOTHING), z_bound);
+        }
+}
+
+/* The weights that DESIGN names as wrong are seen to be wrong. */
+static void test_wrong_weights_fail_the_same_test(void **state) {
+  (void)state;
+  hyperattn_params p = z_params(HYPERATTN_SAMPLE_UNIFORM, 0, 0), pinned = z_params(HYPERATTN_SAMPLE_UNIFORM, 0, 1);
+  pinned.sink_keys = 12;
+  assert_below(largest_z(&pinned, 0, 1200, SPOIL_NOTHING), z_bound);
+  assert_above(largest_z(&p, 0, 1200, SPOIL_OUTSIDE_BLOCK), 2 * z_bound);
+  assert_above(largest_z(&pinned, 0, 1200, SPOIL_ALL_KEYS_WITH_PINS), 2 * z_bound);
+  assert_above(largest_z(&p, 0, 1200, SPOIL_HIDE_NOTHING), 2 * z_bound);
+}
+
+/* ---- Pins and columns ---- */
+
+static void run_to_end(call *c, hai_plan *plan, hai_job *job, void *workspace) {
+  assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
+  for (int phase = 0; phase < hai_phases(plan); phase++)
+    for (int64_t t = 0; t < hai_phase_tasks(plan, phase); t++) hai_run(plan, workspace, phase, t, 0);
+  hai_job_at(job, plan, workspace, hai_phases(plan) - 1, 0, 0);
+}
+
+/* Sinks are pinned, the heavy keys are those of largest mass, columns are distinct, unpinned and in sorted order, and
+   uniform weights are the sizes of their strata. */
+static void test_pins_and_columns(void **state) {
+  (void)state;
+  for (int sampling = 0; sampling < 3; sampling++) {
+    call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 43);
+    c.params = z_params((hyperattn_sampling)sampling, 0, 1);
+    c.params.sink_keys = 3, c.params.heavy_keys = 9, c.params.sample_size = 17;
+    void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
+    hai_plan plan;
+    hai_job job;
+    run_to_end(&c, &plan, &job, workspace);
+    assert_int_equal(hai_counts(&job)[0], 12);
+    double mass[211] = {0}, least = INFINITY, most = 0.0, total = 0.0;
+    for (int t = 0; t < 6; t++) { /* masses in double */
+      int64_t i = hai_draw(90, 6, t, hai_random(c.params.seed, 0, HAI_FOR_PROBES, (uint64_t)t));
+      double s[211], sum = 0.0;
+      for (int j = 0; j < 211; j++) {
+        s[j] = 0.0;
+        for (int x = 0; x < 8; x++) s[j] += (double)c.q[i * 8 + x] * (double)c.k[j * 8 + x];
+        sum += s[j] = exp(s[j] / sqrt(8.0));
+      }
+      for (int j = 0; j < 211; j++) mass[j] += s[j] / sum;
+    }
+    for (int j = 0; j < 211; j++) {
+      assert_below(fabs((double)hai_mass(&job)[j] - mass[j]), 1e-5);
+      int pinned = holds_key(hai_pins(&job), 12, j);
+      assert_int_equal(pinned, hai_is_pinned(&job, hai_pinned(&job), j));
+      if (j < 3) assert_true(pinned);
+      else if (pinned) least = fmin(least, mass[j]);
+      else most = fmax(most, mass[j]);
+    }
+    assert_above(least, most - 1e-5);
+    char met[211] = {0};
+    int32_t n = hai_counts(&job)[1], before = -1;
+    for (int32_t t = 0; t < n; t++) {
+      const hai_column *column = &hai_columns(&job)[t];
+      int32_t rank = 0;
+      while (hai_key_order(&job)[rank] != column->key) rank++;
+      assert_true(rank > before);
+      before = rank;
+      assert_false(met[column->key]++);
+      assert_false(holds_key(hai_pins(&job), 12, column->key));
+      assert_int_equal(column->block, hai_part_of(211, hai_key_parts(&plan, 211), rank));
+      total += exp((double)column->log_weight);
+      if (sampling) continue;
+      int64_t size = hai_cut(199, 17, t + 1) - hai_cut(199, 17, t);
+      assert_below(fabs(exp((double)column->log_weight) - (double)size), 1e-4);
+    }
+    if (!sampling) assert_below(fabs(total - 199.0), 1e-3);
+    assert_true(sampling ? n <= 17 : n == 17);
+    free(workspace);
+    free_call(&c);
+  }
+}
+
+/* Sampling weights of all zeros, NaN or infinity: every key keeps a chance, and nothing breaks. */
+static void test_degenerate_weights(void **state) {
+  static const float values[] = {0.0f, 1e30f, NAN, INFINITY};
+  (void)state;
+  for (int i = 0; i < 4; i++)
+    for (int sampling = 1; sampling < 3; sampling++) {
+      call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 47);
+      for (int j = 0; j < 211 * 8; j++) c.v[j] = values[i];
+      c.params = z_params((hyperattn_sampling)sampling, 0, 1);
+      void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
+      hai_plan plan;
+      hai_job job;
+      run_to_end(&c, &plan, &job, workspace);
+      double total = 0.0;
+      for (int32_t t = 0; t < hai_counts(&job)[1]; t++) total += exp((double)hai_columns(&job)[t].log_weight);
+      assert_below(fabs(total / (211.0 - hai_counts(&job)[0]) - 1.0), 0.01);
+      free(workspace);
+      free_call(&c);
+    }
+}
+
+/* Each group takes the sub-blocks whose mean key has the largest product with its mean query. */
+static void test_pairing(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 53);
+  c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
+  c.params.query_group = 7, c.params.key_group = 5, c.params.block_size = 20;
+  void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
+  hai_plan plan;
+  hai_job job;
+  run_to_end(&c, &plan, &job, workspace);
+  int64_t groups = hai_query_parts(&plan, 90, 211), blocks = hai_key_parts(&plan, 211);
+  for (int64_t g = 0; g < groups; g++) {
+    double least = INFINITY, most = -INFINITY;
+    for (int64_t b = 0; b < blocks; b++) {
+      double q[8] = {0}, k[8] = {0}, score = 0.0;
+      for (int64_t x = hai_cut(90, groups, g); x < hai_cut(90, groups, g + 1); x++)
+        for (int t = 0; t < 8; t++) q[t] += (double)c.q[hai_query_order(&job)[x] * 8 + t];
+      int64_t begin = hai_cut(211, blocks, b), end = hai_cut(211, blocks, b + 1);
+      for (int64_t x = begin; x < end; x++)
+        for (int t = 0; t < 8; t++) k[t] += (double)c.k[hai_key_order(&job)[x] * 8 + t] / (double)(end - begin);
+      for (int t = 0; t < 8; t++) score += q[t] * k[t];
+      if (holds_key(hai_choice(&job, g), 4, (int32_t)b)) least = fmin(least, score);
+      else most = fmax(most, score);
+    }
+    assert_above(least, most - 1e-4);
+    for (int t = 1; t < 4; t++) assert_true(hai_choice(&job, g)[t - 1] < hai_choice(&job, g)[t]);
+  }
+  free(workspace);
+  free_call(&c);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_neighbouring_buckets_differ_in_one_bit),
+      cmocka_unit_test(test_parts_differ_by_at_most_one),
+      cmocka_unit_test(test_hash),
+      cmocka_unit_test(test_counting_sort),
+      cmocka_unit_test(test_offer),
+      cmocka_unit_test(test_sums_are_unbiased),
+      cmocka_unit_test(test_wrong_weights_fail_the_same_test),
+      cmocka_unit_test(test_pins_and_columns),
+      cmocka_unit_test(test_degenerate_weights),
+      cmocka_unit_test(test_pairing),
+  };
+  return cmocka_run_group_tests_name("selection", tests, NULL, NULL);
+}
