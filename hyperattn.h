@@ -105,7 +105,7 @@
      its own row, and which keys its rectangle prefers.
    MEMORY
      All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
-     after. The stack holds under 1 KiB of ours.
+     after. The stack holds under 2 KiB of ours.
    THREADS
      None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself.
    OPTIONS (macros, defined before the implementation)
@@ -197,7 +197,7 @@ extern "C" {
   X(ERROR_ISA, -48, "isa is not one of hyperattn_isa")                                                \
   X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                   \
   X(ERROR_WORKERS, -50, "n_workers is below 1")                                                       \
-  X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX")                                  \
+  X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")              \
   X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
 
 typedef enum hyperattn_status {
@@ -483,7 +483,8 @@ static float hai_log(float x) {
   return (float)e * 0.693147181f + w;
 }
 
-/* Square root of x >= 0 by Newton's method on 1 / sqrt(x); exact for small perfect squares. */
+/* Square root by Newton's method on 1 / sqrt(x), exact for small perfect squares; denormals, negative
+   numbers and NaN give 0. */
 static float hai_sqrt(float x) {
   float y, s;
   int i;
@@ -519,11 +520,11 @@ static uint64_t hai_random(uint64_t seed, uint64_t region, uint64_t purpose, uin
   return hai_mix(x + 0x9e3779b97f4a7c15u * (index + 1) + (purpose << 56));
 }
 
-/* begin + floor(u n) for a uniform u in [0, 1) with 32 random bits; n < 2^62, from a part of n in
-   [begin, begin + n). */
+/* begin + floor(u n) for a uniform u = random / 2^64: the high half of a 64 x 64 bit product. */
 static uint64_t hai_uniform(uint64_t begin, uint64_t n, uint64_t random) {
-  uint64_t u = random >> 32;
-  return begin + (n >> 32) * u + (((n & 0xffffffffu) * u) >> 32);
+  uint64_t n_low = n & 0xffffffffu, n_high = n >> 32, r_low = random & 0xffffffffu, r_high = random >> 32;
+  uint64_t middle = n_high * r_low + (n_low * r_low >> 32), carry = (middle & 0xffffffffu) + n_low * r_high;
+  return begin + n_high * r_high + (middle >> 32) + (carry >> 32);
 }
 
 /* One of the n things, uniform in part i of `parts`: a draw without replacement over all i. */
@@ -534,9 +535,9 @@ static int64_t hai_draw(int64_t n, int64_t parts, int64_t i, uint64_t random) {
 
 /* ==== 4. Kernels =====================================================================================
    One lane is one query. A kernel knows tiles of `lanes` queries, packed transposed, and chunks of at most
-   HAI_CHUNK keys given by pointers to their rows; it knows nothing of where the keys come from. Functions take
-   lanes [begin, end) of the tile, multiples of `width`, and leave other lanes alone; a lane's result does not
-   depend on which other lanes are present. Arrays over lanes have row stride `lanes`. */
+   HAI_CHUNK keys given by pointers to their rows; it knows nothing of where the keys come from. Functions
+   take lanes [begin, end) of the tile, multiples of `width`, and leave other lanes alone; a lane's result
+   does not depend on which other lanes are present. Arrays over lanes have row stride `lanes`. */
 
 typedef struct hai_kernel {
   hyperattn_isa isa;
@@ -551,7 +552,7 @@ typedef struct hai_kernel {
   void (*scores)(const float *query, int64_t dim, const float *const *key, int n_keys, int begin, int end,
                  float *score);
   /* Adds log_weight[j] and hides what visible[j]'s bit i does not show (NULL: shows all), then
-       m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score
+       m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum score
      m = -inf: nothing seen yet. NaN in a visible score makes l NaN. */
   void (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                   int end, float *m, float *l, float *factor);
@@ -655,7 +656,7 @@ static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
    min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
    rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
    2^depth diagonal segments, exact. Outside the square lies one more rectangle: the prefix of chunked
-   prefill, or for full attention the whole problem. Levels run from the diagonal outward, the outer one last. */
+   prefill, or for full attention the whole problem. Levels run from the diagonal outward, this one last. */
 
 typedef enum hai_stage {
   HAI_STAGE_EXACT,   /* diagonal segments and windows, or everything; per kv head */
@@ -715,22 +716,22 @@ typedef struct hai_rect {
   int last;        /* no later region holds these queries */
 } hai_rect;
 
-/* Key-query pairs that probing, pairing and the budget touch in a rectangle, to be held against n_query
-   * n_key. */
-static int64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
-  int64_t budget = hai_min(p->block_size, n_key) + hai_min(p->sample_size, n_key) +
-                   hai_min(hai_min(p->heavy_keys, n_key) + hai_min(p->sink_keys, n_key), n_key);
-  int64_t probes = hai_min(p->probe_queries, n_query);
-  int64_t pairing = p->block_size && p->query_group
-                        ? hai_ceil_div(n_query, p->query_group) * hai_ceil_div(n_key, p->key_group)
-                        : 0;
-  return n_query * hai_min(budget, n_key) + probes * n_key + pairing;
+/* Key-query pairs that probing, pairing and the budget touch in a rectangle, to be held against all of
+   them. */
+static uint64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
+  int64_t pins = hai_min(hai_min(p->heavy_keys, n_key) + hai_min(p->sink_keys, n_key), n_key);
+  int64_t budget = hai_min(p->block_size, n_key) + hai_min(p->sample_size, n_key) + pins;
+  uint64_t pairs = (uint64_t)n_query * (uint64_t)hai_min(budget, n_key);
+  pairs += (uint64_t)hai_min(p->probe_queries, n_query) * (uint64_t)n_key;
+  if (p->block_size && p->query_group)
+    pairs += (uint64_t)hai_ceil_div(n_query, p->query_group) * (uint64_t)hai_ceil_div(n_key, p->key_group);
+  return pairs;
 }
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
   return p->method == HYPERATTN_HYPER && n_key >= p->min_seq_len &&
-         hai_rect_pairs(p, n_query, n_key) < n_query * n_key;
+         hai_rect_pairs(p, n_query, n_key) < (uint64_t)n_query * (uint64_t)n_key;
 }
 
 static int hai_plan_levels(const hai_plan *plan) { return plan->depth + plan->outer; }
@@ -1035,10 +1036,16 @@ static size_t hai_take(hai_layout *layout, size_t *end, uint64_t bytes) {
 typedef struct hai_tile hai_tile;
 static uint64_t hai_tile_bytes(const hai_plan *plan);
 
+/* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
+static int hai_may_approximate(const hai_plan *plan) {
+  return plan->params.method == HYPERATTN_HYPER && plan->problem->n_key >= plan->params.min_seq_len;
+}
+
 /* Scratch beside the tile, used by one stage at a time. */
 static uint64_t hai_stage_bytes(const hai_plan *plan) {
   const hyperattn_params *p = &plan->params;
   uint64_t dim = (uint64_t)plan->problem->head_dim, lanes = (uint64_t)plan->kernel->lanes, most = 0, bytes;
+  if (!hai_may_approximate(plan)) return 0;
   if (p->order == HYPERATTN_ORDER_SORTLSH) {
     most = (uint64_t)sizeof(int32_t) << p->lsh_bits;     /* bucket counters */
     bytes = (uint64_t)p->lsh_bits * dim * sizeof(float); /* planes */
@@ -1061,8 +1068,7 @@ static void hai_resolve_layout(hai_plan *plan) {
   uint64_t kv_heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_kv_heads);
   uint64_t n_query = (uint64_t)problem->n_query, n_key = (uint64_t)problem->n_key;
   uint64_t rects = (uint64_t)plan->max_rects;
-  int hyper =
-      p->method == HYPERATTN_HYPER && problem->n_key >= p->min_seq_len; /* may any region be approximated */
+  int hyper = hai_may_approximate(plan);
   int lsh = hyper && p->order == HYPERATTN_ORDER_SORTLSH, score = hyper && plan->by_score;
   int probing = hyper && plan->probing, weighing = hyper && plan->weighing;
   size_t end = 0;
@@ -1117,6 +1123,9 @@ static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *pro
   hai_resolve_regions(plan);
   hai_resolve_stages(plan);
   hai_resolve_layout(plan);
+  if (hai_times(hai_times((uint64_t)problem->batch, 2 * (uint64_t)problem->n_heads),
+                hai_plus((uint64_t)problem->n_query, (uint64_t)problem->n_key)) > INT64_MAX)
+    return HYPERATTN_ERROR_SIZE_OVERFLOW; /* tasks are counted in int64 */
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }
 
@@ -1147,7 +1156,7 @@ static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *work
   status = hai_check_output(&spans[0], &p->out, p->batch, p->n_heads, p->n_query, p->value_dim);
   if (status == HYPERATTN_OK) status = hai_check_lse(&spans[1], p->lse, p->batch, p->n_heads, p->n_query);
   spans[2].data = (const char *)workspace;
-  spans[2].after = workspace_size;
+  spans[2].after = need;
   if (status == HYPERATTN_OK)
     status = hai_check_input(&spans[3], &p->query, p->batch, p->n_heads, p->n_query, p->head_dim);
   if (status == HYPERATTN_OK && p->n_key)
@@ -1282,7 +1291,7 @@ struct hai_tile {
   const hai_kernel *kernel;
   float *query, *o, *m, *l, *factor,
       *score;                      /* [head_dim][lanes], [value_dim][lanes], 3 x [lanes], [chunk][lanes] */
-  float *zero, *spare;             /* [value_dim]: zeros; 3 x [lanes]: for the stage's use */
+  float *spare;                    /* 3 x [lanes]: for the stage's use */
   const float *clip;               /* NULL, or [lanes]: scores are cut at it */
   int n;                           /* queries in use: lanes 0 .. n - 1 */
   int begin, end;                  /* lanes that the next keys are for, whole registers */
@@ -1297,16 +1306,16 @@ struct hai_tile {
   int n_groups;       /* query groups of the lanes, in order */
   hai_group group[HAI_MAX_LANES];
   const float *key[HAI_CHUNK], *value[HAI_CHUNK];
-  float log_weight[HAI_CHUNK];
+  float log_weight[HAI_CHUNK], column[HAI_CHUNK];
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
 
 static uint64_t hai_tile_bytes(const hai_plan *plan) {
   uint64_t lanes = (uint64_t)plan->kernel->lanes, head_dim = (uint64_t)plan->problem->head_dim;
   uint64_t value_dim = (uint64_t)plan->problem->value_dim;
-  uint64_t floats = lanes * (head_dim + value_dim + HAI_CHUNK + 6) + value_dim;
+  uint64_t floats = lanes * (head_dim + value_dim + HAI_CHUNK + 6);
   return (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN + floats * sizeof(float) +
-         9 * HAI_ALIGN;
+         8 * HAI_ALIGN;
 }
 
 static float *hai_carve(char **at, int64_t floats) {
@@ -1329,8 +1338,6 @@ static void hai_tile_place(hai_job *job) {
   tile->l = hai_carve(&at, lanes);
   tile->factor = hai_carve(&at, lanes);
   tile->spare = hai_carve(&at, 3 * lanes);
-  tile->zero = hai_carve(&at, plan->problem->value_dim);
-  HYPERATTN_MEMSET(tile->zero, 0, (size_t)plan->problem->value_dim * sizeof(float));
   job->tile = tile;
   job->scratch = at;
 }
@@ -1417,32 +1424,42 @@ static void hai_tile_close(hai_job *job, uint64_t final) {
   tile->kernel->unpack(tile->o, plan->problem->value_dim, tile->factor, tile->out);
 }
 
-static int hai_row_finite(const float *row, int64_t dim) {
-  int64_t t;
-  for (t = 0; t < dim; t++)
-    if (!hai_finite(row[t])) return 0;
-  return 1;
+/* Is coordinate t of a value row that is hidden from some lane not finite? */
+static int hai_tile_bad(const hai_tile *tile, int64_t t) {
+  uint64_t all = hai_lane_bits(0, tile->n);
+  int j;
+  for (j = 0; j < tile->n_keys; j++)
+    if ((tile->visible[j] & all) != all && !hai_finite(tile->value[j][t])) return 1;
+  return 0;
 }
 
-/* Values with a guard: 0 * inf is NaN, and a row must not feel a key that it may not see. Value rows
-   that are not finite and hidden from some lane are replaced by zeros, and then added to the lanes that
-   do see them. */
+/* Values with a guard: 0 * inf is NaN, and a row must not feel a key that it may not see. Coordinates in
+   which a hidden value is not finite go through the kernel alone, that value as 0, and then to the lanes
+   that do see it; the order of sums, and so every other bit, stays. */
 static void hai_tile_values_guarded(hai_tile *tile) {
   int lanes = tile->kernel->lanes, i, j;
-  uint64_t bad = 0, all = hai_lane_bits(0, tile->n);
-  int64_t t;
-  for (j = 0; j < tile->n_keys; j++)
-    if ((tile->visible[j] & all) != all && !hai_row_finite(tile->value[j], tile->value_dim)) {
-      bad |= (uint64_t)1 << j;
-      tile->key[j] = tile->value[j]; /* keys are done with */
-      tile->value[j] = tile->zero;
+  int64_t t = 0, run;
+  while (t < tile->value_dim) {
+    for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run++;
+    for (j = 0; j < tile->n_keys; j++) tile->key[j] = tile->value[j] + t; /* keys are done with */
+    if (run > t) {
+      tile->kernel->values(tile->score, tile->n_keys, tile->key, run - t, tile->factor, tile->begin,
+                           tile->end, tile->o + t * lanes);
+      t = run;
+      continue;
     }
-  tile->kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
-                       tile->end, tile->o);
-  for (j = 0; j < tile->n_keys; j++)
-    for (i = tile->begin; bad >> j & 1 && i < tile->end; i++)
-      for (t = 0; tile->visible[j] >> i & 1 && t < tile->value_dim; t++)
-        tile->o[t * lanes + i] += tile->score[j * lanes + i] * tile->key[j][t];
+    for (j = 0; j < tile->n_keys; j++) {
+      tile->column[j] = hai_finite(tile->value[j][t]) ? tile->value[j][t] : 0.0f;
+      tile->key[j] = &tile->column[j];
+    }
+    tile->kernel->values(tile->score, tile->n_keys, tile->key, 1, tile->factor, tile->begin, tile->end,
+                         tile->o + t * lanes);
+    for (j = 0; j < tile->n_keys; j++)
+      for (i = tile->begin; i < tile->end && !hai_finite(tile->value[j][t]); i++)
+        if (tile->visible[j] >> i & 1)
+          tile->o[t * lanes + i] += tile->score[j * lanes + i] * tile->value[j][t];
+    t++;
+  }
 }
 
 static void hai_tile_clip(hai_tile *tile) {
@@ -1678,7 +1695,7 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
       for (j = 0; j < count; j++) {
         tile->key[j] = hai_key_row(job, key + j);
         tile->log_weight[j] = 0.0f;
-        tile->visible[j] = hai_tile_sees(tile, key + j);
+        tile->visible[j] = hai_tile_sees(tile, key + j) & hai_lane_bits(0, n);
       }
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
@@ -1827,6 +1844,15 @@ static uint64_t hai_units(float w, float sum, int64_t n) {
   return (uint64_t)(share * 17592186044416.0f) + 1;
 }
 
+/* A point in part t of m of [0, total); the part is [total t / m, total (t + 1) / m), cut without
+   overflow. */
+static uint64_t hai_point(const hai_job *job, uint64_t total, int64_t m, int64_t t) {
+  uint64_t whole = total / (uint64_t)m, rest = total % (uint64_t)m, i = (uint64_t)t;
+  uint64_t begin = whole * i + rest * i / (uint64_t)m, end = whole * (i + 1) + rest * (i + 1) / (uint64_t)m;
+  return hai_uniform(begin, end - begin,
+                     hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_COLUMNS, i));
+}
+
 /* m points, one in each m-th part of the cumulative table; a key hit c times is one column of weight c /
    (m p). */
 static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_column *columns) {
@@ -1834,7 +1860,7 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_c
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_weight(job) - job->rect.key_begin;
   int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, t = 0;
-  uint64_t seed = job->plan->params.seed, total = 0, below = 0, point = 0;
+  uint64_t total = 0, below = 0, point;
   int32_t count = 0;
   float sum = 0.0f;
   int pass;
@@ -1846,18 +1872,14 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_c
       else
         total += hai_units(weight[order[rank]], sum, n);
     }
+  point = hai_point(job, total, m, 0);
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
     uint64_t units;
     int64_t hits = 0;
     if (hai_is_pinned(job, pinned, order[rank])) continue;
     units = hai_units(weight[order[rank]], sum, n);
-    for (; t < m; t++, hits++) { /* part t is [total t / m, total (t + 1) / m), cut without overflow */
-      uint64_t whole = total / (uint64_t)m, rest = total % (uint64_t)m, step = (uint64_t)t;
-      uint64_t begin = whole * step + rest * step / (uint64_t)m;
-      uint64_t end = whole * (step + 1) + rest * (step + 1) / (uint64_t)m;
-      point = hai_uniform(begin, end - begin, hai_random(seed, job->rect.region, HAI_FOR_COLUMNS, step));
-      if (point >= below + units) break;
-    }
+    for (; t < m && point < below + units; hits++)
+      if (++t < m) point = hai_point(job, total, m, t);
     if (hits)
       columns[count++] =
           hai_column_at(job, rank, parts, hai_log((float)hits / (float)m * ((float)total / (float)units)));
@@ -1880,7 +1902,8 @@ static void hai_stage_columns(hai_job *job) {
 
 /* ---- Pairing query groups with key sub-blocks by score ---- */
 
-/* mean [dim] of rows order[begin .. end - 1], those below `skip` left out. */
+/* mean [dim] of rows order[begin .. end - 1], those below `skip` left out; NaN, which scores worst,
+   where none is left. */
 static void hai_mean_row(const hyperattn_input *x, int64_t batch, int64_t head, const int32_t *order,
                          int64_t begin, int64_t end, int64_t skip, int64_t dim, float *mean) {
   int64_t i, t, n = 0;
@@ -1891,7 +1914,7 @@ static void hai_mean_row(const hyperattn_input *x, int64_t batch, int64_t head, 
     for (t = 0; t < dim; t++) mean[t] += row[t];
     n++;
   }
-  for (t = 0; t < dim && n; t++) mean[t] /= (float)n;
+  for (t = 0; t < dim; t++) mean[t] = n ? mean[t] / (float)n : hai_float(0x7fc00000u);
 }
 
 /* Mean keys of some sub-blocks; sinks, pinned for every head, stay out. */

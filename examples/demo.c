@@ -21,7 +21,7 @@
 #endif
 
 #ifndef DEMO_DATA
-#define DEMO_DATA "examples/data/l11h1"
+#define DEMO_DATA "examples/data/l28h1"
 #endif
 enum { DIM = 64 };
 
@@ -51,10 +51,12 @@ static float *read_halves(const char *head, const char *which, int64_t *rows) {
   if (!f) fprintf(stderr, "demo: cannot open %s\n", path), exit(1);
   fseek(f, 0, SEEK_END);
   long bytes = ftell(f);
-  if (bytes <= 0 || bytes % (2 * DIM)) fprintf(stderr, "demo: %s is not rows of %d halves\n", path, DIM), exit(1);
+  if (bytes <= 0 || bytes % (2 * DIM))
+    fprintf(stderr, "demo: %s is not rows of %d halves\n", path, DIM), exit(1);
   rewind(f);
   unsigned char *raw = allocate((size_t)bytes);
-  if (fread(raw, 1, (size_t)bytes, f) != (size_t)bytes) fprintf(stderr, "demo: cannot read %s\n", path), exit(1);
+  if (fread(raw, 1, (size_t)bytes, f) != (size_t)bytes)
+    fprintf(stderr, "demo: cannot read %s\n", path), exit(1);
   fclose(f);
   float *x = allocate((size_t)bytes / 2 * sizeof *x);
   for (long i = 0; i < bytes / 2; i++) x[i] = half_to_float(raw[2 * i] | (unsigned)raw[2 * i + 1] << 8);
@@ -94,7 +96,8 @@ static double keys_per_query(const hyperattn_params *p, int64_t n) {
   int64_t segments = 1, budget = p->block_size + p->sample_size + p->heavy_keys + p->sink_keys;
   if (p->method == HYPERATTN_EXACT) return (double)(n + 1) / 2;
   for (int64_t half = n / 2; half >= p->min_seq_len; half /= 2, segments *= 2) {
-    double groups = p->query_group ? (double)half / (double)p->query_group * (double)half / (double)p->key_group : 0;
+    double groups =
+        p->query_group ? (double)half / (double)p->query_group * (double)half / (double)p->key_group : 0;
     double cost = (double)half * (double)budget + (double)half * (double)p->probe_queries + groups;
     if (cost >= (double)half * (double)half) break;
     pairs += (double)segments * (cost + (double)p->window * (double)p->window / 2);
@@ -121,7 +124,8 @@ static double mean_difference(const float *x, const float *y, int64_t n) {
 static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
   static const char *const names[3] = {"exact", "paper", "default"};
   int64_t n, n_key, n_value;
-  float *q = read_halves(head, "q", &n), *k = read_halves(head, "k", &n_key), *v = read_halves(head, "v", &n_value);
+  float *q = read_halves(head, "q", &n), *k = read_halves(head, "k", &n_key),
+        *v = read_halves(head, "v", &n_value);
   if (n != n_key || n != n_value) fprintf(stderr, "demo: %s: q, k and v differ in length\n", head), exit(1);
   float *out[2] = {allocate((size_t)n * DIM * sizeof(float)), allocate((size_t)n * DIM * sizeof(float))};
   float *lse[2] = {allocate((size_t)n * sizeof(float)), allocate((size_t)n * sizeof(float))};
@@ -130,10 +134,11 @@ static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
   problem.batch = problem.n_heads = problem.n_kv_heads = 1;
   problem.n_query = problem.n_key = n, problem.head_dim = problem.value_dim = DIM, problem.causal = 1;
   problem.query.data = q, problem.key.data = k, problem.value.data = v;
-  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride = DIM;
+  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride =
+      DIM;
 
-  printf("%s: %lld tokens, head dim %d, causal, min_seq_len %lld, %s, one thread\n", head, (long long)n, DIM,
-         (long long)min_seq_len, hyperattn_isa_name(hyperattn_detect_isa()));
+  printf("%s: %lld tokens, head dim %d, causal, min_seq_len %lld, %s, one thread\n", head, (long long)n,
+         DIM, (long long)min_seq_len, hyperattn_isa_name(hyperattn_detect_isa()));
   printf("  %-8s %9s %8s %11s %10s %10s\n", "", "seconds", "speedup", "keys/query", "error", "lse error");
   double exact_seconds = 0;
   for (int i = 0; i < 3; i++) {
@@ -167,7 +172,10 @@ int main(int argc, char **argv) {
     }
   }
   if (!heads) demo(DEMO_DATA, min_seq_len, sum);
-  if (heads > 1) printf("mean error over %d heads: paper %.4f, default %.4f\n", heads, sum[1] / heads, sum[2] / heads);
-  printf("error: |out - exact| / |exact|, Frobenius; lse error: mean |difference|. Times are this machine's, now.\n");
+  if (heads > 1)
+    printf("mean error over %d heads: paper %.4f, default %.4f\n", heads, sum[1] / heads, sum[2] / heads);
+  printf(
+      "error: |out - exact| / |exact|, Frobenius; lse error: mean |difference|. Times are this machine's, "
+      "now.\n");
   return 0;
 }

@@ -27,6 +27,7 @@ int main(void) {
 
   status = hyperattn_forward(&problem, &params, workspace, sizeof workspace);
   printf("%s; %lu of %lu bytes of workspace needed; out[0][0] = %g\n", hyperattn_status_string(status),
-         (unsigned long)hyperattn_workspace_size(&problem, &params, 1), (unsigned long)sizeof workspace, (double)out[0]);
+         (unsigned long)hyperattn_workspace_size(&problem, &params, 1), (unsigned long)sizeof workspace,
+         (double)out[0]);
   return status == HYPERATTN_OK ? 0 : 1;
 }

@@ -32,7 +32,9 @@ static uint64_t test_random(uint64_t *state) { /* SplitMix64 */
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
   return x ^ (x >> 31);
 }
-static double test_uniform(uint64_t *state) { return ((double)(test_random(state) >> 11) + 0.5) / 9007199254740992.0; }
+static double test_uniform(uint64_t *state) {
+  return ((double)(test_random(state) >> 11) + 0.5) / 9007199254740992.0;
+}
 static float test_gaussian(uint64_t *state) {
   double u = test_uniform(state), v = test_uniform(state);
   return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
@@ -57,7 +59,8 @@ typedef struct call {
   float *q, *k, *v, *out, *lse;
 } call;
 
-static void set_strides(ptrdiff_t *batch, ptrdiff_t *head, ptrdiff_t *row, int64_t heads, int64_t rows, int64_t dim) {
+static void set_strides(ptrdiff_t *batch, ptrdiff_t *head, ptrdiff_t *row, int64_t heads, int64_t rows,
+                        int64_t dim) {
   *row = (ptrdiff_t)dim;
   *head = (ptrdiff_t)(rows * dim);
   *batch = (ptrdiff_t)(heads * rows * dim);
@@ -66,17 +69,23 @@ static void set_strides(ptrdiff_t *batch, ptrdiff_t *head, ptrdiff_t *row, int64
 static void bind(call *c) { /* contiguous strides for the shape in c->problem */
   hyperattn_problem *p = &c->problem;
   p->query.data = c->q, p->key.data = c->k, p->value.data = c->v, p->out.data = c->out, p->lse = c->lse;
-  set_strides(&p->query.batch_stride, &p->query.head_stride, &p->query.row_stride, p->n_heads, p->n_query, p->head_dim);
-  set_strides(&p->key.batch_stride, &p->key.head_stride, &p->key.row_stride, p->n_kv_heads, p->n_key, p->head_dim);
-  set_strides(&p->value.batch_stride, &p->value.head_stride, &p->value.row_stride, p->n_kv_heads, p->n_key, p->value_dim);
-  set_strides(&p->out.batch_stride, &p->out.head_stride, &p->out.row_stride, p->n_heads, p->n_query, p->value_dim);
+  set_strides(&p->query.batch_stride, &p->query.head_stride, &p->query.row_stride, p->n_heads, p->n_query,
+              p->head_dim);
+  set_strides(&p->key.batch_stride, &p->key.head_stride, &p->key.row_stride, p->n_kv_heads, p->n_key,
+              p->head_dim);
+  set_strides(&p->value.batch_stride, &p->value.head_stride, &p->value.row_stride, p->n_kv_heads, p->n_key,
+              p->value_dim);
+  set_strides(&p->out.batch_stride, &p->out.head_stride, &p->out.row_stride, p->n_heads, p->n_query,
+              p->value_dim);
 }
 
-static int64_t out_size(const hyperattn_problem *p) { return p->batch * p->n_heads * p->n_query * p->value_dim; }
+static int64_t out_size(const hyperattn_problem *p) {
+  return p->batch * p->n_heads * p->n_query * p->value_dim;
+}
 static int64_t lse_size(const hyperattn_problem *p) { return p->batch * p->n_heads * p->n_query; }
 
-static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key, int64_t head_dim,
-                     int64_t value_dim, int causal, uint64_t seed) {
+static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key,
+                     int64_t head_dim, int64_t value_dim, int causal, uint64_t seed) {
   call c;
   memset(&c, 0, sizeof c);
   c.problem.batch = batch, c.problem.n_heads = heads, c.problem.n_kv_heads = kv_heads;
@@ -94,12 +103,11 @@ static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_q
   return c;
 }
 
-static void free_call(call *c) {
-  free(c->q), free(c->k), free(c->v), free(c->out), free(c->lse);
-}
+static void free_call(call *c) { free(c->q), free(c->k), free(c->v), free(c->out), free(c->lse); }
 
 /* Small enough that a few hundred tokens are approximated. */
-static hyperattn_params small_params(hyperattn_params p, int64_t min_seq_len, int64_t block, int64_t sample) {
+static hyperattn_params small_params(hyperattn_params p, int64_t min_seq_len, int64_t block,
+                                     int64_t sample) {
   p.min_seq_len = min_seq_len, p.block_size = block, p.sample_size = sample;
   if (p.window) p.window = 16;
   if (p.probe_queries) p.probe_queries = 8, p.heavy_keys = 4;
@@ -119,8 +127,8 @@ static void run(call *c) {
 
 /* Attention of one row with given log-weights: out = sum w_j e^s_j v_j / sum w_j e^s_j; -inf hides a key. */
 static double reference_row(const float *q, const float *k, const float *v, int64_t n_key, int64_t head_dim,
-                            int64_t value_dim, ptrdiff_t k_row, ptrdiff_t v_row, double scale, const double *log_weight,
-                            double *out) {
+                            int64_t value_dim, ptrdiff_t k_row, ptrdiff_t v_row, double scale,
+                            const double *log_weight, double *out) {
   double *s = (double *)test_alloc((size_t)n_key * sizeof(double)), high = -INFINITY, sum = 0.0;
   for (int64_t j = 0; j < n_key; j++) {
     s[j] = 0.0;
@@ -153,12 +161,13 @@ static void reference(const hyperattn_problem *p, double *out, double *lse) {
         int64_t kv = h / (p->n_heads / p->n_kv_heads), row = (b * p->n_heads + h) * p->n_query + i;
         for (int64_t j = 0; j < p->n_key; j++)
           weight[j] = p->causal && j > i + p->n_key - p->n_query ? -INFINITY : 0.0;
-        lse[row] = reference_row((const float *)p->query.data + b * p->query.batch_stride + h * p->query.head_stride +
-                                     i * p->query.row_stride,
-                                 (const float *)p->key.data + b * p->key.batch_stride + kv * p->key.head_stride,
-                                 (const float *)p->value.data + b * p->value.batch_stride + kv * p->value.head_stride,
-                                 p->n_key, p->head_dim, p->value_dim, p->key.row_stride, p->value.row_stride,
-                                 reference_scale(p), weight, out + row * p->value_dim);
+        lse[row] = reference_row(
+            (const float *)p->query.data + b * p->query.batch_stride + h * p->query.head_stride +
+                i * p->query.row_stride,
+            (const float *)p->key.data + b * p->key.batch_stride + kv * p->key.head_stride,
+            (const float *)p->value.data + b * p->value.batch_stride + kv * p->value.head_stride, p->n_key,
+            p->head_dim, p->value_dim, p->key.row_stride, p->value.row_stride, reference_scale(p), weight,
+            out + row * p->value_dim);
       }
   free(weight);
 }
@@ -191,15 +200,15 @@ static double lse_error(const float *x, const double *y, int64_t n) {
   return most;
 }
 
-#define assert_below(x, bound)                                                        \
-  do {                                                                                \
-    double x_ = (x);                                                                  \
-    if (!(x_ <= (bound))) fail_msg("%s = %g, above %g", #x, x_, (double)(bound));     \
+#define assert_below(x, bound)                                                    \
+  do {                                                                            \
+    double x_ = (x);                                                              \
+    if (!(x_ <= (bound))) fail_msg("%s = %g, above %g", #x, x_, (double)(bound)); \
   } while (0)
-#define assert_above(x, bound)                                                        \
-  do {                                                                                \
-    double x_ = (x);                                                                  \
-    if (!(x_ >= (bound))) fail_msg("%s = %g, below %g", #x, x_, (double)(bound));     \
+#define assert_above(x, bound)                                                    \
+  do {                                                                            \
+    double x_ = (x);                                                              \
+    if (!(x_ >= (bound))) fail_msg("%s = %g, below %g", #x, x_, (double)(bound)); \
   } while (0)
 
 /* Runs c and holds out and lse to exact attention. */

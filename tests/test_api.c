@@ -3,7 +3,8 @@
 
 static const int n_presets = 3;
 static hyperattn_params preset(int which) {
-  hyperattn_params p = small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 24, 12, 10);
+  hyperattn_params p =
+      small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 24, 12, 10);
   if (which == 2) p.method = HYPERATTN_EXACT;
   return p;
 }
@@ -16,13 +17,15 @@ static void test_strides(void **state) {
     call c = new_call(B, H, KV, N, N, D, D, 1, 81), d = c;
     c.params = preset(which);
     run(&c);
-    float *packed = (float *)test_alloc(B * N * ROW * sizeof(float)), *out = (float *)test_alloc(N * B * H * D * sizeof(float));
+    float *packed = (float *)test_alloc(B * N * ROW * sizeof(float)),
+          *out = (float *)test_alloc(N * B * H * D * sizeof(float));
     for (int b = 0; b < B; b++)
       for (int i = 0; i < N; i++) {
         float *row = packed + (b * N + (N - 1 - i)) * ROW; /* last row first: a negative stride */
         for (int t = 0; t < H * D; t++) row[t] = c.q[((b * H + t / D) * N + i) * D + t % D];
         for (int t = 0; t < KV * D; t++) row[H * D + t] = c.k[((b * KV + t / D) * N + i) * D + t % D];
-        for (int t = 0; t < KV * D; t++) row[(H + KV) * D + t] = c.v[((b * KV + t / D) * N + i) * D + t % D];
+        for (int t = 0; t < KV * D; t++)
+          row[(H + KV) * D + t] = c.v[((b * KV + t / D) * N + i) * D + t % D];
       }
     hyperattn_problem *p = &d.problem;
     d.params = c.params;
@@ -39,7 +42,8 @@ static void test_strides(void **state) {
     for (int b = 0; b < B; b++)
       for (int h = 0; h < H; h++)
         for (int i = 0; i < N; i++)
-          assert_memory_equal(out + ((i * B + b) * H + h) * D, c.out + ((b * H + h) * N + i) * D, D * sizeof(float));
+          assert_memory_equal(out + ((i * B + b) * H + h) * D, c.out + ((b * H + h) * N + i) * D,
+                              D * sizeof(float));
     assert_memory_equal(c.lse, d.lse, (size_t)lse_size(p) * sizeof(float));
     free(packed), free(out), free(d.lse);
     free_call(&c);
@@ -76,7 +80,8 @@ static void test_grouped_heads_equal_expanded(void **state) {
   (void)state;
   for (int which = 0; which < n_presets; which++)
     for (int causal = 0; causal < 2; causal++) {
-      call c = new_call(2, 6, 2, 130, 140, 8, 6, causal, 89), d = new_call(2, 6, 6, 130, 140, 8, 6, causal, 89);
+      call c = new_call(2, 6, 2, 130, 140, 8, 6, causal, 89),
+           d = new_call(2, 6, 6, 130, 140, 8, 6, causal, 89);
       c.params = d.params = preset(which);
       memcpy(d.q, c.q, 2 * 6 * 130 * 8 * sizeof(float));
       for (int h = 0; h < 12; h++) {
@@ -90,6 +95,23 @@ static void test_grouped_heads_equal_expanded(void **state) {
     }
 }
 
+/* The same where values are not finite: a tile's other rows decide who sees the key, never anyone's bits. */
+static void test_grouped_heads_with_infinite_values(void **state) {
+  static const float bad[] = {INFINITY, -INFINITY};
+  (void)state;
+  for (int b = 0; b < 2; b++) {
+    call c = new_call(1, 16, 1, 128, 128, 8, 8, 1, 91), d = new_call(1, 16, 16, 128, 128, 8, 8, 1, 91);
+    memcpy(d.q, c.q, 16 * 128 * 8 * sizeof(float));
+    c.v[5 * 8] = c.v[77 * 8 + 3] = bad[b];
+    for (int h = 0; h < 16; h++)
+      memcpy(d.k + h * 1024, c.k, 1024 * sizeof(float)), memcpy(d.v + h * 1024, c.v, 1024 * sizeof(float));
+    run(&c), run(&d);
+    assert_memory_equal(c.out, d.out, (size_t)out_size(&c.problem) * sizeof(float));
+    assert_true(isfinite(c.out[100 * 8 + 5]) && !isfinite(c.out[100 * 8]) && !isfinite(c.out[100 * 8 + 3]));
+    free_call(&c), free_call(&d);
+  }
+}
+
 /* One head of one batch alone gives its bits of the whole. */
 static void test_slices_equal_the_whole(void **state) {
   (void)state;
@@ -99,7 +121,8 @@ static void test_slices_equal_the_whole(void **state) {
     run(&c);
     d.params = c.params;
     d.problem.batch = 1, d.problem.n_heads = 1, d.problem.n_kv_heads = 1;
-    d.q = c.q + 7 * 130 * 8, d.k = c.k + 3 * 130 * 8, d.v = c.v + 3 * 130 * 8; /* batch 1, head 3, kv head 1 */
+    d.q = c.q + 7 * 130 * 8, d.k = c.k + 3 * 130 * 8,
+    d.v = c.v + 3 * 130 * 8; /* batch 1, head 3, kv head 1 */
     d.out = (float *)test_alloc(130 * 8 * sizeof(float)), d.lse = (float *)test_alloc(130 * sizeof(float));
     bind(&d);
     run(&d);
@@ -158,7 +181,8 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
         size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, workers[w]);
         void *workspace = test_alloc(bytes);
         memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
-        assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &parallel, workspace, bytes), HYPERATTN_OK);
+        assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &parallel, workspace, bytes),
+                         HYPERATTN_OK);
         assert_true(s.calls > 0);
         assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
         /* and by phases */
@@ -179,7 +203,8 @@ static void test_phases_of_invalid_calls(void **state) {
   call c = new_call(1, 1, 1, 100, 100, 8, 8, 1, 1);
   c.params = preset(1);
   assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, -1), 0);
-  assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, hyperattn_phase_count(&c.problem, &c.params)), 0);
+  assert_int_equal(
+      hyperattn_phase_tasks(&c.problem, &c.params, hyperattn_phase_count(&c.problem, &c.params)), 0);
   c.params.min_seq_len = 0;
   assert_int_equal(hyperattn_phase_count(&c.problem, &c.params), 0);
   assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, 0), 0);
@@ -217,8 +242,11 @@ static void test_workspace_never_shrinks(void **state) {
     p.causal = (int)(test_random(&random) % 2);
     hyperattn_params a = test_random(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
     a.min_seq_len = 1 + (int64_t)(test_random(&random) % 300);
-    a.block_size = (int64_t)(test_random(&random) % 100), a.sample_size = (int64_t)(test_random(&random) % 100);
-    if (a.query_group) a.query_group = 1 + (int64_t)(test_random(&random) % 40), a.key_group = 1 + (int64_t)(test_random(&random) % 40);
+    a.block_size = (int64_t)(test_random(&random) % 100),
+    a.sample_size = (int64_t)(test_random(&random) % 100);
+    if (a.query_group)
+      a.query_group = 1 + (int64_t)(test_random(&random) % 40),
+      a.key_group = 1 + (int64_t)(test_random(&random) % 40);
     if (a.probe_queries) a.probe_queries = 1 + (int64_t)(test_random(&random) % 40);
     for (int axis = 0; axis < 2; axis++) {
       size_t before = 0;
@@ -244,12 +272,15 @@ static void test_merge(void **state) {
   run(&whole);
   a.params.method = b.params.method = HYPERATTN_EXACT;
   a.problem.n_key = CUT, b.problem.n_key = NK - CUT;
-  a.out = (float *)test_alloc(2 * N * D * sizeof(float)), a.lse = (float *)test_alloc(2 * N * sizeof(float));
-  b.out = (float *)test_alloc(2 * N * D * sizeof(float)), b.lse = (float *)test_alloc(2 * N * sizeof(float));
+  a.out = (float *)test_alloc(2 * N * D * sizeof(float)),
+  a.lse = (float *)test_alloc(2 * N * sizeof(float));
+  b.out = (float *)test_alloc(2 * N * D * sizeof(float)),
+  b.lse = (float *)test_alloc(2 * N * sizeof(float));
   a.problem.out.data = a.out, a.problem.lse = a.lse, b.problem.out.data = b.out, b.problem.lse = b.lse;
   b.problem.key.data = b.k + CUT * D, b.problem.value.data = b.v + CUT * D;
   run(&a), run(&b);
-  hyperattn_input part = {b.out, HYPERATTN_F32, b.problem.out.batch_stride, b.problem.out.head_stride, b.problem.out.row_stride};
+  hyperattn_input part = {b.out, HYPERATTN_F32, b.problem.out.batch_stride, b.problem.out.head_stride,
+                          b.problem.out.row_stride};
   float kept_out[2 * N * D], kept_lse[2 * N], empty[2 * N];
   memcpy(kept_out, a.out, sizeof kept_out), memcpy(kept_lse, a.lse, sizeof kept_lse);
   for (int i = 0; i < 2 * N; i++) empty[i] = -INFINITY;
@@ -323,7 +354,8 @@ static void expect(const call *c, hyperattn_status want, void *workspace, size_t
   memcpy(before + out_bytes, c->lse, lse_bytes);
   if (workspace) memcpy(before + out_bytes + lse_bytes, workspace, bytes);
   hyperattn_status got = hyperattn_forward(&c->problem, &c->params, workspace, bytes);
-  if (got != want) fail_msg("wanted %s, got %s", hyperattn_status_string(want), hyperattn_status_string(got));
+  if (got != want)
+    fail_msg("wanted %s, got %s", hyperattn_status_string(want), hyperattn_status_string(got));
   assert_int_equal(hyperattn_check(&c->problem, &c->params, workspace, bytes, 1), want);
   shuffled s = {1, 0};
   hyperattn_parallel parallel = {1, &s, shuffled_for};
@@ -343,10 +375,10 @@ static void test_every_mistake_has_its_status(void **state) {
   size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
   void *w = test_alloc(bytes + 64);
   memset(w, 0, bytes + 64);
-#define EXPECT(set, status)            \
-  do {                                 \
-    c = good;                          \
-    set;                               \
+#define EXPECT(set, status)                         \
+  do {                                              \
+    c = good;                                       \
+    set;                                            \
     expect(&c, HYPERATTN_ERROR_##status, w, bytes); \
   } while (0)
   hyperattn_problem *p = &c.problem;
@@ -422,7 +454,9 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT(a->tolerance = NAN, TOLERANCE);
   EXPECT(a->probe_queries = 0, PROBES_NEEDED);
   EXPECT((a->probe_queries = 0, a->heavy_keys = 0), PROBES_NEEDED);
-  EXPECT((a->probe_queries = 0, a->heavy_keys = 0, a->sampling = HYPERATTN_SAMPLE_UNIFORM, a->tolerance = 0.1f), PROBES_NEEDED);
+  EXPECT((a->probe_queries = 0, a->heavy_keys = 0, a->sampling = HYPERATTN_SAMPLE_UNIFORM,
+          a->tolerance = 0.1f),
+         PROBES_NEEDED);
   EXPECT(a->tolerance = 0.2f, TOLERANCE_UNSUPPORTED);
   EXPECT(a->order = HYPERATTN_ORDER_PROBED, ORDER_UNSUPPORTED);
   EXPECT(a->cap_epsilon = -1.0f, CAP);
@@ -443,32 +477,50 @@ static void test_every_mistake_has_its_status(void **state) {
   expect(&c, HYPERATTN_ERROR_WORKSPACE_SIZE, w, bytes - 1);
   assert_int_equal(hyperattn_forward(NULL, &c.params, w, bytes), HYPERATTN_ERROR_NULL_PROBLEM);
   assert_int_equal(hyperattn_forward(&c.problem, NULL, w, bytes), HYPERATTN_ERROR_NULL_PARAMS);
-  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, NULL, w, bytes), HYPERATTN_ERROR_NULL_PARALLEL);
+  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, NULL, w, bytes),
+                   HYPERATTN_ERROR_NULL_PARALLEL);
   hyperattn_parallel nobody = {0, NULL, shuffled_for};
-  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &nobody, w, bytes), HYPERATTN_ERROR_WORKERS);
+  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &nobody, w, bytes),
+                   HYPERATTN_ERROR_WORKERS);
   nobody.parallel_for = NULL;
-  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &nobody, w, bytes), HYPERATTN_ERROR_NULL_PARALLEL);
+  assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &nobody, w, bytes),
+                   HYPERATTN_ERROR_NULL_PARALLEL);
   assert_int_equal(hyperattn_check(&c.problem, &c.params, w, bytes, 0), HYPERATTN_ERROR_WORKERS);
   assert_int_equal(hyperattn_workspace_size(&c.problem, &c.params, 0), 0);
-  assert_int_equal(hyperattn_forward(&c.problem, &c.params, w, bytes), HYPERATTN_OK); /* the good one is good */
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, w, bytes),
+                   HYPERATTN_OK); /* the good one is good */
   /* a workspace beyond SIZE_MAX */
   p->batch = p->n_heads = p->n_kv_heads = p->n_query = p->n_key = 0x7fffffff;
   assert_int_equal(hyperattn_forward(p, a, w, bytes), HYPERATTN_ERROR_SIZE_OVERFLOW);
   assert_int_equal(hyperattn_workspace_size(p, a, 1), 0);
+  /* more tasks than int64 counts, though no workspace to speak of */
+  a->method = HYPERATTN_EXACT;
+  assert_int_equal(hyperattn_forward(p, a, w, bytes), HYPERATTN_ERROR_SIZE_OVERFLOW);
+  assert_int_equal(hyperattn_phase_tasks(p, a, 0), 0);
+  /* the largest budgets and groups of one: counted without overflow */
+  p->batch = p->n_heads = p->n_kv_heads = 1;
+  a->method = HYPERATTN_HYPER;
+  a->block_size = a->sample_size = a->probe_queries = INT64_MAX, a->query_group = a->key_group = 1;
+  assert_true(!hai_worth(a, p->n_query, p->n_key));
+  /* out within a workspace said to be endless */
+  c = good;
+  p->out.data = (char *)w + 64;
+  assert_int_equal(hyperattn_check(p, a, w, SIZE_MAX, 1), HYPERATTN_ERROR_OVERLAP);
   free(w);
   free_call(&good);
 }
 
 static void test_statuses_have_texts(void **state) {
   (void)state;
-#define DISTINCT(name, code, text)                                                     \
-  assert_string_equal(hyperattn_status_string(HYPERATTN_##name), text);                \
-  assert_int_equal(HYPERATTN_##name, code);                                            \
+#define DISTINCT(name, code, text)                                      \
+  assert_string_equal(hyperattn_status_string(HYPERATTN_##name), text); \
+  assert_int_equal(HYPERATTN_##name, code);                             \
   assert_true(HYPERATTN_##name > HYPERATTN_STATUS_LAST);
   HYPERATTN_STATUS_LIST(DISTINCT)
 #undef DISTINCT
   assert_string_equal(hyperattn_status_string((hyperattn_status)12345), "unknown status");
-  for (int isa = 0; isa < 6; isa++) assert_string_not_equal(hyperattn_isa_name((hyperattn_isa)isa), "unknown");
+  for (int isa = 0; isa < 6; isa++)
+    assert_string_not_equal(hyperattn_isa_name((hyperattn_isa)isa), "unknown");
   assert_string_equal(hyperattn_isa_name((hyperattn_isa)77), "unknown");
   assert_non_null(hai_kernel_of(hyperattn_detect_isa()));
 }
@@ -478,6 +530,7 @@ int main(void) {
       cmocka_unit_test(test_strides),
       cmocka_unit_test(test_zero_and_idle_strides),
       cmocka_unit_test(test_grouped_heads_equal_expanded),
+      cmocka_unit_test(test_grouped_heads_with_infinite_values),
       cmocka_unit_test(test_slices_equal_the_whole),
       cmocka_unit_test(test_seeds),
       cmocka_unit_test(test_any_number_of_workers_gives_the_same_bits),

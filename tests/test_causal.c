@@ -2,7 +2,8 @@
 #include "support.h"
 
 static hyperattn_params preset(int which) {
-  hyperattn_params p = small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 20, 8, 10);
+  hyperattn_params p =
+      small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 20, 8, 10);
   if (which == 2) p.order = HYPERATTN_ORDER_SORTLSH, p.sampling = HYPERATTN_SAMPLE_VALUE_NORM;
   if (which == 3) p.method = HYPERATTN_EXACT;
   return p;
@@ -19,7 +20,8 @@ static void test_no_row_feels_a_later_key(void **state) {
       call c = new_call(1, 2, 1, nq, nk, 8, 8, 1, 61);
       c.params = preset(which);
       run(&c);
-      float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float)), *lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
+      float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float)),
+            *lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
       memcpy(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
       memcpy(lse, c.lse, (size_t)lse_size(&c.problem) * sizeof(float));
       for (int64_t j = 0; j < nk; j += 13)
@@ -34,7 +36,8 @@ static void test_no_row_feels_a_later_key(void **state) {
               assert_memory_equal(c.out + h * nq * 8, out + h * nq * 8, (size_t)before * 8 * sizeof(float));
               assert_memory_equal(c.lse + h * nq, lse + h * nq, (size_t)before * sizeof(float));
             }
-            if (before < nq && t == 1) assert_memory_not_equal(c.out, out, (size_t)(nq * 8) * sizeof(float));
+            if (before < nq && t == 1)
+              assert_memory_not_equal(c.out, out, (size_t)(nq * 8) * sizeof(float));
           }
       free(out), free(lse);
       free_call(&c);
@@ -75,8 +78,12 @@ static void test_window_is_exact(void **state) {
     for (int i = 0; i < 203; i++) {
       double weight[203], out[8];
       for (int j = 0; j < 203; j++)
-        weight[j] = j > i || (i - j >= window && j != 0 && hai_part_of(203, 1 << plan.depth, i) != hai_part_of(203, 1 << plan.depth, j)) ? -INFINITY : 0.0;
-      double lse = reference_row(c.q + i * 8, c.k, c.v, 203, 8, 8, 8, 8, reference_scale(&c.problem), weight, out);
+        weight[j] = j > i || (i - j >= window && j != 0 &&
+                              hai_part_of(203, 1 << plan.depth, i) != hai_part_of(203, 1 << plan.depth, j))
+                        ? -INFINITY
+                        : 0.0;
+      double lse =
+          reference_row(c.q + i * 8, c.k, c.v, 203, 8, 8, 8, 8, reference_scale(&c.problem), weight, out);
       assert_below(fabs((double)c.lse[i] - lse), 1e-5);
       assert_below(relative_error(c.out + i * 8, out, 8), 1e-5);
     }
@@ -94,7 +101,8 @@ static void test_chunks_equal_the_whole(void **state) {
     call d = c;
     d.problem.n_query = rows;
     d.q = c.q + (150 - rows) * 8;
-    d.out = (float *)test_alloc((size_t)rows * 8 * sizeof(float)), d.lse = (float *)test_alloc((size_t)rows * sizeof(float));
+    d.out = (float *)test_alloc((size_t)rows * 8 * sizeof(float)),
+    d.lse = (float *)test_alloc((size_t)rows * sizeof(float));
     bind(&d);
     run(&d);
     assert_memory_equal(d.out, c.out + (150 - rows) * 8, (size_t)rows * 8 * sizeof(float));

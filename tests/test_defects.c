@@ -6,7 +6,8 @@
 static void test_a_column_in_the_own_block_counts_once(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 128, 128, 8, 8, 0, 201);
-  memset(c.k, 0, 128 * 8 * sizeof(float)); /* every key alike: the sum is 128 exactly, however columns fall */
+  memset(c.k, 0,
+         128 * 8 * sizeof(float)); /* every key alike: the sum is 128 exactly, however columns fall */
   c.params = small_params(hyperattn_paper_params(), 16, 32, 32);
   double mean = 0.0;
   for (int seed = 0; seed < 400; seed++) {
@@ -33,7 +34,8 @@ static void test_lse_of_a_dominant_part(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 512, 512, 8, 8, 1, 203);
   for (int i = 0; i < 8; i++) c.k[500 * 8 + i] *= 40.0f;
-  c.params = small_params(hyperattn_default_params(), 64, 512, 512); /* all keys: exact, through every level */
+  c.params =
+      small_params(hyperattn_default_params(), 64, 512, 512); /* all keys: exact, through every level */
   assert_exact(&c, 2e-6);
   c.params.method = HYPERATTN_EXACT;
   assert_exact(&c, 2e-6);
@@ -68,7 +70,8 @@ static void test_causal_chunks_other_dims_shared_keys(void **state) {
   call c = new_call(1, 4, 2, 200, 700, 16, 24, 1, 211);
   c.params = small_params(hyperattn_default_params(), 64, 256, 256);
   run(&c);
-  double *out = (double *)test_alloc((size_t)out_size(&c.problem) * sizeof(double)), *lse = (double *)test_alloc((size_t)lse_size(&c.problem) * sizeof(double));
+  double *out = (double *)test_alloc((size_t)out_size(&c.problem) * sizeof(double)),
+         *lse = (double *)test_alloc((size_t)lse_size(&c.problem) * sizeof(double));
   reference(&c.problem, out, lse);
   assert_below(relative_error(c.out, out, out_size(&c.problem)), 1.0);
   for (int64_t i = 0; i < lse_size(&c.problem); i++) assert_below(fabs((double)c.lse[i] - lse[i]), 1.0);

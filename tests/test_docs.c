@@ -22,7 +22,8 @@ static char *read_text(const char *name) {
 
 static void test_the_example_is_the_same_everywhere(void **state) {
   (void)state;
-  char *example = read_text("examples/minimal.c"), *readme = read_text("README.md"), *header = read_text("hyperattn.h");
+  char *example = read_text("examples/minimal.c"), *readme = read_text("README.md"),
+       *header = read_text("hyperattn.h");
   int lines = 0;
   for (char *at = example; *at; at++) lines += *at == '\n';
   assert_in_range(lines, 1, 40);

@@ -1,9 +1,10 @@
 /* Exact attention against the double reference, over shapes. */
 #include "support.h"
 
-static void check(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key, int64_t head_dim,
-                  int64_t value_dim, int causal) {
-  call c = new_call(batch, heads, kv_heads, n_query, n_key, head_dim, value_dim, causal, (uint64_t)(n_query * 31 + n_key));
+static void check(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key,
+                  int64_t head_dim, int64_t value_dim, int causal) {
+  call c = new_call(batch, heads, kv_heads, n_query, n_key, head_dim, value_dim, causal,
+                    (uint64_t)(n_query * 31 + n_key));
   c.params.method = HYPERATTN_EXACT;
   assert_exact(&c, 2e-6);
   free_call(&c);

@@ -51,7 +51,9 @@ static golden_case read_case(const char *folder) {
   snprintf(path, sizeof path, "%s/case.txt", folder);
   FILE *f = fopen(path, "r");
   if (!f) fail_msg("cannot open %s", path);
-  if (fscanf(f, "heads=%lld n=%lld d=%lld block_size=%lld sample_size=%lld min_seq_len=%lld causal=%d scale=%lf calls=%d",
+  if (fscanf(f,
+             "heads=%lld n=%lld d=%lld block_size=%lld sample_size=%lld min_seq_len=%lld causal=%d "
+             "scale=%lf calls=%d",
              &heads, &n, &d, &block, &sample, &min_len, &g.causal, &scale, &g.n_calls) != 9)
     fail_msg("cannot parse %s", path);
   g.heads = heads, g.n = n, g.d = d, g.block_size = block, g.sample_size = sample, g.min_seq_len = min_len;
@@ -60,7 +62,8 @@ static golden_case read_case(const char *folder) {
   for (int c = 0; c < g.n_calls; c++) {
     long long h, nq, nk, m;
     int id;
-    if (fscanf(f, " call%d heads=%lld n_query=%lld n_key=%lld samples=%lld", &id, &h, &nq, &nk, &m) != 5 || id != c)
+    if (fscanf(f, " call%d heads=%lld n_query=%lld n_key=%lld samples=%lld", &id, &h, &nq, &nk, &m) != 5 ||
+        id != c)
       fail_msg("cannot parse call %d of %s", c, path);
     golden_call *call = &g.calls[c];
     call->heads = h, call->n_query = nq, call->n_key = nk, call->samples = m;
@@ -129,7 +132,8 @@ static void run_case(const char *folder) {
   c.lse = (float *)test_alloc((size_t)(g.heads * g.n) * sizeof(float));
   bind(&c);
   c.params = hyperattn_paper_params();
-  c.params.block_size = g.block_size, c.params.sample_size = g.sample_size, c.params.min_seq_len = g.min_seq_len;
+  c.params.block_size = g.block_size, c.params.sample_size = g.sample_size,
+  c.params.min_seq_len = g.min_seq_len;
 
   hai_plan plan;
   resolve_as_authors(&plan, &c);
@@ -142,20 +146,24 @@ static void run_case(const char *folder) {
       hai_job job;
       hai_stage stage = hai_job_at(&job, &plan, workspace, phase, i, 0);
       if (stage == HAI_STAGE_ORDER || stage == HAI_STAGE_COLUMNS)
-        inject(&job, stage, &g.calls[job.level], job.kv_head * hai_plan_rects(&plan, job.level) + job.rect.index);
+        inject(&job, stage, &g.calls[job.level],
+               job.kv_head * hai_plan_rects(&plan, job.level) + job.rect.index);
       else
         hai_run(&plan, workspace, phase, i, 0);
     }
 
-  float *want = (float *)read_words(folder, "out.f32", size), *want_lse = (float *)read_words(folder, "lse.f32", g.heads * g.n);
+  float *want = (float *)read_words(folder, "out.f32", size),
+        *want_lse = (float *)read_words(folder, "lse.f32", g.heads * g.n);
   double *out = (double *)test_alloc((size_t)size * sizeof(double));
   double *lse = (double *)test_alloc((size_t)(g.heads * g.n) * sizeof(double));
   for (int64_t i = 0; i < size; i++) out[i] = (double)want[i];
   for (int64_t i = 0; i < g.heads * g.n; i++) lse[i] = (double)want_lse[i];
-  print_message("%s: out %.2g, lse %.2g\n", folder, relative_error(c.out, out, size), lse_error(c.lse, lse, g.heads * g.n));
+  print_message("%s: out %.2g, lse %.2g\n", folder, relative_error(c.out, out, size),
+                lse_error(c.lse, lse, g.heads * g.n));
   assert_below(relative_error(c.out, out, size), 2e-5);
   assert_below(lse_error(c.lse, lse, g.heads * g.n), 2e-5);
-  for (int i = 0; i < g.n_calls; i++) free(g.calls[i].q_order), free(g.calls[i].k_order), free(g.calls[i].columns);
+  for (int i = 0; i < g.n_calls; i++)
+    free(g.calls[i].q_order), free(g.calls[i].k_order), free(g.calls[i].columns);
   free(want), free(want_lse), free(out), free(lse), free(workspace);
   free_call(&c);
 }
@@ -191,6 +199,7 @@ static void test_cases_kept_elsewhere(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases_kept_here), cmocka_unit_test(test_cases_kept_elsewhere)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases_kept_here),
+                                     cmocka_unit_test(test_cases_kept_elsewhere)};
   return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
 }

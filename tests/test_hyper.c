@@ -12,7 +12,8 @@ static double *pair_of(const hyperattn_problem *p, pairs *w, int64_t b, int64_t 
   return &w->log_weight[((b * p->n_heads + h) * p->n_query + i) * p->n_key + j];
 }
 
-static void meet(const hyperattn_problem *p, pairs *w, int64_t b, int64_t h, int64_t i, int64_t j, double log_weight) {
+static void meet(const hyperattn_problem *p, pairs *w, int64_t b, int64_t h, int64_t i, int64_t j,
+                 double log_weight) {
   double *at = pair_of(p, w, b, h, i, j);
   if (*at != -INFINITY) w->twice++;
   *at = log_weight;
@@ -25,7 +26,8 @@ static int in_window(const hyperattn_problem *p, const hyperattn_params *a, int6
 /* The pairs of one approximated rectangle, from what selection left in the workspace. */
 static void meet_rect(hai_job *job, const call *c, pairs *w) {
   const hyperattn_problem *p = &c->problem;
-  int64_t parts = hai_key_parts(job->plan, job->rect.n_key), groups = hai_query_parts(job->plan, job->rect.n_query, job->rect.n_key);
+  int64_t parts = hai_key_parts(job->plan, job->rect.n_key),
+          groups = hai_query_parts(job->plan, job->rect.n_query, job->rect.n_key);
   const int32_t *pins = hai_pins(job), *order = hai_key_order(job);
   for (int64_t x = 0; x < job->rect.n_query; x++) {
     int64_t i = hai_query_order(job)[x];
@@ -38,7 +40,9 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
     int64_t group = parts ? hai_part_of(job->rect.n_query, groups, x) : 0;
     for (int64_t rank = 0; parts && rank < job->rect.n_key; rank++) {
       int32_t block = (int32_t)hai_part_of(job->rect.n_key, parts, rank);
-      int mine = job->plan->by_score ? holds_key(hai_choice(job, group), hai_min(job->plan->take, parts), block) : block == group;
+      int mine = job->plan->by_score
+                     ? holds_key(hai_choice(job, group), hai_min(job->plan->take, parts), block)
+                     : block == group;
       if (!mine || met[order[rank]]) continue;
       met[order[rank]] = 1;
       if (!in_window(p, &c->params, i, order[rank])) meet(p, w, job->batch, job->head, i, order[rank], 0.0);
@@ -58,7 +62,8 @@ static void check(call *c, double bound) {
   size_t bytes = hyperattn_workspace_size(p, &c->params, 1);
   void *workspace = test_alloc(bytes);
   hai_plan plan;
-  pairs w = {(double *)test_alloc((size_t)(p->batch * p->n_heads * p->n_query * p->n_key) * sizeof(double)), 0};
+  pairs w = {(double *)test_alloc((size_t)(p->batch * p->n_heads * p->n_query * p->n_key) * sizeof(double)),
+             0};
   memset(workspace, 0xff, bytes);
   assert_int_equal(hyperattn_check(p, &c->params, workspace, bytes, 1), HYPERATTN_OK);
   assert_int_equal(hai_resolve(&plan, p, &c->params), HYPERATTN_OK);
@@ -69,7 +74,8 @@ static void check(call *c, double bound) {
         for (int64_t j = 0; j < p->n_key; j++) {
           int64_t at = i + p->n_key - p->n_query, x = at - plan.key_skip, y = j - plan.key_skip;
           if (p->causal ? j > at : plan.outer) continue;
-          int same = !p->causal || (y >= 0 ? hai_part_of(plan.square, 1 << plan.depth, x) == hai_part_of(plan.square, 1 << plan.depth, y)
+          int same = !p->causal || (y >= 0 ? hai_part_of(plan.square, 1 << plan.depth, x) ==
+                                                 hai_part_of(plan.square, 1 << plan.depth, y)
                                            : !plan.outer && !plan.depth);
           if (same || in_window(p, &c->params, i, j)) meet(p, &w, b, h, i, j, 0.0);
         }
@@ -89,14 +95,17 @@ static void check(call *c, double bound) {
       hai_run(&plan, workspace, phase, t, 0);
     }
   assert_int_equal(w.twice, 0);
-  double *out = (double *)test_alloc((size_t)out_size(p) * sizeof(double)), *lse = (double *)test_alloc((size_t)lse_size(p) * sizeof(double));
+  double *out = (double *)test_alloc((size_t)out_size(p) * sizeof(double)),
+         *lse = (double *)test_alloc((size_t)lse_size(p) * sizeof(double));
   for (int64_t b = 0; b < p->batch; b++)
     for (int64_t h = 0; h < p->n_heads; h++)
       for (int64_t i = 0; i < p->n_query; i++) {
-        int64_t row = (b * p->n_heads + h) * p->n_query + i, kv = b * p->n_kv_heads + h / (p->n_heads / p->n_kv_heads);
-        lse[row] = reference_row(c->q + row * p->head_dim, c->k + kv * p->n_key * p->head_dim, c->v + kv * p->n_key * p->value_dim,
-                                 p->n_key, p->head_dim, p->value_dim, (ptrdiff_t)p->head_dim, (ptrdiff_t)p->value_dim,
-                                 reference_scale(p), pair_of(p, &w, b, h, i, 0), out + row * p->value_dim);
+        int64_t row = (b * p->n_heads + h) * p->n_query + i,
+                kv = b * p->n_kv_heads + h / (p->n_heads / p->n_kv_heads);
+        lse[row] = reference_row(c->q + row * p->head_dim, c->k + kv * p->n_key * p->head_dim,
+                                 c->v + kv * p->n_key * p->value_dim, p->n_key, p->head_dim, p->value_dim,
+                                 (ptrdiff_t)p->head_dim, (ptrdiff_t)p->value_dim, reference_scale(p),
+                                 pair_of(p, &w, b, h, i, 0), out + row * p->value_dim);
       }
   assert_below(relative_error(c->out, out, out_size(p)), bound);
   assert_below(lse_error(c->lse, lse, lse_size(p)), bound);
@@ -130,7 +139,8 @@ static void test_params(void **state) {
 
 /* Ragged blocks, more queries than keys and fewer, prefixes, windows longer than a half. */
 static void test_shapes(void **state) {
-  static const int64_t n[][2] = {{1, 300}, {5, 300}, {64, 300}, {300, 64}, {130, 157}, {157, 130}, {300, 301}, {97, 331}, {331, 97}};
+  static const int64_t n[][2] = {{1, 300},   {5, 300},   {64, 300}, {300, 64}, {130, 157},
+                                 {157, 130}, {300, 301}, {97, 331}, {331, 97}};
   (void)state;
   for (size_t i = 0; i < sizeof n / sizeof *n; i++)
     for (int causal = 0; causal < 2; causal++)
@@ -213,9 +223,9 @@ static void test_what_is_worth_approximating(void **state) {
   (void)state;
   hyperattn_params p = hyperattn_default_params();
   p.method = HYPERATTN_HYPER;
-  assert_false(hai_worth(&p, 1, 32768));    /* probes alone cost more */
-  assert_true(hai_worth(&p, 512, 32768));   /* a chunk of prefill */
-  assert_false(hai_worth(&p, 4096, 1023));  /* below min_seq_len */
+  assert_false(hai_worth(&p, 1, 32768));   /* probes alone cost more */
+  assert_true(hai_worth(&p, 512, 32768));  /* a chunk of prefill */
+  assert_false(hai_worth(&p, 4096, 1023)); /* below min_seq_len */
   assert_true(hai_worth(&p, 4096, 1024));
   p.sample_size = 1024;
   assert_false(hai_worth(&p, 4096, 1024));
@@ -238,11 +248,13 @@ static void check_cap(float epsilon, float kappa, float spread) {
   double residual_most = 0.0, scale = reference_scale(p);
   double s[120][140];
   int block_of_key[140];
-  for (int rank = 0; rank < 140; rank++) block_of_key[hai_key_order(&job)[rank]] = (int)hai_part_of(140, 10, rank);
+  for (int rank = 0; rank < 140; rank++)
+    block_of_key[hai_key_order(&job)[rank]] = (int)hai_part_of(140, 10, rank);
   for (int x = 0; x < 120; x++)
     for (int j = 0; j < 140; j++) {
       s[x][j] = 0.0;
-      for (int t = 0; t < 8; t++) s[x][j] += (double)c.q[hai_query_order(&job)[x] * 8 + t] * (double)c.k[j * 8 + t];
+      for (int t = 0; t < 8; t++)
+        s[x][j] += (double)c.q[hai_query_order(&job)[x] * 8 + t] * (double)c.k[j * 8 + t];
       s[x][j] = exp(s[x][j] * scale);
     }
   for (int t = 0; t < 20; t++) { /* the sampled rows */
@@ -274,7 +286,8 @@ static void check_cap(float epsilon, float kappa, float spread) {
     if (rest < floor_sum) floored++;
     double d = block + fmax(rest, floor_sum);
     assert_below(fabs((double)c.lse[i] - log(d)) / fmax(1.0, fabs(log(d))), 3e-6);
-    for (int t = 0; t < 8; t++) assert_below(fabs((double)c.out[i * 8 + t] - top[t] / d), 2e-5 * fmax(1.0, fabs(top[t] / d)));
+    for (int t = 0; t < 8; t++)
+      assert_below(fabs((double)c.out[i * 8 + t] - top[t] / d), 2e-5 * fmax(1.0, fabs(top[t] / d)));
   }
   if (epsilon > 0.0f && epsilon < 4.0f) assert_true(capped > 0);
   if (kappa > 0.0f && kappa < 4.0f) assert_true(floored > 0);

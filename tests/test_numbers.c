@@ -8,9 +8,12 @@ static void test_exp(void **state) {
     double want = exp((double)x);
     if (isnan(x)) continue;
     float got = hai_exp(x);
-    if (want < 1.17549435e-38 * 0.999) assert_true(got == 0.0f);
-    else if (want > 3.4028235e38 * 1.001) assert_true(got == INFINITY);
-    else if (want > 1.1754945e-38 && want < 3.4028e38) assert_below(fabs((double)got / want - 1.0), 2e-7 + 1e-7 * fabs((double)x));
+    if (want < 1.17549435e-38 * 0.999)
+      assert_true(got == 0.0f);
+    else if (want > 3.4028235e38 * 1.001)
+      assert_true(got == INFINITY);
+    else if (want > 1.1754945e-38 && want < 3.4028e38)
+      assert_below(fabs((double)got / want - 1.0), 2e-7 + 1e-7 * fabs((double)x));
   }
   assert_true(hai_exp(-INFINITY) == 0.0f);
   assert_true(hai_exp(INFINITY) == INFINITY);
@@ -53,7 +56,8 @@ static void test_random_numbers(void **state) {
     uint64_t r = hai_random(1, 2, 3, (uint64_t)i);
     double u = (double)(r >> 11) / 9007199254740992.0;
     sum += u, square += u * u;
-    assert_true(r != hai_random(1, 2, 2, (uint64_t)i) && r != hai_random(1, 1, 3, (uint64_t)i) && r != hai_random(0, 2, 3, (uint64_t)i));
+    assert_true(r != hai_random(1, 2, 2, (uint64_t)i) && r != hai_random(1, 1, 3, (uint64_t)i) &&
+                r != hai_random(0, 2, 3, (uint64_t)i));
     int64_t x = hai_draw(1000, 7, i % 7, r);
     assert_in_range(x, hai_cut(1000, 7, i % 7), hai_cut(1000, 7, i % 7 + 1) - 1);
     assert_in_range(hai_uniform(5, (uint64_t)1 << 61, r), 5, ((uint64_t)1 << 61) + 4);
@@ -68,34 +72,46 @@ enum { HAI_TEST_CHUNK = 64 };
 
 static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin, int end, uint64_t seed) {
   int lanes = k->lanes;
-  float *rows = gaussians(lanes * dim, seed), *keys = gaussians(n_keys * dim, seed + 1), *o = gaussians(dim * lanes, seed + 2);
-  float *packed = (float *)test_alloc((size_t)(dim * lanes) * sizeof(float)), *back = gaussians(lanes * dim, seed + 3);
+  float *rows = gaussians(lanes * dim, seed), *keys = gaussians(n_keys * dim, seed + 1),
+        *o = gaussians(dim * lanes, seed + 2);
+  float *packed = (float *)test_alloc((size_t)(dim * lanes) * sizeof(float)),
+        *back = gaussians(lanes * dim, seed + 3);
   float *score = (float *)test_alloc((size_t)(HAI_TEST_CHUNK * lanes) * sizeof(float));
   const float *row[64] = {0}, *key[64];
   float *out[64] = {0}, m[64], l[64], factor[64], sum[64], log_weight[64];
   uint64_t visible[64], random = seed + 4;
-  for (int i = 0; i < lanes; i++) row[i] = i == 1 ? NULL : rows + i * dim, out[i] = i == 2 ? NULL : back + i * dim;
-  for (int j = 0; j < n_keys; j++) key[j] = keys + j * dim, log_weight[j] = test_gaussian(&random), visible[j] = test_random(&random);
+  for (int i = 0; i < lanes; i++)
+    row[i] = i == 1 ? NULL : rows + i * dim, out[i] = i == 2 ? NULL : back + i * dim;
+  for (int j = 0; j < n_keys; j++)
+    key[j] = keys + j * dim, log_weight[j] = test_gaussian(&random), visible[j] = test_random(&random);
   k->pack(row, dim, 0.75f, packed);
   for (int i = 0; i < lanes; i++)
-    for (int64_t t = 0; t < dim; t++) assert_true(packed[t * lanes + i] == (row[i] ? 0.75f * rows[i * dim + t] : 0.0f));
+    for (int64_t t = 0; t < dim; t++)
+      assert_true(packed[t * lanes + i] == (row[i] ? 0.75f * rows[i * dim + t] : 0.0f));
   for (int j = 0; j < HAI_TEST_CHUNK * lanes; j++) score[j] = -77.0f;
   k->scores(packed, dim, key, n_keys, begin, end, score);
   double *want = (double *)test_alloc((size_t)(n_keys * lanes + 1) * sizeof(double));
   for (int j = 0; j < n_keys; j++)
     for (int i = 0; i < lanes; i++) {
       double s = 0.0, size = 1e-6;
-      for (int64_t t = 0; t < dim; t++) s += (double)packed[t * lanes + i] * (double)key[j][t], size += fabs((double)packed[t * lanes + i] * (double)key[j][t]);
+      for (int64_t t = 0; t < dim; t++)
+        s += (double)packed[t * lanes + i] * (double)key[j][t],
+            size += fabs((double)packed[t * lanes + i] * (double)key[j][t]);
       want[j * lanes + i] = s;
-      if (i < begin || i >= end) assert_true(score[j * lanes + i] == -77.0f);
-      else assert_below(fabs((double)score[j * lanes + i] - s) / size, 3e-6);
+      if (i < begin || i >= end)
+        assert_true(score[j * lanes + i] == -77.0f);
+      else
+        assert_below(fabs((double)score[j * lanes + i] - s) / size, 3e-6);
     }
-  for (int j = 0; j < n_keys; j++) score[j * lanes + begin] = -INFINITY; /* a lane that sees nothing finite */
+  for (int j = 0; j < n_keys; j++)
+    score[j * lanes + begin] = -INFINITY; /* a lane that sees nothing finite */
   for (int masked = 0; masked < 2; masked++)
     for (int started = 0; started < 2; started++) {
       float *s = (float *)test_alloc((size_t)(HAI_TEST_CHUNK * lanes) * sizeof(float));
       memcpy(s, score, (size_t)(HAI_TEST_CHUNK * lanes) * sizeof(float));
-      for (int i = 0; i < lanes; i++) m[i] = started ? test_gaussian(&random) * 5.0f : -INFINITY, l[i] = started ? 2.0f : 0.0f, factor[i] = -5.0f;
+      for (int i = 0; i < lanes; i++)
+        m[i] = started ? test_gaussian(&random) * 5.0f : -INFINITY, l[i] = started ? 2.0f : 0.0f,
+        factor[i] = -5.0f;
       float m_before[64], l_before[64];
       memcpy(m_before, m, sizeof m), memcpy(l_before, l, sizeof l);
       k->softmax(s, n_keys, log_weight, masked ? visible : NULL, begin, end, m, l, factor);
@@ -106,16 +122,22 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         }
         double high = (double)m_before[i], total = 0.0;
         for (int j = 0; j < n_keys; j++)
-          if (!masked || (visible[j] >> i & 1)) high = fmax(high, (double)score[j * lanes + i] + (double)log_weight[j]);
+          if (!masked || (visible[j] >> i & 1))
+            high = fmax(high, (double)score[j * lanes + i] + (double)log_weight[j]);
         double f = high == -INFINITY ? 0.0 : exp((double)m_before[i] - high);
         for (int j = 0; j < n_keys; j++) {
-          double w = high == -INFINITY || (masked && !(visible[j] >> i & 1)) ? 0.0 : exp((double)score[j * lanes + i] + (double)log_weight[j] - high);
-          assert_below(fabs((double)s[j * lanes + i] - w), (4e-6 + 1e-6 * fabs(log(w + 1e-40))) * w + 1e-37);
+          double w = high == -INFINITY || (masked && !(visible[j] >> i & 1))
+                         ? 0.0
+                         : exp((double)score[j * lanes + i] + (double)log_weight[j] - high);
+          assert_below(fabs((double)s[j * lanes + i] - w),
+                       (4e-6 + 1e-6 * fabs(log(w + 1e-40))) * w + 1e-37);
           if (w == 0.0) assert_true(s[j * lanes + i] == 0.0f);
           total += w;
         }
-        if (high == -INFINITY) assert_true(m[i] == -INFINITY);
-        else assert_below(fabs((double)m[i] - high), 1e-6 * fmax(1.0, fabs(high)));
+        if (high == -INFINITY)
+          assert_true(m[i] == -INFINITY);
+        else
+          assert_below(fabs((double)m[i] - high), 1e-6 * fmax(1.0, fabs(high)));
         if (high != -INFINITY) assert_below(fabs((double)factor[i] - f), 4e-6 * f + 1e-37);
         assert_below(fabs((double)l[i] - (f * (double)l_before[i] + total)), 5e-6 * (total + 1.0));
       }
@@ -126,9 +148,13 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         for (int64_t t = 0; t < dim; t++)
           for (int i = 0; i < lanes; i++) {
             double x = (double)o_before[t * lanes + i] * (double)factor[i], size = fabs(x) + 1e-6;
-            for (int j = 0; j < n_keys; j++) x += (double)s[j * lanes + i] * (double)key[j][t], size += fabs((double)s[j * lanes + i] * (double)key[j][t]);
-            if (i < begin || i >= end) assert_true(o[t * lanes + i] == o_before[t * lanes + i]);
-            else assert_below(fabs((double)o[t * lanes + i] - x) / size, 3e-6);
+            for (int j = 0; j < n_keys; j++)
+              x += (double)s[j * lanes + i] * (double)key[j][t],
+                  size += fabs((double)s[j * lanes + i] * (double)key[j][t]);
+            if (i < begin || i >= end)
+              assert_true(o[t * lanes + i] == o_before[t * lanes + i]);
+            else
+              assert_below(fabs((double)o[t * lanes + i] - x) / size, 3e-6);
           }
         k->sum_lanes(s, n_keys, begin, end, sum);
         for (int j = 0; j < n_keys; j++) {
@@ -145,7 +171,8 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   for (int i = 0; i < lanes; i++) factor[i] = 0.5f + (float)i;
   k->unpack(o, dim, factor, out);
   for (int i = 0; i < lanes; i++)
-    for (int64_t t = 0; t < dim; t++) assert_true(back[i * dim + t] == (out[i] ? o[t * lanes + i] * factor[i] : kept[i * dim + t]));
+    for (int64_t t = 0; t < dim; t++)
+      assert_true(back[i * dim + t] == (out[i] ? o[t * lanes + i] * factor[i] : kept[i * dim + t]));
   free(rows), free(keys), free(o), free(packed), free(back), free(score), free(want), free(kept);
 }
 
@@ -154,7 +181,8 @@ static void test_kernels(void **state) {
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
     const hai_kernel *k = hai_kernel_of((hyperattn_isa)isa);
     if (!k) {
-      print_message("SKIP: this machine or build has no %s kernel\n", hyperattn_isa_name((hyperattn_isa)isa));
+      print_message("SKIP: this machine or build has no %s kernel\n",
+                    hyperattn_isa_name((hyperattn_isa)isa));
       continue;
     }
     assert_int_equal(k->isa, isa);
@@ -163,7 +191,7 @@ static void test_kernels(void **state) {
     for (int d = 0; d < 13; d++)
       for (int n = 1; n <= HAI_TEST_CHUNK; n += n < 20 ? 1 : 11) {
         int registers = k->lanes / k->width;
-        for (int first = 0; first < registers; first += registers > 4 ? 5 : 1)
+        for (int first = 0; first<registers; first += registers> 4 ? 5 : 1)
           for (int last = first + 1; last <= registers; last += registers > 4 ? 5 : 1)
             check_kernel(k, dims[d], n, first * k->width, last * k->width, seed++);
       }
@@ -172,8 +200,12 @@ static void test_kernels(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_exp),     cmocka_unit_test(test_log),    cmocka_unit_test(test_sqrt),
-      cmocka_unit_test(test_log_add), cmocka_unit_test(test_random_numbers), cmocka_unit_test(test_kernels),
+      cmocka_unit_test(test_exp),
+      cmocka_unit_test(test_log),
+      cmocka_unit_test(test_sqrt),
+      cmocka_unit_test(test_log_add),
+      cmocka_unit_test(test_random_numbers),
+      cmocka_unit_test(test_kernels),
   };
   return cmocka_run_group_tests_name("numbers", tests, NULL, NULL);
 }

@@ -85,7 +85,8 @@ static void test_counting_sort(void **state) {
         assert_in_range(order[i], 100, 100 + n - 1);
         assert_false(seen[order[i]]++);
         if (!i) continue;
-        assert_true(code[order[i - 1]] < code[order[i]] || (code[order[i - 1]] == code[order[i]] && order[i - 1] < order[i]));
+        assert_true(code[order[i - 1]] < code[order[i]] ||
+                    (code[order[i - 1]] == code[order[i]] && order[i - 1] < order[i]));
       }
       free(count);
     }
@@ -123,7 +124,12 @@ static void test_offer(void **state) {
    A z-test: with S seeds, |mean - exact| is at most a few standard errors. */
 
 /* What to spoil between drawing and attending, to see that the test can fail. */
-typedef enum spoil { SPOIL_NOTHING, SPOIL_OUTSIDE_BLOCK, SPOIL_ALL_KEYS_WITH_PINS, SPOIL_HIDE_NOTHING } spoil;
+typedef enum spoil {
+  SPOIL_NOTHING,
+  SPOIL_OUTSIDE_BLOCK,
+  SPOIL_ALL_KEYS_WITH_PINS,
+  SPOIL_HIDE_NOTHING
+} spoil;
 
 static void spoil_columns(hai_job *job, spoil how) {
   int32_t *counts = hai_counts(job);
@@ -131,7 +137,8 @@ static void spoil_columns(hai_job *job, spoil how) {
   double m = (double)job->plan->params.sample_size;
   for (int32_t t = 0; t < counts[1]; t++) {
     hai_column *column = &hai_columns(job)[t];
-    if (how == SPOIL_OUTSIDE_BLOCK) column->log_weight = logf((float)((double)(n - job->plan->params.block_size) / m));
+    if (how == SPOIL_OUTSIDE_BLOCK)
+      column->log_weight = logf((float)((double)(n - job->plan->params.block_size) / m));
     if (how == SPOIL_ALL_KEYS_WITH_PINS) column->log_weight = logf((float)((double)n / m));
     if (how == SPOIL_HIDE_NOTHING) column->block = -1;
   }
@@ -142,7 +149,8 @@ static double largest_z(const hyperattn_params *params, int causal, int seeds, s
   enum { N = 96, D = 8 };
   call c = new_call(1, 1, 1, N, N, D, D, causal, 41);
   for (int i = 0; i < N * D; i++) c.v[i] += 1.0f; /* a mean, so that e^lse * out tests something */
-  double *out = (double *)test_alloc(N * D * sizeof(double)), *lse = (double *)test_alloc(N * sizeof(double));
+  double *out = (double *)test_alloc(N * D * sizeof(double)),
+         *lse = (double *)test_alloc(N * sizeof(double));
   double sum[N][2] = {{0}}, square[N][2] = {{0}}, z = 0.0;
   c.params = *params;
   size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
@@ -204,7 +212,8 @@ static void test_sums_are_unbiased(void **state) {
 /* The weights that DESIGN names as wrong are seen to be wrong. */
 static void test_wrong_weights_fail_the_same_test(void **state) {
   (void)state;
-  hyperattn_params p = z_params(HYPERATTN_SAMPLE_UNIFORM, 0, 0), pinned = z_params(HYPERATTN_SAMPLE_UNIFORM, 0, 1);
+  hyperattn_params p = z_params(HYPERATTN_SAMPLE_UNIFORM, 0, 0),
+                   pinned = z_params(HYPERATTN_SAMPLE_UNIFORM, 0, 1);
   pinned.sink_keys = 12;
   assert_below(largest_z(&pinned, 0, 1200, SPOIL_NOTHING), z_bound);
   assert_above(largest_z(&p, 0, 1200, SPOIL_OUTSIDE_BLOCK), 2 * z_bound);
@@ -249,9 +258,12 @@ static void test_pins_and_columns(void **state) {
       assert_below(fabs((double)hai_mass(&job)[j] - mass[j]), 1e-5);
       int pinned = holds_key(hai_pins(&job), 12, j);
       assert_int_equal(pinned, hai_is_pinned(&job, hai_pinned(&job), j));
-      if (j < 3) assert_true(pinned);
-      else if (pinned) least = fmin(least, mass[j]);
-      else most = fmax(most, mass[j]);
+      if (j < 3)
+        assert_true(pinned);
+      else if (pinned)
+        least = fmin(least, mass[j]);
+      else
+        most = fmax(most, mass[j]);
     }
     assert_above(least, most - 1e-5);
     char met[211] = {0};
@@ -291,7 +303,8 @@ static void test_degenerate_weights(void **state) {
       hai_job job;
       run_to_end(&c, &plan, &job, workspace);
       double total = 0.0;
-      for (int32_t t = 0; t < hai_counts(&job)[1]; t++) total += exp((double)hai_columns(&job)[t].log_weight);
+      for (int32_t t = 0; t < hai_counts(&job)[1]; t++)
+        total += exp((double)hai_columns(&job)[t].log_weight);
       assert_below(fabs(total / (211.0 - hai_counts(&job)[0]) - 1.0), 0.01);
       free(workspace);
       free_call(&c);
@@ -317,10 +330,13 @@ static void test_pairing(void **state) {
         for (int t = 0; t < 8; t++) q[t] += (double)c.q[hai_query_order(&job)[x] * 8 + t];
       int64_t begin = hai_cut(211, blocks, b), end = hai_cut(211, blocks, b + 1);
       for (int64_t x = begin; x < end; x++)
-        for (int t = 0; t < 8; t++) k[t] += (double)c.k[hai_key_order(&job)[x] * 8 + t] / (double)(end - begin);
+        for (int t = 0; t < 8; t++)
+          k[t] += (double)c.k[hai_key_order(&job)[x] * 8 + t] / (double)(end - begin);
       for (int t = 0; t < 8; t++) score += q[t] * k[t];
-      if (holds_key(hai_choice(&job, g), 4, (int32_t)b)) least = fmin(least, score);
-      else most = fmax(most, score);
+      if (holds_key(hai_choice(&job, g), 4, (int32_t)b))
+        least = fmin(least, score);
+      else
+        most = fmax(most, score);
     }
     assert_above(least, most - 1e-4);
     for (int t = 1; t < 4; t++) assert_true(hai_choice(&job, g)[t - 1] < hai_choice(&job, g)[t]);
