@@ -401,6 +401,38 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HYPERATTN_MEMSET(d, c, n) memset(d, c, n)
 #endif
 
+/* Which instruction sets this build can hold. Compilers need per-function targets, which gcc and clang have. */
+#if !defined(HYPERATTN_NO_SIMD) && defined(__x86_64__) && !defined(__ILP32__) && \
+    ((defined(__clang__) && __clang_major__ >= 8) ||                             \
+     (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 7)) &&             \
+    !(defined(__MINGW32__) && !defined(__clang__) &&                             \
+      !defined(__OPTIMIZE__)) /* gcc 54412: spills need 32 bytes */
+#define HAI_X86_64 1
+#include <immintrin.h>
+#else
+#define HAI_X86_64 0
+#endif
+#if HAI_X86_64 && !defined(HYPERATTN_NO_AVX512)
+#define HAI_AVX512 1
+#else
+#define HAI_AVX512 0
+#endif
+#if HAI_X86_64 && !defined(HYPERATTN_NO_AVX2)
+#define HAI_AVX2 1
+#else
+#define HAI_AVX2 0
+#endif
+#if !defined(HYPERATTN_NO_SIMD) && !defined(HYPERATTN_NO_NEON) && defined(__aarch64__) && \
+    defined(__ARM_NEON)
+#define HAI_NEON 1
+#include <arm_neon.h>
+#else
+#define HAI_NEON 0
+#endif
+#if HAI_AVX512 || HAI_AVX2 || HAI_NEON
+#define HAI_INLINE static inline __attribute__((always_inline))
+#endif
+
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
@@ -411,6 +443,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
+#define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, sub-blocks are chosen in two levels: */
+#define HAI_PAIR_SPAN 16     /* sub-blocks of a span; divides HAI_TASK_GROUPS and HAI_CHUNK */
+#define HAI_PAIR_GROUPS 16   /* query groups that choose spans together; divides HAI_TASK_GROUPS */
 #define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
 #define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
 
@@ -548,10 +583,11 @@ typedef struct hai_kernel {
   void (*pack)(const float *const *row, int64_t dim, float factor, float *packed);
   /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
   void (*unpack)(const float *packed, int64_t dim, const float *factor, float *const *row);
-  /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys. */
+  /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK rows, and
+     those beyond n_keys may be written too. */
   void (*scores)(const float *query, int64_t dim, const float *const *key, int n_keys, int begin, int end,
                  float *score);
-  /* Adds log_weight[j] and hides what visible[j]'s bit i does not show (NULL: shows all), then
+  /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum score
      m = -inf: nothing seen yet. NaN in a visible score makes l NaN. */
   void (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
@@ -567,19 +603,29 @@ typedef struct hai_kernel {
 
 #define HAI_SCALAR_LANES 16
 
-static void hai_pack_scalar(const float *const *row, int64_t dim, float factor, float *packed) {
+/* Coordinates t .. dim - 1 of lanes begin .. end - 1. */
+static void hai_pack_plain(const float *const *row, int64_t from, int64_t dim, float factor, float *packed,
+                           int lanes, int begin, int end) {
   int64_t t;
   int i;
-  for (i = 0; i < HAI_SCALAR_LANES; i++)
-    for (t = 0; t < dim; t++) packed[t * HAI_SCALAR_LANES + i] = row[i] ? factor * row[i][t] : 0.0f;
+  for (i = begin; i < end; i++)
+    for (t = from; t < dim; t++) packed[t * lanes + i] = row[i] ? factor * row[i][t] : 0.0f;
+}
+
+static void hai_unpack_plain(const float *packed, int64_t from, int64_t dim, const float *factor,
+                             float *const *row, int lanes, int begin, int end) {
+  int64_t t;
+  int i;
+  for (i = begin; i < end; i++)
+    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+}
+
+static void hai_pack_scalar(const float *const *row, int64_t dim, float factor, float *packed) {
+  hai_pack_plain(row, 0, dim, factor, packed, HAI_SCALAR_LANES, 0, HAI_SCALAR_LANES);
 }
 
 static void hai_unpack_scalar(const float *packed, int64_t dim, const float *factor, float *const *row) {
-  int64_t t;
-  int i;
-  for (i = 0; i < HAI_SCALAR_LANES; i++)
-    if (row[i])
-      for (t = 0; t < dim; t++) row[i][t] = packed[t * HAI_SCALAR_LANES + i] * factor[i];
+  hai_unpack_plain(packed, 0, dim, factor, row, HAI_SCALAR_LANES, 0, HAI_SCALAR_LANES);
 }
 
 static void hai_scores_scalar(const float *query, int64_t dim, const float *const *key, int n_keys,
@@ -601,7 +647,8 @@ static void hai_softmax_scalar(float *score, int n_keys, const float *log_weight
     float high = m[i], shift, sum = 0.0f;
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
-      *s = !visible || (visible[j] >> i & 1) ? *s + log_weight[j] : -hai_inf();
+      if (log_weight) *s += log_weight[j];
+      if (visible && !(visible[j] >> i & 1)) *s = -hai_inf();
       if (*s > high) high = *s;
     }
     shift = high == -hai_inf() ? 0.0f : high;
@@ -642,11 +689,495 @@ static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR, HAI_SCALAR_LA
                                              hai_pack_scalar,      hai_unpack_scalar, hai_scores_scalar,
                                              hai_softmax_scalar,   hai_values_scalar, hai_sum_lanes_scalar};
 
-/* ---- Choice ---- */
+#if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 
-/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the best. */
+/* gcc 105593: g++ 12 takes the undefined vectors inside its own AVX-512 intrinsics for a mistake of ours; at -O0
+   some of gcc's intrinsics are macros that convert signs. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+static int hai_rows_present(const void *const *row, int n) {
+  int i;
+  for (i = 0; i < n; i++)
+    if (!row[i]) return 0;
+  return 1;
+}
+
+/* ---- The register tile: said once for every vector ISA ----
+   HAI_MICRO(isa, V, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time. The N R
+   accumulators c<row><register> are named, not an array: compilers keep them in registers at every -O level only so.
+     hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                 for R keys
+     hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
+   One step loads N packed vectors a<register>, broadcasts R scalars in turn, and does N R fused multiply-adds. */
+
+#define HAI_ROWS_1(X, isa, N) X(0, isa, N)
+#define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
+#define HAI_ROWS_8(X, isa, N) HAI_ROWS_4(X, isa, N) X(4, isa, N) X(5, isa, N) X(6, isa, N) X(7, isa, N)
+
+#define HAI_ZERO_1(r, isa) c##r##0 = hai_zero_##isa();
+#define HAI_ZERO_2(r, isa) HAI_ZERO_1(r, isa) c##r##1 = hai_zero_##isa();
+#define HAI_ZERO_3(r, isa) HAI_ZERO_2(r, isa) c##r##2 = hai_zero_##isa();
+#define HAI_ZERO(r, isa, N) HAI_ZERO_##N(r, isa)
+
+#define HAI_FMA_1(r, isa) c##r##0 = hai_fma_##isa(a0, b, c##r##0);
+#define HAI_FMA_2(r, isa) HAI_FMA_1(r, isa) c##r##1 = hai_fma_##isa(a1, b, c##r##1);
+#define HAI_FMA_3(r, isa) HAI_FMA_2(r, isa) c##r##2 = hai_fma_##isa(a2, b, c##r##2);
+
+#define HAI_LOAD_1(isa, p) a0 = hai_load_##isa(p);
+#define HAI_LOAD_2(isa, p) HAI_LOAD_1(isa, p) a1 = hai_load_##isa((p) + HAI_WIDTH_##isa);
+#define HAI_LOAD_3(isa, p) HAI_LOAD_2(isa, p) a2 = hai_load_##isa((p) + 2 * HAI_WIDTH_##isa);
+
+#define HAI_STORE_1(r, isa, p) hai_store_##isa(p, c##r##0);
+#define HAI_STORE_2(r, isa, p) HAI_STORE_1(r, isa, p) hai_store_##isa((p) + HAI_WIDTH_##isa, c##r##1);
+#define HAI_STORE_3(r, isa, p) HAI_STORE_2(r, isa, p) hai_store_##isa((p) + 2 * HAI_WIDTH_##isa, c##r##2);
+
+#define HAI_MERGE_1(r, isa, p) c##r##0 = hai_fma_##isa(hai_load_##isa(p), a0, c##r##0);
+#define HAI_MERGE_2(r, isa, p) \
+  HAI_MERGE_1(r, isa, p) c##r##1 = hai_fma_##isa(hai_load_##isa((p) + HAI_WIDTH_##isa), a1, c##r##1);
+#define HAI_MERGE_3(r, isa, p) \
+  HAI_MERGE_2(r, isa, p) c##r##2 = hai_fma_##isa(hai_load_##isa((p) + 2 * HAI_WIDTH_##isa), a2, c##r##2);
+
+#define HAI_NAMES_1(r, isa) hai_vector_##isa c##r##0;
+#define HAI_NAMES_2(r, isa) HAI_NAMES_1(r, isa) hai_vector_##isa c##r##1;
+#define HAI_NAMES_3(r, isa) HAI_NAMES_2(r, isa) hai_vector_##isa c##r##2;
+#define HAI_NAMES(r, isa, N) HAI_NAMES_##N(r, isa)
+#define HAI_VECTORS_1(isa) hai_vector_##isa a0, b;
+#define HAI_VECTORS_2(isa) HAI_VECTORS_1(isa) hai_vector_##isa a1;
+#define HAI_VECTORS_3(isa) HAI_VECTORS_2(isa) hai_vector_##isa a2;
+
+#define HAI_KEY_ROW(r, isa, N) const float *k##r = key[r];
+#define HAI_KEY_STEP(r, isa, N) \
+  b = hai_set1_##isa(k##r[t]);  \
+  HAI_FMA_##N(r, isa)
+#define HAI_SCORE_OUT(r, isa, N) HAI_STORE_##N(r, isa, score + r * HAI_LANES_##isa)
+#define HAI_VALUE_STEP(r, isa, N) \
+  b = hai_set1_##isa(v[r]);       \
+  HAI_FMA_##N(r, isa)
+#define HAI_VALUE_OUT(r, isa, N) \
+  HAI_MERGE_##N(r, isa, o + r * HAI_LANES_##isa) HAI_STORE_##N(r, isa, o + r * HAI_LANES_##isa)
+
+#define HAI_MICRO_SCORES(isa, R, N)                                                                      \
+  HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, int64_t dim,                   \
+                                                      const float *const *key, float *score) {           \
+    int64_t t;                                                                                           \
+    HAI_VECTORS_##N(isa) HAI_ROWS_##R(HAI_NAMES, isa, N) HAI_ROWS_##R(HAI_KEY_ROW, isa, N)               \
+        HAI_ROWS_##R(HAI_ZERO, isa, N) for (t = 0; t < dim; t++, query += HAI_LANES_##isa){HAI_LOAD_##N( \
+            isa, query) HAI_ROWS_##R(HAI_KEY_STEP, isa, N)} HAI_ROWS_##R(HAI_SCORE_OUT, isa, N)          \
+  }
+#define HAI_MICRO_VALUES(isa, R, N, name)                                                        \
+  HAI_TARGET_##isa static void hai_##name##_##N##_##isa(const float *weight, int n_keys,         \
+                                                        const float *const *value, int64_t at,   \
+                                                        const float *factor, float *o) {         \
+    int j;                                                                                       \
+    HAI_VECTORS_##N(isa) HAI_ROWS_##R(HAI_NAMES, isa, N)                                         \
+        HAI_ROWS_##R(HAI_ZERO, isa, N) for (j = 0; j < n_keys; j++, weight += HAI_LANES_##isa) { \
+      const float *v = value[j] + at;                                                            \
+      HAI_LOAD_##N(isa, weight) HAI_ROWS_##R(HAI_VALUE_STEP, isa, N)                             \
+    }                                                                                            \
+    HAI_LOAD_##N(isa, factor) HAI_ROWS_##R(HAI_VALUE_OUT, isa, N)                                \
+  }
+#define HAI_MICRO(isa, R, N)          \
+  HAI_MICRO_SCORES(isa, R, N)         \
+  HAI_MICRO_VALUES(isa, R, N, values) \
+  HAI_MICRO_VALUES(isa, 1, N, value)
+
+#define HAI_SOFTMAX(isa)                                                                                \
+  HAI_TARGET_##isa static void hai_softmax_##isa(float *score, int n_keys, const float *log_weight,     \
+                                                 const uint64_t *visible, int begin, int end, float *m, \
+                                                 float *l, float *factor) {                             \
+    int i, j;                                                                                           \
+    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
+      hai_vector_##isa s, high = hai_load_##isa(m + i), shift, sum = hai_zero_##isa();                  \
+      float *at = score + i;                                                                            \
+      for (j = 0; j < n_keys; j++, at += HAI_LANES_##isa) {                                             \
+        s = hai_load_##isa(at);                                                                         \
+        if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j]));                            \
+        if (visible) s = hai_show_##isa(s, visible[j] >> i);                                            \
+        if (log_weight || visible) hai_store_##isa(at, s);                                              \
+        high = hai_max_##isa(s, high);                                                                  \
+      }                                                                                                 \
+      shift = hai_or_zero_##isa(high);                                                                  \
+      for (j = 0, at = score + i; j < n_keys; j++, at += HAI_LANES_##isa) {                             \
+        s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                    \
+        hai_store_##isa(at, s);                                                                         \
+        sum = hai_add_##isa(sum, s);                                                                    \
+      }                                                                                                 \
+      s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(m + i), shift));                                   \
+      hai_store_##isa(factor + i, s);                                                                   \
+      hai_store_##isa(l + i, hai_fma_##isa(hai_load_##isa(l + i), s, sum));                             \
+      hai_store_##isa(m + i, high);                                                                     \
+    }                                                                                                   \
+  }
+
+/* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8, .. */
+#define HAI_PACK(isa)                                                                                      \
+  HAI_TARGET_##isa static void hai_pack_##isa(const float *const *row, int64_t dim, float factor,          \
+                                              float *packed) {                                             \
+    hai_vector_##isa f = hai_set1_##isa(factor), x0, x1, x2, x3;                                           \
+    int i;                                                                                                 \
+    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
+      int64_t t = 0,                                                                                       \
+              whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa) ? dim / 4 * 4 : 0; \
+      for (; t < whole; t += 4) {                                                                          \
+        float *at = packed + t * HAI_LANES_##isa + i;                                                      \
+        x0 = hai_gather4_##isa(row + i, t), x1 = hai_gather4_##isa(row + i + 1, t);                        \
+        x2 = hai_gather4_##isa(row + i + 2, t), x3 = hai_gather4_##isa(row + i + 3, t);                    \
+        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
+        hai_store_##isa(at, hai_mul_##isa(x0, f));                                                         \
+        hai_store_##isa(at + HAI_LANES_##isa, hai_mul_##isa(x1, f));                                       \
+        hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_mul_##isa(x2, f));                                   \
+        hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_mul_##isa(x3, f));                                   \
+      }                                                                                                    \
+      hai_pack_plain(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);                \
+    }                                                                                                      \
+  }                                                                                                        \
+  HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, int64_t dim, const float *factor,     \
+                                                float *const *row) {                                       \
+    int i;                                                                                                 \
+    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
+      hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                     \
+      int64_t t = 0,                                                                                       \
+              whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa) ? dim / 4 * 4 : 0; \
+      for (; t < whole; t += 4) {                                                                          \
+        const float *at = packed + t * HAI_LANES_##isa + i;                                                \
+        x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                         \
+        x1 = hai_mul_##isa(hai_load_##isa(at + HAI_LANES_##isa), f);                                       \
+        x2 = hai_mul_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa), f);                                   \
+        x3 = hai_mul_##isa(hai_load_##isa(at + 3 * HAI_LANES_##isa), f);                                   \
+        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
+        hai_scatter4_##isa(x0, row + i, t), hai_scatter4_##isa(x1, row + i + 1, t);                        \
+        hai_scatter4_##isa(x2, row + i + 2, t), hai_scatter4_##isa(x3, row + i + 3, t);                    \
+      }                                                                                                    \
+      hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);              \
+    }                                                                                                      \
+  }
+
+#define HAI_SUM_LANES(isa)                                                                             \
+  HAI_TARGET_##isa static void hai_sum_lanes_##isa(const float *score, int n_keys, int begin, int end, \
+                                                   float *sum) {                                       \
+    int i, j;                                                                                          \
+    for (j = 0; j < n_keys; j++, score += HAI_LANES_##isa) {                                           \
+      hai_vector_##isa x = hai_load_##isa(score + begin);                                              \
+      for (i = begin + HAI_WIDTH_##isa; i < end; i += HAI_WIDTH_##isa)                                 \
+        x = hai_add_##isa(x, hai_load_##isa(score + i));                                               \
+      sum[j] = hai_sum_##isa(x);                                                                       \
+    }                                                                                                  \
+  }
+
+/* The kernel's functions over any range of registers and any counts, from a tile of R rows and 1 to 3 registers. */
+#define HAI_KERNEL(isa, R)                                                                             \
+  HAI_PACK(isa)                                                                                        \
+  HAI_SOFTMAX(isa)                                                                                     \
+  HAI_SUM_LANES(isa)                                                                                   \
+  HAI_MICRO(isa, R, 1)                                                                                 \
+  HAI_MICRO(isa, R, 2)                                                                                 \
+  HAI_MICRO(isa, R, 3)                                                                                 \
+  static void hai_scores_##isa(const float *query, int64_t dim, const float *const *key, int n_keys,   \
+                               int begin, int end, float *score) {                                     \
+    const float *row[R];                                                                               \
+    int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                     \
+    for (j = 0; j < n_keys; j += R) {                                                                  \
+      float *s = score + (int64_t)j * HAI_LANES_##isa + begin;                                         \
+      for (r = 0; r < R; r++) row[r] = key[j + r < n_keys ? j + r : j];                                \
+      if (n == 3)                                                                                      \
+        hai_scores_3_##isa(query + begin, dim, row, s);                                                \
+      else if (n == 2)                                                                                 \
+        hai_scores_2_##isa(query + begin, dim, row, s);                                                \
+      else                                                                                             \
+        hai_scores_1_##isa(query + begin, dim, row, s);                                                \
+    }                                                                                                  \
+  }                                                                                                    \
+  static void hai_values_##isa(const float *score, int n_keys, const float *const *value, int64_t dim, \
+                               const float *factor, int begin, int end, float *o) {                    \
+    int64_t t = 0;                                                                                     \
+    int n = (end - begin) / HAI_WIDTH_##isa;                                                           \
+    score += begin, factor += begin, o += begin;                                                       \
+    for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                           \
+      if (n == 3)                                                                                      \
+        hai_values_3_##isa(score, n_keys, value, t, factor, o);                                        \
+      else if (n == 2)                                                                                 \
+        hai_values_2_##isa(score, n_keys, value, t, factor, o);                                        \
+      else                                                                                             \
+        hai_values_1_##isa(score, n_keys, value, t, factor, o);                                        \
+    }                                                                                                  \
+    for (; t < dim; t++, o += HAI_LANES_##isa) {                                                       \
+      if (n == 3)                                                                                      \
+        hai_value_3_##isa(score, n_keys, value, t, factor, o);                                         \
+      else if (n == 2)                                                                                 \
+        hai_value_2_##isa(score, n_keys, value, t, factor, o);                                         \
+      else                                                                                             \
+        hai_value_1_##isa(score, n_keys, value, t, factor, o);                                         \
+    }                                                                                                  \
+  }
+
+/* ---- AVX-512: 16 lanes, tiles of 48; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+
+#if HAI_AVX512
+/* What the functions may use, and what HAI_CPU_AVX512 promises: keep the two together. */
+#define HAI_TARGET_avx512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
+#define HAI_WIDTH_avx512 16
+#define HAI_LANES_avx512 48
+typedef __m512 hai_vector_avx512;
+#define HAI_V_avx512 HAI_TARGET_avx512 HAI_INLINE __m512
+HAI_V_avx512 hai_zero_avx512(void) { return _mm512_setzero_ps(); }
+HAI_V_avx512 hai_set1_avx512(float x) { return _mm512_set1_ps(x); }
+HAI_V_avx512 hai_load_avx512(const float *p) { return _mm512_loadu_ps(p); }
+HAI_TARGET_avx512 HAI_INLINE void hai_store_avx512(float *p, __m512 x) { _mm512_storeu_ps(p, x); }
+HAI_V_avx512 hai_add_avx512(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+HAI_V_avx512 hai_sub_avx512(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
+HAI_V_avx512 hai_mul_avx512(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
+HAI_V_avx512 hai_fma_avx512(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+/* the larger; a NaN in a is passed over */
+HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+/* x in the lanes of `bits`, -inf elsewhere */
+HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
+  return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), (__mmask16)bits, x);
+}
+/* 0 where x is -inf */
+HAI_V_avx512 hai_or_zero_avx512(__m512 x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_NEQ_UQ), x);
+}
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0 */
+HAI_V_avx512 hai_exp_avx512(__m512 x) {
+  __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+         f = _mm512_sub_ps(t, n);
+  __m512 p = _mm512_set1_ps(1.326472715e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.671512643e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550733743e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402224209e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931469776e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, n);
+}
+HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
+/* elements t .. t + 3 of rows 0, 4, 8, .. */
+HAI_V_avx512 hai_gather4_avx512(const float *const *row, int64_t t) {
+  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + t));
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(row[4] + t), 1);
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(row[8] + t), 2);
+  return _mm512_insertf32x4(x, _mm_loadu_ps(row[12] + t), 3);
+}
+HAI_TARGET_avx512 HAI_INLINE void hai_scatter4_avx512(__m512 x, float *const *row, int64_t t) {
+  _mm_storeu_ps(row[0] + t, _mm512_castps512_ps128(x));
+  _mm_storeu_ps(row[4] + t, _mm512_extractf32x4_ps(x, 1));
+  _mm_storeu_ps(row[8] + t, _mm512_extractf32x4_ps(x, 2));
+  _mm_storeu_ps(row[12] + t, _mm512_extractf32x4_ps(x, 3));
+}
+HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, __m512 *x2, __m512 *x3) {
+  __m512 a = _mm512_unpacklo_ps(*x0, *x1), b = _mm512_unpackhi_ps(*x0, *x1);
+  __m512 c = _mm512_unpacklo_ps(*x2, *x3), d = _mm512_unpackhi_ps(*x2, *x3);
+  *x0 = _mm512_shuffle_ps(a, c, 0x44), *x1 = _mm512_shuffle_ps(a, c, 0xee);
+  *x2 = _mm512_shuffle_ps(b, d, 0x44), *x3 = _mm512_shuffle_ps(b, d, 0xee);
+}
+
+HAI_KERNEL(avx512, 8)
+static const hai_kernel hai_kernel_avx512 = {HYPERATTN_ISA_AVX512, HAI_LANES_avx512,  HAI_WIDTH_avx512,
+                                             hai_pack_avx512,      hai_unpack_avx512, hai_scores_avx512,
+                                             hai_softmax_avx512,   hai_values_avx512, hai_sum_lanes_avx512};
+#endif
+
+/* ---- AVX2 and FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
+
+#if HAI_AVX2
+#define HAI_TARGET_avx2 __attribute__((target("avx2,fma")))
+#define HAI_WIDTH_avx2 8
+#define HAI_LANES_avx2 24
+typedef __m256 hai_vector_avx2;
+#define HAI_V_avx2 HAI_TARGET_avx2 HAI_INLINE __m256
+HAI_V_avx2 hai_zero_avx2(void) { return _mm256_setzero_ps(); }
+HAI_V_avx2 hai_set1_avx2(float x) { return _mm256_set1_ps(x); }
+HAI_V_avx2 hai_load_avx2(const float *p) { return _mm256_loadu_ps(p); }
+HAI_TARGET_avx2 HAI_INLINE void hai_store_avx2(float *p, __m256 x) { _mm256_storeu_ps(p, x); }
+HAI_V_avx2 hai_add_avx2(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+HAI_V_avx2 hai_sub_avx2(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
+HAI_V_avx2 hai_mul_avx2(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+HAI_V_avx2 hai_fma_avx2(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+/* the larger; a NaN in a is passed over */
+HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+/* x in the lanes of `bits`, -inf elsewhere */
+HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  __m256i shown = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)(bits & 255)), lane), lane);
+  return _mm256_blendv_ps(_mm256_set1_ps(-hai_inf()), x, _mm256_castsi256_ps(shown));
+}
+/* 0 where x is -inf */
+HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
+  return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
+}
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0 */
+HAI_V_avx2 hai_exp_avx2(__m256 x) {
+  __m256 t = _mm256_mul_ps(x, _mm256_set1_ps(1.44269504f));
+  __m256 n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(t, n);
+  __m256 p = _mm256_set1_ps(1.326472715e-3f);
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(9.671512643e-3f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(5.550733743e-2f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(2.402224209e-1f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(6.931469776e-1f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
+  p = _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+  p = _mm256_blendv_ps(p, t, _mm256_cmp_ps(t, t, _CMP_UNORD_Q));
+  return _mm256_andnot_ps(_mm256_cmp_ps(t, _mm256_set1_ps(-126.0f), _CMP_LT_OQ), p);
+}
+HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
+  __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
+}
+/* elements t .. t + 3 of rows 0, 4, 8, .. */
+HAI_V_avx2 hai_gather4_avx2(const float *const *row, int64_t t) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[0] + t)), _mm_loadu_ps(row[4] + t),
+                              1);
+}
+HAI_TARGET_avx2 HAI_INLINE void hai_scatter4_avx2(__m256 x, float *const *row, int64_t t) {
+  _mm_storeu_ps(row[0] + t, _mm256_castps256_ps128(x));
+  _mm_storeu_ps(row[4] + t, _mm256_extractf128_ps(x, 1));
+}
+HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m256 *x2, __m256 *x3) {
+  __m256 a = _mm256_unpacklo_ps(*x0, *x1), b = _mm256_unpackhi_ps(*x0, *x1);
+  __m256 c = _mm256_unpacklo_ps(*x2, *x3), d = _mm256_unpackhi_ps(*x2, *x3);
+  *x0 = _mm256_shuffle_ps(a, c, 0x44), *x1 = _mm256_shuffle_ps(a, c, 0xee);
+  *x2 = _mm256_shuffle_ps(b, d, 0x44), *x3 = _mm256_shuffle_ps(b, d, 0xee);
+}
+
+HAI_KERNEL(avx2, 4)
+static const hai_kernel hai_kernel_avx2 = {HYPERATTN_ISA_AVX2, HAI_LANES_avx2,  HAI_WIDTH_avx2,
+                                           hai_pack_avx2,      hai_unpack_avx2, hai_scores_avx2,
+                                           hai_softmax_avx2,   hai_values_avx2, hai_sum_lanes_avx2};
+#endif
+
+/* ---- NEON (aarch64): 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+
+#if HAI_NEON
+#define HAI_TARGET_neon
+#define HAI_WIDTH_neon 4
+#define HAI_LANES_neon 12
+typedef float32x4_t hai_vector_neon;
+#define HAI_V_neon HAI_INLINE float32x4_t
+HAI_V_neon hai_zero_neon(void) { return vdupq_n_f32(0.0f); }
+HAI_V_neon hai_set1_neon(float x) { return vdupq_n_f32(x); }
+HAI_V_neon hai_load_neon(const float *p) { return vld1q_f32(p); }
+HAI_INLINE void hai_store_neon(float *p, float32x4_t x) { vst1q_f32(p, x); }
+HAI_V_neon hai_add_neon(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }
+HAI_V_neon hai_sub_neon(float32x4_t a, float32x4_t b) { return vsubq_f32(a, b); }
+HAI_V_neon hai_mul_neon(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
+HAI_V_neon hai_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+/* the larger; a NaN in a is passed over */
+HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+/* x in the lanes of `bits`, -inf elsewhere */
+HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
+  static const uint32_t lane[4] = {1, 2, 4, 8};
+  return vbslq_f32(vtstq_u32(vdupq_n_u32((uint32_t)bits), vld1q_u32(lane)), x, vdupq_n_f32(-hai_inf()));
+}
+/* 0 where x is -inf */
+HAI_V_neon hai_or_zero_neon(float32x4_t x) {
+  return vbslq_f32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vdupq_n_f32(0.0f), x);
+}
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0 */
+HAI_V_neon hai_exp_neon(float32x4_t x) {
+  float32x4_t t = vmulq_f32(x, vdupq_n_f32(1.44269504f));
+  float32x4_t n = vrndnq_f32(t), f = vsubq_f32(t, n);
+  float32x4_t p = vdupq_n_f32(1.326472715e-3f);
+  p = hai_fma_neon(p, f, vdupq_n_f32(9.671512643e-3f));
+  p = hai_fma_neon(p, f, vdupq_n_f32(5.550733743e-2f));
+  p = hai_fma_neon(p, f, vdupq_n_f32(2.402224209e-1f));
+  p = hai_fma_neon(p, f, vdupq_n_f32(6.931469776e-1f));
+  p = hai_fma_neon(p, f, vdupq_n_f32(1.0f));
+  p = vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vcvtnq_s32_f32(n), 23)));
+  p = vbslq_f32(vceqq_f32(t, t), p, t);
+  return vbslq_f32(vcltq_f32(t, vdupq_n_f32(-126.0f)), vdupq_n_f32(0.0f), p);
+}
+HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
+/* elements t .. t + 3 of row 0 */
+HAI_V_neon hai_gather4_neon(const float *const *row, int64_t t) { return vld1q_f32(row[0] + t); }
+HAI_INLINE void hai_scatter4_neon(float32x4_t x, float *const *row, int64_t t) { vst1q_f32(row[0] + t, x); }
+HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_t *x2, float32x4_t *x3) {
+  float32x4_t a = vzip1q_f32(*x0, *x2), b = vzip2q_f32(*x0, *x2);
+  float32x4_t c = vzip1q_f32(*x1, *x3), d = vzip2q_f32(*x1, *x3);
+  *x0 = vzip1q_f32(a, c), *x1 = vzip2q_f32(a, c), *x2 = vzip1q_f32(b, d), *x3 = vzip2q_f32(b, d);
+}
+
+HAI_KERNEL(neon, 8)
+static const hai_kernel hai_kernel_neon = {HYPERATTN_ISA_NEON, HAI_LANES_neon,  HAI_WIDTH_neon,
+                                           hai_pack_neon,      hai_unpack_neon, hai_scores_neon,
+                                           hai_softmax_neon,   hai_values_neon, hai_sum_lanes_neon};
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif /* any vector ISA */
+
+/* ---- CPU detection and choice ---- */
+
+enum { HAI_CPU_KNOWN = 1, HAI_CPU_AVX2 = 2, HAI_CPU_AVX512 = 4 };
+
+#if HAI_X86_64
+/* CPUID leaf and subleaf into eax, ebx, ecx, edx. */
+static void hai_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
+  __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(subleaf));
+}
+/* Which register states the system saves: bit 1 SSE, 2 AVX, 5 to 7 AVX-512. Only after CPUID has shown OSXSAVE. */
+static uint64_t hai_xcr0(void) {
+  uint32_t low, high;
+  __asm__ volatile(".byte 0x0f, 0x01, 0xd0"
+                   : "=a"(low), "=d"(high)
+                   : "c"(0)); /* xgetbv, for old assemblers */
+  return (uint64_t)high << 32 | low;
+}
+
+/* What both the processor offers and the system saves. Tests hand in their own two functions. */
+static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
+  uint32_t r[4], leaves;
+  uint64_t saved;
+  int features = HAI_CPU_KNOWN;
+  cpuid(0, 0, r);
+  leaves = r[0];
+  if (leaves < 7) return features;
+  cpuid(1, 0, r);
+  if (!(r[2] >> 27 & 1)) return features; /* OSXSAVE */
+  saved = xcr0();
+  if ((saved & 0x06) != 0x06) return features;
+  if (!(r[2] >> 28 & 1) || !(r[2] >> 12 & 1)) return features; /* AVX, FMA */
+  cpuid(7, 0, r);
+  if (!(r[1] >> 5 & 1)) return features; /* AVX2 */
+  features |= HAI_CPU_AVX2;
+  if ((saved & 0xe6) != 0xe6) return features;
+  if ((r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) /* F, DQ, BW, VL */
+    features |= HAI_CPU_AVX512;
+  return features;
+}
+
+/* Asked once: CPUID is slow, above all in a virtual machine. Whoever comes first writes the same word as any other. */
+static int hai_cpu(void) {
+  static int word;
+  int features = __atomic_load_n(&word, __ATOMIC_RELAXED);
+  if (!features) {
+    features = hai_cpu_features(hai_cpuid, hai_xcr0);
+    __atomic_store_n(&word, features, __ATOMIC_RELAXED);
+  }
+  return features;
+}
+#endif
+
+/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. */
 static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
-  return isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : NULL;
+  int any = isa == HYPERATTN_ISA_AUTO;
+#if HAI_AVX512
+  if ((any || isa == HYPERATTN_ISA_AVX512) && (hai_cpu() & HAI_CPU_AVX512)) return &hai_kernel_avx512;
+#endif
+#if HAI_AVX2
+  if ((any || isa == HYPERATTN_ISA_AVX2) && (hai_cpu() & HAI_CPU_AVX2)) return &hai_kernel_avx2;
+#endif
+#if HAI_NEON
+  if (any || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon;
+#endif
+  return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : NULL;
 }
 
 /* ==== 5. Plan ========================================================================================
@@ -679,6 +1210,7 @@ typedef struct hai_layout {
   size_t query_order,
       key_order;       /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
   size_t mean;         /* f32 [n_means][head_dim] */
+  size_t span_mean;    /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
   size_t partial;      /* f32 [n_partials][2]: m and l of a probe over a chunk of keys */
   size_t mass, weight; /* f32 [n_key]: column mass; sampling weight before mixing */
   size_t pinned;       /* u32 [n_pin_words]: one bit per key of a rectangle */
@@ -688,7 +1220,7 @@ typedef struct hai_layout {
   size_t choice;       /* i32 [n_choices]: sub-blocks of each query group, ascending */
   size_t cap;          /* f32 [cap_chunks]: ln of the largest residual sum */
   size_t scratch, scratch_bytes; /* last: one per worker */
-  int64_t n_means, n_partials, n_pin_words, max_pins, max_columns, n_choices, cap_chunks;
+  int64_t n_means, n_spans, n_partials, n_pin_words, max_pins, max_columns, n_choices, cap_chunks;
   int overflow;
 } hai_layout;
 
@@ -716,6 +1248,9 @@ typedef struct hai_rect {
   int last;        /* no later region holds these queries */
 } hai_rect;
 
+/* Are sub-blocks chosen in two levels? */
+static int hai_two_levels(int64_t n_key) { return n_key > HAI_PAIR_DENSE; }
+
 /* Key-query pairs that probing, pairing and the budget touch in a rectangle, to be held against all of
    them. */
 static uint64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
@@ -723,8 +1258,13 @@ static uint64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64
   int64_t budget = hai_min(p->block_size, n_key) + hai_min(p->sample_size, n_key) + pins;
   uint64_t pairs = (uint64_t)n_query * (uint64_t)hai_min(budget, n_key);
   pairs += (uint64_t)hai_min(p->probe_queries, n_query) * (uint64_t)n_key;
-  if (p->block_size && p->query_group)
-    pairs += (uint64_t)hai_ceil_div(n_query, p->query_group) * (uint64_t)hai_ceil_div(n_key, p->key_group);
+  if (p->block_size && p->query_group) {
+    uint64_t blocks = (uint64_t)hai_ceil_div(n_key, p->key_group);
+    if (hai_two_levels(n_key))
+      blocks = blocks / HAI_PAIR_SPAN +
+               2 * HAI_PAIR_SPAN * (uint64_t)(hai_min(p->block_size, n_key) / p->key_group + 1);
+    pairs += (uint64_t)hai_ceil_div(n_query, p->query_group) * blocks;
+  }
   return pairs;
 }
 
@@ -1053,8 +1593,13 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
   }
   bytes = (uint64_t)p->heavy_keys * sizeof(float); /* masses of the heaviest */
   if (bytes > most) most = bytes;
-  if (plan->by_score) { /* best scores of each lane, mean queries */
-    bytes = hai_times(lanes, hai_plus((uint64_t)plan->take, dim) * sizeof(float));
+  if (plan->by_score) { /* spans, mean queries, best scores of each lane or of the spans with all spans' scores */
+    uint64_t take = (uint64_t)plan->take,
+             spans = hai_two_levels(plan->problem->n_key)
+                         ? (uint64_t)hai_key_parts(plan, plan->problem->n_key) / HAI_PAIR_SPAN + 1
+                         : 0;
+    uint64_t chosen = hai_times(lanes, take), reach = 2 * take + spans;
+    bytes = hai_times(sizeof(float), hai_plus(2 * take + lanes * dim, chosen > reach ? chosen : reach));
     if (bytes > most) most = bytes;
   }
   return most;
@@ -1075,6 +1620,8 @@ static void hai_resolve_layout(hai_plan *plan) {
 
   y->overflow = 0;
   y->n_means = score ? hai_ceil_div(problem->n_key, p->key_group) + plan->max_rects : 0;
+  y->n_spans =
+      score && hai_two_levels(problem->n_key) ? y->n_means / HAI_PAIR_SPAN + plan->max_rects + 1 : 0;
   y->n_partials = probing ? (problem->n_key / HAI_PROBE_KEYS + 1 + plan->max_rects) * p->probe_queries : 0;
   y->n_pin_words = hyper ? problem->n_key / 32 + 1 + plan->max_rects : 0;
   y->max_pins = hyper ? hai_min(p->sink_keys + p->heavy_keys, problem->n_key) : 0;
@@ -1090,6 +1637,8 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->query_order = hai_take(y, &end, hyper ? hai_times(heads, n_query * 4) : 0);
   y->key_order = hai_take(y, &end, hyper ? hai_times(kv_heads, n_key * 4) : 0);
   y->mean = hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4));
+  y->span_mean =
+      hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_spans * (uint64_t)problem->head_dim * 4));
   y->partial = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_partials, 8)));
   y->mass = hai_take(y, &end, probing ? hai_times(heads, n_key * 4) : 0);
   y->weight = hai_take(y, &end, weighing ? hai_times(heads, n_key * 4) : 0);
@@ -1226,6 +1775,13 @@ static float *hai_mean(const hai_job *job) {
   return hai_floats(job, plan->layout.mean) +
          (hai_flat_kv_head(job) * plan->layout.n_means + first) * plan->problem->head_dim;
 }
+static float *hai_span_mean(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t first =
+      (job->rect.key_begin / plan->params.key_group + job->rect.index) / HAI_PAIR_SPAN + job->rect.index;
+  return hai_floats(job, plan->layout.span_mean) +
+         (hai_flat_kv_head(job) * plan->layout.n_spans + first) * plan->problem->head_dim;
+}
 static float *hai_partial(const hai_job *job, int64_t chunk) { /* of one chunk: [probe][2] */
   const hai_plan *plan = job->plan;
   int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level));
@@ -1295,17 +1851,23 @@ struct hai_tile {
   const float *clip;               /* NULL, or [lanes]: scores are cut at it */
   int n;                           /* queries in use: lanes 0 .. n - 1 */
   int begin, end;                  /* lanes that the next keys are for, whole registers */
+  uint64_t used;                   /* which of those lanes hold queries */
   int guard;                       /* are keys hidden that their lanes must not even multiply by 0 */
   int64_t state[HAI_MAX_LANES];    /* index into m, l and lse: flat head * n_query + row */
   const float *row[HAI_MAX_LANES]; /* query rows */
   float *out[HAI_MAX_LANES];       /* output rows */
   int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
   int64_t max_first, min_last;                       /* keys between are seen by all */
-  int n_keys, masked; /* keys waiting; do any of them hide from a lane in use */
-  int64_t value_dim;  /* 0: only m and l are wanted */
-  int n_groups;       /* query groups of the lanes, in order */
+  int n_keys;                                        /* keys waiting */
+  int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
+  int64_t value_dim;    /* 0: only m and l are wanted */
+  int n_groups;         /* query groups of the lanes, in order */
   hai_group group[HAI_MAX_LANES];
+  const float *first_key, *first_value; /* row 0 of the kv head */
+  ptrdiff_t key_stride, value_stride;
   const float *key[HAI_CHUNK], *value[HAI_CHUNK];
+  int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
+  int held[HAI_MAX_LANES]; /* how many each lane holds so far */
   float log_weight[HAI_CHUNK], column[HAI_CHUNK];
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
@@ -1338,6 +1900,10 @@ static void hai_tile_place(hai_job *job) {
   tile->l = hai_carve(&at, lanes);
   tile->factor = hai_carve(&at, lanes);
   tile->spare = hai_carve(&at, 3 * lanes);
+  tile->first_key = plan->problem->n_key ? hai_key_row(job, 0) : NULL;
+  tile->first_value = plan->problem->n_key ? hai_value_row(job, 0) : NULL;
+  tile->key_stride = plan->problem->key.row_stride;
+  tile->value_stride = plan->problem->value.row_stride;
   job->tile = tile;
   job->scratch = at;
 }
@@ -1352,6 +1918,7 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   int width = tile->kernel->width;
   tile->begin = begin / width * width;
   tile->end = (end + width - 1) / width * width;
+  tile->used = hai_lane_bits(tile->begin, (int)hai_min(tile->end, tile->n));
 }
 
 /* Puts query `row` of a head into a lane; it may see keys first .. last. Fill lanes 0 .. n - 1 in turn. */
@@ -1372,7 +1939,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, int64_t value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
-  tile->n_keys = tile->masked = tile->guard = 0;
+  tile->n_keys = tile->masked = tile->weighted = tile->guard = 0;
   tile->clip = NULL;
   tile->value_dim = value_dim;
   tile->max_first = tile->first[0];
@@ -1477,14 +2044,15 @@ static void hai_tile_flush(hai_job *job) {
   kernel->scores(tile->query, job->plan->problem->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
                  tile->score);
   if (tile->clip) hai_tile_clip(tile);
-  kernel->softmax(tile->score, tile->n_keys, tile->log_weight, tile->masked ? tile->visible : NULL,
-                  tile->begin, tile->end, tile->m, tile->l, tile->factor);
+  kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
+                  tile->masked ? tile->visible : NULL, tile->begin, tile->end, tile->m, tile->l,
+                  tile->factor);
   if (tile->value_dim && tile->masked && tile->guard)
     hai_tile_values_guarded(tile);
   else if (tile->value_dim)
     kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
                    tile->end, tile->o);
-  tile->n_keys = tile->masked = 0;
+  tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
 /* Lanes that may see a key, by their bounds. */
@@ -1496,35 +2064,50 @@ static uint64_t hai_tile_sees(const hai_tile *tile, int64_t key) {
   return bits;
 }
 
-/* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its
-   place in the chunk: how sums are grouped must not depend on which queries share a tile. */
+/* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its place
+   in the chunk: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t bits) {
   hai_tile *tile = job->tile;
   int j = tile->n_keys++;
-  uint64_t used = hai_lane_bits(tile->begin, (int)hai_min(tile->end, tile->n));
-  tile->key[j] = hai_key_row(job, key);
-  tile->value[j] = hai_value_row(job, key);
+  bits &= hai_tile_sees(tile, key);
+  tile->key[j] = tile->first_key + key * tile->key_stride;
+  tile->value[j] = tile->first_value + key * tile->value_stride;
   tile->log_weight[j] = log_weight;
-  tile->visible[j] = bits & hai_tile_sees(tile, key);
-  tile->masked |= (tile->visible[j] & used) != used;
+  tile->visible[j] = bits;
+  tile->masked |= (bits & tile->used) != tile->used;
+  tile->weighted |= log_weight != 0.0f;
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
 }
 
-/* Keys begin .. end - 1 in a row, for all lanes. Chunks begin at multiples of HAI_CHUNK, for the same
-   reason. */
+/* Keys begin .. end - 1, at most a chunk, in a row. */
+static void hai_tile_fill(hai_tile *tile, int64_t begin, int64_t end) {
+  int j, n = (int)(end - begin);
+  tile->n_keys = n;
+  tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
+  for (j = 0; j < n; j++) {
+    tile->key[j] = tile->first_key + (begin + j) * tile->key_stride;
+    tile->value[j] = tile->first_value + (begin + j) * tile->value_stride;
+  }
+  for (j = 0; j < n && tile->masked; j++) tile->visible[j] = hai_tile_sees(tile, begin + j);
+}
+
+/* Keys begin .. end - 1 in a row, for all lanes. Chunks begin at multiples of HAI_CHUNK, for the same reason. */
 static void hai_tile_run(hai_job *job, int64_t begin, int64_t end) {
   hai_tile *tile = job->tile;
-  int64_t first = tile->first[0], last = tile->last[0], key;
+  int64_t first = tile->first[0], last = tile->last[0], next;
   int i;
-  for (i = 1; i < tile->n; i++) first = hai_min(first, tile->first[i]), last = hai_max(last, tile->last[i]);
+  for (i = 1; i < tile->n; i++) {
+    first = hai_min(first, tile->first[i]);
+    last = hai_max(last, tile->last[i]);
+  }
   begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
   end = hai_min(end, last + 1);
   hai_tile_aim(tile, 0, tile->n);
-  for (key = begin; key < end; key++) {
-    hai_tile_push(job, key, 0.0f, ~(uint64_t)0);
-    if ((key + 1) % HAI_CHUNK == 0) hai_tile_flush(job);
+  for (; begin < end; begin = next) {
+    next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
+    hai_tile_fill(tile, begin, next);
+    hai_tile_flush(job);
   }
-  hai_tile_flush(job);
 }
 
 /* ==== 8. Selection ===================================================================================
@@ -1692,19 +2275,15 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
     for (; i < plan->kernel->lanes; i++) tile->spare[i] = hai_inf();
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
-      for (j = 0; j < count; j++) {
-        tile->key[j] = hai_key_row(job, key + j);
-        tile->log_weight[j] = 0.0f;
-        tile->visible[j] = hai_tile_sees(tile, key + j) & hai_lane_bits(0, n);
-      }
+      hai_tile_fill(tile, key, key + count);
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
       plan->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
                            tile->score);
-      plan->kernel->softmax(tile->score, count, tile->log_weight, tile->visible, tile->begin, tile->end,
-                            tile->m, tile->l, tile->factor);
-      plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->log_weight);
-      for (j = 0; j < count; j++) mass[key + j] += tile->log_weight[j];
+      plan->kernel->softmax(tile->score, count, NULL, tile->masked ? tile->visible : NULL, tile->begin,
+                            tile->end, tile->m, tile->l, tile->factor);
+      plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
+      for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
     }
   }
 }
@@ -1917,49 +2496,111 @@ static void hai_mean_row(const hyperattn_input *x, int64_t batch, int64_t head, 
   for (t = 0; t < dim; t++) mean[t] = n ? mean[t] / (float)n : hai_float(0x7fc00000u);
 }
 
-/* Mean keys of some sub-blocks; sinks, pinned for every head, stay out. */
+/* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head, stay out. */
 static void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim,
-          i = job->chunk * HAI_TASK_GROUPS;
-  int64_t end = hai_min(i + HAI_TASK_GROUPS, parts);
-  for (; i < end; i++)
+  int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim, t, i;
+  int64_t begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
+  for (i = begin; i < end; i++)
     hai_mean_row(&plan->problem->key, job->batch, job->kv_head, hai_key_order(job),
                  hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
                  plan->params.sink_keys, dim, hai_mean(job) + i * dim);
+  if (!hai_two_levels(job->rect.n_key)) return;
+  for (i = begin; i < end; i++) {
+    float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
+    const float *mean = hai_mean(job) + i * dim;
+    for (t = 0; t < dim && i % HAI_PAIR_SPAN == 0; t++) span[t] = 0.0f;
+    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / (float)HAI_PAIR_SPAN;
+  }
 }
 
-/* Each query group takes the sub-blocks whose mean key its mean query likes best.
-   Cost: (queries / query_group) * (keys / key_group) products of head_dim. */
+/* Mean queries of groups first .. first + n - 1 into the lanes. */
+static void hai_pair_open(hai_job *job, int64_t first, int n, float *query) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int64_t dim = plan->problem->head_dim, n_query = job->rect.n_query;
+  int64_t groups = hai_query_parts(plan, n_query, job->rect.n_key);
+  int i;
+  for (i = 0; i < plan->kernel->lanes; i++) {
+    tile->row[i] = i < n ? query + i * dim : NULL;
+    if (i < n)
+      hai_mean_row(&plan->problem->query, job->batch, job->head, hai_query_order(job),
+                   hai_cut(n_query, groups, first + i), hai_cut(n_query, groups, first + i + 1), 0, dim,
+                   query + i * dim);
+  }
+  plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
+  tile->n = n;
+  hai_tile_aim(tile, 0, n);
+}
+
+/* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. */
+static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, float *best, int32_t *span) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int64_t dim = plan->problem->head_dim, s;
+  int64_t spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
+  int lanes = plan->kernel->lanes, held = 0, at, i, j;
+  float *reach = best + 2 * plan->take;
+  for (at = 0; at < n; at += lanes) {
+    hai_pair_open(job, first + at, (int)hai_min(lanes, n - at), query);
+    for (s = 0; s < spans; s += HAI_CHUNK) {
+      int count = (int)hai_min(HAI_CHUNK, spans - s);
+      for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
+      plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+      for (j = 0; j < count; j++) {
+        float most = at ? reach[s + j] : -hai_inf();
+        for (i = 0; i < tile->n; i++)
+          if (tile->score[j * lanes + i] > most) most = tile->score[j * lanes + i];
+        reach[s + j] = most;
+      }
+    }
+  }
+  for (s = 0; s < spans; s++) hai_offer(best, span, &held, 2 * plan->take, reach[s], (int32_t)s);
+  hai_sort_ids(best, span, held);
+  return held;
+}
+
+/* Each query group takes the sub-blocks whose mean key its mean query likes best. In large rectangles,
+   HAI_PAIR_GROUPS neighbouring groups first choose 2 * take spans of sub-blocks together and look only there.
+   Cost: (queries / query_group) * (keys / key_group) products of head_dim; in two levels, a HAI_PAIR_SPAN-th of
+   that and 2 * take * HAI_PAIR_SPAN products a group. */
 static void hai_stage_pair(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int64_t dim = plan->problem->head_dim, n_query = job->rect.n_query, n_key = job->rect.n_key, first, block;
+  int64_t dim = plan->problem->head_dim, n_query = job->rect.n_query, n_key = job->rect.n_key, first, s;
   int64_t groups = hai_query_parts(plan, n_query, n_key), blocks = hai_key_parts(plan, n_key);
-  int64_t end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups);
-  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), i, j, n;
-  float *best = (float *)(void *)job->scratch, *query = best + (int64_t)lanes * plan->take;
+  int64_t end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups),
+          spans = hai_ceil_div(blocks, HAI_PAIR_SPAN);
+  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), two = hai_two_levels(n_key), i,
+      j, n;
+  int32_t *span = (int32_t *)(void *)job->scratch;
+  float *query = (float *)(void *)(span + 2 * plan->take), *best = query + lanes * dim;
   for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
-    n = (int)hai_min(lanes, end - first);
-    for (i = 0; i < lanes; i++) {
-      int64_t g = first + i;
-      tile->row[i] = i < n ? query + i * dim : NULL;
-      if (i < n)
-        hai_mean_row(&plan->problem->query, job->batch, job->head, hai_query_order(job),
-                     hai_cut(n_query, groups, g), hai_cut(n_query, groups, g + 1), 0, dim, query + i * dim);
-    }
-    plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
-    hai_tile_aim(tile, 0, n);
-    for (block = 0; block < blocks; block += HAI_CHUNK) {
-      int count = (int)hai_min(HAI_CHUNK, blocks - block);
-      for (j = 0; j < count; j++) tile->key[j] = hai_mean(job) + (block + j) * dim;
-      plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
-      for (i = 0; i < n; i++)
-        for (j = 0; j < count; j++) {
-          int held = (int)hai_min(take, block + j);
-          hai_offer(best + (int64_t)i * plan->take, hai_choice(job, first + i), &held, take,
-                    tile->score[j * lanes + i], (int32_t)(block + j));
+    int64_t together =
+        first / HAI_PAIR_GROUPS * HAI_PAIR_GROUPS; /* the first of those that choose spans together */
+    n = (int)hai_min(lanes, (two ? hai_min(together + HAI_PAIR_GROUPS, end) : end) - first);
+    if (two && first == together)
+      spans = hai_pair_spans(job, first, (int)hai_min(HAI_PAIR_GROUPS, end - first), query, best, span);
+    hai_pair_open(job, first, n, query);
+    HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
+    for (s = 0; s < spans;) {
+      int count = 0;
+      for (; s < spans && count + HAI_PAIR_SPAN <= HAI_CHUNK; s++) {
+        int64_t block = (two ? span[s] : s) * HAI_PAIR_SPAN, last = hai_min(block + HAI_PAIR_SPAN, blocks);
+        for (; block < last; block++, count++) {
+          tile->key[count] = hai_mean(job) + block * dim;
+          tile->id[count] = (int32_t)block;
         }
+      }
+      plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+      for (i = 0; i < n; i++) {
+        float *value = best + (int64_t)i * plan->take;
+        for (j = 0; j < count; j++) {
+          float score = tile->score[j * lanes + i];
+          if (tile->held[i] == take && score <= value[0]) continue; /* ids ascend: a tie changes nothing */
+          hai_offer(value, hai_choice(job, first + i), &tile->held[i], take, score, tile->id[j]);
+        }
+      }
     }
     for (i = 0; i < n; i++) hai_sort_ids(best + (int64_t)i * plan->take, hai_choice(job, first + i), take);
   }
@@ -2326,7 +2967,7 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.sample_size = 192;
   p.heavy_keys = 64;
   p.sink_keys = 4;
-  p.probe_queries = 128;
+  p.probe_queries = 64;
   p.window = 256;
   p.lsh_bits = 12;
   p.query_group = 16;
@@ -2483,16 +3124,74 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
   }
 }
 
+#undef HAI_ALIGN
+#undef HAI_AVX2
+#undef HAI_AVX512
+#undef HAI_CHUNK
+#undef HAI_FMA_1
+#undef HAI_FMA_2
+#undef HAI_FMA_3
+#undef HAI_INLINE
+#undef HAI_KERNEL
+#undef HAI_KEY_ROW
+#undef HAI_KEY_STEP
+#undef HAI_LANES_avx2
+#undef HAI_LANES_avx512
+#undef HAI_LANES_neon
+#undef HAI_LOAD_1
+#undef HAI_LOAD_2
+#undef HAI_LOAD_3
 #undef HAI_MAX_DIM
 #undef HAI_MAX_LANES
-#undef HAI_CHUNK
-#undef HAI_ALIGN
 #undef HAI_MAX_STAGES
-#undef HAI_TASK_QUERIES
-#undef HAI_TASK_ROWS
-#undef HAI_TASK_GROUPS
+#undef HAI_MERGE_1
+#undef HAI_MERGE_2
+#undef HAI_MERGE_3
+#undef HAI_MICRO
+#undef HAI_MICRO_SCORES
+#undef HAI_MICRO_VALUES
+#undef HAI_NAMES
+#undef HAI_NAMES_1
+#undef HAI_NAMES_2
+#undef HAI_NAMES_3
+#undef HAI_NEON
+#undef HAI_PACK
+#undef HAI_PAIR_DENSE
+#undef HAI_PAIR_GROUPS
+#undef HAI_PAIR_SPAN
 #undef HAI_PROBE_CHUNKS
 #undef HAI_PROBE_KEYS
+#undef HAI_ROWS_1
+#undef HAI_ROWS_4
+#undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
+#undef HAI_SCORE_OUT
+#undef HAI_SOFTMAX
+#undef HAI_STORE_1
+#undef HAI_STORE_2
+#undef HAI_STORE_3
+#undef HAI_SUM_LANES
+#undef HAI_TARGET_avx2
+#undef HAI_TARGET_avx512
+#undef HAI_TARGET_neon
+#undef HAI_TASK_GROUPS
+#undef HAI_TASK_QUERIES
+#undef HAI_TASK_ROWS
+#undef HAI_VALUE_OUT
+#undef HAI_VALUE_STEP
+#undef HAI_VECTORS_1
+#undef HAI_VECTORS_2
+#undef HAI_VECTORS_3
+#undef HAI_V_avx2
+#undef HAI_V_avx512
+#undef HAI_V_neon
+#undef HAI_WIDTH_avx2
+#undef HAI_WIDTH_avx512
+#undef HAI_WIDTH_neon
+#undef HAI_X86_64
+#undef HAI_ZERO
+#undef HAI_ZERO_1
+#undef HAI_ZERO_2
+#undef HAI_ZERO_3
 
 #endif /* HYPERATTN_IMPLEMENTATION */

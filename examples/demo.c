@@ -8,6 +8,8 @@
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
+#include "activations.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,46 +25,10 @@
 #ifndef DEMO_DATA
 #define DEMO_DATA "examples/data/l28h1"
 #endif
-enum { DIM = 64 };
-
 static double now(void) {
   struct timespec t;
   timespec_get(&t, TIME_UTC);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void *allocate(size_t bytes) {
-  void *p = malloc(bytes);
-  if (!p) fprintf(stderr, "demo: out of memory\n"), exit(1);
-  return p;
-}
-
-static float half_to_float(unsigned h) {
-  int exponent = (int)(h >> 10 & 31);
-  float mantissa = (float)(h & 1023);
-  float x = exponent ? ldexpf(mantissa + 1024.0f, exponent - 25) : ldexpf(mantissa, -24);
-  return h >> 15 ? -x : x;
-}
-
-static float *read_halves(const char *head, const char *which, int64_t *rows) {
-  char path[4096];
-  snprintf(path, sizeof path, "%s.%s.f16", head, which);
-  FILE *f = fopen(path, "rb");
-  if (!f) fprintf(stderr, "demo: cannot open %s\n", path), exit(1);
-  fseek(f, 0, SEEK_END);
-  long bytes = ftell(f);
-  if (bytes <= 0 || bytes % (2 * DIM))
-    fprintf(stderr, "demo: %s is not rows of %d halves\n", path, DIM), exit(1);
-  rewind(f);
-  unsigned char *raw = allocate((size_t)bytes);
-  if (fread(raw, 1, (size_t)bytes, f) != (size_t)bytes)
-    fprintf(stderr, "demo: cannot read %s\n", path), exit(1);
-  fclose(f);
-  float *x = allocate((size_t)bytes / 2 * sizeof *x);
-  for (long i = 0; i < bytes / 2; i++) x[i] = half_to_float(raw[2 * i] | (unsigned)raw[2 * i + 1] << 8);
-  free(raw);
-  *rows = bytes / (2 * DIM);
-  return x;
 }
 
 // Runs the phases one task after another, with a bar on a terminal. Returns seconds.
@@ -124,21 +90,22 @@ static double mean_difference(const float *x, const float *y, int64_t n) {
 static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
   static const char *const names[3] = {"exact", "paper", "default"};
   int64_t n, n_key, n_value;
-  float *q = read_halves(head, "q", &n), *k = read_halves(head, "k", &n_key),
-        *v = read_halves(head, "v", &n_value);
+  float *q = read_activations(head, "q", &n), *k = read_activations(head, "k", &n_key),
+        *v = read_activations(head, "v", &n_value);
   if (n != n_key || n != n_value) fprintf(stderr, "demo: %s: q, k and v differ in length\n", head), exit(1);
-  float *out[2] = {allocate((size_t)n * DIM * sizeof(float)), allocate((size_t)n * DIM * sizeof(float))};
+  float *out[2] = {allocate((size_t)n * HEAD_DIM * sizeof(float)),
+                   allocate((size_t)n * HEAD_DIM * sizeof(float))};
   float *lse[2] = {allocate((size_t)n * sizeof(float)), allocate((size_t)n * sizeof(float))};
 
   hyperattn_problem problem = {0};
   problem.batch = problem.n_heads = problem.n_kv_heads = 1;
-  problem.n_query = problem.n_key = n, problem.head_dim = problem.value_dim = DIM, problem.causal = 1;
+  problem.n_query = problem.n_key = n, problem.head_dim = problem.value_dim = HEAD_DIM, problem.causal = 1;
   problem.query.data = q, problem.key.data = k, problem.value.data = v;
   problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride =
-      DIM;
+      HEAD_DIM;
 
   printf("%s: %lld tokens, head dim %d, causal, min_seq_len %lld, %s, one thread\n", head, (long long)n,
-         DIM, (long long)min_seq_len, hyperattn_isa_name(hyperattn_detect_isa()));
+         HEAD_DIM, (long long)min_seq_len, hyperattn_isa_name(hyperattn_detect_isa()));
   printf("  %-8s %9s %8s %11s %10s %10s\n", "", "seconds", "speedup", "keys/query", "error", "lse error");
   double exact_seconds = 0;
   for (int i = 0; i < 3; i++) {
@@ -148,7 +115,7 @@ static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
     problem.out.data = out[i > 0], problem.lse = lse[i > 0];
     double seconds = run(&problem, &params, names[i]);
     if (i == 0) exact_seconds = seconds;
-    double error = i ? relative_error(out[1], out[0], n * DIM) : 0;
+    double error = i ? relative_error(out[1], out[0], n * HEAD_DIM) : 0;
     printf("  %-8s %9.4f %8.2f %11.0f %10.4f %10.4f\n", names[i], seconds, exact_seconds / seconds,
            keys_per_query(&params, n), error, i ? mean_difference(lse[1], lse[0], n) : 0);
     sum[i] += error;

@@ -177,6 +177,16 @@ static void test_groups(void **state) {
     }
 }
 
+/* So many keys that sub-blocks are chosen in two levels. */
+static void test_two_levels(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 70, 33001, 4, 4, 0, 27);
+  c.params = small_params(hyperattn_default_params(), 24, 16, 10);
+  assert_true(hai_two_levels(c.problem.n_key));
+  check(&c, 3e-6);
+  free_call(&c);
+}
+
 /* A block of all keys, or all keys as columns: exact. */
 static void test_a_budget_of_all_keys_is_exact(void **state) {
   (void)state;
@@ -310,6 +320,7 @@ int main(void) {
       cmocka_unit_test(test_shapes),
       cmocka_unit_test(test_heads_and_batch),
       cmocka_unit_test(test_groups),
+      cmocka_unit_test(test_two_levels),
       cmocka_unit_test(test_a_budget_of_all_keys_is_exact),
       cmocka_unit_test(test_stages_with_all_keys_are_exact),
       cmocka_unit_test(test_what_is_worth_approximating),

@@ -345,6 +345,115 @@ static void test_pairing(void **state) {
   free_call(&c);
 }
 
+static double dot(const double *a, const double *b, int n) {
+  double sum = 0.0;
+  for (int t = 0; t < n; t++) sum += a[t] * b[t];
+  return sum;
+}
+
+/* In two levels: the sub-blocks that a group takes are the best of the 2 * take spans that some of its 16 neighbours
+   scores best. */
+static void test_pairing_in_two_levels(void **state) {
+  enum { NQ = 70, NK = 33001, D = 4, TAKE = 4, BLOCKS = 8251, SPANS = 516, GROUPS = 10 };
+  (void)state;
+  call c = new_call(1, 1, 1, NQ, NK, D, D, 0, 59);
+  c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
+  c.params.query_group = 7, c.params.key_group = 4, c.params.block_size = 16;
+  void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
+  hai_plan plan;
+  hai_job job;
+  run_to_end(&c, &plan, &job, workspace);
+  assert_int_equal(hai_query_parts(&plan, NQ, NK), GROUPS); /* fewer than choose together */
+  assert_int_equal(hai_key_parts(&plan, NK), BLOCKS);
+  double(*mean)[D] = (double(*)[D])test_alloc(BLOCKS * sizeof *mean),
+  (*span)[D] = (double(*)[D])test_alloc(SPANS * sizeof *span);
+  double query[GROUPS][D] = {{0}}, *reach = (double *)test_alloc(SPANS * sizeof *reach);
+  memset(span, 0, SPANS * sizeof *span);
+  for (int b = 0; b < BLOCKS; b++) {
+    int64_t begin = hai_cut(NK, BLOCKS, b), end = hai_cut(NK, BLOCKS, b + 1);
+    for (int t = 0; t < D; t++) {
+      mean[b][t] = 0.0;
+      for (int64_t x = begin; x < end; x++) mean[b][t] += (double)c.k[x * D + t] / (double)(end - begin);
+      span[b / 16][t] += mean[b][t] / 16.0;
+    }
+  }
+  for (int s = 0; s < SPANS; s++) reach[s] = -INFINITY;
+  for (int g = 0; g < GROUPS; g++) {
+    for (int64_t x = hai_cut(NQ, GROUPS, g); x < hai_cut(NQ, GROUPS, g + 1); x++)
+      for (int t = 0; t < D; t++) query[g][t] += (double)c.q[x * D + t];
+    for (int s = 0; s < SPANS; s++)
+      reach[s] = fmax(reach[s], dot(query[g], span[s], D) /
+                                    (double)(hai_cut(NQ, GROUPS, g + 1) - hai_cut(NQ, GROUPS, g)));
+  }
+  for (int g = 0; g < GROUPS; g++) {
+    double least = INFINITY, most = -INFINITY;
+    for (int s = 0; s < SPANS; s++) {
+      int better = 0;
+      for (int o = 0; o < SPANS; o++) better += reach[o] > reach[s];
+      for (int b = 16 * s; b < 16 * s + 16 && b < BLOCKS; b++) {
+        int taken = holds_key(hai_choice(&job, g), TAKE, b);
+        if (better >= 2 * TAKE)
+          assert_false(taken);
+        else if (taken)
+          least = fmin(least, dot(query[g], mean[b], D));
+        else
+          most = fmax(most, dot(query[g], mean[b], D));
+      }
+    }
+    assert_above(least, most - 1e-4);
+  }
+  free(mean), free(span), free(reach), free(workspace);
+  free_call(&c);
+}
+
+/* ---- CPU detection: what the processor says and what the system saves, by fakes ---- */
+#if defined(__x86_64__) && !defined(HYPERATTN_NO_SIMD)
+static uint32_t fake_leaves, fake_1_ecx, fake_7_ebx;
+static uint64_t fake_saved;
+static int fake_asked_xcr0;
+static void fake_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
+  memset(r, 0, 4 * sizeof *r);
+  assert_int_equal(subleaf, 0);
+  if (leaf == 0) r[0] = fake_leaves;
+  if (leaf == 1) r[2] = fake_1_ecx;
+  if (leaf == 7) r[1] = fake_7_ebx;
+}
+static uint64_t fake_xcr0(void) {
+  fake_asked_xcr0 = 1;
+  return fake_saved;
+}
+static int fake(uint32_t leaves, uint32_t ecx, uint32_t ebx, uint64_t saved) {
+  fake_leaves = leaves, fake_1_ecx = ecx, fake_7_ebx = ebx, fake_saved = saved, fake_asked_xcr0 = 0;
+  return hai_cpu_features(fake_cpuid, fake_xcr0);
+}
+
+static void test_detection(void **state) {
+  (void)state;
+  const uint32_t osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, avx2 = 1u << 5;
+  const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, all = avx2 | f | dq | bw | vl;
+  const uint32_t base = osxsave | avx | fma;
+  assert_int_equal(fake(7, base, all, 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2 | HAI_CPU_AVX512);
+  assert_int_equal(fake(6, base, all, 0xe7), HAI_CPU_KNOWN); /* leaf 7 is not there */
+  assert_int_equal(fake(0, base, all, 0xe7), HAI_CPU_KNOWN);
+  assert_int_equal(fake(7, base & ~osxsave, all, 0xe7), HAI_CPU_KNOWN);
+  assert_false(fake_asked_xcr0); /* xgetbv would trap */
+  assert_int_equal(fake(7, base & ~avx, all, 0xe7), HAI_CPU_KNOWN);
+  assert_int_equal(fake(7, base & ~fma, all, 0xe7), HAI_CPU_KNOWN);
+  assert_int_equal(fake(7, base, all & ~avx2, 0xe7), HAI_CPU_KNOWN);
+  assert_int_equal(fake(7, base, all, 0x03), HAI_CPU_KNOWN); /* the system saves no AVX state */
+  assert_int_equal(fake(7, base, all, 0x07), HAI_CPU_KNOWN | HAI_CPU_AVX2); /* and no AVX-512 state */
+  assert_int_equal(fake(7, base, all, 0x67), HAI_CPU_KNOWN | HAI_CPU_AVX2);
+  const uint32_t needed[] = {f, dq, bw, vl};
+  for (int i = 0; i < 4; i++)
+    assert_int_equal(fake(7, base, all & ~needed[i], 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2);
+}
+#else
+static void test_detection(void **state) {
+  (void)state;
+  skip();
+}
+#endif
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_neighbouring_buckets_differ_in_one_bit),
@@ -357,6 +466,8 @@ int main(void) {
       cmocka_unit_test(test_pins_and_columns),
       cmocka_unit_test(test_degenerate_weights),
       cmocka_unit_test(test_pairing),
+      cmocka_unit_test(test_pairing_in_two_levels),
+      cmocka_unit_test(test_detection),
   };
   return cmocka_run_group_tests_name("selection", tests, NULL, NULL);
 }

@@ -1,0 +1,289 @@
+// Time, rate and error of attention, side by side.
+//
+//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,default] [--threads T,..]
+//                   [--isa NAME] [--repeat R] [--min-seq-len N] [--csv] [--stages]
+//
+// One head. Data: the real activations of examples/data, repeated with a little noise up to n tokens (head dim 128:
+// every row twice, side by side, at the scale that leaves the scores as they are). Time is the least of R runs. Rate is
+// useful work: exact attention's 4 n^2 d operations (half of them when causal), or those of the pairs that were met.
+// The error is that of 256 rows against exact attention in double. --stages prints where the time goes.
+#define HYPERATTN_STATIC
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+
+#include "activations.h"
+#include "pool.h"
+
+#include <string.h>
+#include <time.h>
+
+#ifndef BENCH_DATA
+#define BENCH_DATA "examples/data/l28h1"
+#endif
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// ---- The machine's peak: fused multiply-adds on registers alone ----
+
+#define FMA_12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define PEAK(isa, target, width)                                              \
+  target static double peak_##isa(void) {                                     \
+    double best = 0;                                                          \
+    float x[16] = {0}, sink = 0;                                              \
+    for (int round = 0; round < 5; round++) {                                 \
+      hai_vector_##isa a = hai_set1_##isa(0.999f), b = hai_set1_##isa(1e-9f); \
+      FMA_12(PEAK_NAME_##isa)                                                 \
+      double begin = now();                                                   \
+      for (long i = 0; i < 4000000; i++) {                                    \
+        FMA_12(PEAK_STEP_##isa)                                               \
+      }                                                                       \
+      double rate = 4e6 * 12 * 2 * (width) / (now() - begin) * 1e-9;          \
+      FMA_12(PEAK_OUT_##isa)                                                  \
+      if (rate > best) best = rate;                                           \
+    }                                                                         \
+    if (sink == 12345.0f) printf("\n");                                       \
+    return best;                                                              \
+  }
+#if defined(__x86_64__)
+#define PEAK_NAME_avx512(i) __m512 c##i = hai_set1_avx512((float)i);
+#define PEAK_STEP_avx512(i) c##i = hai_fma_avx512(c##i, a, b);
+#define PEAK_OUT_avx512(i)   \
+  hai_store_avx512(x, c##i); \
+  sink += x[0];
+#define PEAK_NAME_avx2(i) __m256 c##i = hai_set1_avx2((float)i);
+#define PEAK_STEP_avx2(i) c##i = hai_fma_avx2(c##i, a, b);
+#define PEAK_OUT_avx2(i)   \
+  hai_store_avx2(x, c##i); \
+  sink += x[0];
+PEAK(avx512, __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), 16)
+PEAK(avx2, __attribute__((target("avx2,fma"))), 8)
+#elif defined(__aarch64__)
+#define PEAK_NAME_neon(i) float32x4_t c##i = hai_set1_neon((float)i);
+#define PEAK_STEP_neon(i) c##i = hai_fma_neon(c##i, a, b);
+#define PEAK_OUT_neon(i)   \
+  hai_store_neon(x, c##i); \
+  sink += x[0];
+PEAK(neon, , 4)
+#endif
+
+static double peak(hyperattn_isa isa) {
+#if defined(__x86_64__)
+  if (isa == HYPERATTN_ISA_AVX512) return peak_avx512();
+  if (isa == HYPERATTN_ISA_AVX2) return peak_avx2();
+#elif defined(__aarch64__)
+  if (isa == HYPERATTN_ISA_NEON) return peak_neon();
+#endif
+  return isa == HYPERATTN_ISA_SCALAR ? NAN : NAN;  // the compiler decides what plain C may use
+}
+
+// ---- Data ----
+
+static float *repeat_rows(const char *which, int64_t n, int64_t dim) {
+  int64_t rows;
+  float *head = read_activations(BENCH_DATA, which, &rows), *x = allocate((size_t)(n * dim) * sizeof *x);
+  float scale =
+      which[0] == 'v' ? 1.0f : sqrtf((float)HEAD_DIM / (float)dim) * sqrtf(sqrtf((float)dim / HEAD_DIM));
+  for (int64_t i = 0; i < n * dim; i++) {
+    uint64_t r = hai_random(7, (uint64_t)which[0], 0, (uint64_t)i);
+    float noise = ((float)(r >> 40) / 16777216.0f - 0.5f) * 0.1f;
+    x[i] = (head[i / dim % rows * HEAD_DIM + i % dim % HEAD_DIM] + (i / dim < rows ? 0.0f : noise)) * scale;
+  }
+  free(head);
+  return x;
+}
+
+// |out - exact| / |exact| over rows spread through the sequence, exact in double.
+static double error_of(const hyperattn_problem *p) {
+  const float *q = p->query.data, *k = p->key.data, *v = p->value.data, *out = p->out.data;
+  int64_t n = p->n_key, d = p->head_dim, count = n < 256 ? n : 256;
+  double difference = 0, size = 0, *s = allocate((size_t)n * sizeof *s),
+         *o = allocate((size_t)d * sizeof *o);
+  for (int64_t r = 0; r < count; r++) {
+    int64_t i = (r * 2 + 1) * n / (2 * count), see = p->causal ? i + 1 : n;
+    double high = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < see; j++) {
+      float dot[4] = {0};
+      for (int64_t t = 0; t + 4 <= d; t += 4)
+        for (int u = 0; u < 4; u++) dot[u] += q[i * d + t + u] * k[j * d + t + u];
+      s[j] = ((double)dot[0] + (double)dot[1] + (double)dot[2] + (double)dot[3]) / sqrt((double)d);
+      if (s[j] > high) high = s[j];
+    }
+    memset(o, 0, (size_t)d * sizeof *o);
+    for (int64_t j = 0; j < see; j++) {
+      double w = exp(s[j] - high);
+      sum += w;
+      if (w > 1e-12)
+        for (int64_t t = 0; t < d; t++) o[t] += w * (double)v[j * d + t];
+    }
+    for (int64_t t = 0; t < d; t++) {
+      double e = o[t] / sum - (double)out[i * d + t];
+      difference += e * e;
+      size += o[t] / sum * (o[t] / sum);
+    }
+  }
+  free(s), free(o);
+  return sqrt(difference / size);
+}
+
+// Key-query pairs that a call touches: of exact regions, and of each rectangle by the library's own count.
+static double pairs_of(const hyperattn_problem *p, const hyperattn_params *params) {
+  hai_plan plan;
+  double n = (double)p->n_query, pairs = 0;
+  hai_resolve(&plan, p, params);
+  for (int level = 0; level < hai_plan_levels(&plan); level++)
+    for (int64_t i = 0; i < hai_plan_rects(&plan, level); i++) {
+      hai_rect r = hai_rect_at(&plan, level, i);
+      pairs += (double)hai_rect_pairs(&plan.params, r.n_query, r.n_key);
+      pairs += p->causal ? (double)plan.params.window * (double)plan.params.window / 2 : 0;
+    }
+  if (!p->causal) return plan.outer ? pairs : n * n;
+  return pairs + n * n / (double)((int64_t)2 << plan.depth);
+}
+
+// ---- Rows ----
+
+typedef struct options {
+  int csv, stages, repeat;
+  int64_t min_seq_len;
+  hyperattn_isa isa;
+  double peak;
+} options;
+
+static const char *const stage_names[] = {"exact", "hash",    "order", "means", "probe",
+                                          "weigh", "columns", "pair",  "cap",   "attend"};
+
+static void print_stages(const hyperattn_problem *p, const hyperattn_params *params, void *workspace) {
+  hai_plan plan;
+  double seconds[10] = {0}, sum = 0;
+  hai_resolve(&plan, p, params);
+  for (int phase = 0; phase < hai_phases(&plan); phase++) {
+    int level;
+    hai_stage stage = hai_phase_stage(&plan, phase, &level);
+    double begin = now();
+    for (int64_t i = 0; i < hai_phase_tasks(&plan, phase); i++) hai_run(&plan, workspace, phase, i, 0);
+    seconds[stage] += now() - begin;
+  }
+  for (int i = 0; i < 10; i++) sum += seconds[i];
+  printf("   ");
+  for (int i = 0; i < 10; i++)
+    if (seconds[i] > 0) printf(" %s %.1f%%", stage_names[i], 100 * seconds[i] / sum);
+  printf("\n");
+}
+
+static void row(const options *o, const char *method, int64_t n, int64_t dim, int causal, int threads) {
+  hyperattn_problem p = {0};
+  hyperattn_params params = strcmp(method, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
+  float *q = repeat_rows("q", n, dim), *k = repeat_rows("k", n, dim), *v = repeat_rows("v", n, dim);
+  float *out = allocate((size_t)(n * dim) * sizeof *out);
+  if (!strcmp(method, "exact")) params.method = HYPERATTN_EXACT;
+  if (o->min_seq_len) params.min_seq_len = o->min_seq_len;
+  params.isa = o->isa;
+  p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = n, p.head_dim = p.value_dim = dim,
+  p.causal = causal;
+  p.query.data = q, p.key.data = k, p.value.data = v, p.out.data = out;
+  p.query.row_stride = p.key.row_stride = p.value.row_stride = p.out.row_stride = (ptrdiff_t)dim;
+  size_t bytes = hyperattn_workspace_size(&p, &params, threads),
+         shared = bytes - (hyperattn_workspace_size(&p, &params, threads + 1) - bytes) * (size_t)threads;
+  void *workspace = allocate(bytes);
+  pool workers;
+  if (!pool_open(&workers, threads)) fprintf(stderr, "no threads\n"), exit(1);
+  hyperattn_parallel parallel = {threads, &workers, pool_for};
+  double best = INFINITY, spent = 0;
+  for (int i = 0; i < o->repeat && (i < 2 || spent < 20); i++) {
+    double begin = now();
+    hyperattn_status status = hyperattn_forward_parallel(&p, &params, &parallel, workspace, bytes);
+    double seconds = now() - begin;
+    if (status != HYPERATTN_OK) fprintf(stderr, "%s\n", hyperattn_status_string(status)), exit(1);
+    if (seconds < best) best = seconds;
+    spent += seconds;
+  }
+  double pairs =
+      params.method == HYPERATTN_EXACT ? (double)n * (double)n / (causal ? 2 : 1) : pairs_of(&p, &params);
+  double rate = pairs * 4 * (double)dim / best * 1e-9, share = 100 * rate / (o->peak * threads),
+         error = error_of(&p);
+  if (o->csv)
+    printf("%s,%lld,%lld,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.6f,%.1f\n", method, (long long)n, (long long)dim,
+           causal ? "causal" : "full", threads, hyperattn_isa_name(hai_kernel_of(o->isa)->isa), best, rate,
+           share, pairs / (double)n, error, (double)shared / (double)n);
+  else
+    printf("%-8s %7lld %4lld %-6s %2d  %10.5f %8.1f %6.1f %10.0f %10.2e %8.1f\n", method, (long long)n,
+           (long long)dim, causal ? "causal" : "full", threads, best, rate, share, pairs / (double)n, error,
+           (double)shared / (double)n);
+  if (o->stages) print_stages(&p, &params, workspace);
+  fflush(stdout);
+  pool_close(&workers);
+  free(q), free(k), free(v), free(out), free(workspace);
+}
+
+static int next_number(const char **list, int64_t *n) {
+  char *end;
+  if (!**list) return 0;
+  *n = strtoll(*list, &end, 10);
+  *list = *end == ',' ? end + 1 : end;
+  return end != *list || *n > 0;
+}
+
+int main(int argc, char **argv) {
+  const char *ns = "1024,2048,4096,8192,16384,32768", *dims = "64", *mask = "both",
+             *methods = "exact,paper,default", *threads = "1";
+  options o = {0, 0, 5, 0, HYPERATTN_ISA_AUTO, 0};
+  for (int i = 1; i < argc; i++) {
+    const char *value = i + 1 < argc ? argv[i + 1] : "";
+    if (!strcmp(argv[i], "--csv"))
+      o.csv = 1;
+    else if (!strcmp(argv[i], "--stages"))
+      o.stages = 1;
+    else if (!strcmp(argv[i], "--n"))
+      ns = value, i++;
+    else if (!strcmp(argv[i], "--dim"))
+      dims = value, i++;
+    else if (!strcmp(argv[i], "--mask"))
+      mask = value, i++;
+    else if (!strcmp(argv[i], "--method"))
+      methods = value, i++;
+    else if (!strcmp(argv[i], "--threads"))
+      threads = value, i++;
+    else if (!strcmp(argv[i], "--repeat"))
+      o.repeat = atoi(value), i++;
+    else if (!strcmp(argv[i], "--min-seq-len"))
+      o.min_seq_len = atoll(value), i++;
+    else if (!strcmp(argv[i], "--isa")) {
+      for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_NEON; isa++)
+        if (!strcmp(hyperattn_isa_name((hyperattn_isa)isa), value)) o.isa = (hyperattn_isa)isa;
+      i++;
+    } else {
+      fprintf(stderr, "see the top of bench/bench_attention.c for options\n");
+      return 2;
+    }
+  }
+  if (!hai_kernel_of(o.isa)) fprintf(stderr, "this machine has no such kernel\n"), exit(1);
+  o.peak = peak(hai_kernel_of(o.isa)->isa);
+  if (o.csv)
+    printf(
+        "method,n,dim,mask,threads,isa,seconds,gflops,percent_of_peak,keys_per_query,error,bytes_per_"
+        "token\n");
+  else
+    printf(
+        "%s, FMA peak of one core %.1f GFLOP/s in this run\n%-8s %7s %4s %-6s %2s  %10s %8s %6s %10s %10s "
+        "%8s\n",
+        hyperattn_isa_name(hai_kernel_of(o.isa)->isa), o.peak, "method", "n", "dim", "mask", "th",
+        "seconds", "GFLOP/s", "% peak", "keys/query", "error", "B/token");
+  for (int64_t dim; next_number(&dims, &dim);)
+    for (int causal = 0; causal < 2; causal++) {
+      const char *all = ns;
+      if (!strcmp(mask, causal ? "full" : "causal")) continue;
+      for (int64_t n; next_number(&all, &n);) {
+        static const char *const names[] = {"exact", "paper", "default"};
+        for (int m = 0; m < 3; m++) {
+          const char *each = threads;
+          if (!strstr(methods, names[m])) continue;
+          for (int64_t t; next_number(&each, &t);) row(&o, names[m], n, dim, causal, (int)t);
+        }
+      }
+    }
+  return 0;
+}

@@ -1,0 +1,84 @@
+// A small pool of POSIX threads with a parallel_for for hyperattn_parallel: what an engine already has.
+// Threads sleep between calls; tasks are dealt out one by one from a shared counter.
+#ifndef POOL_H
+#define POOL_H
+
+#include "hyperattn.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+typedef struct pool {
+  int n_workers;  // the caller is worker 0
+  pthread_t *threads;
+  pthread_mutex_t lock;
+  pthread_cond_t start, done;
+  long round;  // counts calls; threads wait for it to move
+  int busy, stop, next_worker;
+  hyperattn_task task;
+  void *arg;
+  int64_t n_tasks;
+  atomic_llong next;
+} pool;
+
+static void pool_work(pool *p, int worker) {
+  for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->n_tasks;) p->task(p->arg, i, worker);
+}
+
+static void *pool_thread(void *arg) {
+  pool *p = arg;
+  pthread_mutex_lock(&p->lock);
+  int worker = p->next_worker++;
+  for (long seen = 0;;) {
+    while (p->round == seen && !p->stop) pthread_cond_wait(&p->start, &p->lock);
+    if (p->stop) break;
+    seen = p->round;
+    pthread_mutex_unlock(&p->lock);
+    pool_work(p, worker);
+    pthread_mutex_lock(&p->lock);
+    if (--p->busy == 0) pthread_cond_signal(&p->done);
+  }
+  pthread_mutex_unlock(&p->lock);
+  return NULL;
+}
+
+// hyperattn_parallel's parallel_for; context is the pool.
+static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
+  pool *p = context;
+  pthread_mutex_lock(&p->lock);
+  p->task = task, p->arg = arg, p->n_tasks = n_tasks;
+  atomic_store(&p->next, 0);
+  p->busy = p->n_workers - 1;
+  p->round++;
+  pthread_cond_broadcast(&p->start);
+  pthread_mutex_unlock(&p->lock);
+  pool_work(p, 0);
+  pthread_mutex_lock(&p->lock);
+  while (p->busy) pthread_cond_wait(&p->done, &p->lock);
+  pthread_mutex_unlock(&p->lock);
+}
+
+static int pool_open(pool *p, int n_workers) {
+  p->n_workers = n_workers;
+  p->round = 0, p->busy = 0, p->stop = 0, p->next_worker = 1;
+  p->threads = malloc((size_t)n_workers * sizeof *p->threads);
+  if (!p->threads) return 0;
+  pthread_mutex_init(&p->lock, NULL);
+  pthread_cond_init(&p->start, NULL);
+  pthread_cond_init(&p->done, NULL);
+  for (int i = 1; i < n_workers; i++)
+    if (pthread_create(&p->threads[i], NULL, pool_thread, p)) return 0;
+  return 1;
+}
+
+static void pool_close(pool *p) {
+  pthread_mutex_lock(&p->lock);
+  p->stop = 1;
+  pthread_cond_broadcast(&p->start);
+  pthread_mutex_unlock(&p->lock);
+  for (int i = 1; i < p->n_workers; i++) pthread_join(p->threads[i], NULL);
+  free(p->threads);
+}
+
+#endif
