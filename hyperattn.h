@@ -110,6 +110,11 @@
      None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself.
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
+     HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave that code out
+   SIMD
+     AVX-512 (F, VL, BW, DQ), AVX2 with FMA, and NEON kernels are compiled in by gcc and clang whatever the
+     flags; which runs is decided at run time (CPUID and what the system saves), or by params.isa. Others get
+     plain C. Results differ between ISAs by rounding; hash buckets do not.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (authors: encode).
@@ -401,7 +406,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HYPERATTN_MEMSET(d, c, n) memset(d, c, n)
 #endif
 
-/* Which instruction sets this build can hold. Compilers need per-function targets, which gcc and clang have. */
+/* Which instruction sets this build can hold. Compilers need per-function targets, which gcc and clang
+   have. */
 #if !defined(HYPERATTN_NO_SIMD) && defined(__x86_64__) && !defined(__ILP32__) && \
     ((defined(__clang__) && __clang_major__ >= 8) ||                             \
      (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 7)) &&             \
@@ -438,6 +444,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
 #define HAI_MAX_STAGES 10
+#define HAI_MAX_TILES 4              /* most tiles of an exact task, */
+#define HAI_TILES_BYTES (240 * 1024) /* and most bytes of them where there are several */
 
 /* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
@@ -578,13 +586,14 @@ typedef struct hai_kernel {
   hyperattn_isa isa;
   int lanes; /* queries per tile */
   int width; /* lanes per register */
+  int tiles; /* how many tiles should meet a chunk of keys while it is in the cache */
 
   /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. */
   void (*pack)(const float *const *row, int64_t dim, float factor, float *packed);
   /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
   void (*unpack)(const float *packed, int64_t dim, const float *factor, float *const *row);
-  /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK rows, and
-     those beyond n_keys may be written too. */
+  /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
+     rows, and those beyond n_keys may be written too. */
   void (*scores)(const float *query, int64_t dim, const float *const *key, int n_keys, int begin, int end,
                  float *score);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
@@ -685,14 +694,21 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
   }
 }
 
-static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR, HAI_SCALAR_LANES,  1,
-                                             hai_pack_scalar,      hai_unpack_scalar, hai_scores_scalar,
-                                             hai_softmax_scalar,   hai_values_scalar, hai_sum_lanes_scalar};
+static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
+                                             HAI_SCALAR_LANES,
+                                             1,
+                                             1,
+                                             hai_pack_scalar,
+                                             hai_unpack_scalar,
+                                             hai_scores_scalar,
+                                             hai_softmax_scalar,
+                                             hai_values_scalar,
+                                             hai_sum_lanes_scalar};
 
 #if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 
-/* gcc 105593: g++ 12 takes the undefined vectors inside its own AVX-512 intrinsics for a mistake of ours; at -O0
-   some of gcc's intrinsics are macros that convert signs. */
+/* gcc 105593: g++ 12 takes the undefined vectors inside its own AVX-512 intrinsics for a mistake of
+   ours; at -O0 some of gcc's intrinsics are macros that convert signs. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-conversion"
@@ -708,11 +724,11 @@ static int hai_rows_present(const void *const *row, int n) {
 }
 
 /* ---- The register tile: said once for every vector ISA ----
-   HAI_MICRO(isa, V, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time. The N R
-   accumulators c<row><register> are named, not an array: compilers keep them in registers at every -O level only so.
-     hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                 for R keys
+   HAI_MICRO(isa, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time:
+     hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                      for R keys
      hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
-   One step loads N packed vectors a<register>, broadcasts R scalars in turn, and does N R fused multiply-adds. */
+   One step loads N packed vectors a<register>, broadcasts R scalars in turn, and does N R fused multiply-adds.
+   The accumulators c<row><register> are named, not an array: compilers keep an array in registers at -O3 only. */
 
 #define HAI_ROWS_1(X, isa, N) X(0, isa, N)
 #define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
@@ -813,7 +829,8 @@ static int hai_rows_present(const void *const *row, int n) {
     }                                                                                                   \
   }
 
-/* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8, .. */
+/* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8,
+   .. */
 #define HAI_PACK(isa)                                                                                      \
   HAI_TARGET_##isa static void hai_pack_##isa(const float *const *row, int64_t dim, float factor,          \
                                               float *packed) {                                             \
@@ -868,7 +885,8 @@ static int hai_rows_present(const void *const *row, int n) {
     }                                                                                                  \
   }
 
-/* The kernel's functions over any range of registers and any counts, from a tile of R rows and 1 to 3 registers. */
+/* The kernel's functions over any range of registers and any counts, from a tile of R rows and 1 to 3
+   registers. */
 #define HAI_KERNEL(isa, R)                                                                             \
   HAI_PACK(isa)                                                                                        \
   HAI_SOFTMAX(isa)                                                                                     \
@@ -976,12 +994,13 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 }
 
 HAI_KERNEL(avx512, 8)
-static const hai_kernel hai_kernel_avx512 = {HYPERATTN_ISA_AVX512, HAI_LANES_avx512,  HAI_WIDTH_avx512,
-                                             hai_pack_avx512,      hai_unpack_avx512, hai_scores_avx512,
-                                             hai_softmax_avx512,   hai_values_avx512, hai_sum_lanes_avx512};
+static const hai_kernel hai_kernel_avx512 = {
+    HYPERATTN_ISA_AVX512, HAI_LANES_avx512,    HAI_WIDTH_avx512,  4,
+    hai_pack_avx512,      hai_unpack_avx512,   hai_scores_avx512, hai_softmax_avx512,
+    hai_values_avx512,    hai_sum_lanes_avx512};
 #endif
 
-/* ---- AVX2 and FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
+/* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
 
 #if HAI_AVX2
 #define HAI_TARGET_avx2 __attribute__((target("avx2,fma")))
@@ -1046,12 +1065,13 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 }
 
 HAI_KERNEL(avx2, 4)
-static const hai_kernel hai_kernel_avx2 = {HYPERATTN_ISA_AVX2, HAI_LANES_avx2,  HAI_WIDTH_avx2,
-                                           hai_pack_avx2,      hai_unpack_avx2, hai_scores_avx2,
-                                           hai_softmax_avx2,   hai_values_avx2, hai_sum_lanes_avx2};
+static const hai_kernel hai_kernel_avx2 = {
+    HYPERATTN_ISA_AVX2, HAI_LANES_avx2,    HAI_WIDTH_avx2,  4,
+    hai_pack_avx2,      hai_unpack_avx2,   hai_scores_avx2, hai_softmax_avx2,
+    hai_values_avx2,    hai_sum_lanes_avx2};
 #endif
 
-/* ---- NEON (aarch64): 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+/* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
 
 #if HAI_NEON
 #define HAI_TARGET_neon
@@ -1103,9 +1123,10 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 }
 
 HAI_KERNEL(neon, 8)
-static const hai_kernel hai_kernel_neon = {HYPERATTN_ISA_NEON, HAI_LANES_neon,  HAI_WIDTH_neon,
-                                           hai_pack_neon,      hai_unpack_neon, hai_scores_neon,
-                                           hai_softmax_neon,   hai_values_neon, hai_sum_lanes_neon};
+static const hai_kernel hai_kernel_neon = {
+    HYPERATTN_ISA_NEON, HAI_LANES_neon,    HAI_WIDTH_neon,  4,
+    hai_pack_neon,      hai_unpack_neon,   hai_scores_neon, hai_softmax_neon,
+    hai_values_neon,    hai_sum_lanes_neon};
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -1122,7 +1143,8 @@ enum { HAI_CPU_KNOWN = 1, HAI_CPU_AVX2 = 2, HAI_CPU_AVX512 = 4 };
 static void hai_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
   __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(subleaf));
 }
-/* Which register states the system saves: bit 1 SSE, 2 AVX, 5 to 7 AVX-512. Only after CPUID has shown OSXSAVE. */
+/* Which register states the system saves: bit 1 SSE, 2 AVX, 5 to 7 AVX-512. Only after CPUID has shown
+   OSXSAVE. */
 static uint64_t hai_xcr0(void) {
   uint32_t low, high;
   __asm__ volatile(".byte 0x0f, 0x01, 0xd0"
@@ -1153,7 +1175,8 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   return features;
 }
 
-/* Asked once: CPUID is slow, above all in a virtual machine. Whoever comes first writes the same word as any other. */
+/* Asked once: CPUID is slow, above all in a virtual machine. Whoever comes first writes the same word as
+   any other. */
 static int hai_cpu(void) {
   static int word;
   int features = __atomic_load_n(&word, __ATOMIC_RELAXED);
@@ -1560,6 +1583,7 @@ typedef struct hai_column {
 } hai_column;
 
 static uint64_t hai_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
+static uint64_t hai_most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static uint64_t hai_plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
 
 /* Takes `bytes` at *end, rounded up to HAI_ALIGN; returns where they begin. */
@@ -1575,6 +1599,7 @@ static size_t hai_take(hai_layout *layout, size_t *end, uint64_t bytes) {
 
 typedef struct hai_tile hai_tile;
 static uint64_t hai_tile_bytes(const hai_plan *plan);
+static int hai_tiles(const hai_plan *plan);
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
 static int hai_may_approximate(const hai_plan *plan) {
@@ -1584,23 +1609,21 @@ static int hai_may_approximate(const hai_plan *plan) {
 /* Scratch beside the tile, used by one stage at a time. */
 static uint64_t hai_stage_bytes(const hai_plan *plan) {
   const hyperattn_params *p = &plan->params;
-  uint64_t dim = (uint64_t)plan->problem->head_dim, lanes = (uint64_t)plan->kernel->lanes, most = 0, bytes;
-  if (!hai_may_approximate(plan)) return 0;
+  uint64_t dim = (uint64_t)plan->problem->head_dim, lanes = (uint64_t)plan->kernel->lanes;
+  uint64_t most = (uint64_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
+  if (!hai_may_approximate(plan)) return most;
+  most = hai_most(most, (uint64_t)p->heavy_keys * sizeof(float)); /* masses of the heaviest */
   if (p->order == HYPERATTN_ORDER_SORTLSH) {
-    most = (uint64_t)sizeof(int32_t) << p->lsh_bits;     /* bucket counters */
-    bytes = (uint64_t)p->lsh_bits * dim * sizeof(float); /* planes */
-    if (bytes > most) most = bytes;
+    most = hai_most(most, (uint64_t)sizeof(int32_t) << p->lsh_bits);    /* bucket counters */
+    most = hai_most(most, (uint64_t)p->lsh_bits * dim * sizeof(float)); /* planes */
   }
-  bytes = (uint64_t)p->heavy_keys * sizeof(float); /* masses of the heaviest */
-  if (bytes > most) most = bytes;
-  if (plan->by_score) { /* spans, mean queries, best scores of each lane or of the spans with all spans' scores */
-    uint64_t take = (uint64_t)plan->take,
-             spans = hai_two_levels(plan->problem->n_key)
-                         ? (uint64_t)hai_key_parts(plan, plan->problem->n_key) / HAI_PAIR_SPAN + 1
-                         : 0;
-    uint64_t chosen = hai_times(lanes, take), reach = 2 * take + spans;
-    bytes = hai_times(sizeof(float), hai_plus(2 * take + lanes * dim, chosen > reach ? chosen : reach));
-    if (bytes > most) most = bytes;
+  if (plan->by_score) { /* spans, mean queries, and the best scores of each lane or the scores of all spans */
+    uint64_t take = (uint64_t)plan->take, spans = 0;
+    if (hai_two_levels(plan->problem->n_key))
+      spans = (uint64_t)hai_key_parts(plan, plan->problem->n_key) / HAI_PAIR_SPAN + 1;
+    most = hai_most(most,
+                    hai_times(sizeof(float), hai_plus(2 * take + lanes * dim,
+                                                      hai_most(hai_times(lanes, take), 2 * take + spans))));
   }
   return most;
 }
@@ -1857,6 +1880,7 @@ struct hai_tile {
   const float *row[HAI_MAX_LANES]; /* query rows */
   float *out[HAI_MAX_LANES];       /* output rows */
   int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
+  int64_t min_first, max_last;                       /* keys beyond are seen by none */
   int64_t max_first, min_last;                       /* keys between are seen by all */
   int n_keys;                                        /* keys waiting */
   int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
@@ -1865,7 +1889,8 @@ struct hai_tile {
   hai_group group[HAI_MAX_LANES];
   const float *first_key, *first_value; /* row 0 of the kv head */
   ptrdiff_t key_stride, value_stride;
-  const float *key[HAI_CHUNK], *value[HAI_CHUNK];
+  const float **key,
+      **value; /* [chunk]: rows of the keys that wait; like score, shared by the tiles of a task */
   int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
   float log_weight[HAI_CHUNK], column[HAI_CHUNK];
@@ -1877,7 +1902,12 @@ static uint64_t hai_tile_bytes(const hai_plan *plan) {
   uint64_t value_dim = (uint64_t)plan->problem->value_dim;
   uint64_t floats = lanes * (head_dim + value_dim + HAI_CHUNK + 6);
   return (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN + floats * sizeof(float) +
-         8 * HAI_ALIGN;
+         2 * HAI_CHUNK * sizeof(float *) + 8 * HAI_ALIGN;
+}
+
+/* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
+static int hai_tiles(const hai_plan *plan) {
+  return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (int64_t)hai_tile_bytes(plan)));
 }
 
 static float *hai_carve(char **at, int64_t floats) {
@@ -1886,26 +1916,28 @@ static float *hai_carve(char **at, int64_t floats) {
   return begin;
 }
 
-/* Lays the tile out at the front of a worker's scratch; the rest is the stage's. */
-static void hai_tile_place(hai_job *job) {
+/* Lays a tile out at *at and moves *at behind it. Tiles after the first share its chunk. */
+static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
   const hai_plan *plan = job->plan;
   int64_t lanes = plan->kernel->lanes;
-  char *at = job->scratch + (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
-  hai_tile *tile = (hai_tile *)(void *)job->scratch;
+  hai_tile *tile = (hai_tile *)(void *)*at;
+  *at += (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
   tile->kernel = plan->kernel;
-  tile->query = hai_carve(&at, plan->problem->head_dim * lanes);
-  tile->o = hai_carve(&at, plan->problem->value_dim * lanes);
-  tile->score = hai_carve(&at, HAI_CHUNK * lanes);
-  tile->m = hai_carve(&at, lanes);
-  tile->l = hai_carve(&at, lanes);
-  tile->factor = hai_carve(&at, lanes);
-  tile->spare = hai_carve(&at, 3 * lanes);
+  tile->query = hai_carve(at, plan->problem->head_dim * lanes);
+  tile->o = hai_carve(at, plan->problem->value_dim * lanes);
+  tile->m = hai_carve(at, lanes);
+  tile->l = hai_carve(at, lanes);
+  tile->factor = hai_carve(at, lanes);
+  tile->spare = hai_carve(at, 3 * lanes);
+  tile->score = first ? first->score : hai_carve(at, HAI_CHUNK * lanes);
+  tile->key = first ? first->key : (const float **)(void *)*at;
+  tile->value = first ? first->value : tile->key + HAI_CHUNK;
+  if (!first) *at += 2 * HAI_CHUNK * sizeof(float *);
   tile->first_key = plan->problem->n_key ? hai_key_row(job, 0) : NULL;
   tile->first_value = plan->problem->n_key ? hai_value_row(job, 0) : NULL;
   tile->key_stride = plan->problem->key.row_stride;
   tile->value_stride = plan->problem->value.row_stride;
-  job->tile = tile;
-  job->scratch = at;
+  return tile;
 }
 
 static uint64_t hai_lane_bits(int begin, int end) {
@@ -1942,14 +1974,16 @@ static void hai_tile_open(hai_job *job, int n, float scale, int64_t value_dim) {
   tile->n_keys = tile->masked = tile->weighted = tile->guard = 0;
   tile->clip = NULL;
   tile->value_dim = value_dim;
-  tile->max_first = tile->first[0];
-  tile->min_last = tile->last[0];
+  tile->min_first = tile->max_first = tile->first[0];
+  tile->min_last = tile->max_last = tile->last[0];
+  for (i = 0; i < n; i++) {
+    tile->min_first = hai_min(tile->min_first, tile->first[i]);
+    tile->max_first = hai_max(tile->max_first, tile->first[i]);
+    tile->min_last = hai_min(tile->min_last, tile->last[i]);
+    tile->max_last = hai_max(tile->max_last, tile->last[i]);
+  }
   for (i = 0; i < lanes; i++) {
-    if (i >= n)
-      tile->row[i] = NULL, tile->out[i] = NULL;
-    else
-      tile->max_first = hai_max(tile->max_first, tile->first[i]),
-      tile->min_last = hai_min(tile->min_last, tile->last[i]);
+    if (i >= n) tile->row[i] = tile->out[i] = NULL;
     tile->m[i] = -hai_inf();
     tile->l[i] = 0.0f;
   }
@@ -2008,18 +2042,19 @@ static void hai_tile_values_guarded(hai_tile *tile) {
   int64_t t = 0, run;
   while (t < tile->value_dim) {
     for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run++;
-    for (j = 0; j < tile->n_keys; j++) tile->key[j] = tile->value[j] + t; /* keys are done with */
+    for (j = 0; j < tile->n_keys; j++)
+      tile->row[j] = tile->value[j] + t; /* queries are packed: their rows are done with */
     if (run > t) {
-      tile->kernel->values(tile->score, tile->n_keys, tile->key, run - t, tile->factor, tile->begin,
+      tile->kernel->values(tile->score, tile->n_keys, tile->row, run - t, tile->factor, tile->begin,
                            tile->end, tile->o + t * lanes);
       t = run;
       continue;
     }
     for (j = 0; j < tile->n_keys; j++) {
       tile->column[j] = hai_finite(tile->value[j][t]) ? tile->value[j][t] : 0.0f;
-      tile->key[j] = &tile->column[j];
+      tile->row[j] = &tile->column[j];
     }
-    tile->kernel->values(tile->score, tile->n_keys, tile->key, 1, tile->factor, tile->begin, tile->end,
+    tile->kernel->values(tile->score, tile->n_keys, tile->row, 1, tile->factor, tile->begin, tile->end,
                          tile->o + t * lanes);
     for (j = 0; j < tile->n_keys; j++)
       for (i = tile->begin; i < tile->end && !hai_finite(tile->value[j][t]); i++)
@@ -2064,8 +2099,8 @@ static uint64_t hai_tile_sees(const hai_tile *tile, int64_t key) {
   return bits;
 }
 
-/* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its place
-   in the chunk: how sums are grouped must not depend on which queries share a tile. */
+/* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its
+   place in the chunk: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t bits) {
   hai_tile *tile = job->tile;
   int j = tile->n_keys++;
@@ -2079,34 +2114,43 @@ static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t 
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
 }
 
-/* Keys begin .. end - 1, at most a chunk, in a row. */
+/* Keys begin .. end - 1, at most a chunk, in a row: their rows, and who sees them. */
+static void hai_tile_rows(hai_tile *tile, int64_t begin, int64_t end) {
+  int64_t j;
+  for (j = 0; j < end - begin; j++) {
+    tile->key[j] = tile->first_key + (begin + j) * tile->key_stride;
+    tile->value[j] = tile->first_value + (begin + j) * tile->value_stride;
+  }
+}
 static void hai_tile_fill(hai_tile *tile, int64_t begin, int64_t end) {
   int j, n = (int)(end - begin);
   tile->n_keys = n;
   tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
-  for (j = 0; j < n; j++) {
-    tile->key[j] = tile->first_key + (begin + j) * tile->key_stride;
-    tile->value[j] = tile->first_value + (begin + j) * tile->value_stride;
-  }
   for (j = 0; j < n && tile->masked; j++) tile->visible[j] = hai_tile_sees(tile, begin + j);
 }
 
-/* Keys begin .. end - 1 in a row, for all lanes. Chunks begin at multiples of HAI_CHUNK, for the same reason. */
-static void hai_tile_run(hai_job *job, int64_t begin, int64_t end) {
-  hai_tile *tile = job->tile;
-  int64_t first = tile->first[0], last = tile->last[0], next;
+/* Some tiles meet keys begin .. end - 1 in a row. Chunks begin at multiples of HAI_CHUNK, and a tile
+   joins a chunk where any of its queries sees it: how sums are grouped does not depend on which queries
+   share a tile. */
+static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, int64_t begin, int64_t end) {
+  int64_t first = end, last = begin - 1, next;
   int i;
-  for (i = 1; i < tile->n; i++) {
-    first = hai_min(first, tile->first[i]);
-    last = hai_max(last, tile->last[i]);
+  for (i = 0; i < n_tiles; i++) {
+    first = hai_min(first, tiles[i]->min_first);
+    last = hai_max(last, tiles[i]->max_last);
+    hai_tile_aim(tiles[i], 0, tiles[i]->n);
   }
   begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
   end = hai_min(end, last + 1);
-  hai_tile_aim(tile, 0, tile->n);
   for (; begin < end; begin = next) {
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
-    hai_tile_fill(tile, begin, next);
-    hai_tile_flush(job);
+    hai_tile_rows(tiles[0], begin, next);
+    for (i = 0; i < n_tiles; i++) {
+      if (next <= tiles[i]->min_first || begin > tiles[i]->max_last) continue;
+      job->tile = tiles[i];
+      hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      hai_tile_flush(job);
+    }
   }
 }
 
@@ -2239,7 +2283,8 @@ static void hai_stage_probe(hai_job *job) {
   int n, i;
   for (first = 0; first < probes; first += n) {
     n = hai_probe_open(job, first);
-    hai_tile_run(job, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
+    hai_tiles_run(job, &job->tile, 1, hai_probe_begin(job, job->chunk),
+                  hai_probe_begin(job, job->chunk + 1));
     for (i = 0; i < n; i++) {
       partial[2 * (first + i)] = job->tile->m[i];
       partial[2 * (first + i) + 1] = job->tile->l[i];
@@ -2275,6 +2320,7 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
     for (; i < plan->kernel->lanes; i++) tile->spare[i] = hai_inf();
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
+      hai_tile_rows(tile, key, key + count);
       hai_tile_fill(tile, key, key + count);
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
@@ -2496,7 +2542,8 @@ static void hai_mean_row(const hyperattn_input *x, int64_t batch, int64_t head, 
   for (t = 0; t < dim; t++) mean[t] = n ? mean[t] / (float)n : hai_float(0x7fc00000u);
 }
 
-/* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head, stay out. */
+/* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head,
+   stay out. */
 static void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
   int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim, t, i;
@@ -2561,9 +2608,9 @@ static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, floa
 }
 
 /* Each query group takes the sub-blocks whose mean key its mean query likes best. In large rectangles,
-   HAI_PAIR_GROUPS neighbouring groups first choose 2 * take spans of sub-blocks together and look only there.
-   Cost: (queries / query_group) * (keys / key_group) products of head_dim; in two levels, a HAI_PAIR_SPAN-th of
-   that and 2 * take * HAI_PAIR_SPAN products a group. */
+   HAI_PAIR_GROUPS neighbouring groups first choose 2 * take spans of sub-blocks together and look only
+   there. Cost: (queries / query_group) * (keys / key_group) products of head_dim; in two levels, a
+   HAI_PAIR_SPAN-th of that and 2 * take * HAI_PAIR_SPAN products a group. */
 static void hai_stage_pair(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -2609,35 +2656,55 @@ static void hai_stage_pair(hai_job *job) {
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, tile by tile. */
 
-/* Exact attention of HAI_TASK_QUERIES rows of a kv head: row r is query r / heads_per_kv of head r %
-   heads_per_kv, so that heads that share keys fill a tile together. A query at position P meets keys 0
-   .. P, or, where rectangles are approximated, those of its diagonal segment and of its window. */
-static void hai_stage_exact(hai_job *job) {
+/* Puts rows row .. row + n - 1 of a kv head into the tile: row r is query r / heads_per_kv of head r %
+   heads_per_kv, so that heads that share keys fill a tile together. A query at position P sees keys 0 ..
+   P, or, where rectangles are approximated, those of its diagonal segment and of its window. Returns the
+   lanes that no rectangle holds. */
+static uint64_t hai_exact_open(hai_job *job, int64_t row, int n) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
-  int64_t group = plan->heads_per_kv, segments = (int64_t)1 << plan->depth,
-          row = job->chunk * HAI_TASK_QUERIES;
-  int64_t end = hai_min(row + HAI_TASK_QUERIES, p->n_query * group);
-  int n, i;
-  for (; row < end; row += n) {
-    uint64_t final = 0;
-    n = (int)hai_min(plan->kernel->lanes, end - row);
-    for (i = 0; i < n; i++) {
-      int64_t query = (row + i) / group, last = p->causal ? query + p->n_key - p->n_query : p->n_key - 1;
-      int64_t x = last - plan->key_skip; /* place within the square */
-      int64_t segment = 0, first = 0;
-      if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
-        segment = hai_part_of(plan->square, segments, x);
-        first = plan->key_skip + hai_cut(plan->square, segments, segment);
-        first = hai_max(0, hai_min(first, last - plan->params.window + 1));
-      }
-      final |= (uint64_t)(x < 0 || (segment == 0 && !plan->outer)) << i;
-      hai_tile_query(job, i, job->kv_head * group + (row + i) % group, query, first, last);
+  int64_t group = plan->heads_per_kv, segments = (int64_t)1 << plan->depth;
+  uint64_t final = 0;
+  int i;
+  for (i = 0; i < n; i++) {
+    int64_t query = (row + i) / group, last = p->causal ? query + p->n_key - p->n_query : p->n_key - 1;
+    int64_t x = last - plan->key_skip; /* place within the square */
+    int64_t segment = 0, first = 0;
+    if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
+      segment = hai_part_of(plan->square, segments, x);
+      first = plan->key_skip + hai_cut(plan->square, segments, segment);
+      first = hai_max(0, hai_min(first, last - plan->params.window + 1));
     }
-    hai_tile_open(job, n, plan->scale, p->value_dim);
-    job->tile->guard = p->causal;
-    hai_tile_run(job, 0, p->n_key);
-    hai_tile_close(job, final);
+    final |= (uint64_t)(x < 0 || (segment == 0 && !plan->outer)) << i;
+    hai_tile_query(job, i, job->kv_head * group + (row + i) % group, query, first, last);
+  }
+  hai_tile_open(job, n, plan->scale, p->value_dim);
+  job->tile->guard = p->causal;
+  return final;
+}
+
+/* Exact attention of HAI_TASK_QUERIES rows of a kv head, some tiles at a time. */
+static void hai_stage_exact(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t row = job->chunk * HAI_TASK_QUERIES, next;
+  int64_t end = hai_min(row + HAI_TASK_QUERIES, plan->problem->n_query * plan->heads_per_kv);
+  hai_tile *tiles[HAI_MAX_TILES];
+  uint64_t final[HAI_MAX_TILES];
+  int n = hai_tiles(plan), lanes = plan->kernel->lanes, i;
+  tiles[0] = job->tile;
+  for (i = 1; i < n; i++) tiles[i] = hai_tile_place(job, tiles[0], &job->scratch);
+  for (; row < end; row = next) {
+    next = hai_min(end, row + (int64_t)n * lanes);
+    for (i = 0; row + (int64_t)i * lanes < next; i++) {
+      job->tile = tiles[i];
+      final[i] = hai_exact_open(job, row + (int64_t)i * lanes,
+                                (int)hai_min(lanes, next - row - (int64_t)i * lanes));
+    }
+    hai_tiles_run(job, tiles, i, 0, plan->problem->n_key);
+    while (i-- > 0) {
+      job->tile = tiles[i];
+      hai_tile_close(job, final[i]);
+    }
   }
 }
 
@@ -2818,7 +2885,7 @@ static void hai_stage_attend(hai_job *job) {
     hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
     if (plan->problem->causal) hai_tile_resume(job);
     if (exact) {
-      hai_tile_run(job, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+      hai_tiles_run(job, &tile, 1, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
     } else {
       hai_attend_blocks(job);
       hai_attend_pins(job);
@@ -2915,7 +2982,7 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
   job->batch = index / (g.kv_heads + g.heads);
   job->head = head < g.kv_heads ? -1 : head - g.kv_heads;
   job->kv_head = head < g.kv_heads ? head : job->head / plan->heads_per_kv;
-  hai_tile_place(job);
+  job->tile = hai_tile_place(job, NULL, &job->scratch);
   return stage;
 }
 
@@ -3144,6 +3211,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_MAX_DIM
 #undef HAI_MAX_LANES
 #undef HAI_MAX_STAGES
+#undef HAI_MAX_TILES
+#undef HAI_TILES_BYTES
 #undef HAI_MERGE_1
 #undef HAI_MERGE_2
 #undef HAI_MERGE_3
