@@ -28,7 +28,7 @@
        float *out = malloc(size * sizeof *out);
        if (!q || !k || !v || !out) return 1;
        for (size_t i = 0; i < size; i++)  // any data: here a few waves
-         q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i % D);
+         q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
        hyperattn_problem problem = {0};
        problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
@@ -102,12 +102,13 @@
      batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal: no key or
      value after a row changes that row by a bit (later queries of its rectangle may: they are ordered and
      probed together). A NaN or infinity in a key or value reaches only rows that may see it; one in a query
-     its own row, and which keys its rectangle prefers.
+     its own row, and, where blocks are chosen by score, which blocks its group takes.
    MEMORY
      All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
      after. The stack holds under 2 KiB of ours.
    THREADS
-     None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself.
+     None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself
+     (examples/threads.c does both).
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave that code out
@@ -225,7 +226,9 @@ typedef enum hyperattn_dtype {
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim], dim contiguous; strides in elements, ignored where a dimension has
-   size 1. Inputs may overlap one another and have zero or negative strides. */
+   size 1. Inputs may overlap one another and have zero or negative strides; a stride that was forgotten is
+   zero, and means that every row is the same row. Rows-first [token][head][dim]: head_stride = dim,
+   row_stride = heads * dim. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
@@ -250,7 +253,7 @@ typedef struct hyperattn_problem {
   hyperattn_input key;    /* [batch][n_kv_heads][n_key][head_dim] */
   hyperattn_input value;  /* [batch][n_kv_heads][n_key][value_dim] */
   hyperattn_output out;   /* [batch][n_heads][n_query][value_dim]; overlaps no input and no workspace */
-  float *lse;             /* NULL, or contiguous [batch][n_heads][n_query] */
+  float *lse;             /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
   float softcap;          /* reserved, 0 */
   int64_t sliding_window; /* reserved, 0 */
   const int32_t *key_position; /* reserved, NULL */
@@ -282,7 +285,9 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_NEON
 } hyperattn_isa;
 
-/* Start from a preset. A count of 0 means none. Every field is checked, even where it is not used. */
+/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method =
+   HYPERATTN_EXACT. All zeros is not valid. A count of 0 means none. Every field is checked, even where
+   it is not used. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
@@ -295,7 +300,8 @@ typedef struct hyperattn_params {
   int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
   int64_t heavy_keys;    /* per rectangle and head, the keys of largest column mass are pinned */
   int64_t probe_queries; /* per rectangle and head: queries that meet every key of it */
-  int64_t window;        /* causal: each query's last `window` keys are exact; full attention: no effect */
+  int64_t
+      window; /* causal: each query's last `window` keys, its own among them, are exact; full: no effect */
   hyperattn_sampling sampling;
   float tolerance; /* 0: a fixed number of keys; > 0: not supported yet */
   float cap_epsilon,
@@ -316,7 +322,7 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
 /* Bytes of workspace that a call with at most n_workers workers needs, including slack for any
-   alignment. 0: the problem or params are invalid (hyperattn_forward says why) or n_workers < 1. Reads
+   alignment. 0: the problem or params are invalid (hyperattn_check says why) or n_workers < 1. Reads
    no pointer and no stride. Never shrinks when n_query, n_key or n_workers grow. Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
@@ -727,8 +733,8 @@ static int hai_rows_present(const void *const *row, int n) {
    HAI_MICRO(isa, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time:
      hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                      for R keys
      hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
-   One step loads N packed vectors a<register>, broadcasts R scalars in turn, and does N R fused multiply-adds.
-   The accumulators c<row><register> are named, not an array: compilers keep an array in registers at -O3 only. */
+   A step loads N packed vectors a<register>, broadcasts R scalars in turn, does N R fused multiply-adds.
+   The accumulators c<row><register> are named, not an array, which compilers keep in registers at -O3 only. */
 
 #define HAI_ROWS_1(X, isa, N) X(0, isa, N)
 #define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
@@ -2315,19 +2321,23 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
   int n, i, j;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
   for (first = 0; first < probes; first += n) {
+    uint64_t good = 0; /* probes that saw something, all of it finite: a bad one has no say */
     n = hai_probe_open(job, first);
-    for (i = 0; i < n; i++) tile->spare[i] = hai_probe_lse(job, first + i);
+    for (i = 0; i < n; i++) {
+      tile->spare[i] = hai_probe_lse(job, first + i);
+      good |= (uint64_t)hai_finite(tile->spare[i]) << i;
+    }
     for (; i < plan->kernel->lanes; i++) tile->spare[i] = hai_inf();
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
       hai_tile_rows(tile, key, key + count);
-      hai_tile_fill(tile, key, key + count);
+      for (j = 0; j < count; j++) tile->visible[j] = hai_tile_sees(tile, key + j) & good;
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
       plan->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
                            tile->score);
-      plan->kernel->softmax(tile->score, count, NULL, tile->masked ? tile->visible : NULL, tile->begin,
-                            tile->end, tile->m, tile->l, tile->factor);
+      plan->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
+                            tile->l, tile->factor);
       plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
       for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
     }
@@ -3034,7 +3044,7 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.sample_size = 192;
   p.heavy_keys = 64;
   p.sink_keys = 4;
-  p.probe_queries = 64;
+  p.probe_queries = 128;
   p.window = 256;
   p.lsh_bits = 12;
   p.query_group = 16;
@@ -3128,6 +3138,11 @@ HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hy
   if (hai_resolve(&plan, problem, params) == HYPERATTN_OK) hai_run(&plan, workspace, phase, index, worker);
 }
 
+/* e^(part - whole); an empty part has no share. */
+static float hai_share(float part, float whole) {
+  return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
+}
+
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_output *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
@@ -3166,10 +3181,9 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
       for (q = 0; q < n_query; q++, flat++) {
         float *out_a = (float *)a.data + (hai_row(&a_in, i, h, q) - (const float *)a.data);
         const float *out_b = hai_row(&b, i, h, q);
-        float lse = hai_log_add(lse_a[flat], lse_b[flat]), weight_a, weight_b;
-        if (lse_b[flat] == -hai_inf()) continue;
-        weight_a = lse_a[flat] == -hai_inf() ? 0.0f : hai_exp(lse_a[flat] - lse);
-        weight_b = lse_a[flat] == -hai_inf() ? 1.0f : hai_exp(lse_b[flat] - lse);
+        float lse = hai_log_add(lse_a[flat], lse_b[flat]);
+        float weight_a = hai_share(lse_a[flat], lse), weight_b = hai_share(lse_b[flat], lse);
+        if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
         for (t = 0; t < value_dim; t++)
           out_a[t] = weight_a == 0.0f ? weight_b * out_b[t] : weight_a * out_a[t] + weight_b * out_b[t];
         lse_a[flat] = lse;

@@ -11,7 +11,7 @@ int main(void) {
   float *out = malloc(size * sizeof *out);
   if (!q || !k || !v || !out) return 1;
   for (size_t i = 0; i < size; i++)  // any data: here a few waves
-    q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i % D);
+    q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
   hyperattn_problem problem = {0};
   problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
