@@ -734,7 +734,7 @@ static int hai_rows_present(const void *const *row, int n) {
      hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                      for R keys
      hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
    A step loads N packed vectors a<register>, broadcasts R scalars in turn, does N R fused multiply-adds.
-   The accumulators c<row><register> are named, not an array, which compilers keep in registers at -O3 only. */
+   The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only. */
 
 #define HAI_ROWS_1(X, isa, N) X(0, isa, N)
 #define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
@@ -1144,7 +1144,7 @@ static const hai_kernel hai_kernel_neon = {
 
 enum { HAI_CPU_KNOWN = 1, HAI_CPU_AVX2 = 2, HAI_CPU_AVX512 = 4 };
 
-#if HAI_X86_64
+#if HAI_AVX512 || HAI_AVX2
 /* CPUID leaf and subleaf into eax, ebx, ecx, edx. */
 static void hai_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
   __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(subleaf));
