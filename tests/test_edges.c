@@ -3,16 +3,6 @@
 
 static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
 
-/* Runs c and leaves the choices of its last phase readable through job; the workspace is the caller's to free. */
-static void *run_and_look(call *c, hai_plan *plan, hai_job *job) {
-  void *workspace = test_alloc(hyperattn_workspace_size(&c->problem, &c->params, 1));
-  assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
-  for (int phase = 0; phase < hai_phases(plan); phase++)
-    for (int64_t t = 0; t < hai_phase_tasks(plan, phase); t++) hai_run(plan, workspace, phase, t, 0);
-  hai_job_at(job, plan, workspace, hai_phases(plan) - 1, 0, 0);
-  return workspace;
-}
-
 /* ---- Selection ---- */
 
 /* 0.8 w / sum + 0.2 / n. */

@@ -223,13 +223,6 @@ static void test_wrong_weights_fail_the_same_test(void **state) {
 
 /* ---- Pins and columns ---- */
 
-static void run_to_end(call *c, hai_plan *plan, hai_job *job, void *workspace) {
-  assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
-  for (int phase = 0; phase < hai_phases(plan); phase++)
-    for (int64_t t = 0; t < hai_phase_tasks(plan, phase); t++) hai_run(plan, workspace, phase, t, 0);
-  hai_job_at(job, plan, workspace, hai_phases(plan) - 1, 0, 0);
-}
-
 /* Sinks are pinned, the heavy keys are those of largest mass, columns are distinct, unpinned and in sorted order, and
    uniform weights are the sizes of their strata. */
 static void test_pins_and_columns(void **state) {
@@ -238,10 +231,9 @@ static void test_pins_and_columns(void **state) {
     call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 43);
     c.params = z_params((hyperattn_sampling)sampling, 0, 1);
     c.params.sink_keys = 3, c.params.heavy_keys = 9, c.params.sample_size = 17;
-    void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
     hai_plan plan;
     hai_job job;
-    run_to_end(&c, &plan, &job, workspace);
+    void *workspace = run_and_look(&c, &plan, &job);
     assert_int_equal(hai_counts(&job)[0], 12);
     double mass[211] = {0}, least = INFINITY, most = 0.0, total = 0.0;
     for (int t = 0; t < 6; t++) { /* masses in double */
@@ -298,10 +290,9 @@ static void test_degenerate_weights(void **state) {
       call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 47);
       for (int j = 0; j < 211 * 8; j++) c.v[j] = values[i];
       c.params = z_params((hyperattn_sampling)sampling, 0, 1);
-      void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
       hai_plan plan;
       hai_job job;
-      run_to_end(&c, &plan, &job, workspace);
+      void *workspace = run_and_look(&c, &plan, &job);
       double total = 0.0;
       for (int32_t t = 0; t < hai_counts(&job)[1]; t++)
         total += exp((double)hai_columns(&job)[t].log_weight);
@@ -317,10 +308,9 @@ static void test_pairing(void **state) {
   call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 53);
   c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
   c.params.query_group = 7, c.params.key_group = 5, c.params.block_size = 20;
-  void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
   hai_plan plan;
   hai_job job;
-  run_to_end(&c, &plan, &job, workspace);
+  void *workspace = run_and_look(&c, &plan, &job);
   int64_t groups = hai_query_parts(&plan, 90, 211), blocks = hai_key_parts(&plan, 211);
   for (int64_t g = 0; g < groups; g++) {
     double least = INFINITY, most = -INFINITY;
@@ -359,10 +349,9 @@ static void test_pairing_in_two_levels(void **state) {
   call c = new_call(1, 1, 1, NQ, NK, D, D, 0, 59);
   c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
   c.params.query_group = 7, c.params.key_group = 4, c.params.block_size = 16;
-  void *workspace = test_alloc(hyperattn_workspace_size(&c.problem, &c.params, 1));
   hai_plan plan;
   hai_job job;
-  run_to_end(&c, &plan, &job, workspace);
+  void *workspace = run_and_look(&c, &plan, &job);
   assert_int_equal(hai_query_parts(&plan, NQ, NK), GROUPS); /* fewer than choose together */
   assert_int_equal(hai_key_parts(&plan, NK), BLOCKS);
   double(*mean)[D] = (double(*)[D])test_alloc(BLOCKS * sizeof *mean),
