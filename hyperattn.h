@@ -472,6 +472,8 @@ static int64_t hai_cut(int64_t n, int64_t parts, int64_t i) { return n * i / par
 /* The part that holds x. */
 static int64_t hai_part_of(int64_t n, int64_t parts, int64_t x) { return ((x + 1) * parts - 1) / n; }
 
+static uint64_t hai_round_up(uint64_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
+
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
 
@@ -550,6 +552,9 @@ static float hai_log_add(float a, float b) {
   if (low == -hai_inf()) return high;
   return high + hai_log(1.0f + hai_exp(low - high));
 }
+
+/* ln of a state's sum: m + ln l, -inf where nothing was met. */
+static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m + hai_log(l); }
 
 /* ==== 3. Random numbers ==============================================================================
    A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
@@ -782,26 +787,38 @@ static int hai_rows_present(const void *const *row, int n) {
 #define HAI_VALUE_OUT(r, isa, N) \
   HAI_MERGE_##N(r, isa, o + r * HAI_LANES_##isa) HAI_STORE_##N(r, isa, o + r * HAI_LANES_##isa)
 
-#define HAI_MICRO_SCORES(isa, R, N)                                                                      \
-  HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, int64_t dim,                   \
-                                                      const float *const *key, float *score) {           \
-    int64_t t;                                                                                           \
-    HAI_VECTORS_##N(isa) HAI_ROWS_##R(HAI_NAMES, isa, N) HAI_ROWS_##R(HAI_KEY_ROW, isa, N)               \
-        HAI_ROWS_##R(HAI_ZERO, isa, N) for (t = 0; t < dim; t++, query += HAI_LANES_##isa){HAI_LOAD_##N( \
-            isa, query) HAI_ROWS_##R(HAI_KEY_STEP, isa, N)} HAI_ROWS_##R(HAI_SCORE_OUT, isa, N)          \
+/* clang-format off */
+#define HAI_MICRO_SCORES(isa, R, N)                                                    \
+  HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, int64_t dim, \
+                                                      const float *const *key, float *score) { \
+    int64_t t;                                                                         \
+    HAI_VECTORS_##N(isa)                                                               \
+    HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
+    HAI_ROWS_##R(HAI_KEY_ROW, isa, N)                                                  \
+    HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
+    for (t = 0; t < dim; t++, query += HAI_LANES_##isa) {                              \
+      HAI_LOAD_##N(isa, query)                                                         \
+      HAI_ROWS_##R(HAI_KEY_STEP, isa, N)                                               \
+    }                                                                                  \
+    HAI_ROWS_##R(HAI_SCORE_OUT, isa, N)                                                \
   }
-#define HAI_MICRO_VALUES(isa, R, N, name)                                                        \
-  HAI_TARGET_##isa static void hai_##name##_##N##_##isa(const float *weight, int n_keys,         \
-                                                        const float *const *value, int64_t at,   \
-                                                        const float *factor, float *o) {         \
-    int j;                                                                                       \
-    HAI_VECTORS_##N(isa) HAI_ROWS_##R(HAI_NAMES, isa, N)                                         \
-        HAI_ROWS_##R(HAI_ZERO, isa, N) for (j = 0; j < n_keys; j++, weight += HAI_LANES_##isa) { \
-      const float *v = value[j] + at;                                                            \
-      HAI_LOAD_##N(isa, weight) HAI_ROWS_##R(HAI_VALUE_STEP, isa, N)                             \
-    }                                                                                            \
-    HAI_LOAD_##N(isa, factor) HAI_ROWS_##R(HAI_VALUE_OUT, isa, N)                                \
+#define HAI_MICRO_VALUES(isa, R, N, name)                                              \
+  HAI_TARGET_##isa static void hai_##name##_##N##_##isa(const float *weight, int n_keys, \
+                                                        const float *const *value, int64_t at, \
+                                                        const float *factor, float *o) { \
+    int j;                                                                             \
+    HAI_VECTORS_##N(isa)                                                               \
+    HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
+    HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
+    for (j = 0; j < n_keys; j++, weight += HAI_LANES_##isa) {                          \
+      const float *v = value[j] + at;                                                  \
+      HAI_LOAD_##N(isa, weight)                                                        \
+      HAI_ROWS_##R(HAI_VALUE_STEP, isa, N)                                             \
+    }                                                                                  \
+    HAI_LOAD_##N(isa, factor)                                                          \
+    HAI_ROWS_##R(HAI_VALUE_OUT, isa, N)                                                \
   }
+/* clang-format on */
 #define HAI_MICRO(isa, R, N)          \
   HAI_MICRO_SCORES(isa, R, N)         \
   HAI_MICRO_VALUES(isa, R, N, values) \
@@ -1599,7 +1616,7 @@ static size_t hai_take(hai_layout *layout, size_t *end, uint64_t bytes) {
     layout->overflow = 1;
     return 0;
   }
-  *end = begin + ((size_t)bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+  *end = begin + (size_t)hai_round_up(bytes);
   return begin;
 }
 
@@ -1907,8 +1924,8 @@ static uint64_t hai_tile_bytes(const hai_plan *plan) {
   uint64_t lanes = (uint64_t)plan->kernel->lanes, head_dim = (uint64_t)plan->problem->head_dim;
   uint64_t value_dim = (uint64_t)plan->problem->value_dim;
   uint64_t floats = lanes * (head_dim + value_dim + HAI_CHUNK + 6);
-  return (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN + floats * sizeof(float) +
-         2 * HAI_CHUNK * sizeof(float *) + 8 * HAI_ALIGN;
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(float *) +
+         8 * HAI_ALIGN;
 }
 
 /* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
@@ -1918,7 +1935,7 @@ static int hai_tiles(const hai_plan *plan) {
 
 static float *hai_carve(char **at, int64_t floats) {
   float *begin = (float *)(void *)*at;
-  *at += ((size_t)floats * sizeof(float) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+  *at += (size_t)hai_round_up((uint64_t)floats * sizeof(float));
   return begin;
 }
 
@@ -1927,7 +1944,7 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
   const hai_plan *plan = job->plan;
   int64_t lanes = plan->kernel->lanes;
   hai_tile *tile = (hai_tile *)(void *)*at;
-  *at += (sizeof(hai_tile) + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+  *at += (size_t)hai_round_up(sizeof(hai_tile));
   tile->kernel = plan->kernel;
   tile->query = hai_carve(at, plan->problem->head_dim * lanes);
   tile->o = hai_carve(at, plan->problem->value_dim * lanes);
@@ -2020,8 +2037,7 @@ static void hai_tile_close(hai_job *job, uint64_t final) {
     float l = tile->l[i];
     if (final >> i & 1) {
       tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-      if (plan->problem->lse)
-        plan->problem->lse[tile->state[i]] = l == 0.0f ? -hai_inf() : tile->m[i] + hai_log(l);
+      if (plan->problem->lse) plan->problem->lse[tile->state[i]] = hai_state_lse(tile->m[i], l);
     } else {
       tile->factor[i] = 1.0f;
       hai_floats(job, plan->layout.m)[tile->state[i]] = tile->m[i];
@@ -2120,7 +2136,7 @@ static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t 
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
 }
 
-/* Keys begin .. end - 1, at most a chunk, in a row: their rows, and who sees them. */
+/* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them. */
 static void hai_tile_rows(hai_tile *tile, int64_t begin, int64_t end) {
   int64_t j;
   for (j = 0; j < end - begin; j++) {
@@ -2305,7 +2321,7 @@ static float hai_probe_lse(const hai_job *job, int64_t probe) {
   float lse = -hai_inf();
   for (c = 0; c < chunks; c++) {
     const float *partial = hai_partial(job, c) + 2 * probe;
-    float part = partial[1] == 0.0f ? -hai_inf() : partial[0] + hai_log(partial[1]);
+    float part = hai_state_lse(partial[0], partial[1]);
     if (part != part || part == hai_inf()) return hai_inf();
     lse = hai_log_add(lse, part);
   }
@@ -2799,11 +2815,6 @@ static void hai_attend_columns(hai_job *job) {
 
 /* ---- Algorithm 2's normaliser ---- */
 
-/* ln of the sum that a lane has met. */
-static float hai_tile_lse(const hai_tile *tile, int lane) {
-  return tile->l[lane] == 0.0f ? -hai_inf() : tile->m[lane] + hai_log(tile->l[lane]);
-}
-
 /* ln T over some of the sampled rows, one from each stratum of the sorted queries: their sums over all keys
    outside their blocks and the pins. Cost: sample_size * n_key in all. */
 static void hai_stage_cap(hai_job *job) {
@@ -2830,7 +2841,10 @@ static void hai_stage_cap(hai_job *job) {
         hai_tile_push(job, order[rank], 0.0f, ~hai_tile_holds(job->tile, block));
       }
     hai_tile_flush(job);
-    for (i = 0; i < n; i++) most = hai_tile_lse(job->tile, i) > most ? hai_tile_lse(job->tile, i) : most;
+    for (i = 0; i < n; i++)
+      most = hai_state_lse(job->tile->m[i], job->tile->l[i]) > most
+                 ? hai_state_lse(job->tile->m[i], job->tile->l[i])
+                 : most;
   }
   hai_cap(job)[job->chunk] = most;
 }
@@ -2852,7 +2866,7 @@ static void hai_attend_columns_capped(hai_job *job) {
     least = hai_cap(job)[c] > least ? hai_cap(job)[c] : least;
   if (p->cap_kappa > 0.0f) least -= hai_log(p->cap_kappa);
   for (i = 0; i < tile->n; i++) {
-    block[i] = hai_tile_lse(tile, i);
+    block[i] = hai_state_lse(tile->m[i], tile->l[i]);
     clip[i] = p->cap_epsilon > 0.0f ? rate + hai_log_add(block[i], least) : hai_inf();
   }
   hai_attend_columns(job);
@@ -2867,7 +2881,7 @@ static void hai_attend_columns_capped(hai_job *job) {
   tile->clip = NULL;
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
-    float rest = hai_tile_lse(tile, i);
+    float rest = hai_state_lse(tile->m[i], tile->l[i]);
     float sum = hai_log_add(block[i], rest > least ? rest : least);
     float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
