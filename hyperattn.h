@@ -449,7 +449,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
-#define HAI_MAX_STAGES 10
+#define HAI_MAX_STAGES 11
 #define HAI_MAX_TILES 4              /* most tiles of an exact task, */
 #define HAI_TILES_BYTES (240 * 1024) /* and most bytes of them where there are several */
 
@@ -1241,6 +1241,7 @@ typedef enum hai_stage {
   HAI_STAGE_ORDER,   /* per rectangle: rows in order */
   HAI_STAGE_MEANS,   /* mean key of each sub-block */
   HAI_STAGE_PROBE,   /* probes' maximum and sum over each chunk of keys */
+  HAI_STAGE_SUM,     /* probes' sums over the rectangle */
   HAI_STAGE_WEIGH,   /* column masses and sampling weights */
   HAI_STAGE_COLUMNS, /* pins and sampled columns */
   HAI_STAGE_PAIR,    /* sub-blocks of each query group */
@@ -1293,6 +1294,9 @@ typedef struct hai_rect {
   uint64_t region; /* names its random numbers: depends on its place in the split alone */
   int last;        /* no later region holds these queries */
 } hai_rect;
+
+/* Are rows hashed and sorted, or do they stay as they come? */
+static int hai_sorting(const hyperattn_params *p) { return p->order == HYPERATTN_ORDER_SORTLSH; }
 
 /* Are sub-blocks chosen in two levels? */
 static int hai_two_levels(int64_t n_key) { return n_key > HAI_PAIR_DENSE; }
@@ -1484,13 +1488,14 @@ static int hai_capping(const hai_plan *plan) {
 static void hai_resolve_stages(hai_plan *plan) {
   const hyperattn_params *p = &plan->params;
   unsigned char *s = plan->stages;
-  int levels = hai_plan_levels(plan), lsh = p->order == HYPERATTN_ORDER_SORTLSH;
+  int levels = hai_plan_levels(plan), sorting = hai_sorting(p);
   plan->n_once = plan->n_stages = 0;
   if (plan->problem->causal || !plan->outer) plan->once[plan->n_once++] = HAI_STAGE_EXACT;
-  if (levels && lsh) plan->once[plan->n_once++] = HAI_STAGE_HASH;
-  s[plan->n_stages++] = HAI_STAGE_ORDER;
+  if (levels && sorting) plan->once[plan->n_once++] = HAI_STAGE_HASH;
+  if (sorting) s[plan->n_stages++] = HAI_STAGE_ORDER;
   if (plan->by_score) s[plan->n_stages++] = HAI_STAGE_MEANS;
   if (plan->probing) s[plan->n_stages++] = HAI_STAGE_PROBE;
+  if (plan->probing) s[plan->n_stages++] = HAI_STAGE_SUM;
   if (plan->probing || plan->weighing) s[plan->n_stages++] = HAI_STAGE_WEIGH;
   s[plan->n_stages++] = HAI_STAGE_COLUMNS;
   if (plan->by_score) s[plan->n_stages++] = HAI_STAGE_PAIR;
@@ -1635,18 +1640,17 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
   uint64_t dim = (uint64_t)plan->problem->head_dim, lanes = (uint64_t)plan->kernel->lanes;
   uint64_t most = (uint64_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
   if (!hai_may_approximate(plan)) return most;
-  most = hai_most(most, (uint64_t)p->heavy_keys * sizeof(float)); /* masses of the heaviest */
-  if (p->order == HYPERATTN_ORDER_SORTLSH) {
+  most = hai_most(most, (uint64_t)p->heavy_keys * sizeof(uint64_t)); /* the heaviest */
+  if (hai_sorting(p)) {
     most = hai_most(most, (uint64_t)sizeof(int32_t) << p->lsh_bits);    /* bucket counters */
     most = hai_most(most, (uint64_t)p->lsh_bits * dim * sizeof(float)); /* planes */
   }
-  if (plan->by_score) { /* spans, mean queries, and the best scores of each lane or the scores of all spans */
+  if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
     uint64_t take = (uint64_t)plan->take, spans = 0;
     if (hai_two_levels(plan->problem->n_key))
       spans = (uint64_t)hai_key_parts(plan, plan->problem->n_key) / HAI_PAIR_SPAN + 1;
-    most = hai_most(most,
-                    hai_times(sizeof(float), hai_plus(2 * take + lanes * dim,
-                                                      hai_most(hai_times(lanes, take), 2 * take + spans))));
+    most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
+                                   hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
   return most;
 }
@@ -1660,7 +1664,7 @@ static void hai_resolve_layout(hai_plan *plan) {
   uint64_t n_query = (uint64_t)problem->n_query, n_key = (uint64_t)problem->n_key;
   uint64_t rects = (uint64_t)plan->max_rects;
   int hyper = hai_may_approximate(plan);
-  int lsh = hyper && p->order == HYPERATTN_ORDER_SORTLSH, score = hyper && plan->by_score;
+  int sorting = hyper && hai_sorting(p), score = hyper && plan->by_score;
   int probing = hyper && plan->probing, weighing = hyper && plan->weighing;
   size_t end = 0;
 
@@ -1678,10 +1682,10 @@ static void hai_resolve_layout(hai_plan *plan) {
 
   y->m = hai_take(y, &end, hyper && problem->causal ? hai_times(heads, n_query * 4) : 0);
   y->l = hai_take(y, &end, hyper && problem->causal ? hai_times(heads, n_query * 4) : 0);
-  y->query_code = hai_take(y, &end, lsh ? hai_times(heads, n_query * 2) : 0);
-  y->key_code = hai_take(y, &end, lsh ? hai_times(kv_heads, n_key * 2) : 0);
-  y->query_order = hai_take(y, &end, hyper ? hai_times(heads, n_query * 4) : 0);
-  y->key_order = hai_take(y, &end, hyper ? hai_times(kv_heads, n_key * 4) : 0);
+  y->query_code = hai_take(y, &end, sorting ? hai_times(heads, n_query * 2) : 0);
+  y->key_code = hai_take(y, &end, sorting ? hai_times(kv_heads, n_key * 2) : 0);
+  y->query_order = hai_take(y, &end, sorting ? hai_times(heads, n_query * 4) : 0);
+  y->key_order = hai_take(y, &end, sorting ? hai_times(kv_heads, n_key * 4) : 0);
   y->mean = hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4));
   y->span_mean =
       hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_spans * (uint64_t)problem->head_dim * 4));
@@ -1804,14 +1808,20 @@ static uint16_t *hai_codes(const hai_job *job, int of_key) {
   return (uint16_t *)(void *)(job->base + (of_key ? y->key_code : y->query_code)) +
          (of_key ? hai_flat_kv_head(job) * p->n_key : hai_flat_head(job) * p->n_query);
 }
-/* Rows of the rectangle in order: sorted position -> row of the tensor. */
+/* Rows of the rectangle in order: sorted position -> row of the tensor. Position order needs no array:
+   NULL, and rows follow one another from the rectangle's first. */
 static int32_t *hai_query_order(const hai_job *job) {
+  if (!hai_sorting(&job->plan->params)) return NULL;
   return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->problem->n_query +
          job->rect.query_begin;
 }
 static int32_t *hai_key_order(const hai_job *job) {
+  if (!hai_sorting(&job->plan->params)) return NULL;
   return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->problem->n_key +
          job->rect.key_begin;
+}
+static int64_t hai_at(const int32_t *order, int64_t first, int64_t i) {
+  return order ? order[i] : first + i;
 }
 /* Rectangles of a level share arrays: each begins at its first key (or query) over the unit, plus its
    index, which leaves room for the rounding of all before it. */
@@ -2047,6 +2057,27 @@ static void hai_tile_close(hai_job *job, uint64_t final) {
   tile->kernel->unpack(tile->o, plan->problem->value_dim, tile->factor, tile->out);
 }
 
+/* Are all numbers of a row finite? Two at a time: adding 1 to an exponent of all ones carries into the
+   sign's place. */
+static int hai_row_finite(const float *row, int64_t n) {
+  uint64_t two, carries = 0;
+  int64_t t;
+  for (t = 0; t + 2 <= n; t += 2) {
+    HYPERATTN_MEMCPY(&two, row + t, sizeof two);
+    carries |= (two & 0x7fffffff7fffffffu) + 0x0080000000800000u;
+  }
+  return !(carries & 0x8000000080000000u) && (t == n || hai_finite(row[t]));
+}
+
+/* Are all values that are hidden from some lane finite? */
+static int hai_tile_clean(const hai_tile *tile) {
+  uint64_t all = hai_lane_bits(0, tile->n);
+  int j;
+  for (j = 0; j < tile->n_keys; j++)
+    if ((tile->visible[j] & all) != all && !hai_row_finite(tile->value[j], tile->value_dim)) return 0;
+  return 1;
+}
+
 /* Is coordinate t of a value row that is hidden from some lane not finite? */
 static int hai_tile_bad(const hai_tile *tile, int64_t t) {
   uint64_t all = hai_lane_bits(0, tile->n);
@@ -2104,7 +2135,7 @@ static void hai_tile_flush(hai_job *job) {
   kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
                   tile->masked ? tile->visible : NULL, tile->begin, tile->end, tile->m, tile->l,
                   tile->factor);
-  if (tile->value_dim && tile->masked && tile->guard)
+  if (tile->value_dim && tile->masked && tile->guard && !hai_tile_clean(tile))
     hai_tile_values_guarded(tile);
   else if (tile->value_dim)
     kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
@@ -2136,7 +2167,8 @@ static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t 
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
 }
 
-/* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them. */
+/* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them, in a
+   tile whose queries come in ascending order. */
 static void hai_tile_rows(hai_tile *tile, int64_t begin, int64_t end) {
   int64_t j;
   for (j = 0; j < end - begin; j++) {
@@ -2145,15 +2177,19 @@ static void hai_tile_rows(hai_tile *tile, int64_t begin, int64_t end) {
   }
 }
 static void hai_tile_fill(hai_tile *tile, int64_t begin, int64_t end) {
-  int j, n = (int)(end - begin);
-  tile->n_keys = n;
+  int j, low = 0, high = 0;
+  tile->n_keys = (int)(end - begin);
   tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
-  for (j = 0; j < n && tile->masked; j++) tile->visible[j] = hai_tile_sees(tile, begin + j);
+  for (j = 0; j < tile->n_keys && tile->masked; j++) { /* first and last rise from lane to lane */
+    while (low < tile->n && tile->last[low] < begin + j) low++;
+    while (high < tile->n && tile->first[high] <= begin + j) high++;
+    tile->visible[j] = low < high ? hai_lane_bits(low, high) : 0;
+  }
 }
 
-/* Some tiles meet keys begin .. end - 1 in a row. Chunks begin at multiples of HAI_CHUNK, and a tile
-   joins a chunk where any of its queries sees it: how sums are grouped does not depend on which queries
-   share a tile. */
+/* Some tiles, queries ascending, meet keys begin .. end - 1 in a row. Chunks begin at multiples of
+   HAI_CHUNK, and a tile joins a chunk where any of its queries sees it: how sums are grouped does not depend
+   on which queries share a tile. */
 static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, int64_t begin, int64_t end) {
   int64_t first = end, last = begin - 1, next;
   int i;
@@ -2251,17 +2287,12 @@ static void hai_counting_sort(const uint16_t *code, int64_t begin, int64_t n, in
   for (i = 0; i < n; i++) order[count[code[begin + i]]++] = (int32_t)(begin + i);
 }
 
-/* Orders a rectangle's queries (one query head) or keys (one kv head). */
+/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. */
 static void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
-  int64_t begin = of_key ? job->rect.key_begin : job->rect.query_begin, i;
-  int64_t n = of_key ? job->rect.n_key : job->rect.n_query;
-  int32_t *order = of_key ? hai_key_order(job) : hai_query_order(job);
-  if (job->plan->params.order == HYPERATTN_ORDER_SORTLSH)
-    hai_counting_sort(hai_codes(job, of_key), begin, n, job->plan->params.lsh_bits,
-                      (int32_t *)(void *)job->scratch, order);
-  else
-    for (i = 0; i < n; i++) order[i] = (int32_t)(begin + i);
+  hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
+                    of_key ? job->rect.n_key : job->rect.n_query, job->plan->params.lsh_bits,
+                    (int32_t *)(void *)job->scratch, of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
 /* ---- Probing: what a few queries think of every key ---- */
@@ -2314,18 +2345,20 @@ static void hai_stage_probe(hai_job *job) {
   }
 }
 
-/* ln of a probe's sum over the whole rectangle; +inf (all weights 0) where it saw nothing or nothing
-   finite. */
-static float hai_probe_lse(const hai_job *job, int64_t probe) {
-  int64_t chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), c;
-  float lse = -hai_inf();
-  for (c = 0; c < chunks; c++) {
-    const float *partial = hai_partial(job, c) + 2 * probe;
-    float part = hai_state_lse(partial[0], partial[1]);
-    if (part != part || part == hai_inf()) return hai_inf();
-    lse = hai_log_add(lse, part);
+/* Every probe's sum over the rectangle: its logarithm takes the place of the first chunk's maximum. +inf
+   (all weights 0) where a probe saw nothing or nothing finite. Cost: probes * chunks. */
+static void hai_stage_sum(hai_job *job) {
+  int64_t chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), probes = hai_n_probes(job), c,
+          i;
+  for (i = 0; i < probes; i++) {
+    float lse = -hai_inf();
+    for (c = 0; c < chunks && lse != hai_inf(); c++) {
+      const float *partial = hai_partial(job, c) + 2 * i;
+      float part = hai_state_lse(partial[0], partial[1]);
+      lse = part != part || part == hai_inf() ? hai_inf() : hai_log_add(lse, part);
+    }
+    hai_partial(job, 0)[2 * i] = lse == -hai_inf() ? hai_inf() : lse;
   }
-  return lse == -hai_inf() ? hai_inf() : lse;
 }
 
 /* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p). Cost: probes * keys. */
@@ -2340,14 +2373,15 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
     uint64_t good = 0; /* probes that saw something, all of it finite: a bad one has no say */
     n = hai_probe_open(job, first);
     for (i = 0; i < n; i++) {
-      tile->spare[i] = hai_probe_lse(job, first + i);
+      tile->spare[i] = hai_partial(job, 0)[2 * (first + i)];
       good |= (uint64_t)hai_finite(tile->spare[i]) << i;
     }
     for (; i < plan->kernel->lanes; i++) tile->spare[i] = hai_inf();
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
       hai_tile_rows(tile, key, key + count);
-      for (j = 0; j < count; j++) tile->visible[j] = hai_tile_sees(tile, key + j) & good;
+      hai_tile_fill(tile, key, key + count);
+      for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
       plan->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
@@ -2360,11 +2394,16 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
   }
 }
 
+/* In four sums, since one would wait for itself. */
 static float hai_squared_norm(const float *row, int64_t dim) {
-  float sum = 0.0f;
+  float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
   int64_t t;
-  for (t = 0; t < dim; t++) sum += row[t] * row[t];
-  return sum;
+  for (t = 0; t + 4 <= dim; t += 4) {
+    sum0 += row[t] * row[t], sum1 += row[t + 1] * row[t + 1];
+    sum2 += row[t + 2] * row[t + 2], sum3 += row[t + 3] * row[t + 3];
+  }
+  for (; t < dim; t++) sum0 += row[t] * row[t];
+  return sum0 + sum1 + (sum2 + sum3);
 }
 
 /* Column masses and sampling weights of one chunk of keys: M_j |v_j|, or |v_j|^2. Not finite counts as
@@ -2383,53 +2422,56 @@ static void hai_stage_weigh(hai_job *job) {
   }
 }
 
-/* ---- The k best of a stream: a heap with the worst on top; ties go to the smaller id ---- */
+/* ---- The k best of a stream ----
+   A candidate is one word: its value, as bits in the order of the numbers, over the complement of its id. The
+   larger word is the better candidate; ties go to the smaller id; NaN counts as -inf. The best so far
+   stand in a heap, the worst of them on top. */
 
-static int hai_worse(const float *value, const int32_t *id, int64_t a, int64_t b) {
-  return value[a] < value[b] || (value[a] == value[b] && id[a] > id[b]);
+static uint64_t hai_candidate(float value, int32_t id) {
+  uint32_t bits = hai_bits(value == value ? value + 0.0f : -hai_inf()); /* -0 + 0 = +0 */
+  bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
+  return (uint64_t)bits << 32 | (uint32_t)~id;
+}
+static int32_t hai_candidate_id(uint64_t candidate) { return (int32_t) ~(uint32_t)candidate; }
+static float hai_candidate_value(uint64_t candidate) {
+  uint32_t bits = (uint32_t)(candidate >> 32);
+  return hai_float(bits ^ (bits >> 31 ? 0x80000000u : 0xffffffffu));
 }
 
-static void hai_swap(float *value, int32_t *id, int64_t a, int64_t b) {
-  float v = value[a];
-  int32_t i = id[a];
-  value[a] = value[b], id[a] = id[b];
-  value[b] = v, id[b] = i;
-}
-
-/* Sinks the element at `at` until no child among the first n is worse. */
-static void hai_sink(float *value, int32_t *id, int64_t n, int64_t at) {
-  for (;;) {
-    int64_t child = 2 * at + 1;
-    if (child >= n) return;
-    if (child + 1 < n && hai_worse(value, id, child + 1, child)) child++;
-    if (!hai_worse(value, id, child, at)) return;
-    hai_swap(value, id, at, child);
+/* Sinks the word at `at` until no child among the first n is worse. */
+static void hai_sink(uint64_t *heap, int64_t n, int64_t at) {
+  uint64_t word = heap[at];
+  int64_t child;
+  while ((child = 2 * at + 1) < n) {
+    if (child + 1 < n) child += heap[child + 1] < heap[child];
+    if (heap[child] >= word) break;
+    heap[at] = heap[child];
     at = child;
   }
+  heap[at] = word;
 }
 
-/* Offers (v, i) to the best *n of at most k so far. NaN counts as the worst. */
-static void hai_offer(float *value, int32_t *id, int *n, int k, float v, int32_t i) {
-  if (v != v) v = -hai_inf();
+/* Offers a candidate to the best *n of at most k so far. */
+static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
   if (*n < k) {
     int64_t at = (*n)++;
-    value[at] = v, id[at] = i;
-    for (; at && hai_worse(value, id, at, (at - 1) / 2); at = (at - 1) / 2)
-      hai_swap(value, id, at, (at - 1) / 2);
-  } else if (k && (v > value[0] || (v == value[0] && i < id[0]))) {
-    value[0] = v, id[0] = i;
-    hai_sink(value, id, k, 0);
+    for (; at && heap[(at - 1) / 2] > candidate; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+    heap[at] = candidate;
+  } else if (k && candidate > heap[0]) {
+    heap[0] = candidate;
+    hai_sink(heap, k, 0);
   }
 }
 
-/* Sorts ids upwards: the same heap, with all values made equal, gives up its largest id first. */
-static void hai_sort_ids(float *value, int32_t *id, int64_t n) {
+/* Empties the heap into its ids, ascending: ordered by complement alone, it gives up the largest id first. */
+static void hai_heap_ids(uint64_t *heap, int64_t n, int32_t *id) {
   int64_t at;
-  for (at = 0; at < n; at++) value[at] = 0.0f;
-  for (at = n / 2; at-- > 0;) hai_sink(value, id, n, at);
-  for (at = n; at-- > 1;) {
-    hai_swap(value, id, 0, at);
-    hai_sink(value, id, at, 0);
+  for (at = 0; at < n; at++) heap[at] = (uint32_t)heap[at];
+  for (at = n / 2; at-- > 0;) hai_sink(heap, n, at);
+  for (at = n; at-- > 0;) {
+    id[at] = hai_candidate_id(heap[0]);
+    heap[0] = heap[at];
+    hai_sink(heap, at, 0);
   }
 }
 
@@ -2448,10 +2490,11 @@ static int32_t hai_pin(hai_job *job) {
   HYPERATTN_MEMSET(pinned, 0, (size_t)hai_ceil_div(job->rect.n_key, 32) * sizeof(uint32_t));
   if (p->heavy_keys) {
     const float *mass = hai_mass(job) - begin;
-    float *value = (float *)(void *)job->scratch;
+    uint64_t *heap = (uint64_t *)(void *)job->scratch;
     int k = (int)hai_min(p->heavy_keys, end - hai_max(begin, sinks)); /* sinks are pinned anyway */
     for (key = hai_max(begin, sinks); key < end; key++)
-      hai_offer(value, pins, &heavy, k, mass[key], (int32_t)key);
+      hai_offer(heap, &heavy, k, hai_candidate(mass[key], (int32_t)key));
+    for (i = 0; i < heavy; i++) pins[i] = hai_candidate_id(heap[i]);
   }
   for (i = 0; i < heavy; i++) pinned[(pins[i] - begin) / 32] |= (uint32_t)1 << ((pins[i] - begin) % 32);
   for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= (uint32_t)1 << ((key - begin) % 32);
@@ -2462,7 +2505,7 @@ static int32_t hai_pin(hai_job *job) {
 
 static hai_column hai_column_at(const hai_job *job, int64_t rank, int64_t parts, float log_weight) {
   hai_column column;
-  column.key = hai_key_order(job)[rank];
+  column.key = (int32_t)hai_at(hai_key_order(job), job->rect.key_begin, rank);
   column.block = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
   column.log_weight = log_weight;
   return column;
@@ -2477,7 +2520,7 @@ static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, hai_co
   int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, at = 0, t = 0, next = 0;
   m = hai_min(m, n);
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
-    if (hai_is_pinned(job, pinned, order[rank])) continue;
+    if (hai_is_pinned(job, pinned, hai_at(order, job->rect.key_begin, rank))) continue;
     if (at == hai_cut(n, m, t))
       next = hai_draw(n, m, t, hai_random(seed, job->rect.region, HAI_FOR_COLUMNS, (uint64_t)t));
     if (at == next)
@@ -2517,18 +2560,19 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_c
   int pass;
   for (pass = 0; pass < 2; pass++) /* the sum of weights, then the table's total */
     for (rank = 0; rank < job->rect.n_key; rank++) {
-      if (hai_is_pinned(job, pinned, order[rank])) continue;
+      int64_t key = hai_at(order, job->rect.key_begin, rank);
+      if (hai_is_pinned(job, pinned, key)) continue;
       if (pass == 0)
-        sum += weight[order[rank]];
+        sum += weight[key];
       else
-        total += hai_units(weight[order[rank]], sum, n);
+        total += hai_units(weight[key], sum, n);
     }
   point = hai_point(job, total, m, 0);
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
     uint64_t units;
-    int64_t hits = 0;
-    if (hai_is_pinned(job, pinned, order[rank])) continue;
-    units = hai_units(weight[order[rank]], sum, n);
+    int64_t hits = 0, key = hai_at(order, job->rect.key_begin, rank);
+    if (hai_is_pinned(job, pinned, key)) continue;
+    units = hai_units(weight[key], sum, n);
     for (; t < m && point < below + units; hits++)
       if (++t < m) point = hai_point(job, total, m, t);
     if (hits)
@@ -2553,19 +2597,32 @@ static void hai_stage_columns(hai_job *job) {
 
 /* ---- Pairing query groups with key sub-blocks by score ---- */
 
-/* mean [dim] of rows order[begin .. end - 1], those below `skip` left out; NaN, which scores worst,
-   where none is left. */
-static void hai_mean_row(const hyperattn_input *x, int64_t batch, int64_t head, const int32_t *order,
+/* sum [dim] += row; read before written, four at a time, so that compilers need not fear an overlap. */
+static void hai_add_row(const float *row, int64_t dim, float *sum) {
+  int64_t t;
+  for (t = 0; t + 4 <= dim; t += 4) {
+    float a = sum[t] + row[t], b = sum[t + 1] + row[t + 1], c = sum[t + 2] + row[t + 2],
+          d = sum[t + 3] + row[t + 3];
+    sum[t] = a, sum[t + 1] = b, sum[t + 2] = c, sum[t + 3] = d;
+  }
+  for (; t < dim; t++) sum[t] += row[t];
+}
+
+/* mean [dim] of the rows at places begin .. end - 1 of an order (hai_at), those below `skip` left out; NaN,
+   which scores worst, where none is left. `zero` is row 0. */
+static void hai_mean_row(const float *zero, ptrdiff_t stride, const int32_t *order, int64_t first,
                          int64_t begin, int64_t end, int64_t skip, int64_t dim, float *mean) {
   int64_t i, t, n = 0;
+  float share;
   for (t = 0; t < dim; t++) mean[t] = 0.0f;
   for (i = begin; i < end; i++) {
-    const float *row = hai_row(x, batch, head, order[i]);
-    if (order[i] < skip) continue;
-    for (t = 0; t < dim; t++) mean[t] += row[t];
+    int64_t row = hai_at(order, first, i);
+    if (row < skip) continue;
+    hai_add_row(zero + (ptrdiff_t)row * stride, dim, mean);
     n++;
   }
-  for (t = 0; t < dim; t++) mean[t] = n ? mean[t] / (float)n : hai_float(0x7fc00000u);
+  share = n ? 1.0f / (float)n : hai_float(0x7fc00000u);
+  for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
 /* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head,
@@ -2575,9 +2632,10 @@ static void hai_stage_means(hai_job *job) {
   int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim, t, i;
   int64_t begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
   for (i = begin; i < end; i++)
-    hai_mean_row(&plan->problem->key, job->batch, job->kv_head, hai_key_order(job),
-                 hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
-                 plan->params.sink_keys, dim, hai_mean(job) + i * dim);
+    hai_mean_row(hai_key_row(job, 0), plan->problem->key.row_stride, hai_key_order(job),
+                 job->rect.key_begin, hai_cut(job->rect.n_key, parts, i),
+                 hai_cut(job->rect.n_key, parts, i + 1), plan->params.sink_keys, dim,
+                 hai_mean(job) + i * dim);
   if (!hai_two_levels(job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
     float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
@@ -2597,7 +2655,8 @@ static void hai_pair_open(hai_job *job, int64_t first, int n, float *query) {
   for (i = 0; i < plan->kernel->lanes; i++) {
     tile->row[i] = i < n ? query + i * dim : NULL;
     if (i < n)
-      hai_mean_row(&plan->problem->query, job->batch, job->head, hai_query_order(job),
+      hai_mean_row(hai_row(&plan->problem->query, job->batch, job->head, 0),
+                   plan->problem->query.row_stride, hai_query_order(job), job->rect.query_begin,
                    hai_cut(n_query, groups, first + i), hai_cut(n_query, groups, first + i + 1), 0, dim,
                    query + i * dim);
   }
@@ -2607,13 +2666,13 @@ static void hai_pair_open(hai_job *job, int64_t first, int n, float *query) {
 }
 
 /* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. */
-static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, float *best, int32_t *span) {
+static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, uint64_t *best, int32_t *span,
+                          float *reach) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   int64_t dim = plan->problem->head_dim, s;
   int64_t spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
   int lanes = plan->kernel->lanes, held = 0, at, i, j;
-  float *reach = best + 2 * plan->take;
   for (at = 0; at < n; at += lanes) {
     hai_pair_open(job, first + at, (int)hai_min(lanes, n - at), query);
     for (s = 0; s < spans; s += HAI_CHUNK) {
@@ -2628,8 +2687,8 @@ static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, floa
       }
     }
   }
-  for (s = 0; s < spans; s++) hai_offer(best, span, &held, 2 * plan->take, reach[s], (int32_t)s);
-  hai_sort_ids(best, span, held);
+  for (s = 0; s < spans; s++) hai_offer(best, &held, 2 * plan->take, hai_candidate(reach[s], (int32_t)s));
+  hai_heap_ids(best, held, span);
   return held;
 }
 
@@ -2646,14 +2705,16 @@ static void hai_stage_pair(hai_job *job) {
           spans = hai_ceil_div(blocks, HAI_PAIR_SPAN);
   int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), two = hai_two_levels(n_key), i,
       j, n;
-  int32_t *span = (int32_t *)(void *)job->scratch;
-  float *query = (float *)(void *)(span + 2 * plan->take), *best = query + lanes * dim;
+  uint64_t *best = (uint64_t *)(void *)job->scratch;
+  int32_t *span = (int32_t *)(void *)(best + (int64_t)lanes * plan->take);
+  float *query = (float *)(void *)(span + 2 * plan->take), *reach = query + lanes * dim;
   for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
     int64_t together =
         first / HAI_PAIR_GROUPS * HAI_PAIR_GROUPS; /* the first of those that choose spans together */
     n = (int)hai_min(lanes, (two ? hai_min(together + HAI_PAIR_GROUPS, end) : end) - first);
     if (two && first == together)
-      spans = hai_pair_spans(job, first, (int)hai_min(HAI_PAIR_GROUPS, end - first), query, best, span);
+      spans =
+          hai_pair_spans(job, first, (int)hai_min(HAI_PAIR_GROUPS, end - first), query, best, span, reach);
     hai_pair_open(job, first, n, query);
     HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
     for (s = 0; s < spans;) {
@@ -2667,15 +2728,17 @@ static void hai_stage_pair(hai_job *job) {
       }
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (i = 0; i < n; i++) {
-        float *value = best + (int64_t)i * plan->take;
+        uint64_t *heap = best + (int64_t)i * plan->take;
+        float least = tile->held[i] < take ? hai_float(0x7fc00000u) : hai_candidate_value(heap[0]);
         for (j = 0; j < count; j++) {
           float score = tile->score[j * lanes + i];
-          if (tile->held[i] == take && score <= value[0]) continue; /* ids ascend: a tie changes nothing */
-          hai_offer(value, hai_choice(job, first + i), &tile->held[i], take, score, tile->id[j]);
+          if (score <= least) continue; /* not while `least` is NaN; ids ascend: a tie changes nothing */
+          hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
+          if (tile->held[i] == take) least = hai_candidate_value(heap[0]);
         }
       }
     }
-    for (i = 0; i < n; i++) hai_sort_ids(best + (int64_t)i * plan->take, hai_choice(job, first + i), take);
+    for (i = 0; i < n; i++) hai_heap_ids(best + (int64_t)i * plan->take, take, hai_choice(job, first + i));
   }
 }
 
@@ -2742,7 +2805,7 @@ static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_group *group = &tile->group[tile->n_groups ? tile->n_groups - 1 : 0];
-  int64_t row = hai_query_order(job)[position],
+  int64_t row = hai_at(hai_query_order(job), job->rect.query_begin, position),
           parts = hai_query_parts(plan, job->rect.n_query, job->rect.n_key), id;
   hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(plan, row));
   if (!parts) return;
@@ -2789,8 +2852,10 @@ static void hai_attend_blocks(hai_job *job) {
     hai_tile_aim(tile, group->begin, group->end);
     for (b = 0; b < group->n_blocks; b++)
       for (rank = hai_cut(n_key, parts, group->blocks[b]);
-           rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++)
-        if (!hai_is_pinned(job, pinned, order[rank])) hai_tile_push(job, order[rank], 0.0f, bits);
+           rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++) {
+        int64_t key = hai_at(order, job->rect.key_begin, rank);
+        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, 0.0f, bits);
+      }
     hai_tile_flush(job);
   }
 }
@@ -2835,11 +2900,12 @@ static void hai_stage_cap(hai_job *job) {
     }
     hai_tile_open(job, n, plan->scale, 0);
     hai_tile_rewind(job->tile);
-    for (rank = 0; rank < n_key; rank++)
-      if (!hai_is_pinned(job, pinned, order[rank])) {
-        int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
-        hai_tile_push(job, order[rank], 0.0f, ~hai_tile_holds(job->tile, block));
-      }
+    for (rank = 0; rank < n_key; rank++) {
+      int64_t key = hai_at(order, job->rect.key_begin, rank);
+      int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
+      if (!hai_is_pinned(job, pinned, key))
+        hai_tile_push(job, key, 0.0f, ~hai_tile_holds(job->tile, block));
+    }
     hai_tile_flush(job);
     for (i = 0; i < n; i++)
       most = hai_state_lse(job->tile->m[i], job->tile->l[i]) > most
@@ -2970,6 +3036,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
       break;
     case HAI_STAGE_ATTEND: g.chunks = hai_ceil_div(n_query, HAI_TASK_QUERIES); break;
     case HAI_STAGE_ORDER:
+    case HAI_STAGE_SUM:
     case HAI_STAGE_COLUMNS: break;
   }
   if (!once && level >= plan->depth && plan->outer_exact && stage != HAI_STAGE_ATTEND)
@@ -3018,6 +3085,7 @@ static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t in
     case HAI_STAGE_ORDER: hai_stage_order(&job); break;
     case HAI_STAGE_MEANS: hai_stage_means(&job); break;
     case HAI_STAGE_PROBE: hai_stage_probe(&job); break;
+    case HAI_STAGE_SUM: hai_stage_sum(&job); break;
     case HAI_STAGE_WEIGH: hai_stage_weigh(&job); break;
     case HAI_STAGE_COLUMNS: hai_stage_columns(&job); break;
     case HAI_STAGE_PAIR: hai_stage_pair(&job); break;

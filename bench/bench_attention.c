@@ -154,12 +154,13 @@ typedef struct options {
   double peak;
 } options;
 
-static const char *const stage_names[] = {"exact", "hash",    "order", "means", "probe",
-                                          "weigh", "columns", "pair",  "cap",   "attend"};
+enum { STAGES = HAI_STAGE_ATTEND + 1 };
+static const char *const stage_names[STAGES] = {"exact", "hash",    "order", "means", "probe", "sum",
+                                                "weigh", "columns", "pair",  "cap",   "attend"};
 
 static void print_stages(const hyperattn_problem *p, const hyperattn_params *params, void *workspace) {
   hai_plan plan;
-  double seconds[10] = {0}, sum = 0;
+  double seconds[STAGES] = {0}, sum = 0;
   hai_resolve(&plan, p, params);
   for (int phase = 0; phase < hai_phases(&plan); phase++) {
     int level;
@@ -168,9 +169,9 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
     for (int64_t i = 0; i < hai_phase_tasks(&plan, phase); i++) hai_run(&plan, workspace, phase, i, 0);
     seconds[stage] += now() - begin;
   }
-  for (int i = 0; i < 10; i++) sum += seconds[i];
+  for (int i = 0; i < STAGES; i++) sum += seconds[i];
   printf("   ");
-  for (int i = 0; i < 10; i++)
+  for (int i = 0; i < STAGES; i++)
     if (seconds[i] > 0) printf(" %s %.1f%%", stage_names[i], 100 * seconds[i] / sum);
   printf("\n");
 }

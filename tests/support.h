@@ -133,6 +133,14 @@ static void *run_and_look(call *c, hai_plan *plan, hai_job *job) {
   return workspace;
 }
 
+/* Rows at a place of the rectangle's order. */
+static int64_t query_at(const hai_job *job, int64_t position) {
+  return hai_at(hai_query_order(job), job->rect.query_begin, position);
+}
+static int64_t key_at(const hai_job *job, int64_t rank) {
+  return hai_at(hai_key_order(job), job->rect.key_begin, rank);
+}
+
 /* ---- The reference ---- */
 
 /* Attention of one row with given log-weights: out = sum w_j e^s_j v_j / sum w_j e^s_j; -inf hides a key. */

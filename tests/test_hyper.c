@@ -28,9 +28,9 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
   const hyperattn_problem *p = &c->problem;
   int64_t parts = hai_key_parts(job->plan, job->rect.n_key),
           groups = hai_query_parts(job->plan, job->rect.n_query, job->rect.n_key);
-  const int32_t *pins = hai_pins(job), *order = hai_key_order(job);
+  const int32_t *pins = hai_pins(job);
   for (int64_t x = 0; x < job->rect.n_query; x++) {
-    int64_t i = hai_query_order(job)[x];
+    int64_t i = query_at(job, x);
     char *met = (char *)test_alloc((size_t)p->n_key);
     memset(met, 0, (size_t)p->n_key);
     for (int32_t t = 0; t < hai_counts(job)[0]; t++) {
@@ -43,9 +43,10 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
       int mine = job->plan->by_score
                      ? holds_key(hai_choice(job, group), hai_min(job->plan->take, parts), block)
                      : block == group;
-      if (!mine || met[order[rank]]) continue;
-      met[order[rank]] = 1;
-      if (!in_window(p, &c->params, i, order[rank])) meet(p, w, job->batch, job->head, i, order[rank], 0.0);
+      if (!mine || met[key_at(job, rank)]) continue;
+      met[key_at(job, rank)] = 1;
+      if (!in_window(p, &c->params, i, key_at(job, rank)))
+        meet(p, w, job->batch, job->head, i, key_at(job, rank), 0.0);
     }
     for (int32_t t = 0; t < hai_counts(job)[1]; t++) {
       const hai_column *column = &hai_columns(job)[t];
@@ -258,13 +259,12 @@ static void check_cap(float epsilon, float kappa, float spread) {
   double residual_most = 0.0, scale = reference_scale(p);
   double s[120][140];
   int block_of_key[140];
-  for (int rank = 0; rank < 140; rank++)
-    block_of_key[hai_key_order(&job)[rank]] = (int)hai_part_of(140, 10, rank);
+  for (int rank = 0; rank < 140; rank++) block_of_key[key_at(&job, rank)] = (int)hai_part_of(140, 10, rank);
   for (int x = 0; x < 120; x++)
     for (int j = 0; j < 140; j++) {
       s[x][j] = 0.0;
       for (int t = 0; t < 8; t++)
-        s[x][j] += (double)c.q[hai_query_order(&job)[x] * 8 + t] * (double)c.k[j * 8 + t];
+        s[x][j] += (double)c.q[query_at(&job, x) * 8 + t] * (double)c.k[j * 8 + t];
       s[x][j] = exp(s[x][j] * scale);
     }
   for (int t = 0; t < 20; t++) { /* the sampled rows */
@@ -277,7 +277,7 @@ static void check_cap(float epsilon, float kappa, float spread) {
   double floor_sum = kappa > 0.0f ? residual_most / (double)kappa : 0.0;
   int capped = 0, floored = 0;
   for (int x = 0; x < 120; x++) {
-    int i = hai_query_order(&job)[x], group = (int)hai_part_of(120, 10, x);
+    int64_t i = query_at(&job, x), group = (int)hai_part_of(120, 10, x);
     double block = 0.0, rest = 0.0, top[8] = {0};
     for (int j = 0; j < 140; j++)
       if (block_of_key[j] == group) {

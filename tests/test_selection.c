@@ -98,15 +98,21 @@ static void test_offer(void **state) {
   uint64_t random = 9;
   for (int round = 0; round < 300; round++) {
     int n = 1 + (int)(test_random(&random) % 60), k = (int)(test_random(&random) % 20), held = 0;
-    float all[64], value[20];
+    float all[64];
+    uint64_t heap[20];
     int32_t id[20];
     for (int i = 0; i < n; i++) {
       all[i] = (float)(test_random(&random) % 12) - 6.0f;
       if (test_random(&random) % 10 == 0) all[i] = NAN;
-      hai_offer(value, id, &held, k, all[i], i);
+      if (test_random(&random) % 10 == 0) all[i] = -all[i]; /* -0 is 0 */
+      hai_offer(heap, &held, k, hai_candidate(all[i], i));
     }
     assert_int_equal(held, k < n ? k : n);
-    hai_sort_ids(value, id, held);
+    for (int i = 0; i < held; i++) {
+      float is = all[hai_candidate_id(heap[i])];
+      assert_true(hai_candidate_value(heap[i]) == (isnan(is) ? -INFINITY : is));
+    }
+    hai_heap_ids(heap, held, id);
     for (int i = 1; i < held; i++) assert_true(id[i - 1] < id[i]);
     for (int i = 0; i < n; i++) {
       int better = 0, in = 0;
@@ -263,7 +269,7 @@ static void test_pins_and_columns(void **state) {
     for (int32_t t = 0; t < n; t++) {
       const hai_column *column = &hai_columns(&job)[t];
       int32_t rank = 0;
-      while (hai_key_order(&job)[rank] != column->key) rank++;
+      while (key_at(&job, rank) != column->key) rank++;
       assert_true(rank > before);
       before = rank;
       assert_false(met[column->key]++);
@@ -317,11 +323,10 @@ static void test_pairing(void **state) {
     for (int64_t b = 0; b < blocks; b++) {
       double q[8] = {0}, k[8] = {0}, score = 0.0;
       for (int64_t x = hai_cut(90, groups, g); x < hai_cut(90, groups, g + 1); x++)
-        for (int t = 0; t < 8; t++) q[t] += (double)c.q[hai_query_order(&job)[x] * 8 + t];
+        for (int t = 0; t < 8; t++) q[t] += (double)c.q[query_at(&job, x) * 8 + t];
       int64_t begin = hai_cut(211, blocks, b), end = hai_cut(211, blocks, b + 1);
       for (int64_t x = begin; x < end; x++)
-        for (int t = 0; t < 8; t++)
-          k[t] += (double)c.k[hai_key_order(&job)[x] * 8 + t] / (double)(end - begin);
+        for (int t = 0; t < 8; t++) k[t] += (double)c.k[key_at(&job, x) * 8 + t] / (double)(end - begin);
       for (int t = 0; t < 8; t++) score += q[t] * k[t];
       if (holds_key(hai_choice(&job, g), 4, (int32_t)b))
         least = fmin(least, score);
