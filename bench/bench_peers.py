@@ -1,0 +1,198 @@
+"""hyperattn.h beside OpenBLAS, torch, ggml and the authors' algorithm, in one process, one thread, one head of dim 64.
+
+Run by peers.sh, which makes what this needs. Contenders take turns; a time is the least of the rounds. Useful work is that
+of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
+"""
+import argparse
+import csv
+import dataclasses
+import datetime
+import functools
+import os
+import pathlib
+import re
+import sys
+
+import peers_data
+import peers_libraries as peers
+from peers_contest import Contender, Ratio, Run, contest
+
+COMPILERS = ("gcc", "clang")
+BUILDS = [f"{compiler} -O{level}" for compiler in COMPILERS for level in (1, 2, 3)]
+LONG = 131072
+FROM = 32768  # exact attention at LONG is reckoned from this length
+RARELY = 2
+
+
+def library_of(build: str) -> str:
+    return "hyperattn-" + build.replace(" ", "")
+
+
+MAIN = next((c for c in COMPILERS if (peers.LIBRARIES / f"hyperattn-{c}-O2.so").exists()), COMPILERS[0]) + " -O2"
+
+
+def ours(name: str, kind: str, mask: str, n: int, build: str = MAIN, dim: int = 64, threads: int = 1, **more) -> Contender:
+    prepare = functools.partial(peers.peer_attention, library_of(build), kind, mask, n, dim, threads)
+    return Contender(name, mask, n, prepare, dim, threads, is_exact=kind in ("exact", "avx2"), **more)
+
+
+def ggml(kind: str, mask: str, n: int) -> Contender:
+    return Contender(f"ggml {kind}", mask, n, functools.partial(peers.peer_attention, "ggml", kind, mask, n, 64, 1))
+
+
+def torch(name: str, kind: str, mask: str, n: int, **more) -> Contender:
+    return Contender(name, mask, n, functools.partial(peers.torch_attention, kind, mask, n), is_exact=kind == "sdpa", **more)
+
+
+def contenders(long: bool, exact_long: bool) -> list[Contender]:
+    every = [Contender(f"OpenBLAS {core} sgemm", "", 2048, functools.partial(peers.sgemm, core, 2048)) for core in peers.CORES]
+    every += [
+        ours("exact", "exact", "full", 8192),
+        ours("exact", "exact", "full", 8192, dim=128),
+        ours("exact", "exact", "causal", 16384),
+        ours("exact AVX2", "avx2", "full", 8192),
+        torch("torch sdpa", "sdpa", "full", 8192),
+        torch("torch sdpa", "sdpa", "causal", 16384),
+        ggml("f16", "full", 8192),
+        ggml("f32", "full", 8192),
+        ggml("f16", "causal", 16384),
+    ]
+    for name in ("exact", "default"):
+        every += [ours(name, name, "causal", FROM, threads=threads) for threads in (1, 2)]
+    for build in BUILDS:
+        every += [ours(f"{build} exact", "exact", "full", 4096, build), ours(f"{build} default", "default", "causal", 16384, build)]
+    if not long:
+        return every
+    every += [torch("torch sdpa", "sdpa", "full", FROM, rounds=RARELY), torch("torch sdpa", "sdpa", "causal", FROM, rounds=RARELY)]
+    every += [ours("exact", "exact", mask, LONG, rounds=1) for mask in ("full", "causal") if exact_long]
+    every += [ours("exact", "exact", "full", FROM)] if not exact_long else []
+    every += [ours(name, name, mask, LONG) for mask in ("full", "causal") for name in ("paper", "default")]
+    return every + [
+        torch("authors by matmul", "matmul", "full", LONG),
+        torch("authors by flash", "flash", "full", LONG),
+        torch("authors by matmul", "matmul", "causal", LONG, rounds=RARELY),
+        torch("authors by flash", "flash", "causal", LONG),
+    ]
+
+
+def reckoned(every: list[Contender]) -> list[Contender]:
+    """Exact attention at LONG by n^2, where it was not timed."""
+    timed = {c.key for c in every}
+    longer = [dataclasses.replace(c, n=LONG, seconds={r: s * (LONG / FROM) ** 2 for r, s in c.seconds.items()},
+                                  error=None, note=c.note or f"by n^2 from {FROM}")
+              for c in every if c.name in ("exact", "torch sdpa") and c.n == FROM and c.threads == 1]
+    return [c for c in longer if c.key not in timed]
+
+
+def ratios(long: bool) -> list[Ratio]:
+    sgemm = r"OpenBLAS (?!HASWELL).*"
+    found = [
+        Ratio("exact full / best sgemm", 1.0, [("exact, full 8192", sgemm)]),
+        Ratio("exact full d 128 / best sgemm", 0.93, [("exact, full 8192, d 128", sgemm)]),
+        Ratio("exact causal / best sgemm", 0.93, [("exact, causal 16384", sgemm)]),
+        Ratio("exact AVX2 / HASWELL sgemm", 0.92, [("exact AVX2, full 8192", "OpenBLAS HASWELL.*")]),
+        Ratio("exact full / torch", 2.4, [("exact, full 8192", "torch sdpa, full 8192")]),
+        Ratio("exact causal / torch", 2.4, [("exact, causal 16384", "torch sdpa, causal 16384")]),
+        Ratio("exact full / ggml", 3.0, [("exact, full 8192", "ggml .*, full 8192")]),
+        Ratio("exact causal / ggml", 3.0, [("exact, causal 16384", "ggml .*, causal 16384")]),
+        Ratio("exact causal 32768, two threads / one", 1.9, [(f"exact, causal {FROM}, 2 threads", f"exact, causal {FROM}")]),
+        Ratio("default causal 32768, two threads / one", 1.9,
+              [(f"default, causal {FROM}, 2 threads", f"default, causal {FROM}")]),
+    ]
+    for build in BUILDS:
+        if build != "gcc -O3":
+            found.append(Ratio(f"{build} / gcc -O3, the worse of exact and default", 0.95, [
+                (f"{build} {method}", f"gcc -O3 {method}") for method in ("exact, full 4096", "default, causal 16384")]))
+    if not long:
+        return found
+    return found + [
+        Ratio(f"{name} {mask} {LONG} / {rival}", target, [(f"{name}, {mask} {LONG}", f"{key}, {mask} {LONG}")])
+        for name, mask, rival, key, target in (
+            ("paper", "full", "own exact", "exact", 170),
+            ("default", "full", "torch exact", "torch sdpa", 300),
+            ("default", "causal", "own exact", "exact", 18),
+            ("default", "causal", "torch exact", "torch sdpa", 50),
+            ("default", "full", "authors by matmul", "authors by matmul", 6),
+            ("default", "full", "authors by flash", "authors by flash", None),
+            ("default", "causal", "authors by matmul", "authors by matmul", 20),
+            ("default", "causal", "authors by flash", "authors by flash", None),
+            ("paper", "full", "authors by matmul", "authors by matmul", None),
+            ("paper", "causal", "authors by matmul", "authors by matmul", None),
+        )]
+
+
+def judge(c: Contender, out) -> float:
+    return peers_data.error(c.n, c.dim, c.mask == "causal", out)
+
+
+COLUMNS = ("name", "mask", "n", "dim", "threads", "seconds", "gflops", "error", "note")
+RATIO_COLUMNS = ("ratio", "of_minima", "median_of_rounds", "target")
+
+
+def row(c: Contender) -> list[str]:
+    ran = c.best is not None
+    return [c.name, c.mask, str(c.n), str(c.dim) if c.mask else "", str(c.threads), f"{c.best:.5f}" if ran else "",
+            f"{c.rate() * 1e-9:.1f}" if ran and c.is_exact else "", f"{c.error:.2e}" if c.error is not None else "", c.note]
+
+
+def ratio_row(ratio: Ratio, every: list[Contender]) -> list[str]:
+    measured = ratio.measure(every)
+    numbers = [f"{x:.2f}" for x in measured] if measured else ["absent", ""]
+    return [ratio.text, *numbers, f"{ratio.target:g}" if ratio.target else ""]
+
+
+def print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+    for cells in (columns, *rows):
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths)]
+        padded[0] = cells[0].ljust(widths[0])
+        if columns[-1] == "note":
+            padded[-1] = cells[-1]
+        print("  ".join(padded).rstrip())
+    print()
+
+
+def circumstances(options: argparse.Namespace) -> list[str]:
+    arguments = [pathlib.Path(a).name if a == options.csv else a for a in sys.argv[1:]]
+    return [
+        "command: " + " ".join(["sh bench/peers.sh", *arguments]),
+        f"CPU: {peers.cpu('model name') or 'unknown'}",
+        f"torch {peers.version('torch')}; OpenBLAS of scipy-openblas32 {peers.version('scipy-openblas32')}; "
+        f"{peers.peer_version('ggml')}",
+        f"hyperattn.h by {MAIN}; builds: " + ", ".join(peers.peer_version(library_of(f"{c} -O2")) for c in COMPILERS),
+        f"date: {datetime.date.today()}; rounds: {options.rounds}; load of the last minute: {os.getloadavg()[0]:.1f}",
+    ]
+
+
+def write_csv(path: str, header: list[str], rows: list[list[str]], ratio_rows: list[list[str]]) -> None:
+    with open(path, "w", newline="") as file:
+        file.writelines(f"# {line}\n" for line in header)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+        file.write("\n")
+        writer.writerows([RATIO_COLUMNS, *ratio_rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="peers.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", metavar="PATTERN", default="", help="contenders whose 'name, mask n' has this regular expression")
+    parser.add_argument("--long", action="store_true", help=f"also {LONG} tokens; exact there by n^2 from {FROM}")
+    parser.add_argument("--exact-long", action="store_true", help=f"with --long: time our exact at {LONG}, once")
+    parser.add_argument("--csv", metavar="FILE", help="write both tables there too")
+    options = parser.parse_args()
+    every = [c for c in contenders(options.long, options.exact_long) if re.search(options.only, c.key)]
+    header = circumstances(options)
+    contest(every, options.rounds, judge)
+    every += reckoned(every) if options.long else []
+    rows = [row(c) for c in every]
+    ratio_rows = [ratio_row(r, every) for r in ratios(options.long) if r.concerns(every)]
+    print("\n".join(header), end="\n\n")
+    print_table(COLUMNS, rows)
+    print_table(RATIO_COLUMNS, ratio_rows)
+    if options.csv:
+        write_csv(options.csv, header, rows, ratio_rows)
+
+
+if __name__ == "__main__":
+    main()

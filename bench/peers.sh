@@ -1,0 +1,56 @@
+#!/bin/sh
+# hyperattn.h beside its peers: sh bench/peers.sh [--rounds R] [--long] [--only PATTERN] [--csv FILE] ...   (--help tells)
+# Makes build/peers: a virtual environment with torch, OpenBLAS and matplotlib; ggml, built from the llama.cpp that
+# llama-cpp-python's source carries; the library by every compiler at hand. What cannot be had is named and left out.
+# A second run takes what the first one made.
+set -eu
+started_in=$PWD
+cd "$(dirname "$0")/.."
+peers=$PWD/build/peers
+python=$peers/venv/bin/python
+mkdir -p "$peers/lib"
+
+say() { echo "peers.sh: $*" >&2; }
+
+environment() {
+  [ -x "$python" ] || python3 -m venv "$peers/venv"
+  for package in numpy matplotlib torch scipy-openblas32 scikit-build-core; do
+    "$python" -c "import importlib.metadata as m; m.version('$package')" 2>/dev/null ||
+      "$python" -m pip install -q $package >&2 || say "$package cannot be installed"
+  done
+}
+
+# The source package leaves out ggml.pc.in, which ggml's build wants, and only to install.
+# scikit-build-core lets pip look at the source package without an environment of its own to build it in.
+ggml() {
+  [ ! -e "$peers/lib/ggml.so" ] || return 0
+  ls "$peers"/llama_cpp_python-*.tar.gz >/dev/null 2>&1 ||
+    "$python" -m pip download -q --no-deps --no-build-isolation --no-binary :all: -d "$peers" llama-cpp-python >&2 || return 1
+  archive=$(basename "$peers"/llama_cpp_python-*.tar.gz .tar.gz)
+  version=${archive#llama_cpp_python-}
+  tar -xzf "$peers/$archive.tar.gz" -C "$peers" "$archive/vendor/llama.cpp/ggml" || return 1
+  source=$peers/$archive/vendor/llama.cpp/ggml
+  : >"$source/ggml.pc.in"
+  cmake -S "$source" -B "$peers/ggml" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=ON -DGGML_OPENMP=OFF \
+    -DGGML_BLAS=OFF -DGGML_CCACHE=OFF -DGGML_BUILD_TESTS=OFF -DGGML_BUILD_EXAMPLES=OFF >"$peers/ggml.log" 2>&1 &&
+    cmake --build "$peers/ggml" --target ggml-cpu >>"$peers/ggml.log" 2>&1 &&
+    cc -std=c11 -O2 -shared -fPIC "-DGGML_SOURCE=\"llama-cpp-python $version\"" -I"$source/include" bench/peers_ggml.c \
+      -L"$peers/ggml/src" -lggml-cpu -lggml-base -lm "-Wl,-rpath,$peers/ggml/src" -o "$peers/lib/ggml.so"
+}
+
+library() {
+  made=$peers/lib/hyperattn-$1$2.so
+  [ ! -e "$made" ] || [ -n "$(find hyperattn.h examples/pool.h bench/peers_library.c -newer "$made")" ] || return 0
+  "$1" -std=c11 "$2" -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L -I. -Iexamples bench/peers_library.c -o "$made"
+}
+
+environment
+ggml || say "ggml cannot be had (build/peers/ggml.log may tell)"
+for compiler in gcc clang; do
+  command -v $compiler >/dev/null || continue
+  for level in -O1 -O2 -O3; do library $compiler $level || say "no library by $compiler $level"; done
+done
+
+bench=$PWD/bench/bench_peers.py
+cd "$started_in"
+OPENBLAS_NUM_THREADS=1 exec "$python" "$bench" "$@"

@@ -1,0 +1,106 @@
+"""Contenders timed round robin, and ratios of their rates that hold on a noisy machine."""
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Run = Callable[[], np.ndarray | None]  # one timed call; returns rows of attention, or nothing to judge
+
+
+class Absent(Exception):
+    """A contender cannot be had here; the text says why."""
+
+
+@dataclass
+class Contender:
+    name: str
+    mask: str  # "full", "causal", or "" where there is none
+    n: int
+    prepare: Callable[[], Run]
+    dim: int = 64
+    threads: int = 1
+    is_exact: bool = True
+    rounds: int = sys.maxsize
+    note: str = ""
+    seconds: dict[int, float] = field(default_factory=dict)  # by round
+    error: float | None = None
+
+    @property
+    def key(self) -> str:
+        size = f"{self.mask} {self.n}".strip()
+        dim = f", d {self.dim}" if self.mask and self.dim != 64 else ""
+        return f"{self.name}, {size}{dim}" + (f", {self.threads} threads" if self.threads > 1 else "")
+
+    @property
+    def work(self) -> float:
+        """Useful operations: of a product of matrices, or of exact attention, whatever was approximated."""
+        return {"": 2 * self.n**3, "full": 4 * self.n**2 * self.dim, "causal": 2 * self.n**2 * self.dim}[self.mask]
+
+    @property
+    def best(self) -> float | None:
+        return min(self.seconds.values(), default=None)
+
+    def rate(self, round_: int | None = None) -> float:
+        return self.work / (self.best if round_ is None else self.seconds[round_])
+
+
+Judge = Callable[[Contender, np.ndarray], float]
+
+
+def contest(contenders: list[Contender], rounds: int, judge: Judge) -> None:
+    """Every contender once a round, side by side with the others, so that a ratio's two sides meet the same machine."""
+    runs: dict[int, Run] = {}
+    for c in contenders:
+        try:
+            runs[id(c)] = c.prepare()
+        except Absent as why:
+            c.note = f"absent: {why}"
+    present = [c for c in contenders if id(c) in runs]
+    for round_ in range(rounds):
+        for c in (c for c in present if round_ < c.rounds):
+            show(f"round {round_ + 1} of {rounds}: {c.key}")
+            begin = time.perf_counter()
+            out = runs[id(c)]()
+            c.seconds[round_] = time.perf_counter() - begin
+            if round_ == 0 and out is not None:
+                c.error = judge(c, out)
+    show("")
+
+
+def show(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Ratio:
+    """The rate of `top` over the best of `bottom`; of several such pairs, the worst. `bottom` is a pattern of keys."""
+    text: str
+    target: float | None
+    pairs: list[tuple[str, str]]
+
+    def concerns(self, contenders: list[Contender]) -> bool:
+        keys = [c.key for c in contenders]
+        return all(top in keys and any(re.fullmatch(bottom, key) for key in keys) for top, bottom in self.pairs)
+
+    def measure(self, contenders: list[Contender]) -> tuple[float, float] | None:
+        """By the least time of each side, and the median over the rounds that both ran; None where a side did not run."""
+        found = [measure_pair(contenders, *pair) for pair in self.pairs]
+        if None in found:
+            return None
+        return min(of_minima for of_minima, _ in found), min(median for _, median in found)
+
+
+def measure_pair(contenders: list[Contender], top: str, bottom: str) -> tuple[float, float] | None:
+    ran = [c for c in contenders if c.seconds]
+    tops = [c for c in ran if c.key == top]
+    bottoms = [c for c in ran if re.fullmatch(bottom, c.key)]
+    if not tops or not bottoms:
+        return None
+    mine, other = tops[0], max(bottoms, key=Contender.rate)
+    both = sorted(mine.seconds.keys() & other.seconds.keys())
+    return mine.rate() / other.rate(), statistics.median(mine.rate(r) / other.rate(r) for r in both)

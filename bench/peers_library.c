@@ -1,0 +1,54 @@
+// hyperattn.h as a shared library for bench_peers.py: one call of one head, opened once and run many times.
+// peers_ggml.c has the same three functions.
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+
+#include "pool.h"
+
+#include <string.h>
+
+typedef struct peer {
+  hyperattn_problem problem;
+  hyperattn_params params;
+  hyperattn_parallel parallel;
+  pool workers;
+  void *workspace;
+  size_t bytes;
+} peer;
+
+const char *peer_version(void) {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#else
+  return "gcc " __VERSION__;
+#endif
+}
+
+// kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "default". NULL where this machine cannot.
+// What is opened lives until the process ends.
+void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q, const float *k,
+                const float *v, float *out) {
+  peer *p = calloc(1, sizeof *p);
+  if (!p || !pool_open(&p->workers, threads)) return NULL;
+  p->params = strcmp(kind, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
+  p->params.tolerance = 0;
+  if (!strcmp(kind, "exact") || !strcmp(kind, "avx2")) p->params.method = HYPERATTN_EXACT;
+  if (!strcmp(kind, "avx2")) p->params.isa = HYPERATTN_ISA_AVX2;
+  p->problem.batch = p->problem.n_heads = p->problem.n_kv_heads = 1;
+  p->problem.n_query = p->problem.n_key = n, p->problem.head_dim = p->problem.value_dim = dim;
+  p->problem.causal = causal;
+  p->problem.query.data = q, p->problem.query.row_stride = (ptrdiff_t)dim;
+  p->problem.key.data = k, p->problem.key.row_stride = (ptrdiff_t)dim;
+  p->problem.value.data = v, p->problem.value.row_stride = (ptrdiff_t)dim;
+  p->problem.out.data = out, p->problem.out.row_stride = (ptrdiff_t)dim;
+  p->parallel.n_workers = threads, p->parallel.context = &p->workers, p->parallel.parallel_for = pool_for;
+  p->bytes = hyperattn_workspace_size(&p->problem, &p->params, threads);
+  p->workspace = malloc(p->bytes);
+  if (!p->bytes || !p->workspace) return NULL;
+  return p;
+}
+
+int peer_run(void *opened) {
+  peer *p = opened;
+  return hyperattn_forward_parallel(&p->problem, &p->params, &p->parallel, p->workspace, p->bytes) == HYPERATTN_OK;
+}

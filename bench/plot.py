@@ -1,0 +1,160 @@
+"""Figures from the benches: build/peers/venv/bin/python bench/plot.py BENCH_CSV [--peers PEERS_CSV] [--into docs]
+
+BENCH_CSV is what bench_attention --csv printed, PEERS_CSV what peers.sh --csv wrote. One thread, head dim 64.
+Writes time.svg, speedup.svg and error.svg, the same bytes for the same input, for white pages and dark ones. A hollow
+point rests on exact attention that was not timed but reckoned by n^2.
+"""
+import argparse
+import csv
+import itertools
+import pathlib
+from collections import defaultdict
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+MASKS = ("full", "causal")
+INK = "#808890"
+COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "default": "#2f86eb"}
+PEERS = {
+    "torch sdpa": ("torch", "D", "#d9534f"),
+    "ggml f16": ("ggml", "s", "#2ca58d"),
+    "authors by matmul": ("authors' algorithm on torch", "^", "#a66bd4"),
+    "authors by flash": ("the same by torch's flash attention", "v", "#a66bd4"),
+}
+APPROXIMATE = ("paper", "default")
+AUTHORS = ("authors by matmul", "authors by flash")
+STYLE = {
+    "svg.hashsalt": "hyperattn", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.25,
+    "legend.frameon": False, "lines.linewidth": 2, "lines.markersize": 5, "savefig.transparent": True,
+}
+
+Row = dict[str, str]
+Curves = dict[tuple[str, str], list[Row]]  # by method and mask, n ascending
+
+
+def read_table(path: str) -> list[Row]:
+    """The first table of a file: up to an empty line, without comment lines."""
+    lines = (line for line in pathlib.Path(path).read_text().splitlines() if not line.startswith("#"))
+    rows = csv.DictReader(itertools.takewhile(str.strip, lines))
+    return [row for row in rows if row["dim"] == "64" and row["threads"] == "1" and row["seconds"]]
+
+
+def curves(rows: list[Row], name: str) -> Curves:
+    found: Curves = defaultdict(list)
+    for row in sorted(rows, key=lambda row: int(row["n"])):
+        found[row[name], row["mask"]].append(row)
+    return found
+
+
+def numbers(rows: list[Row], column: str) -> list[float]:
+    return [float(row[column]) for row in rows]
+
+
+def panels(xlabel: str, ylabel: str):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharex=True, sharey=True, layout="constrained")
+    for axis, mask in zip(axes, MASKS):
+        axis.set(xscale="log", yscale="log", title=mask, xlabel=xlabel)
+    axes[0].set_ylabel(ylabel)
+    return figure, axes
+
+
+def tokens(n: str | int) -> str:
+    return f"{int(n) // 1024}k"
+
+
+def mark_tokens(axis, rows: list[Row]) -> None:
+    counts = sorted({int(row["n"]) for row in rows})
+    axis.set_xticks(counts, [tokens(n) for n in counts])
+    axis.minorticks_off()
+
+
+def save(figure, axes, path: pathlib.Path) -> None:
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def with_reckoned(exact: list[Row], counts: list[str]) -> list[Row]:
+    """Exact attention at every count of tokens: where it was not timed, by n^2 from the longest that was."""
+    timed = {row["n"]: row for row in exact}
+    longest = exact[-1]
+    return [timed.get(n) or reckon(longest, n) for n in counts]
+
+
+def reckon(row: Row, n: str) -> Row:
+    return row | {"n": n, "seconds": str(float(row["seconds"]) * (int(n) / int(row["n"])) ** 2), "note": "by n^2"}
+
+
+def hollow(axis, rows: list[Row], heights: list[float], marker: str, colour: str, label: str | None) -> None:
+    """Points that rest on exact attention reckoned by n^2 are drawn hollow."""
+    for row, height in zip(rows, heights):
+        if row.get("note"):
+            axis.plot(float(row["n"]), height, marker, color=colour, markerfacecolor="none", label=label)
+
+
+def plot_time(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
+    figure, axes = panels("tokens", "seconds")
+    counts = sorted({row["n"] for rows in bench.values() for row in rows}, key=int)
+    for axis, mask in zip(axes, MASKS):
+        drawn = [(method, "o-", colour, bench[method, mask]) for method, colour in COLOURS.items()]
+        drawn[0] = (*drawn[0][:3], with_reckoned(bench["exact", mask], counts))
+        drawn += [(label, marker, colour, peers[name, mask]) for name, (label, marker, colour) in PEERS.items() if peers[name, mask]]
+        for label, style, colour, rows in drawn:
+            axis.plot(numbers(rows, "n"), numbers(rows, "seconds"), style, color=colour, label=label)
+        for _, style, colour, rows in drawn:
+            hollow(axis, rows, numbers(rows, "seconds"), style[0], colour, None)
+        mark_tokens(axis, sum(bench.values(), []))
+    save(figure, axes, path)
+
+
+def plot_speedup(bench: Curves, path: pathlib.Path) -> None:
+    figure, axes = panels("tokens", "times as fast as exact")
+    for axis, mask in zip(axes, MASKS):
+        for method in APPROXIMATE:
+            rows = bench[method, mask]
+            exact = with_reckoned(bench["exact", mask], [row["n"] for row in rows])
+            speedups = [e / s for e, s in zip(numbers(exact, "seconds"), numbers(rows, "seconds"))]
+            axis.plot(numbers(rows, "n"), speedups, "o-", color=COLOURS[method], label=method)
+            hollow(axis, exact, speedups, "o", COLOURS[method], None)
+        axis.axhline(1, color=INK, linewidth=1)
+        mark_tokens(axis, sum(bench.values(), []))
+    save(figure, axes, path)
+
+
+def plot_error(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
+    figure, axes = panels("seconds", "relative error")
+    for axis, mask in zip(axes, MASKS):
+        drawn = [(method, "o-", COLOURS[method], bench[method, mask]) for method in APPROXIMATE]
+        drawn += [(*PEERS[name], peers[name, mask]) for name in AUTHORS if peers[name, mask]]
+        for label, style, colour, every in drawn:
+            rows = [row for row in every if float(row["error"]) > 1e-5]  # the others were too short to approximate
+            axis.plot(numbers(rows, "seconds"), numbers(rows, "error"), style, color=colour, label=label)
+            for row in rows:
+                axis.annotate(tokens(row["n"]), (float(row["seconds"]), float(row["error"])), xytext=(0, 6),
+                              textcoords="offset points", ha="center", fontsize=8)
+    save(figure, axes, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", metavar="BENCH_CSV")
+    parser.add_argument("--peers", metavar="PEERS_CSV")
+    parser.add_argument("--into", metavar="FOLDER", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs")
+    options = parser.parse_args()
+    bench = curves(read_table(options.bench), "method")
+    peers = curves(read_table(options.peers) if options.peers else [], "name")
+    options.into.mkdir(exist_ok=True)
+    with plt.rc_context(STYLE):
+        plot_time(bench, peers, options.into / "time.svg")
+        plot_speedup(bench, options.into / "speedup.svg")
+        plot_error(bench, peers, options.into / "error.svg")
+
+
+if __name__ == "__main__":
+    main()
