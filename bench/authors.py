@@ -3,6 +3,7 @@
 Written from the paper's description, not from the authors' code. Two things are as the paper means them and not as that
 code has them: buckets stand in Gray order, and a sampled key is hidden from the queries whose block holds it.
 """
+
 import math
 from collections.abc import Callable
 
@@ -17,7 +18,9 @@ SAMPLES = 256
 MIN_SEQ_LEN = 4096
 
 
-def by_matmul(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, bias: torch.Tensor | None = None) -> Attended:
+def by_matmul(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, bias: torch.Tensor | None = None
+) -> Attended:
     """With the whole table of scores in memory, as the authors' code has it in float32."""
     scores = (q @ k.mT).mul_(q.shape[-1] ** -0.5)
     if causal:
@@ -27,7 +30,9 @@ def by_matmul(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = 
     return scores.softmax(-1) @ v, scores.logsumexp(-1)
 
 
-def by_flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, bias: torch.Tensor | None = None) -> Attended:
+def by_flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, bias: torch.Tensor | None = None
+) -> Attended:
     """By the operator below torch's scaled_dot_product_attention, which returns the log-sum-exp too."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias)
 
@@ -90,7 +95,8 @@ def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) ->
     while parts > 1:
         parts //= 2
         (_, late_q), (early_k, _), (early_v, _), (early_out, late_out), (early_lse, late_lse) = (
-            x.reshape(1, heads * parts, 2, n // parts // 2, -1).unbind(2) for x in (q, k, v, out, lse))
+            x.reshape(1, heads * parts, 2, n // parts // 2, -1).unbind(2) for x in (q, k, v, out, lse)
+        )
         late_out, late_lse = merge((late_out, late_lse[..., 0]), full(late_q, early_k, early_v, attend))
         out = torch.stack((early_out, late_out), 2)
         lse = torch.stack((early_lse[..., 0], late_lse), 2)

@@ -3,6 +3,7 @@
 Run by peers.sh, which makes what this needs. Contenders take turns; a time is the least of the rounds. Useful work is that
 of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
 """
+
 import argparse
 import csv
 import dataclasses
@@ -31,7 +32,9 @@ def library_of(build: str) -> str:
 MAIN = next((c for c in COMPILERS if (peers.LIBRARIES / f"hyperattn-{c}-O2.so").exists()), COMPILERS[0]) + " -O2"
 
 
-def ours(name: str, kind: str, mask: str, n: int, build: str = MAIN, dim: int = 64, threads: int = 1, **more) -> Contender:
+def ours(
+    name: str, kind: str, mask: str, n: int, build: str = MAIN, dim: int = 64, threads: int = 1, **more
+) -> Contender:
     prepare = functools.partial(peers.peer_attention, library_of(build), kind, mask, n, dim, threads)
     return Contender(name, mask, n, prepare, dim, threads, is_exact=kind in ("exact", "avx2"), **more)
 
@@ -41,11 +44,16 @@ def ggml(kind: str, mask: str, n: int) -> Contender:
 
 
 def torch(name: str, kind: str, mask: str, n: int, **more) -> Contender:
-    return Contender(name, mask, n, functools.partial(peers.torch_attention, kind, mask, n), is_exact=kind == "sdpa", **more)
+    return Contender(
+        name, mask, n, functools.partial(peers.torch_attention, kind, mask, n), is_exact=kind == "sdpa", **more
+    )
 
 
 def contenders(long: bool, exact_long: bool) -> list[Contender]:
-    every = [Contender(f"OpenBLAS {core} sgemm", "", 2048, functools.partial(peers.sgemm, core, 2048)) for core in peers.CORES]
+    every = [
+        Contender(f"OpenBLAS {core} sgemm", "", 2048, functools.partial(peers.sgemm, core, 2048))
+        for core in peers.CORES
+    ]
     every += [
         ours("exact", "exact", "full", 8192),
         ours("exact", "exact", "full", 8192, dim=128),
@@ -60,10 +68,16 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
     for name in ("exact", "default"):
         every += [ours(name, name, "causal", FROM, threads=threads) for threads in (1, 2)]
     for build in BUILDS:
-        every += [ours(f"{build} exact", "exact", "full", 4096, build), ours(f"{build} default", "default", "causal", 16384, build)]
+        every += [
+            ours(f"{build} exact", "exact", "full", 4096, build),
+            ours(f"{build} default", "default", "causal", 16384, build),
+        ]
     if not long:
         return every
-    every += [torch("torch sdpa", "sdpa", "full", FROM, rounds=RARELY), torch("torch sdpa", "sdpa", "causal", FROM, rounds=RARELY)]
+    every += [
+        torch("torch sdpa", "sdpa", "full", FROM, rounds=RARELY),
+        torch("torch sdpa", "sdpa", "causal", FROM, rounds=RARELY),
+    ]
     every += [ours("exact", "exact", mask, LONG, rounds=1) for mask in ("full", "causal") if exact_long]
     every += [ours("exact", "exact", "full", FROM)] if not exact_long else []
     every += [ours(name, name, mask, LONG) for mask in ("full", "causal") for name in ("paper", "default")]
@@ -78,9 +92,17 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
 def reckoned(every: list[Contender]) -> list[Contender]:
     """Exact attention at LONG by n^2, where it was not timed."""
     timed = {c.key for c in every}
-    longer = [dataclasses.replace(c, n=LONG, seconds={r: s * (LONG / FROM) ** 2 for r, s in c.seconds.items()},
-                                  error=None, note=c.note or f"by n^2 from {FROM}")
-              for c in every if c.name in ("exact", "torch sdpa") and c.n == FROM and c.threads == 1]
+    longer = [
+        dataclasses.replace(
+            c,
+            n=LONG,
+            seconds={r: s * (LONG / FROM) ** 2 for r, s in c.seconds.items()},
+            error=None,
+            note=c.note or f"by n^2 from {FROM}",
+        )
+        for c in every
+        if c.name in ("exact", "torch sdpa") and c.n == FROM and c.threads == 1
+    ]
     return [c for c in longer if c.key not in timed]
 
 
@@ -95,14 +117,29 @@ def ratios(long: bool) -> list[Ratio]:
         Ratio("exact causal / torch", 2.4, [("exact, causal 16384", "torch sdpa, causal 16384")]),
         Ratio("exact full / ggml", 3.0, [("exact, full 8192", "ggml .*, full 8192")]),
         Ratio("exact causal / ggml", 3.0, [("exact, causal 16384", "ggml .*, causal 16384")]),
-        Ratio("exact causal 32768, two threads / one", 1.9, [(f"exact, causal {FROM}, 2 threads", f"exact, causal {FROM}")]),
-        Ratio("default causal 32768, two threads / one", 1.9,
-              [(f"default, causal {FROM}, 2 threads", f"default, causal {FROM}")]),
+        Ratio(
+            "exact causal 32768, two threads / one",
+            1.9,
+            [(f"exact, causal {FROM}, 2 threads", f"exact, causal {FROM}")],
+        ),
+        Ratio(
+            "default causal 32768, two threads / one",
+            1.9,
+            [(f"default, causal {FROM}, 2 threads", f"default, causal {FROM}")],
+        ),
     ]
     for build in BUILDS:
         if build != "gcc -O3":
-            found.append(Ratio(f"{build} / gcc -O3, the worse of exact and default", 0.95, [
-                (f"{build} {method}", f"gcc -O3 {method}") for method in ("exact, full 4096", "default, causal 16384")]))
+            found.append(
+                Ratio(
+                    f"{build} / gcc -O3, the worse of exact and default",
+                    0.95,
+                    [
+                        (f"{build} {method}", f"gcc -O3 {method}")
+                        for method in ("exact, full 4096", "default, causal 16384")
+                    ],
+                )
+            )
     if not long:
         return found
     return found + [
@@ -118,7 +155,8 @@ def ratios(long: bool) -> list[Ratio]:
             ("default", "causal", "authors by flash", "authors by flash", None),
             ("paper", "full", "authors by matmul", "authors by matmul", None),
             ("paper", "causal", "authors by matmul", "authors by matmul", None),
-        )]
+        )
+    ]
 
 
 def judge(c: Contender, out) -> float:
@@ -131,8 +169,17 @@ RATIO_COLUMNS = ("ratio", "of_minima", "median_of_rounds", "target")
 
 def row(c: Contender) -> list[str]:
     ran = c.best is not None
-    return [c.name, c.mask, str(c.n), str(c.dim) if c.mask else "", str(c.threads), f"{c.best:.5f}" if ran else "",
-            f"{c.rate() * 1e-9:.1f}" if ran and c.is_exact else "", f"{c.error:.2e}" if c.error is not None else "", c.note]
+    return [
+        c.name,
+        c.mask,
+        str(c.n),
+        str(c.dim) if c.mask else "",
+        str(c.threads),
+        f"{c.best:.5f}" if ran else "",
+        f"{c.rate() * 1e-9:.1f}" if ran and c.is_exact else "",
+        f"{c.error:.2e}" if c.error is not None else "",
+        c.note,
+    ]
 
 
 def ratio_row(ratio: Ratio, every: list[Contender]) -> list[str]:
@@ -153,7 +200,7 @@ def print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
 
 
 def circumstances(options: argparse.Namespace) -> list[str]:
-    arguments = [pathlib.Path(a).name if a == options.csv else a for a in sys.argv[1:]]
+    arguments = [pathlib.Path(a).name if pathlib.Path(a).is_absolute() else a for a in sys.argv[1:]]
     return [
         "command: " + " ".join(["sh bench/peers.sh", *arguments]),
         f"CPU: {peers.cpu('model name') or 'unknown'}",
@@ -174,9 +221,13 @@ def write_csv(path: str, header: list[str], rows: list[list[str]], ratio_rows: l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="peers.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="peers.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", metavar="PATTERN", default="", help="contenders whose 'name, mask n' has this regular expression")
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="", help="contenders whose 'name, mask n' has this regular expression"
+    )
     parser.add_argument("--long", action="store_true", help=f"also {LONG} tokens; exact there by n^2 from {FROM}")
     parser.add_argument("--exact-long", action="store_true", help=f"with --long: time our exact at {LONG}, once")
     parser.add_argument("--csv", metavar="FILE", help="write both tables there too")

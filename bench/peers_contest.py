@@ -1,4 +1,5 @@
 """Contenders timed round robin, and ratios of their rates that hold on a noisy machine."""
+
 import re
 import statistics
 import sys
@@ -79,6 +80,7 @@ def show(text: str) -> None:
 @dataclass
 class Ratio:
     """The rate of `top` over the best of `bottom`; of several such pairs, the worst. `bottom` is a pattern of keys."""
+
     text: str
     target: float | None
     pairs: list[tuple[str, str]]

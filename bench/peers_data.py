@@ -1,4 +1,5 @@
 """Real activations repeated to any length, as bench_attention.c does it, and the error against float64."""
+
 import functools
 import pathlib
 
@@ -17,7 +18,7 @@ def tensors(n: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     def rows(which: str) -> np.ndarray:
         head = np.fromfile(f"{HEAD}.{which}.f16", "<f2").astype(np.float32).reshape(-1, HEAD_DIM)
         x = np.tile(head, (-(-n // len(head)), dim // HEAD_DIM))[:n]
-        x[len(head):] += (rng.random(x[len(head):].shape, np.float32) - 0.5) * 0.1
+        x[len(head) :] += (rng.random(x[len(head) :].shape, np.float32) - 0.5) * 0.1
         scale = 1 if which == "v" else (HEAD_DIM / dim) ** 0.25
         return np.ascontiguousarray(x * np.float32(scale))
 

@@ -30,7 +30,8 @@ static struct ggml_tensor *tensor(struct ggml_context *c, enum ggml_type type, i
 // ggml knows a causal mask only as an n by n table of halves: 0 or minus infinity.
 static struct ggml_tensor *causal_mask(struct ggml_context *c, int64_t n) {
   struct ggml_tensor *t = ggml_new_tensor_2d(c, GGML_TYPE_F16, n, n);
-  ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY), *mask = t->data = calloc((size_t)(n * n), sizeof *mask);
+  ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY),
+              *mask = t->data = calloc((size_t)(n * n), sizeof *mask);
   if (mask)
     for (int64_t i = 0; i < n; i++)
       for (int64_t j = i + 1; j < n; j++) mask[i * n + j] = hidden;
@@ -38,8 +39,8 @@ static struct ggml_tensor *causal_mask(struct ggml_context *c, int64_t n) {
 }
 
 // kind: "f16" or "f32", the type of keys and values.
-void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q, const float *k,
-                const float *v, float *out) {
+void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q,
+                const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);
   struct ggml_init_params room = {16 * ggml_tensor_overhead() + ggml_graph_overhead(), NULL, true};
   struct ggml_context *c = ggml_init(room);

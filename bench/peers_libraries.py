@@ -1,4 +1,5 @@
 """What peers.sh built or installed, as functions to time. Whatever is missing raises Absent with the reason."""
+
 import ctypes
 import functools
 import importlib.metadata
@@ -13,7 +14,13 @@ import peers_data
 from peers_contest import Absent, Run
 
 LIBRARIES = pathlib.Path(__file__).parent.parent / "build" / "peers" / "lib"
-CORES = {"SKYLAKEX": "avx512f", "COOPERLAKE": "avx512_bf16", "SAPPHIRERAPIDS": "amx_bf16", "ZEN": "avx2", "HASWELL": "avx2"}
+CORES = {
+    "SKYLAKEX": "avx512f",
+    "COOPERLAKE": "avx512_bf16",
+    "SAPPHIRERAPIDS": "amx_bf16",
+    "ZEN": "avx2",
+    "HASWELL": "avx2",
+}
 
 
 def cpu(field: str) -> str:
@@ -54,8 +61,15 @@ def peer_version(name: str) -> str:
 def peer_attention(name: str, kind: str, mask: str, n: int, dim: int, threads: int) -> Run:
     library = peer(name)
     out = np.empty((n, dim), np.float32)
-    opened = library.peer_open(kind.encode(), threads, int(mask == "causal"), ctypes.c_int64(n), ctypes.c_int64(dim),
-                               *map(pointer, peers_data.tensors(n, dim)), pointer(out))
+    opened = library.peer_open(
+        kind.encode(),
+        threads,
+        int(mask == "causal"),
+        ctypes.c_int64(n),
+        ctypes.c_int64(dim),
+        *map(pointer, peers_data.tensors(n, dim)),
+        pointer(out),
+    )
     if not opened:
         raise Absent(f"{name} has no {kind} on this machine")
     handle = ctypes.c_void_p(opened)
@@ -90,8 +104,9 @@ def sgemm(core: str, n: int) -> Run:
     row_major, not_transposed, one, zero = 101, 111, ctypes.c_float(1), ctypes.c_float(0)
 
     def run() -> None:
-        library.scipy_cblas_sgemm(row_major, not_transposed, not_transposed, n, n, n, one, pointer(a), n, pointer(b), n,
-                                  zero, pointer(c), n)
+        library.scipy_cblas_sgemm(
+            row_major, not_transposed, not_transposed, n, n, n, one, pointer(a), n, pointer(b), n, zero, pointer(c), n
+        )
 
     return run
 

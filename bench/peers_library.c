@@ -26,8 +26,8 @@ const char *peer_version(void) {
 
 // kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "default". NULL where this machine cannot.
 // What is opened lives until the process ends.
-void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q, const float *k,
-                const float *v, float *out) {
+void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q,
+                const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);
   if (!p || !pool_open(&p->workers, threads)) return NULL;
   p->params = strcmp(kind, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
@@ -50,5 +50,6 @@ void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t di
 
 int peer_run(void *opened) {
   peer *p = opened;
-  return hyperattn_forward_parallel(&p->problem, &p->params, &p->parallel, p->workspace, p->bytes) == HYPERATTN_OK;
+  return hyperattn_forward_parallel(&p->problem, &p->params, &p->parallel, p->workspace, p->bytes) ==
+         HYPERATTN_OK;
 }

@@ -4,6 +4,7 @@ BENCH_CSV is what bench_attention --csv printed, PEERS_CSV what peers.sh --csv w
 Writes time.svg, speedup.svg and error.svg, the same bytes for the same input, for white pages and dark ones. A hollow
 point rests on exact attention that was not timed but reckoned by n^2.
 """
+
 import argparse
 import csv
 import itertools
@@ -27,10 +28,24 @@ PEERS = {
 APPROXIMATE = ("paper", "default")
 AUTHORS = ("authors by matmul", "authors by flash")
 STYLE = {
-    "svg.hashsalt": "hyperattn", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.25,
-    "legend.frameon": False, "lines.linewidth": 2, "lines.markersize": 5, "savefig.transparent": True,
+    "svg.hashsalt": "hyperattn",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 5,
+    "savefig.transparent": True,
 }
 
 Row = dict[str, str]
@@ -63,13 +78,12 @@ def panels(xlabel: str, ylabel: str):
     return figure, axes
 
 
-def tokens(n: str | int) -> str:
+def tokens(n: str) -> str:
     return f"{int(n) // 1024}k"
 
 
-def mark_tokens(axis, rows: list[Row]) -> None:
-    counts = sorted({int(row["n"]) for row in rows})
-    axis.set_xticks(counts, [tokens(n) for n in counts])
+def mark_tokens(axis, counts: list[str]) -> None:
+    axis.set_xticks([int(n) for n in counts], [tokens(n) for n in counts])
     axis.minorticks_off()
 
 
@@ -91,25 +105,27 @@ def reckon(row: Row, n: str) -> Row:
     return row | {"n": n, "seconds": str(float(row["seconds"]) * (int(n) / int(row["n"])) ** 2), "note": "by n^2"}
 
 
-def hollow(axis, rows: list[Row], heights: list[float], marker: str, colour: str, label: str | None) -> None:
-    """Points that rest on exact attention reckoned by n^2 are drawn hollow."""
-    for row, height in zip(rows, heights):
-        if row.get("note"):
-            axis.plot(float(row["n"]), height, marker, color=colour, markerfacecolor="none", label=label)
+def draw(axis, rows: list[Row], heights: list[float], style: str, colour: str, label: str) -> None:
+    x, is_reckoned = numbers(rows, "n"), [bool(row.get("note")) for row in rows]
+    timed = [i for i, reckoned in enumerate(is_reckoned) if not reckoned]
+    axis.plot(x, heights, style, color=colour, markevery=timed, label=label)
+    reckoned = list(itertools.compress(zip(x, heights), is_reckoned))
+    if reckoned:
+        axis.plot(*zip(*reckoned), style[0], color=colour, markerfacecolor="none")
 
 
 def plot_time(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
     figure, axes = panels("tokens", "seconds")
     counts = sorted({row["n"] for rows in bench.values() for row in rows}, key=int)
     for axis, mask in zip(axes, MASKS):
-        drawn = [(method, "o-", colour, bench[method, mask]) for method, colour in COLOURS.items()]
-        drawn[0] = (*drawn[0][:3], with_reckoned(bench["exact", mask], counts))
-        drawn += [(label, marker, colour, peers[name, mask]) for name, (label, marker, colour) in PEERS.items() if peers[name, mask]]
-        for label, style, colour, rows in drawn:
-            axis.plot(numbers(rows, "n"), numbers(rows, "seconds"), style, color=colour, label=label)
-        for _, style, colour, rows in drawn:
-            hollow(axis, rows, numbers(rows, "seconds"), style[0], colour, None)
-        mark_tokens(axis, sum(bench.values(), []))
+        ours = {"exact": with_reckoned(bench["exact", mask], counts)}
+        ours |= {method: bench[method, mask] for method in APPROXIMATE}
+        for method, rows in ours.items():
+            draw(axis, rows, numbers(rows, "seconds"), "o-", COLOURS[method], method)
+        for name, (label, marker, colour) in PEERS.items():
+            rows = peers[name, mask]
+            draw(axis, rows, numbers(rows, "seconds"), marker, colour, label)
+        mark_tokens(axis, counts)
     save(figure, axes, path)
 
 
@@ -120,10 +136,9 @@ def plot_speedup(bench: Curves, path: pathlib.Path) -> None:
             rows = bench[method, mask]
             exact = with_reckoned(bench["exact", mask], [row["n"] for row in rows])
             speedups = [e / s for e, s in zip(numbers(exact, "seconds"), numbers(rows, "seconds"))]
-            axis.plot(numbers(rows, "n"), speedups, "o-", color=COLOURS[method], label=method)
-            hollow(axis, exact, speedups, "o", COLOURS[method], None)
+            draw(axis, exact, speedups, "o-", COLOURS[method], method)
         axis.axhline(1, color=INK, linewidth=1)
-        mark_tokens(axis, sum(bench.values(), []))
+        mark_tokens(axis, [row["n"] for row in rows])
     save(figure, axes, path)
 
 
@@ -131,13 +146,14 @@ def plot_error(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
     figure, axes = panels("seconds", "relative error")
     for axis, mask in zip(axes, MASKS):
         drawn = [(method, "o-", COLOURS[method], bench[method, mask]) for method in APPROXIMATE]
-        drawn += [(*PEERS[name], peers[name, mask]) for name in AUTHORS if peers[name, mask]]
+        drawn += [(*PEERS[name], peers[name, mask]) for name in AUTHORS]
         for label, style, colour, every in drawn:
             rows = [row for row in every if float(row["error"]) > 1e-5]  # the others were too short to approximate
-            axis.plot(numbers(rows, "seconds"), numbers(rows, "error"), style, color=colour, label=label)
-            for row in rows:
-                axis.annotate(tokens(row["n"]), (float(row["seconds"]), float(row["error"])), xytext=(0, 6),
-                              textcoords="offset points", ha="center", fontsize=8)
+            points = list(zip(numbers(rows, "seconds"), numbers(rows, "error")))
+            if points:
+                axis.plot(*zip(*points), style, color=colour, label=label)
+            for row, point in zip(rows, points):
+                axis.annotate(tokens(row["n"]), point, (0, 6), textcoords="offset points", ha="center", fontsize=8)
     save(figure, axes, path)
 
 
@@ -145,7 +161,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", metavar="BENCH_CSV")
     parser.add_argument("--peers", metavar="PEERS_CSV")
-    parser.add_argument("--into", metavar="FOLDER", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs")
+    parser.add_argument(
+        "--into", metavar="FOLDER", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs"
+    )
     options = parser.parse_args()
     bench = curves(read_table(options.bench), "method")
     peers = curves(read_table(options.peers) if options.peers else [], "name")
