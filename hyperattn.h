@@ -451,7 +451,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
 #define HAI_MAX_STAGES 11
 #define HAI_MAX_TILES 4              /* most tiles of an exact task, */
-#define HAI_TILES_BYTES (240 * 1024) /* and most bytes of them where there are several */
+#define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
 /* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */

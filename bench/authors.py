@@ -1,4 +1,4 @@
-"""The algorithm of the paper's authors on torch, one head or many: sortLSH blocks, shared uniform samples, causal halving.
+"""The algorithm of the paper's authors on torch, for any heads: sortLSH blocks, shared uniform samples, causal halving.
 
 Written from the paper's description, not from the authors' code. Two things are as the paper means them and not as that
 code has them: buckets stand in Gray order, and a sampled key is hidden from the queries whose block holds it.
@@ -64,7 +64,7 @@ def blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) ->
 
 
 def samples(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) -> Attended:
-    """Uniform keys, shared by the queries of a head, each standing for n / m keys; hidden from its own block's queries."""
+    """Uniform keys, shared by a head's queries, each standing for n / m keys; hidden from its own block's queries."""
     n = k.shape[2]
     drawn = torch.randint(n, (*k.shape[:2], SAMPLES))
     own = torch.arange(n)[:, None] // BLOCK == (drawn // BLOCK)[..., None, :]

@@ -1,7 +1,7 @@
 """hyperattn.h beside OpenBLAS, torch, ggml and the authors' algorithm, in one process, one thread, one head of dim 64.
 
-Run by peers.sh, which makes what this needs. Contenders take turns; a time is the least of the rounds. Useful work is that
-of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
+Run by peers.sh, which makes what this needs. Contenders take turns; a time is the least of the rounds. Useful work is
+that of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
 """
 
 import argparse
@@ -16,10 +16,12 @@ import sys
 
 import peers_data
 import peers_libraries as peers
-from peers_contest import Contender, Ratio, Run, contest
+from peers_contest import Contender, Ratio, contest
 
 COMPILERS = ("gcc", "clang")
 BUILDS = [f"{compiler} -O{level}" for compiler in COMPILERS for level in (1, 2, 3)]
+BASE_BUILD = "gcc -O3"
+BUILD_CALLS = ("exact, full 4096", "default, causal 16384")
 LONG = 131072
 FROM = 32768  # exact attention at LONG is reckoned from this length
 RARELY = 2
@@ -117,29 +119,14 @@ def ratios(long: bool) -> list[Ratio]:
         Ratio("exact causal / torch", 2.4, [("exact, causal 16384", "torch sdpa, causal 16384")]),
         Ratio("exact full / ggml", 3.0, [("exact, full 8192", "ggml .*, full 8192")]),
         Ratio("exact causal / ggml", 3.0, [("exact, causal 16384", "ggml .*, causal 16384")]),
-        Ratio(
-            "exact causal 32768, two threads / one",
-            1.9,
-            [(f"exact, causal {FROM}, 2 threads", f"exact, causal {FROM}")],
-        ),
-        Ratio(
-            "default causal 32768, two threads / one",
-            1.9,
-            [(f"default, causal {FROM}, 2 threads", f"default, causal {FROM}")],
-        ),
     ]
+    for name in ("exact", "default"):
+        one = f"{name}, causal {FROM}"
+        found.append(Ratio(f"{one}: two threads / one", 1.9, [(f"{one}, 2 threads", one)]))
     for build in BUILDS:
-        if build != "gcc -O3":
-            found.append(
-                Ratio(
-                    f"{build} / gcc -O3, the worse of exact and default",
-                    0.95,
-                    [
-                        (f"{build} {method}", f"gcc -O3 {method}")
-                        for method in ("exact, full 4096", "default, causal 16384")
-                    ],
-                )
-            )
+        if build != BASE_BUILD:
+            pairs = [(f"{build} {call}", f"{BASE_BUILD} {call}") for call in BUILD_CALLS]
+            found.append(Ratio(f"{build} / {BASE_BUILD}, the worse of exact and default", 0.95, pairs))
     if not long:
         return found
     return found + [

@@ -53,4 +53,4 @@ done
 
 bench=$PWD/bench/bench_peers.py
 cd "$started_in"
-OPENBLAS_NUM_THREADS=1 exec "$python" "$bench" "$@"
+OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 exec "$python" "$bench" "$@"

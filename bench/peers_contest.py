@@ -90,7 +90,7 @@ class Ratio:
         return all(top in keys and any(re.fullmatch(bottom, key) for key in keys) for top, bottom in self.pairs)
 
     def measure(self, contenders: list[Contender]) -> tuple[float, float] | None:
-        """By the least time of each side, and the median over the rounds that both ran; None where a side did not run."""
+        """By the least time of each side, and by the median over the rounds of both; None where a side did not run."""
         found = [measure_pair(contenders, *pair) for pair in self.pairs]
         if None in found:
             return None

@@ -12,7 +12,7 @@ JUDGED_ROWS = 64
 
 @functools.cache
 def tensors(n: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q, k, v: [n][dim]. Repetitions carry a little noise; a head dim of 128 is every row twice, with the same scores."""
+    """q, k, v: [n][dim]. Repetitions carry a little noise; head dim 128 is every row twice, with the same scores."""
     rng = np.random.default_rng(7)
 
     def rows(which: str) -> np.ndarray:

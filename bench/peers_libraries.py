@@ -55,7 +55,7 @@ def peer_version(name: str) -> str:
     try:
         return peer(name).peer_version().decode().strip()
     except Absent:
-        return "absent"
+        return f"{name} absent"
 
 
 def peer_attention(name: str, kind: str, mask: str, n: int, dim: int, threads: int) -> Run:
@@ -83,7 +83,7 @@ def peer_attention(name: str, kind: str, mask: str, n: int, dim: int, threads: i
 
 
 def sgemm(core: str, n: int) -> Run:
-    """OpenBLAS reads its core type once, as it is loaded: a copy of the library for each lets one process hold them all."""
+    """OpenBLAS reads its core type once, as it is loaded: copies of the library let one process hold them all."""
     if CORES[core] not in cpu("flags").split():
         raise Absent("not for this CPU")
     try:

@@ -123,8 +123,8 @@ def plot_time(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
         for method, rows in ours.items():
             draw(axis, rows, numbers(rows, "seconds"), "o-", COLOURS[method], method)
         for name, (label, marker, colour) in PEERS.items():
-            rows = peers[name, mask]
-            draw(axis, rows, numbers(rows, "seconds"), marker, colour, label)
+            if rows := peers[name, mask]:
+                draw(axis, rows, numbers(rows, "seconds"), marker, colour, label)
         mark_tokens(axis, counts)
     save(figure, axes, path)
 
