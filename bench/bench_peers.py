@@ -215,7 +215,9 @@ def main() -> None:
     parser.add_argument(
         "--only", metavar="PATTERN", default="", help="contenders whose 'name, mask n' has this regular expression"
     )
-    parser.add_argument("--long", action="store_true", help=f"also {LONG} tokens; exact there by n^2 from {FROM}")
+    parser.add_argument(
+        "--long", action="store_true", help=f"also {LONG} tokens, in 6 GB; exact there by n^2 from {FROM}"
+    )
     parser.add_argument("--exact-long", action="store_true", help=f"with --long: time our exact at {LONG}, once")
     parser.add_argument("--csv", metavar="FILE", help="write both tables there too")
     options = parser.parse_args()
