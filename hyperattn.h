@@ -824,22 +824,30 @@ static int hai_rows_present(const void *const *row, int n) {
   HAI_MICRO_VALUES(isa, R, N, values) \
   HAI_MICRO_VALUES(isa, 1, N, value)
 
+/* The largest score goes by four maxima in turn, since one would wait for itself. */
+#define HAI_SHOW(isa, r)                                                     \
+  s = hai_load_##isa(at + (r)*HAI_LANES_##isa);                              \
+  if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j + (r)])); \
+  if (visible) s = hai_show_##isa(s, visible[j + (r)] >> i);                 \
+  if (log_weight || visible) hai_store_##isa(at + (r)*HAI_LANES_##isa, s);   \
+  high##r = hai_max_##isa(s, high##r);
 #define HAI_SOFTMAX(isa)                                                                                \
   HAI_TARGET_##isa static void hai_softmax_##isa(float *score, int n_keys, const float *log_weight,     \
                                                  const uint64_t *visible, int begin, int end, float *m, \
                                                  float *l, float *factor) {                             \
     int i, j;                                                                                           \
     for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
-      hai_vector_##isa s, high = hai_load_##isa(m + i), shift, sum = hai_zero_##isa();                  \
+      hai_vector_##isa s, high0 = hai_load_##isa(m + i), high1 = high0, high2 = high0, high3 = high0;   \
+      hai_vector_##isa shift, sum = hai_zero_##isa();                                                   \
       float *at = score + i;                                                                            \
-      for (j = 0; j < n_keys; j++, at += HAI_LANES_##isa) {                                             \
-        s = hai_load_##isa(at);                                                                         \
-        if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j]));                            \
-        if (visible) s = hai_show_##isa(s, visible[j] >> i);                                            \
-        if (log_weight || visible) hai_store_##isa(at, s);                                              \
-        high = hai_max_##isa(s, high);                                                                  \
+      for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa) {                                 \
+        HAI_SHOW(isa, 0) HAI_SHOW(isa, 1) HAI_SHOW(isa, 2) HAI_SHOW(isa, 3)                             \
       }                                                                                                 \
-      shift = hai_or_zero_##isa(high);                                                                  \
+      for (; j < n_keys; j++, at += HAI_LANES_##isa) {                                                  \
+        HAI_SHOW(isa, 0)                                                                                \
+      }                                                                                                 \
+      high0 = hai_max_##isa(hai_max_##isa(high0, high1), hai_max_##isa(high2, high3));                  \
+      shift = hai_or_zero_##isa(high0);                                                                 \
       for (j = 0, at = score + i; j < n_keys; j++, at += HAI_LANES_##isa) {                             \
         s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                    \
         hai_store_##isa(at, s);                                                                         \
@@ -848,7 +856,7 @@ static int hai_rows_present(const void *const *row, int n) {
       s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(m + i), shift));                                   \
       hai_store_##isa(factor + i, s);                                                                   \
       hai_store_##isa(l + i, hai_fma_##isa(hai_load_##isa(l + i), s, sum));                             \
-      hai_store_##isa(m + i, high);                                                                     \
+      hai_store_##isa(m + i, high0);                                                                    \
     }                                                                                                   \
   }
 
@@ -982,18 +990,17 @@ HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
 HAI_V_avx512 hai_or_zero_avx512(__m512 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_NEQ_UQ), x);
 }
-/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0 */
+/* e^x for x <= 0, below 2^-126 exactly 0: 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)) */
 HAI_V_avx512 hai_exp_avx512(__m512 x) {
   __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-  __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
-         f = _mm512_sub_ps(t, n);
-  __m512 p = _mm512_set1_ps(1.326472715e-3f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.671512643e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550733743e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402224209e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931469776e-1f));
+  __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_set1_ps(1.867130703e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.017028957e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.579991411e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.401644499e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931513118e-1f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, n);
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, t);
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
@@ -1051,7 +1058,8 @@ HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
 HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
   return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
 }
-/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0 */
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
+   shift leaves it a NaN */
 HAI_V_avx2 hai_exp_avx2(__m256 x) {
   __m256 t = _mm256_mul_ps(x, _mm256_set1_ps(1.44269504f));
   __m256 n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(t, n);
@@ -1063,7 +1071,6 @@ HAI_V_avx2 hai_exp_avx2(__m256 x) {
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
   p = _mm256_castsi256_ps(
       _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
-  p = _mm256_blendv_ps(p, t, _mm256_cmp_ps(t, t, _CMP_UNORD_Q));
   return _mm256_andnot_ps(_mm256_cmp_ps(t, _mm256_set1_ps(-126.0f), _CMP_LT_OQ), p);
 }
 HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
@@ -1121,7 +1128,8 @@ HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
 HAI_V_neon hai_or_zero_neon(float32x4_t x) {
   return vbslq_f32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vdupq_n_f32(0.0f), x);
 }
-/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0 */
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
+   shift leaves it a NaN */
 HAI_V_neon hai_exp_neon(float32x4_t x) {
   float32x4_t t = vmulq_f32(x, vdupq_n_f32(1.44269504f));
   float32x4_t n = vrndnq_f32(t), f = vsubq_f32(t, n);
@@ -1132,7 +1140,6 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
   p = hai_fma_neon(p, f, vdupq_n_f32(6.931469776e-1f));
   p = hai_fma_neon(p, f, vdupq_n_f32(1.0f));
   p = vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vcvtnq_s32_f32(n), 23)));
-  p = vbslq_f32(vceqq_f32(t, t), p, t);
   return vbslq_f32(vcltq_f32(t, vdupq_n_f32(-126.0f)), vdupq_n_f32(0.0f), p);
 }
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
@@ -3331,6 +3338,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
 #undef HAI_SCORE_OUT
+#undef HAI_SHOW
 #undef HAI_SOFTMAX
 #undef HAI_STORE_1
 #undef HAI_STORE_2
