@@ -176,8 +176,7 @@ extern "C" {
   X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                     \
   X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                        \
   X(ERROR_DTYPE_UNSUPPORTED, -21, "a dtype is not supported yet: only HYPERATTN_F32 is")              \
-  X(ERROR_RESERVED, -22,                                                                              \
-    "softcap, sliding_window, key_position or report is set: reserved, not built yet")                \
+  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")   \
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                          \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                              \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                   \
@@ -196,8 +195,6 @@ extern "C" {
   X(ERROR_SAMPLING, -41, "sampling is not one of hyperattn_sampling")                                 \
   X(ERROR_TOLERANCE, -42, "tolerance is negative, NaN or infinite")                                   \
   X(ERROR_PROBES_NEEDED, -43, "heavy_keys, COLUMN_MASS, PROBED and tolerance need probe_queries > 0") \
-  X(ERROR_TOLERANCE_UNSUPPORTED, -44, "tolerance > 0 is not supported yet")                           \
-  X(ERROR_ORDER_UNSUPPORTED, -45, "HYPERATTN_ORDER_PROBED is not supported yet")                      \
   X(ERROR_CAP, -46, "cap_epsilon or cap_kappa is negative, NaN or infinite")                          \
   X(ERROR_CAP_CAUSAL, -47, "cap_epsilon and cap_kappa are for full attention: causal must be 0")      \
   X(ERROR_ISA, -48, "isa is not one of hyperattn_isa")                                                \
@@ -242,6 +239,26 @@ typedef struct hyperattn_output {
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
+/* How a call went, for one query head. Judged by queries that are held out: up to 48 of each approximated
+   rectangle, in runs of four, which have no part in choosing its columns, meet all its keys; what they get
+   is held against what the choice made for the rectangle gives them. An error of one rectangle counts as far
+   as later keys have not outweighed it; errors of several add up like independent ones. */
+typedef struct hyperattn_report {
+  float error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact */
+  float
+      max_error; /* the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query */
+  float escalated;      /* share of the approximated rectangles that got more than the budget, */
+  float exact;          /* and of those that got every key */
+  float keys_per_query; /* key-query pairs, probing, pairing and judging included, over n_query */
+  float block_mass, pinned_mass,
+      sampled_mass;  /* shares of the attention, as the held-out queries see it: */
+  float window_mass; /* the rest, met exactly: window, diagonal, exact regions */
+  float alpha; /* the paper's: n_key times the largest squared column norm of the normalised scores, by the
+                  probes (0 without), in the rectangle where it is largest */
+  float kappa; /* the paper's: largest over smallest sum of e^score outside the blocks, by the held-out
+                  queries, where it is largest */
+} hyperattn_report;
+
 /* Zero it first ({0} in C, {} in C++), then set what applies. */
 typedef struct hyperattn_problem {
   int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
@@ -257,7 +274,7 @@ typedef struct hyperattn_problem {
   float softcap;          /* reserved, 0 */
   int64_t sliding_window; /* reserved, 0 */
   const int32_t *key_position; /* reserved, NULL */
-  void *report;                /* reserved, NULL */
+  hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
@@ -273,7 +290,8 @@ typedef enum hyperattn_sampling {
 typedef enum hyperattn_order {
   HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: by angular hash */
   HYPERATTN_ORDER_POSITION,    /* as they come */
-  HYPERATTN_ORDER_PROBED       /* whichever the probes find better (not supported yet) */
+  HYPERATTN_ORDER_PROBED /* whichever held-out queries find better, per rectangle and head, or no blocks
+                                  at all, their keys going to the sample */
 } hyperattn_order;
 
 typedef enum hyperattn_isa {
@@ -303,7 +321,8 @@ typedef struct hyperattn_params {
   int64_t
       window; /* causal: each query's last `window` keys, its own among them, are exact; full: no effect */
   hyperattn_sampling sampling;
-  float tolerance; /* 0: a fixed number of keys; > 0: not supported yet */
+  float tolerance; /* 0: a fixed number of keys. > 0: relative error allowed per rectangle, as held-out
+                      queries judge it; where it is missed, more keys, in the end all */
   float cap_epsilon,
       cap_kappa;     /* full attention: Algorithm 2's cap and floor of the normaliser; 0: off, each */
   uint64_t seed;     /* any number */
@@ -449,7 +468,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
-#define HAI_MAX_STAGES 11
+#define HAI_MAX_STEPS 16
 #define HAI_MAX_TILES 4              /* most tiles of an exact task, */
 #define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
@@ -462,6 +481,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PAIR_GROUPS 16   /* query groups that choose spans together; divides HAI_TASK_GROUPS */
 #define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
 #define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
+#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head, */
+#define HAI_JUDGE_RUN 4      /* so many in a row; */
+#define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
+#define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
+#define HAI_GOOD 0.03f       /* at a fixed budget: error of columns alone that blocks need not better, */
+#define HAI_FAIR 0.2f        /* and error that a second pairing need not better */
 
 static int64_t hai_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t hai_max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -472,7 +497,9 @@ static int64_t hai_cut(int64_t n, int64_t parts, int64_t i) { return n * i / par
 /* The part that holds x. */
 static int64_t hai_part_of(int64_t n, int64_t parts, int64_t x) { return ((x + 1) * parts - 1) / n; }
 
-static uint64_t hai_round_up(uint64_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
+static uint64_t hai_round_up(uint64_t bytes) {
+  return bytes > UINT64_MAX - HAI_ALIGN ? bytes : (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+}
 
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
@@ -560,7 +587,7 @@ static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m
    A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
    and no batch or head in it, so heads that share keys share their draws. */
 
-enum { HAI_FOR_PLANES, HAI_FOR_PROBES, HAI_FOR_COLUMNS, HAI_FOR_CAP };
+enum { HAI_FOR_PLANES, HAI_FOR_PROBES, HAI_FOR_COLUMNS, HAI_FOR_CAP, HAI_FOR_JUDGES, HAI_FOR_WIDE };
 
 static uint64_t hai_mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -1251,30 +1278,46 @@ typedef enum hai_stage {
   HAI_STAGE_SUM,     /* probes' sums over the rectangle */
   HAI_STAGE_WEIGH,   /* column masses and sampling weights */
   HAI_STAGE_COLUMNS, /* pins and sampled columns */
+  HAI_STAGE_JUDGE,   /* what held-out queries get from all keys */
   HAI_STAGE_PAIR,    /* sub-blocks of each query group */
+  HAI_STAGE_TRY,     /* what the held-out queries get from a choice */
   HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
-  HAI_STAGE_ATTEND
+  HAI_STAGE_ATTEND,
+  HAI_STAGE_REPORT /* per head: what the held-out queries saw */
 } hai_stage;
+
+/* Blocks come by one or two pairings, each an order of the rows and a choice of sub-blocks for each query
+   group; a stage that has to do with blocks is about one of them. */
+enum { HAI_NO_BLOCKS = 2 };
+
+typedef struct hai_step {
+  unsigned char stage, pairing; /* hai_stage; 0, 1 or HAI_NO_BLOCKS */
+} hai_step;
 
 /* Offsets in bytes into the workspace; arrays that a call does not need have no bytes. Per-head arrays are
    [batch][n_heads or n_kv_heads][..], the inner extents beside them. */
 typedef struct hai_layout {
-  size_t m, l;                 /* f32 [n_query]: running maximum and sum of each query */
+  size_t lse;                  /* f32 [n_query]: of what each query has met so far */
   size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket */
   size_t query_order,
       key_order;       /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
-  size_t mean;         /* f32 [n_means][head_dim] */
+  size_t mean;         /* f32 [n_means][head_dim]; shares its place with the buckets, done with by then */
   size_t span_mean;    /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
   size_t partial;      /* f32 [n_partials][2]: m and l of a probe over a chunk of keys */
   size_t mass, weight; /* f32 [n_key]: column mass; sampling weight before mixing */
+  size_t truth;        /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
+                          in the place of masses and weights, done with by then */
   size_t pinned;       /* u32 [n_pin_words]: one bit per key of a rectangle */
   size_t pins;         /* i32 [n_rects][max_pins] */
-  size_t columns;      /* hai_column [n_rects][max_columns] */
-  size_t counts;       /* i32 [n_rects][2]: pins, columns */
-  size_t choice;       /* i32 [n_choices]: sub-blocks of each query group, ascending */
+  size_t columns;      /* hai_column [n_rects][max_columns + max_wide] */
+  size_t counts;       /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
+  size_t choice;       /* i32 [n_pairings][n_choices]: sub-blocks of each query group, ascending */
+  size_t verdict;      /* hai_verdict [n_rects] */
+  size_t record;       /* hai_record [all rectangles] */
   size_t cap;          /* f32 [cap_chunks]: ln of the largest residual sum */
   size_t scratch, scratch_bytes; /* last: one per worker */
-  int64_t n_means, n_spans, n_partials, n_pin_words, max_pins, max_columns, n_choices, cap_chunks;
+  int64_t n_means, n_spans, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
+      max_wide, n_choices, n_records, cap_chunks;
   int overflow;
 } hai_layout;
 
@@ -1289,40 +1332,48 @@ typedef struct hai_plan {
   int outer, outer_exact;               /* is there an outer rectangle; is it attended exactly */
   int64_t max_rects;                    /* bound on the rectangles of a level */
   int by_score, take;                   /* blocks: chosen by score, and how many each group takes */
+  int n_pairings, sorted[2];            /* is a pairing's order by hash */
   int probing, weighing;                /* are probes run; are sampling weights needed */
-  int n_once, n_stages;                 /* stages run once, and per level: */
-  unsigned char once[2], stages[HAI_MAX_STAGES];
+  int choosing, judging, reporting;     /* do held-out queries choose; are there any; is a report wanted */
+  int n_once, n_steps;                  /* steps before all levels, and of each: */
+  hai_step once, steps[HAI_MAX_STEPS];
   hai_layout layout;
 } hai_plan;
 
 typedef struct hai_rect {
   int64_t query_begin, n_query, key_begin, n_key;
   int64_t index;   /* within its level */
-  uint64_t region; /* names its random numbers: depends on its place in the split alone */
-  int last;        /* no later region holds these queries */
+  uint64_t region; /* names its random numbers and its record: depends on its place in the split alone */
 } hai_rect;
 
-/* Are rows hashed and sorted, or do they stay as they come? */
-static int hai_sorting(const hyperattn_params *p) { return p->order == HYPERATTN_ORDER_SORTLSH; }
+/* Do held-out queries choose? */
+static int hai_choosing(const hyperattn_params *p) {
+  return p->tolerance > 0.0f || p->order == HYPERATTN_ORDER_PROBED;
+}
 
 /* Are sub-blocks chosen in two levels? */
 static int hai_two_levels(int64_t n_key) { return n_key > HAI_PAIR_DENSE; }
 
-/* Key-query pairs that probing, pairing and the budget touch in a rectangle, to be held against all of
-   them. */
+/* Scores of mean queries with mean keys that pairing takes. */
+static uint64_t hai_pairing_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
+  uint64_t blocks;
+  if (!p->block_size || !p->query_group) return 0;
+  blocks = (uint64_t)hai_ceil_div(n_key, p->key_group);
+  if (hai_two_levels(n_key))
+    blocks = blocks / HAI_PAIR_SPAN +
+             2 * HAI_PAIR_SPAN * (uint64_t)(hai_min(p->block_size, n_key) / p->key_group + 1);
+  return (uint64_t)hai_ceil_div(n_query, p->query_group) * blocks;
+}
+
+/* Key-query pairs that probing, judging, pairing and the budget touch in a rectangle, to be held against all
+   of them. */
 static uint64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
   int64_t pins = hai_min(hai_min(p->heavy_keys, n_key) + hai_min(p->sink_keys, n_key), n_key);
   int64_t budget = hai_min(p->block_size, n_key) + hai_min(p->sample_size, n_key) + pins;
-  uint64_t pairs = (uint64_t)n_query * (uint64_t)hai_min(budget, n_key);
-  pairs += (uint64_t)hai_min(p->probe_queries, n_query) * (uint64_t)n_key;
-  if (p->block_size && p->query_group) {
-    uint64_t blocks = (uint64_t)hai_ceil_div(n_key, p->key_group);
-    if (hai_two_levels(n_key))
-      blocks = blocks / HAI_PAIR_SPAN +
-               2 * HAI_PAIR_SPAN * (uint64_t)(hai_min(p->block_size, n_key) / p->key_group + 1);
-    pairs += (uint64_t)hai_ceil_div(n_query, p->query_group) * blocks;
-  }
-  return pairs;
+  int64_t probes = hai_min(p->probe_queries, n_query);
+  if (hai_choosing(p)) probes += hai_min(HAI_JUDGES, n_query);
+  return (uint64_t)n_query * (uint64_t)hai_min(budget, n_key) + (uint64_t)probes * (uint64_t)n_key +
+         hai_pairing_pairs(p, n_query, n_key);
 }
 
 /* Is a rectangle worth approximating? */
@@ -1351,14 +1402,12 @@ static hai_rect hai_rect_at(const hai_plan *plan, int level, int64_t index) {
     r.key_begin = plan->key_skip + begin;
     r.n_key = half - begin;
     r.region = (uint64_t)(parts / 2 + index); /* heap numbering: 1, 2 3, 4 5 6 7, .. */
-    r.last = index == 0 && !plan->outer;
   } else {
     r.query_begin = plan->problem->causal ? plan->query_skip : 0;
     r.n_query = plan->problem->n_query - r.query_begin;
     r.key_begin = 0;
     r.n_key = plan->problem->causal ? plan->key_skip : plan->problem->n_key;
     r.region = 0;
-    r.last = 1;
   }
   return r;
 }
@@ -1382,7 +1431,15 @@ static int64_t hai_query_parts(const hai_plan *plan, int64_t n_query, int64_t n_
   return plan->by_score ? hai_ceil_div(n_query, plan->params.query_group) : hai_key_parts(plan, n_key);
 }
 
-/* Probing is cut by keys: n_key keys in how many chunks. */
+/* Held-out queries of a rectangle. */
+static int hai_n_judges(const hai_rect *rect) { return (int)hai_min(HAI_JUDGES, rect->n_query); }
+
+/* Judging is cut by keys: n_key keys in how many chunks. */
+static int64_t hai_judge_chunks(int64_t n_key) {
+  return hai_ceil_div(n_key, hai_max(HAI_JUDGE_KEYS, hai_ceil_div(n_key, HAI_JUDGE_CHUNKS)));
+}
+
+/* So is probing. */
 static int64_t hai_probe_chunks(int64_t n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
 }
@@ -1409,8 +1466,7 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
     if ((int)dtype[i] < HYPERATTN_F32 || (int)dtype[i] > HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE;
   for (i = 0; i < 4; i++)
     if (dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position || p->report)
-    return HYPERATTN_ERROR_RESERVED;
+  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
   return HYPERATTN_OK;
 }
 
@@ -1438,14 +1494,17 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;
-  if (p->order == HYPERATTN_ORDER_PROBED) return HYPERATTN_ERROR_ORDER_UNSUPPORTED;
-  if (p->tolerance > 0.0f) return HYPERATTN_ERROR_TOLERANCE_UNSUPPORTED;
   if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
   if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
   return HYPERATTN_OK;
 }
 
 /* ---- Resolution ---- */
+
+/* Are there trials without blocks? */
+static int hai_trying_columns(const hai_plan *plan) {
+  return plan->choosing && plan->params.block_size > 0;
+}
 
 static void hai_resolve_params(hai_plan *plan) {
   const hyperattn_problem *problem = plan->problem;
@@ -1462,7 +1521,14 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->take = !p->block_size ? 0 : plan->by_score ? (int)hai_max(1, p->block_size / p->key_group) : 1;
   plan->probing =
       p->probe_queries > 0 && (p->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
-  plan->weighing = p->sample_size > 0 && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
+  plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && p->block_size > 0 ? 2 : 1;
+  plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
+  plan->sorted[1] = 1;
+  plan->choosing = hai_choosing(p);
+  plan->weighing =
+      (p->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
+  plan->reporting = problem->report != NULL;
+  plan->judging = plan->choosing || plan->reporting;
 }
 
 static void hai_resolve_regions(hai_plan *plan) {
@@ -1492,22 +1558,37 @@ static int hai_capping(const hai_plan *plan) {
   return plan->params.cap_epsilon > 0.0f || plan->params.cap_kappa > 0.0f;
 }
 
-static void hai_resolve_stages(hai_plan *plan) {
-  const hyperattn_params *p = &plan->params;
-  unsigned char *s = plan->stages;
-  int levels = hai_plan_levels(plan), sorting = hai_sorting(p);
-  plan->n_once = plan->n_stages = 0;
-  if (plan->problem->causal || !plan->outer) plan->once[plan->n_once++] = HAI_STAGE_EXACT;
-  if (levels && sorting) plan->once[plan->n_once++] = HAI_STAGE_HASH;
-  if (sorting) s[plan->n_stages++] = HAI_STAGE_ORDER;
-  if (plan->by_score) s[plan->n_stages++] = HAI_STAGE_MEANS;
-  if (plan->probing) s[plan->n_stages++] = HAI_STAGE_PROBE;
-  if (plan->probing) s[plan->n_stages++] = HAI_STAGE_SUM;
-  if (plan->probing || plan->weighing) s[plan->n_stages++] = HAI_STAGE_WEIGH;
-  s[plan->n_stages++] = HAI_STAGE_COLUMNS;
-  if (plan->by_score) s[plan->n_stages++] = HAI_STAGE_PAIR;
-  if (hai_capping(plan)) s[plan->n_stages++] = HAI_STAGE_CAP;
-  s[plan->n_stages++] = HAI_STAGE_ATTEND;
+static void hai_add_step(hai_plan *plan, int wanted, hai_stage stage, int pairing) {
+  if (!wanted) return;
+  plan->steps[plan->n_steps].stage = (unsigned char)stage;
+  plan->steps[plan->n_steps++].pairing = (unsigned char)pairing;
+}
+
+/* The steps of a level. Cheap choices are tried before dear ones, and those that a settled rectangle does not
+   need do nothing. */
+static void hai_resolve_steps(hai_plan *plan) {
+  int pairing;
+  plan->n_once = plan->problem->causal || !plan->outer;
+  plan->once.stage = HAI_STAGE_EXACT;
+  plan->once.pairing = 0;
+  plan->n_steps = 0;
+  hai_add_step(plan, plan->sorted[0], HAI_STAGE_HASH, 0);
+  hai_add_step(plan, plan->sorted[0], HAI_STAGE_ORDER, 0);
+  hai_add_step(plan, plan->probing, HAI_STAGE_PROBE, 0);
+  hai_add_step(plan, plan->probing, HAI_STAGE_SUM, 0);
+  hai_add_step(plan, plan->probing || plan->weighing, HAI_STAGE_WEIGH, 0);
+  hai_add_step(plan, 1, HAI_STAGE_COLUMNS, 0);
+  hai_add_step(plan, plan->judging, HAI_STAGE_JUDGE, 0);
+  hai_add_step(plan, hai_trying_columns(plan), HAI_STAGE_TRY, HAI_NO_BLOCKS);
+  for (pairing = 0; pairing < plan->n_pairings; pairing++) {
+    hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_HASH, pairing);
+    hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_ORDER, pairing);
+    hai_add_step(plan, plan->by_score, HAI_STAGE_MEANS, pairing);
+    hai_add_step(plan, plan->by_score, HAI_STAGE_PAIR, pairing);
+    hai_add_step(plan, plan->judging, HAI_STAGE_TRY, pairing);
+  }
+  hai_add_step(plan, hai_capping(plan), HAI_STAGE_CAP, 0);
+  hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
 }
 
 /* ---- Validation of pointers and strides ---- */
@@ -1613,9 +1694,38 @@ static hyperattn_status hai_check_overlap(const hai_span *spans, int n_results, 
 
 typedef struct hai_column {
   int32_t key;
-  int32_t block;    /* sub-block that holds the key, -1 without blocks */
+  int32_t block[2]; /* of each pairing: the sub-block that holds the key, -1 without blocks */
   float log_weight; /* ln of the inverse of its probability */
 } hai_column;
+
+/* What a rectangle's queries meet besides the pins. */
+typedef enum hai_recipe {
+  HAI_BLOCKS,  /* blocks and columns, as the parameters say */
+  HAI_COLUMNS, /* the wide draw of columns: as many more as blocks have keys */
+  HAI_BOTH,    /* blocks and the wide draw */
+  HAI_ALL      /* every key */
+} hai_recipe;
+
+/* The recipe of a rectangle and head, and how it came to it. */
+typedef struct hai_verdict {
+  int32_t recipe, pairing;
+  int32_t settled; /* no further trials */
+  float error;     /* relative error of the held-out queries */
+} hai_verdict;
+
+/* What the report keeps of a rectangle and head. */
+typedef struct hai_record {
+  int32_t recipe, pairings; /* how many pairings were made */
+  int32_t n;                /* held-out queries */
+  float keys;               /* that a query meets */
+  float alpha, kappa;
+  struct {
+    int32_t row;                /* -1: nothing to say */
+    float error;                /* ln |out' - out|, by the rectangle's choice and by all its keys */
+    float whole;                /* lse after the rectangle, by all its keys */
+    float rect, blocks, pinned; /* lse of the choice; shares of it that blocks and pins have */
+  } query[HAI_JUDGES];
+} hai_record;
 
 static uint64_t hai_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
 static uint64_t hai_most(uint64_t a, uint64_t b) { return a > b ? a : b; }
@@ -1648,7 +1758,7 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
   uint64_t most = (uint64_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
   if (!hai_may_approximate(plan)) return most;
   most = hai_most(most, (uint64_t)p->heavy_keys * sizeof(uint64_t)); /* the heaviest */
-  if (hai_sorting(p)) {
+  if (plan->sorted[plan->n_pairings - 1]) {
     most = hai_most(most, (uint64_t)sizeof(int32_t) << p->lsh_bits);    /* bucket counters */
     most = hai_most(most, (uint64_t)p->lsh_bits * dim * sizeof(float)); /* planes */
   }
@@ -1659,6 +1769,9 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
+  if (plan->judging) /* records of two trials; a state: m, l, o; places in the order */
+    most = hai_most(most, 2 * sizeof(hai_record) + HAI_JUDGES * sizeof(int32_t) +
+                              lanes * (2 + (uint64_t)plan->problem->value_dim) * sizeof(float));
   return most;
 }
 
@@ -1669,10 +1782,12 @@ static void hai_resolve_layout(hai_plan *plan) {
   uint64_t heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_heads);
   uint64_t kv_heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_kv_heads);
   uint64_t n_query = (uint64_t)problem->n_query, n_key = (uint64_t)problem->n_key;
-  uint64_t rects = (uint64_t)plan->max_rects;
+  uint64_t rects = (uint64_t)plan->max_rects, query_codes, means, masses, truths;
   int hyper = hai_may_approximate(plan);
-  int sorting = hyper && hai_sorting(p), score = hyper && plan->by_score;
-  int probing = hyper && plan->probing, weighing = hyper && plan->weighing;
+  int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
+  int probing = hyper && plan->probing, judging = hyper && plan->judging;
+  int weighing = hyper && (plan->weighing || (plan->probing && plan->reporting));
+  int64_t lanes = plan->kernel->lanes;
   size_t end = 0;
 
   y->overflow = 0;
@@ -1680,31 +1795,46 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->n_spans =
       score && hai_two_levels(problem->n_key) ? y->n_means / HAI_PAIR_SPAN + plan->max_rects + 1 : 0;
   y->n_partials = probing ? (problem->n_key / HAI_PROBE_KEYS + 1 + plan->max_rects) * p->probe_queries : 0;
+  y->n_truths = judging ? problem->n_key / HAI_JUDGE_KEYS + 1 + plan->max_rects : 0;
+  y->truth_floats =
+      hai_ceil_div(hai_min(HAI_JUDGES, problem->n_query), lanes) * lanes * (2 + problem->value_dim);
   y->n_pin_words = hyper ? problem->n_key / 32 + 1 + plan->max_rects : 0;
   y->max_pins = hyper ? hai_min(p->sink_keys + p->heavy_keys, problem->n_key) : 0;
   y->max_columns = hyper ? p->sample_size : 0;
+  y->max_wide =
+      hyper && hai_trying_columns(plan) ? hai_min(p->sample_size + p->block_size, problem->n_key) : 0;
   y->n_choices =
       score ? (hai_ceil_div(problem->n_query, p->query_group) + plan->max_rects) * plan->take : 0;
+  y->n_records = hyper && plan->reporting ? 2 * plan->max_rects : 0;
   y->cap_chunks = hyper ? hai_ceil_div(p->sample_size, HAI_TASK_QUERIES) : 0;
 
-  y->m = hai_take(y, &end, hyper && problem->causal ? hai_times(heads, n_query * 4) : 0);
-  y->l = hai_take(y, &end, hyper && problem->causal ? hai_times(heads, n_query * 4) : 0);
-  y->query_code = hai_take(y, &end, sorting ? hai_times(heads, n_query * 2) : 0);
-  y->key_code = hai_take(y, &end, sorting ? hai_times(kv_heads, n_key * 2) : 0);
+  y->lse =
+      hai_take(y, &end, hyper && (problem->causal || plan->reporting) ? hai_times(heads, n_query * 4) : 0);
+  query_codes = sorting ? hai_round_up(hai_times(heads, n_query * 2)) : 0;
+  means = hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4);
+  y->mean = y->query_code = hai_take(
+      y, &end, hai_most(means, hai_plus(query_codes, sorting ? hai_times(kv_heads, n_key * 2) : 0)));
+  y->key_code = y->query_code + (size_t)query_codes;
   y->query_order = hai_take(y, &end, sorting ? hai_times(heads, n_query * 4) : 0);
   y->key_order = hai_take(y, &end, sorting ? hai_times(kv_heads, n_key * 4) : 0);
-  y->mean = hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4));
   y->span_mean =
       hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_spans * (uint64_t)problem->head_dim * 4));
   y->partial = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_partials, 8)));
-  y->mass = hai_take(y, &end, probing ? hai_times(heads, n_key * 4) : 0);
-  y->weight = hai_take(y, &end, weighing ? hai_times(heads, n_key * 4) : 0);
+  masses = probing ? hai_round_up(hai_times(heads, n_key * 4)) : 0;
+  truths = hai_times(heads, hai_times((uint64_t)y->n_truths, (uint64_t)y->truth_floats * 4));
+  y->mass = y->truth =
+      hai_take(y, &end, hai_most(truths, hai_plus(masses, weighing ? hai_times(heads, n_key * 4) : 0)));
+  y->weight = y->mass + (size_t)masses;
   y->pinned = hai_take(y, &end, hai_times(heads, (uint64_t)y->n_pin_words * 4));
   y->pins = hai_take(y, &end, hai_times(heads, hai_times(rects, (uint64_t)y->max_pins * 4)));
-  y->columns =
-      hai_take(y, &end, hai_times(heads, hai_times(rects, (uint64_t)y->max_columns * sizeof(hai_column))));
-  y->counts = hai_take(y, &end, hyper ? hai_times(heads, rects * 8) : 0);
-  y->choice = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_choices, 4)));
+  y->columns = hai_take(
+      y, &end,
+      hai_times(heads, hai_times(rects, (uint64_t)(y->max_columns + y->max_wide) * sizeof(hai_column))));
+  y->counts = hai_take(y, &end, hyper ? hai_times(heads, rects * 12) : 0);
+  y->choice = hai_take(y, &end,
+                       hai_times(heads, hai_times((uint64_t)y->n_choices, 4 * (uint64_t)plan->n_pairings)));
+  y->verdict = hai_take(y, &end, judging ? hai_times(heads, rects * sizeof(hai_verdict)) : 0);
+  y->record = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_records, sizeof(hai_record))));
   y->cap = hai_take(y, &end, hai_times(heads, (uint64_t)y->cap_chunks * 4));
   y->scratch = end;
   y->scratch_bytes = 0;
@@ -1727,7 +1857,7 @@ static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *pro
   plan->heads_per_kv = problem->n_heads / problem->n_kv_heads;
   hai_resolve_params(plan);
   hai_resolve_regions(plan);
-  hai_resolve_stages(plan);
+  hai_resolve_steps(plan);
   hai_resolve_layout(plan);
   if (hai_times(hai_times((uint64_t)problem->batch, 2 * (uint64_t)problem->n_heads),
                 hai_plus((uint64_t)problem->n_query, (uint64_t)problem->n_key)) > INT64_MAX)
@@ -1781,7 +1911,7 @@ typedef struct hai_job {
   char *scratch; /* this worker's */
   hai_tile *tile;
   int64_t batch, head, kv_head; /* head is -1 in tasks of a kv head */
-  int level;
+  int level, pairing;
   hai_rect rect;
   int64_t chunk;
 } hai_job;
@@ -1815,15 +1945,18 @@ static uint16_t *hai_codes(const hai_job *job, int of_key) {
   return (uint16_t *)(void *)(job->base + (of_key ? y->key_code : y->query_code)) +
          (of_key ? hai_flat_kv_head(job) * p->n_key : hai_flat_head(job) * p->n_query);
 }
-/* Rows of the rectangle in order: sorted position -> row of the tensor. Position order needs no array:
-   NULL, and rows follow one another from the rectangle's first. */
+/* Rows of the rectangle in the pairing's order: sorted position -> row of the tensor. Position order needs no
+   array: NULL, and rows follow one another from the rectangle's first. */
+static int hai_sorting(const hai_job *job) {
+  return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
+}
 static int32_t *hai_query_order(const hai_job *job) {
-  if (!hai_sorting(&job->plan->params)) return NULL;
+  if (!hai_sorting(job)) return NULL;
   return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->problem->n_query +
          job->rect.query_begin;
 }
 static int32_t *hai_key_order(const hai_job *job) {
-  if (!hai_sorting(&job->plan->params)) return NULL;
+  if (!hai_sorting(job)) return NULL;
   return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->problem->n_key +
          job->rect.key_begin;
 }
@@ -1852,6 +1985,14 @@ static float *hai_partial(const hai_job *job, int64_t chunk) { /* of one chunk: 
          2 * (hai_flat_head(job) * plan->layout.n_partials +
               (job->rect.index * chunks + chunk) * plan->params.probe_queries);
 }
+/* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
+static float *hai_truth(const hai_job *job, int64_t chunk) {
+  const hai_plan *plan = job->plan;
+  int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level));
+  return hai_floats(job, plan->layout.truth) +
+         (hai_flat_head(job) * plan->layout.n_truths + job->rect.index * chunks + chunk) *
+             plan->layout.truth_floats;
+}
 static float *hai_mass(const hai_job *job) {
   return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->problem->n_key +
          job->rect.key_begin;
@@ -1873,20 +2014,36 @@ static int32_t *hai_pins(const hai_job *job) {
   return hai_ints(job, plan->layout.pins) +
          (hai_flat_head(job) * plan->max_rects + job->rect.index) * plan->layout.max_pins;
 }
-static hai_column *hai_columns(const hai_job *job) {
+static hai_column *hai_columns(const hai_job *job, int wide) {
   const hai_plan *plan = job->plan;
   return (hai_column *)(void *)(job->base + plan->layout.columns) +
-         (hai_flat_head(job) * plan->max_rects + job->rect.index) * plan->layout.max_columns;
+         (hai_flat_head(job) * plan->max_rects + job->rect.index) *
+             (plan->layout.max_columns + plan->layout.max_wide) +
+         (wide ? plan->layout.max_columns : 0);
 }
-static int32_t *hai_counts(const hai_job *job) { /* pins, columns */
+static int32_t *hai_counts(const hai_job *job) { /* pins, columns, columns of the wide draw */
   return hai_ints(job, job->plan->layout.counts) +
-         2 * (hai_flat_head(job) * job->plan->max_rects + job->rect.index);
+         3 * (hai_flat_head(job) * job->plan->max_rects + job->rect.index);
 }
 static int32_t *hai_choice(const hai_job *job, int64_t group) {
   const hai_plan *plan = job->plan;
   int64_t first = job->rect.query_begin / plan->params.query_group + job->rect.index;
-  return hai_ints(job, plan->layout.choice) + hai_flat_head(job) * plan->layout.n_choices +
+  return hai_ints(job, plan->layout.choice) +
+         (hai_flat_head(job) * plan->n_pairings + job->pairing) * plan->layout.n_choices +
          (first + group) * plan->take;
+}
+static hai_verdict *hai_verdict_of(const hai_job *job) {
+  return (hai_verdict *)(void *)(job->base + job->plan->layout.verdict) +
+         hai_flat_head(job) * job->plan->max_rects + job->rect.index;
+}
+static void hai_verdict_open(hai_verdict *verdict) {
+  verdict->recipe = HAI_BLOCKS;
+  verdict->pairing = verdict->settled = 0;
+  verdict->error = hai_inf();
+}
+static hai_record *hai_record_of(const hai_job *job) {
+  return (hai_record *)(void *)(job->base + job->plan->layout.record) +
+         hai_flat_head(job) * job->plan->layout.n_records + (int64_t)job->rect.region;
 }
 static float *hai_cap(const hai_job *job) {
   return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
@@ -1895,8 +2052,8 @@ static float *hai_cap(const hai_job *job) {
 /* ==== 7. Tiles =======================================================================================
    A tile holds up to kernel->lanes queries and their running states. Keys are pushed one by one; each full
    chunk goes through the kernel. The state of a query is (m, l, o): running maximum, sum of weights,
-   unnormalised output; in the end out = o / l and lse = m + ln l. Between phases m and l rest in the
-   workspace and o in out itself. */
+   unnormalised output; out = o / l and lse = m + ln l. Between phases a state rests as these: lse in the
+   workspace, out in its own place. */
 
 /* Consecutive lanes of one query group. */
 typedef struct hai_group {
@@ -1916,7 +2073,7 @@ struct hai_tile {
   int begin, end;                  /* lanes that the next keys are for, whole registers */
   uint64_t used;                   /* which of those lanes hold queries */
   int guard;                       /* are keys hidden that their lanes must not even multiply by 0 */
-  int64_t state[HAI_MAX_LANES];    /* index into m, l and lse: flat head * n_query + row */
+  int64_t state[HAI_MAX_LANES];    /* index into lse: flat head * n_query + row */
   const float *row[HAI_MAX_LANES]; /* query rows */
   float *out[HAI_MAX_LANES];       /* output rows */
   int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
@@ -2034,34 +2191,42 @@ static void hai_tile_open(hai_job *job, int n, float scale, int64_t value_dim) {
 
 /* Takes up the states that earlier phases left. */
 static void hai_tile_resume(hai_job *job) {
-  const hai_layout *y = &job->plan->layout;
   hai_tile *tile = job->tile;
   int i;
   for (i = 0; i < tile->n; i++) tile->row[i] = tile->out[i];
   tile->kernel->pack(tile->row, job->plan->problem->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++) {
-    tile->m[i] = hai_floats(job, y->m)[tile->state[i]];
-    tile->l[i] = hai_floats(job, y->l)[tile->state[i]];
+    tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
+    tile->l[i] = tile->m[i] == -hai_inf() ? 0.0f : 1.0f;
   }
 }
 
-/* Writes results for the lanes of `final`, states for the others. */
-static void hai_tile_close(hai_job *job, uint64_t final) {
+/* Writes out and lse: the result, or what later phases take up. */
+static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int i;
+  int resting = hai_may_approximate(plan) && (plan->problem->causal || plan->reporting), i;
   for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i];
-    if (final >> i & 1) {
-      tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-      if (plan->problem->lse) plan->problem->lse[tile->state[i]] = hai_state_lse(tile->m[i], l);
-    } else {
-      tile->factor[i] = 1.0f;
-      hai_floats(job, plan->layout.m)[tile->state[i]] = tile->m[i];
-      hai_floats(job, plan->layout.l)[tile->state[i]] = l;
-    }
+    float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
+    tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
+    if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
+    if (resting) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->problem->value_dim, tile->factor, tile->out);
+}
+
+/* The states of all lanes, put aside and taken back: m, l [lanes], o [value_dim][lanes]. */
+static void hai_tile_save(const hai_tile *tile, float *state) {
+  size_t lanes = (size_t)tile->kernel->lanes;
+  HYPERATTN_MEMCPY(state, tile->m, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(state + lanes, tile->l, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, (size_t)tile->value_dim * lanes * sizeof(float));
+}
+static void hai_tile_load(hai_tile *tile, const float *state) {
+  size_t lanes = (size_t)tile->kernel->lanes;
+  HYPERATTN_MEMCPY(tile->m, state, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(tile->l, state + lanes, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, (size_t)tile->value_dim * lanes * sizeof(float));
 }
 
 /* Are all numbers of a row finite? Two at a time: adding 1 to an exponent of all ones carries into the
@@ -2245,18 +2410,33 @@ static void hai_planes(uint64_t seed, int bits, int64_t dim, float *planes) {
   }
 }
 
-/* Buckets of HAI_TASK_ROWS rows of a query head or, with job->head < 0, of a kv head:
+/* Is a later pairing called for: by this head, or in tasks of a kv head by any of its heads? */
+static int hai_wanted(const hai_job *job) {
+  hai_job each = *job;
+  int64_t group = job->plan->heads_per_kv, i;
+  if (!job->plan->choosing) return 1;
+  if (job->head >= 0) return !hai_verdict_of(job)->settled;
+  for (i = 0; i < group; i++) {
+    each.head = job->kv_head * group + i;
+    if (!hai_verdict_of(&each)->settled) return 1;
+  }
+  return 0;
+}
+
+/* Buckets of HAI_TASK_ROWS rows of a rectangle, of a query head or, with job->head < 0, of a kv head:
    code = Gray position of the signs of <row, plane>. Cost: rows * lsh_bits * head_dim. */
 static void hai_stage_hash(hai_job *job) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
   hai_tile *tile = job->tile;
   int of_key = job->head < 0, bits = plan->params.lsh_bits, lanes = plan->kernel->lanes, i, b;
-  int64_t n = of_key ? p->n_key : p->n_query, row = job->chunk * HAI_TASK_ROWS,
-          end = hai_min(row + HAI_TASK_ROWS, n);
+  int64_t first = of_key ? job->rect.key_begin : job->rect.query_begin,
+          row = first + job->chunk * HAI_TASK_ROWS;
+  int64_t end = hai_min(row + HAI_TASK_ROWS, first + (of_key ? job->rect.n_key : job->rect.n_query));
   uint16_t *code = hai_codes(job, of_key);
   float *planes = (float *)(void *)job->scratch;
   const float *plane[16];
+  if (job->pairing && !hai_wanted(job)) return;
   hai_planes(plan->params.seed, bits, p->head_dim, planes);
   for (b = 0; b < bits; b++) plane[b] = planes + b * p->head_dim;
   for (; row < end; row += lanes) {
@@ -2297,6 +2477,7 @@ static void hai_counting_sort(const uint16_t *code, int64_t begin, int64_t n, in
 /* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. */
 static void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
+  if (job->pairing && !hai_wanted(job)) return;
   hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
                     of_key ? job->rect.n_key : job->rect.n_query, job->plan->params.lsh_bits,
                     (int32_t *)(void *)job->scratch, of_key ? hai_key_order(job) : hai_query_order(job));
@@ -2314,16 +2495,37 @@ static int64_t hai_n_probes(const hai_job *job) {
   return hai_min(job->plan->params.probe_queries, job->rect.n_query);
 }
 
-/* Opens a tile of probes first .. first + n - 1; one query from each stratum of the rectangle's queries. */
+/* Held-out query i of a rectangle: runs of HAI_JUDGE_RUN queries, one run from each stratum. */
+static int64_t hai_judge_row(const hai_job *job, int64_t i) {
+  int64_t runs = HAI_JUDGES / HAI_JUDGE_RUN, run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin;
+  if (n <= HAI_JUDGES) return job->rect.query_begin + i;
+  begin = hai_cut(n, runs, run);
+  begin += (int64_t)hai_uniform(
+      0, (uint64_t)(hai_cut(n, runs, run + 1) - begin - HAI_JUDGE_RUN + 1),
+      hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_JUDGES, (uint64_t)run));
+  return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
+}
+
+/* Probe t of a rectangle: one query from each stratum. One that is held out gives way to the next that is
+   not. */
+static int64_t hai_probe_row(const hai_job *job, int64_t t) {
+  int64_t n = job->rect.n_query, runs = HAI_JUDGES / HAI_JUDGE_RUN, run;
+  int64_t row = hai_draw(n, hai_n_probes(job), t,
+                         hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_PROBES, (uint64_t)t));
+  row += job->rect.query_begin;
+  if (n < 2 * HAI_JUDGES) return row;
+  run = hai_judge_row(job, hai_part_of(n, runs, row - job->rect.query_begin) * HAI_JUDGE_RUN);
+  if (row < run || row >= run + HAI_JUDGE_RUN) return row;
+  return run > job->rect.query_begin ? run - 1 : run + HAI_JUDGE_RUN;
+}
+
+/* Opens a tile of probes first .. first + n - 1. */
 static int hai_probe_open(hai_job *job, int64_t first) {
   const hai_plan *plan = job->plan;
   int64_t probes = hai_n_probes(job), t;
   int n = (int)hai_min(plan->kernel->lanes, probes - first), i;
   for (i = 0; i < n; i++) {
-    t = first + i;
-    t = job->rect.query_begin +
-        hai_draw(job->rect.n_query, probes, t,
-                 hai_random(plan->params.seed, job->rect.region, HAI_FOR_PROBES, (uint64_t)t));
+    t = hai_probe_row(job, first + i);
     hai_tile_query(job, i, job->head, t, 0, hai_rect_last(plan, t));
   }
   hai_tile_open(job, n, plan->scale, 0);
@@ -2368,14 +2570,23 @@ static void hai_stage_sum(hai_job *job) {
   }
 }
 
-/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p). Cost: probes * keys. */
+/* square[j] += the squares of a key's scores over the lanes in use. */
+static void hai_add_squares(const hai_tile *tile, int n_keys, float *square) {
+  int lanes = tile->kernel->lanes, i, j;
+  for (j = 0; j < n_keys; j++)
+    for (i = 0; i < tile->n; i++) square[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
+}
+
+/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the sums
+   of squares in the place of the weights. Cost: probes * keys. */
 static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  float *mass = hai_mass(job) - job->rect.key_begin;
+  float *mass = hai_mass(job) - job->rect.key_begin, *square = hai_weight(job) - job->rect.key_begin;
   int64_t first, probes = hai_n_probes(job), key;
   int n, i, j;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
+  for (key = begin; key < end && plan->reporting; key++) square[key] = 0.0f;
   for (first = 0; first < probes; first += n) {
     uint64_t good = 0; /* probes that saw something, all of it finite: a bad one has no say */
     n = hai_probe_open(job, first);
@@ -2397,8 +2608,18 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
                             tile->l, tile->factor);
       plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
       for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
+      if (plan->reporting) hai_add_squares(tile, count, square + key);
     }
   }
+}
+
+/* The largest sum of squares of a chunk of keys rests in the place of its first probe's sum. */
+static void hai_peak(const hai_job *job, int64_t begin, int64_t end) {
+  const float *square = hai_weight(job) - job->rect.key_begin;
+  float most = 0.0f;
+  int64_t key;
+  for (key = begin; key < end; key++) most = square[key] > most ? square[key] : most;
+  hai_partial(job, job->chunk)[1] = most;
 }
 
 /* In four sums, since one would wait for itself. */
@@ -2421,6 +2642,7 @@ static void hai_stage_weigh(hai_job *job) {
   const float *mass = hai_mass(job) - job->rect.key_begin;
   float *weight = hai_weight(job) - job->rect.key_begin;
   if (plan->probing) hai_masses(job, begin, end);
+  if (plan->probing && plan->reporting) hai_peak(job, begin, end);
   if (!plan->weighing) return;
   for (key = begin; key < end; key++) {
     float norm = hai_squared_norm(hai_value_row(job, key), plan->problem->value_dim);
@@ -2513,14 +2735,16 @@ static int32_t hai_pin(hai_job *job) {
 static hai_column hai_column_at(const hai_job *job, int64_t rank, int64_t parts, float log_weight) {
   hai_column column;
   column.key = (int32_t)hai_at(hai_key_order(job), job->rect.key_begin, rank);
-  column.block = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
+  column.block[0] = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
+  column.block[1] = -1;
   column.log_weight = log_weight;
   return column;
 }
 
 /* One key of each stratum of the n keys that are not pinned, in sorted order; m >= n: all of them,
    weight 1. */
-static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, hai_column *columns) {
+static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, uint64_t purpose,
+                                hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
   uint64_t seed = job->plan->params.seed;
@@ -2529,7 +2753,7 @@ static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, hai_co
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
     if (hai_is_pinned(job, pinned, hai_at(order, job->rect.key_begin, rank))) continue;
     if (at == hai_cut(n, m, t))
-      next = hai_draw(n, m, t, hai_random(seed, job->rect.region, HAI_FOR_COLUMNS, (uint64_t)t));
+      next = hai_draw(n, m, t, hai_random(seed, job->rect.region, purpose, (uint64_t)t));
     if (at == next)
       columns[t] =
           hai_column_at(job, rank, parts, hai_log((float)(hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
@@ -2547,16 +2771,16 @@ static uint64_t hai_units(float w, float sum, int64_t n) {
 
 /* A point in part t of m of [0, total); the part is [total t / m, total (t + 1) / m), cut without
    overflow. */
-static uint64_t hai_point(const hai_job *job, uint64_t total, int64_t m, int64_t t) {
+static uint64_t hai_point(const hai_job *job, uint64_t total, int64_t m, int64_t t, uint64_t purpose) {
   uint64_t whole = total / (uint64_t)m, rest = total % (uint64_t)m, i = (uint64_t)t;
   uint64_t begin = whole * i + rest * i / (uint64_t)m, end = whole * (i + 1) + rest * (i + 1) / (uint64_t)m;
-  return hai_uniform(begin, end - begin,
-                     hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_COLUMNS, i));
+  return hai_uniform(begin, end - begin, hai_random(job->plan->params.seed, job->rect.region, purpose, i));
 }
 
 /* m points, one in each m-th part of the cumulative table; a key hit c times is one column of weight c /
    (m p). */
-static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_column *columns) {
+static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, uint64_t purpose,
+                                 hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_weight(job) - job->rect.key_begin;
@@ -2574,14 +2798,14 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_c
       else
         total += hai_units(weight[key], sum, n);
     }
-  point = hai_point(job, total, m, 0);
+  point = hai_point(job, total, m, 0, purpose);
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
     uint64_t units;
     int64_t hits = 0, key = hai_at(order, job->rect.key_begin, rank);
     if (hai_is_pinned(job, pinned, key)) continue;
     units = hai_units(weight[key], sum, n);
     for (; t < m && point < below + units; hits++)
-      if (++t < m) point = hai_point(job, total, m, t);
+      if (++t < m) point = hai_point(job, total, m, t, purpose);
     if (hits)
       columns[count++] =
           hai_column_at(job, rank, parts, hai_log((float)hits / (float)m * ((float)total / (float)units)));
@@ -2590,16 +2814,23 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, hai_c
   return count;
 }
 
+/* A draw of m from the n keys that are not pinned. */
+static int32_t hai_draw_columns(const hai_job *job, int64_t n, int64_t m, uint64_t purpose,
+                                hai_column *columns) {
+  return job->plan->weighing && m > 0 && m < n ? hai_draw_weighted(job, n, m, purpose, columns)
+                                               : hai_draw_uniform(job, n, m, purpose, columns);
+}
+
 /* Pins and columns of a rectangle for one query head. Cost: O(n_key). */
 static void hai_stage_columns(hai_job *job) {
-  const hyperattn_params *p = &job->plan->params;
+  const hai_layout *y = &job->plan->layout;
   int32_t *counts = hai_counts(job);
   int64_t n;
   counts[0] = hai_pin(job);
   n = job->rect.n_key - counts[0];
-  counts[1] = job->plan->weighing && p->sample_size < n
-                  ? hai_draw_weighted(job, n, p->sample_size, hai_columns(job))
-                  : hai_draw_uniform(job, n, p->sample_size, hai_columns(job));
+  counts[1] = hai_draw_columns(job, n, y->max_columns, HAI_FOR_COLUMNS, hai_columns(job, 0));
+  counts[2] = hai_draw_columns(job, n, y->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
+  if (job->plan->judging) hai_verdict_open(hai_verdict_of(job));
 }
 
 /* ---- Pairing query groups with key sub-blocks by score ---- */
@@ -2638,6 +2869,7 @@ static void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
   int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim, t, i;
   int64_t begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
+  if (!hai_wanted(job)) return;
   for (i = begin; i < end; i++)
     hai_mean_row(hai_key_row(job, 0), plan->problem->key.row_stride, hai_key_order(job),
                  job->rect.key_begin, hai_cut(job->rect.n_key, parts, i),
@@ -2715,6 +2947,7 @@ static void hai_stage_pair(hai_job *job) {
   uint64_t *best = (uint64_t *)(void *)job->scratch;
   int32_t *span = (int32_t *)(void *)(best + (int64_t)lanes * plan->take);
   float *query = (float *)(void *)(span + 2 * plan->take), *reach = query + lanes * dim;
+  if (!hai_wanted(job)) return;
   for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
     int64_t together =
         first / HAI_PAIR_GROUPS * HAI_PAIR_GROUPS; /* the first of those that choose spans together */
@@ -2752,56 +2985,72 @@ static void hai_stage_pair(hai_job *job) {
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, tile by tile. */
 
-/* Puts rows row .. row + n - 1 of a kv head into the tile: row r is query r / heads_per_kv of head r %
-   heads_per_kv, so that heads that share keys fill a tile together. A query at position P sees keys 0 ..
-   P, or, where rectangles are approximated, those of its diagonal segment and of its window. Returns the
-   lanes that no rectangle holds. */
-static uint64_t hai_exact_open(hai_job *job, int64_t row, int n) {
-  const hai_plan *plan = job->plan;
+/* Keys that a query meets before any rectangle: 0 .. P, or those of its diagonal segment and its window. */
+static void hai_exact_keys(const hai_plan *plan, int64_t query, int64_t *first, int64_t *last) {
   const hyperattn_problem *p = plan->problem;
-  int64_t group = plan->heads_per_kv, segments = (int64_t)1 << plan->depth;
-  uint64_t final = 0;
-  int i;
-  for (i = 0; i < n; i++) {
-    int64_t query = (row + i) / group, last = p->causal ? query + p->n_key - p->n_query : p->n_key - 1;
-    int64_t x = last - plan->key_skip; /* place within the square */
-    int64_t segment = 0, first = 0;
-    if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
-      segment = hai_part_of(plan->square, segments, x);
-      first = plan->key_skip + hai_cut(plan->square, segments, segment);
-      first = hai_max(0, hai_min(first, last - plan->params.window + 1));
-    }
-    final |= (uint64_t)(x < 0 || (segment == 0 && !plan->outer)) << i;
-    hai_tile_query(job, i, job->kv_head * group + (row + i) % group, query, first, last);
+  int64_t x, segments = (int64_t)1 << plan->depth;
+  *first = 0;
+  *last = p->causal ? query + p->n_key - p->n_query : p->n_key - 1;
+  x = *last - plan->key_skip; /* place within the square */
+  if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
+    *first = plan->key_skip + hai_cut(plan->square, segments, hai_part_of(plan->square, segments, x));
+    *first = hai_max(0, hai_min(*first, *last - plan->params.window + 1));
   }
-  hai_tile_open(job, n, plan->scale, p->value_dim);
-  job->tile->guard = p->causal;
-  return final;
 }
 
-/* Exact attention of HAI_TASK_QUERIES rows of a kv head, some tiles at a time. */
-static void hai_stage_exact(hai_job *job) {
+/* Puts rows row .. row + n - 1 of a kv head into the tile: row r is query r / heads_per_kv of head r %
+   heads_per_kv, so that heads that share keys fill a tile together. */
+static void hai_exact_open(hai_job *job, int64_t row, int n) {
   const hai_plan *plan = job->plan;
-  int64_t row = job->chunk * HAI_TASK_QUERIES, next;
-  int64_t end = hai_min(row + HAI_TASK_QUERIES, plan->problem->n_query * plan->heads_per_kv);
+  int64_t group = plan->heads_per_kv, first, last;
+  int i;
+  for (i = 0; i < n; i++) {
+    hai_exact_keys(plan, (row + i) / group, &first, &last);
+    hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
+  }
+  hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+  job->tile->guard = plan->problem->causal;
+}
+
+/* Puts queries row .. row + n - 1 of a rectangle into the tile. */
+static void hai_rect_open(hai_job *job, int64_t row, int n) {
+  const hai_plan *plan = job->plan;
+  int i;
+  for (i = 0; i < n; i++) hai_tile_query(job, i, job->head, row + i, 0, hai_rect_last(plan, row + i));
+  hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+  if (plan->problem->causal) hai_tile_resume(job);
+}
+
+/* Rows row .. end - 1 meet keys key_begin .. key_end - 1, some tiles at a time. */
+static void hai_attend_all(hai_job *job, void (*open)(hai_job *, int64_t, int), int64_t row, int64_t end,
+                           int64_t key_begin, int64_t key_end) {
+  const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
-  uint64_t final[HAI_MAX_TILES];
   int n = hai_tiles(plan), lanes = plan->kernel->lanes, i;
+  int64_t next;
   tiles[0] = job->tile;
   for (i = 1; i < n; i++) tiles[i] = hai_tile_place(job, tiles[0], &job->scratch);
   for (; row < end; row = next) {
     next = hai_min(end, row + (int64_t)n * lanes);
     for (i = 0; row + (int64_t)i * lanes < next; i++) {
       job->tile = tiles[i];
-      final[i] = hai_exact_open(job, row + (int64_t)i * lanes,
-                                (int)hai_min(lanes, next - row - (int64_t)i * lanes));
+      open(job, row + (int64_t)i * lanes, (int)hai_min(lanes, next - row - (int64_t)i * lanes));
     }
-    hai_tiles_run(job, tiles, i, 0, plan->problem->n_key);
+    hai_tiles_run(job, tiles, i, key_begin, key_end);
     while (i-- > 0) {
       job->tile = tiles[i];
-      hai_tile_close(job, final[i]);
+      hai_tile_close(job);
     }
   }
+}
+
+/* Exact attention of HAI_TASK_QUERIES rows of a kv head. */
+static void hai_stage_exact(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int64_t row = job->chunk * HAI_TASK_QUERIES;
+  hai_attend_all(job, hai_exact_open, row,
+                 hai_min(row + HAI_TASK_QUERIES, plan->problem->n_query * plan->heads_per_kv), 0,
+                 plan->problem->n_key);
 }
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
@@ -2813,7 +3062,9 @@ static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
   hai_tile *tile = job->tile;
   hai_group *group = &tile->group[tile->n_groups ? tile->n_groups - 1 : 0];
   int64_t row = hai_at(hai_query_order(job), job->rect.query_begin, position),
-          parts = hai_query_parts(plan, job->rect.n_query, job->rect.n_key), id;
+          parts =
+              job->pairing == HAI_NO_BLOCKS ? 0 : hai_query_parts(plan, job->rect.n_query, job->rect.n_key),
+          id;
   hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(plan, row));
   if (!parts) return;
   id = hai_part_of(job->rect.n_query, parts, position);
@@ -2875,13 +3126,15 @@ static void hai_attend_pins(hai_job *job) {
 }
 
 /* All queries meet the sampled columns, but for those whose block holds the column already. */
-static void hai_attend_columns(hai_job *job) {
-  const hai_column *columns = hai_columns(job);
-  int32_t n = hai_counts(job)[1], i;
+static void hai_attend_columns(hai_job *job, int wide) {
+  const hai_column *columns = hai_columns(job, wide);
+  int32_t n = hai_counts(job)[1 + wide], i;
   hai_tile_aim(job->tile, 0, job->tile->n);
   hai_tile_rewind(job->tile);
   for (i = 0; i < n; i++)
-    hai_tile_push(job, columns[i].key, columns[i].log_weight, ~hai_tile_holds(job->tile, columns[i].block));
+    hai_tile_push(
+        job, columns[i].key, columns[i].log_weight,
+        job->tile->n_groups ? ~hai_tile_holds(job->tile, columns[i].block[job->pairing]) : ~(uint64_t)0);
   hai_tile_flush(job);
 }
 
@@ -2942,7 +3195,7 @@ static void hai_attend_columns_capped(hai_job *job) {
     block[i] = hai_state_lse(tile->m[i], tile->l[i]);
     clip[i] = p->cap_epsilon > 0.0f ? rate + hai_log_add(block[i], least) : hai_inf();
   }
-  hai_attend_columns(job);
+  hai_attend_columns(job, 0);
   for (i = 0; i < tile->n; i++) {
     m[i] = tile->m[i];
     tile->m[i] = -hai_inf();
@@ -2950,7 +3203,7 @@ static void hai_attend_columns_capped(hai_job *job) {
   }
   tile->clip = clip;
   tile->value_dim = 0;
-  hai_attend_columns(job);
+  hai_attend_columns(job, 0);
   tile->clip = NULL;
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
@@ -2963,38 +3216,370 @@ static void hai_attend_columns_capped(hai_job *job) {
   }
 }
 
-/* HAI_TASK_QUERIES queries of a rectangle and one head, in sorted order, meet what was chosen for them. */
+/* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
 static void hai_stage_attend(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_tile *tile = job->tile;
   int64_t at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
-  int exact = job->level >= plan->depth && plan->outer_exact, n, i;
+  int recipe = HAI_BLOCKS, n, i;
+  if (plan->outer_exact && job->level >= plan->depth) {
+    recipe = HAI_ALL;
+  } else if (plan->choosing) {
+    recipe = hai_verdict_of(job)->recipe;
+    job->pairing = hai_verdict_of(job)->pairing;
+  }
+  if (recipe == HAI_ALL) {
+    hai_attend_all(job, hai_rect_open, job->rect.query_begin + at, job->rect.query_begin + end,
+                   job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+    return;
+  }
   for (; at < end; at += n) {
     n = (int)hai_min(plan->kernel->lanes, end - at);
-    tile->n_groups = 0;
-    for (i = 0; i < n; i++) {
-      int64_t row = job->rect.query_begin + at + i;
-      if (exact)
-        hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
-      else
-        hai_tile_sorted(job, i, at + i);
-    }
+    job->tile->n_groups = 0;
+    for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
     hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
     if (plan->problem->causal) hai_tile_resume(job);
-    if (exact) {
-      hai_tiles_run(job, &tile, 1, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+    hai_attend_blocks(job);
+    hai_attend_pins(job);
+    if (hai_capping(plan)) {
+      hai_tile_flush(job);
+      hai_attend_columns_capped(job);
     } else {
-      hai_attend_blocks(job);
-      hai_attend_pins(job);
-      if (hai_capping(plan)) {
-        hai_tile_flush(job);
-        hai_attend_columns_capped(job);
-      } else {
-        hai_attend_columns(job);
+      hai_attend_columns(job, recipe != HAI_BLOCKS);
+    }
+    hai_tile_close(job);
+  }
+}
+
+/* ---- Judging: what a choice is worth to queries that had no part in it ---- */
+
+/* Tiles of held-out queries [lanes] in the order of their rows, over one chunk of keys: m, l and o for each.
+   Cost: held-out queries * keys of the chunk, values included. */
+static void hai_stage_judge(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int judges = hai_n_judges(&job->rect), lanes = plan->kernel->lanes, first, n, i;
+  int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->problem->value_dim;
+  int64_t begin = job->rect.key_begin;
+  float *truth = hai_truth(job, job->chunk);
+  for (first = 0; first < judges; first += lanes, truth += (2 + value_dim) * lanes) {
+    n = (int)hai_min(lanes, judges - first);
+    for (i = 0; i < n; i++) {
+      int64_t row = hai_judge_row(job, first + i);
+      hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
+    }
+    hai_tile_open(job, n, plan->scale, value_dim);
+    hai_tiles_run(job, &tile, 1, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
+                  begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
+    hai_tile_save(tile, truth);
+  }
+}
+
+/* The states over all chunks, in the place of the first chunk's. */
+static void hai_gather_truth(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  int judges = hai_n_judges(&job->rect), lanes = plan->kernel->lanes, first, i;
+  int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->problem->value_dim;
+  int64_t size = (2 + value_dim) * lanes, c, t;
+  for (first = 0; first < judges; first += lanes)
+    for (c = 1; c < chunks; c++) {
+      float *a = hai_truth(job, 0) + first / lanes * size;
+      const float *b = hai_truth(job, c) + first / lanes * size;
+      for (i = 0; i < lanes; i++) {
+        float m = a[i] > b[i] ? a[i] : b[i], shift = m == -hai_inf() ? 0.0f : m;
+        float wa = hai_exp(a[i] - shift), wb = hai_exp(b[i] - shift);
+        a[i] = m;
+        a[lanes + i] = a[lanes + i] * wa + b[lanes + i] * wb;
+        for (t = 2; t < 2 + value_dim; t++)
+          a[t * lanes + i] = a[t * lanes + i] * wa + b[t * lanes + i] * wb;
       }
     }
-    hai_tile_close(job, job->rect.last ? ~(uint64_t)0 : 0);
+}
+
+/* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
+static void hai_judge_places(const hai_job *job, int32_t *place) {
+  const int32_t *order = hai_query_order(job);
+  int64_t runs = HAI_JUDGES / HAI_JUDGE_RUN, n = job->rect.n_query, begin = job->rect.query_begin, at;
+  int judges = hai_n_judges(&job->rect), i;
+  for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - begin);
+  for (at = 0; order && at < n; at++) {
+    int64_t run = n <= HAI_JUDGES ? 0 : hai_part_of(n, runs, order[at] - begin) * HAI_JUDGE_RUN;
+    int64_t i0 = order[at] - hai_judge_row(job, run);
+    if (i0 >= 0 && i0 < (n <= HAI_JUDGES ? n : HAI_JUDGE_RUN)) place[run + i0] = (int32_t)at;
   }
+}
+
+/* The sub-blocks of the second pairing that hold the columns. Draws are ascending in the first pairing's
+   order, which is by position. Cost: O(n_key log columns). */
+static void hai_place_columns(const hai_job *job) {
+  const int32_t *order = hai_key_order(job);
+  int64_t n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
+  int wide;
+  for (wide = 0; wide < 2; wide++) {
+    hai_column *column = hai_columns(job, wide);
+    int32_t n = hai_counts(job)[1 + wide];
+    for (rank = 0; rank < n_key; rank++) {
+      int32_t low = 0, high = n;
+      while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (column[middle].key < order[rank])
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      if (low < n && column[low].key == order[rank])
+        column[low].block[1] = (int32_t)hai_part_of(n_key, parts, rank);
+    }
+  }
+}
+
+/* A choice under trial. */
+typedef struct hai_trial {
+  int recipe;
+  float error, norm; /* sums over the held-out queries of |out' - out|^2 and |out|^2 */
+  float least, most; /* of ln sums outside the blocks */
+  hai_record *record;
+} hai_trial;
+
+/* Lane i of the tile, which has met what the choice gives it, against the truth (m, l, o, stride lanes).
+   *error = |out' - out|^2, *norm = |out|^2; both with what the query has met before where `resting`. Returns
+   the lse of the truth, so merged; NaN where there is no telling. */
+static float hai_compare(const hai_job *job, int i, const float *truth, int resting, float *error,
+                         float *norm) {
+  const hai_plan *plan = job->plan;
+  const hai_tile *tile = job->tile;
+  int lanes = plan->kernel->lanes;
+  int64_t t;
+  float before =
+      resting && plan->problem->causal ? hai_floats(job, plan->layout.lse)[tile->state[i]] : -hai_inf();
+  float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
+  float merged = hai_log_add(mine, before), whole = hai_log_add(exact, before);
+  /* out = o e^(m - lse) */
+  float a = merged == -hai_inf() ? 0.0f : hai_exp(tile->m[i] - merged);
+  float b = whole == -hai_inf() ? 0.0f : hai_exp(truth[i] - whole);
+  float rest = (merged == -hai_inf() ? 0.0f : hai_exp(before - merged)), rest_b;
+  rest_b = whole == -hai_inf() ? 0.0f : hai_exp(before - whole);
+  *error = *norm = 0.0f;
+  for (t = 0; t < plan->problem->value_dim; t++) {
+    float old = before == -hai_inf() ? 0.0f : tile->out[i][t];
+    float x = tile->o[t * lanes + i] * a + old * rest, y = truth[(2 + t) * lanes + i] * b + old * rest_b;
+    *error += (x - y) * (x - y);
+    *norm += y * y;
+  }
+  if (!hai_finite(*error)) *error = hai_inf();
+  return hai_finite(*norm) ? whole : hai_float(0x7fc00000u);
+}
+
+/* Adds a tile of held-out queries, first .. first + n - 1, to a trial. `blocks` and `pins`: lse of each lane
+   after its blocks, and after the pins too. */
+static void hai_weigh_trial(const hai_job *job, hai_trial *trial, int first, const float *truth,
+                            const float *blocks, const float *pins) {
+  const hai_plan *plan = job->plan;
+  const hai_tile *tile = job->tile;
+  int lanes = plan->kernel->lanes, i;
+  for (i = 0; i < tile->n; i++) {
+    float error, norm, mine = hai_state_lse(tile->m[i], tile->l[i]);
+    float exact = hai_state_lse(truth[i], truth[lanes + i]), rest = hai_exp(blocks[i] - exact);
+    /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
+    float whole = hai_compare(job, i, truth, plan->params.tolerance > 0.0f, &error, &norm);
+    if (whole == whole) {
+      trial->error += error;
+      trial->norm += norm;
+    }
+    if (!trial->record) continue;
+    whole = hai_compare(job, i, truth, 1, &error, &norm);
+    trial->record->query[first + i].row = whole == whole && hai_finite(error) && hai_finite(whole)
+                                              ? (int32_t)hai_judge_row(job, first + i)
+                                              : -1;
+    trial->record->query[first + i].error = 0.5f * hai_log(error);
+    trial->record->query[first + i].whole = whole;
+    trial->record->query[first + i].rect = mine;
+    trial->record->query[first + i].blocks = mine == -hai_inf() ? 0.0f : hai_exp(blocks[i] - mine);
+    trial->record->query[first + i].pinned =
+        mine == -hai_inf() ? 0.0f : hai_exp(pins[i] - mine) - hai_exp(blocks[i] - mine);
+    rest = rest < 1.0f ? exact + hai_log(1.0f - rest) : -hai_inf();
+    if (!hai_finite(rest)) continue;
+    trial->least = rest < trial->least ? rest : trial->least;
+    trial->most = rest > trial->most ? rest : trial->most;
+  }
+}
+
+/* What is left of a trial when all held-out queries are in. */
+static void hai_close_trial(const hai_job *job, hai_trial *trial) {
+  const hai_plan *plan = job->plan;
+  int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), probes = hai_n_probes(job), c;
+  hai_record *record = trial->record;
+  float peak = 0.0f;
+  /* finite errors of no output at all are none */
+  trial->error = trial->error == 0.0f ? 0.0f
+                 : trial->norm > 0.0f ? hai_sqrt(trial->error / trial->norm)
+                                      : hai_inf();
+  if (!record) return;
+  record->recipe = trial->recipe;
+  record->n = hai_n_judges(&job->rect);
+  record->pairings = job->pairing == HAI_NO_BLOCKS ? 0 : job->pairing + 1;
+  record->keys = (float)(hai_counts(job)[0] + hai_counts(job)[trial->recipe == HAI_BLOCKS ? 1 : 2]);
+  if (trial->recipe != HAI_COLUMNS && plan->params.block_size)
+    record->keys += (float)job->rect.n_key *
+                    (float)hai_min(plan->take, hai_key_parts(plan, job->rect.n_key)) /
+                    (float)hai_key_parts(plan, job->rect.n_key);
+  for (c = 0; c < chunks && plan->probing; c++)
+    peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
+  record->alpha =
+      plan->probing ? (float)job->rect.n_key * (float)job->rect.n_query / (float)probes * peak : 0.0f;
+  record->kappa = trial->most >= trial->least ? hai_exp(trial->most - trial->least) : 1.0f;
+}
+
+/* A rectangle takes a trial's recipe where it is better than what it had. */
+static void hai_rule(const hai_job *job, const hai_trial *trial) {
+  const hai_plan *plan = job->plan;
+  hai_verdict *verdict = hai_verdict_of(job);
+  float enough = plan->params.tolerance;
+  if (enough == 0.0f) enough = trial->recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
+  if (verdict->settled || !(trial->error < verdict->error || !plan->choosing)) return;
+  verdict->recipe = trial->recipe;
+  verdict->pairing = job->pairing;
+  verdict->error = trial->error;
+  verdict->settled = trial->error <= enough;
+  if (trial->record) *hai_record_of(job) = *trial->record;
+}
+
+/* Tries a choice on the held-out queries: columns alone, or a pairing's blocks with columns, and, where there
+   is a tolerance, with the wide draw. Missed to the last, a tolerance calls for all keys. Cost: O(held-out
+   queries * budget), with a sorted order O(n_query + n_key log budget). */
+static void hai_stage_try(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int judges = hai_n_judges(&job->rect), lanes = plan->kernel->lanes, first, n, i, c;
+  int n_trials =
+      job->pairing != HAI_NO_BLOCKS && plan->params.tolerance > 0.0f && hai_trying_columns(plan) ? 2 : 1;
+  int64_t size = (2 + plan->problem->value_dim) * lanes;
+  hai_record *records = (hai_record *)(void *)job->scratch;
+  float *state = (float *)(void *)(records + 2), *blocks = tile->spare, *pins = blocks + lanes;
+  int32_t *place = (int32_t *)(void *)(state + size);
+  hai_trial trial[2];
+  if (job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0)) hai_gather_truth(job);
+  if (hai_verdict_of(job)->settled) return;
+  if (job->pairing == 1) hai_place_columns(job);
+  hai_judge_places(job, place);
+  for (c = 0; c < n_trials; c++) {
+    trial[c].recipe = job->pairing == HAI_NO_BLOCKS ? HAI_COLUMNS : c ? HAI_BOTH : HAI_BLOCKS;
+    trial[c].error = trial[c].norm = 0.0f;
+    trial[c].least = hai_inf();
+    trial[c].most = -hai_inf();
+    trial[c].record = plan->reporting ? &records[c] : NULL;
+  }
+  for (first = 0; first < judges; first += n) {
+    const float *truth = hai_truth(job, 0) + first / lanes * size;
+    n = (int)hai_min(lanes, judges - first);
+    tile->n_groups = 0;
+    for (i = 0; i < n; i++) hai_tile_sorted(job, i, place[first + i]);
+    hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+    hai_attend_blocks(job);
+    for (i = 0; i < n; i++) blocks[i] = hai_state_lse(tile->m[i], tile->l[i]);
+    hai_attend_pins(job);
+    hai_tile_flush(job);
+    for (i = 0; i < n; i++) pins[i] = hai_state_lse(tile->m[i], tile->l[i]);
+    hai_tile_save(tile, state);
+    for (c = 0; c < n_trials; c++) {
+      if (c) hai_tile_load(tile, state);
+      hai_attend_columns(job, trial[c].recipe != HAI_BLOCKS);
+      hai_weigh_trial(job, &trial[c], first, truth, blocks, pins);
+    }
+  }
+  for (c = 0; c < n_trials; c++) {
+    hai_close_trial(job, &trial[c]);
+    hai_rule(job, &trial[c]);
+  }
+  if (plan->params.tolerance > 0.0f && job->pairing == plan->n_pairings - 1 &&
+      !hai_verdict_of(job)->settled) {
+    hai_verdict_of(job)->recipe = HAI_ALL;
+    if (plan->reporting) hai_record_of(job)->recipe = HAI_ALL;
+  }
+}
+
+/* ---- The report ---- */
+
+/* Adds a rectangle of n_query rows to a head's report; total[0] holds squared errors, total[1] rectangles. */
+static void hai_report_rect(const hai_job *job, const hai_record *record, float *squares,
+                            hyperattn_report *r) {
+  const hai_plan *plan = job->plan;
+  const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->problem->n_query;
+  const hyperattn_output *out = &plan->problem->out;
+  float each = record->n ? (float)job->rect.n_query / (float)record->n : 0.0f;
+  float share = each / (float)plan->problem->n_query;
+  int i;
+  r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
+  r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
+  if (record->recipe == HAI_ALL) return;
+  for (i = 0; i < record->n; i++) {
+    int64_t row = record->query[i].row;
+    const float *x = row < 0 ? NULL
+                             : (const float *)out->data + ((ptrdiff_t)job->batch * out->batch_stride +
+                                                           (ptrdiff_t)job->head * out->head_stride +
+                                                           (ptrdiff_t)row * out->row_stride);
+    float error, norm, part;
+    if (!x) continue;
+    error = hai_exp(2.0f * (record->query[i].error + record->query[i].whole - lse[row]));
+    norm = hai_squared_norm(x, plan->problem->value_dim);
+    part = hai_exp(record->query[i].rect - lse[row]) * share;
+    *squares += each * error;
+    if (error > r->max_error * r->max_error * norm)
+      r->max_error = norm > 0.0f ? hai_sqrt(error / norm) : hai_inf();
+    r->block_mass += part * record->query[i].blocks;
+    r->pinned_mass += part * record->query[i].pinned;
+    r->sampled_mass += part * (1.0f - record->query[i].blocks - record->query[i].pinned);
+  }
+}
+
+/* Key-query pairs of a rectangle's probing, judging and pairing. */
+static float hai_overhead(const hai_job *job, const hai_record *record) {
+  const hyperattn_params *p = &job->plan->params;
+  float probes = job->plan->probing ? (float)hai_n_probes(job) : 0.0f;
+  return (float)job->rect.n_key * (probes + (float)hai_n_judges(&job->rect)) +
+         (float)record->pairings * (float)hai_pairing_pairs(p, job->rect.n_query, job->rect.n_key);
+}
+
+/* One head's report. Cost: O(n_query * value_dim). */
+static void hai_stage_report(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const hyperattn_problem *p = plan->problem;
+  const hyperattn_output *out = &p->out;
+  hyperattn_report r;
+  float squares = 0.0f, norm = 0.0f, pairs = 0.0f, rects = 0.0f, n = (float)hai_max(1, p->n_query);
+  int64_t row, first, last;
+  HYPERATTN_MEMSET(&r, 0, sizeof r);
+  for (row = 0; row < p->n_query; row++) {
+    norm += hai_squared_norm((const float *)out->data + ((ptrdiff_t)job->batch * out->batch_stride +
+                                                         (ptrdiff_t)job->head * out->head_stride +
+                                                         (ptrdiff_t)row * out->row_stride),
+                             p->value_dim);
+    hai_exact_keys(plan, row, &first, &last);
+    if (plan->n_once) pairs += (float)hai_max(0, last - first + 1);
+  }
+  for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
+    int64_t index, end = hai_plan_rects(plan, job->level);
+    for (index = 0; index < end; index++) {
+      const hai_record *record;
+      job->rect = hai_rect_at(plan, job->level, index);
+      record = hai_record_of(job);
+      if (plan->outer_exact && job->level >= plan->depth) {
+        pairs += (float)job->rect.n_query * (float)job->rect.n_key;
+        continue;
+      }
+      rects += 1.0f;
+      r.exact += record->recipe == HAI_ALL;
+      r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH;
+      pairs +=
+          hai_overhead(job, record) +
+          (float)job->rect.n_query * (record->recipe == HAI_ALL ? (float)job->rect.n_key : record->keys);
+      hai_report_rect(job, record, &squares, &r);
+    }
+  }
+  r.error = norm > 0.0f ? hai_sqrt(squares / norm) : 0.0f;
+  r.keys_per_query = pairs / n;
+  r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
+  if (rects > 0.0f) r.exact /= rects, r.escalated /= rects;
+  p->report[hai_flat_head(job)] = r;
 }
 
 /* ==== 10. Phases =====================================================================================
@@ -3002,14 +3587,18 @@ static void hai_stage_attend(hai_job *job) {
    of its phase touches. */
 
 static int hai_phases(const hai_plan *plan) {
-  return plan->n_once + hai_plan_levels(plan) * plan->n_stages;
+  return plan->n_once + hai_plan_levels(plan) * plan->n_steps + plan->reporting;
 }
 
-/* The stage of a phase, and its level (0 for stages that run once). */
-static hai_stage hai_phase_stage(const hai_plan *plan, int phase, int *level) {
+/* The step of a phase, and its level (0 for steps outside levels). */
+static hai_step hai_phase_step(const hai_plan *plan, int phase, int *level) {
   int n = phase - plan->n_once;
-  *level = n < 0 ? 0 : n / plan->n_stages;
-  return (hai_stage)(n < 0 ? plan->once[phase] : plan->stages[n % plan->n_stages]);
+  hai_step report = {HAI_STAGE_REPORT, 0};
+  *level = 0;
+  if (n < 0) return plan->once;
+  if (n >= hai_plan_levels(plan) * plan->n_steps) return report;
+  *level = n / plan->n_steps;
+  return plan->steps[n % plan->n_steps];
 }
 
 /* Tasks of a phase along each axis but the batch: heads (kv heads first, then query heads), rectangles,
@@ -3021,7 +3610,7 @@ typedef struct hai_grid {
 static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level) {
   const hyperattn_problem *p = plan->problem;
   hai_grid g;
-  int once = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_HASH;
+  int once = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_REPORT;
   int64_t n_query = once ? p->n_query : hai_level_queries(plan, level);
   int64_t n_key = once ? p->n_key : hai_level_keys(plan, level);
   int of_keys = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_MEANS;
@@ -3033,6 +3622,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_EXACT: g.chunks = hai_ceil_div(n_query * plan->heads_per_kv, HAI_TASK_QUERIES); break;
     case HAI_STAGE_HASH: g.chunks = hai_ceil_div(hai_max(n_query, n_key), HAI_TASK_ROWS); break;
     case HAI_STAGE_MEANS: g.chunks = hai_ceil_div(hai_key_parts(plan, n_key), HAI_TASK_GROUPS); break;
+    case HAI_STAGE_JUDGE: g.chunks = hai_judge_chunks(n_key); break;
     case HAI_STAGE_PROBE:
     case HAI_STAGE_WEIGH: g.chunks = hai_probe_chunks(n_key); break;
     case HAI_STAGE_PAIR:
@@ -3044,7 +3634,9 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_ATTEND: g.chunks = hai_ceil_div(n_query, HAI_TASK_QUERIES); break;
     case HAI_STAGE_ORDER:
     case HAI_STAGE_SUM:
-    case HAI_STAGE_COLUMNS: break;
+    case HAI_STAGE_COLUMNS:
+    case HAI_STAGE_TRY:
+    case HAI_STAGE_REPORT: break;
   }
   if (!once && level >= plan->depth && plan->outer_exact && stage != HAI_STAGE_ATTEND)
     g.chunks = 0; /* no choice */
@@ -3053,7 +3645,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
 
 static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   int level;
-  hai_stage stage = hai_phase_stage(plan, phase, &level);
+  hai_stage stage = (hai_stage)hai_phase_step(plan, phase, &level).stage;
   hai_grid g = hai_phase_grid(plan, stage, level);
   return plan->problem->batch * (g.kv_heads + g.heads) * g.rects * g.chunks;
 }
@@ -3066,9 +3658,11 @@ static char *hai_align(void *workspace) {
 /* Task `index` of a phase: which head, rectangle and chunk it is about. */
 static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase, int64_t index,
                             int worker) {
-  hai_stage stage = hai_phase_stage(plan, phase, &job->level);
+  hai_step step = hai_phase_step(plan, phase, &job->level);
+  hai_stage stage = (hai_stage)step.stage;
   hai_grid g = hai_phase_grid(plan, stage, job->level);
   int64_t head;
+  job->pairing = step.pairing;
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * (size_t)worker;
@@ -3096,6 +3690,9 @@ static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t in
     case HAI_STAGE_WEIGH: hai_stage_weigh(&job); break;
     case HAI_STAGE_COLUMNS: hai_stage_columns(&job); break;
     case HAI_STAGE_PAIR: hai_stage_pair(&job); break;
+    case HAI_STAGE_JUDGE: hai_stage_judge(&job); break;
+    case HAI_STAGE_TRY: hai_stage_try(&job); break;
+    case HAI_STAGE_REPORT: hai_stage_report(&job); break;
     case HAI_STAGE_CAP: hai_stage_cap(&job); break;
     case HAI_STAGE_ATTEND: hai_stage_attend(&job); break;
   }
