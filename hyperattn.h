@@ -468,7 +468,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
-#define HAI_MAX_STEPS 16
+#define HAI_MAX_STEPS 20
 #define HAI_MAX_TILES 4              /* most tiles of an exact task, */
 #define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
@@ -481,8 +481,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PAIR_GROUPS 16   /* query groups that choose spans together; divides HAI_TASK_GROUPS */
 #define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
 #define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
-#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head, */
-#define HAI_JUDGE_RUN 4      /* so many in a row; */
+#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose, */
+#define HAI_AUDITORS 192     /* and that see what the choice is worth, for the report; */
+#define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
 #define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
 #define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
 #define HAI_GOOD 0.03f       /* at a fixed budget: error of columns alone that blocks need not better, */
@@ -587,7 +588,15 @@ static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m
    A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
    and no batch or head in it, so heads that share keys share their draws. */
 
-enum { HAI_FOR_PLANES, HAI_FOR_PROBES, HAI_FOR_COLUMNS, HAI_FOR_CAP, HAI_FOR_JUDGES, HAI_FOR_WIDE };
+enum {
+  HAI_FOR_PLANES,
+  HAI_FOR_PROBES,
+  HAI_FOR_COLUMNS,
+  HAI_FOR_CAP,
+  HAI_FOR_JUDGES,
+  HAI_FOR_AUDITORS,
+  HAI_FOR_WIDE
+};
 
 static uint64_t hai_mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -1281,6 +1290,8 @@ typedef enum hai_stage {
   HAI_STAGE_JUDGE,   /* what held-out queries get from all keys */
   HAI_STAGE_PAIR,    /* sub-blocks of each query group */
   HAI_STAGE_TRY,     /* what the held-out queries get from a choice */
+  HAI_STAGE_WITNESS, /* what other held-out queries get from all keys, */
+  HAI_STAGE_AUDIT,   /* and from what was chosen */
   HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
   HAI_STAGE_ATTEND,
   HAI_STAGE_REPORT /* per head: what the held-out queries saw */
@@ -1334,7 +1345,7 @@ typedef struct hai_plan {
   int by_score, take;                   /* blocks: chosen by score, and how many each group takes */
   int n_pairings, sorted[2];            /* is a pairing's order by hash */
   int probing, weighing;                /* are probes run; are sampling weights needed */
-  int choosing, judging, reporting;     /* do held-out queries choose; are there any; is a report wanted */
+  int choosing, reporting;              /* do held-out queries choose; is a report wanted */
   int n_once, n_steps;                  /* steps before all levels, and of each: */
   hai_step once, steps[HAI_MAX_STEPS];
   hai_layout layout;
@@ -1431,9 +1442,6 @@ static int64_t hai_query_parts(const hai_plan *plan, int64_t n_query, int64_t n_
   return plan->by_score ? hai_ceil_div(n_query, plan->params.query_group) : hai_key_parts(plan, n_key);
 }
 
-/* Held-out queries of a rectangle. */
-static int hai_n_judges(const hai_rect *rect) { return (int)hai_min(HAI_JUDGES, rect->n_query); }
-
 /* Judging is cut by keys: n_key keys in how many chunks. */
 static int64_t hai_judge_chunks(int64_t n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_JUDGE_KEYS, hai_ceil_div(n_key, HAI_JUDGE_CHUNKS)));
@@ -1528,7 +1536,6 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->weighing =
       (p->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
   plan->reporting = problem->report != NULL;
-  plan->judging = plan->choosing || plan->reporting;
 }
 
 static void hai_resolve_regions(hai_plan *plan) {
@@ -1578,15 +1585,17 @@ static void hai_resolve_steps(hai_plan *plan) {
   hai_add_step(plan, plan->probing, HAI_STAGE_SUM, 0);
   hai_add_step(plan, plan->probing || plan->weighing, HAI_STAGE_WEIGH, 0);
   hai_add_step(plan, 1, HAI_STAGE_COLUMNS, 0);
-  hai_add_step(plan, plan->judging, HAI_STAGE_JUDGE, 0);
+  hai_add_step(plan, plan->choosing, HAI_STAGE_JUDGE, 0);
   hai_add_step(plan, hai_trying_columns(plan), HAI_STAGE_TRY, HAI_NO_BLOCKS);
   for (pairing = 0; pairing < plan->n_pairings; pairing++) {
     hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_HASH, pairing);
     hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_ORDER, pairing);
     hai_add_step(plan, plan->by_score, HAI_STAGE_MEANS, pairing);
     hai_add_step(plan, plan->by_score, HAI_STAGE_PAIR, pairing);
-    hai_add_step(plan, plan->judging, HAI_STAGE_TRY, pairing);
+    hai_add_step(plan, plan->choosing, HAI_STAGE_TRY, pairing);
   }
+  hai_add_step(plan, plan->reporting, HAI_STAGE_WITNESS, 0);
+  hai_add_step(plan, plan->reporting, HAI_STAGE_AUDIT, 0);
   hai_add_step(plan, hai_capping(plan), HAI_STAGE_CAP, 0);
   hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
 }
@@ -1721,10 +1730,10 @@ typedef struct hai_record {
   float alpha, kappa;
   struct {
     int32_t row;                /* -1: nothing to say */
-    float error;                /* ln |out' - out|, by the rectangle's choice and by all its keys */
+    float error, norm;          /* |out' - out|^2, by the rectangle's choice and by all its keys; |out|^2 */
     float whole;                /* lse after the rectangle, by all its keys */
     float rect, blocks, pinned; /* lse of the choice; shares of it that blocks and pins have */
-  } query[HAI_JUDGES];
+  } query[HAI_AUDITORS];
 } hai_record;
 
 static uint64_t hai_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
@@ -1769,8 +1778,8 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
-  if (plan->judging) /* records of two trials; a state: m, l, o; places in the order */
-    most = hai_most(most, 2 * sizeof(hai_record) + HAI_JUDGES * sizeof(int32_t) +
+  if (plan->choosing || plan->reporting) /* a state: m, l, o; places in the order */
+    most = hai_most(most, HAI_AUDITORS * sizeof(int32_t) +
                               lanes * (2 + (uint64_t)plan->problem->value_dim) * sizeof(float));
   return most;
 }
@@ -1785,7 +1794,7 @@ static void hai_resolve_layout(hai_plan *plan) {
   uint64_t rects = (uint64_t)plan->max_rects, query_codes, means, masses, truths;
   int hyper = hai_may_approximate(plan);
   int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
-  int probing = hyper && plan->probing, judging = hyper && plan->judging;
+  int probing = hyper && plan->probing, choosing = hyper && plan->choosing;
   int weighing = hyper && (plan->weighing || (plan->probing && plan->reporting));
   int64_t lanes = plan->kernel->lanes;
   size_t end = 0;
@@ -1795,9 +1804,11 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->n_spans =
       score && hai_two_levels(problem->n_key) ? y->n_means / HAI_PAIR_SPAN + plan->max_rects + 1 : 0;
   y->n_partials = probing ? (problem->n_key / HAI_PROBE_KEYS + 1 + plan->max_rects) * p->probe_queries : 0;
-  y->n_truths = judging ? problem->n_key / HAI_JUDGE_KEYS + 1 + plan->max_rects : 0;
+  y->n_truths =
+      choosing || (hyper && plan->reporting) ? problem->n_key / HAI_JUDGE_KEYS + 1 + plan->max_rects : 0;
   y->truth_floats =
-      hai_ceil_div(hai_min(HAI_JUDGES, problem->n_query), lanes) * lanes * (2 + problem->value_dim);
+      hai_ceil_div(hai_min(plan->reporting ? HAI_AUDITORS : HAI_JUDGES, problem->n_query), lanes) * lanes *
+      (2 + problem->value_dim);
   y->n_pin_words = hyper ? problem->n_key / 32 + 1 + plan->max_rects : 0;
   y->max_pins = hyper ? hai_min(p->sink_keys + p->heavy_keys, problem->n_key) : 0;
   y->max_columns = hyper ? p->sample_size : 0;
@@ -1833,7 +1844,7 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->counts = hai_take(y, &end, hyper ? hai_times(heads, rects * 12) : 0);
   y->choice = hai_take(y, &end,
                        hai_times(heads, hai_times((uint64_t)y->n_choices, 4 * (uint64_t)plan->n_pairings)));
-  y->verdict = hai_take(y, &end, judging ? hai_times(heads, rects * sizeof(hai_verdict)) : 0);
+  y->verdict = hai_take(y, &end, choosing ? hai_times(heads, rects * sizeof(hai_verdict)) : 0);
   y->record = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_records, sizeof(hai_record))));
   y->cap = hai_take(y, &end, hai_times(heads, (uint64_t)y->cap_chunks * 4));
   y->scratch = end;
@@ -1912,6 +1923,7 @@ typedef struct hai_job {
   hai_tile *tile;
   int64_t batch, head, kv_head; /* head is -1 in tasks of a kv head */
   int level, pairing;
+  int audit; /* are the held-out queries those of the report */
   hai_rect rect;
   int64_t chunk;
 } hai_job;
@@ -2495,21 +2507,30 @@ static int64_t hai_n_probes(const hai_job *job) {
   return hai_min(job->plan->params.probe_queries, job->rect.n_query);
 }
 
-/* Held-out query i of a rectangle: runs of HAI_JUDGE_RUN queries, one run from each stratum. */
+/* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one run from each stratum; all, if there are few. */
+static int hai_n_judges(const hai_job *job) {
+  return (int)hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query);
+}
+static int64_t hai_judge_runs(const hai_job *job) {
+  return (job->audit ? HAI_AUDITORS : HAI_JUDGES) / HAI_JUDGE_RUN;
+}
+static int hai_all_judge(const hai_job *job) {
+  return job->rect.n_query <= hai_judge_runs(job) * HAI_JUDGE_RUN;
+}
 static int64_t hai_judge_row(const hai_job *job, int64_t i) {
-  int64_t runs = HAI_JUDGES / HAI_JUDGE_RUN, run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin;
-  if (n <= HAI_JUDGES) return job->rect.query_begin + i;
+  int64_t runs = hai_judge_runs(job), run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin, size;
+  if (hai_all_judge(job)) return job->rect.query_begin + i;
   begin = hai_cut(n, runs, run);
-  begin += (int64_t)hai_uniform(
-      0, (uint64_t)(hai_cut(n, runs, run + 1) - begin - HAI_JUDGE_RUN + 1),
-      hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_JUDGES, (uint64_t)run));
+  size = hai_cut(n, runs, run + 1) - begin;
+  begin += (int64_t)hai_uniform(0, (uint64_t)(size - HAI_JUDGE_RUN + 1),
+                                hai_random(job->plan->params.seed, job->rect.region,
+                                           job->audit ? HAI_FOR_AUDITORS : HAI_FOR_JUDGES, (uint64_t)run));
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
-/* Probe t of a rectangle: one query from each stratum. One that is held out gives way to the next that is
-   not. */
+/* Probe t of a rectangle: one query from each stratum. One that is to judge gives way to its neighbour. */
 static int64_t hai_probe_row(const hai_job *job, int64_t t) {
-  int64_t n = job->rect.n_query, runs = HAI_JUDGES / HAI_JUDGE_RUN, run;
+  int64_t n = job->rect.n_query, runs = hai_judge_runs(job), run;
   int64_t row = hai_draw(n, hai_n_probes(job), t,
                          hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_PROBES, (uint64_t)t));
   row += job->rect.query_begin;
@@ -2830,7 +2851,7 @@ static void hai_stage_columns(hai_job *job) {
   n = job->rect.n_key - counts[0];
   counts[1] = hai_draw_columns(job, n, y->max_columns, HAI_FOR_COLUMNS, hai_columns(job, 0));
   counts[2] = hai_draw_columns(job, n, y->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
-  if (job->plan->judging) hai_verdict_open(hai_verdict_of(job));
+  if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
 }
 
 /* ---- Pairing query groups with key sub-blocks by score ---- */
@@ -3055,6 +3076,15 @@ static void hai_stage_exact(hai_job *job) {
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
+/* The recipe of a rectangle and head; sets the pairing of its blocks. */
+static hai_recipe hai_recipe_of(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  if (plan->outer_exact && job->level >= plan->depth) return HAI_ALL;
+  if (!plan->choosing) return HAI_BLOCKS;
+  job->pairing = hai_verdict_of(job)->pairing;
+  return (hai_recipe)hai_verdict_of(job)->recipe;
+}
+
 /* Puts the query at a sorted position into a lane, and the lane into its query group. Positions come
    ascending. */
 static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
@@ -3220,13 +3250,8 @@ static void hai_attend_columns_capped(hai_job *job) {
 static void hai_stage_attend(hai_job *job) {
   const hai_plan *plan = job->plan;
   int64_t at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
-  int recipe = HAI_BLOCKS, n, i;
-  if (plan->outer_exact && job->level >= plan->depth) {
-    recipe = HAI_ALL;
-  } else if (plan->choosing) {
-    recipe = hai_verdict_of(job)->recipe;
-    job->pairing = hai_verdict_of(job)->pairing;
-  }
+  hai_recipe recipe = hai_recipe_of(job);
+  int n, i;
   if (recipe == HAI_ALL) {
     hai_attend_all(job, hai_rect_open, job->rect.query_begin + at, job->rect.query_begin + end,
                    job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
@@ -3257,7 +3282,7 @@ static void hai_stage_attend(hai_job *job) {
 static void hai_stage_judge(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int judges = hai_n_judges(&job->rect), lanes = plan->kernel->lanes, first, n, i;
+  int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
   int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->problem->value_dim;
   int64_t begin = job->rect.key_begin;
   float *truth = hai_truth(job, job->chunk);
@@ -3277,7 +3302,7 @@ static void hai_stage_judge(hai_job *job) {
 /* The states over all chunks, in the place of the first chunk's. */
 static void hai_gather_truth(const hai_job *job) {
   const hai_plan *plan = job->plan;
-  int judges = hai_n_judges(&job->rect), lanes = plan->kernel->lanes, first, i;
+  int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, i;
   int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->problem->value_dim;
   int64_t size = (2 + value_dim) * lanes, c, t;
   for (first = 0; first < judges; first += lanes)
@@ -3298,13 +3323,13 @@ static void hai_gather_truth(const hai_job *job) {
 /* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
 static void hai_judge_places(const hai_job *job, int32_t *place) {
   const int32_t *order = hai_query_order(job);
-  int64_t runs = HAI_JUDGES / HAI_JUDGE_RUN, n = job->rect.n_query, begin = job->rect.query_begin, at;
-  int judges = hai_n_judges(&job->rect), i;
+  int64_t runs = hai_judge_runs(job), n = job->rect.n_query, begin = job->rect.query_begin, at;
+  int judges = hai_n_judges(job), i;
   for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - begin);
   for (at = 0; order && at < n; at++) {
-    int64_t run = n <= HAI_JUDGES ? 0 : hai_part_of(n, runs, order[at] - begin) * HAI_JUDGE_RUN;
-    int64_t i0 = order[at] - hai_judge_row(job, run);
-    if (i0 >= 0 && i0 < (n <= HAI_JUDGES ? n : HAI_JUDGE_RUN)) place[run + i0] = (int32_t)at;
+    int64_t run = hai_all_judge(job) ? 0 : hai_part_of(n, runs, order[at] - begin) * HAI_JUDGE_RUN;
+    int64_t ahead = order[at] - hai_judge_row(job, run);
+    if (ahead >= 0 && ahead < (hai_all_judge(job) ? n : HAI_JUDGE_RUN)) place[run + ahead] = (int32_t)at;
   }
 }
 
@@ -3331,14 +3356,6 @@ static void hai_place_columns(const hai_job *job) {
     }
   }
 }
-
-/* A choice under trial. */
-typedef struct hai_trial {
-  int recipe;
-  float error, norm; /* sums over the held-out queries of |out' - out|^2 and |out|^2 */
-  float least, most; /* of ln sums outside the blocks */
-  hai_record *record;
-} hai_trial;
 
 /* Lane i of the tile, which has met what the choice gives it, against the truth (m, l, o, stride lanes).
    *error = |out' - out|^2, *norm = |out|^2; both with what the query has met before where `resting`. Returns
@@ -3369,78 +3386,32 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
   return hai_finite(*norm) ? whole : hai_float(0x7fc00000u);
 }
 
-/* Adds a tile of held-out queries, first .. first + n - 1, to a trial. `blocks` and `pins`: lse of each lane
-   after its blocks, and after the pins too. */
-static void hai_weigh_trial(const hai_job *job, hai_trial *trial, int first, const float *truth,
-                            const float *blocks, const float *pins) {
-  const hai_plan *plan = job->plan;
-  const hai_tile *tile = job->tile;
-  int lanes = plan->kernel->lanes, i;
-  for (i = 0; i < tile->n; i++) {
-    float error, norm, mine = hai_state_lse(tile->m[i], tile->l[i]);
-    float exact = hai_state_lse(truth[i], truth[lanes + i]), rest = hai_exp(blocks[i] - exact);
-    /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
-    float whole = hai_compare(job, i, truth, plan->params.tolerance > 0.0f, &error, &norm);
-    if (whole == whole) {
-      trial->error += error;
-      trial->norm += norm;
-    }
-    if (!trial->record) continue;
-    whole = hai_compare(job, i, truth, 1, &error, &norm);
-    trial->record->query[first + i].row = whole == whole && hai_finite(error) && hai_finite(whole)
-                                              ? (int32_t)hai_judge_row(job, first + i)
-                                              : -1;
-    trial->record->query[first + i].error = 0.5f * hai_log(error);
-    trial->record->query[first + i].whole = whole;
-    trial->record->query[first + i].rect = mine;
-    trial->record->query[first + i].blocks = mine == -hai_inf() ? 0.0f : hai_exp(blocks[i] - mine);
-    trial->record->query[first + i].pinned =
-        mine == -hai_inf() ? 0.0f : hai_exp(pins[i] - mine) - hai_exp(blocks[i] - mine);
-    rest = rest < 1.0f ? exact + hai_log(1.0f - rest) : -hai_inf();
-    if (!hai_finite(rest)) continue;
-    trial->least = rest < trial->least ? rest : trial->least;
-    trial->most = rest > trial->most ? rest : trial->most;
-  }
+/* Held-out queries first .. first + n - 1 meet the blocks and pins that a choice gives them; `blocks` and
+   `pins` take the lse of each lane after either. */
+static void hai_judge_open(hai_job *job, const int32_t *place, int first, int n, float *blocks,
+                           float *pins) {
+  hai_tile *tile = job->tile;
+  int i;
+  tile->n_groups = 0;
+  for (i = 0; i < n; i++) hai_tile_sorted(job, i, place[first + i]);
+  hai_tile_open(job, n, job->plan->scale, job->plan->problem->value_dim);
+  hai_attend_blocks(job);
+  for (i = 0; i < n; i++) blocks[i] = hai_state_lse(tile->m[i], tile->l[i]);
+  hai_attend_pins(job);
+  hai_tile_flush(job);
+  for (i = 0; i < n; i++) pins[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
-/* What is left of a trial when all held-out queries are in. */
-static void hai_close_trial(const hai_job *job, hai_trial *trial) {
-  const hai_plan *plan = job->plan;
-  int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), probes = hai_n_probes(job), c;
-  hai_record *record = trial->record;
-  float peak = 0.0f;
-  /* finite errors of no output at all are none */
-  trial->error = trial->error == 0.0f ? 0.0f
-                 : trial->norm > 0.0f ? hai_sqrt(trial->error / trial->norm)
-                                      : hai_inf();
-  if (!record) return;
-  record->recipe = trial->recipe;
-  record->n = hai_n_judges(&job->rect);
-  record->pairings = job->pairing == HAI_NO_BLOCKS ? 0 : job->pairing + 1;
-  record->keys = (float)(hai_counts(job)[0] + hai_counts(job)[trial->recipe == HAI_BLOCKS ? 1 : 2]);
-  if (trial->recipe != HAI_COLUMNS && plan->params.block_size)
-    record->keys += (float)job->rect.n_key *
-                    (float)hai_min(plan->take, hai_key_parts(plan, job->rect.n_key)) /
-                    (float)hai_key_parts(plan, job->rect.n_key);
-  for (c = 0; c < chunks && plan->probing; c++)
-    peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
-  record->alpha =
-      plan->probing ? (float)job->rect.n_key * (float)job->rect.n_query / (float)probes * peak : 0.0f;
-  record->kappa = trial->most >= trial->least ? hai_exp(trial->most - trial->least) : 1.0f;
-}
-
-/* A rectangle takes a trial's recipe where it is better than what it had. */
-static void hai_rule(const hai_job *job, const hai_trial *trial) {
-  const hai_plan *plan = job->plan;
+/* A rectangle takes a recipe where it is better than what it had. */
+static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
   hai_verdict *verdict = hai_verdict_of(job);
-  float enough = plan->params.tolerance;
-  if (enough == 0.0f) enough = trial->recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
-  if (verdict->settled || !(trial->error < verdict->error || !plan->choosing)) return;
-  verdict->recipe = trial->recipe;
+  float enough = job->plan->params.tolerance;
+  if (enough == 0.0f) enough = recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
+  if (verdict->settled || !(error < verdict->error)) return;
+  verdict->recipe = (int32_t)recipe;
   verdict->pairing = job->pairing;
-  verdict->error = trial->error;
-  verdict->settled = trial->error <= enough;
-  if (trial->record) *hai_record_of(job) = *trial->record;
+  verdict->error = error;
+  verdict->settled = error <= enough;
 }
 
 /* Tries a choice on the held-out queries: columns alone, or a pairing's blocks with columns, and, where there
@@ -3449,93 +3420,154 @@ static void hai_rule(const hai_job *job, const hai_trial *trial) {
 static void hai_stage_try(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int judges = hai_n_judges(&job->rect), lanes = plan->kernel->lanes, first, n, i, c;
-  int n_trials =
-      job->pairing != HAI_NO_BLOCKS && plan->params.tolerance > 0.0f && hai_trying_columns(plan) ? 2 : 1;
+  int alone = job->pairing == HAI_NO_BLOCKS, judges = hai_n_judges(job), lanes = plan->kernel->lanes;
+  /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
+  int bound = plan->params.tolerance > 0.0f, n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
   int64_t size = (2 + plan->problem->value_dim) * lanes;
-  hai_record *records = (hai_record *)(void *)job->scratch;
-  float *state = (float *)(void *)(records + 2), *blocks = tile->spare, *pins = blocks + lanes;
+  float *state = (float *)(void *)job->scratch, *blocks = tile->spare, *pins = blocks + lanes;
   int32_t *place = (int32_t *)(void *)(state + size);
-  hai_trial trial[2];
+  hai_recipe recipe[2];
+  float sum[2] = {0.0f, 0.0f}, norm = 0.0f; /* of |out' - out|^2, and of |out|^2 */
+  int first, n, i, c;
   if (job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0)) hai_gather_truth(job);
   if (hai_verdict_of(job)->settled) return;
   if (job->pairing == 1) hai_place_columns(job);
   hai_judge_places(job, place);
-  for (c = 0; c < n_trials; c++) {
-    trial[c].recipe = job->pairing == HAI_NO_BLOCKS ? HAI_COLUMNS : c ? HAI_BOTH : HAI_BLOCKS;
-    trial[c].error = trial[c].norm = 0.0f;
-    trial[c].least = hai_inf();
-    trial[c].most = -hai_inf();
-    trial[c].record = plan->reporting ? &records[c] : NULL;
-  }
+  recipe[0] = alone ? HAI_COLUMNS : HAI_BLOCKS;
+  recipe[1] = HAI_BOTH;
   for (first = 0; first < judges; first += n) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
     n = (int)hai_min(lanes, judges - first);
-    tile->n_groups = 0;
-    for (i = 0; i < n; i++) hai_tile_sorted(job, i, place[first + i]);
-    hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
-    hai_attend_blocks(job);
-    for (i = 0; i < n; i++) blocks[i] = hai_state_lse(tile->m[i], tile->l[i]);
-    hai_attend_pins(job);
-    hai_tile_flush(job);
-    for (i = 0; i < n; i++) pins[i] = hai_state_lse(tile->m[i], tile->l[i]);
+    hai_judge_open(job, place, first, n, blocks, pins);
     hai_tile_save(tile, state);
     for (c = 0; c < n_trials; c++) {
       if (c) hai_tile_load(tile, state);
-      hai_attend_columns(job, trial[c].recipe != HAI_BLOCKS);
-      hai_weigh_trial(job, &trial[c], first, truth, blocks, pins);
+      hai_attend_columns(job, recipe[c] != HAI_BLOCKS);
+      for (i = 0; i < n; i++) {
+        float error, squared, whole = hai_compare(job, i, truth, bound, &error, &squared);
+        if (whole != whole) continue;
+        sum[c] += error;
+        norm += c ? 0.0f : squared;
+      }
     }
   }
-  for (c = 0; c < n_trials; c++) {
-    hai_close_trial(job, &trial[c]);
-    hai_rule(job, &trial[c]);
-  }
-  if (plan->params.tolerance > 0.0f && job->pairing == plan->n_pairings - 1 &&
-      !hai_verdict_of(job)->settled) {
+  for (c = 0; c < n_trials; c++)
+    hai_rule(job, recipe[c], sum[c] == 0.0f ? 0.0f : norm > 0.0f ? hai_sqrt(sum[c] / norm) : hai_inf());
+  if (bound && job->pairing == plan->n_pairings - 1 && !hai_verdict_of(job)->settled)
     hai_verdict_of(job)->recipe = HAI_ALL;
-    if (plan->reporting) hai_record_of(job)->recipe = HAI_ALL;
+}
+
+/* What a rectangle's choice is worth to queries that had no part in it, for the report. */
+static void hai_stage_audit(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  hai_record *record = hai_record_of(job);
+  hai_recipe recipe = hai_recipe_of(job);
+  int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
+  int64_t size = (2 + plan->problem->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
+  int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
+  float *blocks = tile->spare, *pins = blocks + lanes, least = hai_inf(), most = -hai_inf(), peak = 0.0f;
+  int32_t *place = (int32_t *)(void *)job->scratch;
+  record->recipe = (int32_t)recipe;
+  record->pairings = plan->choosing && recipe == HAI_ALL ? plan->n_pairings
+                     : job->pairing == HAI_NO_BLOCKS     ? 0
+                                                         : job->pairing + 1;
+  record->n = judges;
+  for (c = 0; c < chunks && plan->probing; c++)
+    peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
+  record->alpha = plan->probing
+                      ? (float)job->rect.n_key * (float)job->rect.n_query / (float)hai_n_probes(job) * peak
+                      : 0.0f;
+  record->keys = (float)hai_counts(job)[0] + (float)hai_counts(job)[recipe == HAI_BLOCKS ? 1 : 2];
+  if (recipe != HAI_COLUMNS && parts)
+    record->keys += (float)job->rect.n_key * (float)hai_min(plan->take, parts) / (float)parts;
+  record->kappa = 1.0f;
+  if (recipe == HAI_ALL) record->keys = (float)job->rect.n_key;
+  if (recipe == HAI_ALL) return;
+  hai_gather_truth(job);
+  hai_judge_places(job, place);
+  for (first = 0; first < judges; first += n) {
+    const float *truth = hai_truth(job, 0) + first / lanes * size;
+    n = (int)hai_min(lanes, judges - first);
+    hai_judge_open(job, place, first, n, blocks, pins);
+    hai_attend_columns(job, recipe != HAI_BLOCKS);
+    for (i = 0; i < n; i++) {
+      float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
+      float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
+      float beside = hai_exp(blocks[i] - exact), in_blocks = hai_exp(blocks[i] - mine);
+      int good = hai_finite(whole) && hai_finite(error) && hai_finite(mine);
+      record->query[first + i].row = good ? (int32_t)hai_judge_row(job, first + i) : -1;
+      record->query[first + i].error = error;
+      record->query[first + i].norm = norm;
+      record->query[first + i].whole = whole;
+      record->query[first + i].rect = mine;
+      record->query[first + i].blocks = in_blocks;
+      record->query[first + i].pinned = hai_exp(pins[i] - mine) - in_blocks;
+      beside = beside < 1.0f ? exact + hai_log(1.0f - beside) : -hai_inf();
+      if (!hai_finite(beside)) continue;
+      least = beside < least ? beside : least;
+      most = beside > most ? beside : most;
+    }
   }
+  if (most >= least) record->kappa = hai_exp(most - least);
 }
 
 /* ---- The report ---- */
 
-/* Adds a rectangle of n_query rows to a head's report; total[0] holds squared errors, total[1] rectangles. */
-static void hai_report_rect(const hai_job *job, const hai_record *record, float *squares,
-                            hyperattn_report *r) {
+/* Sum of |out|^2 over rows begin .. end - 1. */
+static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
+  const hyperattn_output *out = &job->plan->problem->out;
+  float sum = 0.0f;
+  for (; begin < end; begin++)
+    sum += hai_squared_norm((const float *)out->data + ((ptrdiff_t)job->batch * out->batch_stride +
+                                                        (ptrdiff_t)job->head * out->head_stride +
+                                                        (ptrdiff_t)begin * out->row_stride),
+                            job->plan->problem->value_dim);
+  return sum;
+}
+
+/* Adds a rectangle to a head's report, its squared errors to *error, and the variance of their sum, a sample
+   of a few, to *variance. Returns |exact|^2 over |out|^2, by its held-out queries. */
+static float hai_report_rect(const hai_job *job, const hai_record *record, float *error, float *variance,
+                             hyperattn_report *r) {
   const hai_plan *plan = job->plan;
   const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->problem->n_query;
-  const hyperattn_output *out = &plan->problem->out;
-  float each = record->n ? (float)job->rect.n_query / (float)record->n : 0.0f;
-  float share = each / (float)plan->problem->n_query;
+  float each = (float)job->rect.n_query / (float)record->n, share = each / (float)plan->problem->n_query;
+  float mine = 0.0f, exact = 0.0f, sum = 0.0f, squares = 0.0f;
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
   r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
-  if (record->recipe == HAI_ALL) return;
+  if (record->recipe == HAI_ALL) return 1.0f;
   for (i = 0; i < record->n; i++) {
     int64_t row = record->query[i].row;
-    const float *x = row < 0 ? NULL
-                             : (const float *)out->data + ((ptrdiff_t)job->batch * out->batch_stride +
-                                                           (ptrdiff_t)job->head * out->head_stride +
-                                                           (ptrdiff_t)row * out->row_stride);
-    float error, norm, part;
-    if (!x) continue;
-    error = hai_exp(2.0f * (record->query[i].error + record->query[i].whole - lse[row]));
-    norm = hai_squared_norm(x, plan->problem->value_dim);
-    part = hai_exp(record->query[i].rect - lse[row]) * share;
-    *squares += each * error;
-    if (error > r->max_error * r->max_error * norm)
-      r->max_error = norm > 0.0f ? hai_sqrt(error / norm) : hai_inf();
+    float whole = record->query[i].whole, later, part, squared = record->query[i].error;
+    if (row < 0) continue;
+    /* later keys outweigh an error; what the choice missed is missing in the last lse too */
+    later = lse[row] > whole ? hai_exp(2.0f * (whole - lse[row])) : 1.0f;
+    part = share * hai_exp(record->query[i].rect - lse[row]);
+    sum += squared * later;
+    squares += squared * later * squared * later;
+    if (squared > r->max_error * r->max_error * record->query[i].norm)
+      r->max_error = record->query[i].norm > 0.0f ? hai_sqrt(squared / record->query[i].norm) : hai_inf();
+    mine += hai_out_norm(job, row, row + 1);
+    exact += record->query[i].norm;
     r->block_mass += part * record->query[i].blocks;
     r->pinned_mass += part * record->query[i].pinned;
     r->sampled_mass += part * (1.0f - record->query[i].blocks - record->query[i].pinned);
   }
+  *error += each * sum;
+  if (record->n > 1)
+    *variance +=
+        each * each * (squares - sum * sum / (float)record->n) * (float)record->n / (float)(record->n - 1);
+  return mine > 0.0f && exact > 0.0f ? exact / mine : 1.0f;
 }
 
-/* Key-query pairs of a rectangle's probing, judging and pairing. */
+/* Key-query pairs of a rectangle's probing, judging and pairing. The report's own are not counted. */
 static float hai_overhead(const hai_job *job, const hai_record *record) {
   const hyperattn_params *p = &job->plan->params;
   float probes = job->plan->probing ? (float)hai_n_probes(job) : 0.0f;
-  return (float)job->rect.n_key * (probes + (float)hai_n_judges(&job->rect)) +
+  if (job->plan->choosing) probes += (float)hai_n_judges(job);
+  return (float)job->rect.n_key * probes +
          (float)record->pairings * (float)hai_pairing_pairs(p, job->rect.n_query, job->rect.n_key);
 }
 
@@ -3543,40 +3575,40 @@ static float hai_overhead(const hai_job *job, const hai_record *record) {
 static void hai_stage_report(hai_job *job) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
-  const hyperattn_output *out = &p->out;
   hyperattn_report r;
-  float squares = 0.0f, norm = 0.0f, pairs = 0.0f, rects = 0.0f, n = (float)hai_max(1, p->n_query);
-  int64_t row, first, last;
+  float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs = 0.0f, rects = 0.0f;
+  int64_t row, first, last, rest = p->n_query; /* rows below `rest` are in no rectangle */
   HYPERATTN_MEMSET(&r, 0, sizeof r);
-  for (row = 0; row < p->n_query; row++) {
-    norm += hai_squared_norm((const float *)out->data + ((ptrdiff_t)job->batch * out->batch_stride +
-                                                         (ptrdiff_t)job->head * out->head_stride +
-                                                         (ptrdiff_t)row * out->row_stride),
-                             p->value_dim);
+  for (row = 0; row < p->n_query && plan->n_once; row++) {
     hai_exact_keys(plan, row, &first, &last);
-    if (plan->n_once) pairs += (float)hai_max(0, last - first + 1);
+    pairs += (float)hai_max(0, last - first + 1);
   }
   for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
     int64_t index, end = hai_plan_rects(plan, job->level);
     for (index = 0; index < end; index++) {
       const hai_record *record;
+      float ratio = 1.0f;
       job->rect = hai_rect_at(plan, job->level, index);
-      record = hai_record_of(job);
       if (plan->outer_exact && job->level >= plan->depth) {
         pairs += (float)job->rect.n_query * (float)job->rect.n_key;
-        continue;
+      } else {
+        record = hai_record_of(job);
+        rects += 1.0f;
+        r.exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
+        r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
+        pairs += hai_overhead(job, record) + (float)job->rect.n_query * record->keys;
+        ratio = hai_report_rect(job, record, &error, &variance, &r);
       }
-      rects += 1.0f;
-      r.exact += record->recipe == HAI_ALL;
-      r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH;
-      pairs +=
-          hai_overhead(job, record) +
-          (float)job->rect.n_query * (record->recipe == HAI_ALL ? (float)job->rect.n_key : record->keys);
-      hai_report_rect(job, record, &squares, &r);
+      if (index || (plan->outer && job->level < plan->depth)) continue; /* a later one holds its rows too */
+      norm += ratio * hai_out_norm(job, job->rect.query_begin, job->rect.query_begin + job->rect.n_query);
+      rest = hai_min(rest, job->rect.query_begin);
     }
   }
-  r.error = norm > 0.0f ? hai_sqrt(squares / norm) : 0.0f;
-  r.keys_per_query = pairs / n;
+  norm += hai_out_norm(job, 0, rest);
+  error +=
+      hai_sqrt(variance); /* few queries hold most of an error, and samples miss them more often than not */
+  r.error = norm > 0.0f ? hai_sqrt(error / norm) : 0.0f;
+  r.keys_per_query = p->n_query ? pairs / (float)p->n_query : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
   if (rects > 0.0f) r.exact /= rects, r.escalated /= rects;
   p->report[hai_flat_head(job)] = r;
@@ -3622,7 +3654,8 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_EXACT: g.chunks = hai_ceil_div(n_query * plan->heads_per_kv, HAI_TASK_QUERIES); break;
     case HAI_STAGE_HASH: g.chunks = hai_ceil_div(hai_max(n_query, n_key), HAI_TASK_ROWS); break;
     case HAI_STAGE_MEANS: g.chunks = hai_ceil_div(hai_key_parts(plan, n_key), HAI_TASK_GROUPS); break;
-    case HAI_STAGE_JUDGE: g.chunks = hai_judge_chunks(n_key); break;
+    case HAI_STAGE_JUDGE:
+    case HAI_STAGE_WITNESS: g.chunks = hai_judge_chunks(n_key); break;
     case HAI_STAGE_PROBE:
     case HAI_STAGE_WEIGH: g.chunks = hai_probe_chunks(n_key); break;
     case HAI_STAGE_PAIR:
@@ -3636,6 +3669,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_SUM:
     case HAI_STAGE_COLUMNS:
     case HAI_STAGE_TRY:
+    case HAI_STAGE_AUDIT:
     case HAI_STAGE_REPORT: break;
   }
   if (!once && level >= plan->depth && plan->outer_exact && stage != HAI_STAGE_ATTEND)
@@ -3663,6 +3697,7 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
   hai_grid g = hai_phase_grid(plan, stage, job->level);
   int64_t head;
   job->pairing = step.pairing;
+  job->audit = stage == HAI_STAGE_WITNESS || stage == HAI_STAGE_AUDIT;
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * (size_t)worker;
@@ -3690,8 +3725,10 @@ static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t in
     case HAI_STAGE_WEIGH: hai_stage_weigh(&job); break;
     case HAI_STAGE_COLUMNS: hai_stage_columns(&job); break;
     case HAI_STAGE_PAIR: hai_stage_pair(&job); break;
-    case HAI_STAGE_JUDGE: hai_stage_judge(&job); break;
+    case HAI_STAGE_JUDGE:
+    case HAI_STAGE_WITNESS: hai_stage_judge(&job); break;
     case HAI_STAGE_TRY: hai_stage_try(&job); break;
+    case HAI_STAGE_AUDIT: hai_stage_audit(&job); break;
     case HAI_STAGE_REPORT: hai_stage_report(&job); break;
     case HAI_STAGE_CAP: hai_stage_cap(&job); break;
     case HAI_STAGE_ATTEND: hai_stage_attend(&job); break;
@@ -3727,15 +3764,16 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
 HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   hyperattn_params p = hyperattn_paper_params();
   p.min_seq_len = 1024;
-  p.sample_size = 192;
-  p.heavy_keys = 64;
+  p.sample_size = 160;
+  p.heavy_keys = 96;
   p.sink_keys = 4;
-  p.probe_queries = 128;
+  p.probe_queries = 80;
   p.window = 256;
   p.lsh_bits = 12;
   p.query_group = 16;
   p.key_group = 16;
-  p.order = HYPERATTN_ORDER_POSITION;
+  p.order = HYPERATTN_ORDER_PROBED;
+  p.tolerance = 0.1f;
   p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
   return p;
 }
