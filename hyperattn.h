@@ -468,7 +468,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
-#define HAI_MAX_STEPS 20
+#define HAI_MAX_STEPS 22
 #define HAI_MAX_TILES 4              /* most tiles of an exact task, */
 #define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
@@ -1285,8 +1285,10 @@ typedef enum hai_stage {
   HAI_STAGE_MEANS,   /* mean key of each sub-block */
   HAI_STAGE_PROBE,   /* probes' maximum and sum over each chunk of keys */
   HAI_STAGE_SUM,     /* probes' sums over the rectangle */
-  HAI_STAGE_WEIGH,   /* column masses and sampling weights */
-  HAI_STAGE_COLUMNS, /* pins and sampled columns */
+  HAI_STAGE_MASS,    /* column masses */
+  HAI_STAGE_PIN,     /* sinks and heavy keys */
+  HAI_STAGE_WEIGH,   /* sampling weights */
+  HAI_STAGE_COLUMNS, /* sampled columns */
   HAI_STAGE_JUDGE,   /* what held-out queries get from all keys */
   HAI_STAGE_PAIR,    /* sub-blocks of each query group */
   HAI_STAGE_TRY,     /* what the held-out queries get from a choice */
@@ -1311,21 +1313,22 @@ typedef struct hai_layout {
   size_t lse;                  /* f32 [n_query]: of what each query has met so far */
   size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket */
   size_t query_order,
-      key_order;       /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
-  size_t mean;         /* f32 [n_means][head_dim]; shares its place with the buckets, done with by then */
-  size_t span_mean;    /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
-  size_t partial;      /* f32 [n_partials][2]: m and l of a probe over a chunk of keys */
-  size_t mass, weight; /* f32 [n_key]: column mass; sampling weight before mixing */
-  size_t truth;        /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
-                          in the place of masses and weights, done with by then */
-  size_t pinned;       /* u32 [n_pin_words]: one bit per key of a rectangle */
-  size_t pins;         /* i32 [n_rects][max_pins] */
-  size_t columns;      /* hai_column [n_rects][max_columns + max_wide] */
-  size_t counts;       /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
-  size_t choice;       /* i32 [n_pairings][n_choices]: sub-blocks of each query group, ascending */
-  size_t verdict;      /* hai_verdict [n_rects] */
-  size_t record;       /* hai_record [all rectangles] */
-  size_t cap;          /* f32 [cap_chunks]: ln of the largest residual sum */
+      key_order;    /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
+  size_t mean;      /* f32 [n_means][head_dim]; shares its place with the buckets, done with by then */
+  size_t span_mean; /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
+  size_t partial;   /* f32 [n_partials][2]: m and l of a probe over a chunk of keys */
+  size_t mass;      /* f32 [n_key]: column mass, then sampling weight before mixing */
+  size_t square;    /* f32 [n_key]: for the report, sum of the probes' squared weights */
+  size_t truth;     /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
+                          in the place of the masses, done with by then */
+  size_t pinned;    /* u32 [n_pin_words]: one bit per key of a rectangle */
+  size_t pins;      /* i32 [n_rects][max_pins] */
+  size_t columns;   /* hai_column [n_rects][max_columns + max_wide] */
+  size_t counts;    /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
+  size_t choice;    /* i32 [n_pairings][n_choices]: sub-blocks of each query group, ascending */
+  size_t verdict;   /* hai_verdict [n_rects] */
+  size_t record;    /* hai_record [all rectangles] */
+  size_t cap;       /* f32 [cap_chunks]: ln of the largest residual sum */
   size_t scratch, scratch_bytes; /* last: one per worker */
   int64_t n_means, n_spans, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
       max_wide, n_choices, n_records, cap_chunks;
@@ -1583,7 +1586,9 @@ static void hai_resolve_steps(hai_plan *plan) {
   hai_add_step(plan, plan->sorted[0], HAI_STAGE_ORDER, 0);
   hai_add_step(plan, plan->probing, HAI_STAGE_PROBE, 0);
   hai_add_step(plan, plan->probing, HAI_STAGE_SUM, 0);
-  hai_add_step(plan, plan->probing || plan->weighing, HAI_STAGE_WEIGH, 0);
+  hai_add_step(plan, plan->probing, HAI_STAGE_MASS, 0);
+  hai_add_step(plan, 1, HAI_STAGE_PIN, 0);
+  hai_add_step(plan, plan->weighing, HAI_STAGE_WEIGH, 0);
   hai_add_step(plan, 1, HAI_STAGE_COLUMNS, 0);
   hai_add_step(plan, plan->choosing, HAI_STAGE_JUDGE, 0);
   hai_add_step(plan, hai_trying_columns(plan), HAI_STAGE_TRY, HAI_NO_BLOCKS);
@@ -1703,7 +1708,7 @@ static hyperattn_status hai_check_overlap(const hai_span *spans, int n_results, 
 
 typedef struct hai_column {
   int32_t key;
-  int32_t block[2]; /* of each pairing: the sub-block that holds the key, -1 without blocks */
+  int32_t block;    /* sub-block that holds the key in the pairing last tried or taken, -1 without blocks */
   float log_weight; /* ln of the inverse of its probability */
 } hai_column;
 
@@ -1791,11 +1796,10 @@ static void hai_resolve_layout(hai_plan *plan) {
   uint64_t heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_heads);
   uint64_t kv_heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_kv_heads);
   uint64_t n_query = (uint64_t)problem->n_query, n_key = (uint64_t)problem->n_key;
-  uint64_t rects = (uint64_t)plan->max_rects, query_codes, means, masses, truths;
+  uint64_t rects = (uint64_t)plan->max_rects, query_codes, means, masses, truths, square;
   int hyper = hai_may_approximate(plan);
   int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
   int probing = hyper && plan->probing, choosing = hyper && plan->choosing;
-  int weighing = hyper && (plan->weighing || (plan->probing && plan->reporting));
   int64_t lanes = plan->kernel->lanes;
   size_t end = 0;
 
@@ -1803,9 +1807,16 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->n_means = score ? hai_ceil_div(problem->n_key, p->key_group) + plan->max_rects : 0;
   y->n_spans =
       score && hai_two_levels(problem->n_key) ? y->n_means / HAI_PAIR_SPAN + plan->max_rects + 1 : 0;
-  y->n_partials = probing ? (problem->n_key / HAI_PROBE_KEYS + 1 + plan->max_rects) * p->probe_queries : 0;
-  y->n_truths =
-      choosing || (hyper && plan->reporting) ? problem->n_key / HAI_JUDGE_KEYS + 1 + plan->max_rects : 0;
+  square =
+      (uint64_t)hai_min(problem->n_query, problem->n_key); /* or less; half of its keys in each level */
+  y->n_partials = probing ? hai_max(hai_probe_chunks(problem->n_key),
+                                    (int64_t)square / 2 / HAI_PROBE_KEYS + plan->max_rects) *
+                                p->probe_queries
+                          : 0;
+  y->n_truths = choosing || (hyper && plan->reporting) /* one a rectangle, or they are few and large */
+                    ? hai_max(hai_judge_chunks(problem->n_key),
+                              hai_max((int64_t)square / HAI_JUDGE_KEYS, plan->max_rects))
+                    : 0;
   y->truth_floats =
       hai_ceil_div(hai_min(plan->reporting ? HAI_AUDITORS : HAI_JUDGES, problem->n_query), lanes) * lanes *
       (2 + problem->value_dim);
@@ -1831,11 +1842,10 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->span_mean =
       hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_spans * (uint64_t)problem->head_dim * 4));
   y->partial = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_partials, 8)));
-  masses = probing ? hai_round_up(hai_times(heads, n_key * 4)) : 0;
+  masses = probing || plan->weighing ? hai_times(heads, n_key * 4) : 0;
   truths = hai_times(heads, hai_times((uint64_t)y->n_truths, (uint64_t)y->truth_floats * 4));
-  y->mass = y->truth =
-      hai_take(y, &end, hai_most(truths, hai_plus(masses, weighing ? hai_times(heads, n_key * 4) : 0)));
-  y->weight = y->mass + (size_t)masses;
+  y->mass = y->truth = hai_take(y, &end, hyper ? hai_most(masses, truths) : 0);
+  y->square = hai_take(y, &end, probing && plan->reporting ? hai_times(heads, n_key * 4) : 0);
   y->pinned = hai_take(y, &end, hai_times(heads, (uint64_t)y->n_pin_words * 4));
   y->pins = hai_take(y, &end, hai_times(heads, hai_times(rects, (uint64_t)y->max_pins * 4)));
   y->columns = hai_take(
@@ -2009,8 +2019,8 @@ static float *hai_mass(const hai_job *job) {
   return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->problem->n_key +
          job->rect.key_begin;
 }
-static float *hai_weight(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.weight) + hai_flat_head(job) * job->plan->problem->n_key +
+static float *hai_square(const hai_job *job) {
+  return hai_floats(job, job->plan->layout.square) + hai_flat_head(job) * job->plan->problem->n_key +
          job->rect.key_begin;
 }
 static uint32_t *hai_pinned(const hai_job *job) {
@@ -2591,23 +2601,33 @@ static void hai_stage_sum(hai_job *job) {
   }
 }
 
-/* square[j] += the squares of a key's scores over the lanes in use. */
-static void hai_add_squares(const hai_tile *tile, int n_keys, float *square) {
+/* For the report: over the lanes in use, the squares of what is in the place of the scores of n_keys keys. */
+static void hai_add_squares(const hai_job *job, int64_t key, int n_keys, int anew) {
+  const hai_tile *tile = job->tile;
+  float *square = hai_square(job) + (key - job->rect.key_begin);
   int lanes = tile->kernel->lanes, i, j;
-  for (j = 0; j < n_keys; j++)
+  for (j = 0; j < n_keys; j++) {
+    if (anew) square[j] = 0.0f;
     for (i = 0; i < tile->n; i++) square[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
+  }
+}
+static float hai_largest_square(const hai_job *job, int64_t begin, int64_t end) {
+  const float *square = hai_square(job) - job->rect.key_begin;
+  float most = 0.0f;
+  for (; begin < end; begin++) most = square[begin] > most ? square[begin] : most;
+  return most;
 }
 
-/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the sums
-   of squares in the place of the weights. Cost: probes * keys. */
-static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
+/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
+   largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
+static void hai_stage_mass(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  float *mass = hai_mass(job) - job->rect.key_begin, *square = hai_weight(job) - job->rect.key_begin;
+  float *mass = hai_mass(job) - job->rect.key_begin;
+  int64_t begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
   int64_t first, probes = hai_n_probes(job), key;
   int n, i, j;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
-  for (key = begin; key < end && plan->reporting; key++) square[key] = 0.0f;
   for (first = 0; first < probes; first += n) {
     uint64_t good = 0; /* probes that saw something, all of it finite: a bad one has no say */
     n = hai_probe_open(job, first);
@@ -2629,18 +2649,10 @@ static void hai_masses(hai_job *job, int64_t begin, int64_t end) {
                             tile->l, tile->factor);
       plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
       for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
-      if (plan->reporting) hai_add_squares(tile, count, square + key);
+      if (plan->reporting) hai_add_squares(job, key, count, first == 0);
     }
   }
-}
-
-/* The largest sum of squares of a chunk of keys rests in the place of its first probe's sum. */
-static void hai_peak(const hai_job *job, int64_t begin, int64_t end) {
-  const float *square = hai_weight(job) - job->rect.key_begin;
-  float most = 0.0f;
-  int64_t key;
-  for (key = begin; key < end; key++) most = square[key] > most ? square[key] : most;
-  hai_partial(job, job->chunk)[1] = most;
+  if (plan->reporting) hai_partial(job, job->chunk)[1] = hai_largest_square(job, begin, end);
 }
 
 /* In four sums, since one would wait for itself. */
@@ -2655,20 +2667,16 @@ static float hai_squared_norm(const float *row, int64_t dim) {
   return sum0 + sum1 + (sum2 + sum3);
 }
 
-/* Column masses and sampling weights of one chunk of keys: M_j |v_j|, or |v_j|^2. Not finite counts as
-   0. */
+/* Sampling weights of one chunk of keys, in the place of their masses: M_j |v_j|, or |v_j|^2. Not finite
+   counts as 0. */
 static void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
   int64_t begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
-  const float *mass = hai_mass(job) - job->rect.key_begin;
-  float *weight = hai_weight(job) - job->rect.key_begin;
-  if (plan->probing) hai_masses(job, begin, end);
-  if (plan->probing && plan->reporting) hai_peak(job, begin, end);
-  if (!plan->weighing) return;
+  float *mass = hai_mass(job) - job->rect.key_begin;
   for (key = begin; key < end; key++) {
     float norm = hai_squared_norm(hai_value_row(job, key), plan->problem->value_dim);
-    weight[key] = plan->params.sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
-    if (!hai_finite(weight[key])) weight[key] = 0.0f;
+    mass[key] = plan->params.sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
+    if (!hai_finite(mass[key])) mass[key] = 0.0f;
   }
 }
 
@@ -2727,9 +2735,8 @@ static void hai_heap_ids(uint64_t *heap, int64_t n, int32_t *id) {
 
 /* ---- Pins and columns ---- */
 
-/* Marks the rectangle's sinks and its keys of largest column mass, and lists them upwards. Returns how
-   many. */
-static int32_t hai_pin(hai_job *job) {
+/* Marks the rectangle's sinks and its keys of largest column mass, and lists them upwards. */
+static void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   const hyperattn_params *p = &plan->params;
   int64_t begin = job->rect.key_begin, end = begin + job->rect.n_key, sinks = hai_min(p->sink_keys, end),
@@ -2750,14 +2757,13 @@ static int32_t hai_pin(hai_job *job) {
   for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= (uint32_t)1 << ((key - begin) % 32);
   for (key = begin; key < end; key++)
     if (hai_is_pinned(job, pinned, key)) pins[n++] = (int32_t)key;
-  return n;
+  hai_counts(job)[0] = n;
 }
 
 static hai_column hai_column_at(const hai_job *job, int64_t rank, int64_t parts, float log_weight) {
   hai_column column;
   column.key = (int32_t)hai_at(hai_key_order(job), job->rect.key_begin, rank);
-  column.block[0] = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
-  column.block[1] = -1;
+  column.block = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
   column.log_weight = log_weight;
   return column;
 }
@@ -2804,7 +2810,7 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, uint6
                                  hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
-  const float *weight = hai_weight(job) - job->rect.key_begin;
+  const float *weight = hai_mass(job) - job->rect.key_begin;
   int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, t = 0;
   uint64_t total = 0, below = 0, point;
   int32_t count = 0;
@@ -2842,13 +2848,11 @@ static int32_t hai_draw_columns(const hai_job *job, int64_t n, int64_t m, uint64
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
-/* Pins and columns of a rectangle for one query head. Cost: O(n_key). */
+/* Columns of a rectangle for one query head. Cost: O(n_key). */
 static void hai_stage_columns(hai_job *job) {
   const hai_layout *y = &job->plan->layout;
   int32_t *counts = hai_counts(job);
-  int64_t n;
-  counts[0] = hai_pin(job);
-  n = job->rect.n_key - counts[0];
+  int64_t n = job->rect.n_key - counts[0];
   counts[1] = hai_draw_columns(job, n, y->max_columns, HAI_FOR_COLUMNS, hai_columns(job, 0));
   counts[2] = hai_draw_columns(job, n, y->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
@@ -3162,9 +3166,8 @@ static void hai_attend_columns(hai_job *job, int wide) {
   hai_tile_aim(job->tile, 0, job->tile->n);
   hai_tile_rewind(job->tile);
   for (i = 0; i < n; i++)
-    hai_tile_push(
-        job, columns[i].key, columns[i].log_weight,
-        job->tile->n_groups ? ~hai_tile_holds(job->tile, columns[i].block[job->pairing]) : ~(uint64_t)0);
+    hai_tile_push(job, columns[i].key, columns[i].log_weight,
+                  job->tile->n_groups ? ~hai_tile_holds(job->tile, columns[i].block) : ~(uint64_t)0);
   hai_tile_flush(job);
 }
 
@@ -3333,18 +3336,20 @@ static void hai_judge_places(const hai_job *job, int32_t *place) {
   }
 }
 
-/* The sub-blocks of the second pairing that hold the columns. Draws are ascending in the first pairing's
-   order, which is by position. Cost: O(n_key log columns). */
+/* The sub-blocks that hold the columns in this pairing, if they were drawn, ascending by position, for another.
+   Cost: O(n_key log columns) for a sorted order. */
 static void hai_place_columns(const hai_job *job) {
   const int32_t *order = hai_key_order(job);
-  int64_t n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
+  int64_t n_key = job->rect.n_key, begin = job->rect.key_begin, parts = hai_key_parts(job->plan, n_key),
+          rank;
   int wide;
   for (wide = 0; wide < 2; wide++) {
     hai_column *column = hai_columns(job, wide);
-    int32_t n = hai_counts(job)[1 + wide];
-    for (rank = 0; rank < n_key; rank++) {
-      int32_t low = 0, high = n;
-      while (low < high) {
+    int32_t n = hai_counts(job)[1 + wide], low, high;
+    for (low = 0; !order && low < n; low++)
+      column[low].block = (int32_t)hai_part_of(n_key, parts, column[low].key - begin);
+    for (rank = 0; order && rank < n_key; rank++) {
+      for (low = 0, high = n; low < high;) {
         int32_t middle = low + (high - low) / 2;
         if (column[middle].key < order[rank])
           low = middle + 1;
@@ -3352,7 +3357,7 @@ static void hai_place_columns(const hai_job *job) {
           high = middle;
       }
       if (low < n && column[low].key == order[rank])
-        column[low].block[1] = (int32_t)hai_part_of(n_key, parts, rank);
+        column[low].block = (int32_t)hai_part_of(n_key, parts, rank);
     }
   }
 }
@@ -3455,6 +3460,10 @@ static void hai_stage_try(hai_job *job) {
     hai_rule(job, recipe[c], sum[c] == 0.0f ? 0.0f : norm > 0.0f ? hai_sqrt(sum[c] / norm) : hai_inf());
   if (bound && job->pairing == plan->n_pairings - 1 && !hai_verdict_of(job)->settled)
     hai_verdict_of(job)->recipe = HAI_ALL;
+  if (job->pairing == 1 && hai_verdict_of(job)->pairing == 0) {
+    job->pairing = 0;
+    hai_place_columns(job);
+  }
 }
 
 /* What a rectangle's choice is worth to queries that had no part in it, for the report. */
@@ -3657,6 +3666,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_JUDGE:
     case HAI_STAGE_WITNESS: g.chunks = hai_judge_chunks(n_key); break;
     case HAI_STAGE_PROBE:
+    case HAI_STAGE_MASS:
     case HAI_STAGE_WEIGH: g.chunks = hai_probe_chunks(n_key); break;
     case HAI_STAGE_PAIR:
       g.chunks = hai_ceil_div(hai_query_parts(plan, n_query, n_key), HAI_TASK_GROUPS);
@@ -3667,6 +3677,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_ATTEND: g.chunks = hai_ceil_div(n_query, HAI_TASK_QUERIES); break;
     case HAI_STAGE_ORDER:
     case HAI_STAGE_SUM:
+    case HAI_STAGE_PIN:
     case HAI_STAGE_COLUMNS:
     case HAI_STAGE_TRY:
     case HAI_STAGE_AUDIT:
@@ -3722,6 +3733,8 @@ static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t in
     case HAI_STAGE_MEANS: hai_stage_means(&job); break;
     case HAI_STAGE_PROBE: hai_stage_probe(&job); break;
     case HAI_STAGE_SUM: hai_stage_sum(&job); break;
+    case HAI_STAGE_MASS: hai_stage_mass(&job); break;
+    case HAI_STAGE_PIN: hai_stage_pin(&job); break;
     case HAI_STAGE_WEIGH: hai_stage_weigh(&job); break;
     case HAI_STAGE_COLUMNS: hai_stage_columns(&job); break;
     case HAI_STAGE_PAIR: hai_stage_pair(&job); break;
