@@ -1693,6 +1693,18 @@ static hyperattn_status hai_check_lse(hai_span *span, const float *lse, int64_t 
   return (uintptr_t)lse % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
 }
 
+/* A contiguous [batch][heads] of reports, or nothing. */
+static hyperattn_status hai_check_report(hai_span *span, const hyperattn_report *report, int64_t batch,
+                                         int64_t heads) {
+  uint64_t bytes = (uint64_t)(batch * heads) * sizeof(hyperattn_report);
+  if (!report) return HYPERATTN_OK;
+  if (bytes > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
+  if ((uintptr_t)report % sizeof(float)) return HYPERATTN_ERROR_ALIGNMENT;
+  span->data = (const char *)report;
+  span->after = (size_t)bytes;
+  return HYPERATTN_OK;
+}
+
 /* No result may share a byte with anything else; inputs may share with one another. Results come first. */
 static hyperattn_status hai_check_overlap(const hai_span *spans, int n_results, int n) {
   int i, j;
@@ -1897,7 +1909,7 @@ static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *work
                                           size_t workspace_size, int n_workers) {
   const hyperattn_problem *p = plan->problem;
   size_t need;
-  hai_span spans[6]; /* out, lse, workspace, query, key, value */
+  hai_span spans[7]; /* out, lse, report, workspace, query, key, value */
   hyperattn_status status;
   if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
   need = hai_layout_size(&plan->layout, n_workers);
@@ -1912,15 +1924,16 @@ static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *work
   HYPERATTN_MEMSET(spans, 0, sizeof spans);
   status = hai_check_output(&spans[0], &p->out, p->batch, p->n_heads, p->n_query, p->value_dim);
   if (status == HYPERATTN_OK) status = hai_check_lse(&spans[1], p->lse, p->batch, p->n_heads, p->n_query);
-  spans[2].data = (const char *)workspace;
-  spans[2].after = need;
+  if (status == HYPERATTN_OK) status = hai_check_report(&spans[2], p->report, p->batch, p->n_heads);
+  spans[3].data = (const char *)workspace;
+  spans[3].after = need;
   if (status == HYPERATTN_OK)
-    status = hai_check_input(&spans[3], &p->query, p->batch, p->n_heads, p->n_query, p->head_dim);
+    status = hai_check_input(&spans[4], &p->query, p->batch, p->n_heads, p->n_query, p->head_dim);
   if (status == HYPERATTN_OK && p->n_key)
-    status = hai_check_input(&spans[4], &p->key, p->batch, p->n_kv_heads, p->n_key, p->head_dim);
+    status = hai_check_input(&spans[5], &p->key, p->batch, p->n_kv_heads, p->n_key, p->head_dim);
   if (status == HYPERATTN_OK && p->n_key)
-    status = hai_check_input(&spans[5], &p->value, p->batch, p->n_kv_heads, p->n_key, p->value_dim);
-  return status == HYPERATTN_OK ? hai_check_overlap(spans, 3, 6) : status;
+    status = hai_check_input(&spans[6], &p->value, p->batch, p->n_kv_heads, p->n_key, p->value_dim);
+  return status == HYPERATTN_OK ? hai_check_overlap(spans, 4, 7) : status;
 }
 
 /* ---- Access: a call's arrays, for one head and one rectangle ---- */

@@ -154,9 +154,10 @@ typedef struct options {
   double peak;
 } options;
 
-enum { STAGES = HAI_STAGE_ATTEND + 1 };
-static const char *const stage_names[STAGES] = {"exact", "hash",    "order", "means", "probe", "sum",
-                                                "weigh", "columns", "pair",  "cap",   "attend"};
+enum { STAGES = HAI_STAGE_REPORT + 1 };
+static const char *const stage_names[STAGES] = {"exact", "hash",    "order", "means",   "probe",  "sum",
+                                                "mass",  "pin",     "weigh", "columns", "judge",  "pair",
+                                                "try",   "witness", "audit", "cap",     "attend", "report"};
 
 static void print_stages(const hyperattn_problem *p, const hyperattn_params *params, void *workspace) {
   hai_plan plan;
@@ -164,7 +165,7 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
   hai_resolve(&plan, p, params);
   for (int phase = 0; phase < hai_phases(&plan); phase++) {
     int level;
-    hai_stage stage = hai_phase_stage(&plan, phase, &level);
+    hai_stage stage = (hai_stage)hai_phase_step(&plan, phase, &level).stage;
     double begin = now();
     for (int64_t i = 0; i < hai_phase_tasks(&plan, phase); i++) hai_run(&plan, workspace, phase, i, 0);
     seconds[stage] += now() - begin;

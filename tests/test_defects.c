@@ -96,9 +96,9 @@ static void test_columns_are_distinct_and_reproducible(void **state) {
     hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0);
     assert_int_equal(hai_counts(&job)[1], 100);
     for (int i = 0; i < 100; i++) {
-      assert_false(seen[hai_columns(&job)[i].key]++);
-      if (round) assert_int_equal(first[i], hai_columns(&job)[i].key);
-      first[i] = hai_columns(&job)[i].key;
+      assert_false(seen[hai_columns(&job, 0)[i].key]++);
+      if (round) assert_int_equal(first[i], hai_columns(&job, 0)[i].key);
+      first[i] = hai_columns(&job, 0)[i].key;
     }
   }
   free(workspace);

@@ -91,7 +91,6 @@ static void inject(hai_job *job, hai_stage stage, const golden_call *call, int64
       hai_query_order(job)[i] = (int32_t)job->rect.query_begin + call->q_order[entry * call->n_query + i];
   } else {
     float weight = logf((float)call->n_key / (float)call->samples);
-    hai_counts(job)[0] = hai_pin(job); /* nothing is pinned: clears the marks */
     hai_counts(job)[1] = (int32_t)call->samples;
     assert_int_equal(hai_counts(job)[0], 0);
     assert_true(call->samples <= plan->layout.max_columns);
@@ -102,7 +101,7 @@ static void inject(hai_job *job, hai_stage stage, const golden_call *call, int64
         columns[j] = columns[j - 1], columns[j - 1] = swap;
       }
     for (int64_t i = 0; i < call->samples; i++)
-      hai_columns(job)[i] = hai_column_at(job, columns[i], hai_key_parts(plan, call->n_key), weight);
+      hai_columns(job, 0)[i] = hai_column_at(job, columns[i], hai_key_parts(plan, call->n_key), weight);
   }
 }
 

@@ -29,6 +29,8 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
   int64_t parts = hai_key_parts(job->plan, job->rect.n_key),
           groups = hai_query_parts(job->plan, job->rect.n_query, job->rect.n_key);
   const int32_t *pins = hai_pins(job);
+  hai_recipe recipe = hai_recipe_of(job);
+  int wide = recipe == HAI_COLUMNS || recipe == HAI_BOTH;
   for (int64_t x = 0; x < job->rect.n_query; x++) {
     int64_t i = query_at(job, x);
     char *met = (char *)test_alloc((size_t)p->n_key);
@@ -37,8 +39,15 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
       if (!in_window(p, &c->params, i, pins[t])) meet(p, w, job->batch, job->head, i, pins[t], 0.0);
       met[pins[t]] = 1;
     }
+    for (int64_t j = job->rect.key_begin; recipe == HAI_ALL && j < job->rect.key_begin + job->rect.n_key;
+         j++)
+      if (!in_window(p, &c->params, i, j)) meet(p, w, job->batch, job->head, i, j, 0.0);
+    if (recipe == HAI_ALL) {
+      free(met);
+      continue;
+    }
     int64_t group = parts ? hai_part_of(job->rect.n_query, groups, x) : 0;
-    for (int64_t rank = 0; parts && rank < job->rect.n_key; rank++) {
+    for (int64_t rank = 0; parts && recipe != HAI_COLUMNS && rank < job->rect.n_key; rank++) {
       int32_t block = (int32_t)hai_part_of(job->rect.n_key, parts, rank);
       int mine = job->plan->by_score
                      ? holds_key(hai_choice(job, group), hai_min(job->plan->take, parts), block)
@@ -48,8 +57,8 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
       if (!in_window(p, &c->params, i, key_at(job, rank)))
         meet(p, w, job->batch, job->head, i, key_at(job, rank), 0.0);
     }
-    for (int32_t t = 0; t < hai_counts(job)[1]; t++) {
-      const hai_column *column = &hai_columns(job)[t];
+    for (int32_t t = 0; t < hai_counts(job)[1 + wide]; t++) {
+      const hai_column *column = &hai_columns(job, wide)[t];
       if (met[column->key] || in_window(p, &c->params, i, column->key)) continue;
       meet(p, w, job->batch, job->head, i, column->key, (double)column->log_weight);
     }
@@ -84,15 +93,7 @@ static void check(call *c, double bound) {
     for (int64_t t = 0; t < hai_phase_tasks(&plan, phase); t++) {
       hai_job job;
       hai_stage stage = hai_job_at(&job, &plan, workspace, phase, t, 0);
-      if (stage == HAI_STAGE_ATTEND && job.chunk == 0) {
-        if (job.level >= plan.depth && plan.outer_exact) {
-          for (int64_t i = job.rect.query_begin; i < job.rect.query_begin + job.rect.n_query; i++)
-            for (int64_t j = 0; j < job.rect.n_key; j++)
-              if (!in_window(p, &c->params, i, j)) meet(p, &w, job.batch, job.head, i, j, 0.0);
-        } else {
-          meet_rect(&job, c, &w);
-        }
-      }
+      if (stage == HAI_STAGE_ATTEND && job.chunk == 0) meet_rect(&job, c, &w);
       hai_run(&plan, workspace, phase, t, 0);
     }
   assert_int_equal(w.twice, 0);
@@ -214,7 +215,7 @@ static void test_stages_with_all_keys_are_exact(void **state) {
     hai_plan plan;
     assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
     plan.outer = 1;
-    hai_resolve_stages(&plan);
+    hai_resolve_steps(&plan);
     hai_resolve_layout(&plan);
     void *workspace = test_alloc(hai_layout_size(&plan.layout, 1));
     for (int phase = 0; phase < hai_phases(&plan); phase++)
@@ -286,7 +287,7 @@ static void check_cap(float epsilon, float kappa, float spread) {
       }
     double cap = (double)epsilon * (double)epsilon * 20.0 / (140.0 * log(140.0)) * (block + floor_sum);
     for (int t = 0; t < hai_counts(&job)[1]; t++) {
-      const hai_column *column = &hai_columns(&job)[t];
+      const hai_column *column = &hai_columns(&job, 0)[t];
       if (column->block == group) continue;
       double w = exp((double)column->log_weight), a = s[x][column->key];
       if (epsilon > 0.0f && a > cap) capped++;

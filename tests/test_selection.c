@@ -142,7 +142,7 @@ static void spoil_columns(hai_job *job, spoil how) {
   int64_t n = job->rect.n_key;
   double m = (double)job->plan->params.sample_size;
   for (int32_t t = 0; t < counts[1]; t++) {
-    hai_column *column = &hai_columns(job)[t];
+    hai_column *column = &hai_columns(job, 0)[t];
     if (how == SPOIL_OUTSIDE_BLOCK)
       column->log_weight = logf((float)((double)(n - job->plan->params.block_size) / m));
     if (how == SPOIL_ALL_KEYS_WITH_PINS) column->log_weight = logf((float)((double)n / m));
@@ -243,7 +243,7 @@ static void test_pins_and_columns(void **state) {
     assert_int_equal(hai_counts(&job)[0], 12);
     double mass[211] = {0}, least = INFINITY, most = 0.0, total = 0.0;
     for (int t = 0; t < 6; t++) { /* masses in double */
-      int64_t i = hai_draw(90, 6, t, hai_random(c.params.seed, 0, HAI_FOR_PROBES, (uint64_t)t));
+      int64_t i = hai_probe_row(&job, t);
       double s[211], sum = 0.0;
       for (int j = 0; j < 211; j++) {
         s[j] = 0.0;
@@ -253,7 +253,8 @@ static void test_pins_and_columns(void **state) {
       for (int j = 0; j < 211; j++) mass[j] += s[j] / sum;
     }
     for (int j = 0; j < 211; j++) {
-      assert_below(fabs((double)hai_mass(&job)[j] - mass[j]), 1e-5);
+      if (!sampling)
+        assert_below(fabs((double)hai_mass(&job)[j] - mass[j]), 1e-5); /* else weights by now */
       int pinned = holds_key(hai_pins(&job), 12, j);
       assert_int_equal(pinned, hai_is_pinned(&job, hai_pinned(&job), j));
       if (j < 3)
@@ -267,7 +268,7 @@ static void test_pins_and_columns(void **state) {
     char met[211] = {0};
     int32_t n = hai_counts(&job)[1], before = -1;
     for (int32_t t = 0; t < n; t++) {
-      const hai_column *column = &hai_columns(&job)[t];
+      const hai_column *column = &hai_columns(&job, 0)[t];
       int32_t rank = 0;
       while (key_at(&job, rank) != column->key) rank++;
       assert_true(rank > before);
@@ -301,7 +302,7 @@ static void test_degenerate_weights(void **state) {
       void *workspace = run_and_look(&c, &plan, &job);
       double total = 0.0;
       for (int32_t t = 0; t < hai_counts(&job)[1]; t++)
-        total += exp((double)hai_columns(&job)[t].log_weight);
+        total += exp((double)hai_columns(&job, 0)[t].log_weight);
       assert_below(fabs(total / (211.0 - hai_counts(&job)[0]) - 1.0), 0.01);
       free(workspace);
       free_call(&c);
