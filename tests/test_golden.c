@@ -112,7 +112,7 @@ static void resolve_as_authors(hai_plan *plan, const call *c) {
   for (plan->depth = 0; plan->square >> (plan->depth + 1) >= plan->params.min_seq_len;) plan->depth++;
   plan->outer = !c->problem.causal && c->problem.n_key >= plan->params.min_seq_len;
   plan->max_rects = plan->depth ? (int64_t)1 << (plan->depth - 1) : 1;
-  hai_resolve_stages(plan);
+  hai_resolve_steps(plan);
   hai_resolve_layout(plan);
 }
 

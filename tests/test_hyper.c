@@ -35,16 +35,16 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
     int64_t i = query_at(job, x);
     char *met = (char *)test_alloc((size_t)p->n_key);
     memset(met, 0, (size_t)p->n_key);
-    for (int32_t t = 0; t < hai_counts(job)[0]; t++) {
-      if (!in_window(p, &c->params, i, pins[t])) meet(p, w, job->batch, job->head, i, pins[t], 0.0);
-      met[pins[t]] = 1;
-    }
     for (int64_t j = job->rect.key_begin; recipe == HAI_ALL && j < job->rect.key_begin + job->rect.n_key;
          j++)
       if (!in_window(p, &c->params, i, j)) meet(p, w, job->batch, job->head, i, j, 0.0);
     if (recipe == HAI_ALL) {
       free(met);
       continue;
+    }
+    for (int32_t t = 0; t < hai_counts(job)[0]; t++) {
+      if (!in_window(p, &c->params, i, pins[t])) meet(p, w, job->batch, job->head, i, pins[t], 0.0);
+      met[pins[t]] = 1;
     }
     int64_t group = parts ? hai_part_of(job->rect.n_query, groups, x) : 0;
     for (int64_t rank = 0; parts && recipe != HAI_COLUMNS && rank < job->rect.n_key; rank++) {
