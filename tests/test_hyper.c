@@ -32,7 +32,7 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
   hai_recipe recipe = hai_recipe_of(job);
   int wide = recipe == HAI_COLUMNS || recipe == HAI_BOTH;
   for (int64_t x = 0; x < job->rect.n_query; x++) {
-    int64_t i = query_at(job, x);
+    int64_t i = recipe == HAI_ALL ? job->rect.query_begin + x : query_at(job, x);
     char *met = (char *)test_alloc((size_t)p->n_key);
     memset(met, 0, (size_t)p->n_key);
     for (int64_t j = job->rect.key_begin; recipe == HAI_ALL && j < job->rect.key_begin + job->rect.n_key;
