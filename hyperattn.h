@@ -58,10 +58,11 @@
      5. Plan                parameters made definite, validation, regions, the causal split
      6. Workspace           one layout for the size query and for the run
      7. Tiles               queries in the lanes, keys in chunks, the running state
-     8. Selection           hash, order, probe, weigh, draw columns, pair
+     8. Selection           hash, order, probe, pin, weigh, draw columns, pair
      9. Attention           exact regions and approximated rectangles
-    10. Phases              the list of independent tasks
-    11. Entry points
+    10. Judging             held-out queries choose, hold a tolerance, and report
+    11. Phases              the list of independent tasks
+    12. Entry points
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -72,9 +73,8 @@
      second half's queries by the first half's keys.
    WHAT IT DOES NOT
      allocate, print, abort, start threads, recurse or keep state between calls; compute gradients; dropout.
-     Today it reads and writes float32. The fields softcap, sliding_window, key_position and report are
-     reserved, params.tolerance and HYPERATTN_ORDER_PROBED are not built: setting one is an error, never
-     ignored.
+     Today it reads and writes float32. The fields softcap, sliding_window and key_position are reserved:
+     setting one is an error, never ignored.
    WHEN IT HELPS
      Regions of many times more keys than the budget (block_size + sample_size + pins). Below min_seq_len
      keys, and where probing and the budget would touch as many key-query pairs as exact attention does, the
@@ -92,16 +92,21 @@
      column         a sampled key that all queries of a rectangle share
      pinned         of a key: met by all queries of a rectangle, weight one (sinks, heavy keys)
      probe          a query that meets every key of its rectangle, to learn which keys matter
+     held out       of a query: it too meets every key, and judges what was chosen without it
    ACCURACY
-     Exact attention has float32 rounding. Approximation errors depend on the data: e^lse and e^lse * out are
-     unbiased over seeds, with uniform and with importance sampling; out itself is consistent, not unbiased.
-     The paper's preset is faithful to the paper, and poor on language models; the default preset is made
-     for them.
+     Exact attention has float32 rounding. Errors of approximation depend on the data, so the default preset
+     measures them: where the held-out queries of a rectangle see a relative error above params.tolerance, it
+     takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a head
+     the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0 the
+     number of keys is fixed and the error is what it is; e^lse and e^lse * out are then unbiased over seeds
+     (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself is
+     consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits, for any number of workers; a slice of
      batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal: no key or
      value after a row changes that row by a bit (later queries of its rectangle may: they are ordered and
-     probed together). A NaN or infinity in a key or value reaches only rows that may see it; one in a query
+     probed together), at tolerance 0; above, the judged error is that of all its held-out queries, with what
+     they have met before, and so it may decide for more keys or fewer. A NaN or infinity in a key or value reaches only rows that may see it; one in a query
      its own row, and, where blocks are chosen by score, which blocks its group takes.
    MEMORY
      All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
@@ -329,9 +334,10 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: in position order, groups of 16 queries
-   take the 16 sub-blocks of 16 keys they score best; 64 heavy columns, 192 column-mass samples, 4 sinks,
-   a window of 256. */
+/* The best measured quality for its cost on language models: 96 heavy columns, 4 sinks, a window of 256, and
+   for each rectangle and head what held-out queries find best: 416 column-mass samples; or 160, and the 16
+   sub-blocks of 16 keys that each group of 16 queries scores best, in order of position or by hash. Where all
+   miss a tolerance of 0.1, 416 samples with blocks; in the end every key. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* The paper's: sortLSH with 7 bits, blocks of 256 paired by rank, 256 uniform samples, exact below 4096
@@ -349,7 +355,8 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 /* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
    anything is written. Key-query pairs touched: exact n_query * n_key (causal: half); hyper, per
    rectangle of q queries and k keys, q * (block_size + sample_size + heavy_keys + sink_keys) + k *
-   probe_queries + q * k / (query_group * key_group). Source: Algorithms 2 to 4 of the paper, with the
+   (probe_queries + 48 if any are held out) + q * k / (query_group * key_group), and q * k in all where a
+   tolerance calls for every key. Source: Algorithms 2 to 4 of the paper, with the
    differences listed above. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
@@ -3291,7 +3298,13 @@ static void hai_stage_attend(hai_job *job) {
   }
 }
 
-/* ---- Judging: what a choice is worth to queries that had no part in it ---- */
+/* ==== 10. Judging ====================================================================================
+   Queries that had no part in a rectangle's choices meet all of its keys, the truth, and then what was chosen
+   for them: the relative error of that, over all of them, is the choice's worth. At a fixed budget the best
+   choice is taken. Under a tolerance, which counts what the queries' rows have met before (levels run from
+   the diagonal outward), it is the cheapest that meets it: columns alone, blocks and columns, blocks and as
+   many columns as alone, at last every key. For the report, more such queries, drawn anew, audit what was
+   chosen; those that chose are optimists. */
 
 /* Tiles of held-out queries [lanes] in the order of their rows, over one chunk of keys: m, l and o for each.
    Cost: held-out queries * keys of the chunk, values included. */
@@ -3636,7 +3649,7 @@ static void hai_stage_report(hai_job *job) {
   p->report[hai_flat_head(job)] = r;
 }
 
-/* ==== 10. Phases =====================================================================================
+/* ==== 11. Phases =====================================================================================
    Phase by phase, independent tasks: a task is (batch, head, rectangle, chunk), and writes what no other task
    of its phase touches. */
 
@@ -3761,7 +3774,7 @@ static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t in
   }
 }
 
-/* ==== 11. Entry points =============================================================================== */
+/* ==== 12. Entry points =============================================================================== */
 
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
   switch ((int)status) {
@@ -3974,7 +3987,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_LOAD_3
 #undef HAI_MAX_DIM
 #undef HAI_MAX_LANES
-#undef HAI_MAX_STAGES
+#undef HAI_MAX_STEPS
+#undef HAI_JUDGES
+#undef HAI_AUDITORS
+#undef HAI_JUDGE_RUN
+#undef HAI_JUDGE_CHUNKS
+#undef HAI_JUDGE_KEYS
+#undef HAI_GOOD
+#undef HAI_FAIR
 #undef HAI_MAX_TILES
 #undef HAI_TILES_BYTES
 #undef HAI_MERGE_1
