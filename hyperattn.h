@@ -95,19 +95,20 @@
      held out       of a query: it too meets every key, and judges what was chosen without it
    ACCURACY
      Exact attention has float32 rounding. Errors of approximation depend on the data, so the default preset
-     measures them: where the held-out queries of a rectangle see a relative error above params.tolerance, it
-     takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a head
-     the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0 the
-     number of keys is fixed and the error is what it is; e^lse and e^lse * out are then unbiased over seeds
-     (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself is
-     consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
+     measures them: where the held-out queries of a rectangle see a relative error above params.tolerance,
+     it takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a
+     head the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0
+     the number of keys is fixed and the error is what it is; e^lse and e^lse * out are then unbiased over
+     seeds (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself
+     is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits, for any number of workers; a slice of
-     batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal: no key or
-     value after a row changes that row by a bit (later queries of its rectangle may: they are ordered and
-     probed together), at tolerance 0; above, the judged error is that of all its held-out queries, with what
-     they have met before, and so it may decide for more keys or fewer. A NaN or infinity in a key or value reaches only rows that may see it; one in a query
-     its own row, and, where blocks are chosen by score, which blocks its group takes.
+     batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal, at
+     tolerance 0: no key or value after a row changes that row by a bit (later queries of its rectangle may:
+     they are ordered and probed together). A tolerance is judged by queries all over the rectangle, with
+     what they have met before, and so later keys may decide whether a rectangle takes more keys or fewer. A
+     NaN or infinity in a key or value reaches only rows that may see it; one in a query its own row, and,
+     where blocks are chosen by score, which blocks its group takes.
    MEMORY
      All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
      after. The stack holds under 2 KiB of ours.
@@ -119,8 +120,8 @@
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave that code out
    SIMD
      AVX-512 (F, VL, BW, DQ), AVX2 with FMA, and NEON kernels are compiled in by gcc and clang whatever the
-     flags; which runs is decided at run time (CPUID and what the system saves), or by params.isa. Others get
-     plain C. Results differ between ISAs by rounding; hash buckets do not.
+     flags; which runs is decided at run time (CPUID and what the system saves), or by params.isa. Others
+     get plain C. Results differ between ISAs by rounding; hash buckets do not.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (authors: encode).
@@ -2537,7 +2538,7 @@ static int64_t hai_n_probes(const hai_job *job) {
   return hai_min(job->plan->params.probe_queries, job->rect.n_query);
 }
 
-/* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one run from each stratum; all, if there are few. */
+/* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one from each stratum; all, if there are few. */
 static int hai_n_judges(const hai_job *job) {
   return (int)hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query);
 }
@@ -3362,7 +3363,7 @@ static void hai_judge_places(const hai_job *job, int32_t *place) {
   }
 }
 
-/* The sub-blocks that hold the columns in this pairing, if they were drawn, ascending by position, for another.
+/* The sub-blocks that hold the columns in this pairing; they were drawn for another, ascending by position.
    Cost: O(n_key log columns) for a sorted order. */
 static void hai_place_columns(const hai_job *job) {
   const int32_t *order = hai_key_order(job);

@@ -1,9 +1,9 @@
 // Time, rate and error of attention, side by side.
 //
-//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,default] [--threads T,..]
+//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default] [--threads T,..]
 //                   [--isa NAME] [--repeat R] [--min-seq-len N] [--csv] [--stages]
 //
-// One head. Data: the real activations of examples/data, repeated with a little noise up to n tokens (head dim 128:
+// fixed: the default preset at tolerance 0, a fixed number of keys. One head. Data: the real activations of examples/data, repeated with a little noise up to n tokens (head dim 128:
 // every row twice, side by side, at the scale that leaves the scores as they are). Time is the least of R runs. Rate is
 // useful work: exact attention's 4 n^2 d operations (half of them when causal), or those of the pairs that were met.
 // The error is that of 256 rows against exact attention in double. --stages prints where the time goes.
@@ -130,21 +130,6 @@ static double error_of(const hyperattn_problem *p) {
   return sqrt(difference / size);
 }
 
-// Key-query pairs that a call touches: of exact regions, and of each rectangle by the library's own count.
-static double pairs_of(const hyperattn_problem *p, const hyperattn_params *params) {
-  hai_plan plan;
-  double n = (double)p->n_query, pairs = 0;
-  hai_resolve(&plan, p, params);
-  for (int level = 0; level < hai_plan_levels(&plan); level++)
-    for (int64_t i = 0; i < hai_plan_rects(&plan, level); i++) {
-      hai_rect r = hai_rect_at(&plan, level, i);
-      pairs += (double)hai_rect_pairs(&plan.params, r.n_query, r.n_key);
-      pairs += p->causal ? (double)plan.params.window * (double)plan.params.window / 2 : 0;
-    }
-  if (!p->causal) return plan.outer ? pairs : n * n;
-  return pairs + n * n / (double)((int64_t)2 << plan.depth);
-}
-
 // ---- Rows ----
 
 typedef struct options {
@@ -177,12 +162,24 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
   printf("\n");
 }
 
+// Key-query pairs that a call touches, by its report.
+static double pairs_of(hyperattn_problem p, const hyperattn_params *params) {
+  hyperattn_report report;
+  p.report = &report;
+  size_t bytes = hyperattn_workspace_size(&p, params, 1);
+  void *workspace = allocate(bytes);
+  if (hyperattn_forward(&p, params, workspace, bytes) != HYPERATTN_OK) report.keys_per_query = NAN;
+  free(workspace);
+  return (double)report.keys_per_query * (double)p.n_query;
+}
+
 static void row(const options *o, const char *method, int64_t n, int64_t dim, int causal, int threads) {
   hyperattn_problem p = {0};
   hyperattn_params params = strcmp(method, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
   float *q = repeat_rows("q", n, dim), *k = repeat_rows("k", n, dim), *v = repeat_rows("v", n, dim);
   float *out = allocate((size_t)(n * dim) * sizeof *out);
   if (!strcmp(method, "exact")) params.method = HYPERATTN_EXACT;
+  if (!strcmp(method, "fixed")) params.tolerance = 0;
   if (o->min_seq_len) params.min_seq_len = o->min_seq_len;
   params.isa = o->isa;
   p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = n, p.head_dim = p.value_dim = dim,
@@ -204,12 +201,10 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, in
     if (seconds < best) best = seconds;
     spent += seconds;
   }
-  double pairs =
-      params.method == HYPERATTN_EXACT ? (double)n * (double)n / (causal ? 2 : 1) : pairs_of(&p, &params);
-  double rate = pairs * 4 * (double)dim / best * 1e-9, share = 100 * rate / (o->peak * threads),
-         error = error_of(&p);
+  double error = error_of(&p), pairs = pairs_of(p, &params);
+  double rate = pairs * 4 * (double)dim / best * 1e-9, share = 100 * rate / (o->peak * threads);
   if (o->csv)
-    printf("%s,%lld,%lld,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.6f,%.1f\n", method, (long long)n, (long long)dim,
+    printf("%s,%lld,%lld,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.2e,%.1f\n", method, (long long)n, (long long)dim,
            causal ? "causal" : "full", threads, hyperattn_isa_name(hai_kernel_of(o->isa)->isa), best, rate,
            share, pairs / (double)n, error, (double)shared / (double)n);
   else
@@ -232,7 +227,7 @@ static int next_number(const char **list, int64_t *n) {
 
 int main(int argc, char **argv) {
   const char *ns = "1024,2048,4096,8192,16384,32768", *dims = "64", *mask = "both",
-             *methods = "exact,paper,default", *threads = "1";
+             *methods = "exact,paper,fixed,default", *threads = "1";
   options o = {0, 0, 5, 0, HYPERATTN_ISA_AUTO, 0};
   for (int i = 1; i < argc; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -280,8 +275,8 @@ int main(int argc, char **argv) {
       const char *all = ns;
       if (!strcmp(mask, causal ? "full" : "causal")) continue;
       for (int64_t n; next_number(&all, &n);) {
-        static const char *const names[] = {"exact", "paper", "default"};
-        for (int m = 0; m < 3; m++) {
+        static const char *const names[] = {"exact", "paper", "fixed", "default"};
+        for (int m = 0; m < 4; m++) {
           const char *each = threads;
           if (!strstr(methods, names[m])) continue;
           for (int64_t t; next_number(&each, &t);) row(&o, names[m], n, dim, causal, (int)t);

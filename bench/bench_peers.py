@@ -67,12 +67,12 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
         ggml("f32", "full", 8192),
         ggml("f16", "causal", 16384),
     ]
-    for name in ("exact", "default"):
+    for name in ("exact", "fixed"):
         every += [ours(name, name, "causal", FROM, threads=threads) for threads in (1, 2)]
     for build in BUILDS:
         every += [
             ours(f"{build} exact", "exact", "full", 4096, build),
-            ours(f"{build} default", "default", "causal", 16384, build),
+            ours(f"{build} default", "fixed", "causal", 16384, build),
         ]
     if not long:
         return every
@@ -82,7 +82,7 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
     ]
     every += [ours("exact", "exact", mask, LONG, rounds=1) for mask in ("full", "causal") if exact_long]
     every += [ours("exact", "exact", "full", FROM)] if not exact_long else []
-    every += [ours(name, name, mask, LONG) for mask in ("full", "causal") for name in ("paper", "default")]
+    every += [ours(name, name, mask, LONG) for mask in ("full", "causal") for name in ("paper", "fixed")]
     return every + [
         torch("authors by matmul", "matmul", "full", LONG),
         torch("authors by flash", "flash", "full", LONG),
@@ -120,7 +120,7 @@ def ratios(long: bool) -> list[Ratio]:
         Ratio("exact full / ggml", 3.0, [("exact, full 8192", "ggml .*, full 8192")]),
         Ratio("exact causal / ggml", 3.0, [("exact, causal 16384", "ggml .*, causal 16384")]),
     ]
-    for name in ("exact", "default"):
+    for name in ("exact", "fixed"):
         one = f"{name}, causal {FROM}"
         found.append(Ratio(f"{one}: two threads / one", 1.9, [(f"{one}, 2 threads", one)]))
     for build in BUILDS:
@@ -133,13 +133,13 @@ def ratios(long: bool) -> list[Ratio]:
         Ratio(f"{name} {mask} {LONG} / {rival}", target, [(f"{name}, {mask} {LONG}", f"{key}, {mask} {LONG}")])
         for name, mask, rival, key, target in (
             ("paper", "full", "own exact", "exact", 170),
-            ("default", "full", "torch exact", "torch sdpa", 300),
-            ("default", "causal", "own exact", "exact", 18),
-            ("default", "causal", "torch exact", "torch sdpa", 50),
-            ("default", "full", "authors by matmul", "authors by matmul", 6),
-            ("default", "full", "authors by flash", "authors by flash", None),
-            ("default", "causal", "authors by matmul", "authors by matmul", 20),
-            ("default", "causal", "authors by flash", "authors by flash", None),
+            ("fixed", "full", "torch exact", "torch sdpa", 300),
+            ("fixed", "causal", "own exact", "exact", 18),
+            ("fixed", "causal", "torch exact", "torch sdpa", 50),
+            ("fixed", "full", "authors by matmul", "authors by matmul", 6),
+            ("fixed", "full", "authors by flash", "authors by flash", None),
+            ("fixed", "causal", "authors by matmul", "authors by matmul", 20),
+            ("fixed", "causal", "authors by flash", "authors by flash", None),
             ("paper", "full", "authors by matmul", "authors by matmul", None),
             ("paper", "causal", "authors by matmul", "authors by matmul", None),
         )

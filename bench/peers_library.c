@@ -24,7 +24,7 @@ const char *peer_version(void) {
 #endif
 }
 
-// kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "default". NULL where this machine cannot.
+// kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "fixed" (default, tolerance 0). NULL where this machine cannot.
 // What is opened lives until the process ends.
 void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q,
                 const float *k, const float *v, float *out) {

@@ -25,7 +25,7 @@ PEERS = {
     "authors by matmul": ("authors' algorithm on torch", "^", "#a66bd4"),
     "authors by flash": ("the same by torch's flash attention", "v", "#a66bd4"),
 }
-APPROXIMATE = ("paper", "default")
+APPROXIMATE = ("paper", "fixed")
 AUTHORS = ("authors by matmul", "authors by flash")
 STYLE = {
     "svg.hashsalt": "hyperattn",

@@ -5,7 +5,8 @@
 
 enum { N = 512, D = 32 };
 static float q[N * D], k[N * D], v[N * D], out[N * D];
-static unsigned char workspace[256 * 1024];  // hyperattn_workspace_size() says what a build needs: plain C far less
+static unsigned char
+    workspace[256 * 1024];  // hyperattn_workspace_size() says what a build needs: plain C far less
 
 static float wave(int i, int period) { return (float)(i % period) / (float)period - 0.5f; }
 
