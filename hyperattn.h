@@ -494,8 +494,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
 #define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
 #define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
-#define HAI_GOOD 0.03f       /* at a fixed budget: error of columns alone that blocks need not better, */
-#define HAI_FAIR 0.2f        /* and error that a second pairing need not better */
+#define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
+#define HAI_FAIR 0.3f        /* and error that a second pairing need not better */
 
 static int64_t hai_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t hai_max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -3807,7 +3807,7 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.sample_size = 160;
   p.heavy_keys = 96;
   p.sink_keys = 4;
-  p.probe_queries = 80;
+  p.probe_queries = 96;
   p.window = 256;
   p.lsh_bits = 12;
   p.query_group = 16;
