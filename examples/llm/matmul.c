@@ -1,0 +1,69 @@
+#include "matmul.h"
+
+#ifdef LLM_BLAS
+
+// The part of CBLAS's interface that is used: distributions differ in where its header lies.
+enum { row_major = 101, plain = 111, transposed = 112 };
+void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
+                 const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+#ifdef LLM_OPENBLAS
+void openblas_set_num_threads(int n);
+#endif
+
+void matmul_start(void) {
+#ifdef LLM_OPENBLAS
+  openblas_set_num_threads(1);
+#endif
+}
+
+const char *matmul_name(void) { return "BLAS"; }
+
+void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *w, int64_t rows,
+            int64_t inner, int64_t columns, int is_added) {
+  cblas_sgemm(row_major, plain, transposed, (int)rows, (int)columns, (int)inner, 1.0f, x, (int)x_stride, w,
+              (int)inner, is_added ? 1.0f : 0.0f, y, (int)y_stride);
+}
+
+#else
+
+#include <string.h>
+
+enum {
+  ROWS = 4,
+  COLUMNS = 32,
+  DEPTH = 256
+};  // a tile of y, and the depth of a panel of w that stays in cache
+
+// y [n <= ROWS][COLUMNS] += x [n][depth] panel [depth][COLUMNS]; columns beyond `columns` are not written.
+static void tile(float *y, int64_t y_stride, const float *x, int64_t x_stride, float panel[][COLUMNS],
+                 int64_t n, int64_t depth, int64_t columns) {
+  float sum[ROWS][COLUMNS] = {{0}};
+  for (int64_t i = 0; i < depth; i++)
+    for (int64_t r = 0; r < ROWS; r++) {
+      float factor = x[(r < n ? r : 0) * x_stride + i];
+      for (int64_t c = 0; c < COLUMNS; c++) sum[r][c] += factor * panel[i][c];
+    }
+  for (int64_t r = 0; r < n; r++)
+    for (int64_t c = 0; c < columns; c++) y[r * y_stride + c] += sum[r][c];
+}
+
+void matmul_start(void) {}
+const char *matmul_name(void) { return "plain C"; }
+
+void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *w, int64_t rows,
+            int64_t inner, int64_t columns, int is_added) {
+  for (int64_t r = 0; r < rows && !is_added; r++) memset(y + r * y_stride, 0, (size_t)columns * sizeof *y);
+  for (int64_t c = 0; c < columns; c += COLUMNS)
+    for (int64_t i = 0; i < inner; i += DEPTH) {
+      float panel[DEPTH][COLUMNS];
+      int64_t depth = inner - i < DEPTH ? inner - i : DEPTH,
+              width = columns - c < COLUMNS ? columns - c : COLUMNS;
+      for (int64_t k = 0; k < COLUMNS; k++)
+        for (int64_t j = 0; j < depth; j++) panel[j][k] = k < width ? w[(c + k) * inner + i + j] : 0.0f;
+      for (int64_t r = 0; r < rows; r += ROWS)
+        tile(y + r * y_stride + c, y_stride, x + r * x_stride + i, x_stride, panel,
+             rows - r < ROWS ? rows - r : ROWS, depth, width);
+    }
+}
+
+#endif

@@ -1,0 +1,434 @@
+#define HYPERATTN_IMPLEMENTATION
+#include "model.h"
+
+#include "dequant.h"
+#include "matmul.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+  SLAB = 128,  // rows that one task carries through the products before or after attention
+  LANES = 16   // partial results of a reduction, which compilers keep in vector registers
+};
+
+double seconds_now(void) {
+  struct timespec t;
+  timespec_get(&t, TIME_UTC);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// ---- Loading ---------------------------------------------------------------------------------------------
+
+static int read_size(const gguf *file, const char *key, int64_t most, int64_t *value, llm_error *error) {
+  char name[80];
+  snprintf(name, sizeof name, "llama.%s", key);
+  if (!gguf_integer(file, name, value)) return llm_fail(error, "%s is missing", name);
+  return *value >= 1 && *value <= most ? 1
+                                       : llm_fail(error, "%s is not in 1 .. %lld", name, (long long)most);
+}
+
+// Reads tensor `name`, of shape [rows][columns], to `to`.
+static int read_into(const gguf *file, const char *name, int64_t rows, int64_t columns, float *to,
+                     llm_error *error) {
+  const gguf_tensor *tensor = gguf_find_tensor(file, name);
+  if (!tensor) return llm_fail(error, "tensor '%s' is missing", name);
+  if (tensor->shape[0] != columns || tensor->shape[1] != rows || tensor->shape[2] * tensor->shape[3] != 1)
+    return llm_fail(error, "tensor '%s' is not %lld x %lld", name, (long long)columns, (long long)rows);
+  const dequant_format *format = dequant_find(tensor->type);
+  if (!format)
+    return llm_fail(error, "tensor '%s' is of type %u, which is not read", name, (unsigned)tensor->type);
+  dequant(format, tensor->data, rows * columns / format->elements, to);
+  return 1;
+}
+
+// Whether a tensor of that many floats can be in the file at all: no format takes less than half a byte an element.
+static float *allocate_rows(const gguf *file, int64_t rows, int64_t columns, llm_error *error) {
+  float *floats = (uint64_t)rows > 2 * (uint64_t)file->size / (uint64_t)columns
+                      ? NULL
+                      : malloc((size_t)rows * (size_t)columns * sizeof *floats);
+  if (!floats)
+    llm_fail(error, "a tensor of %lld x %lld: out of memory, or larger than the file", (long long)columns,
+             (long long)rows);
+  return floats;
+}
+
+static int read_tensor(const gguf *file, const char *name, int64_t rows, int64_t columns, float **to,
+                       llm_error *error) {
+  *to = allocate_rows(file, rows, columns, error);
+  return *to && read_into(file, name, rows, columns, *to, error);
+}
+
+// Tensors "blk.<layer>.<name>.weight", one beneath the other; rows 0 ends the list.
+typedef struct part {
+  const char *name;
+  int64_t rows;
+} part;
+
+static int read_parts(const gguf *file, int64_t layer, const part *parts, int64_t columns, float **to,
+                      llm_error *error) {
+  int64_t rows = 0;
+  for (const part *p = parts; p->rows; p++) rows += p->rows;
+  if (!(*to = allocate_rows(file, rows, columns, error))) return 0;
+  float *at = *to;
+  for (const part *p = parts; p->rows; at += p->rows * columns, p++) {
+    char name[64];
+    snprintf(name, sizeof name, "blk.%lld.%s.weight", (long long)layer, p->name);
+    if (!read_into(file, name, p->rows, columns, at, error)) return 0;
+  }
+  return 1;
+}
+
+static int read_layer(model *m, const gguf *file, int64_t i, llm_error *error) {
+  model_layer *layer = &m->layers[i];
+  int64_t queries = m->n_heads * m->head_dim, keys = m->n_kv_heads * m->head_dim;
+  const part qkv[] = {{"attn_q", queries}, {"attn_k", keys}, {"attn_v", keys}, {NULL, 0}};
+  const part gate_up[] = {{"ffn_gate", m->hidden}, {"ffn_up", m->hidden}, {NULL, 0}};
+  const part attention_norm[] = {{"attn_norm", 1}, {NULL, 0}}, ffn_norm[] = {{"ffn_norm", 1}, {NULL, 0}};
+  const part output[] = {{"attn_output", m->dim}, {NULL, 0}}, down[] = {{"ffn_down", m->dim}, {NULL, 0}};
+  return read_parts(file, i, attention_norm, m->dim, &layer->attention_norm, error) &&
+         read_parts(file, i, qkv, m->dim, &layer->qkv, error) &&
+         read_parts(file, i, output, queries, &layer->output, error) &&
+         read_parts(file, i, ffn_norm, m->dim, &layer->ffn_norm, error) &&
+         read_parts(file, i, gate_up, m->dim, &layer->gate_up, error) &&
+         read_parts(file, i, down, m->hidden, &layer->down, error);
+}
+
+static int read_rotation(model *m, const gguf *file, llm_error *error) {
+  m->rope_dims = m->head_dim, m->rope_base = 10000, m->rope_scale = 1;
+  gguf_integer(file, "llama.rope.dimension_count", &m->rope_dims);
+  gguf_number(file, "llama.rope.freq_base", &m->rope_base);
+  if (m->rope_dims < 2 || m->rope_dims > m->head_dim || m->rope_dims % 2)
+    return llm_fail(error, "llama.rope.dimension_count does not fit the heads");
+  if (!(m->rope_base >= 1 && m->rope_base <= 1e12))
+    return llm_fail(error, "llama.rope.freq_base is out of range");
+  gguf_string scaling = {"none", 4};
+  gguf_text(file, "llama.rope.scaling.type", &scaling);
+  if (gguf_equal(scaling, "linear")) gguf_number(file, "llama.rope.scaling.factor", &m->rope_scale);
+  if ((!gguf_equal(scaling, "none") && !gguf_equal(scaling, "linear")) ||
+      !(m->rope_scale > 0 && m->rope_scale < 1e6))
+    return llm_fail(error, "its rotary scaling is not read: only none and linear are");
+  return !gguf_find_tensor(file, "rope_freqs.weight") ||
+         read_tensor(file, "rope_freqs.weight", 1, m->rope_dims / 2, &m->rope_factors, error);
+}
+
+static int read_model(model *m, const gguf *file, llm_error *error) {
+  gguf_string architecture = {"", 0};
+  gguf_text(file, "general.architecture", &architecture);
+  if (!gguf_equal(architecture, "llama"))
+    return llm_fail(error, "its architecture is '%.*s'; only llama is read", gguf_shown(architecture),
+                    architecture.data);
+  if (!read_size(file, "block_count", 1024, &m->n_layers, error) ||
+      !read_size(file, "embedding_length", 1 << 16, &m->dim, error) ||
+      !read_size(file, "feed_forward_length", 1 << 20, &m->hidden, error) ||
+      !read_size(file, "attention.head_count", 1 << 12, &m->n_heads, error) ||
+      !read_size(file, "context_length", 1 << 30, &m->trained_context, error))
+    return 0;
+  m->n_kv_heads = m->n_heads, m->head_dim = m->dim / m->n_heads;
+  gguf_integer(file, "llama.attention.head_count_kv", &m->n_kv_heads);
+  gguf_integer(file, "llama.attention.key_length", &m->head_dim);
+  int64_t value_length = m->head_dim;
+  gguf_integer(file, "llama.attention.value_length", &value_length);
+  if (m->n_kv_heads < 1 || m->n_heads % m->n_kv_heads || m->head_dim < 1 || m->head_dim > 576 ||
+      value_length != m->head_dim)
+    return llm_fail(error, "its heads do not fit: %lld, of them %lld for keys, %lld dimensions each",
+                    (long long)m->n_heads, (long long)m->n_kv_heads, (long long)m->head_dim);
+  double epsilon = 1e-5;
+  gguf_number(file, "llama.attention.layer_norm_rms_epsilon", &epsilon);
+  m->norm_epsilon = (float)epsilon;
+
+  const gguf_tensor *embedding = gguf_find_tensor(file, "token_embd.weight");
+  if (!embedding) return llm_fail(error, "tensor 'token_embd.weight' is missing");
+  m->n_vocab = embedding->shape[1];
+  if (!read_rotation(m, file, error) ||
+      !read_tensor(file, "token_embd.weight", m->n_vocab, m->dim, &m->embedding, error) ||
+      !read_tensor(file, "output_norm.weight", 1, m->dim, &m->output_norm, error))
+    return 0;
+  m->output = m->embedding;
+  if (gguf_find_tensor(file, "output.weight") &&
+      !read_tensor(file, "output.weight", m->n_vocab, m->dim, &m->output, error))
+    return 0;
+  m->layers = calloc((size_t)m->n_layers, sizeof *m->layers);
+  if (!m->layers) return llm_fail(error, "out of memory");
+  for (int64_t i = 0; i < m->n_layers; i++)
+    if (!read_layer(m, file, i, error)) return 0;
+  return 1;
+}
+
+int model_open(model *m, const gguf *file, llm_error *error) {
+  *m = (model){0};
+  if (read_model(m, file, error)) return 1;
+  model_close(m);
+  return 0;
+}
+
+void model_close(model *m) {
+  for (int64_t i = 0; m->layers && i < m->n_layers; i++) {
+    model_layer *layer = &m->layers[i];
+    free(layer->attention_norm), free(layer->ffn_norm), free(layer->qkv), free(layer->output);
+    free(layer->gate_up), free(layer->down);
+  }
+  if (m->output != m->embedding) free(m->output);
+  free(m->layers), free(m->embedding), free(m->output_norm), free(m->rope_factors);
+  *m = (model){0};
+}
+
+// ---- A window of tokens -------------------------------------------------------------------------------------
+
+static float *floats(int64_t n) { return malloc((size_t)n * sizeof(float)); }
+
+int session_open(session *s, const model *m, const hyperattn_parallel *threads, int64_t capacity,
+                 int keeps_all, llm_error *error) {
+  int64_t width = m->n_heads * m->head_dim, kv_width = m->n_kv_heads * m->head_dim;
+  *s = (session){.m = m, .threads = threads, .capacity = capacity, .n_slots = keeps_all ? m->n_layers : 1};
+  s->scratch_floats = SLAB * (m->dim + 2 * m->hidden + width + 2 * kv_width);
+  int64_t for_losses = SESSION_LOSS_ROWS * (m->dim + m->n_vocab);
+  if (s->scratch_floats < for_losses) s->scratch_floats = for_losses;
+  s->cache = floats(s->n_slots * 2 * kv_width * capacity);
+  s->hidden = floats(capacity * m->dim);
+  s->query = floats(capacity * width), s->mixed = floats(capacity * width);
+  s->rotation = floats(capacity * m->rope_dims);
+  s->scratch = floats(threads->n_workers * s->scratch_floats);
+  if (!s->cache || !s->hidden || !s->query || !s->mixed || !s->rotation || !s->scratch) {
+    session_close(s);
+    return llm_fail(error, "out of memory for a window of %lld tokens", (long long)capacity);
+  }
+  for (int64_t i = 0; i < m->rope_dims / 2; i++) {
+    double frequency = pow(m->rope_base, -2.0 * (double)i / (double)m->rope_dims) / m->rope_scale;
+    if (m->rope_factors) frequency /= (double)m->rope_factors[i];
+    for (int64_t position = 0; position < capacity; position++) {
+      float *at = s->rotation + position * m->rope_dims + 2 * i;
+      at[0] = (float)cos((double)position * frequency), at[1] = (float)sin((double)position * frequency);
+    }
+  }
+  return 1;
+}
+
+void session_close(session *s) {
+  free(s->cache), free(s->hidden), free(s->query), free(s->mixed), free(s->rotation), free(s->scratch);
+  free(s->workspace);
+  *s = (session){0};
+}
+
+static float *cache_rows(const session *s, int64_t layer, int is_value, int64_t kv_head) {
+  int64_t row = ((layer % s->n_slots) * 2 + is_value) * s->m->n_kv_heads + kv_head;
+  return s->cache + row * s->capacity * s->m->head_dim;
+}
+const float *session_keys(const session *s, int64_t layer, int64_t kv_head) {
+  return cache_rows(s, layer, 0, kv_head);
+}
+const float *session_values(const session *s, int64_t layer, int64_t kv_head) {
+  return cache_rows(s, layer, 1, kv_head);
+}
+
+static void in_parallel(const session *s, int64_t n_tasks, hyperattn_task task, void *arg) {
+  s->threads->parallel_for(s->threads->context, n_tasks, task, arg);
+}
+
+// ---- One layer -------------------------------------------------------------------------------------------
+
+typedef struct layer_run {
+  session *s;
+  const model_layer *layer;
+  int64_t index, n;
+} layer_run;
+
+// to = x / sqrt(mean(x^2) + epsilon) * weight, row by row.
+static void norm(const model *m, const float *x, const float *weight, int64_t rows, float *to) {
+  for (int64_t r = 0; r < rows; r++, x += m->dim, to += m->dim) {
+    float lanes[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= m->dim; i += LANES)
+      for (int64_t lane = 0; lane < LANES; lane++) lanes[lane] += x[i + lane] * x[i + lane];
+    for (; i < m->dim; i++) lanes[0] += x[i] * x[i];
+    double squares = 0;
+    for (int lane = 0; lane < LANES; lane++) squares += (double)lanes[lane];
+    float scale = (float)(1 / sqrt(squares / (double)m->dim + (double)m->norm_epsilon));
+    for (i = 0; i < m->dim; i++) to[i] = x[i] * scale * weight[i];
+  }
+}
+
+// Rotates neighbouring pairs (2 i, 2 i + 1): GGUF files of this architecture hold their rows in that order.
+static void rotate(const session *s, const float *x, int64_t position, float *to) {
+  const float *angle = s->rotation + position * s->m->rope_dims;
+  for (int64_t i = 0; i < s->m->rope_dims; i += 2) {
+    to[i] = x[i] * angle[i] - x[i + 1] * angle[i + 1];
+    to[i + 1] = x[i] * angle[i + 1] + x[i + 1] * angle[i];
+  }
+  for (int64_t i = s->m->rope_dims; i < s->m->head_dim; i++) to[i] = x[i];
+}
+
+// e^x with a relative error below 3e-7, in a form that compilers vectorise: 2^n times a polynomial for 2^f.
+static float fast_exp(float x) {
+  x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
+  float t = x * 1.44269504f + 12582912.0f;  // 1.5 2^23: rounds, and leaves n in the low bits
+  float n = t - 12582912.0f;
+  float f = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  float p = 1.98412698e-4f;
+  p = p * f + 1.38888889e-3f, p = p * f + 8.33333333e-3f, p = p * f + 4.16666667e-2f,
+  p = p * f + 1.66666667e-1f;
+  p = p * f + 0.5f, p = p * f + 1.0f, p = p * f + 1.0f;
+  uint32_t bits;
+  memcpy(&bits, &t, sizeof bits);
+  bits = (bits - 0x4b400000u + 127u) << 23;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// Rows of the slab: norm, queries, keys and values, rotation; keys and values go to the cache.
+static void before_attention(void *arg, int64_t slab, int worker) {
+  layer_run *run = arg;
+  session *s = run->s;
+  const model *m = s->m;
+  int64_t first = slab * SLAB, rows = least(SLAB, run->n - first), d = m->head_dim;
+  int64_t width = m->n_heads * d, kv_width = m->n_kv_heads * d, all = width + 2 * kv_width;
+  float *normed = s->scratch + worker * s->scratch_floats, *qkv = normed + SLAB * m->dim;
+  norm(m, s->hidden + first * m->dim, run->layer->attention_norm, rows, normed);
+  matmul(qkv, all, normed, m->dim, run->layer->qkv, rows, m->dim, all, 0);
+  for (int64_t r = 0; r < rows; r++) {
+    const float *row = qkv + r * all;
+    int64_t position = s->n_past + first + r;
+    for (int64_t h = 0; h < m->n_heads; h++)
+      rotate(s, row + h * d, position, s->query + (first + r) * width + h * d);
+    for (int64_t h = 0; h < m->n_kv_heads; h++) {
+      rotate(s, row + width + h * d, position, cache_rows(s, run->index, 0, h) + position * d);
+      memcpy(cache_rows(s, run->index, 1, h) + position * d, row + width + kv_width + h * d,
+             (size_t)d * sizeof(float));
+    }
+  }
+}
+
+// Rows of the slab: attention's result projected and added; norm, gate, up, silu(gate) up, down, added.
+static void after_attention(void *arg, int64_t slab, int worker) {
+  layer_run *run = arg;
+  session *s = run->s;
+  const model *m = s->m;
+  int64_t first = slab * SLAB, rows = least(SLAB, run->n - first), width = m->n_heads * m->head_dim;
+  float *normed = s->scratch + worker * s->scratch_floats, *gate = normed + SLAB * m->dim;
+  float *hidden = s->hidden + first * m->dim;
+  matmul(hidden, m->dim, s->mixed + first * width, width, run->layer->output, rows, width, m->dim, 1);
+  norm(m, hidden, run->layer->ffn_norm, rows, normed);
+  matmul(gate, 2 * m->hidden, normed, m->dim, run->layer->gate_up, rows, m->dim, 2 * m->hidden, 0);
+  for (int64_t r = 0; r < rows; r++) {
+    float *g = gate + r * 2 * m->hidden, *up = g + m->hidden;
+    for (int64_t i = 0; i < m->hidden; i++) g[i] = g[i] / (1.0f + fast_exp(-g[i])) * up[i];
+  }
+  matmul(hidden, m->dim, gate, 2 * m->hidden, run->layer->down, rows, m->hidden, m->dim, 1);
+}
+
+static int attend(const layer_run *run, const hyperattn_params *params, llm_error *error) {
+  session *s = run->s;
+  const model *m = s->m;
+  hyperattn_problem problem = {0};
+  problem.batch = 1, problem.n_heads = m->n_heads, problem.n_kv_heads = m->n_kv_heads;
+  problem.n_query = run->n, problem.n_key = s->n_past + run->n, problem.causal = 1;
+  problem.head_dim = problem.value_dim = m->head_dim;
+  problem.query.data = s->query, problem.out.data = s->mixed;
+  problem.query.head_stride = problem.out.head_stride = m->head_dim;
+  problem.query.row_stride = problem.out.row_stride = m->n_heads * m->head_dim;
+  problem.key.data = session_keys(s, run->index, 0), problem.value.data = session_values(s, run->index, 0);
+  problem.key.head_stride = problem.value.head_stride = s->capacity * m->head_dim;
+  problem.key.row_stride = problem.value.row_stride = m->head_dim;
+
+  size_t bytes = hyperattn_workspace_size(&problem, params, s->threads->n_workers);
+  if (bytes > s->workspace_size) {
+    free(s->workspace);
+    s->workspace = malloc(bytes), s->workspace_size = s->workspace ? bytes : 0;
+    if (!s->workspace) return llm_fail(error, "out of memory for attention");
+  }
+  hyperattn_status status =
+      hyperattn_forward_parallel(&problem, params, s->threads, s->workspace, s->workspace_size);
+  return status == HYPERATTN_OK ? 1 : llm_fail(error, "attention: %s", hyperattn_status_string(status));
+}
+
+int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_params *params,
+                llm_error *error) {
+  const model *m = s->m;
+  if (n < 1 || n > s->capacity - s->n_past)
+    return llm_fail(error, "%lld tokens do not fit the window", (long long)n);
+  s->attention_seconds = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (tokens[i] < 0 || tokens[i] >= m->n_vocab)
+      return llm_fail(error, "token %d is not in the model", (int)tokens[i]);
+    memcpy(s->hidden + i * m->dim, m->embedding + tokens[i] * m->dim, (size_t)m->dim * sizeof(float));
+  }
+  int64_t slabs = (n + SLAB - 1) / SLAB;
+  for (int64_t i = 0; i < m->n_layers; i++) {
+    layer_run run = {s, &m->layers[i], i, n};
+    in_parallel(s, slabs, before_attention, &run);
+    if (s->on_ready) s->on_ready(s->ready_context, i);
+    double begin = seconds_now();
+    if (!attend(&run, &params[i], error)) return 0;
+    s->attention_seconds += seconds_now() - begin;
+    in_parallel(s, slabs, after_attention, &run);
+    if (s->on_layer) s->on_layer(s->layer_context, i);
+  }
+  s->n_past += n;
+  return 1;
+}
+
+// ---- Logits ----------------------------------------------------------------------------------------------
+
+static void logits_of(session *s, int64_t first, int64_t rows, float *normed, float *logits) {
+  const model *m = s->m;
+  norm(m, s->hidden + first * m->dim, m->output_norm, rows, normed);
+  matmul(logits, m->n_vocab, normed, m->dim, m->output, rows, m->dim, m->n_vocab, 0);
+}
+
+static float greatest(const float *x, int64_t n) {
+  float lanes[LANES], most = x[0];
+  int64_t i = 0;
+  for (int lane = 0; lane < LANES; lane++) lanes[lane] = x[0];
+  for (; i + LANES <= n; i += LANES)
+    for (int64_t lane = 0; lane < LANES; lane++)
+      lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
+  for (; i < n; i++) most = x[i] > most ? x[i] : most;
+  for (int lane = 0; lane < LANES; lane++) most = lanes[lane] > most ? lanes[lane] : most;
+  return most;
+}
+
+static double sum_exp(const float *x, int64_t n, float shift) {
+  float lanes[LANES] = {0};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int64_t lane = 0; lane < LANES; lane++) lanes[lane] += fast_exp(x[i + lane] - shift);
+  for (; i < n; i++) lanes[0] += fast_exp(x[i] - shift);
+  double sum = 0;
+  for (int lane = 0; lane < LANES; lane++) sum += (double)lanes[lane];
+  return sum;
+}
+
+typedef struct loss_run {
+  session *s;
+  int64_t first, n;
+  const int32_t *next;
+  double *losses;
+} loss_run;
+
+// Logits stay within a worker's scratch: loss = ln sum_t exp(logit_t) - logit_next.
+static void loss_task(void *arg, int64_t slab, int worker) {
+  loss_run *run = arg;
+  session *s = run->s;
+  int64_t begin = slab * SESSION_LOSS_ROWS, rows = least(SESSION_LOSS_ROWS, run->n - begin),
+          n_vocab = s->m->n_vocab;
+  float *normed = s->scratch + worker * s->scratch_floats, *logits = normed + SESSION_LOSS_ROWS * s->m->dim;
+  logits_of(s, run->first + begin, rows, normed, logits);
+  for (int64_t r = 0; r < rows; r++) {
+    const float *row = logits + r * n_vocab;
+    float most = greatest(row, n_vocab);
+    double sum = sum_exp(row, n_vocab, most);
+    run->losses[begin + r] = log(sum) + (double)most - (double)row[run->next[begin + r]];
+  }
+}
+
+void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses) {
+  loss_run run = {s, first, n, next, losses};
+  in_parallel(s, (n + SESSION_LOSS_ROWS - 1) / SESSION_LOSS_ROWS, loss_task, &run);
+}
+
+void session_logits(session *s, int64_t row, float *logits) { logits_of(s, row, 1, s->scratch, logits); }

@@ -1,0 +1,73 @@
+// A Llama-architecture model out of a GGUF file, weights made float32, and a run of it over a window of tokens.
+#ifndef LLM_MODEL_H
+#define LLM_MODEL_H
+
+#include "gguf.h"
+#include "hyperattn.h"
+
+typedef struct model_layer {
+  float *attention_norm, *ffn_norm;  // [dim]
+  float *qkv;                        // [(heads + 2 kv_heads) head_dim][dim]: query, key, value rows
+  float *output;                     // [dim][heads head_dim]
+  float *gate_up;                    // [2 hidden][dim]: gate rows, then up rows
+  float *down;                       // [dim][hidden]
+} model_layer;
+
+typedef struct model {
+  int64_t n_layers, dim, hidden, n_heads, n_kv_heads, head_dim, n_vocab, trained_context;
+  int64_t rope_dims;  // of a head, the first so many are rotated
+  float norm_epsilon;
+  double rope_base,
+      rope_scale;       // angle = position / rope_scale * rope_base^(-2 i / rope_dims) / rope_factors[i]
+  float *rope_factors;  // [rope_dims / 2], or NULL: all 1
+  float *embedding;     // [n_vocab][dim]
+  float *output;        // [n_vocab][dim]; the embedding itself where the two are tied
+  float *output_norm;   // [dim]
+  model_layer *layers;
+} model;
+
+int model_open(model *m, const gguf *file, llm_error *error);  // the file may be closed afterwards
+void model_close(model *m);
+
+// A window of up to `capacity` tokens. With `keeps_all` every layer's keys and values are kept, for decoding.
+typedef struct session {
+  const model *m;
+  const hyperattn_parallel *threads;
+  int64_t capacity, n_past;  // n_past: tokens already in the cache
+  int64_t n_slots;           // of the cache: n_layers, or 1 that the layers share
+  float *cache;              // [slot][key, value][kv head][capacity][head_dim]
+  float *hidden;             // [capacity][dim], after the last layer of the last run, not normed
+  float *query, *mixed;      // [capacity][heads head_dim]: queries, rotated; attention's result
+  float *rotation;           // [capacity][rope_dims / 2][cosine, sine]
+  float *scratch;            // [worker][scratch_floats]
+  int64_t scratch_floats;
+  void *workspace;  // hyperattn's
+  size_t workspace_size;
+  double attention_seconds;  // of the last run
+  // Called, where not NULL, when a layer's queries, keys and values are ready, and when the layer is done.
+  void (*on_ready)(void *context, int64_t layer);
+  void (*on_layer)(void *context, int64_t layer);
+  void *ready_context, *layer_context;
+} session;
+
+int session_open(session *s, const model *m, const hyperattn_parallel *threads, int64_t capacity,
+                 int keeps_all, llm_error *error);
+void session_close(session *s);
+
+// Runs n further tokens through all layers. Attention in layer i follows params[i].
+int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_params *params,
+                llm_error *error);
+
+// The first of a head's rows in the cache; rows follow one another.
+const float *session_keys(const session *s, int64_t layer, int64_t kv_head);
+const float *session_values(const session *s, int64_t layer, int64_t kv_head);
+
+// losses[i] = -ln p(next[i] | window up to row i) for n rows of the last run, from row `first` on.
+void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses);
+void session_logits(session *s, int64_t row, float *logits);  // [n_vocab]
+
+enum { SESSION_LOSS_ROWS = 64 };  // rows whose logits a worker holds at a time
+
+double seconds_now(void);
+
+#endif
