@@ -299,7 +299,7 @@ static double perplexity_of(const double *losses, int64_t first, int64_t end) {
 
 static void losses_of(session *s, const char *name, const int32_t *tokens, int64_t n, double *losses) {
   progress bar = progress_begin(name, n - 1);
-  const int64_t step = 16 * SESSION_LOSS_ROWS;
+  const int64_t step = 8 * SESSION_LOSS_ROWS;
   for (int64_t i = 0; i < n - 1; i += step) {
     int64_t rows = n - 1 - i < step ? n - 1 - i : step;
     session_losses(s, i, rows, tokens + i + 1, losses + i);

@@ -10,8 +10,9 @@
 #include <time.h>
 
 enum {
-  SLAB = 128,  // rows that one task carries through the products before or after attention
-  LANES = 16   // partial results of a reduction, which compilers keep in vector registers
+  SLAB =
+      1024,  // most rows that one task carries through the products before or after attention: few pack the weights
+  LANES = 16  // partial results of a reduction, which compilers keep in vector registers
 };
 
 double seconds_now(void) {
@@ -20,6 +21,7 @@ double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---- Loading ---------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ int session_open(session *s, const model *m, const hyperattn_parallel *threads, 
                  int keeps_all, llm_error *error) {
   int64_t width = m->n_heads * m->head_dim, kv_width = m->n_kv_heads * m->head_dim;
   *s = (session){.m = m, .threads = threads, .capacity = capacity, .n_slots = keeps_all ? m->n_layers : 1};
-  s->scratch_floats = SLAB * (m->dim + 2 * m->hidden + width + 2 * kv_width);
+  s->scratch_floats = least(SLAB, capacity) * (m->dim + 2 * m->hidden + width + 2 * kv_width);
   int64_t for_losses = SESSION_LOSS_ROWS * (m->dim + m->n_vocab);
   if (s->scratch_floats < for_losses) s->scratch_floats = for_losses;
   s->cache = floats(s->n_slots * 2 * kv_width * capacity);
@@ -234,7 +236,7 @@ static void in_parallel(const session *s, int64_t n_tasks, hyperattn_task task, 
 typedef struct layer_run {
   session *s;
   const model_layer *layer;
-  int64_t index, n;
+  int64_t index, n, slab;  // slab: rows of a task
 } layer_run;
 
 // to = x / sqrt(mean(x^2) + epsilon) * weight, row by row.
@@ -285,9 +287,9 @@ static void before_attention(void *arg, int64_t slab, int worker) {
   layer_run *run = arg;
   session *s = run->s;
   const model *m = s->m;
-  int64_t first = slab * SLAB, rows = least(SLAB, run->n - first), d = m->head_dim;
+  int64_t first = slab * run->slab, rows = least(run->slab, run->n - first), d = m->head_dim;
   int64_t width = m->n_heads * d, kv_width = m->n_kv_heads * d, all = width + 2 * kv_width;
-  float *normed = s->scratch + worker * s->scratch_floats, *qkv = normed + SLAB * m->dim;
+  float *normed = s->scratch + worker * s->scratch_floats, *qkv = normed + run->slab * m->dim;
   norm(m, s->hidden + first * m->dim, run->layer->attention_norm, rows, normed);
   matmul(qkv, all, normed, m->dim, run->layer->qkv, rows, m->dim, all, 0);
   for (int64_t r = 0; r < rows; r++) {
@@ -308,8 +310,9 @@ static void after_attention(void *arg, int64_t slab, int worker) {
   layer_run *run = arg;
   session *s = run->s;
   const model *m = s->m;
-  int64_t first = slab * SLAB, rows = least(SLAB, run->n - first), width = m->n_heads * m->head_dim;
-  float *normed = s->scratch + worker * s->scratch_floats, *gate = normed + SLAB * m->dim;
+  int64_t first = slab * run->slab, rows = least(run->slab, run->n - first),
+          width = m->n_heads * m->head_dim;
+  float *normed = s->scratch + worker * s->scratch_floats, *gate = normed + run->slab * m->dim;
   float *hidden = s->hidden + first * m->dim;
   matmul(hidden, m->dim, s->mixed + first * width, width, run->layer->output, rows, width, m->dim, 1);
   norm(m, hidden, run->layer->ffn_norm, rows, normed);
@@ -357,15 +360,17 @@ int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_pa
       return llm_fail(error, "token %d is not in the model", (int)tokens[i]);
     memcpy(s->hidden + i * m->dim, m->embedding + tokens[i] * m->dim, (size_t)m->dim * sizeof(float));
   }
-  int64_t slabs = (n + SLAB - 1) / SLAB;
+  // As many slabs as workers, or a multiple of it where slabs would be too large.
+  int64_t workers = s->threads->n_workers, turns = ceil_div(n, workers * SLAB),
+          slab = ceil_div(n, turns * workers);
   for (int64_t i = 0; i < m->n_layers; i++) {
-    layer_run run = {s, &m->layers[i], i, n};
-    in_parallel(s, slabs, before_attention, &run);
+    layer_run run = {s, &m->layers[i], i, n, slab};
+    in_parallel(s, ceil_div(n, slab), before_attention, &run);
     if (s->on_ready) s->on_ready(s->ready_context, i);
     double begin = seconds_now();
     if (!attend(&run, &params[i], error)) return 0;
     s->attention_seconds += seconds_now() - begin;
-    in_parallel(s, slabs, after_attention, &run);
+    in_parallel(s, ceil_div(n, slab), after_attention, &run);
     if (s->on_layer) s->on_layer(s->layer_context, i);
   }
   s->n_past += n;

@@ -66,7 +66,7 @@ const float *session_values(const session *s, int64_t layer, int64_t kv_head);
 void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses);
 void session_logits(session *s, int64_t row, float *logits);  // [n_vocab]
 
-enum { SESSION_LOSS_ROWS = 64 };  // rows whose logits a worker holds at a time
+enum { SESSION_LOSS_ROWS = 128 };  // rows whose logits a worker holds at a time
 
 double seconds_now(void);
 
