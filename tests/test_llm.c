@@ -1,5 +1,5 @@
-// The example engine (examples/llm) on a tiny model that is made here: damage of every kind to its file is an error, never
-// a crash; formats, tokenizer, decoding. The sanitize preset runs it too.
+// The example engine (examples/llm) on a tiny model that is made here: damage of every kind to its file
+// is an error, never a crash; formats, tokenizer, decoding. The sanitize preset runs it too.
 #include "dequant.h"
 #include "model.h"
 #include "tokenizer.h"
@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-// ---- A GGUF file in memory ---------------------------------------------------------------------------------
+// ---- A GGUF file in memory ------------------------------------------------------------------------
 
 typedef struct bytes {
   unsigned char data[1 << 18];
@@ -213,7 +213,7 @@ static void foreign_files_are_refused(void **state) {
   assert_non_null(strstr(error.text, "not a GGUF file"));
 }
 
-// ---- Formats: sums of a block of bytes (7 i + 3) % 61, as gguf-py's dequantize gives them -----------------------------
+// ---- Formats: sums of a block of bytes (7 i + 3) % 61, as gguf-py's dequantize gives them ---------
 
 static void formats_agree_with_gguf(void **state) {
   (void)state;
@@ -252,7 +252,7 @@ static void halves_round_to_even_and_back(void **state) {
   assert_true(isnan(half_to_float(float_to_half(NAN))));
 }
 
-// ---- Tokenizer and model ------------------------------------------------------------------------------------------
+// ---- Tokenizer and model --------------------------------------------------------------------------
 
 static void words_merge_and_come_back(void **state) {
   (void)state;

@@ -4,7 +4,7 @@
 
 PYTHON has llama-cpp-python (cmake --build build/llm --target llm_agree makes one and runs this). Fails if tokens differ
 or perplexities of 2048 tokens differ by more than 0.5 %. --speed N also times the prefill of N tokens, in turns:
-here exact, there with flash attention; neither computes the window's logits within that time.
+here exact (or --attention), there with flash attention; neither computes the window's logits within that time.
 """
 
 import argparse
@@ -29,11 +29,12 @@ BATCH = 512
 class Peer:
     """llama.cpp by its C interface: a context of n tokens, two threads or as many as asked."""
 
-    def __init__(self, model: str, n: int, threads: int, flash: bool):
+    def __init__(self, model: str, n: int, threads: int, flash: bool, rope_base: float = 0):
         params = lc.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n, BATCH, BATCH
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = int(flash)
+        params.rope_freq_base = rope_base  # 0: the model's
         weights = lc.llama_model_default_params()
         weights.use_extra_bufts = False  # else its AMX path, which faults where a virtual machine only announces AMX
         self.weights = lc.llama_model_load_from_file(model.encode(), weights)
@@ -105,15 +106,17 @@ def perplexity(options: argparse.Namespace, n: int, *more: str) -> dict[str, str
 
 
 def speed(options: argparse.Namespace, tokens: list[int]) -> None:
-    peer = Peer(options.model, options.speed, options.threads, flash=True)
+    peer = Peer(options.model, options.speed, options.threads, True, options.rope_base)
+    more = ["--attention", options.attention] + (["--rope-base", str(options.rope_base)] if options.rope_base else [])
     window = (tokens * (options.speed // len(tokens) + 1))[: options.speed]
     best = {"here": 0.0, "llama.cpp": 0.0}
     for _ in range(options.rounds):
-        best["here"] = max(best["here"], float(perplexity(options, options.speed)["tokens_per_second"]))
+        best["here"] = max(best["here"], float(perplexity(options, options.speed, *more)["tokens_per_second"]))
         best["llama.cpp"] = max(best["llama.cpp"], options.speed / peer.seconds(window))
     print(
-        f"prefill of {options.speed} tokens, {options.threads} threads, best of {options.rounds}: {best['here']:.0f} tokens "
-        f"a second, llama.cpp {best['llama.cpp']:.0f} (flash attention): {best['here'] / best['llama.cpp']:.2f}x"
+        f"prefill of {options.speed} tokens, {options.threads} threads, best of {options.rounds}: {options.attention} "
+        f"{best['here']:.0f} tokens a second, llama.cpp {best['llama.cpp']:.0f} (flash attention): "
+        f"{best['here'] / best['llama.cpp']:.2f}x"
     )
 
 
@@ -123,6 +126,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", required=True)
     parser.add_argument("--speed", type=int, metavar="N")
+    parser.add_argument("--attention", default="exact", help="of --speed, here")
+    parser.add_argument("--rope-base", type=float, default=0, help="of --speed, in both")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()

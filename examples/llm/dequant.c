@@ -58,8 +58,9 @@ static void q8_0(const unsigned char *b, float *to) {
   for (int i = 0; i < 32; i++) to[i] = half_at(b) * (float)(int8_t)b[2 + i];
 }
 
-// Super-blocks of 256 in 8 parts of 32: x = d s q - dmin m. s and m, 6 bits each, lie in 12 bytes: the low six bits
-// of bytes 0..3 and 4..7 are s and m of parts 0..3; parts 4..7 take the nibbles of bytes 8..11 and the top bits.
+// Super-blocks of 256 in 8 parts of 32: x = d s q - dmin m. s and m, 6 bits each, lie in 12 bytes: the
+// low six bits of bytes 0..3 and 4..7 are s and m of parts 0..3; parts 4..7 take the nibbles of bytes
+// 8..11 and the top bits.
 static void k_scale(const unsigned char *p, int part, float *s, float *m) {
   if (part < 4) {
     *s = (float)(p[part] & 63), *m = (float)(p[part + 4] & 63);

@@ -1,4 +1,5 @@
-// Number formats of GGUF tensors, made float32: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K.
+// Number formats of GGUF tensors, made float32: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K,
+// Q6_K.
 #ifndef LLM_DEQUANT_H
 #define LLM_DEQUANT_H
 

@@ -98,7 +98,8 @@ static int read_tensor(reader *r, gguf_tensor *tensor, llm_error *error) {
   return r->is_short ? fail_short(error) : 1;
 }
 
-// Where the tensor's data lies. Types that dequant.h does not know keep data NULL: an error only if they are used.
+// Where the tensor's data lies. Types that dequant.h does not know keep data NULL: an error only if they
+// are used.
 static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t size, llm_error *error) {
   const dequant_format *format = dequant_find(tensor->type);
   int length = gguf_shown(tensor->name);

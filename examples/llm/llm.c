@@ -1,7 +1,7 @@
-// A small engine for Llama-architecture GGUF models whose attention is hyperattn.h's: what HyperAttention does to a
-// real model's speed and perplexity.
+// A small engine for Llama-architecture GGUF models whose attention is hyperattn.h's: what HyperAttention
+// does to a real model's speed and perplexity.
 //
-//   llm perplexity --model M --text F [--context N] [--attention exact,paper,default] [--layers 0-29,10-29] ...
+//   llm perplexity --model M --text F [--context N] [--attention exact,default] [--layers 0-29,10-29] ...
 //   llm generate   --model M --prompt P | --text F [--tokens N] [--chat] [--attention A] ...
 //   llm dump       --model M --text F --heads LAYER/HEAD,... --out FOLDER [--context N] ...
 //   llm tokens     --model M --text F [--context N]
@@ -60,7 +60,7 @@ static void *allocate(size_t count, size_t size) {
   return memory;
 }
 
-// ---- Options -----------------------------------------------------------------------------------------------
+// ---- Options --------------------------------------------------------------------------------------
 
 typedef struct option {
   const char *name;
@@ -144,7 +144,7 @@ static int next_item(const char **list, char *item, size_t room) {
   return 1;
 }
 
-// ---- What every command needs -----------------------------------------------------------------------------------
+// ---- What every command needs ---------------------------------------------------------------------
 
 typedef struct engine {
   options o;
@@ -210,7 +210,7 @@ static int32_t *read_window(const engine *e, int64_t *n_tokens) {
   return window;
 }
 
-// ---- Attention --------------------------------------------------------------------------------------------------
+// ---- Attention ------------------------------------------------------------------------------------
 
 typedef struct method {
   char name[16];
@@ -249,7 +249,7 @@ static method choose_method(const engine *e, const char *name, const char *layer
   return chosen;
 }
 
-// ---- Progress: on a terminal only --------------------------------------------------------------------------------
+// ---- Progress: on a terminal only -----------------------------------------------------------------
 
 typedef struct progress {
   const char *name;
@@ -288,7 +288,7 @@ static double prefill(session *s, const method *with, const int32_t *tokens, int
   return seconds;
 }
 
-// ---- perplexity ----------------------------------------------------------------------------------------------------
+// ---- perplexity -----------------------------------------------------------------------------------
 
 // exp of the mean of losses [first, end).
 static double perplexity_of(const double *losses, int64_t first, int64_t end) {
@@ -321,7 +321,7 @@ static void measure(session *s, const engine *e, const method *with, const int32
   s->n_past = 0;
   double seconds = prefill(s, with, tokens, n), attention = s->attention_seconds;
   losses_of(s, with->name, tokens, n, losses);
-  double whole = perplexity_of(losses, 0, n - 1), half = perplexity_of(losses, n / 2 - 1 + (n == 2), n - 1);
+  double whole = perplexity_of(losses, 0, n - 1), half = perplexity_of(losses, n / 2 - 1, n - 1);
   int is_exact = with->last < 0;
   if (is_exact) *exact = (baseline){half, attention};
   int64_t min_seq_len = with->params.min_seq_len, n_layers = is_exact ? 0 : with->last - with->first + 1;
@@ -343,10 +343,25 @@ static void measure(session *s, const engine *e, const method *with, const int32
   free(losses);
 }
 
+// Every method of --attention with every range of --layers; exact attention once.
+static method *choose_methods(const engine *e, int64_t *n_methods) {
+  char name[16], layers[32];
+  int64_t n = 0, most = (int64_t)(strlen(e->o.attention) * strlen(e->o.layers));
+  method *methods = allocate((size_t)most, sizeof *methods);
+  for (const char *names = e->o.attention; next_item(&names, name, sizeof name);)
+    for (const char *ranges = e->o.layers; next_item(&ranges, layers, sizeof layers);) {
+      methods[n++] = choose_method(e, name, layers);
+      if (methods[n - 1].last < 0) break;
+    }
+  *n_methods = n;
+  return methods;
+}
+
 static void run_perplexity(engine *e) {
   const options *o = &e->o;
   llm_error error;
-  int64_t n;
+  int64_t n, n_methods;
+  method *methods = choose_methods(e, &n_methods);
   int32_t *tokens = read_window(e, &n);
   session s;
   if (!session_open(&s, &e->m, &e->parallel, n, 0, &error)) die("%s", error.text);
@@ -367,19 +382,16 @@ static void run_perplexity(engine *e) {
            hyperattn_isa_name(hyperattn_detect_isa()), matmul_name(), "attention", "layers", "perplexity",
            "second half", "ratio", "tokens/s", "attention s", "share", "speedup");
   baseline exact = {0, 0};
-  char name[16], layers[32];
-  for (const char *names = o->attention; next_item(&names, name, sizeof name);)
-    for (const char *ranges = o->layers; next_item(&ranges, layers, sizeof layers);) {
-      method with = choose_method(e, name, layers);
-      measure(&s, e, &with, tokens, n, &exact);
-      free(with.by_layer);
-      if (with.last < 0) break;
-    }
+  for (int64_t i = 0; i < n_methods; i++) {
+    measure(&s, e, &methods[i], tokens, n, &exact);
+    free(methods[i].by_layer);
+  }
+  free(methods);
   session_close(&s);
   free(tokens);
 }
 
-// ---- generate -------------------------------------------------------------------------------------------------------
+// ---- generate -------------------------------------------------------------------------------------
 
 static int32_t choose_token(const float *logits, int64_t n, double temperature, uint64_t *state) {
   int32_t best = 0;
@@ -445,7 +457,7 @@ static void run_generate(engine *e) {
   free(logits), free(with.by_layer), free(exact.by_layer), free(tokens), free(prompt), free(given);
 }
 
-// ---- dump ------------------------------------------------------------------------------------------------------------
+// ---- dump -----------------------------------------------------------------------------------------
 
 // FOLDER/PREFIXlLLhH.PART.f16: n rows of head_dim little-endian halves.
 static void dump_rows(const engine *e, int64_t layer, int64_t head, const char *part, const float *rows,
@@ -508,7 +520,7 @@ static void run_dump(engine *e) {
   free(with.by_layer), free(tokens);
 }
 
-// ---- tokens ----------------------------------------------------------------------------------------------------------
+// ---- tokens ---------------------------------------------------------------------------------------
 
 static void run_tokens(engine *e) {
   int64_t n;

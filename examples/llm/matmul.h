@@ -1,5 +1,5 @@
-// y = x w^T, or y += x w^T, on the calling thread. x [rows][inner], w [columns][inner], y [rows][columns]; the strides are
-// those of x's and y's rows, w is contiguous.
+// y = x w^T, or y += x w^T, on the calling thread. x [rows][inner], w [columns][inner], y
+// [rows][columns]; the strides are those of x's and y's rows, w is contiguous.
 #ifndef LLM_MATMUL_H
 #define LLM_MATMUL_H
 

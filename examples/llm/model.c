@@ -9,11 +9,10 @@
 #include <string.h>
 #include <time.h>
 
-enum {
-  SLAB =
-      1024,  // most rows that one task carries through the products before or after attention: few pack the weights
-  LANES = 16  // partial results of a reduction, which compilers keep in vector registers
-};
+// Most rows that one task carries through the products before or after attention: the BLAS packs the
+// weights once per slab. And the partial results of a reduction, which compilers keep in vector
+// registers.
+enum { SLAB = 1024, LANES = 16 };
 
 double seconds_now(void) {
   struct timespec t;
@@ -24,7 +23,7 @@ double seconds_now(void) {
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// ---- Loading ---------------------------------------------------------------------------------------------
+// ---- Loading --------------------------------------------------------------------------------------
 
 static int read_size(const gguf *file, const char *key, int64_t most, int64_t *value, llm_error *error) {
   char name[80];
@@ -48,7 +47,8 @@ static int read_into(const gguf *file, const char *name, int64_t rows, int64_t c
   return 1;
 }
 
-// Whether a tensor of that many floats can be in the file at all: no format takes less than half a byte an element.
+// Whether a tensor of that many floats can be in the file at all: no format takes less than half a byte
+// an element.
 static float *allocate_rows(const gguf *file, int64_t rows, int64_t columns, llm_error *error) {
   float *floats = (uint64_t)rows > 2 * (uint64_t)file->size / (uint64_t)columns
                       ? NULL
@@ -179,7 +179,7 @@ void model_close(model *m) {
   *m = (model){0};
 }
 
-// ---- A window of tokens -------------------------------------------------------------------------------------
+// ---- A window of tokens ---------------------------------------------------------------------------
 
 static float *floats(int64_t n) { return malloc((size_t)n * sizeof(float)); }
 
@@ -231,7 +231,7 @@ static void in_parallel(const session *s, int64_t n_tasks, hyperattn_task task, 
   s->threads->parallel_for(s->threads->context, n_tasks, task, arg);
 }
 
-// ---- One layer -------------------------------------------------------------------------------------------
+// ---- One layer ------------------------------------------------------------------------------------
 
 typedef struct layer_run {
   session *s;
@@ -377,7 +377,7 @@ int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_pa
   return 1;
 }
 
-// ---- Logits ----------------------------------------------------------------------------------------------
+// ---- Logits ---------------------------------------------------------------------------------------
 
 static void logits_of(session *s, int64_t first, int64_t rows, float *normed, float *logits) {
   const model *m = s->m;

@@ -1,4 +1,5 @@
-// A Llama-architecture model out of a GGUF file, weights made float32, and a run of it over a window of tokens.
+// A Llama-architecture model out of a GGUF file, weights made float32, and a run of it over a window of
+// tokens.
 #ifndef LLM_MODEL_H
 #define LLM_MODEL_H
 
@@ -29,7 +30,8 @@ typedef struct model {
 int model_open(model *m, const gguf *file, llm_error *error);  // the file may be closed afterwards
 void model_close(model *m);
 
-// A window of up to `capacity` tokens. With `keeps_all` every layer's keys and values are kept, for decoding.
+// A window of up to `capacity` tokens. With `keeps_all` every layer's keys and values are kept, for
+// decoding.
 typedef struct session {
   const model *m;
   const hyperattn_parallel *threads;

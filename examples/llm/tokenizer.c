@@ -14,9 +14,10 @@ typedef struct tokenizer_merge {
   int32_t rank;
 } tokenizer_merge;
 
-// ---- Characters ----------------------------------------------------------------------------------------
+// ---- Characters -----------------------------------------------------------------------------------
 
-// The character at *at; moves on. Bytes that are not UTF-8 are characters of their own, neither letter nor space.
+// The character at *at; moves on. Bytes that are not UTF-8 are characters of their own, neither letter
+// nor space.
 static uint32_t next_character(const unsigned char **at, const unsigned char *end) {
   const unsigned char *p = *at;
   int more = p[0] < 0x80 ? 0 : p[0] >= 0xf0 && p[0] < 0xf8 ? 3 : p[0] >= 0xe0 ? 2 : p[0] >= 0xc2 ? 1 : -1;
@@ -49,8 +50,8 @@ static char kind_at(const unsigned char *at, const unsigned char *end) {
   return at < end ? kind_of(next_character(&at, end)) : 0;
 }
 
-// GPT-2 writes bytes as printable characters: those that are printable in Latin-1 as themselves, the n-th of the
-// others as U+0100 + n.
+// GPT-2 writes bytes as printable characters: those that are printable in Latin-1 as themselves, the n-th
+// of the others as U+0100 + n.
 static int is_plain(unsigned byte) { return (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte != 0xad); }
 static uint32_t character_of_byte(unsigned byte) {
   if (is_plain(byte)) return byte;
@@ -65,7 +66,7 @@ static size_t spell_byte(unsigned byte, char spelling[2]) {
   return 2;
 }
 
-// ---- Vocabulary ------------------------------------------------------------------------------------------
+// ---- Vocabulary -----------------------------------------------------------------------------------
 
 static size_t hash_bytes(const char *data, size_t size) {  // FNV-1a
   uint64_t hash = 0xcbf29ce484222325u;
@@ -129,7 +130,8 @@ static int read_vocabulary(tokenizer *t, const gguf *file, llm_error *error) {
   return 1;
 }
 
-// A merge is written "left right"; neither side holds a space. One whose parts or result are no tokens is of no use.
+// A merge is written "left right"; neither side holds a space. One whose parts or result are no tokens is
+// of no use.
 static int read_merges(tokenizer *t, const gguf *file, llm_error *error) {
   const gguf_value *merges = gguf_find(file, "tokenizer.ggml.merges");
   if (!merges || merges->element != GGUF_STRING || merges->count > INT32_MAX / 4)
@@ -193,14 +195,15 @@ void tokenizer_close(tokenizer *t) {
   *t = (tokenizer){0};
 }
 
-// ---- Text to tokens ----------------------------------------------------------------------------------------
+// ---- Text to tokens -------------------------------------------------------------------------------
 
 typedef struct token_list {
   int32_t *tokens;
   int64_t n;
 } token_list;
 
-// The tokens of one word: its bytes', of which the pair of lowest rank merges wherever it stands, until none can.
+// The tokens of one word: its bytes', of which the pair of lowest rank merges wherever it stands, until
+// none can.
 static void add_word(const tokenizer *t, const unsigned char *word, const unsigned char *end,
                      token_list *list) {
   int32_t *part = list->tokens + list->n;  // there is room for a token per byte of text

@@ -20,8 +20,8 @@ typedef struct tokenizer {
 int tokenizer_open(tokenizer *t, const gguf *file, llm_error *error);  // the file outlives it
 void tokenizer_close(tokenizer *t);
 
-// The tokens of a text, allocated; NULL when out of memory. with_special: "<|im_start|>" and its like become
-// one token each. Bytes that the vocabulary lacks are left out.
+// The tokens of a text, allocated; NULL when out of memory. with_special: "<|im_start|>" and its like
+// become one token each. Bytes that the vocabulary lacks are left out.
 int32_t *tokenizer_encode(const tokenizer *t, const char *text, size_t size, int with_special,
                           int64_t *n_tokens);
 // A token's bytes, at most `room` of them; returns how many.
