@@ -6,6 +6,8 @@
 enum { row_major = 101, plain = 111, transposed = 112 };
 void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
                  const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+void cblas_sgemv(int order, int transpose_a, int m, int n, float alpha, const float *a, int lda,
+                 const float *x, int x_step, float beta, float *y, int y_step);
 #ifdef LLM_OPENBLAS
 void openblas_set_num_threads(int n);
 #endif
@@ -20,8 +22,12 @@ const char *matmul_name(void) { return "BLAS"; }
 
 void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *w, int64_t rows,
             int64_t inner, int64_t columns, int is_added) {
-  cblas_sgemm(row_major, plain, transposed, (int)rows, (int)columns, (int)inner, 1.0f, x, (int)x_stride, w,
-              (int)inner, is_added ? 1.0f : 0.0f, y, (int)y_stride);
+  float beta = is_added ? 1.0f : 0.0f;
+  if (rows == 1)  // decoding: each weight is used once, and packing it would cost more than that
+    cblas_sgemv(row_major, plain, (int)columns, (int)inner, 1.0f, w, (int)inner, x, 1, beta, y, 1);
+  else
+    cblas_sgemm(row_major, plain, transposed, (int)rows, (int)columns, (int)inner, 1.0f, x, (int)x_stride,
+                w, (int)inner, beta, y, (int)y_stride);
 }
 
 #else
