@@ -159,54 +159,55 @@ extern "C" {
 /* ---- Status -------------------------------------------------------------------------------------- */
 
 /* Every kind of mistake, its code and its sentence: X(name, code, text). */
-#define HYPERATTN_STATUS_LIST(X)                                                                      \
-  X(OK, 0, "ok")                                                                                      \
-  X(ERROR_NULL_PROBLEM, -1, "problem is NULL")                                                        \
-  X(ERROR_NULL_PARAMS, -2, "params is NULL")                                                          \
-  X(ERROR_NULL_QUERY, -3, "query.data is NULL")                                                       \
-  X(ERROR_NULL_KEY, -4, "key.data is NULL")                                                           \
-  X(ERROR_NULL_VALUE, -5, "value.data is NULL")                                                       \
-  X(ERROR_NULL_OUT, -6, "out.data is NULL")                                                           \
-  X(ERROR_NULL_LSE, -7, "lse is NULL where it is needed (hyperattn_merge)")                           \
-  X(ERROR_NULL_WORKSPACE, -8, "workspace is NULL")                                                    \
-  X(ERROR_NULL_PARALLEL, -9, "parallel or its parallel_for is NULL")                                  \
-  X(ERROR_BATCH, -10, "batch is negative or above 2^31 - 1")                                          \
-  X(ERROR_N_HEADS, -11, "n_heads is not in 1 .. 2^31 - 1")                                            \
-  X(ERROR_N_KV_HEADS, -12, "n_kv_heads is not in 1 .. n_heads")                                       \
-  X(ERROR_HEAD_GROUPS, -13, "n_heads is not a multiple of n_kv_heads")                                \
-  X(ERROR_N_QUERY, -14, "n_query is negative or above 2^31 - 1")                                      \
-  X(ERROR_N_KEY, -15, "n_key is negative or above 2^31 - 1")                                          \
-  X(ERROR_HEAD_DIM, -16, "head_dim is not in 1 .. 576")                                               \
-  X(ERROR_VALUE_DIM, -17, "value_dim is not in 1 .. 576")                                             \
-  X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                   \
-  X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                     \
-  X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                        \
-  X(ERROR_DTYPE_UNSUPPORTED, -21, "a dtype is not supported yet: only HYPERATTN_F32 is")              \
-  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")   \
-  X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                          \
-  X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                              \
-  X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                   \
-  X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                              \
-  X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                       \
-  X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                 \
-  X(ERROR_BLOCK_SIZE, -32, "block_size is negative")                                                  \
-  X(ERROR_SAMPLE_SIZE, -33, "sample_size is negative")                                                \
-  X(ERROR_LSH_BITS, -34, "lsh_bits is not in 1 .. 16")                                                \
-  X(ERROR_GROUPS, -35, "query_group and key_group are not both 0 or both positive")                   \
-  X(ERROR_ORDER, -36, "order is not one of hyperattn_order")                                          \
-  X(ERROR_SINK_KEYS, -37, "sink_keys is negative")                                                    \
-  X(ERROR_HEAVY_KEYS, -38, "heavy_keys is negative")                                                  \
-  X(ERROR_PROBE_QUERIES, -39, "probe_queries is negative")                                            \
-  X(ERROR_WINDOW, -40, "window is negative")                                                          \
-  X(ERROR_SAMPLING, -41, "sampling is not one of hyperattn_sampling")                                 \
-  X(ERROR_TOLERANCE, -42, "tolerance is negative, NaN or infinite")                                   \
-  X(ERROR_PROBES_NEEDED, -43, "heavy_keys, COLUMN_MASS, PROBED and tolerance need probe_queries > 0") \
-  X(ERROR_CAP, -46, "cap_epsilon or cap_kappa is negative, NaN or infinite")                          \
-  X(ERROR_CAP_CAUSAL, -47, "cap_epsilon and cap_kappa are for full attention: causal must be 0")      \
-  X(ERROR_ISA, -48, "isa is not one of hyperattn_isa")                                                \
-  X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                   \
-  X(ERROR_WORKERS, -50, "n_workers is below 1")                                                       \
-  X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")              \
+#define HYPERATTN_STATUS_LIST(X)                                                                        \
+  X(OK, 0, "ok")                                                                                        \
+  X(ERROR_NULL_PROBLEM, -1, "problem is NULL")                                                          \
+  X(ERROR_NULL_PARAMS, -2, "params is NULL")                                                            \
+  X(ERROR_NULL_QUERY, -3, "query.data is NULL")                                                         \
+  X(ERROR_NULL_KEY, -4, "key.data is NULL")                                                             \
+  X(ERROR_NULL_VALUE, -5, "value.data is NULL")                                                         \
+  X(ERROR_NULL_OUT, -6, "out.data is NULL")                                                             \
+  X(ERROR_NULL_LSE, -7, "lse is NULL where it is needed (hyperattn_merge)")                             \
+  X(ERROR_NULL_WORKSPACE, -8, "workspace is NULL")                                                      \
+  X(ERROR_NULL_PARALLEL, -9, "parallel or its parallel_for is NULL")                                    \
+  X(ERROR_BATCH, -10, "batch is negative or above 2^31 - 1")                                            \
+  X(ERROR_N_HEADS, -11, "n_heads is not in 1 .. 2^31 - 1")                                              \
+  X(ERROR_N_KV_HEADS, -12, "n_kv_heads is not in 1 .. n_heads")                                         \
+  X(ERROR_HEAD_GROUPS, -13, "n_heads is not a multiple of n_kv_heads")                                  \
+  X(ERROR_N_QUERY, -14, "n_query is negative or above 2^31 - 1")                                        \
+  X(ERROR_N_KEY, -15, "n_key is negative or above 2^31 - 1")                                            \
+  X(ERROR_HEAD_DIM, -16, "head_dim is not in 1 .. 576")                                                 \
+  X(ERROR_VALUE_DIM, -17, "value_dim is not in 1 .. 576")                                               \
+  X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                     \
+  X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                       \
+  X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                          \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "a dtype is not supported yet: only HYPERATTN_F32 is")                \
+  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")     \
+  X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
+  X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
+  X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
+  X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                                \
+  X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                         \
+  X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                   \
+  X(ERROR_BLOCK_SIZE, -32, "block_size is negative")                                                    \
+  X(ERROR_SAMPLE_SIZE, -33, "sample_size is negative")                                                  \
+  X(ERROR_LSH_BITS, -34, "lsh_bits is not in 1 .. 16")                                                  \
+  X(ERROR_GROUPS, -35, "query_group and key_group are not both 0 or both positive")                     \
+  X(ERROR_ORDER, -36, "order is not one of hyperattn_order")                                            \
+  X(ERROR_SINK_KEYS, -37, "sink_keys is negative")                                                      \
+  X(ERROR_HEAVY_KEYS, -38, "heavy_keys is negative")                                                    \
+  X(ERROR_PROBE_QUERIES, -39, "probe_queries is negative")                                              \
+  X(ERROR_WINDOW, -40, "window is negative")                                                            \
+  X(ERROR_SAMPLING, -41, "sampling is not one of hyperattn_sampling")                                   \
+  X(ERROR_TOLERANCE, -42, "tolerance is negative, NaN or infinite")                                     \
+  X(ERROR_PROBES_NEEDED, -43, "heavy_keys, COLUMN_MASS, PROBED and tolerance need probe_queries > 0")   \
+  X(ERROR_CAP, -46, "cap_epsilon or cap_kappa is negative, NaN or infinite")                            \
+  X(ERROR_CAP_CAUSAL, -47, "cap_epsilon and cap_kappa are for full attention: causal must be 0")        \
+  X(ERROR_CAP_CHOICE, -44, "cap_epsilon and cap_kappa need tolerance 0 and an order other than PROBED") \
+  X(ERROR_ISA, -48, "isa is not one of hyperattn_isa")                                                  \
+  X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                     \
+  X(ERROR_WORKERS, -50, "n_workers is below 1")                                                         \
+  X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")                \
   X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
 
 typedef enum hyperattn_status {
@@ -1514,6 +1515,7 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;
   if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
+  if (hai_choosing(p) && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CHOICE;
   if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
   return HYPERATTN_OK;
 }
@@ -1607,9 +1609,9 @@ static void hai_resolve_steps(hai_plan *plan) {
     hai_add_step(plan, plan->by_score, HAI_STAGE_PAIR, pairing);
     hai_add_step(plan, plan->choosing, HAI_STAGE_TRY, pairing);
   }
+  hai_add_step(plan, hai_capping(plan), HAI_STAGE_CAP, 0);
   hai_add_step(plan, plan->reporting, HAI_STAGE_WITNESS, 0);
   hai_add_step(plan, plan->reporting, HAI_STAGE_AUDIT, 0);
-  hai_add_step(plan, hai_capping(plan), HAI_STAGE_CAP, 0);
   hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
 }
 
@@ -1803,9 +1805,10 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
-  if (plan->choosing || plan->reporting) /* a state: m, l, o; places in the order */
+  if (plan->choosing ||
+      plan->reporting) /* places in the order; lse after blocks and pins; a state: m, l, o */
     most = hai_most(most, HAI_AUDITORS * sizeof(int32_t) +
-                              lanes * (2 + (uint64_t)plan->problem->value_dim) * sizeof(float));
+                              lanes * (4 + (uint64_t)plan->problem->value_dim) * sizeof(float));
   return most;
 }
 
@@ -3270,6 +3273,16 @@ static void hai_attend_columns_capped(hai_job *job) {
   }
 }
 
+/* The columns of a recipe, after blocks and pins. */
+static void hai_attend_sample(hai_job *job, hai_recipe recipe) {
+  if (hai_capping(job->plan)) {
+    hai_tile_flush(job);
+    hai_attend_columns_capped(job);
+  } else {
+    hai_attend_columns(job, recipe != HAI_BLOCKS);
+  }
+}
+
 /* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
 static void hai_stage_attend(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -3289,12 +3302,7 @@ static void hai_stage_attend(hai_job *job) {
     if (plan->problem->causal) hai_tile_resume(job);
     hai_attend_blocks(job);
     hai_attend_pins(job);
-    if (hai_capping(plan)) {
-      hai_tile_flush(job);
-      hai_attend_columns_capped(job);
-    } else {
-      hai_attend_columns(job, recipe != HAI_BLOCKS);
-    }
+    hai_attend_sample(job, recipe);
     hai_tile_close(job);
   }
 }
@@ -3456,8 +3464,8 @@ static void hai_stage_try(hai_job *job) {
   /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
   int bound = plan->params.tolerance > 0.0f, n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
   int64_t size = (2 + plan->problem->value_dim) * lanes;
-  float *state = (float *)(void *)job->scratch, *blocks = tile->spare, *pins = blocks + lanes;
-  int32_t *place = (int32_t *)(void *)(state + size);
+  int32_t *place = (int32_t *)(void *)job->scratch;
+  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
   hai_recipe recipe[2];
   float sum[2] = {0.0f, 0.0f}, norm = 0.0f; /* of |out' - out|^2, and of |out|^2 */
   int first, n, i, c;
@@ -3502,8 +3510,9 @@ static void hai_stage_audit(hai_job *job) {
   int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
   int64_t size = (2 + plan->problem->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
   int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
-  float *blocks = tile->spare, *pins = blocks + lanes, least = hai_inf(), most = -hai_inf(), peak = 0.0f;
   int32_t *place = (int32_t *)(void *)job->scratch;
+  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes;
+  float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
   record->recipe = (int32_t)recipe;
   record->pairings = plan->choosing && recipe == HAI_ALL ? plan->n_pairings
                      : job->pairing == HAI_NO_BLOCKS     ? 0
@@ -3526,7 +3535,7 @@ static void hai_stage_audit(hai_job *job) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
     n = (int)hai_min(lanes, judges - first);
     hai_judge_open(job, place, first, n, blocks, pins);
-    hai_attend_columns(job, recipe != HAI_BLOCKS);
+    hai_attend_sample(job, recipe);
     for (i = 0; i < n; i++) {
       float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
