@@ -139,10 +139,13 @@ static void print_row(const bench *b, int src, int set, int pt) {
 }
 
 static void print_set_means(const bench *b) {
-  print_titles("mean of a set");
-  for (int set = 0; set < SETS; set++)
-    for (int pt = 0; pt < b->n_points; pt++)
-      if (!isnan(over_heads(b, 1 << set, pt, 0, ERROR).mean)) print_row(b, -1, set, pt);
+  int heads[SETS] = {0}, least = b->front ? 1 : 2;  // the mean of one head has been printed
+  for (int src = 0; src < b->n_sources; src++) heads[b->sources[src].set]++;
+  for (int set = 0, titles = 0; set < SETS; set++)
+    for (int pt = 0; pt < b->n_points && heads[set] >= least; pt++) {
+      if (!titles++) printf("\n"), print_titles("mean of a set");
+      print_row(b, -1, set, pt);
+    }
 }
 
 static void write_csv(const bench *b) {
@@ -453,15 +456,14 @@ int main(int argc, char **argv) {
   if (!pool_open(&b.run.workers, b.run.threads)) fprintf(stderr, "no threads\n"), exit(1);
   b.run.parallel = (hyperattn_parallel){b.run.threads, &b.run.workers, pool_for};
   if (b.csv) write_csv(&b);
-  printf("%s, threads: %d, seeds: %d\n\n", hyperattn_isa_name(hyperattn_detect_isa()), b.run.threads,
+  printf("%s, threads: %d, seeds: %d\n", hyperattn_isa_name(hyperattn_detect_isa()), b.run.threads,
          b.seeds);
-  if (!b.front) print_titles("head");
+  if (!b.front) printf("\n"), print_titles("head");
   for (int src = 0; src < b.n_sources; src++) {
     bench_source(&b, src);
     for (int pt = 0; pt < b.n_points && !b.front; pt++) print_row(&b, src, 0, pt);
     fflush(stdout);
   }
-  printf("\n");
   print_set_means(&b);
   if (!b.front) print_targets(&b);
   printf("exact attention against double: rows within %.1e, lse within %.1e\n", b.run.worst_row,

@@ -1,14 +1,17 @@
-"""Figures from the benches: build/peers/venv/bin/python bench/plot.py BENCH_CSV [--peers PEERS_CSV] [--into docs]
+"""Figures from the benches:
+build/peers/venv/bin/python bench/plot.py [BENCH_CSV] [--peers PEERS_CSV] [--quality QUALITY_CSV] [--into docs]
 
 BENCH_CSV is what bench_attention --csv printed, PEERS_CSV what peers.sh --csv wrote. One thread, head dim 64.
-Writes time.svg, speedup.svg and error.svg, the same bytes for the same input, for white pages and dark ones. A hollow
-point rests on exact attention that was not timed but reckoned by n^2.
+They become time.svg, speedup.svg and error.svg. A hollow point rests on exact attention that was not timed but
+reckoned by n^2. QUALITY_CSV is what bench_quality --front --csv wrote; it becomes quality.svg, error over cost.
+The same bytes for the same input, for white pages and dark ones.
 """
 
 import argparse
 import csv
 import itertools
 import pathlib
+import statistics
 from collections import defaultdict
 
 import matplotlib
@@ -27,6 +30,15 @@ PEERS = {
 }
 APPROXIMATE = ("paper", "fixed")
 AUTHORS = ("authors by matmul", "authors by flash")
+QUALITY_SETS = {  # set: its error, its title
+    "essay": ("error", "essay"),
+    "repeat": ("second_half_error", "repeated text, second half"),
+    "planted 0.1": ("error", "planted entries, noise 0.1"),
+    "clustered": ("error", "clustered keys"),
+}
+QUALITY_COSTS = {"share_of_exact": "share of exact attention's key-query pairs", "time_over_exact": "time over exact"}
+QUALITY_FRONTS = {"paper": ("paper", COLOURS["paper"]), "fixed": ("fixed budget", COLOURS["default"])}
+TOLERANCE = ("tolerance", "#2ca58d")
 STYLE = {
     "svg.hashsalt": "hyperattn",
     "svg.fonttype": "none",
@@ -157,21 +169,63 @@ def plot_error(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
     save(figure, axes, path)
 
 
+def fronts(path: str) -> dict[tuple[str, str], list[Row]]:
+    """By set and front, the means over heads and seeds of every budget, or of every tolerance."""
+    found: dict[tuple[str, str], dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in csv.DictReader(pathlib.Path(path).read_text().splitlines()):
+        tolerance = float(row["tolerance"])
+        front, budget = ("tolerance", tolerance) if tolerance else (row["preset"], float(row["scale"]))
+        found[row["set"], front][budget].append(row)
+    return {key: [mean_row(rows) for _, rows in sorted(points.items())] for key, points in found.items()}
+
+
+def mean_row(rows: list[Row]) -> Row:
+    columns = [*QUALITY_COSTS, *(column for column, _ in QUALITY_SETS.values() if rows[0][column])]
+    return rows[0] | {column: str(statistics.fmean(numbers(rows, column))) for column in columns}
+
+
+def plot_quality(found: dict[tuple[str, str], list[Row]], path: pathlib.Path) -> None:
+    shown = [name for name in QUALITY_SETS if any(key[0] == name for key in found)]
+    size = (3 * len(shown), 3 * len(QUALITY_COSTS))
+    figure, axes = plt.subplots(
+        len(QUALITY_COSTS), len(shown), figsize=size, squeeze=False, sharey="col", layout="constrained"
+    )
+    for (cost, label), line in zip(QUALITY_COSTS.items(), axes):
+        for axis, name in zip(line, shown):
+            error, title = QUALITY_SETS[name]
+            axis.set(xscale="log", yscale="log", title=title if line is axes[0] else "", xlabel=label)
+            for front, (label_of, colour) in (QUALITY_FRONTS | {"tolerance": TOLERANCE}).items():
+                rows = found.get((name, front), [])
+                axis.plot(numbers(rows, cost), numbers(rows, error), "o-", color=colour, label=label_of)
+                if front == "tolerance":
+                    for row in rows:
+                        point = (float(row[cost]), float(row[error]))
+                        axis.annotate(row["tolerance"], point, (4, 4), textcoords="offset points", fontsize=8)
+        line[0].set_ylabel("relative error")
+    save(figure, axes.flat, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", metavar="BENCH_CSV")
+    parser.add_argument("bench", metavar="BENCH_CSV", nargs="?")
     parser.add_argument("--peers", metavar="PEERS_CSV")
+    parser.add_argument("--quality", metavar="QUALITY_CSV")
     parser.add_argument(
         "--into", metavar="FOLDER", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs"
     )
     options = parser.parse_args()
-    bench = curves(read_table(options.bench), "method")
-    peers = curves(read_table(options.peers) if options.peers else [], "name")
+    if not options.bench and not options.quality:
+        parser.error("nothing to draw: give BENCH_CSV, --quality or both")
     options.into.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        plot_time(bench, peers, options.into / "time.svg")
-        plot_speedup(bench, options.into / "speedup.svg")
-        plot_error(bench, peers, options.into / "error.svg")
+        if options.bench:
+            bench = curves(read_table(options.bench), "method")
+            peers = curves(read_table(options.peers) if options.peers else [], "name")
+            plot_time(bench, peers, options.into / "time.svg")
+            plot_speedup(bench, options.into / "speedup.svg")
+            plot_error(bench, peers, options.into / "error.svg")
+        if options.quality:
+            plot_quality(fronts(options.quality), options.into / "quality.svg")
 
 
 if __name__ == "__main__":
