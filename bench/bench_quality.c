@@ -115,7 +115,7 @@ static void print_titles(const char *what) {
   printf("%-14s %-14s", what, "parameters");
   for (int c = 0; c < COLUMNS; c++) {
     if (columns[c].title) printf("%*s", columns[c].width, columns[c].title);
-    if (c == ERROR) printf("  %-16s", "over seeds");
+    if (c == ERROR) printf("  %-18s", "over seeds");
   }
   printf("\n");
 }
@@ -133,7 +133,7 @@ static void print_row(const bench *b, int src, int set, int pt) {
     }
     spread s = spread_of(x, b->seeds);
     cell(columns[c].width, columns[c].digits, c == LSE_MAX ? s.high : s.mean);
-    if (c == ERROR) printf("  %.4f .. %.4f", s.low, s.high);
+    if (c == ERROR) printf("  %7.4f .. %-7.4f", s.low, s.high);
   }
   printf("\n");
 }

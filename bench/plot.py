@@ -18,6 +18,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib import ticker  # noqa: E402
 
 MASKS = ("full", "causal")
 INK = "#808890"
@@ -36,9 +37,12 @@ QUALITY_SETS = {  # set: its error, its title
     "planted 0.1": ("error", "planted entries, noise 0.1"),
     "clustered": ("error", "clustered keys"),
 }
-QUALITY_COSTS = {"share_of_exact": "share of exact attention's key-query pairs", "time_over_exact": "time over exact"}
-QUALITY_FRONTS = {"paper": ("paper", COLOURS["paper"]), "fixed": ("fixed budget", COLOURS["default"])}
-TOLERANCE = ("tolerance", "#2ca58d")
+QUALITY_COSTS = {"share_of_exact": "key-query pairs over exact", "time_over_exact": "time over exact"}
+QUALITY_FRONTS = {
+    "paper": ("paper, its budget x 1/4 to 4", COLOURS["paper"]),
+    "fixed": ("default, its budget x 1/4 to 4", COLOURS["default"]),
+    "tolerance": ("default, tolerance as marked", "#2ca58d"),
+}
 STYLE = {
     "svg.hashsalt": "hyperattn",
     "svg.fonttype": "none",
@@ -186,22 +190,25 @@ def mean_row(rows: list[Row]) -> Row:
 
 def plot_quality(found: dict[tuple[str, str], list[Row]], path: pathlib.Path) -> None:
     shown = [name for name in QUALITY_SETS if any(key[0] == name for key in found)]
-    size = (3 * len(shown), 3 * len(QUALITY_COSTS))
-    figure, axes = plt.subplots(
-        len(QUALITY_COSTS), len(shown), figsize=size, squeeze=False, sharey="col", layout="constrained"
-    )
-    for (cost, label), line in zip(QUALITY_COSTS.items(), axes):
-        for axis, name in zip(line, shown):
-            error, title = QUALITY_SETS[name]
-            axis.set(xscale="log", yscale="log", title=title if line is axes[0] else "", xlabel=label)
-            for front, (label_of, colour) in (QUALITY_FRONTS | {"tolerance": TOLERANCE}).items():
-                rows = found.get((name, front), [])
-                axis.plot(numbers(rows, cost), numbers(rows, error), "o-", color=colour, label=label_of)
-                if front == "tolerance":
-                    for row in rows:
-                        point = (float(row[cost]), float(row[error]))
-                        axis.annotate(row["tolerance"], point, (4, 4), textcoords="offset points", fontsize=8)
-        line[0].set_ylabel("relative error")
+    size = (0.5 + 3 * len(shown), 6)
+    figure, axes = plt.subplots(len(QUALITY_COSTS), len(shown), figsize=size, squeeze=False, layout="constrained")
+    for name, column in zip(shown, axes.T):
+        error, title = QUALITY_SETS[name]
+        column[0].set_title(title)
+        for (cost, label), axis in zip(QUALITY_COSTS.items(), column):
+            axis.set(xscale="log", yscale="log", xlabel=label)
+            for front, (front_label, colour) in QUALITY_FRONTS.items():
+                if rows := found.get((name, front)):
+                    axis.plot(numbers(rows, cost), numbers(rows, error), "o-", color=colour, label=front_label)
+            for row in found.get((name, "tolerance"), []):
+                point = (float(row[cost]), float(row[error]))
+                axis.annotate(row["tolerance"], point, (4, 4), textcoords="offset points", fontsize=8)
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                scale.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            axis.minorticks_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("relative error")
     save(figure, axes.flat, path)
 
 
