@@ -294,13 +294,9 @@ static void add_front(bench *b) {
   static const float tolerances[] = {0.4f, 0.2f, 0.1f, 0.05f};
   for (int i = 0; i < 4; i++) {
     if (!(b->presets >> DEFAULT & 1)) continue;
-#ifdef HYPERATTN_REPORT
     point *pt = add_point(b, DEFAULT, 1);
     pt->params.tolerance = tolerances[i];
     snprintf(pt->label, sizeof pt->label, "tolerance %g", (double)tolerances[i]);
-#else
-    printf("tolerance %g: this header has none\n", (double)tolerances[i]);
-#endif
   }
 }
 
