@@ -1829,7 +1829,9 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->overflow = 0;
   y->n_means = score ? hai_ceil_div(problem->n_key, p->key_group) + plan->max_rects : 0;
   y->n_spans =
-      score && hai_two_levels(problem->n_key) ? y->n_means / HAI_PAIR_SPAN + plan->max_rects + 1 : 0;
+      score && hai_two_levels(problem->n_key)
+          ? y->n_means / HAI_PAIR_SPAN + hai_min(plan->max_rects, problem->n_key / HAI_PAIR_DENSE) + 2
+          : 0;
   square =
       (uint64_t)hai_min(problem->n_query, problem->n_key); /* or less; half of its keys in each level */
   y->n_partials = probing ? hai_max(hai_probe_chunks(problem->n_key),
