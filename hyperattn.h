@@ -3132,6 +3132,7 @@ static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
     group = &tile->group[tile->n_groups++];
     group->id = (int32_t)id;
     group->begin = lane;
+    group->at = 0;
     group->blocks =
         plan->by_score ? hai_choice(job, id) : &group->id; /* by rank: the block of equal rank */
     group->n_blocks = (int)hai_min(plan->take, hai_key_parts(plan, job->rect.n_key));
@@ -3139,22 +3140,18 @@ static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
   group->end = lane + 1;
 }
 
-/* Lanes whose group holds a sub-block. Sub-blocks are asked for in ascending order, after at = 0. */
+/* Lanes whose group holds a sub-block. Quick where sub-blocks are asked for in ascending order. */
 static uint64_t hai_tile_holds(hai_tile *tile, int32_t block) {
   uint64_t bits = 0;
   int g;
   for (g = 0; g < tile->n_groups; g++) {
     hai_group *group = &tile->group[g];
+    if (group->at && group->blocks[group->at - 1] >= block) group->at = 0;
     while (group->at < group->n_blocks && group->blocks[group->at] < block) group->at++;
     if (group->at < group->n_blocks && group->blocks[group->at] == block)
       bits |= hai_lane_bits(group->begin, group->end);
   }
   return bits;
-}
-
-static void hai_tile_rewind(hai_tile *tile) {
-  int g;
-  for (g = 0; g < tile->n_groups; g++) tile->group[g].at = 0;
 }
 
 /* Each group meets the keys of its sub-blocks, weight 1; pinned ones come later, for all. */
@@ -3190,7 +3187,6 @@ static void hai_attend_columns(hai_job *job, int wide) {
   const hai_column *columns = hai_columns(job, wide);
   int32_t n = hai_counts(job)[1 + wide], i;
   hai_tile_aim(job->tile, 0, job->tile->n);
-  hai_tile_rewind(job->tile);
   for (i = 0; i < n; i++)
     hai_tile_push(job, columns[i].key, columns[i].log_weight,
                   job->tile->n_groups ? ~hai_tile_holds(job->tile, columns[i].block) : ~(uint64_t)0);
@@ -3218,7 +3214,6 @@ static void hai_stage_cap(hai_job *job) {
       hai_tile_sorted(job, i, hai_draw(n_query, rows, at + i, random));
     }
     hai_tile_open(job, n, plan->scale, 0);
-    hai_tile_rewind(job->tile);
     for (rank = 0; rank < n_key; rank++) {
       int64_t key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
@@ -3573,10 +3568,10 @@ static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
   return sum;
 }
 
-/* Adds a rectangle to a head's report, its squared errors to *error, and the variance of their sum, a sample
+/* Adds a rectangle, the last one of its rows or not, to a head's report, its squared errors to *error, and the variance of their sum, a sample
    of a few, to *variance. Returns |exact|^2 over |out|^2, by its held-out queries. */
-static float hai_report_rect(const hai_job *job, const hai_record *record, float *error, float *variance,
-                             hyperattn_report *r) {
+static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, float *error,
+                             float *variance, hyperattn_report *r) {
   const hai_plan *plan = job->plan;
   const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->problem->n_query;
   float each = (float)job->rect.n_query / (float)record->n, share = each / (float)plan->problem->n_query;
@@ -3589,8 +3584,8 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, float
     int64_t row = record->query[i].row;
     float whole = record->query[i].whole, later, part, squared = record->query[i].error;
     if (row < 0) continue;
-    /* later keys outweigh an error; what the choice missed is missing in the last lse too */
-    later = lse[row] > whole ? hai_exp(2.0f * (whole - lse[row])) : 1.0f;
+    /* later keys outweigh an error; what a choice missed is missing in the last lse too */
+    later = !is_last && lse[row] > whole ? hai_exp(2.0f * (whole - lse[row])) : 1.0f;
     part = share * hai_exp(record->query[i].rect - lse[row]);
     sum += squared * later;
     squares += squared * later * squared * later;
@@ -3604,8 +3599,8 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, float
   }
   *error += each * sum;
   if (record->n > 1)
-    *variance +=
-        each * each * (squares - sum * sum / (float)record->n) * (float)record->n / (float)(record->n - 1);
+    *variance += (1.0f - 1.0f / each) * each * each * (squares - sum * sum / (float)record->n) *
+                 (float)record->n / (float)(record->n - 1);
   return mine > 0.0f && exact > 0.0f ? exact / mine : 1.0f;
 }
 
@@ -3634,6 +3629,7 @@ static void hai_stage_report(hai_job *job) {
     int64_t index, end = hai_plan_rects(plan, job->level);
     for (index = 0; index < end; index++) {
       const hai_record *record;
+      int is_last = !index && !(plan->outer && job->level < plan->depth);
       float ratio = 1.0f;
       job->rect = hai_rect_at(plan, job->level, index);
       if (plan->outer_exact && job->level >= plan->depth) {
@@ -3644,9 +3640,9 @@ static void hai_stage_report(hai_job *job) {
         r.exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
         r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
         pairs += hai_overhead(job, record) + (float)job->rect.n_query * record->keys;
-        ratio = hai_report_rect(job, record, &error, &variance, &r);
+        ratio = hai_report_rect(job, record, is_last, &error, &variance, &r);
       }
-      if (index || (plan->outer && job->level < plan->depth)) continue; /* a later one holds its rows too */
+      if (!is_last) continue;
       norm += ratio * hai_out_norm(job, job->rect.query_begin, job->rect.query_begin + job->rect.n_query);
       rest = hai_min(rest, job->rect.query_begin);
     }

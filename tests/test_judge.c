@@ -1,0 +1,413 @@
+/* Judging: held-out queries choose what a rectangle meets, hold a tolerance, and report the error. */
+#include "oracle.h"
+
+/* A call of this shape in which a few hundred tokens are approximated and judged. */
+static call judged_call(int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key, int causal,
+                        float tolerance, uint64_t seed) {
+  call c = new_call(1, heads, kv_heads, n_query, n_key, 8, 6, causal, seed);
+  c.params = small_params(c.params, 24, 16, 10);
+  c.params.order = HYPERATTN_ORDER_PROBED;
+  c.params.lsh_bits = 3;
+  c.params.tolerance = tolerance;
+  return c;
+}
+
+/* Every query's key of its own counts most; they are `step` keys apart. */
+static void plant(call *c, int64_t head, int64_t step, float strength) {
+  const hyperattn_problem *p = &c->problem;
+  for (int64_t i = 0; i < p->n_query; i++)
+    for (int64_t t = 0; t < p->head_dim; t++)
+      c->q[(head * p->n_query + i) * p->head_dim + t] =
+          strength * c->k[(i * step + 3) % p->n_key * p->head_dim + t];
+}
+
+/* Keys in runs of eight alike; each eight queries look for one run. */
+static void plant_runs(call *c, float strength) {
+  const hyperattn_problem *p = &c->problem;
+  for (int64_t i = 0; i < p->n_key * 8; i++) c->k[i] = c->k[i / 64 * 64 + i % 8];
+  for (int64_t i = 0; i < p->n_query * 8; i++) c->q[i] = strength * c->k[i / 64 * 5 % 50 * 64 + i % 8];
+}
+
+/* Approximates the whole of full attention, also where that is dearer than exact, and runs it; the choices
+   stay readable in the workspace, the caller's to free. */
+static void *run_anyway(call *c, hai_plan *plan) {
+  plan_call(plan, c, 1);
+  void *workspace = test_alloc(hai_layout_size(&plan->layout, 1));
+  for (int phase = 0; phase < hai_phases(plan); phase++)
+    for (int64_t t = 0; t < hai_phase_tasks(plan, phase); t++) hai_run(plan, workspace, phase, t, 0);
+  return workspace;
+}
+
+/* The first rectangle's verdict on a head, from a workspace that has just been used. */
+static hai_verdict verdict_of(const hai_plan *plan, void *workspace, int64_t head) {
+  hai_job job;
+  hai_job_at(&job, plan, workspace, hai_phases(plan) - 1 - plan->reporting, 0, 0);
+  job.head = head;
+  return *hai_verdict_of(&job);
+}
+
+static double true_error(const call *c) {
+  const hyperattn_problem *p = &c->problem;
+  double *out = (double *)test_alloc((size_t)out_size(p) * sizeof(double)),
+         *lse = (double *)test_alloc((size_t)lse_size(p) * sizeof(double));
+  reference(p, out, lse);
+  double error = relative_error(c->out, out, out_size(p));
+  free(out), free(lse);
+  return error;
+}
+
+/* What is attended is what the verdicts say, for every recipe and pairing. */
+static void test_attention_follows_verdicts(void **state) {
+  static const int64_t n[][2] = {{203, 203}, {97, 331}, {150, 400}};
+  static const float tolerances[] = {0.0f, 0.05f, 0.6f};
+  int recipes[4] = {0}, pairings[3] = {0};
+  uint64_t seed = 1;
+  (void)state;
+  for (int shape = 0; shape < 3; shape++)
+    for (int causal = 0; causal < 2; causal++)
+      for (int tolerance = 0; tolerance < 3; tolerance++)
+        for (int sampling = 0; sampling < 3; sampling += 2)
+          for (int kind = 0; kind < 3; kind++) { /* PROBED by score, by rank; POSITION */
+            call c = judged_call(2, 1, n[shape][0], n[shape][1], causal, tolerances[tolerance], ++seed);
+            c.params.sampling = (hyperattn_sampling)sampling;
+            if (kind == 1) c.params.query_group = c.params.key_group = 0;
+            if (kind == 2) c.params.order = HYPERATTN_ORDER_POSITION;
+            plant(&c, 1, 7, 1.5f);
+            pairs w;
+            listen(&c, &w, 0);
+            compare(&c, &w, 3e-6);
+            for (int i = 0; i < 4; i++) recipes[i] += w.recipes[i];
+            for (int i = 0; i < 3; i++) pairings[i] += w.pairings[i];
+            free(w.log_weight);
+            free_call(&c);
+          }
+  for (int i = 0; i < 4; i++) assert_true(recipes[i] > 0);
+  for (int i = 0; i < 3; i++) assert_true(pairings[i] > 0);
+}
+
+/* With 48 queries all of them judge: the verdict's error is the output's, it keeps the tolerance, and where it
+   takes more than columns, columns alone would not have kept it. */
+static void test_verdicts_are_right(void **state) {
+  static const float tolerances[] = {0.02f, 0.2f, 0.5f, 0.9f};
+  int taken[4] = {0};
+  (void)state;
+  for (uint64_t seed = 0; seed < 80; seed++) {
+    float tolerance = tolerances[seed % 4];
+    call c = judged_call(1, 1, 48, 500, 0, tolerance, 100 + seed);
+    hai_plan plan;
+    if (seed % 3 == 1) plant(&c, 0, 7, 0.3f + 0.15f * (float)(seed % 13));
+    if (seed % 3 == 2) plant_runs(&c, 0.5f + 0.15f * (float)(seed % 13));
+    void *workspace = run_anyway(&c, &plan);
+    hai_verdict verdict = verdict_of(&plan, workspace, 0);
+    double error = true_error(&c);
+    taken[verdict.recipe]++;
+    if (verdict.recipe == HAI_ALL) {
+      assert_below(error, 1e-5);
+      assert_above((double)verdict.error, (double)tolerance); /* the best that was tried */
+    } else {
+      assert_below(fabs((double)verdict.error / error - 1.0), 1e-3);
+      assert_below(error, (double)tolerance);
+    }
+    if (verdict.recipe != HAI_COLUMNS) {
+      c.params.tolerance = 1e6f;
+      free(workspace);
+      workspace = run_anyway(&c, &plan);
+      assert_above(true_error(&c), (double)tolerance);
+    }
+    free(workspace);
+    free_call(&c);
+  }
+  assert_true(taken[HAI_COLUMNS] && taken[HAI_BLOCKS] + taken[HAI_BOTH] && taken[HAI_ALL]);
+}
+
+/* At a fixed budget the judged choice is as good as either choice alone. */
+static void test_a_fixed_budget_takes_the_better(void **state) {
+  hai_plan plan;
+  (void)state;
+  for (uint64_t seed = 0; seed < 12; seed++) {
+    call c = judged_call(1, 1, 48, 500, 0, 0.0f, 200 + seed);
+    if (seed % 2) plant(&c, 0, 7, 1.0f);
+    free(run_anyway(&c, &plan));
+    double chosen = true_error(&c), enough = seed % 2 ? 0.3 : 0.1; /* HAI_FAIR, HAI_GOOD */
+    c.params.order = HYPERATTN_ORDER_POSITION;
+    free(run_anyway(&c, &plan));
+    assert_below(chosen, fmax(true_error(&c) * 1.0001, enough));
+    c.params.order = HYPERATTN_ORDER_PROBED, c.params.tolerance = 1e6f; /* columns */
+    free(run_anyway(&c, &plan));
+    assert_below(chosen, fmax(true_error(&c) * 1.0001, enough));
+    free_call(&c);
+  }
+}
+
+/* Nothing is good enough, or everything; and only what needs more gets it. */
+static void test_extremes(void **state) {
+  (void)state;
+  for (int causal = 0; causal < 2; causal++) {
+    call c = judged_call(2, 2, 300, 300, causal, 1e-7f, 300);
+    hyperattn_report report[2];
+    c.problem.report = report;
+    run(&c);
+    assert_below(true_error(&c), 1e-5);
+    assert_true(report[0].exact == 1.0f && report[1].escalated == 1.0f && report[0].error == 0.0f);
+    c.params.tolerance = 1e6f;
+    run(&c);
+    assert_true(report[0].escalated == 0.0f && report[0].block_mass == 0.0f);
+    assert_above(true_error(&c), 1e-2);
+    c.params.tolerance = 0.05f; /* head 0: every query and key alike; head 1: each its own key */
+    for (int64_t i = 0; i < 300 * 8; i++) c.q[i] = c.k[i] = 0.1f;
+    for (int64_t i = 0; i < 300 * 6; i++) c.v[i] = 1.0f;
+    for (int64_t i = 0; i < 300; i++)
+      for (int64_t t = 0; t < 8; t++) c.q[(300 + i) * 8 + t] = 3.0f * c.k[(300 + i * 7 % 300) * 8 + t];
+    run(&c);
+    assert_true(report[0].escalated == 0.0f);
+    assert_above((double)report[1].escalated, 0.4);
+    free_call(&c);
+  }
+}
+
+/* Tasks from the last to the first, workers in turn. */
+static void backwards(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
+  int n_workers = *(const int *)context;
+  for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % n_workers));
+}
+
+/* The report, other workers, expanded heads and a head alone change no bit; neither does what was in the
+   workspace. */
+static void test_bits(void **state) {
+  (void)state;
+  for (int causal = 0; causal < 2; causal++)
+    for (int tolerance = 0; tolerance < 2; tolerance++) {
+      call c = judged_call(4, 2, 260, 260, causal, tolerance ? 0.3f : 0.0f, 400);
+      size_t size = (size_t)out_size(&c.problem) * sizeof(float);
+      float *first = (float *)test_alloc(size);
+      hyperattn_report report[4], other[4];
+      plant(&c, 1, 7, 2.0f);
+      run(&c);
+      memcpy(first, c.out, size);
+      c.problem.report = report;
+      run(&c);
+      assert_memory_equal(first, c.out, size);
+      for (int workers = 1; workers <= 7; workers += 2) {
+        size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, workers);
+        void *workspace = test_alloc(bytes);
+        hyperattn_parallel parallel = {workers, &workers, backwards};
+        c.problem.report = other;
+        memset(workspace, workers, bytes);
+        memset(c.out, 0xff, size);
+        assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &parallel, workspace, bytes),
+                         HYPERATTN_OK);
+        assert_memory_equal(first, c.out, size);
+        assert_memory_equal(report, other, sizeof report);
+        free(workspace);
+      }
+      for (int64_t head = 0; head < 4; head++) { /* alone */
+        call one = c;
+        one.problem.n_heads = one.problem.n_kv_heads = 1;
+        one.q += head * 260 * 8, one.k += head / 2 * 260 * 8, one.v += head / 2 * 260 * 6;
+        one.problem.report = other;
+        bind(&one);
+        run(&one);
+        assert_memory_equal(first + head * 260 * 6, c.out, 260 * 6 * sizeof(float));
+        assert_memory_equal(&report[head], other, sizeof *other);
+      }
+      free(first);
+      free_call(&c);
+    }
+}
+
+/* Up to 192 queries all of them audit: the report is not an estimate, and is held to double. */
+static void test_report_is_true(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 12; seed++) {
+    enum { N = 90, KEYS = 400 };
+    call c = judged_call(1, 1, N, KEYS, 0, seed % 3 ? 0.0f : 0.6f, 500 + seed);
+    const hyperattn_problem *p = &c.problem;
+    hyperattn_report report;
+    c.params.probe_queries = N; /* every query probes: alpha and masses are not estimates either */
+    c.params.window = 0;
+    if (seed % 2) plant(&c, 0, 7, 0.7f);
+    if (seed % 4 == 3) c.params.order = HYPERATTN_ORDER_SORTLSH;
+    c.problem.report = &report;
+    pairs w;
+    listen(&c, &w, 1);
+    compare(&c, &w, 3e-6);
+    assert_below(fabs((double)report.error - true_error(&c)), 1e-3 * true_error(&c) + 1e-6);
+    double *out = (double *)test_alloc(N * 6 * sizeof(double)),
+           *lse = (double *)test_alloc(N * sizeof(double));
+    reference(p, out, lse);
+    double most = 0, sampled = 0, keys = 0, column[KEYS] = {0}, alpha = 0;
+    for (int64_t i = 0; i < N; i++) {
+      most = fmax(most, relative_error(c.out + i * 6, out + i * 6, 6));
+      for (int64_t j = 0; j < KEYS; j++) {
+        double s = 0, weight = *pair_of(p, &w, 0, 0, i, j);
+        for (int64_t t = 0; t < 8; t++) s += (double)c.q[i * 8 + t] * (double)c.k[j * 8 + t];
+        column[j] += exp(2 * (s / sqrt(8.0) - lse[i]));
+        if (weight != -INFINITY) keys += 1.0 / N;
+        if (weight != -INFINITY && weight != 0)
+          sampled += exp(s / sqrt(8.0) + weight - (double)c.lse[i]) / N;
+      }
+    }
+    for (int64_t j = 0; j < KEYS; j++) alpha = fmax(alpha, KEYS * column[j]);
+    assert_below(fabs((double)report.max_error - most), 1e-3 * most + 1e-6);
+    if (report.exact == 0.0f) assert_below(fabs((double)report.sampled_mass - sampled), 2e-3);
+    assert_below(
+        fabs((double)(report.sampled_mass + report.block_mass + report.pinned_mass + report.window_mass) -
+             1.0),
+        1e-5);
+    assert_below(fabs((double)report.alpha - alpha), 1e-3 * alpha);
+    assert_above((double)report.keys_per_query, keys - 1e-3); /* probing and judging come on top */
+    assert_above((double)report.kappa, 0.999);
+    free(out), free(lse), free(w.log_weight);
+    free_call(&c);
+  }
+}
+
+/* Causal: levels add up like independent errors. */
+static void test_causal_report(void **state) {
+  (void)state;
+  double ratio = 0;
+  for (uint64_t seed = 0; seed < 10; seed++) {
+    call c = judged_call(1, 1, 320, 320, 1, 0.0f, 600 + seed);
+    hyperattn_report report;
+    c.problem.report = &report;
+    run(&c);
+    double r = (double)report.error / true_error(&c);
+    assert_true(r > 1 / 1.7 && r < 1.7);
+    ratio += r / 10;
+    assert_true(report.window_mass > 0.0f && report.window_mass < 1.0f);
+    free_call(&c);
+  }
+  assert_true(ratio > 0.85 && ratio < 1.2);
+}
+
+static void test_bad_reports(void **state) {
+  (void)state;
+  call c = judged_call(2, 1, 100, 100, 0, 0.1f, 700);
+  hyperattn_report report[3];
+  size_t bytes = (c.problem.report = report, hyperattn_workspace_size(&c.problem, &c.params, 1));
+  char *workspace = (char *)test_alloc(bytes);
+  void *places[] = {c.out, c.lse, workspace, c.q, c.k, c.v};
+  assert_int_equal(hyperattn_check(&c.problem, &c.params, workspace, bytes, 1), HYPERATTN_OK);
+  for (int i = 0; i < 6; i++) {
+    c.problem.report = (hyperattn_report *)places[i];
+    assert_int_equal(hyperattn_check(&c.problem, &c.params, workspace, bytes, 1), HYPERATTN_ERROR_OVERLAP);
+  }
+  c.problem.report = (hyperattn_report *)(void *)((char *)report + 1);
+  assert_int_equal(hyperattn_check(&c.problem, &c.params, workspace, bytes, 1), HYPERATTN_ERROR_ALIGNMENT);
+  free(workspace);
+  free_call(&c);
+}
+
+/* A NaN or infinity in a query has no say in verdicts; in a key or value it reaches only rows that see it. */
+static void test_defects(void **state) {
+  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  (void)state;
+  for (int b = 0; b < 3; b++)
+    for (int where = 0; where < 3; where++)
+      for (int tolerance = 0; tolerance < 2; tolerance++) {
+        call c = judged_call(1, 1, 300, 300, 1, tolerance ? 0.2f : 0.0f, 800);
+        hyperattn_report report;
+        c.problem.report = &report;
+        float *x = where == 0 ? c.q : where == 1 ? c.k : c.v;
+        x[where == 2 ? 200 * 6 : 200 * 8] = bad[b];
+        run(&c);
+        for (int64_t i = 0; i < 300 * 6; i++)
+          if (where ? i / 6 < 200 : i / 6 != 200) assert_true(isfinite(c.out[i]));
+        free_call(&c);
+      }
+}
+
+/* At tolerance 0 no key or value after a row changes it by a bit, although choices are judged. */
+static void test_causality(void **state) {
+  (void)state;
+  for (int64_t row = 40; row < 300; row += 53) {
+    call c = judged_call(1, 1, 300, 300, 1, 0.0f, 900);
+    float before[300 * 6];
+    run(&c);
+    memcpy(before, c.out, sizeof before);
+    for (int64_t i = (row + 1) * 8; i < 300 * 8; i++) c.k[i] = -2.0f * c.k[i];
+    for (int64_t i = (row + 1) * 6; i < 300 * 6; i++) c.v[i] = 9.0f;
+    run(&c);
+    assert_memory_equal(before, c.out, (size_t)(row + 1) * 6 * sizeof(float));
+    free_call(&c);
+  }
+}
+
+/* Held-out queries ascend, and no probe is among the judges. */
+static void test_who_is_held_out(void **state) {
+  (void)state;
+  for (int64_t n = 1; n < 3000; n = n * 3 / 2 + 1) {
+    call c = judged_call(1, 1, n, 3000, 0, 0.1f, 1000);
+    hai_plan plan;
+    hai_job job;
+    c.params.probe_queries = 40;
+    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+    memset(&job, 0, sizeof job);
+    job.plan = &plan;
+    job.rect = hai_rect_at(&plan, 0, 0);
+    char *judge = (char *)test_alloc((size_t)n);
+    for (job.audit = 1; job.audit >= 0; job.audit--) {
+      memset(judge, 0, (size_t)n);
+      int64_t last = -1;
+      for (int64_t i = 0; i < hai_n_judges(&job); i++) {
+        int64_t row = hai_judge_row(&job, i);
+        assert_true(row > last && row < n);
+        judge[last = row] = 1;
+      }
+    }
+    job.audit = 0;
+    for (int64_t t = 0; t < hai_n_probes(&job); t++) {
+      int64_t row = hai_probe_row(&job, t);
+      assert_true(row >= 0 && row < n);
+      if (n >= 96) assert_false(judge[row]);
+    }
+    free(judge);
+    free_call(&c);
+  }
+}
+
+/* 48 bytes for each token and head, and 256 KiB for each worker; more of anything never needs less. */
+static void test_workspace(void **state) {
+  (void)state;
+  for (int causal = 0; causal < 2; causal++) {
+    hyperattn_problem p = {0};
+    hyperattn_params a = hyperattn_default_params();
+    hyperattn_report report;
+    p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = 131072, p.head_dim = p.value_dim = 64;
+    p.causal = causal;
+    assert_true(hyperattn_workspace_size(&p, &a, 1) <= 48 * 131072 + 262144);
+    for (int with = 0; with < 2; with++) {
+      uint64_t random = 77;
+      p.report = with ? &report : NULL;
+      for (int i = 0; i < 300; i++) {
+        p.n_query = (int64_t)(test_random(&random) % 9000),
+        p.n_key = (int64_t)(test_random(&random) % 9000);
+        size_t size = hyperattn_workspace_size(&p, &a, 1);
+        hyperattn_problem more = p;
+        more.n_query += (int64_t)(test_random(&random) % 3000);
+        assert_true(hyperattn_workspace_size(&more, &a, 1) >= size);
+        more = p;
+        more.n_key += (int64_t)(test_random(&random) % 3000);
+        assert_true(hyperattn_workspace_size(&more, &a, 2) >= size);
+      }
+    }
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_attention_follows_verdicts),
+      cmocka_unit_test(test_verdicts_are_right),
+      cmocka_unit_test(test_a_fixed_budget_takes_the_better),
+      cmocka_unit_test(test_extremes),
+      cmocka_unit_test(test_bits),
+      cmocka_unit_test(test_report_is_true),
+      cmocka_unit_test(test_causal_report),
+      cmocka_unit_test(test_bad_reports),
+      cmocka_unit_test(test_defects),
+      cmocka_unit_test(test_causality),
+      cmocka_unit_test(test_who_is_held_out),
+      cmocka_unit_test(test_workspace),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
