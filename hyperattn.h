@@ -3568,8 +3568,8 @@ static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
   return sum;
 }
 
-/* Adds a rectangle, the last one of its rows or not, to a head's report, its squared errors to *error, and the variance of their sum, a sample
-   of a few, to *variance. Returns |exact|^2 over |out|^2, by its held-out queries. */
+/* Adds a rectangle, the last one of its rows or not, to a head's report, its squared errors to *error, and
+   the variance of their sum to *variance. Returns |exact|^2 over |out|^2, by its held-out queries. */
 static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, float *error,
                              float *variance, hyperattn_report *r) {
   const hai_plan *plan = job->plan;

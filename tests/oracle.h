@@ -1,11 +1,12 @@
-/* The oracle: HyperAttention in double precision, told only the choices (orders, blocks, pins, columns, recipes), applies
-   the rule to them: every visible pair once, by the first of window, pinned, block, sample that holds it. */
+/* The oracle: HyperAttention in double precision. Told only the choices (orders, blocks, pins, columns,
+   recipes), it applies the rule to them: every visible pair once, by the first of window, pinned, block, sample
+   that holds it. */
 #ifndef HYPERATTN_TESTS_ORACLE_H
 #define HYPERATTN_TESTS_ORACLE_H
 
 #include "support.h"
 
-/* ln of the weight of key j for query i of one head, -inf: not met. [n_query][n_key]. Counts pairs met twice. */
+/* ln of the weight of key j for query i, -inf: not met. Counts pairs met twice. */
 typedef struct pairs {
   double *log_weight; /* [batch][n_heads][n_query][n_key] */
   int64_t twice;

@@ -85,8 +85,8 @@ static void test_attention_follows_verdicts(void **state) {
   for (int i = 0; i < 3; i++) assert_true(pairings[i] > 0);
 }
 
-/* With 48 queries all of them judge: the verdict's error is the output's, it keeps the tolerance, and where it
-   takes more than columns, columns alone would not have kept it. */
+/* With 48 queries all of them judge: the verdict's error is the output's, it keeps the tolerance, and where
+   it takes more than columns, columns alone would not have kept it. */
 static void test_verdicts_are_right(void **state) {
   static const float tolerances[] = {0.02f, 0.2f, 0.5f, 0.9f};
   int taken[4] = {0};
