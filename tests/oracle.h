@@ -1,6 +1,6 @@
 /* The oracle: HyperAttention in double precision. Told only the choices (orders, blocks, pins, columns,
-   recipes), it applies the rule to them: every visible pair once, by the first of window, pinned, block, sample
-   that holds it. */
+   recipes), it applies the rule to them: every visible pair once, by the first of window, pinned, block,
+   sample that holds it. */
 #ifndef HYPERATTN_TESTS_ORACLE_H
 #define HYPERATTN_TESTS_ORACLE_H
 
