@@ -496,7 +496,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
 #define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
 #define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
-#define HAI_FAIR 0.3f        /* and error that a second pairing need not better */
+#define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
 
 static int64_t hai_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t hai_max(int64_t a, int64_t b) { return a > b ? a : b; }

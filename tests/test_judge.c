@@ -129,7 +129,7 @@ static void test_a_fixed_budget_takes_the_better(void **state) {
     call c = judged_call(1, 1, 48, 500, 0, 0.0f, 200 + seed);
     if (seed % 2) plant(&c, 0, 7, 1.0f);
     free(run_anyway(&c, &plan));
-    double chosen = true_error(&c), enough = seed % 2 ? 0.3 : 0.1; /* HAI_FAIR, HAI_GOOD */
+    double chosen = true_error(&c), enough = seed % 2 ? 0.4 : 0.1; /* HAI_FAIR, HAI_GOOD */
     c.params.order = HYPERATTN_ORDER_POSITION;
     free(run_anyway(&c, &plan));
     assert_below(chosen, fmax(true_error(&c) * 1.0001, enough));
