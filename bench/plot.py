@@ -22,7 +22,7 @@ from matplotlib import ticker  # noqa: E402
 
 MASKS = ("full", "causal")
 INK = "#808890"
-COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "default": "#2f86eb"}
+COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "fixed": "#2f86eb", "default": "#2f86eb"}
 PEERS = {
     "torch sdpa": ("torch", "D", "#d9534f"),
     "ggml f16": ("ggml", "s", "#2ca58d"),
@@ -176,7 +176,7 @@ def plot_error(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
 def fronts(path: str) -> dict[tuple[str, str], list[Row]]:
     """By set and front, the means over heads and seeds of every budget, or of every tolerance."""
     found: dict[tuple[str, str], dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in csv.DictReader(pathlib.Path(path).read_text().splitlines()):
+    for row in csv.DictReader(line for line in pathlib.Path(path).read_text().splitlines() if line[:1] != "#"):
         tolerance = float(row["tolerance"])
         front, budget = ("tolerance", tolerance) if tolerance else (row["preset"], float(row["scale"]))
         found[row["set"], front][budget].append(row)
