@@ -1746,6 +1746,7 @@ typedef enum hai_recipe {
 typedef struct hai_verdict {
   int32_t recipe, pairing;
   int32_t settled; /* no further trials */
+  int32_t paired;  /* how many pairings were made */
   float error;     /* relative error of the held-out queries */
 } hai_verdict;
 
@@ -2086,7 +2087,7 @@ static hai_verdict *hai_verdict_of(const hai_job *job) {
 }
 static void hai_verdict_open(hai_verdict *verdict) {
   verdict->recipe = HAI_BLOCKS;
-  verdict->pairing = verdict->settled = 0;
+  verdict->pairing = verdict->settled = verdict->paired = 0;
   verdict->error = hai_inf();
 }
 static hai_record *hai_record_of(const hai_job *job) {
@@ -3453,7 +3454,7 @@ static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
 
 /* Tries a choice on the held-out queries: columns alone, or a pairing's blocks with columns, and, where there
    is a tolerance, with the wide draw. Missed to the last, a tolerance calls for all keys. Cost: O(held-out
-   queries * budget), with a sorted order O(n_query + n_key log budget). */
+   queries * budget), and with a sorted order O(n_query + n_key log budget). */
 static void hai_stage_try(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -3468,6 +3469,7 @@ static void hai_stage_try(hai_job *job) {
   int first, n, i, c;
   if (job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0)) hai_gather_truth(job);
   if (hai_verdict_of(job)->settled) return;
+  if (!alone) hai_verdict_of(job)->paired = job->pairing + 1;
   if (job->pairing == 1) hai_place_columns(job);
   hai_judge_places(job, place);
   recipe[0] = alone ? HAI_COLUMNS : HAI_BLOCKS;
@@ -3511,9 +3513,7 @@ static void hai_stage_audit(hai_job *job) {
   float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
   record->recipe = (int32_t)recipe;
-  record->pairings = plan->choosing && recipe == HAI_ALL ? plan->n_pairings
-                     : job->pairing == HAI_NO_BLOCKS     ? 0
-                                                         : job->pairing + 1;
+  record->pairings = plan->choosing ? hai_verdict_of(job)->paired : 1;
   record->n = judges;
   for (c = 0; c < chunks && plan->probing; c++)
     peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
