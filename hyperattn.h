@@ -73,8 +73,7 @@
      second half's queries by the first half's keys.
    WHAT IT DOES NOT
      allocate, print, abort, start threads, recurse or keep state between calls; compute gradients; dropout.
-     Today it reads and writes float32. The fields softcap, sliding_window and key_position are reserved:
-     setting one is an error, never ignored.
+     The fields softcap, sliding_window and key_position are reserved: setting one is an error, never ignored.
    WHEN IT HELPS
      Regions of many times more keys than the budget (block_size + sample_size + pins). Below min_seq_len
      keys, and where probing and the budget would touch as many key-query pairs as exact attention does, the
@@ -181,12 +180,13 @@ extern "C" {
   X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                     \
   X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                       \
   X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                          \
-  X(ERROR_DTYPE_UNSUPPORTED, -21, "a dtype is not supported yet: only HYPERATTN_F32 is")                \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, out or a part of a merge is Q8_0")                            \
   X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")     \
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
   X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                                \
+  X(ERROR_STRIDE_Q8_0, -27, "a stride of a Q8_0 tensor is not a multiple of 32")                        \
   X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                         \
   X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                   \
   X(ERROR_BLOCK_SIZE, -32, "block_size is negative")                                                    \
@@ -222,11 +222,13 @@ HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status);
 
 /* ---- The problem: what to compute ------------------------------------------------------------------ */
 
+/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's: blocks of 34 bytes, an F16 scale d and 32
+   signed bytes q, x = d q; a row begins with a block. */
 typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
-  HYPERATTN_F16,
-  HYPERATTN_BF16,
-  HYPERATTN_Q8_0
+  HYPERATTN_F16,  /* IEEE 754 binary16 */
+  HYPERATTN_BF16, /* the upper half of an F32 */
+  HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim], dim contiguous; strides in elements, ignored where a dimension has
@@ -593,6 +595,83 @@ static float hai_log_add(float a, float b) {
 /* ln of a state's sum: m + ln l, -inf where nothing was met. */
 static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m + hai_log(l); }
 
+/* ---- Elements ----
+   Rows lie in units of one element, or of a Q8_0 block. To float32 every conversion is exact; back it rounds
+   to nearest, ties to even, and a NaN stays one. */
+
+#define HAI_Q8_0_ELEMENTS 32
+#define HAI_Q8_0_BYTES 34
+
+static int hai_unit(hyperattn_dtype dtype) { return dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1; }
+static size_t hai_unit_bytes(hyperattn_dtype dtype) {
+  return dtype == HYPERATTN_F32    ? sizeof(float)
+         : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES
+                                   : sizeof(uint16_t);
+}
+static size_t hai_alignment(hyperattn_dtype dtype) {
+  return dtype == HYPERATTN_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+static float hai_from_f16(uint16_t half) {
+  uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+  float x;
+  if (rest >= 0x7c00u)
+    return hai_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13 | (uint32_t)(rest > 0x7c00u) << 22);
+  if (rest >= 0x0400u) return hai_float(sign | ((rest << 13) + 0x38000000u));
+  x = (float)rest * 5.9604644775390625e-8f; /* subnormal: in units of 2^-24 */
+  return sign ? -x : x;
+}
+static uint16_t hai_to_f16(float x) {
+  uint32_t bits = hai_bits(x), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu, kept, lost, half;
+  if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+  if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 is halfway to 2^16 */
+  if (size >= 0x38800000u) {
+    kept = (size - 0x38000000u) >> 13, lost = size & 0x1fffu, half = 0x1000u;
+  } else { /* subnormal: the fraction with its leading one, shifted to units of 2^-24 */
+    uint32_t shift = 126 - (size >> 23), fraction = (size & 0x007fffffu) | 0x00800000u;
+    if (shift > 24) return (uint16_t)sign;
+    kept = fraction >> shift, lost = fraction & ((1u << shift) - 1), half = 1u << (shift - 1);
+  }
+  kept += (uint32_t)(lost > half || (lost == half && (kept & 1)));
+  return (uint16_t)(sign | kept);
+}
+static float hai_from_bf16(uint16_t half) { return hai_float((uint32_t)half << 16); }
+static uint16_t hai_to_bf16(float x) {
+  uint32_t bits = hai_bits(x);
+  if (x != x) return (uint16_t)(bits >> 16 | 0x40u);
+  return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+/* Element t of a row, and its place taken by x. */
+static float hai_get(const void *row, hyperattn_dtype dtype, int64_t t) {
+  const char *at = (const char *)row + (size_t)(t / hai_unit(dtype)) * hai_unit_bytes(dtype);
+  uint16_t half;
+  float x;
+  if (dtype == HYPERATTN_F32) {
+    HYPERATTN_MEMCPY(&x, at, sizeof x);
+    return x;
+  }
+  HYPERATTN_MEMCPY(&half, at, sizeof half);
+  if (dtype == HYPERATTN_BF16) return hai_from_bf16(half);
+  if (dtype == HYPERATTN_F16) return hai_from_f16(half);
+  return hai_from_f16(half) *
+         (float)((const signed char *)at)[sizeof half + (size_t)(t % HAI_Q8_0_ELEMENTS)];
+}
+static void hai_put(void *row, hyperattn_dtype dtype, int64_t t, float x) {
+  char *at = (char *)row + (size_t)t * hai_unit_bytes(dtype);
+  uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x) : hai_to_bf16(x);
+  if (dtype == HYPERATTN_F32)
+    HYPERATTN_MEMCPY(at, &x, sizeof x);
+  else
+    HYPERATTN_MEMCPY(at, &half, sizeof half);
+}
+
+/* row[t] = from[t] for t < n. */
+static void hai_narrow(const float *from, int64_t n, hyperattn_dtype dtype, void *row) {
+  int64_t t;
+  for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);
+}
+
 /* ==== 3. Random numbers ==============================================================================
    A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
    and no batch or head in it, so heads that share keys share their draws. */
@@ -644,6 +723,8 @@ typedef struct hai_kernel {
   int width; /* lanes per register */
   int tiles; /* how many tiles should meet a chunk of keys while it is in the cache */
 
+  /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
+  void (*widen)(const void *row, hyperattn_dtype dtype, int64_t n, float *to);
   /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. */
   void (*pack)(const float *const *row, int64_t dim, float factor, float *packed);
   /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
@@ -668,7 +749,12 @@ typedef struct hai_kernel {
 
 #define HAI_SCALAR_LANES 16
 
-/* Coordinates t .. dim - 1 of lanes begin .. end - 1. */
+/* Elements from .. n - 1 of a row. */
+static void hai_widen_plain(const void *row, hyperattn_dtype dtype, int64_t from, int64_t n, float *to) {
+  for (; from < n; from++) to[from] = hai_get(row, dtype, from);
+}
+
+/* Coordinates from .. dim - 1 of lanes begin .. end - 1. */
 static void hai_pack_plain(const float *const *row, int64_t from, int64_t dim, float factor, float *packed,
                            int lanes, int begin, int end) {
   int64_t t;
@@ -683,6 +769,10 @@ static void hai_unpack_plain(const float *packed, int64_t from, int64_t dim, con
   int i;
   for (i = begin; i < end; i++)
     for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+}
+
+static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, int64_t n, float *to) {
+  hai_widen_plain(row, dtype, 0, n, to);
 }
 
 static void hai_pack_scalar(const float *const *row, int64_t dim, float factor, float *packed) {
@@ -754,6 +844,7 @@ static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
                                              HAI_SCALAR_LANES,
                                              1,
                                              1,
+                                             hai_widen_scalar,
                                              hai_pack_scalar,
                                              hai_unpack_scalar,
                                              hai_scores_scalar,
@@ -961,9 +1052,35 @@ static int hai_rows_present(const void *const *row, int n) {
     }                                                                                                  \
   }
 
+/* A register of elements at a time, a Q8_0 block at a time; what is left over goes one by one. The vector part
+   is a function of its own that calls none: gcc leaves out vzeroupper before a call in tail position. */
+#define HAI_WIDEN(isa)                                                                                    \
+  HAI_TARGET_##isa static int64_t hai_widen_most_##isa(const char *row, hyperattn_dtype dtype, int64_t n, \
+                                                       float *to) {                                       \
+    int64_t t = 0, k, step = HAI_WIDTH_##isa;                                                             \
+    if (dtype == HYPERATTN_F16) {                                                                         \
+      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_f16_##isa(row + 2 * t));               \
+    } else if (dtype == HYPERATTN_BF16) {                                                                 \
+      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_bf16_##isa(row + 2 * t));              \
+    } else {                                                                                              \
+      for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {                 \
+        hai_vector_##isa d =                                                                              \
+            hai_first_##isa(hai_f16_##isa(row)); /* a register of halves fits in a block */               \
+        for (k = 0; k < HAI_Q8_0_ELEMENTS; k += step)                                                     \
+          hai_store_##isa(to + t + k, hai_mul_##isa(d, hai_int8_##isa(row + 2 + k)));                     \
+      }                                                                                                   \
+    }                                                                                                     \
+    return t;                                                                                             \
+  }                                                                                                       \
+  static void hai_widen_##isa(const void *row, hyperattn_dtype dtype, int64_t n, float *to) {             \
+    int64_t t = hai_widen_most_##isa((const char *)row, dtype, n, to);                                    \
+    if (t < n) hai_widen_plain(row, dtype, t, n, to);                                                     \
+  }
+
 /* The kernel's functions over any range of registers and any counts, from a tile of R rows and 1 to 3
    registers. */
 #define HAI_KERNEL(isa, R)                                                                             \
+  HAI_WIDEN(isa)                                                                                       \
   HAI_PACK(isa)                                                                                        \
   HAI_SOFTMAX(isa)                                                                                     \
   HAI_SUM_LANES(isa)                                                                                   \
@@ -1025,6 +1142,19 @@ HAI_V_avx512 hai_add_avx512(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 HAI_V_avx512 hai_sub_avx512(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
 HAI_V_avx512 hai_mul_avx512(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
 HAI_V_avx512 hai_fma_avx512(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+/* 16 elements */
+HAI_V_avx512 hai_f16_avx512(const char *p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+HAI_V_avx512 hai_bf16_avx512(const char *p) {
+  __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+}
+/* the first lane in all */
+HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
+HAI_V_avx512 hai_int8_avx512(const char *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 /* the larger; a NaN in a is passed over */
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
 /* x in the lanes of `bits`, -inf elsewhere */
@@ -1070,15 +1200,15 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 
 HAI_KERNEL(avx512, 8)
 static const hai_kernel hai_kernel_avx512 = {
-    HYPERATTN_ISA_AVX512, HAI_LANES_avx512,    HAI_WIDTH_avx512,  4,
-    hai_pack_avx512,      hai_unpack_avx512,   hai_scores_avx512, hai_softmax_avx512,
-    hai_values_avx512,    hai_sum_lanes_avx512};
+    HYPERATTN_ISA_AVX512, HAI_LANES_avx512,  HAI_WIDTH_avx512,    4,
+    hai_widen_avx512,     hai_pack_avx512,   hai_unpack_avx512,   hai_scores_avx512,
+    hai_softmax_avx512,   hai_values_avx512, hai_sum_lanes_avx512};
 #endif
 
 /* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
 
 #if HAI_AVX2
-#define HAI_TARGET_avx2 __attribute__((target("avx2,fma")))
+#define HAI_TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
 #define HAI_WIDTH_avx2 8
 #define HAI_LANES_avx2 24
 typedef __m256 hai_vector_avx2;
@@ -1091,6 +1221,19 @@ HAI_V_avx2 hai_add_avx2(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 HAI_V_avx2 hai_sub_avx2(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
 HAI_V_avx2 hai_mul_avx2(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
 HAI_V_avx2 hai_fma_avx2(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+/* 8 elements */
+HAI_V_avx2 hai_f16_avx2(const char *p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+HAI_V_avx2 hai_bf16_avx2(const char *p) {
+  __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+/* the first lane in all */
+HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
+HAI_V_avx2 hai_int8_avx2(const char *p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
 /* the larger; a NaN in a is passed over */
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 /* x in the lanes of `bits`, -inf elsewhere */
@@ -1141,9 +1284,9 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 
 HAI_KERNEL(avx2, 4)
 static const hai_kernel hai_kernel_avx2 = {
-    HYPERATTN_ISA_AVX2, HAI_LANES_avx2,    HAI_WIDTH_avx2,  4,
-    hai_pack_avx2,      hai_unpack_avx2,   hai_scores_avx2, hai_softmax_avx2,
-    hai_values_avx2,    hai_sum_lanes_avx2};
+    HYPERATTN_ISA_AVX2, HAI_LANES_avx2,  HAI_WIDTH_avx2,    4,
+    hai_widen_avx2,     hai_pack_avx2,   hai_unpack_avx2,   hai_scores_avx2,
+    hai_softmax_avx2,   hai_values_avx2, hai_sum_lanes_avx2};
 #endif
 
 /* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
@@ -1162,6 +1305,24 @@ HAI_V_neon hai_add_neon(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); 
 HAI_V_neon hai_sub_neon(float32x4_t a, float32x4_t b) { return vsubq_f32(a, b); }
 HAI_V_neon hai_mul_neon(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
 HAI_V_neon hai_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+/* 4 elements */
+HAI_V_neon hai_f16_neon(const char *p) {
+  uint16x4_t x;
+  HYPERATTN_MEMCPY(&x, p, sizeof x);
+  return vcvt_f32_f16(vreinterpret_f16_u16(x));
+}
+HAI_V_neon hai_bf16_neon(const char *p) {
+  uint16x4_t x;
+  HYPERATTN_MEMCPY(&x, p, sizeof x);
+  return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
+}
+/* the first lane in all */
+HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
+HAI_V_neon hai_int8_neon(const char *p) {
+  int32_t four;
+  HYPERATTN_MEMCPY(&four, p, sizeof four);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
+}
 /* the larger; a NaN in a is passed over */
 HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 /* x in the lanes of `bits`, -inf elsewhere */
@@ -1199,9 +1360,9 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 
 HAI_KERNEL(neon, 8)
 static const hai_kernel hai_kernel_neon = {
-    HYPERATTN_ISA_NEON, HAI_LANES_neon,    HAI_WIDTH_neon,  4,
-    hai_pack_neon,      hai_unpack_neon,   hai_scores_neon, hai_softmax_neon,
-    hai_values_neon,    hai_sum_lanes_neon};
+    HYPERATTN_ISA_NEON, HAI_LANES_neon,  HAI_WIDTH_neon,    4,
+    hai_widen_neon,     hai_pack_neon,   hai_unpack_neon,   hai_scores_neon,
+    hai_softmax_neon,   hai_values_neon, hai_sum_lanes_neon};
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -1240,7 +1401,7 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   if (!(r[2] >> 27 & 1)) return features; /* OSXSAVE */
   saved = xcr0();
   if ((saved & 0x06) != 0x06) return features;
-  if (!(r[2] >> 28 & 1) || !(r[2] >> 12 & 1)) return features; /* AVX, FMA */
+  if (!(r[2] >> 28 & 1) || !(r[2] >> 12 & 1) || !(r[2] >> 29 & 1)) return features; /* AVX, FMA, F16C */
   cpuid(7, 0, r);
   if (!(r[1] >> 5 & 1)) return features; /* AVX2 */
   features |= HAI_CPU_AVX2;
@@ -1319,7 +1480,8 @@ typedef struct hai_step {
 /* Offsets in bytes into the workspace; arrays that a call does not need have no bytes. Per-head arrays are
    [batch][n_heads or n_kv_heads][..], the inner extents beside them. */
 typedef struct hai_layout {
-  size_t lse;                  /* f32 [n_query]: of what each query has met so far */
+  size_t lse; /* f32 [n_query]: of what each query has met so far */
+  size_t out; /* f32 [n_query][value_dim]: the result so far, where out itself is not float32 */
   size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket */
   size_t query_order,
       key_order;    /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
@@ -1484,8 +1646,7 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   dtype[0] = p->query.dtype, dtype[1] = p->key.dtype, dtype[2] = p->value.dtype, dtype[3] = p->out.dtype;
   for (i = 0; i < 4; i++)
     if ((int)dtype[i] < HYPERATTN_F32 || (int)dtype[i] > HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE;
-  for (i = 0; i < 4; i++)
-    if (dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
   if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
   return HYPERATTN_OK;
 }
@@ -1635,15 +1796,18 @@ static int hai_span_add(hai_span *span, int64_t n, ptrdiff_t stride, size_t size
   return span->before <= limit - span->after;
 }
 
-static hyperattn_status hai_span_of(hai_span *span, const void *data, const ptrdiff_t stride[3],
-                                    const int64_t n[3], int64_t dim) {
-  int i;
+static hyperattn_status hai_span_of(hai_span *span, const void *data, hyperattn_dtype dtype,
+                                    const ptrdiff_t stride[3], const int64_t n[3], int64_t dim) {
+  int unit = hai_unit(dtype), i;
+  size_t bytes = hai_unit_bytes(dtype);
   span->data = (const char *)data;
   span->before = 0;
-  span->after = (size_t)dim * sizeof(float);
-  for (i = 0; i < 3; i++)
-    if (!hai_span_add(span, n[i], stride[i], sizeof(float))) return HYPERATTN_ERROR_EXTENT;
-  return (uintptr_t)data % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+  span->after = (size_t)hai_ceil_div(dim, unit) * bytes;
+  for (i = 0; i < 3; i++) {
+    if (n[i] > 1 && stride[i] % unit) return HYPERATTN_ERROR_STRIDE_Q8_0;
+    if (!hai_span_add(span, n[i], stride[i] / unit, bytes)) return HYPERATTN_ERROR_EXTENT;
+  }
+  return (uintptr_t)data % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
 }
 
 static int hai_spans_meet(const hai_span *a, const hai_span *b) {
@@ -1675,7 +1839,7 @@ static hyperattn_status hai_check_input(hai_span *span, const hyperattn_input *x
   int64_t n[3];
   stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
   n[0] = batch, n[1] = heads, n[2] = rows;
-  return hai_span_of(span, x->data, stride, n, dim);
+  return hai_span_of(span, x->data, x->dtype, stride, n, dim);
 }
 
 static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output *x, int64_t batch,
@@ -1688,7 +1852,7 @@ static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output 
   n[0] = batch, n[1] = heads, n[2] = rows;
   for (i = 0; i < 3; i++)
     if (n[i] > 1 && stride[i] < 0) return HYPERATTN_ERROR_OUT_STRIDE;
-  if ((status = hai_span_of(span, x->data, stride, n, dim)) != HYPERATTN_OK) return status;
+  if ((status = hai_span_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
   return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
 }
 
@@ -1781,11 +1945,17 @@ static size_t hai_take(hai_layout *layout, size_t *end, uint64_t bytes) {
 
 typedef struct hai_tile hai_tile;
 static uint64_t hai_tile_bytes(const hai_plan *plan);
+static uint64_t hai_chunk_bytes(const hai_plan *plan);
 static int hai_tiles(const hai_plan *plan);
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
 static int hai_may_approximate(const hai_plan *plan) {
   return plan->params.method == HYPERATTN_HYPER && plan->problem->n_key >= plan->params.min_seq_len;
+}
+
+/* Are states put down between phases? */
+static int hai_resting(const hai_plan *plan) {
+  return hai_may_approximate(plan) && (plan->problem->causal || plan->reporting);
 }
 
 /* Scratch beside the tile, used by one stage at a time. */
@@ -1856,8 +2026,11 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->n_records = hyper && plan->reporting ? 2 * plan->max_rects : 0;
   y->cap_chunks = hyper ? hai_ceil_div(p->sample_size, HAI_TASK_QUERIES) : 0;
 
-  y->lse =
-      hai_take(y, &end, hyper && (problem->causal || plan->reporting) ? hai_times(heads, n_query * 4) : 0);
+  y->lse = hai_take(y, &end, hai_resting(plan) ? hai_times(heads, n_query * 4) : 0);
+  y->out = hai_take(y, &end,
+                    hai_resting(plan) && problem->out.dtype != HYPERATTN_F32
+                        ? hai_times(hai_times(heads, n_query * 4), (uint64_t)problem->value_dim)
+                        : 0);
   query_codes = sorting ? hai_round_up(hai_times(heads, n_query * 2)) : 0;
   means = hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4);
   y->mean = y->query_code = hai_take(
@@ -1885,8 +2058,9 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->cap = hai_take(y, &end, hai_times(heads, (uint64_t)y->cap_chunks * 4));
   y->scratch = end;
   y->scratch_bytes = 0;
-  hai_take(y, &y->scratch_bytes,
-           hai_plus(hai_tile_bytes(plan), hai_plus(hai_stage_bytes(plan), HAI_ALIGN)));
+  hai_take(
+      y, &y->scratch_bytes,
+      hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_plus(hai_stage_bytes(plan), HAI_ALIGN)));
 }
 
 /* Everything about a call that needs no pointer and no stride. */
@@ -1971,15 +2145,39 @@ static int64_t hai_flat_head(const hai_job *job) {
 static int64_t hai_flat_kv_head(const hai_job *job) {
   return job->batch * job->plan->problem->n_kv_heads + job->kv_head;
 }
-static const float *hai_row(const hyperattn_input *x, int64_t batch, int64_t head, int64_t row) {
-  return (const float *)x->data + ((ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
-                                   (ptrdiff_t)row * x->row_stride);
+/* Where a row lies. */
+static ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+  return elements / hai_unit(dtype) * (ptrdiff_t)hai_unit_bytes(dtype);
 }
-static const float *hai_key_row(const hai_job *job, int64_t key) {
-  return hai_row(&job->plan->problem->key, job->batch, job->kv_head, key);
+static const char *hai_row(const hyperattn_input *x, int64_t batch, int64_t head, int64_t row) {
+  return (const char *)x->data +
+         hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
+                                  (ptrdiff_t)row * x->row_stride);
 }
-static const float *hai_value_row(const hai_job *job, int64_t key) {
-  return hai_row(&job->plan->problem->value, job->batch, job->kv_head, key);
+static char *hai_out_row(const hyperattn_output *x, int64_t batch, int64_t head, int64_t row) {
+  return (char *)x->data +
+         hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
+                                  (ptrdiff_t)row * x->row_stride);
+}
+/* A row in float32: itself, or widened into `room` [dim]. */
+static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, int64_t dim,
+                             float *room) {
+  if (dtype == HYPERATTN_F32) return (const float *)row;
+  job->plan->kernel->widen(row, dtype, dim, room);
+  return room;
+}
+static const float *hai_query_row(const hai_job *job, int64_t head, int64_t row, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, p->head_dim, room);
+}
+static const float *hai_key_row(const hai_job *job, int64_t key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, p->head_dim, room);
+}
+static const float *hai_value_row(const hai_job *job, int64_t key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype, p->value_dim,
+                  room);
 }
 static float *hai_floats(const hai_job *job, size_t offset) {
   return (float *)(void *)(job->base + offset);
@@ -2112,19 +2310,28 @@ typedef struct hai_group {
   int n_blocks, at;      /* how many; how far a walk through them has come */
 } hai_group;
 
+/* The rows of a kv head, keys or values, and room for a chunk of them in float32 where they are not. */
+typedef struct hai_rows {
+  const char *first; /* row 0 */
+  ptrdiff_t stride;  /* bytes */
+  hyperattn_dtype dtype;
+  int64_t dim;
+  float *room; /* [chunk][dim], or NULL */
+} hai_rows;
+
 struct hai_tile {
   const hai_kernel *kernel;
-  float *query, *o, *m, *l, *factor,
-      *score;                      /* [head_dim][lanes], [value_dim][lanes], 3 x [lanes], [chunk][lanes] */
-  float *spare;                    /* 3 x [lanes]: for the stage's use */
-  const float *clip;               /* NULL, or [lanes]: scores are cut at it */
-  int n;                           /* queries in use: lanes 0 .. n - 1 */
-  int begin, end;                  /* lanes that the next keys are for, whole registers */
-  uint64_t used;                   /* which of those lanes hold queries */
-  int guard;                       /* are keys hidden that their lanes must not even multiply by 0 */
-  int64_t state[HAI_MAX_LANES];    /* index into lse: flat head * n_query + row */
-  const float *row[HAI_MAX_LANES]; /* query rows */
-  float *out[HAI_MAX_LANES];       /* output rows */
+  float *query, *o, *m, *l, *factor; /* [head_dim][lanes], [value_dim][lanes], 3 x [lanes] */
+  float *spare;                      /* 3 x [lanes]: for the stage's use */
+  const float *clip;                 /* NULL, or [lanes]: scores are cut at it */
+  int n;                             /* queries in use: lanes 0 .. n - 1 */
+  int begin, end;                    /* lanes that the next keys are for, whole registers */
+  uint64_t used;                     /* which of those lanes hold queries */
+  int guard;                         /* are keys hidden that their lanes must not even multiply by 0 */
+  int64_t state[HAI_MAX_LANES];      /* index into lse: flat head * n_query + row */
+  const float *row[HAI_MAX_LANES];   /* query rows */
+  float *out[HAI_MAX_LANES];         /* output rows in float32, where they rest between phases, */
+  void *result[HAI_MAX_LANES];       /* and the caller's, where that is not float32 */
   int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
   int64_t min_first, max_last;                       /* keys beyond are seen by none */
   int64_t max_first, min_last;                       /* keys between are seen by all */
@@ -2133,10 +2340,12 @@ struct hai_tile {
   int64_t value_dim;    /* 0: only m and l are wanted */
   int n_groups;         /* query groups of the lanes, in order */
   hai_group group[HAI_MAX_LANES];
-  const float *first_key, *first_value; /* row 0 of the kv head */
-  ptrdiff_t key_stride, value_stride;
-  const float **key,
-      **value; /* [chunk]: rows of the keys that wait; like score, shared by the tiles of a task */
+  /* shared by the tiles of a task: */
+  hai_rows keys, values;
+  float *score;               /* [chunk][lanes] */
+  const float **key, **value; /* [chunk]: rows of the keys that wait */
+  float *line;                /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
+  int64_t line_dim;
   int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
   float log_weight[HAI_CHUNK], column[HAI_CHUNK];
@@ -2145,10 +2354,27 @@ struct hai_tile {
 
 static uint64_t hai_tile_bytes(const hai_plan *plan) {
   uint64_t lanes = (uint64_t)plan->kernel->lanes, head_dim = (uint64_t)plan->problem->head_dim;
-  uint64_t value_dim = (uint64_t)plan->problem->value_dim;
-  uint64_t floats = lanes * (head_dim + value_dim + HAI_CHUNK + 6);
-  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(float *) +
-         8 * HAI_ALIGN;
+  uint64_t floats = lanes * (head_dim + (uint64_t)plan->problem->value_dim + 6);
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 6 * HAI_ALIGN;
+}
+
+/* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
+static int64_t hai_line_dim(const hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  int is_float = p->query.dtype == HYPERATTN_F32 && p->key.dtype == HYPERATTN_F32 &&
+                 p->value.dtype == HYPERATTN_F32 && p->out.dtype == HYPERATTN_F32;
+  return is_float ? 0 : hai_max(p->head_dim, p->value_dim);
+}
+static int64_t hai_room_floats(hyperattn_dtype dtype, int64_t dim) {
+  return dtype == HYPERATTN_F32 ? 0 : HAI_CHUNK * dim;
+}
+/* Bytes of what the tiles of a task share. */
+static uint64_t hai_chunk_bytes(const hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  int64_t floats = plan->kernel->lanes * (HAI_CHUNK + hai_line_dim(plan)) +
+                   hai_room_floats(p->key.dtype, p->head_dim) +
+                   hai_room_floats(p->value.dtype, p->value_dim);
+  return (uint64_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(float *) + 4 * HAI_ALIGN;
 }
 
 /* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
@@ -2156,34 +2382,65 @@ static int hai_tiles(const hai_plan *plan) {
   return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (int64_t)hai_tile_bytes(plan)));
 }
 
+/* Memory for so many floats, NULL for none. */
 static float *hai_carve(char **at, int64_t floats) {
   float *begin = (float *)(void *)*at;
   *at += (size_t)hai_round_up((uint64_t)floats * sizeof(float));
-  return begin;
+  return floats ? begin : NULL;
+}
+
+static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, int64_t dim, char **at) {
+  hai_rows rows;
+  rows.first = job->plan->problem->n_key ? hai_row(x, job->batch, job->kv_head, 0) : NULL;
+  rows.stride = hai_offset(x->dtype, x->row_stride);
+  rows.dtype = x->dtype;
+  rows.dim = dim;
+  rows.room = hai_carve(at, hai_room_floats(x->dtype, dim));
+  return rows;
 }
 
 /* Lays a tile out at *at and moves *at behind it. Tiles after the first share its chunk. */
 static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
   const hai_plan *plan = job->plan;
+  const hyperattn_problem *p = plan->problem;
   int64_t lanes = plan->kernel->lanes;
   hai_tile *tile = (hai_tile *)(void *)*at;
   *at += (size_t)hai_round_up(sizeof(hai_tile));
   tile->kernel = plan->kernel;
-  tile->query = hai_carve(at, plan->problem->head_dim * lanes);
-  tile->o = hai_carve(at, plan->problem->value_dim * lanes);
+  tile->query = hai_carve(at, p->head_dim * lanes);
+  tile->o = hai_carve(at, p->value_dim * lanes);
   tile->m = hai_carve(at, lanes);
   tile->l = hai_carve(at, lanes);
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
-  tile->score = first ? first->score : hai_carve(at, HAI_CHUNK * lanes);
-  tile->key = first ? first->key : (const float **)(void *)*at;
-  tile->value = first ? first->value : tile->key + HAI_CHUNK;
-  if (!first) *at += 2 * HAI_CHUNK * sizeof(float *);
-  tile->first_key = plan->problem->n_key ? hai_key_row(job, 0) : NULL;
-  tile->first_value = plan->problem->n_key ? hai_value_row(job, 0) : NULL;
-  tile->key_stride = plan->problem->key.row_stride;
-  tile->value_stride = plan->problem->value.row_stride;
+  if (first) {
+    tile->keys = first->keys, tile->values = first->values;
+    tile->score = first->score, tile->key = first->key, tile->value = first->value;
+    tile->line = first->line, tile->line_dim = first->line_dim;
+    return tile;
+  }
+  tile->score = hai_carve(at, HAI_CHUNK * lanes);
+  tile->keys = hai_rows_of(job, &p->key, p->head_dim, at);
+  tile->values = hai_rows_of(job, &p->value, p->value_dim, at);
+  tile->line_dim = hai_line_dim(plan);
+  tile->line = hai_carve(at, lanes * tile->line_dim);
+  tile->key = (const float **)(void *)*at;
+  tile->value = tile->key + HAI_CHUNK;
+  *at += 2 * HAI_CHUNK * sizeof(float *);
   return tile;
+}
+
+/* Room for a widened row, of lane i. */
+static float *hai_line(const hai_tile *tile, int i) {
+  return tile->line ? tile->line + i * tile->line_dim : NULL;
+}
+
+/* Row `row` of keys or values, widened where it must be into place j of the chunk. */
+static const float *hai_rows_at(const hai_tile *tile, const hai_rows *rows, int64_t row, int64_t j) {
+  const char *at = rows->first + (ptrdiff_t)row * rows->stride;
+  if (!rows->room) return (const float *)(const void *)at;
+  tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
+  return rows->room + j * rows->dim;
 }
 
 static uint64_t hai_lane_bits(int begin, int end) {
@@ -2203,11 +2460,13 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
 static void hai_tile_query(hai_job *job, int lane, int64_t head, int64_t row, int64_t first, int64_t last) {
   const hyperattn_problem *p = job->plan->problem;
   hai_tile *tile = job->tile;
-  tile->row[lane] = hai_row(&p->query, job->batch, head, row);
-  tile->out[lane] =
-      (float *)p->out.data + ((ptrdiff_t)job->batch * p->out.batch_stride +
-                              (ptrdiff_t)head * p->out.head_stride + (ptrdiff_t)row * p->out.row_stride);
+  tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
   tile->state[lane] = (job->batch * p->n_heads + head) * p->n_query + row;
+  tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
+  tile->out[lane] = p->out.dtype == HYPERATTN_F32 ? (float *)tile->result[lane]
+                    : hai_resting(job->plan)
+                        ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * p->value_dim
+                        : hai_line(tile, lane);
   tile->first[lane] = first;
   tile->last[lane] = last;
 }
@@ -2254,7 +2513,8 @@ static void hai_tile_resume(hai_job *job) {
 static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int resting = hai_may_approximate(plan) && (plan->problem->causal || plan->reporting), i;
+  hyperattn_dtype dtype = plan->problem->out.dtype;
+  int resting = hai_resting(plan), i;
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
@@ -2262,6 +2522,8 @@ static void hai_tile_close(hai_job *job) {
     if (resting) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->problem->value_dim, tile->factor, tile->out);
+  for (i = 0; i < tile->n && dtype != HYPERATTN_F32; i++)
+    hai_narrow(tile->out[i], plan->problem->value_dim, dtype, tile->result[i]);
 }
 
 /* The states of all lanes, put aside and taken back: m, l [lanes], o [value_dim][lanes]. */
@@ -2379,8 +2641,8 @@ static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t 
   hai_tile *tile = job->tile;
   int j = tile->n_keys++;
   bits &= hai_tile_sees(tile, key);
-  tile->key[j] = tile->first_key + key * tile->key_stride;
-  tile->value[j] = tile->first_value + key * tile->value_stride;
+  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
+  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
   tile->log_weight[j] = log_weight;
   tile->visible[j] = bits;
   tile->masked |= (bits & tile->used) != tile->used;
@@ -2393,8 +2655,8 @@ static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t 
 static void hai_tile_rows(hai_tile *tile, int64_t begin, int64_t end) {
   int64_t j;
   for (j = 0; j < end - begin; j++) {
-    tile->key[j] = tile->first_key + (begin + j) * tile->key_stride;
-    tile->value[j] = tile->first_value + (begin + j) * tile->value_stride;
+    tile->key[j] = hai_rows_at(tile, &tile->keys, begin + j, j);
+    if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, begin + j, j);
   }
 }
 static void hai_tile_fill(hai_tile *tile, int64_t begin, int64_t end) {
@@ -2492,8 +2754,8 @@ static void hai_stage_hash(hai_job *job) {
     int count = (int)hai_min(lanes, end - row);
     for (i = 0; i < lanes; i++)
       tile->row[i] = i >= count ? NULL
-                     : of_key   ? hai_key_row(job, row + i)
-                                : hai_row(&p->query, job->batch, job->head, row + i);
+                     : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
+                                : hai_query_row(job, job->head, row + i, hai_line(tile, i));
     /* a negative scale turns every query around */
     plan->kernel->pack(tile->row, p->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f, tile->query);
     plan->kernel->scores(tile->query, p->head_dim, plane, bits, 0, lanes, tile->score);
@@ -2701,7 +2963,7 @@ static void hai_stage_weigh(hai_job *job) {
   int64_t begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
   float *mass = hai_mass(job) - job->rect.key_begin;
   for (key = begin; key < end; key++) {
-    float norm = hai_squared_norm(hai_value_row(job, key), plan->problem->value_dim);
+    float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->problem->value_dim);
     mass[key] = plan->params.sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
   }
@@ -2898,17 +3160,19 @@ static void hai_add_row(const float *row, int64_t dim, float *sum) {
   for (; t < dim; t++) sum[t] += row[t];
 }
 
-/* mean [dim] of the rows at places begin .. end - 1 of an order (hai_at), those below `skip` left out; NaN,
-   which scores worst, where none is left. `zero` is row 0. */
-static void hai_mean_row(const float *zero, ptrdiff_t stride, const int32_t *order, int64_t first,
-                         int64_t begin, int64_t end, int64_t skip, int64_t dim, float *mean) {
-  int64_t i, t, n = 0;
-  float share;
+/* mean [head_dim] of the rows at places begin .. end - 1 of an order (hai_at), queries of job->head or keys,
+   those below `skip` left out; NaN, which scores worst, where none is left. */
+static void hai_mean_row(const hai_job *job, int of_key, int64_t begin, int64_t end, int64_t skip,
+                         float *mean) {
+  const int32_t *order = of_key ? hai_key_order(job) : hai_query_order(job);
+  int64_t first = of_key ? job->rect.key_begin : job->rect.query_begin;
+  int64_t dim = job->plan->problem->head_dim, i, t, n = 0;
+  float *room = hai_line(job->tile, 0), share;
   for (t = 0; t < dim; t++) mean[t] = 0.0f;
   for (i = begin; i < end; i++) {
     int64_t row = hai_at(order, first, i);
     if (row < skip) continue;
-    hai_add_row(zero + (ptrdiff_t)row * stride, dim, mean);
+    hai_add_row(of_key ? hai_key_row(job, row, room) : hai_query_row(job, job->head, row, room), dim, mean);
     n++;
   }
   share = n ? 1.0f / (float)n : hai_float(0x7fc00000u);
@@ -2923,10 +3187,8 @@ static void hai_stage_means(hai_job *job) {
   int64_t begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
   if (!hai_wanted(job)) return;
   for (i = begin; i < end; i++)
-    hai_mean_row(hai_key_row(job, 0), plan->problem->key.row_stride, hai_key_order(job),
-                 job->rect.key_begin, hai_cut(job->rect.n_key, parts, i),
-                 hai_cut(job->rect.n_key, parts, i + 1), plan->params.sink_keys, dim,
-                 hai_mean(job) + i * dim);
+    hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
+                 plan->params.sink_keys, hai_mean(job) + i * dim);
   if (!hai_two_levels(job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
     float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
@@ -2946,9 +3208,7 @@ static void hai_pair_open(hai_job *job, int64_t first, int n, float *query) {
   for (i = 0; i < plan->kernel->lanes; i++) {
     tile->row[i] = i < n ? query + i * dim : NULL;
     if (i < n)
-      hai_mean_row(hai_row(&plan->problem->query, job->batch, job->head, 0),
-                   plan->problem->query.row_stride, hai_query_order(job), job->rect.query_begin,
-                   hai_cut(n_query, groups, first + i), hai_cut(n_query, groups, first + i + 1), 0, dim,
+      hai_mean_row(job, 0, hai_cut(n_query, groups, first + i), hai_cut(n_query, groups, first + i + 1), 0,
                    query + i * dim);
   }
   plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
@@ -3558,13 +3818,12 @@ static void hai_stage_audit(hai_job *job) {
 
 /* Sum of |out|^2 over rows begin .. end - 1. */
 static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
-  const hyperattn_output *out = &job->plan->problem->out;
+  const hyperattn_problem *p = job->plan->problem;
   float sum = 0.0f;
   for (; begin < end; begin++)
-    sum += hai_squared_norm((const float *)out->data + ((ptrdiff_t)job->batch * out->batch_stride +
-                                                        (ptrdiff_t)job->head * out->head_stride +
-                                                        (ptrdiff_t)begin * out->row_stride),
-                            job->plan->problem->value_dim);
+    sum += hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin), p->out.dtype,
+                                     p->value_dim, job->tile->line),
+                            p->value_dim);
   return sum;
 }
 
@@ -3926,7 +4185,7 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
   if ((int)a->dtype < HYPERATTN_F32 || (int)a->dtype > HYPERATTN_Q8_0 || (int)b->dtype < HYPERATTN_F32 ||
       (int)b->dtype > HYPERATTN_Q8_0)
     return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype != HYPERATTN_F32 || b->dtype != HYPERATTN_F32) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
@@ -3942,21 +4201,20 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b) {
   hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &a, lse_a, &b, lse_b);
-  hyperattn_input a_in;
   int64_t i, h, q, t, flat = 0;
   if (status != HYPERATTN_OK) return status;
-  a_in.data = a.data, a_in.dtype = a.dtype;
-  a_in.batch_stride = a.batch_stride, a_in.head_stride = a.head_stride, a_in.row_stride = a.row_stride;
   for (i = 0; i < batch; i++)
     for (h = 0; h < n_heads; h++)
       for (q = 0; q < n_query; q++, flat++) {
-        float *out_a = (float *)a.data + (hai_row(&a_in, i, h, q) - (const float *)a.data);
-        const float *out_b = hai_row(&b, i, h, q);
+        char *out_a = hai_out_row(&a, i, h, q);
+        const char *out_b = hai_row(&b, i, h, q);
         float lse = hai_log_add(lse_a[flat], lse_b[flat]);
         float weight_a = hai_share(lse_a[flat], lse), weight_b = hai_share(lse_b[flat], lse);
         if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
-        for (t = 0; t < value_dim; t++)
-          out_a[t] = weight_a == 0.0f ? weight_b * out_b[t] : weight_a * out_a[t] + weight_b * out_b[t];
+        for (t = 0; t < value_dim; t++) {
+          float x = weight_b * hai_get(out_b, b.dtype, t);
+          hai_put(out_a, a.dtype, t, weight_a == 0.0f ? x : weight_a * hai_get(out_a, a.dtype, t) + x);
+        }
         lse_a[flat] = lse;
       }
   return HYPERATTN_OK;
@@ -4047,6 +4305,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_neon
+#undef HAI_Q8_0_BYTES
+#undef HAI_Q8_0_ELEMENTS
+#undef HAI_WIDEN
 #undef HAI_WIDTH_avx2
 #undef HAI_WIDTH_avx512
 #undef HAI_WIDTH_neon

@@ -60,7 +60,7 @@ static double now(void) {
   hai_store_avx2(x, c##i); \
   sink += x[0];
 PEAK(avx512, __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), 16)
-PEAK(avx2, __attribute__((target("avx2,fma"))), 8)
+PEAK(avx2, __attribute__((target("avx2,fma,f16c"))), 8)
 #elif defined(__aarch64__)
 #define PEAK_NAME_neon(i) float32x4_t c##i = hai_set1_neon((float)i);
 #define PEAK_STEP_neon(i) c##i = hai_fma_neon(c##i, a, b);

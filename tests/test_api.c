@@ -335,7 +335,7 @@ static void test_merge_mistakes(void **state) {
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_OUT_STRIDE);
   bad = a, bad.data = y + 4;
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_OVERLAP);
-  bad = a, bad.dtype = HYPERATTN_F16;
+  bad = a, bad.dtype = HYPERATTN_Q8_0;
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE_UNSUPPORTED);
   bad = a, bad.dtype = (hyperattn_dtype)9;
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE);
@@ -405,10 +405,8 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT(p->scale = -INFINITY, SCALE);
   EXPECT(p->query.dtype = (hyperattn_dtype)4, DTYPE);
   EXPECT(p->key.dtype = (hyperattn_dtype)-1, DTYPE);
-  EXPECT(p->query.dtype = HYPERATTN_F16, DTYPE_UNSUPPORTED);
-  EXPECT(p->key.dtype = HYPERATTN_BF16, DTYPE_UNSUPPORTED);
-  EXPECT(p->value.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
-  EXPECT(p->out.dtype = HYPERATTN_F16, DTYPE_UNSUPPORTED);
+  EXPECT(p->query.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
+  EXPECT(p->out.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
   EXPECT(p->softcap = 30.0f, RESERVED);
   EXPECT(p->softcap = NAN, RESERVED);
   EXPECT(p->sliding_window = 7, RESERVED);

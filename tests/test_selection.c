@@ -424,9 +424,9 @@ static int fake(uint32_t leaves, uint32_t ecx, uint32_t ebx, uint64_t saved) {
 
 static void test_detection(void **state) {
   (void)state;
-  const uint32_t osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, avx2 = 1u << 5;
+  const uint32_t osxsave = 1u << 27, avx = 1u << 28, fma = 1u << 12, f16c = 1u << 29, avx2 = 1u << 5;
   const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, all = avx2 | f | dq | bw | vl;
-  const uint32_t base = osxsave | avx | fma;
+  const uint32_t base = osxsave | avx | fma | f16c;
   assert_int_equal(fake(7, base, all, 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2 | HAI_CPU_AVX512);
   assert_int_equal(fake(6, base, all, 0xe7), HAI_CPU_KNOWN); /* leaf 7 is not there */
   assert_int_equal(fake(0, base, all, 0xe7), HAI_CPU_KNOWN);
@@ -434,6 +434,7 @@ static void test_detection(void **state) {
   assert_false(fake_asked_xcr0); /* xgetbv would trap */
   assert_int_equal(fake(7, base & ~avx, all, 0xe7), HAI_CPU_KNOWN);
   assert_int_equal(fake(7, base & ~fma, all, 0xe7), HAI_CPU_KNOWN);
+  assert_int_equal(fake(7, base & ~f16c, all, 0xe7), HAI_CPU_KNOWN);
   assert_int_equal(fake(7, base, all & ~avx2, 0xe7), HAI_CPU_KNOWN);
   assert_int_equal(fake(7, base, all, 0x03), HAI_CPU_KNOWN); /* the system saves no AVX state */
   assert_int_equal(fake(7, base, all, 0x07), HAI_CPU_KNOWN | HAI_CPU_AVX2); /* and no AVX-512 state */

@@ -1,0 +1,337 @@
+/* Element types: every conversion of 16 bits, and every mix of tensors. */
+#include "support.h"
+
+/* ---- Conversions, against arithmetic on the numbers' definition ---- */
+
+static double f16_value(unsigned half) {
+  double sign = half >> 15 ? -1.0 : 1.0;
+  int exponent = (int)(half >> 10 & 31), fraction = (int)(half & 1023);
+  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+  return sign * (exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24));
+}
+static double bf16_value(unsigned half) {
+  double sign = half >> 15 ? -1.0 : 1.0;
+  int exponent = (int)(half >> 7 & 255), fraction = (int)(half & 127);
+  if (exponent == 255) return fraction ? NAN : sign * INFINITY;
+  return sign * (exponent ? ldexp(128 + fraction, exponent - 134) : ldexp(fraction, -133));
+}
+static double value_of(hyperattn_dtype dtype, unsigned half) {
+  return dtype == HYPERATTN_F16 ? f16_value(half) : bf16_value(half);
+}
+
+static void assert_number(float x, double want) {
+  int is_right = isnan(want) ? isnan(x) : (double)x == want && !signbit(x) == !signbit(want);
+  if (!is_right) fail_msg("%g is not %g", (double)x, want);
+}
+
+static const hyperattn_isa isas[] = {HYPERATTN_ISA_SCALAR, HYPERATTN_ISA_AVX2, HYPERATTN_ISA_AVX512,
+                                     HYPERATTN_ISA_NEON};
+enum { N_ISAS = sizeof isas / sizeof *isas };
+
+static void test_every_half_widens_exactly(void **state) {
+  uint16_t *halves = (uint16_t *)test_alloc(65536 * sizeof *halves);
+  float *wide = (float *)test_alloc(65536 * sizeof *wide);
+  (void)state;
+  for (unsigned i = 0; i < 65536; i++) halves[i] = (uint16_t)i;
+  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++)
+    for (int k = 0; k < N_ISAS; k++) {
+      const hai_kernel *kernel = hai_kernel_of(isas[k]);
+      if (!kernel) continue;
+      kernel->widen(halves, (hyperattn_dtype)dtype, 65536, wide);
+      for (unsigned i = 0; i < 65536; i++)
+        assert_number(wide[i], value_of((hyperattn_dtype)dtype, halves[i]));
+      for (int64_t n = 0; n < 40; n++) { /* counts that end anywhere, and no element beyond them */
+        wide[n] = -7.0f;
+        kernel->widen(halves + 16000, (hyperattn_dtype)dtype, n, wide);
+        for (int64_t i = 0; i < n; i++)
+          assert_number(wide[i], value_of((hyperattn_dtype)dtype, halves[16000 + i]));
+        assert_true(wide[n] == -7.0f);
+      }
+    }
+  free(halves), free(wide);
+}
+
+/* Every half comes back, and so does what lies nearer to it than to its neighbours; ties go to the even. */
+static void test_narrowing_rounds_to_nearest_even(void **state) {
+  (void)state;
+  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++) {
+    unsigned infinity = dtype == HYPERATTN_F16 ? 0x7c00 : 0x7f80;
+    for (unsigned i = 0; i < 65536; i++) {
+      unsigned sign = i & 0x8000, size = i & 0x7fff;
+      double low = value_of((hyperattn_dtype)dtype, i), high, middle;
+      uint16_t got;
+      if (size > infinity) {
+        hai_put(&got, (hyperattn_dtype)dtype, 0,
+                hai_get(&(uint16_t){(uint16_t)i}, (hyperattn_dtype)dtype, 0));
+        assert_true(isnan(value_of((hyperattn_dtype)dtype, got)));
+        continue;
+      }
+      hai_put(&got, (hyperattn_dtype)dtype, 0, (float)low);
+      assert_int_equal(got, i);
+      if (size == infinity) continue;
+      /* halfway to the next, which for the largest is where the next power of two would be */
+      high = size + 1 == infinity ? 2.0 * low - value_of((hyperattn_dtype)dtype, i - 1)
+                                  : value_of((hyperattn_dtype)dtype, i + 1);
+      middle = (low + high) / 2.0;
+      assert_true((double)(float)middle == middle);
+      hai_put(&got, (hyperattn_dtype)dtype, 0, (float)middle);
+      assert_int_equal(got, sign | (size + (size & 1)));
+      hai_put(&got, (hyperattn_dtype)dtype, 0, nextafterf((float)middle, 0.0f));
+      assert_int_equal(got, i);
+      hai_put(&got, (hyperattn_dtype)dtype, 0, nextafterf((float)middle, sign ? -INFINITY : INFINITY));
+      assert_int_equal(got, i + 1);
+    }
+  }
+}
+
+static void test_q8_0_widens_exactly(void **state) {
+  unsigned char block[2 * 34];
+  float wide[65];
+  (void)state;
+  for (int k = 0; k < N_ISAS; k++) {
+    const hai_kernel *kernel = hai_kernel_of(isas[k]);
+    for (unsigned i = 0; kernel && i < 65536; i++) {
+      uint16_t scale[2] = {(uint16_t)i, (uint16_t)(i * 40503u)};
+      int64_t n = 1 + (int64_t)i % 64;
+      for (int b = 0; b < 2; b++) {
+        memcpy(block + b * 34, &scale[b], 2);
+        for (unsigned t = 0; t < 32; t++)
+          block[b * 34 + 2 + t] = (unsigned char)(i * 7 + t * 8 + (unsigned)b);
+      }
+      wide[n] = -7.0f;
+      kernel->widen(block, HYPERATTN_Q8_0, n, wide);
+      assert_true(wide[n] == -7.0f);
+      for (int64_t t = 0; t < n; t++) {
+        double d = f16_value(scale[t / 32]), q = (signed char)block[t / 32 * 34 + 2 + t % 32];
+        assert_number(wide[t], d * q);
+      }
+    }
+  }
+}
+
+/* ---- Mixes ---- */
+
+/* rows of `dim` floats as rows of a dtype, contiguous (Q8_0: whole blocks), and the floats as what they became. */
+static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, int64_t *stride) {
+  int64_t blocks = (dim + 31) / 32;
+  size_t row_bytes =
+      dtype == HYPERATTN_Q8_0 ? (size_t)blocks * 34 : (size_t)dim * (dtype == HYPERATTN_F32 ? 4 : 2);
+  unsigned char *all = (unsigned char *)test_alloc((size_t)rows * row_bytes);
+  *stride = dtype == HYPERATTN_Q8_0 ? blocks * 32 : dim;
+  for (int64_t r = 0; r < rows; r++, x += dim) {
+    unsigned char *row = all + (size_t)r * row_bytes;
+    if (dtype == HYPERATTN_F32) memcpy(row, x, row_bytes);
+    for (int64_t t = 0; t < dim && (dtype == HYPERATTN_F16 || dtype == HYPERATTN_BF16); t++) {
+      uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x[t]) : hai_to_bf16(x[t]);
+      memcpy(row + 2 * t, &half, 2);
+      x[t] = (float)value_of(dtype, half);
+    }
+    for (int64_t b = 0; b < blocks && dtype == HYPERATTN_Q8_0; b++) {
+      unsigned char *at = row + 34 * b;
+      float most = 0.0f;
+      for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) most = fmaxf(most, fabsf(x[t]));
+      uint16_t half = hai_to_f16(most / 127.0f);
+      float d = (float)f16_value(half);
+      memcpy(at, &half, 2);
+      memset(at + 2, 0x55, 32); /* beyond dim: of no effect */
+      for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) {
+        signed char q = (signed char)lrintf(x[t] / d);
+        memcpy(at + 2 + t % 32, &q, 1);
+        x[t] = d * (float)q;
+      }
+    }
+  }
+  return all;
+}
+
+static void set_input(hyperattn_input *x, const void *data, hyperattn_dtype dtype, int64_t heads,
+                      int64_t rows, int64_t stride) {
+  x->data = data, x->dtype = dtype;
+  set_strides(&x->batch_stride, &x->head_stride, &x->row_stride, heads, rows, stride);
+}
+
+/* A call on tensors of any dtype gives the bits of the call on what they hold in float32, rounded to out's dtype:
+   every mix, or a few. */
+static void assert_mix_equals_floats(hyperattn_params params, int is_every, int64_t n_query, int64_t n_key,
+                                     int64_t head_dim, int64_t value_dim, int causal) {
+  for (int q = 0; q < 3; q++)
+    for (int k = 0; k < 4; k++)
+      for (int v = 0; v < 4; v++) {
+        if (!is_every && (q + k + v) % 5) continue;
+        call c = new_call(1, 4, 2, n_query, n_key, head_dim, value_dim, causal, 7), mixed;
+        int64_t q_stride, k_stride, v_stride;
+        hyperattn_report reports[2][4];
+        c.params = params;
+        void *query = encode(c.q, 4 * n_query, head_dim, (hyperattn_dtype)q, &q_stride);
+        void *key = encode(c.k, 2 * n_key, head_dim, (hyperattn_dtype)k, &k_stride);
+        void *value = encode(c.v, 2 * n_key, value_dim, (hyperattn_dtype)v, &v_stride);
+        c.problem.report = reports[0];
+        run(&c);
+        for (int o = 0; o < 3; o++) {
+          size_t size = o == HYPERATTN_F32 ? 4 : 2;
+          mixed = c;
+          mixed.out = NULL, mixed.lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
+          char *out = (char *)test_alloc((size_t)out_size(&c.problem) * size);
+          mixed.problem.lse = mixed.lse, mixed.problem.report = reports[1];
+          set_input(&mixed.problem.query, query, (hyperattn_dtype)q, 4, n_query, q_stride);
+          set_input(&mixed.problem.key, key, (hyperattn_dtype)k, 2, n_key, k_stride);
+          set_input(&mixed.problem.value, value, (hyperattn_dtype)v, 2, n_key, v_stride);
+          mixed.problem.out.data = out, mixed.problem.out.dtype = (hyperattn_dtype)o;
+          memset(out, 0xff, (size_t)out_size(&c.problem) * size);
+          run(&mixed);
+          assert_memory_equal(mixed.lse, c.lse, (size_t)lse_size(&c.problem) * sizeof(float));
+          for (int64_t i = 0; i < out_size(&c.problem); i++) {
+            uint16_t half = 0;
+            if (o == HYPERATTN_F32) {
+              assert_memory_equal(out + 4 * i, &c.out[i], 4);
+              continue;
+            }
+            memcpy(&half, out + 2 * i, 2);
+            hai_put(&half, (hyperattn_dtype)o, 0, c.out[i]); /* tested above */
+            assert_memory_equal(out + 2 * i, &half, 2);
+          }
+          if (o == HYPERATTN_F32) assert_memory_equal(reports[0], reports[1], sizeof reports[0]);
+          for (int h = 0; h < 4; h++) /* the norm of out is of out as rounded */
+            assert_below(fabs((double)reports[1][h].error - (double)reports[0][h].error),
+                         0.01 * (double)reports[0][h].error);
+          free(out), free(mixed.lse);
+        }
+        free(query), free(key), free(value);
+        free_call(&c);
+      }
+}
+
+static void test_mixes_exact(void **state) {
+  hyperattn_params p = hyperattn_default_params();
+  int widest = hai_kernel_of(HYPERATTN_ISA_AUTO)->width;
+  (void)state;
+  p.method = HYPERATTN_EXACT;
+  for (int k = 0; k < N_ISAS; k++) {
+    p.isa = isas[k];
+    if (!hai_kernel_of(p.isa)) continue;
+    int is_every = hai_kernel_of(p.isa)->width == widest;
+    assert_mix_equals_floats(p, is_every, 70, 90, 40, 33, 1);
+    assert_mix_equals_floats(p, is_every, 5, 66, 64, 96, 0);
+  }
+}
+
+static void test_mixes_approximated(void **state) {
+  hyperattn_params p = small_params(hyperattn_default_params(), 24, 12, 10);
+  int widest = hai_kernel_of(HYPERATTN_ISA_AUTO)->width;
+  (void)state;
+  for (int k = 0; k < N_ISAS; k++) {
+    p.isa = isas[k];
+    if (!hai_kernel_of(p.isa)) continue;
+    int is_every = hai_kernel_of(p.isa)->width == widest;
+    p.order = HYPERATTN_ORDER_SORTLSH; /* hashed keys */
+    assert_mix_equals_floats(p, is_every, 110, 130, 40, 33, 1);
+    p.order = HYPERATTN_ORDER_PROBED, p.tolerance = 0.05f;
+    assert_mix_equals_floats(p, is_every, 90, 130, 40, 33, 0);
+    p.order = HYPERATTN_ORDER_POSITION, p.tolerance = 0.0f;
+  }
+}
+
+/* ---- Mistakes, strides, merging ---- */
+
+static void test_mistakes_of_dtypes(void **state) {
+  call c = new_call(1, 2, 2, 40, 50, 64, 32, 1, 3);
+  hyperattn_status status;
+  int64_t k_stride;
+  (void)state;
+  void *key = encode(c.k, 2 * 50, 64, HYPERATTN_Q8_0, &k_stride);
+  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1) + 65536;
+  void *workspace = test_alloc(bytes);
+#define STATUS(code)                                                   \
+  status = hyperattn_forward(&c.problem, &c.params, workspace, bytes); \
+  assert_string_equal(hyperattn_status_string(status), hyperattn_status_string(HYPERATTN_##code))
+  set_input(&c.problem.key, key, HYPERATTN_Q8_0, 2, 50, 64);
+  STATUS(OK);
+  c.problem.key.row_stride = 65;
+  STATUS(ERROR_STRIDE_Q8_0);
+  c.problem.key.row_stride = 64, c.problem.key.batch_stride = 7; /* one batch: its stride is idle */
+  STATUS(OK);
+  c.problem.key.data = (const char *)key + 1;
+  STATUS(ERROR_ALIGNMENT);
+  c.problem.key.data = key, c.problem.key.row_stride = PTRDIFF_MAX / 34 / 40 * 32;
+  STATUS(ERROR_EXTENT);
+  c.problem.key.row_stride = 64;
+  /* the extent of Q8_0 is 34 bytes for 32: lse in the last byte of the keys overlaps, behind them it does not */
+  c.problem.out.dtype = HYPERATTN_F16, c.problem.out.data = (char *)key + 2 * 50 * 68 - 2;
+  STATUS(ERROR_OVERLAP);
+  c.problem.out.data = (char *)c.out + 1;
+  STATUS(ERROR_ALIGNMENT);
+  c.problem.out.data = (char *)c.out + 2;
+  STATUS(OK);
+  c.problem.out.dtype = HYPERATTN_Q8_0;
+  STATUS(ERROR_DTYPE_UNSUPPORTED);
+  c.problem.out.dtype = HYPERATTN_F32, c.problem.out.data = c.out, c.problem.query.dtype = HYPERATTN_Q8_0;
+  STATUS(ERROR_DTYPE_UNSUPPORTED);
+#undef STATUS
+  free(workspace), free(key);
+  free_call(&c);
+}
+
+/* Keys from last to first by a negative stride. */
+static void test_negative_strides_of_q8_0(void **state) {
+  call c = new_call(1, 1, 1, 20, 50, 64, 32, 0, 5), d = new_call(1, 1, 1, 20, 50, 64, 32, 0, 5);
+  int64_t stride;
+  (void)state;
+  c.params.method = d.params.method = HYPERATTN_EXACT;
+  char *key = (char *)encode(c.k, 50, 64, HYPERATTN_Q8_0, &stride);
+  for (int j = 0; j < 50; j++) memcpy(d.k + 64 * j, c.k + 64 * (49 - j), 64 * sizeof(float));
+  set_input(&c.problem.key, key + 49 * 68, HYPERATTN_Q8_0, 1, 50, 64);
+  c.problem.key.row_stride = -64;
+  run(&c), run(&d);
+  assert_memory_equal(c.out, d.out, 20 * 32 * sizeof(float));
+  free(key), free_call(&c), free_call(&d);
+}
+
+/* Two halves of the keys, each attended into 16 bits, merge to what all of them give. */
+static void test_merging_halves(void **state) {
+  (void)state;
+  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++) {
+    call c = new_call(1, 1, 1, 20, 60, 16, 16, 0, 9);
+    uint16_t part[2][20 * 16], kept[20 * 16];
+    float lse[2][20];
+    double *out = (double *)test_alloc(20 * 16 * sizeof(double)),
+           *sum = (double *)test_alloc(20 * sizeof(double));
+    float merged[20 * 16];
+    reference(&c.problem, out, sum);
+    c.params.method = HYPERATTN_EXACT, c.problem.n_key = 30, c.problem.out.dtype = (hyperattn_dtype)dtype;
+    for (int i = 0; i < 2; i++) {
+      c.problem.out.data = part[i], c.problem.lse = lse[i];
+      c.problem.key.data = c.k + 30 * 16 * i, c.problem.value.data = c.v + 30 * 16 * i;
+      run(&c);
+    }
+    hyperattn_output a = c.problem.out;
+    hyperattn_input b = {part[1], (hyperattn_dtype)dtype, a.batch_stride, a.head_stride, a.row_stride};
+    a.data = part[0];
+    assert_int_equal(hyperattn_merge(1, 1, 20, 16, a, lse[0], b, lse[1]), HYPERATTN_OK);
+    for (int i = 0; i < 20 * 16; i++) merged[i] = (float)value_of((hyperattn_dtype)dtype, part[0][i]);
+    assert_below(relative_error(merged, out, 20 * 16), dtype == HYPERATTN_F16 ? 6e-4 : 5e-3);
+    assert_below(lse_error(lse[0], sum, 20), 2e-6);
+    for (int i = 0; i < 20; i++) lse[1][i] = -INFINITY; /* an empty part: the other is kept to the bit */
+    memcpy(kept, part[0], sizeof kept);
+    assert_int_equal(hyperattn_merge(1, 1, 20, 16, a, lse[0], b, lse[1]), HYPERATTN_OK);
+    assert_memory_equal(kept, part[0], sizeof kept);
+    b.dtype = HYPERATTN_Q8_0;
+    assert_int_equal(hyperattn_merge(1, 1, 20, 16, a, lse[0], b, lse[1]),
+                     HYPERATTN_ERROR_DTYPE_UNSUPPORTED);
+    free(out), free(sum);
+    free_call(&c);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_every_half_widens_exactly),
+      cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
+      cmocka_unit_test(test_q8_0_widens_exactly),
+      cmocka_unit_test(test_mixes_exact),
+      cmocka_unit_test(test_mixes_approximated),
+      cmocka_unit_test(test_mistakes_of_dtypes),
+      cmocka_unit_test(test_negative_strides_of_q8_0),
+      cmocka_unit_test(test_merging_halves),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
