@@ -459,6 +459,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_AVX512 0
 #endif
+#if HAI_AVX512 && ((defined(__clang__) && __clang_major__ >= 9) || (!defined(__clang__) && __GNUC__ >= 10))
+#define HAI_AVX512_BF16 1
+#else
+#define HAI_AVX512_BF16 0
+#endif
 #if HAI_X86_64 && !defined(HYPERATTN_NO_AVX2)
 #define HAI_AVX2 1
 #else
@@ -470,6 +475,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #include <arm_neon.h>
 #else
 #define HAI_NEON 0
+#endif
+#if HAI_NEON && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define HAI_NEON_BF16 1
+#else
+#define HAI_NEON_BF16 0
 #endif
 #if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 #define HAI_INLINE static inline __attribute__((always_inline))
@@ -719,28 +729,31 @@ static int64_t hai_draw(int64_t n, int64_t parts, int64_t i, uint64_t random) {
 
 typedef struct hai_kernel {
   hyperattn_isa isa;
-  int lanes; /* queries per tile */
-  int width; /* lanes per register */
-  int tiles; /* how many tiles should meet a chunk of keys while it is in the cache */
+  hyperattn_dtype dtype; /* of the rows of queries, keys and values that it reads */
+  int lanes;             /* queries per tile */
+  int width;             /* lanes per register */
+  int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
   /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
   void (*widen)(const void *row, hyperattn_dtype dtype, int64_t n, float *to);
-  /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. */
-  void (*pack)(const float *const *row, int64_t dim, float factor, float *packed);
+  /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. Kernels of bfloat16
+     pack pairs of coordinates, and the factor behind them. */
+  void (*pack)(const void *const *row, int64_t dim, float factor, float *packed);
   /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
   void (*unpack)(const float *packed, int64_t dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
-  void (*scores)(const float *query, int64_t dim, const float *const *key, int n_keys, int begin, int end,
+  void (*scores)(const float *query, int64_t dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum score
      m = -inf: nothing seen yet. NaN in a visible score makes l NaN. */
   void (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                   int end, float *m, float *l, float *factor);
-  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. */
-  void (*values)(const float *score, int n_keys, const float *const *value, int64_t dim,
-                 const float *factor, int begin, int end, float *o);
+  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Kernels of bfloat16 round the
+     weights to it, into HAI_CHUNK / 2 further rows of score. */
+  void (*values)(float *score, int n_keys, const void *const *value, int64_t dim, const float *factor,
+                 int begin, int end, float *o);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
 } hai_kernel;
@@ -755,12 +768,13 @@ static void hai_widen_plain(const void *row, hyperattn_dtype dtype, int64_t from
 }
 
 /* Coordinates from .. dim - 1 of lanes begin .. end - 1. */
-static void hai_pack_plain(const float *const *row, int64_t from, int64_t dim, float factor, float *packed,
+static void hai_pack_plain(const void *const *row, int64_t from, int64_t dim, float factor, float *packed,
                            int lanes, int begin, int end) {
   int64_t t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; t < dim; t++) packed[t * lanes + i] = row[i] ? factor * row[i][t] : 0.0f;
+    for (t = from; t < dim; t++)
+      packed[t * lanes + i] = row[i] ? factor * ((const float *)row[i])[t] : 0.0f;
 }
 
 static void hai_unpack_plain(const float *packed, int64_t from, int64_t dim, const float *factor,
@@ -775,7 +789,7 @@ static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, int64_t n, 
   hai_widen_plain(row, dtype, 0, n, to);
 }
 
-static void hai_pack_scalar(const float *const *row, int64_t dim, float factor, float *packed) {
+static void hai_pack_scalar(const void *const *row, int64_t dim, float factor, float *packed) {
   hai_pack_plain(row, 0, dim, factor, packed, HAI_SCALAR_LANES, 0, HAI_SCALAR_LANES);
 }
 
@@ -783,15 +797,16 @@ static void hai_unpack_scalar(const float *packed, int64_t dim, const float *fac
   hai_unpack_plain(packed, 0, dim, factor, row, HAI_SCALAR_LANES, 0, HAI_SCALAR_LANES);
 }
 
-static void hai_scores_scalar(const float *query, int64_t dim, const float *const *key, int n_keys,
+static void hai_scores_scalar(const float *query, int64_t dim, const void *const *key, int n_keys,
                               int begin, int end, float *score) {
   int64_t t;
   int i, j;
   for (j = 0; j < n_keys; j++) {
     float *s = score + j * HAI_SCALAR_LANES;
+    const float *k = (const float *)key[j];
     for (i = begin; i < end; i++) s[i] = 0.0f;
     for (t = 0; t < dim; t++)
-      for (i = begin; i < end; i++) s[i] += query[t * HAI_SCALAR_LANES + i] * key[j][t];
+      for (i = begin; i < end; i++) s[i] += query[t * HAI_SCALAR_LANES + i] * k[t];
   }
 }
 
@@ -818,15 +833,17 @@ static void hai_softmax_scalar(float *score, int n_keys, const float *log_weight
   }
 }
 
-static void hai_values_scalar(const float *score, int n_keys, const float *const *value, int64_t dim,
+static void hai_values_scalar(float *score, int n_keys, const void *const *value, int64_t dim,
                               const float *factor, int begin, int end, float *o) {
   float sum[HAI_SCALAR_LANES];
   int64_t t;
   int i, j;
   for (t = 0; t < dim; t++) {
     for (i = begin; i < end; i++) sum[i] = 0.0f;
-    for (j = 0; j < n_keys; j++)
-      for (i = begin; i < end; i++) sum[i] += score[j * HAI_SCALAR_LANES + i] * value[j][t];
+    for (j = 0; j < n_keys; j++) {
+      float v = ((const float *)value[j])[t];
+      for (i = begin; i < end; i++) sum[i] += score[j * HAI_SCALAR_LANES + i] * v;
+    }
     for (i = begin; i < end; i++)
       o[t * HAI_SCALAR_LANES + i] = o[t * HAI_SCALAR_LANES + i] * factor[i] + sum[i];
   }
@@ -841,6 +858,7 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
 }
 
 static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
+                                             HYPERATTN_F32,
                                              HAI_SCALAR_LANES,
                                              1,
                                              1,
@@ -863,6 +881,29 @@ static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#if HAI_AVX512_BF16 || HAI_NEON_BF16
+/* Two bfloat16: neighbouring coordinates of a row, or one coordinate of neighbouring keys. */
+typedef struct hai_pair {
+  uint16_t x[2];
+} hai_pair;
+
+/* hai_pack_plain for pairs, which nothing multiplies. */
+static void hai_pack_pairs(const void *const *row, int64_t from, int64_t dim, float factor, float *packed,
+                           int lanes, int begin, int end) {
+  int64_t t;
+  int i;
+  (void)factor;
+  for (i = begin; i < end; i++)
+    for (t = from; t < dim; t++) {
+      float *at = packed + t * lanes + i;
+      if (row[i])
+        HYPERATTN_MEMCPY(at, (const hai_pair *)row[i] + t, sizeof(hai_pair));
+      else
+        *at = 0.0f;
+    }
+}
+#endif
+
 static int hai_rows_present(const void *const *row, int n) {
   int i;
   for (i = 0; i < n; i++)
@@ -874,7 +915,8 @@ static int hai_rows_present(const void *const *row, int n) {
    HAI_MICRO(isa, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time:
      hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                      for R keys
      hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
-   A step loads N packed vectors a<register>, broadcasts R scalars in turn, does N R fused multiply-adds.
+   A step loads N packed vectors a<register>, broadcasts R elements in turn, does N R fused multiply-adds. An
+   element is a float, or a pair of bfloat16 whose two products are summed (hai_dot_<isa>).
    The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only. */
 
 #define HAI_ROWS_1(X, isa, N) X(0, isa, N)
@@ -886,9 +928,9 @@ static int hai_rows_present(const void *const *row, int n) {
 #define HAI_ZERO_3(r, isa) HAI_ZERO_2(r, isa) c##r##2 = hai_zero_##isa();
 #define HAI_ZERO(r, isa, N) HAI_ZERO_##N(r, isa)
 
-#define HAI_FMA_1(r, isa) c##r##0 = hai_fma_##isa(a0, b, c##r##0);
-#define HAI_FMA_2(r, isa) HAI_FMA_1(r, isa) c##r##1 = hai_fma_##isa(a1, b, c##r##1);
-#define HAI_FMA_3(r, isa) HAI_FMA_2(r, isa) c##r##2 = hai_fma_##isa(a2, b, c##r##2);
+#define HAI_FMA_1(r, isa) c##r##0 = hai_dot_##isa(a0, b, c##r##0);
+#define HAI_FMA_2(r, isa) HAI_FMA_1(r, isa) c##r##1 = hai_dot_##isa(a1, b, c##r##1);
+#define HAI_FMA_3(r, isa) HAI_FMA_2(r, isa) c##r##2 = hai_dot_##isa(a2, b, c##r##2);
 
 #define HAI_LOAD_1(isa, p) a0 = hai_load_##isa(p);
 #define HAI_LOAD_2(isa, p) HAI_LOAD_1(isa, p) a1 = hai_load_##isa((p) + HAI_WIDTH_##isa);
@@ -912,21 +954,28 @@ static int hai_rows_present(const void *const *row, int n) {
 #define HAI_VECTORS_2(isa) HAI_VECTORS_1(isa) hai_vector_##isa a1;
 #define HAI_VECTORS_3(isa) HAI_VECTORS_2(isa) hai_vector_##isa a2;
 
-#define HAI_KEY_ROW(r, isa, N) const float *k##r = key[r];
+#define HAI_KEY_ROW(r, isa, N) const HAI_ELEMENT_##isa *k##r = (const HAI_ELEMENT_##isa *)key[r];
 #define HAI_KEY_STEP(r, isa, N) \
-  b = hai_set1_##isa(k##r[t]);  \
+  b = hai_each_##isa(k##r + t); \
   HAI_FMA_##N(r, isa)
 #define HAI_SCORE_OUT(r, isa, N) HAI_STORE_##N(r, isa, score + r * HAI_LANES_##isa)
 #define HAI_VALUE_STEP(r, isa, N) \
-  b = hai_set1_##isa(v[r]);       \
+  b = hai_each_##isa(v + r);      \
   HAI_FMA_##N(r, isa)
 #define HAI_VALUE_OUT(r, isa, N) \
   HAI_MERGE_##N(r, isa, o + r * HAI_LANES_##isa) HAI_STORE_##N(r, isa, o + r * HAI_LANES_##isa)
 
+/* Scores of pairs are multiplied by the factor that lies behind the packed queries. */
+#define HAI_TIMES_1(r, isa) c##r##0 = hai_mul_##isa(c##r##0, a0);
+#define HAI_TIMES_2(r, isa) HAI_TIMES_1(r, isa) c##r##1 = hai_mul_##isa(c##r##1, a1);
+#define HAI_TIMES_3(r, isa) HAI_TIMES_2(r, isa) c##r##2 = hai_mul_##isa(c##r##2, a2);
+#define HAI_TIMES(r, isa, N) HAI_TIMES_##N(r, isa)
+#define HAI_FINISH_PAIRS(isa, R, N) HAI_LOAD_##N(isa, query) HAI_ROWS_##R(HAI_TIMES, isa, N)
+
 /* clang-format off */
 #define HAI_MICRO_SCORES(isa, R, N)                                                    \
   HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, int64_t dim, \
-                                                      const float *const *key, float *score) { \
+                                                      const void *const *key, float *score) { \
     int64_t t;                                                                         \
     HAI_VECTORS_##N(isa)                                                               \
     HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
@@ -936,18 +985,19 @@ static int hai_rows_present(const void *const *row, int n) {
       HAI_LOAD_##N(isa, query)                                                         \
       HAI_ROWS_##R(HAI_KEY_STEP, isa, N)                                               \
     }                                                                                  \
+    HAI_FINISH_##isa(isa, R, N)                                                        \
     HAI_ROWS_##R(HAI_SCORE_OUT, isa, N)                                                \
   }
 #define HAI_MICRO_VALUES(isa, R, N, name)                                              \
   HAI_TARGET_##isa static void hai_##name##_##N##_##isa(const float *weight, int n_keys, \
-                                                        const float *const *value, int64_t at, \
+                                                        const void *const *value, int64_t at, \
                                                         const float *factor, float *o) { \
     int j;                                                                             \
     HAI_VECTORS_##N(isa)                                                               \
     HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
     HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
     for (j = 0; j < n_keys; j++, weight += HAI_LANES_##isa) {                          \
-      const float *v = value[j] + at;                                                  \
+      const HAI_ELEMENT_##isa *v = (const HAI_ELEMENT_##isa *)value[j] + at;           \
       HAI_LOAD_##N(isa, weight)                                                        \
       HAI_ROWS_##R(HAI_VALUE_STEP, isa, N)                                             \
     }                                                                                  \
@@ -999,7 +1049,7 @@ static int hai_rows_present(const void *const *row, int n) {
 /* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8,
    .. */
 #define HAI_PACK(isa)                                                                                      \
-  HAI_TARGET_##isa static void hai_pack_##isa(const float *const *row, int64_t dim, float factor,          \
+  HAI_TARGET_##isa static void hai_pack_##isa(const void *const *row, int64_t dim, float factor,           \
                                               float *packed) {                                             \
     hai_vector_##isa f = hai_set1_##isa(factor), x0, x1, x2, x3;                                           \
     int i;                                                                                                 \
@@ -1011,14 +1061,15 @@ static int hai_rows_present(const void *const *row, int n) {
         x0 = hai_gather4_##isa(row + i, t), x1 = hai_gather4_##isa(row + i + 1, t);                        \
         x2 = hai_gather4_##isa(row + i + 2, t), x3 = hai_gather4_##isa(row + i + 3, t);                    \
         hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
-        hai_store_##isa(at, hai_mul_##isa(x0, f));                                                         \
-        hai_store_##isa(at + HAI_LANES_##isa, hai_mul_##isa(x1, f));                                       \
-        hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_mul_##isa(x2, f));                                   \
-        hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_mul_##isa(x3, f));                                   \
+        hai_store_##isa(at, hai_times_##isa(x0, f));                                                       \
+        hai_store_##isa(at + HAI_LANES_##isa, hai_times_##isa(x1, f));                                     \
+        hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_times_##isa(x2, f));                                 \
+        hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_times_##isa(x3, f));                                 \
       }                                                                                                    \
-      hai_pack_plain(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);                \
+      hai_pack_rest_##isa(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);           \
     }                                                                                                      \
-  }                                                                                                        \
+  }
+#define HAI_UNPACK(isa)                                                                                    \
   HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, int64_t dim, const float *factor,     \
                                                 float *const *row) {                                       \
     int i;                                                                                                 \
@@ -1077,52 +1128,108 @@ static int hai_rows_present(const void *const *row, int n) {
     if (t < n) hai_widen_plain(row, dtype, t, n, to);                                                     \
   }
 
-/* The kernel's functions over any range of registers and any counts, from a tile of R rows and 1 to 3
-   registers. */
-#define HAI_KERNEL(isa, R)                                                                             \
-  HAI_WIDEN(isa)                                                                                       \
-  HAI_PACK(isa)                                                                                        \
-  HAI_SOFTMAX(isa)                                                                                     \
-  HAI_SUM_LANES(isa)                                                                                   \
-  HAI_MICRO(isa, R, 1)                                                                                 \
-  HAI_MICRO(isa, R, 2)                                                                                 \
-  HAI_MICRO(isa, R, 3)                                                                                 \
-  static void hai_scores_##isa(const float *query, int64_t dim, const float *const *key, int n_keys,   \
-                               int begin, int end, float *score) {                                     \
-    const float *row[R];                                                                               \
-    int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                     \
-    for (j = 0; j < n_keys; j += R) {                                                                  \
-      float *s = score + (int64_t)j * HAI_LANES_##isa + begin;                                         \
-      for (r = 0; r < R; r++) row[r] = key[j + r < n_keys ? j + r : j];                                \
-      if (n == 3)                                                                                      \
-        hai_scores_3_##isa(query + begin, dim, row, s);                                                \
-      else if (n == 2)                                                                                 \
-        hai_scores_2_##isa(query + begin, dim, row, s);                                                \
-      else                                                                                             \
-        hai_scores_1_##isa(query + begin, dim, row, s);                                                \
-    }                                                                                                  \
-  }                                                                                                    \
-  static void hai_values_##isa(const float *score, int n_keys, const float *const *value, int64_t dim, \
-                               const float *factor, int begin, int end, float *o) {                    \
-    int64_t t = 0;                                                                                     \
-    int n = (end - begin) / HAI_WIDTH_##isa;                                                           \
-    score += begin, factor += begin, o += begin;                                                       \
-    for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                           \
-      if (n == 3)                                                                                      \
-        hai_values_3_##isa(score, n_keys, value, t, factor, o);                                        \
-      else if (n == 2)                                                                                 \
-        hai_values_2_##isa(score, n_keys, value, t, factor, o);                                        \
-      else                                                                                             \
-        hai_values_1_##isa(score, n_keys, value, t, factor, o);                                        \
-    }                                                                                                  \
-    for (; t < dim; t++, o += HAI_LANES_##isa) {                                                       \
-      if (n == 3)                                                                                      \
-        hai_value_3_##isa(score, n_keys, value, t, factor, o);                                         \
-      else if (n == 2)                                                                                 \
-        hai_value_2_##isa(score, n_keys, value, t, factor, o);                                         \
-      else                                                                                             \
-        hai_value_1_##isa(score, n_keys, value, t, factor, o);                                         \
-    }                                                                                                  \
+/* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers. */
+#define HAI_PRODUCTS(isa, R)                                                                        \
+  HAI_PACK(isa)                                                                                     \
+  HAI_MICRO(isa, R, 1)                                                                              \
+  HAI_MICRO(isa, R, 2)                                                                              \
+  HAI_MICRO(isa, R, 3)                                                                              \
+  static void hai_scores_##isa(const float *query, int64_t dim, const void *const *key, int n_keys, \
+                               int begin, int end, float *score) {                                  \
+    const void *row[R];                                                                             \
+    int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                  \
+    for (j = 0; j < n_keys; j += R) {                                                               \
+      float *s = score + (int64_t)j * HAI_LANES_##isa + begin;                                      \
+      for (r = 0; r < R; r++) row[r] = key[j + r < n_keys ? j + r : j];                             \
+      if (n == 3)                                                                                   \
+        hai_scores_3_##isa(query + begin, dim, row, s);                                             \
+      else if (n == 2)                                                                              \
+        hai_scores_2_##isa(query + begin, dim, row, s);                                             \
+      else                                                                                          \
+        hai_scores_1_##isa(query + begin, dim, row, s);                                             \
+    }                                                                                               \
+  }                                                                                                 \
+  static void hai_values_##isa(float *score, int n_keys, const void *const *value, int64_t dim,     \
+                               const float *factor, int begin, int end, float *o) {                 \
+    int64_t t = 0;                                                                                  \
+    int n = (end - begin) / HAI_WIDTH_##isa;                                                        \
+    score += begin, factor += begin, o += begin;                                                    \
+    for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                        \
+      if (n == 3)                                                                                   \
+        hai_values_3_##isa(score, n_keys, value, t, factor, o);                                     \
+      else if (n == 2)                                                                              \
+        hai_values_2_##isa(score, n_keys, value, t, factor, o);                                     \
+      else                                                                                          \
+        hai_values_1_##isa(score, n_keys, value, t, factor, o);                                     \
+    }                                                                                               \
+    for (; t < dim; t++, o += HAI_LANES_##isa) {                                                    \
+      if (n == 3)                                                                                   \
+        hai_value_3_##isa(score, n_keys, value, t, factor, o);                                      \
+      else if (n == 2)                                                                              \
+        hai_value_2_##isa(score, n_keys, value, t, factor, o);                                      \
+      else                                                                                          \
+        hai_value_1_##isa(score, n_keys, value, t, factor, o);                                      \
+    }                                                                                               \
+  }
+
+#define HAI_KERNEL(isa, R) \
+  HAI_WIDEN(isa)           \
+  HAI_UNPACK(isa)          \
+  HAI_SOFTMAX(isa)         \
+  HAI_SUM_LANES(isa)       \
+  HAI_PRODUCTS(isa, R)
+
+/* The products of bfloat16, from those of pairs: of coordinates for scores, of keys for values. A value is
+   paired with that of the next key, the last of an odd number with zeros; weights are rounded to bfloat16,
+   which is all that is rounded but sums. Even head_dim only. */
+#define HAI_KERNEL_BF16(isa)                                                                              \
+  HAI_PRODUCTS(isa, 8)                                                                                    \
+  static void hai_pack_bf16_##isa(const void *const *row, int64_t dim, float factor, float *packed) {     \
+    int i;                                                                                                \
+    hai_pack_##isa(row, dim / 2, 1.0f, packed);                                                           \
+    for (i = 0; i < HAI_LANES_##isa; i++) packed[dim / 2 * HAI_LANES_##isa + i] = factor;                 \
+  }                                                                                                       \
+  static void hai_scores_bf16_##isa(const float *query, int64_t dim, const void *const *key, int n_keys,  \
+                                    int begin, int end, float *score) {                                   \
+    hai_scores_##isa(query, dim / 2, key, n_keys, begin, end, score);                                     \
+  }                                                                                                       \
+  HAI_TARGET_##isa static void hai_pair_weights_##isa(const float *score, int n_keys, int begin, int end, \
+                                                      float *pair) {                                      \
+    int i, j;                                                                                             \
+    for (j = 0; j < n_keys; j += 2, score += 2 * HAI_LANES_##isa, pair += HAI_LANES_##isa)                \
+      for (i = begin; i < end; i += HAI_WIDTH_##isa)                                                      \
+        hai_store_##isa(pair + i,                                                                         \
+                        hai_pair_##isa(hai_load_##isa(score + i),                                         \
+                                       j + 1 < n_keys ? hai_load_##isa(score + HAI_LANES_##isa + i)       \
+                                                      : hai_zero_##isa()));                               \
+  }                                                                                                       \
+  HAI_TARGET_##isa static void hai_pair_values_##isa(const void *const *value, int n_keys, int64_t at,    \
+                                                     hai_pair *pair) {                                    \
+    static const uint16_t none[8] = {0};                                                                  \
+    int j;                                                                                                \
+    for (j = 0; j < n_keys; j += 2, pair += 8)                                                            \
+      hai_zip_##isa((const uint16_t *)value[j] + at,                                                      \
+                    j + 1 < n_keys ? (const uint16_t *)value[j + 1] + at : none, pair);                   \
+  }                                                                                                       \
+  static void hai_values_bf16_##isa(float *score, int n_keys, const void *const *value, int64_t dim,      \
+                                    const float *factor, int begin, int end, float *o) {                  \
+    hai_pair pair[HAI_CHUNK / 2][8];                                                                      \
+    const void *row[HAI_CHUNK / 2];                                                                       \
+    float *weight = score + HAI_CHUNK * HAI_LANES_##isa;                                                  \
+    int pairs = (n_keys + 1) / 2, j;                                                                      \
+    int64_t t, rest;                                                                                      \
+    for (j = 0; j < pairs; j++) row[j] = pair[j];                                                         \
+    hai_pair_weights_##isa(score, n_keys, begin, end, weight);                                            \
+    for (t = 0; t + 8 <= dim; t += 8) {                                                                   \
+      hai_pair_values_##isa(value, n_keys, t, pair[0]);                                                   \
+      hai_values_##isa(weight, pairs, row, 8, factor, begin, end, o + t * HAI_LANES_##isa);               \
+    }                                                                                                     \
+    for (rest = 0; rest < dim - t; rest++)                                                                \
+      for (j = 0; j < pairs; j++) {                                                                       \
+        pair[j][rest].x[0] = ((const uint16_t *)value[2 * j])[t + rest];                                  \
+        pair[j][rest].x[1] = 2 * j + 1 < n_keys ? ((const uint16_t *)value[2 * j + 1])[t + rest] : 0;     \
+      }                                                                                                   \
+    if (rest) hai_values_##isa(weight, pairs, row, rest, factor, begin, end, o + t * HAI_LANES_##isa);    \
   }
 
 /* ---- AVX-512: 16 lanes, tiles of 48; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
@@ -1132,6 +1239,9 @@ static int hai_rows_present(const void *const *row, int n) {
 #define HAI_TARGET_avx512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
 #define HAI_WIDTH_avx512 16
 #define HAI_LANES_avx512 48
+#define HAI_ELEMENT_avx512 float
+#define hai_pack_rest_avx512 hai_pack_plain
+#define HAI_FINISH_avx512(isa, R, N)
 typedef __m512 hai_vector_avx512;
 #define HAI_V_avx512 HAI_TARGET_avx512 HAI_INLINE __m512
 HAI_V_avx512 hai_zero_avx512(void) { return _mm512_setzero_ps(); }
@@ -1142,6 +1252,9 @@ HAI_V_avx512 hai_add_avx512(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 HAI_V_avx512 hai_sub_avx512(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
 HAI_V_avx512 hai_mul_avx512(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
 HAI_V_avx512 hai_fma_avx512(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+HAI_V_avx512 hai_dot_avx512(__m512 a, __m512 b, __m512 c) { return hai_fma_avx512(a, b, c); }
+HAI_V_avx512 hai_times_avx512(__m512 x, __m512 factor) { return hai_mul_avx512(x, factor); }
+HAI_V_avx512 hai_each_avx512(const float *p) { return hai_set1_avx512(*p); }
 /* 16 elements */
 HAI_V_avx512 hai_f16_avx512(const char *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -1179,11 +1292,11 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
-HAI_V_avx512 hai_gather4_avx512(const float *const *row, int64_t t) {
-  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + t));
-  x = _mm512_insertf32x4(x, _mm_loadu_ps(row[4] + t), 1);
-  x = _mm512_insertf32x4(x, _mm_loadu_ps(row[8] + t), 2);
-  return _mm512_insertf32x4(x, _mm_loadu_ps(row[12] + t), 3);
+HAI_V_avx512 hai_gather4_avx512(const void *const *row, int64_t t) {
+  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row[0] + t));
+  x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[4] + t), 1);
+  x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[8] + t), 2);
+  return _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[12] + t), 3);
 }
 HAI_TARGET_avx512 HAI_INLINE void hai_scatter4_avx512(__m512 x, float *const *row, int64_t t) {
   _mm_storeu_ps(row[0] + t, _mm512_castps512_ps128(x));
@@ -1200,9 +1313,70 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 
 HAI_KERNEL(avx512, 8)
 static const hai_kernel hai_kernel_avx512 = {
-    HYPERATTN_ISA_AVX512, HAI_LANES_avx512,  HAI_WIDTH_avx512,    4,
-    hai_widen_avx512,     hai_pack_avx512,   hai_unpack_avx512,   hai_scores_avx512,
-    hai_softmax_avx512,   hai_values_avx512, hai_sum_lanes_avx512};
+    HYPERATTN_ISA_AVX512, HYPERATTN_F32,       HAI_LANES_avx512,  HAI_WIDTH_avx512,  4,
+    hai_widen_avx512,     hai_pack_avx512,     hai_unpack_avx512, hai_scores_avx512, hai_softmax_avx512,
+    hai_values_avx512,    hai_sum_lanes_avx512};
+#endif
+
+/* ---- AVX-512 BF16: the same tile of pairs ---- */
+
+#if HAI_AVX512_BF16
+#define HAI_TARGET_avx512bf \
+  __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")))
+#define HAI_WIDTH_avx512bf HAI_WIDTH_avx512
+#define HAI_LANES_avx512bf HAI_LANES_avx512
+#define HAI_ELEMENT_avx512bf hai_pair
+#define HAI_FINISH_avx512bf HAI_FINISH_PAIRS
+typedef __m512 hai_vector_avx512bf;
+#define HAI_V_avx512bf HAI_TARGET_avx512bf HAI_INLINE __m512
+#define hai_zero_avx512bf hai_zero_avx512
+#define hai_load_avx512bf hai_load_avx512
+#define hai_store_avx512bf hai_store_avx512
+#define hai_fma_avx512bf hai_fma_avx512
+#define hai_mul_avx512bf hai_mul_avx512
+#define hai_gather4_avx512bf hai_gather4_avx512
+#define hai_transpose4_avx512bf hai_transpose4_avx512
+#define hai_pack_rest_avx512bf hai_pack_pairs
+HAI_V_avx512bf hai_set1_avx512bf(float x) { return _mm512_set1_ps(x); }
+HAI_V_avx512bf hai_times_avx512bf(__m512 x, __m512 factor) {
+  (void)factor;
+  return x;
+}
+HAI_V_avx512bf hai_each_avx512bf(const hai_pair *p) {
+  int bits;
+  HYPERATTN_MEMCPY(&bits, p, sizeof bits);
+  return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
+}
+/* c + a.low b.low + a.high b.high; denormals count as zero */
+HAI_V_avx512bf hai_dot_avx512bf(__m512 a, __m512 b, __m512 c) {
+  return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+}
+/* a in the low half of each lane, b in the high one */
+HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
+  __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
+  __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const uint16_t *a, const uint16_t *b, hai_pair *pair) {
+  __m128i x = _mm_loadu_si128((const __m128i *)(const void *)a);
+  __m128i y = _mm_loadu_si128((const __m128i *)(const void *)b);
+  _mm_storeu_si128((__m128i *)(void *)pair, _mm_unpacklo_epi16(x, y));
+  _mm_storeu_si128((__m128i *)(void *)(pair + 4), _mm_unpackhi_epi16(x, y));
+}
+
+HAI_KERNEL_BF16(avx512bf)
+static const hai_kernel hai_kernel_avx512_bf16 = {HYPERATTN_ISA_AVX512_BF16,
+                                                  HYPERATTN_BF16,
+                                                  HAI_LANES_avx512,
+                                                  HAI_WIDTH_avx512,
+                                                  4,
+                                                  hai_widen_avx512,
+                                                  hai_pack_bf16_avx512bf,
+                                                  hai_unpack_avx512,
+                                                  hai_scores_bf16_avx512bf,
+                                                  hai_softmax_avx512,
+                                                  hai_values_bf16_avx512bf,
+                                                  hai_sum_lanes_avx512};
 #endif
 
 /* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
@@ -1211,6 +1385,9 @@ static const hai_kernel hai_kernel_avx512 = {
 #define HAI_TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
 #define HAI_WIDTH_avx2 8
 #define HAI_LANES_avx2 24
+#define HAI_ELEMENT_avx2 float
+#define hai_pack_rest_avx2 hai_pack_plain
+#define HAI_FINISH_avx2(isa, R, N)
 typedef __m256 hai_vector_avx2;
 #define HAI_V_avx2 HAI_TARGET_avx2 HAI_INLINE __m256
 HAI_V_avx2 hai_zero_avx2(void) { return _mm256_setzero_ps(); }
@@ -1221,6 +1398,9 @@ HAI_V_avx2 hai_add_avx2(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 HAI_V_avx2 hai_sub_avx2(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
 HAI_V_avx2 hai_mul_avx2(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
 HAI_V_avx2 hai_fma_avx2(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+HAI_V_avx2 hai_dot_avx2(__m256 a, __m256 b, __m256 c) { return hai_fma_avx2(a, b, c); }
+HAI_V_avx2 hai_times_avx2(__m256 x, __m256 factor) { return hai_mul_avx2(x, factor); }
+HAI_V_avx2 hai_each_avx2(const float *p) { return hai_set1_avx2(*p); }
 /* 8 elements */
 HAI_V_avx2 hai_f16_avx2(const char *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -1267,9 +1447,9 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
-HAI_V_avx2 hai_gather4_avx2(const float *const *row, int64_t t) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[0] + t)), _mm_loadu_ps(row[4] + t),
-                              1);
+HAI_V_avx2 hai_gather4_avx2(const void *const *row, int64_t t) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)row[0] + t)),
+                              _mm_loadu_ps((const float *)row[4] + t), 1);
 }
 HAI_TARGET_avx2 HAI_INLINE void hai_scatter4_avx2(__m256 x, float *const *row, int64_t t) {
   _mm_storeu_ps(row[0] + t, _mm256_castps256_ps128(x));
@@ -1284,9 +1464,9 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 
 HAI_KERNEL(avx2, 4)
 static const hai_kernel hai_kernel_avx2 = {
-    HYPERATTN_ISA_AVX2, HAI_LANES_avx2,  HAI_WIDTH_avx2,    4,
-    hai_widen_avx2,     hai_pack_avx2,   hai_unpack_avx2,   hai_scores_avx2,
-    hai_softmax_avx2,   hai_values_avx2, hai_sum_lanes_avx2};
+    HYPERATTN_ISA_AVX2, HYPERATTN_F32,     HAI_LANES_avx2,  HAI_WIDTH_avx2,  4,
+    hai_widen_avx2,     hai_pack_avx2,     hai_unpack_avx2, hai_scores_avx2, hai_softmax_avx2,
+    hai_values_avx2,    hai_sum_lanes_avx2};
 #endif
 
 /* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
@@ -1295,6 +1475,9 @@ static const hai_kernel hai_kernel_avx2 = {
 #define HAI_TARGET_neon
 #define HAI_WIDTH_neon 4
 #define HAI_LANES_neon 12
+#define HAI_ELEMENT_neon float
+#define hai_pack_rest_neon hai_pack_plain
+#define HAI_FINISH_neon(isa, R, N)
 typedef float32x4_t hai_vector_neon;
 #define HAI_V_neon HAI_INLINE float32x4_t
 HAI_V_neon hai_zero_neon(void) { return vdupq_n_f32(0.0f); }
@@ -1305,6 +1488,9 @@ HAI_V_neon hai_add_neon(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); 
 HAI_V_neon hai_sub_neon(float32x4_t a, float32x4_t b) { return vsubq_f32(a, b); }
 HAI_V_neon hai_mul_neon(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
 HAI_V_neon hai_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+HAI_V_neon hai_dot_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return hai_fma_neon(a, b, c); }
+HAI_V_neon hai_times_neon(float32x4_t x, float32x4_t factor) { return hai_mul_neon(x, factor); }
+HAI_V_neon hai_each_neon(const float *p) { return hai_set1_neon(*p); }
 /* 4 elements */
 HAI_V_neon hai_f16_neon(const char *p) {
   uint16x4_t x;
@@ -1350,7 +1536,9 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
 }
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
 /* elements t .. t + 3 of row 0 */
-HAI_V_neon hai_gather4_neon(const float *const *row, int64_t t) { return vld1q_f32(row[0] + t); }
+HAI_V_neon hai_gather4_neon(const void *const *row, int64_t t) {
+  return vld1q_f32((const float *)row[0] + t);
+}
 HAI_INLINE void hai_scatter4_neon(float32x4_t x, float *const *row, int64_t t) { vst1q_f32(row[0] + t, x); }
 HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_t *x2, float32x4_t *x3) {
   float32x4_t a = vzip1q_f32(*x0, *x2), b = vzip2q_f32(*x0, *x2);
@@ -1360,9 +1548,59 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 
 HAI_KERNEL(neon, 8)
 static const hai_kernel hai_kernel_neon = {
-    HYPERATTN_ISA_NEON, HAI_LANES_neon,  HAI_WIDTH_neon,    4,
-    hai_widen_neon,     hai_pack_neon,   hai_unpack_neon,   hai_scores_neon,
-    hai_softmax_neon,   hai_values_neon, hai_sum_lanes_neon};
+    HYPERATTN_ISA_NEON, HYPERATTN_F32,     HAI_LANES_neon,  HAI_WIDTH_neon,  4,
+    hai_widen_neon,     hai_pack_neon,     hai_unpack_neon, hai_scores_neon, hai_softmax_neon,
+    hai_values_neon,    hai_sum_lanes_neon};
+#endif
+
+/* ---- NEON BF16 (ARMv8.6), where the compiler may use it everywhere: the same tile of pairs ---- */
+
+#if HAI_NEON_BF16
+#define HAI_TARGET_neonbf
+#define HAI_WIDTH_neonbf HAI_WIDTH_neon
+#define HAI_LANES_neonbf HAI_LANES_neon
+#define HAI_ELEMENT_neonbf hai_pair
+#define HAI_FINISH_neonbf HAI_FINISH_PAIRS
+typedef float32x4_t hai_vector_neonbf;
+#define hai_zero_neonbf hai_zero_neon
+#define hai_load_neonbf hai_load_neon
+#define hai_store_neonbf hai_store_neon
+#define hai_fma_neonbf hai_fma_neon
+#define hai_mul_neonbf hai_mul_neon
+#define hai_gather4_neonbf hai_gather4_neon
+#define hai_transpose4_neonbf hai_transpose4_neon
+#define hai_pack_rest_neonbf hai_pack_pairs
+HAI_V_neon hai_set1_neonbf(float x) { return vdupq_n_f32(x); }
+HAI_V_neon hai_times_neonbf(float32x4_t x, float32x4_t factor) {
+  (void)factor;
+  return x;
+}
+HAI_V_neon hai_each_neonbf(const hai_pair *p) {
+  uint32_t bits;
+  HYPERATTN_MEMCPY(&bits, p, sizeof bits);
+  return vreinterpretq_f32_u32(vdupq_n_u32(bits));
+}
+/* c + a.low b.low + a.high b.high; denormals count as zero */
+HAI_V_neon hai_dot_neonbf(float32x4_t a, float32x4_t b, float32x4_t c) {
+  return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
+}
+/* a in the low half of each lane, b in the high one */
+HAI_V_neon hai_pair_neonbf(float32x4_t a, float32x4_t b) {
+  uint32x4_t low = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(a)));
+  uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(b)));
+  return vreinterpretq_f32_u32(vorrq_u32(low, vshlq_n_u32(high, 16)));
+}
+HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_pair *pair) {
+  uint16x8x2_t both = vzipq_u16(vld1q_u16(a), vld1q_u16(b));
+  HYPERATTN_MEMCPY(pair, &both.val[0], sizeof both.val[0]);
+  HYPERATTN_MEMCPY(pair + 4, &both.val[1], sizeof both.val[1]);
+}
+
+HAI_KERNEL_BF16(neonbf)
+static const hai_kernel hai_kernel_neon_bf16 = {
+    HYPERATTN_ISA_NEON,     HYPERATTN_BF16,       HAI_LANES_neon,  HAI_WIDTH_neon,         4,
+    hai_widen_neon,         hai_pack_bf16_neonbf, hai_unpack_neon, hai_scores_bf16_neonbf, hai_softmax_neon,
+    hai_values_bf16_neonbf, hai_sum_lanes_neon};
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -1372,7 +1610,15 @@ static const hai_kernel hai_kernel_neon = {
 
 /* ---- CPU detection and choice ---- */
 
-enum { HAI_CPU_KNOWN = 1, HAI_CPU_AVX2 = 2, HAI_CPU_AVX512 = 4 };
+/* FAST: bfloat16 products are faster than float32's multiply-adds, as on AMD's cores; on Intel's they are half as
+   fast. */
+enum {
+  HAI_CPU_KNOWN = 1,
+  HAI_CPU_AVX2 = 2,
+  HAI_CPU_AVX512 = 4,
+  HAI_CPU_AVX512_BF16 = 8,
+  HAI_CPU_AVX512_BF16_FAST = 16
+};
 
 #if HAI_AVX512 || HAI_AVX2
 /* CPUID leaf and subleaf into eax, ebx, ecx, edx. */
@@ -1393,9 +1639,10 @@ static uint64_t hai_xcr0(void) {
 static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
   uint32_t r[4], leaves;
   uint64_t saved;
-  int features = HAI_CPU_KNOWN;
+  int features = HAI_CPU_KNOWN, is_amd;
   cpuid(0, 0, r);
   leaves = r[0];
+  is_amd = r[1] == 0x68747541u && r[3] == 0x69746e65u && r[2] == 0x444d4163u; /* "AuthenticAMD" */
   if (leaves < 7) return features;
   cpuid(1, 0, r);
   if (!(r[2] >> 27 & 1)) return features; /* OSXSAVE */
@@ -1408,6 +1655,9 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   if ((saved & 0xe6) != 0xe6) return features;
   if ((r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) /* F, DQ, BW, VL */
     features |= HAI_CPU_AVX512;
+  if (!(features & HAI_CPU_AVX512) || !r[0]) return features;
+  cpuid(7, 1, r);
+  if (r[0] >> 5 & 1) features |= HAI_CPU_AVX512_BF16 | (is_amd ? HAI_CPU_AVX512_BF16_FAST : 0);
   return features;
 }
 
@@ -1424,9 +1674,12 @@ static int hai_cpu(void) {
 }
 #endif
 
-/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. */
+/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. It reads float32. */
 static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int any = isa == HYPERATTN_ISA_AUTO;
+#if HAI_AVX512_BF16
+  if (isa == HYPERATTN_ISA_AVX512_BF16 && (hai_cpu() & HAI_CPU_AVX512_BF16)) return &hai_kernel_avx512;
+#endif
 #if HAI_AVX512
   if ((any || isa == HYPERATTN_ISA_AVX512) && (hai_cpu() & HAI_CPU_AVX512)) return &hai_kernel_avx512;
 #endif
@@ -1437,6 +1690,20 @@ static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   if (any || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon;
 #endif
   return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : NULL;
+}
+
+/* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the faster one. */
+static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa) {
+#if HAI_AVX512_BF16
+  if (isa == HYPERATTN_ISA_AVX512_BF16 ||
+      (isa == HYPERATTN_ISA_AUTO && (hai_cpu() & HAI_CPU_AVX512_BF16_FAST)))
+    return &hai_kernel_avx512_bf16;
+#endif
+#if HAI_NEON_BF16
+  if (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon_bf16;
+#endif
+  (void)isa;
+  return NULL;
 }
 
 /* ==== 5. Plan ========================================================================================
@@ -1508,8 +1775,9 @@ typedef struct hai_layout {
 
 typedef struct hai_plan {
   const hyperattn_problem *problem;
-  hyperattn_params params; /* counts clamped, window 0 for full attention */
-  const hai_kernel *kernel;
+  hyperattn_params params;  /* counts clamped, window 0 for full attention */
+  const hai_kernel *kernel; /* for rows in float32, */
+  const hai_kernel *reader; /* and for rows of the problem, as `lanes` and `width` are; perhaps the same */
   float scale;
   int64_t heads_per_kv;
   int64_t square, query_skip, key_skip; /* queries and keys that lie before the square */
@@ -2063,6 +2331,12 @@ static void hai_resolve_layout(hai_plan *plan) {
       hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_plus(hai_stage_bytes(plan), HAI_ALIGN)));
 }
 
+/* Can products take queries, keys and values as they are, in bfloat16? */
+static int hai_reads_bf16(const hyperattn_problem *p) {
+  return p->query.dtype == HYPERATTN_BF16 && p->key.dtype == HYPERATTN_BF16 &&
+         p->value.dtype == HYPERATTN_BF16 && p->head_dim % 2 == 0;
+}
+
 /* Everything about a call that needs no pointer and no stride. */
 static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                     const hyperattn_params *params) {
@@ -2074,6 +2348,8 @@ static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *pro
   plan->problem = problem;
   plan->params = *params;
   plan->kernel = hai_kernel_of(params->isa);
+  plan->reader = hai_reads_bf16(problem) ? hai_kernel_of_bf16(params->isa) : NULL;
+  if (!plan->reader) plan->reader = plan->kernel;
   plan->scale = problem->scale != 0.0f ? problem->scale : 1.0f / hai_sqrt((float)problem->head_dim);
   plan->heads_per_kv = problem->n_heads / problem->n_kv_heads;
   hai_resolve_params(plan);
@@ -2329,7 +2605,7 @@ struct hai_tile {
   uint64_t used;                     /* which of those lanes hold queries */
   int guard;                         /* are keys hidden that their lanes must not even multiply by 0 */
   int64_t state[HAI_MAX_LANES];      /* index into lse: flat head * n_query + row */
-  const float *row[HAI_MAX_LANES];   /* query rows */
+  const void *row[HAI_MAX_LANES];    /* query rows, of the kernel's dtype */
   float *out[HAI_MAX_LANES];         /* output rows in float32, where they rest between phases, */
   void *result[HAI_MAX_LANES];       /* and the caller's, where that is not float32 */
   int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
@@ -2342,9 +2618,9 @@ struct hai_tile {
   hai_group group[HAI_MAX_LANES];
   /* shared by the tiles of a task: */
   hai_rows keys, values;
-  float *score;               /* [chunk][lanes] */
-  const float **key, **value; /* [chunk]: rows of the keys that wait */
-  float *line;                /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
+  float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
+  const void **key, **value; /* [chunk]: rows of the keys that wait, of the kernel's dtype */
+  float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
   int64_t line_dim;
   int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
@@ -2365,16 +2641,19 @@ static int64_t hai_line_dim(const hai_plan *plan) {
                  p->value.dtype == HYPERATTN_F32 && p->out.dtype == HYPERATTN_F32;
   return is_float ? 0 : hai_max(p->head_dim, p->value_dim);
 }
-static int64_t hai_room_floats(hyperattn_dtype dtype, int64_t dim) {
-  return dtype == HYPERATTN_F32 ? 0 : HAI_CHUNK * dim;
+static int64_t hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, int64_t dim) {
+  return dtype == HYPERATTN_F32 || dtype == plan->reader->dtype ? 0 : HAI_CHUNK * dim;
+}
+static int64_t hai_score_rows(const hai_plan *plan) {
+  return plan->reader->dtype == HYPERATTN_F32 ? HAI_CHUNK : HAI_CHUNK * 3 / 2;
 }
 /* Bytes of what the tiles of a task share. */
 static uint64_t hai_chunk_bytes(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  int64_t floats = plan->kernel->lanes * (HAI_CHUNK + hai_line_dim(plan)) +
-                   hai_room_floats(p->key.dtype, p->head_dim) +
-                   hai_room_floats(p->value.dtype, p->value_dim);
-  return (uint64_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(float *) + 4 * HAI_ALIGN;
+  int64_t floats = plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
+                   hai_room_floats(plan, p->key.dtype, p->head_dim) +
+                   hai_room_floats(plan, p->value.dtype, p->value_dim);
+  return (uint64_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
 /* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
@@ -2395,7 +2674,7 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, int64_
   rows.stride = hai_offset(x->dtype, x->row_stride);
   rows.dtype = x->dtype;
   rows.dim = dim;
-  rows.room = hai_carve(at, hai_room_floats(x->dtype, dim));
+  rows.room = hai_carve(at, hai_room_floats(job->plan, x->dtype, dim));
   return rows;
 }
 
@@ -2406,7 +2685,7 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
   int64_t lanes = plan->kernel->lanes;
   hai_tile *tile = (hai_tile *)(void *)*at;
   *at += (size_t)hai_round_up(sizeof(hai_tile));
-  tile->kernel = plan->kernel;
+  tile->kernel = plan->reader;
   tile->query = hai_carve(at, p->head_dim * lanes);
   tile->o = hai_carve(at, p->value_dim * lanes);
   tile->m = hai_carve(at, lanes);
@@ -2419,14 +2698,14 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
     tile->line = first->line, tile->line_dim = first->line_dim;
     return tile;
   }
-  tile->score = hai_carve(at, HAI_CHUNK * lanes);
+  tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, p->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, p->value_dim, at);
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
-  tile->key = (const float **)(void *)*at;
+  tile->key = (const void **)(void *)*at;
   tile->value = tile->key + HAI_CHUNK;
-  *at += 2 * HAI_CHUNK * sizeof(float *);
+  *at += 2 * HAI_CHUNK * sizeof(void *);
   return tile;
 }
 
@@ -2435,10 +2714,10 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : NULL;
 }
 
-/* Row `row` of keys or values, widened where it must be into place j of the chunk. */
-static const float *hai_rows_at(const hai_tile *tile, const hai_rows *rows, int64_t row, int64_t j) {
+/* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
+static const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, int64_t row, int64_t j) {
   const char *at = rows->first + (ptrdiff_t)row * rows->stride;
-  if (!rows->room) return (const float *)(const void *)at;
+  if (!rows->room) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
   return rows->room + j * rows->dim;
 }
@@ -2460,7 +2739,9 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
 static void hai_tile_query(hai_job *job, int lane, int64_t head, int64_t row, int64_t first, int64_t last) {
   const hyperattn_problem *p = job->plan->problem;
   hai_tile *tile = job->tile;
-  tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
+  tile->row[lane] = tile->kernel->dtype == HYPERATTN_F32
+                        ? (const void *)hai_query_row(job, head, row, hai_line(tile, lane))
+                        : hai_row(&p->query, job->batch, head, row);
   tile->state[lane] = (job->batch * p->n_heads + head) * p->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = p->out.dtype == HYPERATTN_F32 ? (float *)tile->result[lane]
@@ -2502,7 +2783,7 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile *tile = job->tile;
   int i;
   for (i = 0; i < tile->n; i++) tile->row[i] = tile->out[i];
-  tile->kernel->pack(tile->row, job->plan->problem->value_dim, 1.0f, tile->o);
+  job->plan->kernel->pack(tile->row, job->plan->problem->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++) {
     tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
     tile->l[i] = tile->m[i] == -hai_inf() ? 0.0f : 1.0f;
@@ -2540,16 +2821,19 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, (size_t)tile->value_dim * lanes * sizeof(float));
 }
 
-/* Are all numbers of a row finite? Two at a time: adding 1 to an exponent of all ones carries into the
-   sign's place. */
-static int hai_row_finite(const float *row, int64_t n) {
-  uint64_t two, carries = 0;
-  int64_t t;
-  for (t = 0; t + 2 <= n; t += 2) {
-    HYPERATTN_MEMCPY(&two, row + t, sizeof two);
-    carries |= (two & 0x7fffffff7fffffffu) + 0x0080000000800000u;
+/* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent of all
+   ones carries into the sign's place. */
+static int hai_row_finite(const void *row, hyperattn_dtype dtype, int64_t n) {
+  int is_float = dtype == HYPERATTN_F32;
+  uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
+  uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
+  int64_t step = (int64_t)(sizeof eight / hai_unit_bytes(dtype)), t;
+  for (t = 0; t + step <= n; t += step) {
+    HYPERATTN_MEMCPY(&eight, (const char *)row + (size_t)t * hai_unit_bytes(dtype), sizeof eight);
+    carries |= (eight & ~signs) + ones;
   }
-  return !(carries & 0x8000000080000000u) && (t == n || hai_finite(row[t]));
+  for (; t < n; t++) carries |= hai_finite(hai_get(row, dtype, t)) ? 0 : signs;
+  return !(carries & signs);
 }
 
 /* Are all values that are hidden from some lane finite? */
@@ -2557,7 +2841,9 @@ static int hai_tile_clean(const hai_tile *tile) {
   uint64_t all = hai_lane_bits(0, tile->n);
   int j;
   for (j = 0; j < tile->n_keys; j++)
-    if ((tile->visible[j] & all) != all && !hai_row_finite(tile->value[j], tile->value_dim)) return 0;
+    if ((tile->visible[j] & all) != all &&
+        !hai_row_finite(tile->value[j], tile->kernel->dtype, tile->value_dim))
+      return 0;
   return 1;
 }
 
@@ -2566,7 +2852,8 @@ static int hai_tile_bad(const hai_tile *tile, int64_t t) {
   uint64_t all = hai_lane_bits(0, tile->n);
   int j;
   for (j = 0; j < tile->n_keys; j++)
-    if ((tile->visible[j] & all) != all && !hai_finite(tile->value[j][t])) return 1;
+    if ((tile->visible[j] & all) != all && !hai_finite(hai_get(tile->value[j], tile->kernel->dtype, t)))
+      return 1;
   return 0;
 }
 
@@ -2574,12 +2861,13 @@ static int hai_tile_bad(const hai_tile *tile, int64_t t) {
    which a hidden value is not finite go through the kernel alone, that value as 0, and then to the lanes
    that do see it; the order of sums, and so every other bit, stays. */
 static void hai_tile_values_guarded(hai_tile *tile) {
+  hyperattn_dtype dtype = tile->kernel->dtype;
   int lanes = tile->kernel->lanes, i, j;
   int64_t t = 0, run;
   while (t < tile->value_dim) {
     for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run++;
-    for (j = 0; j < tile->n_keys; j++)
-      tile->row[j] = tile->value[j] + t; /* queries are packed: their rows are done with */
+    for (j = 0; j < tile->n_keys; j++) /* queries are packed: their rows are done with */
+      tile->row[j] = (const char *)tile->value[j] + (size_t)t * hai_unit_bytes(dtype);
     if (run > t) {
       tile->kernel->values(tile->score, tile->n_keys, tile->row, run - t, tile->factor, tile->begin,
                            tile->end, tile->o + t * lanes);
@@ -2587,15 +2875,17 @@ static void hai_tile_values_guarded(hai_tile *tile) {
       continue;
     }
     for (j = 0; j < tile->n_keys; j++) {
-      tile->column[j] = hai_finite(tile->value[j][t]) ? tile->value[j][t] : 0.0f;
+      float value = hai_get(tile->value[j], dtype, t);
+      hai_put(&tile->column[j], dtype, 0, hai_finite(value) ? value : 0.0f);
       tile->row[j] = &tile->column[j];
     }
     tile->kernel->values(tile->score, tile->n_keys, tile->row, 1, tile->factor, tile->begin, tile->end,
                          tile->o + t * lanes);
-    for (j = 0; j < tile->n_keys; j++)
-      for (i = tile->begin; i < tile->end && !hai_finite(tile->value[j][t]); i++)
-        if (tile->visible[j] >> i & 1)
-          tile->o[t * lanes + i] += tile->score[j * lanes + i] * tile->value[j][t];
+    for (j = 0; j < tile->n_keys; j++) {
+      float value = hai_get(tile->value[j], dtype, t);
+      for (i = tile->begin; i < tile->end && !hai_finite(value); i++)
+        if (tile->visible[j] >> i & 1) tile->o[t * lanes + i] += tile->score[j * lanes + i] * value;
+    }
     t++;
   }
 }
@@ -2746,7 +3036,7 @@ static void hai_stage_hash(hai_job *job) {
   int64_t end = hai_min(row + HAI_TASK_ROWS, first + (of_key ? job->rect.n_key : job->rect.n_query));
   uint16_t *code = hai_codes(job, of_key);
   float *planes = (float *)(void *)job->scratch;
-  const float *plane[16];
+  const void *plane[16];
   if (job->pairing && !hai_wanted(job)) return;
   hai_planes(plan->params.seed, bits, p->head_dim, planes);
   for (b = 0; b < bits; b++) plane[b] = planes + b * p->head_dim;
@@ -2932,11 +3222,11 @@ static void hai_stage_mass(hai_job *job) {
       for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
-      plan->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
+      tile->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
                            tile->score);
-      plan->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
+      tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
                             tile->l, tile->factor);
-      plan->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
+      tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
       for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
       if (plan->reporting) hai_add_squares(job, key, count, first == 0);
     }
@@ -4220,7 +4510,10 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
   return HYPERATTN_OK;
 }
 
-HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) { return hai_kernel_of(HYPERATTN_ISA_AUTO)->isa; }
+HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
+  const hai_kernel *bf16 = hai_kernel_of_bf16(HYPERATTN_ISA_AUTO);
+  return (bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO))->isa;
+}
 
 HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
   switch ((int)isa) {
@@ -4311,6 +4604,52 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_WIDTH_avx2
 #undef HAI_WIDTH_avx512
 #undef HAI_WIDTH_neon
+#undef HAI_AVX512_BF16
+#undef HAI_NEON_BF16
+#undef HAI_ELEMENT_avx512
+#undef HAI_ELEMENT_avx2
+#undef HAI_ELEMENT_neon
+#undef HAI_ELEMENT_avx512bf
+#undef HAI_ELEMENT_neonbf
+#undef HAI_FINISH_PAIRS
+#undef HAI_FINISH_avx512
+#undef HAI_FINISH_avx2
+#undef HAI_FINISH_neon
+#undef HAI_FINISH_avx512bf
+#undef HAI_FINISH_neonbf
+#undef HAI_TIMES
+#undef HAI_TIMES_1
+#undef HAI_TIMES_2
+#undef HAI_TIMES_3
+#undef HAI_PRODUCTS
+#undef HAI_KERNEL_BF16
+#undef HAI_UNPACK
+#undef HAI_TARGET_avx512bf
+#undef HAI_TARGET_neonbf
+#undef HAI_WIDTH_avx512bf
+#undef HAI_WIDTH_neonbf
+#undef HAI_LANES_avx512bf
+#undef HAI_LANES_neonbf
+#undef HAI_V_avx512bf
+#undef hai_pack_rest_avx512
+#undef hai_pack_rest_avx2
+#undef hai_pack_rest_neon
+#undef hai_zero_avx512bf
+#undef hai_load_avx512bf
+#undef hai_store_avx512bf
+#undef hai_fma_avx512bf
+#undef hai_mul_avx512bf
+#undef hai_gather4_avx512bf
+#undef hai_transpose4_avx512bf
+#undef hai_pack_rest_avx512bf
+#undef hai_zero_neonbf
+#undef hai_load_neonbf
+#undef hai_store_neonbf
+#undef hai_fma_neonbf
+#undef hai_mul_neonbf
+#undef hai_gather4_neonbf
+#undef hai_transpose4_neonbf
+#undef hai_pack_rest_neonbf
 #undef HAI_X86_64
 #undef HAI_ZERO
 #undef HAI_ZERO_1

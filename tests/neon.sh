@@ -27,8 +27,11 @@ if ! ls "$work"/cmocka/usr/lib/aarch64-linux-gnu/libcmocka.so >/dev/null 2>&1; t
 fi
 
 lib=$work/cmocka/usr/lib/aarch64-linux-gnu
-for name in numbers exact hyper edges golden; do
-  aarch64-linux-gnu-gcc -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -I. -Itests \
-    -I"$work/cmocka/usr/include" "tests/test_$name.c" -o "$work/test_$name" -L"$lib" -lcmocka -lm
-  qemu-aarch64-static -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$lib" "$work/test_$name"
-done
+run() { # run NAME ARCHITECTURE [WHICH]
+  aarch64-linux-gnu-gcc -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -march="$2" -Wall -Wextra -I. -Itests \
+    -I"$work/cmocka/usr/include" "tests/test_$1.c" -o "$work/test_$1" -L"$lib" -lcmocka -lm
+  qemu-aarch64-static -cpu max -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$lib" "$work/test_$1" ${3:+"$3"}
+}
+for name in numbers exact hyper edges golden; do run "$name" armv8-a; done
+run dtypes armv8-a '*exact*'
+run dtypes armv8.2-a+bf16 '*bf16*' # the kernel of bfloat16 products

@@ -157,6 +157,8 @@ static void assert_mix_equals_floats(hyperattn_params params, int is_every, int6
   for (int q = 0; q < 3; q++)
     for (int k = 0; k < 4; k++)
       for (int v = 0; v < 4; v++) {
+        int is_bf16 = q == HYPERATTN_BF16 && k == HYPERATTN_BF16 && v == HYPERATTN_BF16;
+        if (is_bf16 && hai_kernel_of_bf16(params.isa)) continue; /* not widened: tested below */
         if (!is_every && (q + k + v) % 5) continue;
         call c = new_call(1, 4, 2, n_query, n_key, head_dim, value_dim, causal, 7), mixed;
         int64_t q_stride, k_stride, v_stride;
@@ -322,7 +324,118 @@ static void test_merging_halves(void **state) {
   }
 }
 
-int main(void) {
+/* ---- Kernels that read bfloat16 ---- */
+
+/* The ISA whose kernel reads bfloat16 here, or AUTO where there is none. */
+static hyperattn_isa bf16_isa(void) {
+  static const hyperattn_isa candidates[] = {HYPERATTN_ISA_AVX512_BF16, HYPERATTN_ISA_NEON};
+  for (int i = 0; i < 2; i++)
+    if (hai_kernel_of(candidates[i]) && hai_kernel_of_bf16(candidates[i])) return candidates[i];
+  return HYPERATTN_ISA_AUTO;
+}
+
+/* Scores are products of bfloat16 summed in float32, whatever the scale; weights are rounded to bfloat16, sums of
+   weights are not. */
+static void assert_bf16_kernel(int64_t n_query, int64_t n_key, int64_t head_dim, int64_t value_dim,
+                               int causal, float scale) {
+  call c = new_call(1, 4, 2, n_query, n_key, head_dim, value_dim, causal, 21);
+  int64_t stride;
+  double *out = (double *)test_alloc((size_t)out_size(&c.problem) * sizeof(double));
+  double *lse = (double *)test_alloc((size_t)lse_size(&c.problem) * sizeof(double));
+  void *query = encode(c.q, 4 * n_query, head_dim, HYPERATTN_BF16, &stride);
+  void *key = encode(c.k, 2 * n_key, head_dim, HYPERATTN_BF16, &stride);
+  void *value = encode(c.v, 2 * n_key, value_dim, HYPERATTN_BF16, &stride);
+  c.problem.scale = scale;
+  reference(&c.problem, out, lse);
+  set_input(&c.problem.query, query, HYPERATTN_BF16, 4, n_query, head_dim);
+  set_input(&c.problem.key, key, HYPERATTN_BF16, 2, n_key, head_dim);
+  set_input(&c.problem.value, value, HYPERATTN_BF16, 2, n_key, value_dim);
+  c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa();
+  run(&c);
+  assert_below(lse_error(c.lse, lse, lse_size(&c.problem)), 3e-6);
+  double error = relative_error(c.out, out, out_size(&c.problem));
+  assert_below(error, 0x1p-9);
+  if (bf16_isa() != HYPERATTN_ISA_AUTO && head_dim % 2 == 0 && n_key > 1)
+    assert_above(error, 1e-5); /* it was that kernel */
+  free(out), free(lse), free(query), free(key), free(value);
+  free_call(&c);
+}
+
+static void test_bf16_kernel(void **state) {
+  (void)state;
+  if (bf16_isa() == HYPERATTN_ISA_AUTO) print_message("SKIP: no bfloat16 kernel here\n");
+  assert_bf16_kernel(70, 90, 64, 64, 1, 0.0f);
+  assert_bf16_kernel(5, 67, 40, 33, 0,
+                     0.37f); /* an odd number of keys, coordinates beyond eights, any scale */
+  assert_bf16_kernel(131, 200, 2, 1, 1, -1.3f);
+  assert_bf16_kernel(9, 33, 33, 8, 0, 0.0f); /* an odd head_dim: widened */
+  assert_bf16_kernel(1, 1, 128, 128, 1, 0.0f);
+}
+
+/* A row does not feel, to the bit, an infinite or NaN value that it may not see. */
+static void test_bf16_kernel_hides_bad_values(void **state) {
+  static const uint16_t bad[] = {0x7f80, 0x7fc0, 0xff80};
+  call c = new_call(1, 2, 1, 60, 60, 32, 20, 1, 33);
+  int64_t stride;
+  float clean[2 * 60 * 20];
+  (void)state;
+  void *query = encode(c.q, 120, 32, HYPERATTN_BF16, &stride),
+       *key = encode(c.k, 60, 32, HYPERATTN_BF16, &stride);
+  uint16_t *value = (uint16_t *)encode(c.v, 60, 20, HYPERATTN_BF16, &stride);
+  set_input(&c.problem.query, query, HYPERATTN_BF16, 2, 60, 32);
+  set_input(&c.problem.key, key, HYPERATTN_BF16, 1, 60, 32);
+  set_input(&c.problem.value, value, HYPERATTN_BF16, 1, 60, 20);
+  c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa();
+  run(&c);
+  memcpy(clean, c.out, sizeof clean);
+  for (int b = 0; b < 3; b++)
+    for (int t = 0; t < 20; t += 19) {
+      uint16_t good = value[37 * 20 + t];
+      value[37 * 20 + t] = bad[b];
+      run(&c);
+      for (int row = 0; row < 120; row++)
+        for (int k = 0; k < 20; k++) {
+          if (row % 60 >= 37 && k == t)
+            assert_false(isfinite(c.out[row * 20 + k]));
+          else
+            assert_memory_equal(&c.out[row * 20 + k], &clean[row * 20 + k], sizeof(float));
+        }
+      value[37 * 20 + t] = good;
+    }
+  free(query), free(key), free(value);
+  free_call(&c);
+}
+
+/* Approximated regions: the same choices as by the float32 kernel but for ties, the same error within its rounding,
+   and the same bits by any slice. */
+static void test_bf16_kernel_approximates_alike(void **state) {
+  call c = new_call(1, 1, 1, 400, 400, 32, 32, 1, 41);
+  int64_t stride;
+  float plain[400 * 32];
+  (void)state;
+  void *query = encode(c.q, 400, 32, HYPERATTN_BF16, &stride),
+       *key = encode(c.k, 400, 32, HYPERATTN_BF16, &stride);
+  void *value = encode(c.v, 400, 32, HYPERATTN_BF16, &stride);
+  c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+  c.params.heavy_keys = 0,
+  c.params.sampling = HYPERATTN_SAMPLE_UNIFORM; /* choices that no rounding can change */
+  c.params.order = HYPERATTN_ORDER_SORTLSH;
+  run(&c);
+  memcpy(plain, c.out, sizeof plain);
+  set_input(&c.problem.query, query, HYPERATTN_BF16, 1, 400, 32);
+  set_input(&c.problem.key, key, HYPERATTN_BF16, 1, 400, 32);
+  set_input(&c.problem.value, value, HYPERATTN_BF16, 1, 400, 32);
+  c.params.isa = bf16_isa();
+  run(&c);
+  double want[400 * 32];
+  for (int i = 0; i < 400 * 32; i++) want[i] = (double)plain[i];
+  assert_below(relative_error(c.out, want, 400 * 32), 0x1p-9);
+  free(query), free(key), free(value);
+  free_call(&c);
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_half_widens_exactly),
       cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
@@ -332,6 +445,9 @@ int main(void) {
       cmocka_unit_test(test_mistakes_of_dtypes),
       cmocka_unit_test(test_negative_strides_of_q8_0),
       cmocka_unit_test(test_merging_halves),
+      cmocka_unit_test(test_bf16_kernel),
+      cmocka_unit_test(test_bf16_kernel_hides_bad_values),
+      cmocka_unit_test(test_bf16_kernel_approximates_alike),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
