@@ -1,17 +1,20 @@
 // Time, rate and error of attention, side by side.
 //
 //   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default] [--threads T,..]
-//                   [--isa NAME] [--repeat R] [--min-seq-len N] [--csv] [--stages]
+//                   [--dtype f32|f16|bf16|q8_0,..] [--isa NAME] [--repeat R] [--min-seq-len N] [--csv] [--stages]
 //
-// fixed: the default preset at tolerance 0, a fixed number of keys. One head. Data: the real activations of examples/data, repeated with a little noise up to n tokens (head dim 128:
+// fixed: the default preset at tolerance 0, a fixed number of keys. --dtype: of queries, keys and values; the queries of
+// q8_0 are f32, and so are all results. One head. Data: the real activations of examples/data, repeated with a little noise up to n tokens (head dim 128:
 // every row twice, side by side, at the scale that leaves the scores as they are). Time is the least of R runs. Rate is
 // useful work: exact attention's 4 n^2 d operations (half of them when causal), or those of the pairs that were met.
-// The error is that of 256 rows against exact attention in double. --stages prints where the time goes.
+// The error is that of 256 rows against exact attention of the float32 data in double. --stages prints where the time
+// goes.
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
 #include "activations.h"
+#include "elements.h"
 #include "pool.h"
 
 #include <string.h>
@@ -98,8 +101,8 @@ static float *repeat_rows(const char *which, int64_t n, int64_t dim) {
 }
 
 // |out - exact| / |exact| over rows spread through the sequence, exact in double.
-static double error_of(const hyperattn_problem *p) {
-  const float *q = p->query.data, *k = p->key.data, *v = p->value.data, *out = p->out.data;
+static double error_of(const hyperattn_problem *p, const float *q, const float *k, const float *v) {
+  const float *out = p->out.data;
   int64_t n = p->n_key, d = p->head_dim, count = n < 256 ? n : 256;
   double difference = 0, size = 0, *s = allocate((size_t)n * sizeof *s),
          *o = allocate((size_t)d * sizeof *o);
@@ -162,6 +165,15 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
   printf("\n");
 }
 
+// The ISA whose kernel reads the problem's rows.
+static const char *isa_of(const hyperattn_problem *p, hyperattn_isa isa) {
+  hyperattn_params params = hyperattn_default_params();
+  hai_plan plan;
+  params.isa = isa;
+  hai_resolve(&plan, p, &params);
+  return hyperattn_isa_name(plan.reader->isa);
+}
+
 // Key-query pairs that a call touches, by its report.
 static double pairs_of(hyperattn_problem p, const hyperattn_params *params) {
   hyperattn_report report;
@@ -173,7 +185,14 @@ static double pairs_of(hyperattn_problem p, const hyperattn_params *params) {
   return (double)report.keys_per_query * (double)p.n_query;
 }
 
-static void row(const options *o, const char *method, int64_t n, int64_t dim, int causal, int threads) {
+static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
+  void *data = allocate(elements_size(n * dim, dtype));
+  elements_write(x, n * dim, dtype, data);
+  return (hyperattn_input){data, dtype, 0, 0, (ptrdiff_t)dim};
+}
+
+static void row(const options *o, const char *method, int64_t n, int64_t dim, hyperattn_dtype dtype,
+                int causal, int threads) {
   hyperattn_problem p = {0};
   hyperattn_params params = strcmp(method, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
   float *q = repeat_rows("q", n, dim), *k = repeat_rows("k", n, dim), *v = repeat_rows("v", n, dim);
@@ -184,8 +203,9 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, in
   params.isa = o->isa;
   p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = n, p.head_dim = p.value_dim = dim,
   p.causal = causal;
-  p.query.data = q, p.key.data = k, p.value.data = v, p.out.data = out;
-  p.query.row_stride = p.key.row_stride = p.value.row_stride = p.out.row_stride = (ptrdiff_t)dim;
+  p.query = input_of(q, n, dim, dtype == HYPERATTN_Q8_0 ? HYPERATTN_F32 : dtype);
+  p.key = input_of(k, n, dim, dtype), p.value = input_of(v, n, dim, dtype);
+  p.out.data = out, p.out.row_stride = (ptrdiff_t)dim;
   size_t bytes = hyperattn_workspace_size(&p, &params, threads),
          shared = bytes - (hyperattn_workspace_size(&p, &params, threads + 1) - bytes) * (size_t)threads;
   void *workspace = allocate(bytes);
@@ -201,19 +221,21 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, in
     if (seconds < best) best = seconds;
     spent += seconds;
   }
-  double error = error_of(&p), pairs = pairs_of(p, &params);
+  double error = error_of(&p, q, k, v), pairs = pairs_of(p, &params);
   double rate = pairs * 4 * (double)dim / best * 1e-9, share = 100 * rate / (o->peak * threads);
   if (o->csv)
-    printf("%s,%lld,%lld,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.2e,%.1f\n", method, (long long)n, (long long)dim,
-           causal ? "causal" : "full", threads, hyperattn_isa_name(hai_kernel_of(o->isa)->isa), best, rate,
-           share, pairs / (double)n, error, (double)shared / (double)n);
+    printf("%s,%lld,%lld,%s,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.2e,%.1f\n", method, (long long)n, (long long)dim,
+           element_names[dtype], causal ? "causal" : "full", threads, isa_of(&p, o->isa), best, rate, share,
+           pairs / (double)n, error, (double)shared / (double)n);
   else
-    printf("%-8s %7lld %4lld %-6s %2d  %10.5f %8.1f %6.1f %10.0f %10.2e %8.1f\n", method, (long long)n,
-           (long long)dim, causal ? "causal" : "full", threads, best, rate, share, pairs / (double)n, error,
-           (double)shared / (double)n);
+    printf("%-8s %7lld %4lld %-5s %-6s %2d  %10.5f %8.1f %6.1f %10.0f %10.2e %8.1f\n", method, (long long)n,
+           (long long)dim, element_names[dtype], causal ? "causal" : "full", threads, best, rate, share,
+           pairs / (double)n, error, (double)shared / (double)n);
   if (o->stages) print_stages(&p, &params, workspace);
   fflush(stdout);
   pool_close(&workers);
+  free((void *)(uintptr_t)p.query.data), free((void *)(uintptr_t)p.key.data),
+      free((void *)(uintptr_t)p.value.data);
   free(q), free(k), free(v), free(out), free(workspace);
 }
 
@@ -225,9 +247,17 @@ static int next_number(const char **list, int64_t *n) {
   return end != *list || *n > 0;
 }
 
+// Is it an item of a comma-separated list? ("f16" is within "bf16".)
+static int is_listed(const char *item, const char *list) {
+  size_t size = strlen(item);
+  for (; *list; list += strcspn(list, ","), list += *list == ',')
+    if (strcspn(list, ",") == size && !strncmp(list, item, size)) return 1;
+  return 0;
+}
+
 int main(int argc, char **argv) {
   const char *ns = "1024,2048,4096,8192,16384,32768", *dims = "64", *mask = "both",
-             *methods = "exact,paper,fixed,default", *threads = "1";
+             *methods = "exact,paper,fixed,default", *threads = "1", *dtypes = "f32";
   options o = {0, 0, 5, 0, HYPERATTN_ISA_AUTO, 0};
   for (int i = 1; i < argc; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -239,6 +269,8 @@ int main(int argc, char **argv) {
       ns = value, i++;
     else if (!strcmp(argv[i], "--dim"))
       dims = value, i++;
+    else if (!strcmp(argv[i], "--dtype"))
+      dtypes = value, i++;
     else if (!strcmp(argv[i], "--mask"))
       mask = value, i++;
     else if (!strcmp(argv[i], "--method"))
@@ -262,13 +294,14 @@ int main(int argc, char **argv) {
   o.peak = peak(hai_kernel_of(o.isa)->isa);
   if (o.csv)
     printf(
-        "method,n,dim,mask,threads,isa,seconds,gflops,percent_of_peak,keys_per_query,error,bytes_per_"
+        "method,n,dim,dtype,mask,threads,isa,seconds,gflops,percent_of_peak,keys_per_query,error,bytes_per_"
         "token\n");
   else
     printf(
-        "%s, FMA peak of one core %.1f GFLOP/s in this run\n%-8s %7s %4s %-6s %2s  %10s %8s %6s %10s %10s "
+        "%s, FMA peak of one core %.1f GFLOP/s in this run\n%-8s %7s %4s %-5s %-6s %2s  %10s %8s %6s %10s "
+        "%10s "
         "%8s\n",
-        hyperattn_isa_name(hai_kernel_of(o.isa)->isa), o.peak, "method", "n", "dim", "mask", "th",
+        hyperattn_isa_name(hai_kernel_of(o.isa)->isa), o.peak, "method", "n", "dim", "dtype", "mask", "th",
         "seconds", "GFLOP/s", "% peak", "keys/query", "error", "B/token");
   for (int64_t dim; next_number(&dims, &dim);)
     for (int causal = 0; causal < 2; causal++) {
@@ -276,11 +309,13 @@ int main(int argc, char **argv) {
       if (!strcmp(mask, causal ? "full" : "causal")) continue;
       for (int64_t n; next_number(&all, &n);) {
         static const char *const names[] = {"exact", "paper", "fixed", "default"};
-        for (int m = 0; m < 4; m++) {
-          const char *each = threads;
-          if (!strstr(methods, names[m])) continue;
-          for (int64_t t; next_number(&each, &t);) row(&o, names[m], n, dim, causal, (int)t);
-        }
+        for (int m = 0; m < 4; m++)
+          for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_Q8_0; dtype++) {
+            const char *each = threads;
+            if (!strstr(methods, names[m]) || !is_listed(element_names[dtype], dtypes)) continue;
+            for (int64_t t; next_number(&each, &t);)
+              row(&o, names[m], n, dim, (hyperattn_dtype)dtype, causal, (int)t);
+          }
       }
     }
   return 0;

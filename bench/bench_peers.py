@@ -25,6 +25,7 @@ BUILD_CALLS = ("exact, full 4096", "default, causal 16384")
 LONG = 131072
 FROM = 32768  # exact attention at LONG is reckoned from this length
 RARELY = 2
+DTYPES = ("bf16", "f16", "q8_0")
 
 
 def library_of(build: str) -> str:
@@ -35,20 +36,30 @@ MAIN = next((c for c in COMPILERS if (peers.LIBRARIES / f"hyperattn-{c}-O2.so").
 
 
 def ours(
-    name: str, kind: str, mask: str, n: int, build: str = MAIN, dim: int = 64, threads: int = 1, **more
+    name: str,
+    kind: str,
+    mask: str,
+    n: int,
+    build: str = MAIN,
+    dim: int = 64,
+    threads: int = 1,
+    dtype: str = "f32",
+    **more,
 ) -> Contender:
-    prepare = functools.partial(peers.peer_attention, library_of(build), kind, mask, n, dim, threads)
+    prepare = functools.partial(peers.peer_attention, library_of(build), kind, mask, n, dim, threads, dtype)
     return Contender(name, mask, n, prepare, dim, threads, is_exact=kind in ("exact", "avx2"), **more)
 
 
-def ggml(kind: str, mask: str, n: int) -> Contender:
-    return Contender(f"ggml {kind}", mask, n, functools.partial(peers.peer_attention, "ggml", kind, mask, n, 64, 1))
+def ggml(dtype: str, mask: str, n: int, dim: int = 64) -> Contender:
+    prepare = functools.partial(peers.peer_attention, "ggml", "flash", mask, n, dim, 1, dtype)
+    return Contender(f"ggml {dtype}", mask, n, prepare, dim)
 
 
-def torch(name: str, kind: str, mask: str, n: int, **more) -> Contender:
-    return Contender(
-        name, mask, n, functools.partial(peers.torch_attention, kind, mask, n), is_exact=kind == "sdpa", **more
-    )
+def torch(
+    name: str, kind: str, mask: str, n: int, dim: int = 64, dtype: str = "float32", **more
+) -> Contender:
+    prepare = functools.partial(peers.torch_attention, kind, mask, n, dim, dtype)
+    return Contender(name, mask, n, prepare, dim, is_exact=kind == "sdpa", **more)
 
 
 def contenders(long: bool, exact_long: bool) -> list[Contender]:
@@ -67,6 +78,9 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
         ggml("f32", "full", 8192),
         ggml("f16", "causal", 16384),
     ]
+    for dim in (64, 128):
+        every += [ours(f"exact {dtype}", "exact", "full", 8192, dim=dim, dtype=dtype) for dtype in DTYPES]
+        every += [torch("torch sdpa bf16", "sdpa", "full", 8192, dim, "bfloat16"), ggml("q8_0", "full", 8192, dim)]
     for name in ("exact", "fixed"):
         every += [ours(name, name, "causal", FROM, threads=threads) for threads in (1, 2)]
     for build in BUILDS:
@@ -79,6 +93,8 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
     every += [
         torch("torch sdpa", "sdpa", "full", FROM, rounds=RARELY),
         torch("torch sdpa", "sdpa", "causal", FROM, rounds=RARELY),
+        torch("torch sdpa bf16", "sdpa", "causal", FROM, dtype="bfloat16", rounds=RARELY),
+        ours("fixed bf16", "fixed", "causal", LONG, dtype="bf16"),
     ]
     every += [ours("exact", "exact", mask, LONG, rounds=1) for mask in ("full", "causal") if exact_long]
     every += [ours("exact", "exact", "full", FROM)] if not exact_long else []
@@ -103,7 +119,7 @@ def reckoned(every: list[Contender]) -> list[Contender]:
             note=c.note or f"by n^2 from {FROM}",
         )
         for c in every
-        if c.name in ("exact", "torch sdpa") and c.n == FROM and c.threads == 1
+        if c.name in ("exact", "torch sdpa", "torch sdpa bf16") and c.n == FROM and c.threads == 1
     ]
     return [c for c in longer if c.key not in timed]
 
@@ -120,6 +136,14 @@ def ratios(long: bool) -> list[Ratio]:
         Ratio("exact full / ggml", 3.0, [("exact, full 8192", "ggml .*, full 8192")]),
         Ratio("exact causal / ggml", 3.0, [("exact, causal 16384", "ggml .*, causal 16384")]),
     ]
+    for d in ("", ", d 128"):
+        size = f", full 8192{d}"
+        found += [
+            Ratio(f"exact bf16{size} / best sgemm", 1.6, [(f"exact bf16{size}", sgemm)]),
+            Ratio(f"exact bf16{size} / torch bf16", 4, [(f"exact bf16{size}", f"torch sdpa bf16{size}")]),
+            Ratio(f"exact f16{size} / f32", 0.95, [(f"exact f16{size}", f"exact{size}")]),
+            Ratio(f"exact q8_0{size} / ggml q8_0", 3.0, [(f"exact q8_0{size}", f"ggml q8_0{size}")]),
+        ]
     for name in ("exact", "fixed"):
         one = f"{name}, causal {FROM}"
         found.append(Ratio(f"{one}: two threads / one", 1.9, [(f"{one}, 2 threads", one)]))
@@ -136,6 +160,7 @@ def ratios(long: bool) -> list[Ratio]:
             ("fixed", "full", "torch exact", "torch sdpa", 300),
             ("fixed", "causal", "own exact", "exact", 18),
             ("fixed", "causal", "torch exact", "torch sdpa", 50),
+            ("fixed bf16", "causal", "torch bf16 exact", "torch sdpa bf16", 80),
             ("fixed", "full", "authors by matmul", "authors by matmul", 6),
             ("fixed", "full", "authors by flash", "authors by flash", None),
             ("fixed", "causal", "authors by matmul", "authors by matmul", 20),

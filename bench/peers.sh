@@ -23,7 +23,7 @@ environment() {
 # The source package leaves out ggml.pc.in, which ggml's build wants, and only to install.
 # scikit-build-core lets pip look at the source package without an environment of its own to build it in.
 ggml() {
-  [ ! -e "$peers/lib/ggml.so" ] || return 0
+  [ ! -e "$peers/lib/ggml.so" ] || [ -n "$(find bench/peers_ggml.c -newer "$peers/lib/ggml.so")" ] || return 0
   ls "$peers"/llama_cpp_python-*.tar.gz >/dev/null 2>&1 ||
     "$python" -m pip download -q --no-deps --no-build-isolation --no-binary :all: -d "$peers" llama-cpp-python >&2 || return 1
   archive=$(basename "$peers"/llama_cpp_python-*.tar.gz .tar.gz)
@@ -40,7 +40,7 @@ ggml() {
 
 library() {
   made=$peers/lib/hyperattn-$1$2.so
-  [ ! -e "$made" ] || [ -n "$(find hyperattn.h examples/pool.h bench/peers_library.c -newer "$made")" ] || return 0
+  [ ! -e "$made" ] || [ -n "$(find hyperattn.h examples/pool.h examples/elements.h bench/peers_library.c -newer "$made")" ] || return 0
   "$1" -std=c11 "$2" -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L -I. -Iexamples bench/peers_library.c -o "$made"
 }
 

@@ -22,8 +22,8 @@ static struct ggml_tensor *tensor(struct ggml_context *c, enum ggml_type type, i
                                   const float *data) {
   struct ggml_tensor *t = ggml_new_tensor_4d(c, type, dim, rows, 1, 1);
   t->data = (void *)(uintptr_t)data;
-  if (type == GGML_TYPE_F16 && (t->data = malloc(ggml_nbytes(t))))
-    ggml_fp32_to_fp16_row(data, t->data, rows * dim);
+  if (type != GGML_TYPE_F32 && (t->data = malloc(ggml_nbytes(t))))
+    ggml_quantize_chunk(type, data, t->data, 0, rows, dim, NULL);
   return t;
 }
 
@@ -38,15 +38,17 @@ static struct ggml_tensor *causal_mask(struct ggml_context *c, int64_t n) {
   return t;
 }
 
-// kind: "f16" or "f32", the type of keys and values.
-void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q,
-                const float *k, const float *v, float *out) {
+// kind: "flash"; dtype: "f32", "f16" or "q8_0", of keys and values.
+void *peer_open(const char *kind, const char *dtype, int threads, int causal, int64_t n, int64_t dim,
+                const float *q, const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);
   struct ggml_init_params room = {16 * ggml_tensor_overhead() + ggml_graph_overhead(), NULL, true};
   struct ggml_context *c = ggml_init(room);
-  if (!p || !c) return NULL;
+  if (!p || !c || strcmp(kind, "flash")) return NULL;
   ggml_cpu_init();
-  enum ggml_type type = strcmp(kind, "f16") ? GGML_TYPE_F32 : GGML_TYPE_F16;
+  enum ggml_type type = !strcmp(dtype, "q8_0")  ? GGML_TYPE_Q8_0
+                        : !strcmp(dtype, "f16") ? GGML_TYPE_F16
+                                                : GGML_TYPE_F32;
   struct ggml_tensor *mask = causal ? causal_mask(c, n) : NULL, *key = tensor(c, type, n, dim, k),
                      *value = tensor(c, type, n, dim, v);
   if (!key->data || !value->data || (mask && !mask->data)) return NULL;

@@ -58,11 +58,12 @@ def peer_version(name: str) -> str:
         return f"{name} absent"
 
 
-def peer_attention(name: str, kind: str, mask: str, n: int, dim: int, threads: int) -> Run:
+def peer_attention(name: str, kind: str, mask: str, n: int, dim: int, threads: int, dtype: str = "f32") -> Run:
     library = peer(name)
     out = np.empty((n, dim), np.float32)
     opened = library.peer_open(
         kind.encode(),
+        dtype.encode(),
         threads,
         int(mask == "causal"),
         ctypes.c_int64(n),
@@ -71,7 +72,7 @@ def peer_attention(name: str, kind: str, mask: str, n: int, dim: int, threads: i
         pointer(out),
     )
     if not opened:
-        raise Absent(f"{name} has no {kind} on this machine")
+        raise Absent(f"{name} has no {kind} of {dtype} on this machine")
     handle = ctypes.c_void_p(opened)
 
     def run() -> np.ndarray:
@@ -111,7 +112,7 @@ def sgemm(core: str, n: int) -> Run:
     return run
 
 
-def torch_attention(kind: str, mask: str, n: int) -> Run:
+def torch_attention(kind: str, mask: str, n: int, dim: int = peers_data.HEAD_DIM, dtype: str = "float32") -> Run:
     """kind: "sdpa", or one of authors.ATTEND."""
     try:
         import torch
@@ -121,8 +122,9 @@ def torch_attention(kind: str, mask: str, n: int) -> Run:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    q, k, v = (torch.from_numpy(x)[None, None] for x in peers_data.tensors(n, peers_data.HEAD_DIM))
+    q, k, v = (torch.from_numpy(x)[None, None].to(getattr(torch, dtype)) for x in peers_data.tensors(n, dim))
     causal = mask == "causal"
     if kind == "sdpa":
-        return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)[0, 0].numpy()
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        return lambda: sdpa(q, k, v, is_causal=causal)[0, 0].float().numpy()
     return lambda: authors.attention(q, k, v, causal, authors.ATTEND[kind])[0, 0].numpy()

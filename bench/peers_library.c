@@ -3,6 +3,7 @@
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
+#include "elements.h"
 #include "pool.h"
 
 #include <string.h>
@@ -24,12 +25,20 @@ const char *peer_version(void) {
 #endif
 }
 
-// kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "fixed" (default, tolerance 0). NULL where this machine cannot.
-// What is opened lives until the process ends.
-void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t dim, const float *q,
-                const float *k, const float *v, float *out) {
+static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
+  hyperattn_input input = {malloc(elements_size(n * dim, dtype)), dtype, 0, 0, (ptrdiff_t)dim};
+  if (input.data) elements_write(x, n * dim, dtype, (void *)(uintptr_t)input.data);
+  return input;
+}
+
+// kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "fixed" (default, tolerance 0); dtype: of queries, keys
+// and values, but the queries of q8_0 are f32. NULL where this machine cannot. What is opened lives until the process
+// ends.
+void *peer_open(const char *kind, const char *dtype, int threads, int causal, int64_t n, int64_t dim,
+                const float *q, const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);
-  if (!p || !pool_open(&p->workers, threads)) return NULL;
+  hyperattn_dtype type;
+  if (!p || !elements_named(dtype, &type) || !pool_open(&p->workers, threads)) return NULL;
   p->params = strcmp(kind, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
   p->params.tolerance = 0;
   if (!strcmp(kind, "exact") || !strcmp(kind, "avx2")) p->params.method = HYPERATTN_EXACT;
@@ -37,9 +46,9 @@ void *peer_open(const char *kind, int threads, int causal, int64_t n, int64_t di
   p->problem.batch = p->problem.n_heads = p->problem.n_kv_heads = 1;
   p->problem.n_query = p->problem.n_key = n, p->problem.head_dim = p->problem.value_dim = dim;
   p->problem.causal = causal;
-  p->problem.query.data = q, p->problem.query.row_stride = (ptrdiff_t)dim;
-  p->problem.key.data = k, p->problem.key.row_stride = (ptrdiff_t)dim;
-  p->problem.value.data = v, p->problem.value.row_stride = (ptrdiff_t)dim;
+  p->problem.query = input_of(q, n, dim, type == HYPERATTN_Q8_0 ? HYPERATTN_F32 : type);
+  p->problem.key = input_of(k, n, dim, type), p->problem.value = input_of(v, n, dim, type);
+  if (!p->problem.query.data || !p->problem.key.data || !p->problem.value.data) return NULL;
   p->problem.out.data = out, p->problem.out.row_stride = (ptrdiff_t)dim;
   p->parallel.n_workers = threads, p->parallel.context = &p->workers, p->parallel.parallel_for = pool_for;
   p->bytes = hyperattn_workspace_size(&p->problem, &p->params, threads);

@@ -17,20 +17,6 @@ float half_to_float(uint16_t half) {
   return sign ? -x : x;
 }
 
-uint16_t float_to_half(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffffu;
-  if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
-  if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);
-  if (size < 0x38800000u) {  // subnormal: adding 1/2 leaves the half's fraction, rounded, in the last bits
-    float sum = bits_to_float(size) + 0.5f;
-    memcpy(&bits, &sum, sizeof bits);
-    return (uint16_t)(sign | (bits - 0x3f000000u));
-  }
-  return (uint16_t)(sign | (size + 0xfffu + (size >> 13 & 1) - 0x38000000u) >> 13);
-}
-
 static uint32_t u16_at(const unsigned char *b) { return (uint32_t)b[0] | (uint32_t)b[1] << 8; }
 static uint32_t u32_at(const unsigned char *b) { return u16_at(b) | u16_at(b + 2) << 16; }
 static float half_at(const unsigned char *b) { return half_to_float((uint16_t)u16_at(b)); }

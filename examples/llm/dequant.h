@@ -16,6 +16,5 @@ const dequant_format *dequant_find(uint32_t type);  // NULL: not one of the abov
 void dequant(const dequant_format *format, const unsigned char *bytes, int64_t n_blocks, float *to);
 
 float half_to_float(uint16_t half);
-uint16_t float_to_half(float x);  // to nearest even; beyond the range infinity
 
 #endif

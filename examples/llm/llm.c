@@ -31,6 +31,7 @@ static const char usage[] =
     "several\n"
     "  --min-seq-len N        shorter regions are exact (default: the preset's)\n"
     "  --tolerance X          of the default preset; 0: a fixed number of keys (default: the preset's)\n"
+    "  --cache T              f32, f16, bf16 or q8_0: what keys and values are kept in (default: f32)\n"
     "  --rope-base X          rotary base in place of the model's\n"
     "  --rope-scale X         positions are divided by X\n"
     "  --threads N            (default: as many as the machine runs at once)\n"
@@ -39,7 +40,7 @@ static const char usage[] =
     "  --heads L/H[,L/H...]  --out FOLDER  --prefix NAME                dump\n";
 
 typedef struct options {
-  const char *command, *model, *text, *attention, *layers, *prompt, *heads, *out, *prefix;
+  const char *command, *model, *text, *attention, *layers, *cache, *prompt, *heads, *out, *prefix;
   int64_t context, min_seq_len, threads, tokens, seed;
   double tolerance, rope_base, rope_scale, temperature;  // negative: not given
   int repeat, cycle, chat, csv;
@@ -85,7 +86,8 @@ static void set_option(const option *o, const char *value) {
 }
 
 static options read_options(int argc, char **argv) {
-  options o = {.attention = "exact", .layers = "all", .out = ".", .prefix = "", .tokens = 64};
+  options o = {
+      .attention = "exact", .layers = "all", .cache = "f32", .out = ".", .prefix = "", .tokens = 64};
   o.tolerance = o.rope_base = o.rope_scale = -1;
   o.threads = sysconf(_SC_NPROCESSORS_ONLN);
   const option table[] = {
@@ -93,6 +95,7 @@ static options read_options(int argc, char **argv) {
       {.name = "--text", .text = &o.text},
       {.name = "--attention", .text = &o.attention},
       {.name = "--layers", .text = &o.layers},
+      {.name = "--cache", .text = &o.cache},
       {.name = "--prompt", .text = &o.prompt},
       {.name = "--heads", .text = &o.heads},
       {.name = "--out", .text = &o.out},
@@ -148,6 +151,7 @@ static int next_item(const char **list, char *item, size_t room) {
 
 typedef struct engine {
   options o;
+  hyperattn_dtype cache;
   gguf file;
   model m;
   tokenizer t;
@@ -158,6 +162,7 @@ typedef struct engine {
 static void engine_open(engine *e, const options *o) {
   llm_error error;
   e->o = *o;
+  if (!elements_named(o->cache, &e->cache)) misuse("--cache is f32, f16, bf16 or q8_0, not", o->cache);
   if (!gguf_open(&e->file, o->model, &error)) die("%s", error.text);
   if (!tokenizer_open(&e->t, &e->file, &error) || !model_open(&e->m, &e->file, &error))
     die("the model: %s", error.text);
@@ -364,7 +369,7 @@ static void run_perplexity(engine *e) {
   method *methods = choose_methods(e, &n_methods);
   int32_t *tokens = read_window(e, &n);
   session s;
-  if (!session_open(&s, &e->m, &e->parallel, n, 0, &error)) die("%s", error.text);
+  if (!session_open(&s, &e->m, &e->parallel, n, 0, e->cache, &error)) die("%s", error.text);
   if (n > e->m.trained_context && o->rope_base < 0 && o->rope_scale < 0)
     fprintf(stderr,
             "llm: the model was trained for %" PRId64
@@ -377,8 +382,8 @@ static void run_perplexity(engine *e) {
         "prefill_seconds,tokens_per_second,attention_seconds,attention_share,attention_speedup\n");
   else
     printf("%s%s: %" PRId64 " tokens, %" PRId64
-           " layers, %d threads, %s, products by %s\n%-9s %6s %10s %11s %8s %9s %10s %7s %8s\n",
-           o->text, o->repeat ? ", first half twice" : "", n, e->m.n_layers, e->threads.n_workers,
+           " layers, %s cache, %d threads, %s, products by %s\n%-9s %6s %10s %11s %8s %9s %10s %7s %8s\n",
+           o->text, o->repeat ? ", first half twice" : "", n, e->m.n_layers, o->cache, e->threads.n_workers,
            hyperattn_isa_name(hyperattn_detect_isa()), matmul_name(), "attention", "layers", "perplexity",
            "second half", "ratio", "tokens/s", "attention s", "share", "speedup");
   baseline exact = {0, 0};
@@ -436,7 +441,7 @@ static void run_generate(engine *e) {
   if (!tokens) die("%s", "out of memory");
   if (n < 1) die("%s", "the prompt is empty");
   session s;
-  if (!session_open(&s, &e->m, &e->parallel, n + o->tokens, 1, &error)) die("%s", error.text);
+  if (!session_open(&s, &e->m, &e->parallel, n + o->tokens, 1, e->cache, &error)) die("%s", error.text);
   method with = choose_method(e, o->attention, o->layers), exact = choose_method(e, "exact", "all");
   float *logits = allocate((size_t)e->m.n_vocab, sizeof *logits);
 
@@ -508,10 +513,11 @@ static void run_dump(engine *e) {
   llm_error error;
   int64_t n, layer, head;
   if (!o->heads) misuse("dump wants --heads", NULL);
+  if (e->cache != HYPERATTN_F32) misuse("dump takes what an f32 cache holds, not", o->cache);
   for (const char *heads = o->heads; next_head(e, &heads, &layer, &head);) continue;
   int32_t *tokens = read_window(e, &n);
   session s;
-  if (!session_open(&s, &e->m, &e->parallel, n, 0, &error)) die("%s", error.text);
+  if (!session_open(&s, &e->m, &e->parallel, n, 0, e->cache, &error)) die("%s", error.text);
   method with = choose_method(e, o->attention, o->layers);
   dump d = {e, &s, n};
   s.on_ready = dump_layer, s.ready_context = &d;

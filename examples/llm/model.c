@@ -12,7 +12,7 @@
 // Most rows that one task carries through the products before or after attention: the BLAS packs the
 // weights once per slab. And the partial results of a reduction, which compilers keep in vector
 // registers.
-enum { SLAB = 1024, LANES = 16 };
+enum { SLAB = 1024, LANES = 16, MODEL_MAX_HEAD_DIM = 576 };
 
 double seconds_now(void) {
   struct timespec t;
@@ -135,8 +135,8 @@ static int read_model(model *m, const gguf *file, llm_error *error) {
   gguf_integer(file, "llama.attention.key_length", &m->head_dim);
   int64_t value_length = m->head_dim;
   gguf_integer(file, "llama.attention.value_length", &value_length);
-  if (m->n_kv_heads < 1 || m->n_heads % m->n_kv_heads || m->head_dim < 1 || m->head_dim > 576 ||
-      value_length != m->head_dim)
+  if (m->n_kv_heads < 1 || m->n_heads % m->n_kv_heads || m->head_dim < 1 ||
+      m->head_dim > MODEL_MAX_HEAD_DIM || value_length != m->head_dim)
     return llm_fail(error, "its heads do not fit: %lld, of them %lld for keys, %lld dimensions each",
                     (long long)m->n_heads, (long long)m->n_kv_heads, (long long)m->head_dim);
   double epsilon = 1e-5;
@@ -184,13 +184,16 @@ void model_close(model *m) {
 static float *floats(int64_t n) { return malloc((size_t)n * sizeof(float)); }
 
 int session_open(session *s, const model *m, const hyperattn_parallel *threads, int64_t capacity,
-                 int keeps_all, llm_error *error) {
+                 int keeps_all, hyperattn_dtype dtype, llm_error *error) {
   int64_t width = m->n_heads * m->head_dim, kv_width = m->n_kv_heads * m->head_dim;
   *s = (session){.m = m, .threads = threads, .capacity = capacity, .n_slots = keeps_all ? m->n_layers : 1};
+  s->dtype = dtype;
+  if (dtype == HYPERATTN_Q8_0 && m->head_dim % 32)
+    return llm_fail(error, "heads are no multiple of Q8_0's blocks");
   s->scratch_floats = least(SLAB, capacity) * (m->dim + 2 * m->hidden + width + 2 * kv_width);
   int64_t for_losses = SESSION_LOSS_ROWS * (m->dim + m->n_vocab);
   if (s->scratch_floats < for_losses) s->scratch_floats = for_losses;
-  s->cache = floats(s->n_slots * 2 * kv_width * capacity);
+  s->cache = malloc(elements_size(s->n_slots * 2 * kv_width * capacity, dtype));
   s->hidden = floats(capacity * m->dim);
   s->query = floats(capacity * width), s->mixed = floats(capacity * width);
   s->rotation = floats(capacity * m->rope_dims);
@@ -216,15 +219,16 @@ void session_close(session *s) {
   *s = (session){0};
 }
 
-static float *cache_rows(const session *s, int64_t layer, int is_value, int64_t kv_head) {
+static unsigned char *cache_row(const session *s, int64_t layer, int is_value, int64_t kv_head,
+                                int64_t position) {
   int64_t row = ((layer % s->n_slots) * 2 + is_value) * s->m->n_kv_heads + kv_head;
-  return s->cache + row * s->capacity * s->m->head_dim;
+  return s->cache + elements_size((row * s->capacity + position) * s->m->head_dim, s->dtype);
 }
-const float *session_keys(const session *s, int64_t layer, int64_t kv_head) {
-  return cache_rows(s, layer, 0, kv_head);
+const void *session_keys(const session *s, int64_t layer, int64_t kv_head) {
+  return cache_row(s, layer, 0, kv_head, 0);
 }
-const float *session_values(const session *s, int64_t layer, int64_t kv_head) {
-  return cache_rows(s, layer, 1, kv_head);
+const void *session_values(const session *s, int64_t layer, int64_t kv_head) {
+  return cache_row(s, layer, 1, kv_head, 0);
 }
 
 static void in_parallel(const session *s, int64_t n_tasks, hyperattn_task task, void *arg) {
@@ -290,6 +294,7 @@ static void before_attention(void *arg, int64_t slab, int worker) {
   int64_t first = slab * run->slab, rows = least(run->slab, run->n - first), d = m->head_dim;
   int64_t width = m->n_heads * d, kv_width = m->n_kv_heads * d, all = width + 2 * kv_width;
   float *normed = s->scratch + worker * s->scratch_floats, *qkv = normed + run->slab * m->dim;
+  float rotated[MODEL_MAX_HEAD_DIM];
   norm(m, s->hidden + first * m->dim, run->layer->attention_norm, rows, normed);
   matmul(qkv, all, normed, m->dim, run->layer->qkv, rows, m->dim, all, 0);
   for (int64_t r = 0; r < rows; r++) {
@@ -298,9 +303,9 @@ static void before_attention(void *arg, int64_t slab, int worker) {
     for (int64_t h = 0; h < m->n_heads; h++)
       rotate(s, row + h * d, position, s->query + (first + r) * width + h * d);
     for (int64_t h = 0; h < m->n_kv_heads; h++) {
-      rotate(s, row + width + h * d, position, cache_rows(s, run->index, 0, h) + position * d);
-      memcpy(cache_rows(s, run->index, 1, h) + position * d, row + width + kv_width + h * d,
-             (size_t)d * sizeof(float));
+      rotate(s, row + width + h * d, position, rotated);
+      elements_write(rotated, d, s->dtype, cache_row(s, run->index, 0, h, position));
+      elements_write(row + width + kv_width + h * d, d, s->dtype, cache_row(s, run->index, 1, h, position));
     }
   }
 }
@@ -335,6 +340,7 @@ static int attend(const layer_run *run, const hyperattn_params *params, llm_erro
   problem.query.head_stride = problem.out.head_stride = m->head_dim;
   problem.query.row_stride = problem.out.row_stride = m->n_heads * m->head_dim;
   problem.key.data = session_keys(s, run->index, 0), problem.value.data = session_values(s, run->index, 0);
+  problem.key.dtype = problem.value.dtype = s->dtype;
   problem.key.head_stride = problem.value.head_stride = s->capacity * m->head_dim;
   problem.key.row_stride = problem.value.row_stride = m->head_dim;
 

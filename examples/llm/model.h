@@ -4,6 +4,8 @@
 #define LLM_MODEL_H
 
 #include "gguf.h"
+
+#include "elements.h"
 #include "hyperattn.h"
 
 typedef struct model_layer {
@@ -37,7 +39,8 @@ typedef struct session {
   const hyperattn_parallel *threads;
   int64_t capacity, n_past;  // n_past: tokens already in the cache
   int64_t n_slots;           // of the cache: n_layers, or 1 that the layers share
-  float *cache;              // [slot][key, value][kv head][capacity][head_dim]
+  hyperattn_dtype dtype;     // of the cache
+  unsigned char *cache;      // [slot][key, value][kv head][capacity][head_dim]
   float *hidden;             // [capacity][dim], after the last layer of the last run, not normed
   float *query, *mixed;      // [capacity][heads head_dim]: queries, rotated; attention's result
   float *rotation;           // [capacity][rope_dims / 2][cosine, sine]
@@ -53,7 +56,7 @@ typedef struct session {
 } session;
 
 int session_open(session *s, const model *m, const hyperattn_parallel *threads, int64_t capacity,
-                 int keeps_all, llm_error *error);
+                 int keeps_all, hyperattn_dtype dtype, llm_error *error);
 void session_close(session *s);
 
 // Runs n further tokens through all layers. Attention in layer i follows params[i].
@@ -61,8 +64,8 @@ int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_pa
                 llm_error *error);
 
 // The first of a head's rows in the cache; rows follow one another.
-const float *session_keys(const session *s, int64_t layer, int64_t kv_head);
-const float *session_values(const session *s, int64_t layer, int64_t kv_head);
+const void *session_keys(const session *s, int64_t layer, int64_t kv_head);
+const void *session_values(const session *s, int64_t layer, int64_t kv_head);
 
 // losses[i] = -ln p(next[i] | window up to row i) for n rows of the last run, from row `first` on.
 void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses);

@@ -1,0 +1,66 @@
+// Rows of floats as rows of any of hyperattn.h's dtypes: what an engine does once, as it fills its cache.
+#ifndef EXAMPLES_ELEMENTS_H
+#define EXAMPLES_ELEMENTS_H
+
+#include "hyperattn.h"
+
+#include <math.h>
+#include <string.h>
+
+static inline uint32_t float_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline uint16_t float_to_half(float x) {
+  uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
+  if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);
+  if (size < 0x38800000u)  // subnormal: adding 1/2 leaves the half's fraction, rounded, in the last bits
+    return (uint16_t)(sign | (float_bits(fabsf(x) + 0.5f) - 0x3f000000u));
+  return (uint16_t)(sign | (size + 0xfffu + (size >> 13 & 1) - 0x38000000u) >> 13);
+}
+
+static inline uint16_t float_to_bf16(float x) {
+  uint32_t bits = float_bits(x);
+  return (uint16_t)(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// A block of Q8_0: 32 values over a scale that takes the largest of them to 127.
+static inline void write_q8_0(const float *x, unsigned char *to) {
+  float most = 0;
+  for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[i]));
+  float d = most / 127;
+  uint16_t scale = float_to_half(d);
+  memcpy(to, &scale, sizeof scale);
+  for (int i = 0; i < 32; i++) to[2 + i] = (unsigned char)(signed char)lrintf(d > 0 ? x[i] / d : 0);
+}
+
+// n elements, a multiple of 32 for Q8_0.
+static inline size_t elements_size(int64_t n, hyperattn_dtype dtype) {
+  return dtype == HYPERATTN_F32    ? (size_t)n * 4
+         : dtype == HYPERATTN_Q8_0 ? (size_t)n / 32 * 34
+                                   : (size_t)n * 2;
+}
+static inline void elements_write(const float *x, int64_t n, hyperattn_dtype dtype, void *to) {
+  uint16_t *halves = (uint16_t *)to;
+  if (dtype == HYPERATTN_F32) memcpy(to, x, (size_t)n * sizeof *x);
+  for (int64_t i = 0; i < n && dtype == HYPERATTN_F16; i++) halves[i] = float_to_half(x[i]);
+  for (int64_t i = 0; i < n && dtype == HYPERATTN_BF16; i++) halves[i] = float_to_bf16(x[i]);
+  for (int64_t i = 0; i < n && dtype == HYPERATTN_Q8_0; i += 32)
+    write_q8_0(x + i, (unsigned char *)to + i / 32 * 34);
+}
+
+// The dtype of a name, which HYPERATTN_F32 .. Q8_0 index; 0 if there is none of that name.
+static const char *const element_names[] = {"f32", "f16", "bf16", "q8_0"};
+static inline int elements_named(const char *name, hyperattn_dtype *dtype) {
+  for (int i = 0; i < 4; i++)
+    if (!strcmp(name, element_names[i])) {
+      *dtype = (hyperattn_dtype)i;
+      return 1;
+    }
+  return 0;
+}
+
+#endif
