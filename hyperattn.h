@@ -118,9 +118,16 @@
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave that code out
    SIMD
-     AVX-512 (F, VL, BW, DQ), AVX2 with FMA, and NEON kernels are compiled in by gcc and clang whatever the
-     flags; which runs is decided at run time (CPUID and what the system saves), or by params.isa. Others
-     get plain C. Results differ between ISAs by rounding; hash buckets do not.
+     AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
+     whatever the flags; which runs is decided at run time (CPUID and what the system saves), or by
+     params.isa. Others get plain C. Results differ between ISAs by rounding; hash buckets do not.
+     Where queries, keys and values are BF16, products are AMX's (Linux, if the process has asked for them:
+     examples/amx.h), or vdpbf16ps where that is faster (AMD), or ARMv8.6's where the compiler's flags allow.
+   DTYPES
+     Any mix; a row that is not float32 is widened, exactly, when it is met, a chunk of 64 keys at a time.
+     Results are those of the same call on float32 tensors with the same numbers, bit for bit, and out is
+     rounded once, at the end. The kernels of BF16 products sum in float32 as well, but round the weights
+     e^(s - max) to BF16 (relative 2^-9 each, lse untouched) and take denormals as zero.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (authors: encode).
@@ -308,8 +315,10 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  HYPERATTN_ISA_AVX512_BF16,
-  HYPERATTN_ISA_NEON
+  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, elsewhere AVX-512 */
+  HYPERATTN_ISA_NEON,
+  HYPERATTN_ISA_AMX_BF16 /* the same by AMX tiles. AUTO takes them where the process has asked Linux for them:
+                            syscall(SYS_arch_prctl, 0x1023, 18) */
 } hyperattn_isa;
 
 /* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method =
@@ -463,6 +472,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_AVX512_BF16 1
 #else
 #define HAI_AVX512_BF16 0
+#endif
+#if HAI_AVX512_BF16 && defined(__linux__) && \
+    ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define HAI_AMX 1
+#else
+#define HAI_AMX 0
 #endif
 #if HAI_X86_64 && !defined(HYPERATTN_NO_AVX2)
 #define HAI_AVX2 1
@@ -750,12 +765,16 @@ typedef struct hai_kernel {
      m = -inf: nothing seen yet. NaN in a visible score makes l NaN. */
   void (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                   int end, float *m, float *l, float *factor);
-  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Kernels of bfloat16 round the
-     weights to it, into HAI_CHUNK / 2 further rows of score. */
+  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Kernels of bfloat16 round
+     the weights to it, behind the scores. */
   void (*values)(float *score, int n_keys, const void *const *value, int64_t dim, const float *factor,
                  int begin, int end, float *o);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
+  int room; /* rows that values needs behind the HAI_CHUNK rows of score */
+  /* NULL, or what the thread does before and after a task that uses the kernel. */
+  void (*enter)(void);
+  void (*leave)(void);
 } hai_kernel;
 
 /* ---- Scalar: the specification ---- */
@@ -868,7 +887,10 @@ static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
                                              hai_scores_scalar,
                                              hai_softmax_scalar,
                                              hai_values_scalar,
-                                             hai_sum_lanes_scalar};
+                                             hai_sum_lanes_scalar,
+                                             0,
+                                             NULL,
+                                             NULL};
 
 #if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 
@@ -1312,10 +1334,21 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 }
 
 HAI_KERNEL(avx512, 8)
-static const hai_kernel hai_kernel_avx512 = {
-    HYPERATTN_ISA_AVX512, HYPERATTN_F32,       HAI_LANES_avx512,  HAI_WIDTH_avx512,  4,
-    hai_widen_avx512,     hai_pack_avx512,     hai_unpack_avx512, hai_scores_avx512, hai_softmax_avx512,
-    hai_values_avx512,    hai_sum_lanes_avx512};
+static const hai_kernel hai_kernel_avx512 = {HYPERATTN_ISA_AVX512,
+                                             HYPERATTN_F32,
+                                             HAI_LANES_avx512,
+                                             HAI_WIDTH_avx512,
+                                             4,
+                                             hai_widen_avx512,
+                                             hai_pack_avx512,
+                                             hai_unpack_avx512,
+                                             hai_scores_avx512,
+                                             hai_softmax_avx512,
+                                             hai_values_avx512,
+                                             hai_sum_lanes_avx512,
+                                             0,
+                                             NULL,
+                                             NULL};
 #endif
 
 /* ---- AVX-512 BF16: the same tile of pairs ---- */
@@ -1376,7 +1409,161 @@ static const hai_kernel hai_kernel_avx512_bf16 = {HYPERATTN_ISA_AVX512_BF16,
                                                   hai_scores_bf16_avx512bf,
                                                   hai_softmax_avx512,
                                                   hai_values_bf16_avx512bf,
-                                                  hai_sum_lanes_avx512};
+                                                  hai_sum_lanes_avx512,
+                                                  HAI_CHUNK / 2,
+                                                  NULL,
+                                                  NULL};
+#endif
+
+/* ---- AMX: the same products, 16 x 16 sums of 32 products at a time ----
+   A tile register holds 16 rows of 64 bytes. Scores: 16 keys x 32 coordinates, as they lie, by the packed
+   pairs of 16 queries. Values: 16 coordinates x 32 keys, transposed, by the pairs of weights of 16 queries.
+   Tiles 0 to 2 are sums, one for each register of lanes; 3 is the left factor, 4 to 6 are the right ones.
+   head_dim is a multiple of 32, value_dim of 16. */
+
+#if HAI_AMX
+#define HAI_TARGET_amx \
+  __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")))
+#define HAI_AMX_ROWS 16                   /* of a tile register */
+#define HAI_AMX_PRODUCTS 32               /* that a sum takes at a time */
+#define HAI_AMX_TILE 256                  /* floats in 16 rows of 64 bytes */
+#define HAI_AMX_ROOM (HAI_CHUNK / 2 + 11) /* weights; two tiles: values in pairs, and transposed */
+
+HAI_TARGET_amx static void hai_enter_amx(void) {
+  static const struct {
+    uint8_t palette, start, none[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16}};
+  _tile_loadconfig(&shape);
+}
+HAI_TARGET_amx static void hai_leave_amx(void) { _tile_release(); }
+
+/* Sums 0 .. n - 1 += tile 3 by the pairs at `right` [16][lanes]. */
+HAI_TARGET_amx HAI_INLINE void hai_dot_amx(const float *right, int n) {
+  const int stride = HAI_LANES_avx512 * (int)sizeof(float);
+  _tile_loadd(4, right, stride);
+  _tile_dpbf16ps(0, 3, 4);
+  if (n < 2) return;
+  _tile_loadd(5, right + 16, stride);
+  _tile_dpbf16ps(1, 3, 5);
+  if (n < 3) return;
+  _tile_loadd(6, right + 32, stride);
+  _tile_dpbf16ps(2, 3, 6);
+}
+HAI_TARGET_amx HAI_INLINE void hai_load_sums_amx(const float *from, int n) { /* [16][lanes] */
+  const int stride = HAI_LANES_avx512 * (int)sizeof(float);
+  _tile_loadd(0, from, stride);
+  if (n > 1) _tile_loadd(1, from + 16, stride);
+  if (n > 2) _tile_loadd(2, from + 32, stride);
+}
+HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
+  const int stride = HAI_LANES_avx512 * (int)sizeof(float);
+  _tile_stored(0, to, stride);
+  if (n > 1) _tile_stored(1, to + 16, stride);
+  if (n > 2) _tile_stored(2, to + 32, stride);
+}
+/* gcc's loads of tiles do not say that they read memory. */
+#define HAI_AMX_FENCE() __asm__ volatile("" ::: "memory")
+
+/* The distance of 16 rows from one another; 0 if they are fewer, or if it varies. */
+static ptrdiff_t hai_even_rows(const void *const *row, int n) {
+  ptrdiff_t stride = n > 1 ? (const char *)row[1] - (const char *)row[0] : 0;
+  int i;
+  if (n < HAI_AMX_ROWS) return 0;
+  for (i = 2; i < HAI_AMX_ROWS; i++)
+    if ((const char *)row[i] - (const char *)row[i - 1] != stride) return 0;
+  return stride;
+}
+
+HAI_TARGET_amx static void hai_scores_amx(const float *query, int64_t dim, const void *const *key,
+                                          int n_keys, int begin, int end, float *score) {
+  unsigned char copy[HAI_AMX_ROWS][64];
+  const float *factor = query + dim / 2 * HAI_LANES_avx512;
+  int n = (end - begin) / HAI_WIDTH_avx512, i, j, r;
+  int64_t t;
+  for (j = 0; j < n_keys; j += HAI_AMX_ROWS) {
+    int rows = n_keys - j < HAI_AMX_ROWS ? n_keys - j : HAI_AMX_ROWS;
+    ptrdiff_t stride = hai_even_rows(key + j, rows);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    for (t = 0; t < dim; t += HAI_AMX_PRODUCTS) {
+      for (r = 0; r < rows && !stride; r++)
+        HYPERATTN_MEMCPY(copy[r], (const uint16_t *)key[j + r] + t, sizeof copy[r]);
+      for (; r < HAI_AMX_ROWS && !stride; r++) HYPERATTN_MEMSET(copy[r], 0, sizeof copy[r]);
+      HAI_AMX_FENCE();
+      if (stride)
+        _tile_loadd(3, (const uint16_t *)key[j] + t, stride);
+      else
+        _tile_loadd(3, copy, 64);
+      hai_dot_amx(query + t / 2 * HAI_LANES_avx512 + begin, n);
+    }
+    hai_store_sums_amx(score + (int64_t)j * HAI_LANES_avx512 + begin, n);
+  }
+  for (j = 0; j < n_keys; j++, score += HAI_LANES_avx512)
+    for (i = begin; i < end; i += HAI_WIDTH_avx512)
+      hai_store_avx512(score + i, hai_mul_avx512(hai_load_avx512(score + i), hai_load_avx512(factor + i)));
+}
+
+/* Coordinates at .. at + 15 of n <= 32 values, absent ones as zeros: to[coordinate][key]. */
+HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, int64_t at, float *pair,
+                                               float *to) {
+  const __m512i zip = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                       22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const void *row[HAI_AMX_ROWS];
+  int r;
+  int64_t t;
+  for (r = 0; r < HAI_AMX_ROWS; r++, pair += 16) {
+    __m256i a = _mm256_setzero_si256(), b = a;
+    if (2 * r < n)
+      a = _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)value[2 * r] + at));
+    if (2 * r + 1 < n)
+      b = _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)value[2 * r + 1] + at));
+    hai_store_avx512(pair, _mm512_castsi512_ps(_mm512_permutexvar_epi16(
+                               zip, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1))));
+    row[r] = pair;
+  }
+  for (t = 0; t < 16; t += 4, to += 64) {
+    __m512 x0 = hai_gather4_avx512(row, t), x1 = hai_gather4_avx512(row + 1, t);
+    __m512 x2 = hai_gather4_avx512(row + 2, t), x3 = hai_gather4_avx512(row + 3, t);
+    hai_transpose4_avx512(&x0, &x1, &x2, &x3);
+    hai_store_avx512(to, x0), hai_store_avx512(to + 16, x1);
+    hai_store_avx512(to + 32, x2), hai_store_avx512(to + 48, x3);
+  }
+}
+
+HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *const *value, int64_t dim,
+                                          const float *factor, int begin, int end, float *o) {
+  float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
+  float *pair = weight + HAI_CHUNK / 2 * HAI_LANES_avx512, *turned = pair + HAI_AMX_TILE;
+  int n = (end - begin) / HAI_WIDTH_avx512, pairs = (n_keys + 1) / 2, i, j, r;
+  int64_t t;
+  hai_pair_weights_avx512bf(score, n_keys, begin, end, weight);
+  for (; pairs % HAI_AMX_ROWS; pairs++)
+    HYPERATTN_MEMSET(weight + pairs * HAI_LANES_avx512, 0, HAI_LANES_avx512 * sizeof(float));
+  for (t = 0; t < dim; t += HAI_AMX_ROWS, o += HAI_AMX_ROWS * HAI_LANES_avx512) {
+    for (r = 0; r < HAI_AMX_ROWS; r++)
+      for (i = begin; i < end; i += HAI_WIDTH_avx512) {
+        float *at = o + r * HAI_LANES_avx512 + i;
+        hai_store_avx512(at, hai_mul_avx512(hai_load_avx512(at), hai_load_avx512(factor + i)));
+      }
+    HAI_AMX_FENCE();
+    hai_load_sums_amx(o + begin, n);
+    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS) {
+      hai_turn_values_amx(value + j, n_keys - j, t, pair, turned);
+      HAI_AMX_FENCE();
+      _tile_loadd(3, turned, 64);
+      hai_dot_amx(weight + j / 2 * HAI_LANES_avx512 + begin, n);
+    }
+    hai_store_sums_amx(o + begin, n);
+  }
+}
+
+static const hai_kernel hai_kernel_amx = {
+    HYPERATTN_ISA_AMX_BF16, HYPERATTN_BF16,         HAI_LANES_avx512,  HAI_WIDTH_avx512, 4,
+    hai_widen_avx512,       hai_pack_bf16_avx512bf, hai_unpack_avx512, hai_scores_amx,   hai_softmax_avx512,
+    hai_values_amx,         hai_sum_lanes_avx512,   HAI_AMX_ROOM,      hai_enter_amx,    hai_leave_amx};
 #endif
 
 /* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
@@ -1463,10 +1650,21 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 }
 
 HAI_KERNEL(avx2, 4)
-static const hai_kernel hai_kernel_avx2 = {
-    HYPERATTN_ISA_AVX2, HYPERATTN_F32,     HAI_LANES_avx2,  HAI_WIDTH_avx2,  4,
-    hai_widen_avx2,     hai_pack_avx2,     hai_unpack_avx2, hai_scores_avx2, hai_softmax_avx2,
-    hai_values_avx2,    hai_sum_lanes_avx2};
+static const hai_kernel hai_kernel_avx2 = {HYPERATTN_ISA_AVX2,
+                                           HYPERATTN_F32,
+                                           HAI_LANES_avx2,
+                                           HAI_WIDTH_avx2,
+                                           4,
+                                           hai_widen_avx2,
+                                           hai_pack_avx2,
+                                           hai_unpack_avx2,
+                                           hai_scores_avx2,
+                                           hai_softmax_avx2,
+                                           hai_values_avx2,
+                                           hai_sum_lanes_avx2,
+                                           0,
+                                           NULL,
+                                           NULL};
 #endif
 
 /* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
@@ -1547,10 +1745,21 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 }
 
 HAI_KERNEL(neon, 8)
-static const hai_kernel hai_kernel_neon = {
-    HYPERATTN_ISA_NEON, HYPERATTN_F32,     HAI_LANES_neon,  HAI_WIDTH_neon,  4,
-    hai_widen_neon,     hai_pack_neon,     hai_unpack_neon, hai_scores_neon, hai_softmax_neon,
-    hai_values_neon,    hai_sum_lanes_neon};
+static const hai_kernel hai_kernel_neon = {HYPERATTN_ISA_NEON,
+                                           HYPERATTN_F32,
+                                           HAI_LANES_neon,
+                                           HAI_WIDTH_neon,
+                                           4,
+                                           hai_widen_neon,
+                                           hai_pack_neon,
+                                           hai_unpack_neon,
+                                           hai_scores_neon,
+                                           hai_softmax_neon,
+                                           hai_values_neon,
+                                           hai_sum_lanes_neon,
+                                           0,
+                                           NULL,
+                                           NULL};
 #endif
 
 /* ---- NEON BF16 (ARMv8.6), where the compiler may use it everywhere: the same tile of pairs ---- */
@@ -1597,10 +1806,21 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_pair *p
 }
 
 HAI_KERNEL_BF16(neonbf)
-static const hai_kernel hai_kernel_neon_bf16 = {
-    HYPERATTN_ISA_NEON,     HYPERATTN_BF16,       HAI_LANES_neon,  HAI_WIDTH_neon,         4,
-    hai_widen_neon,         hai_pack_bf16_neonbf, hai_unpack_neon, hai_scores_bf16_neonbf, hai_softmax_neon,
-    hai_values_bf16_neonbf, hai_sum_lanes_neon};
+static const hai_kernel hai_kernel_neon_bf16 = {HYPERATTN_ISA_NEON,
+                                                HYPERATTN_BF16,
+                                                HAI_LANES_neon,
+                                                HAI_WIDTH_neon,
+                                                4,
+                                                hai_widen_neon,
+                                                hai_pack_bf16_neonbf,
+                                                hai_unpack_neon,
+                                                hai_scores_bf16_neonbf,
+                                                hai_softmax_neon,
+                                                hai_values_bf16_neonbf,
+                                                hai_sum_lanes_neon,
+                                                HAI_CHUNK / 2,
+                                                NULL,
+                                                NULL};
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -1610,14 +1830,15 @@ static const hai_kernel hai_kernel_neon_bf16 = {
 
 /* ---- CPU detection and choice ---- */
 
-/* FAST: bfloat16 products are faster than float32's multiply-adds, as on AMD's cores; on Intel's they are half as
-   fast. */
+/* FAST: bfloat16 products are faster than float32's multiply-adds, as on AMD's cores; on Intel's they are
+   half as fast. */
 enum {
   HAI_CPU_KNOWN = 1,
   HAI_CPU_AVX2 = 2,
   HAI_CPU_AVX512 = 4,
   HAI_CPU_AVX512_BF16 = 8,
-  HAI_CPU_AVX512_BF16_FAST = 16
+  HAI_CPU_AVX512_BF16_FAST = 16,
+  HAI_CPU_AMX = 32
 };
 
 #if HAI_AVX512 || HAI_AVX2
@@ -1639,7 +1860,7 @@ static uint64_t hai_xcr0(void) {
 static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
   uint32_t r[4], leaves;
   uint64_t saved;
-  int features = HAI_CPU_KNOWN, is_amd;
+  int features = HAI_CPU_KNOWN, is_amd, has_tiles;
   cpuid(0, 0, r);
   leaves = r[0];
   is_amd = r[1] == 0x68747541u && r[3] == 0x69746e65u && r[2] == 0x444d4163u; /* "AuthenticAMD" */
@@ -1655,9 +1876,12 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   if ((saved & 0xe6) != 0xe6) return features;
   if ((r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) /* F, DQ, BW, VL */
     features |= HAI_CPU_AVX512;
+  has_tiles = (r[3] >> 22 & 1) && (r[3] >> 24 & 1) && (saved & 0x60000) == 0x60000; /* BF16, TILE */
   if (!(features & HAI_CPU_AVX512) || !r[0]) return features;
   cpuid(7, 1, r);
-  if (r[0] >> 5 & 1) features |= HAI_CPU_AVX512_BF16 | (is_amd ? HAI_CPU_AVX512_BF16_FAST : 0);
+  if (!(r[0] >> 5 & 1)) return features;
+  if (has_tiles) features |= HAI_CPU_AMX;
+  features |= HAI_CPU_AVX512_BF16 | (is_amd ? HAI_CPU_AVX512_BF16_FAST : 0);
   return features;
 }
 
@@ -1674,11 +1898,33 @@ static int hai_cpu(void) {
 }
 #endif
 
+#if HAI_AMX
+/* Has the process asked Linux for AMX's registers? Whoever uses them without has done something illegal. The
+   answer can turn to yes at any time, never back, so only yes is remembered, and no size depends on it. */
+static int hai_amx_permitted(void) {
+  static int word;
+  uint64_t mask = 0;
+  long result = 158; /* arch_prctl */
+  if (!(hai_cpu() & HAI_CPU_AMX)) return 0;
+  if (__atomic_load_n(&word, __ATOMIC_RELAXED)) return 1;
+  __asm__ volatile("syscall" /* ARCH_GET_XCOMP_PERM */
+                   : "+a"(result)
+                   : "D"(0x1022L), "S"(&mask)
+                   : "rcx", "r11", "memory");
+  if (result || !(mask >> 18 & 1)) return 0;
+  __atomic_store_n(&word, 1, __ATOMIC_RELAXED);
+  return 1;
+}
+#endif
+
 /* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. It reads float32. */
 static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int any = isa == HYPERATTN_ISA_AUTO;
 #if HAI_AVX512_BF16
   if (isa == HYPERATTN_ISA_AVX512_BF16 && (hai_cpu() & HAI_CPU_AVX512_BF16)) return &hai_kernel_avx512;
+#endif
+#if HAI_AMX
+  if (isa == HYPERATTN_ISA_AMX_BF16 && hai_amx_permitted()) return &hai_kernel_avx512;
 #endif
 #if HAI_AVX512
   if ((any || isa == HYPERATTN_ISA_AVX512) && (hai_cpu() & HAI_CPU_AVX512)) return &hai_kernel_avx512;
@@ -1692,17 +1938,32 @@ static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : NULL;
 }
 
-/* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the faster one. */
-static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa) {
+/* May AMX's kernel be chosen now, or, once the process asks for it, later? */
+static int hai_may_use_amx(hyperattn_isa isa, int64_t head_dim, int64_t value_dim) {
+#if HAI_AMX
+  return (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_AMX_BF16) && (hai_cpu() & HAI_CPU_AMX) &&
+         head_dim % HAI_AMX_PRODUCTS == 0 && value_dim % HAI_AMX_ROWS == 0;
+#else
+  (void)isa, (void)head_dim, (void)value_dim;
+  return 0;
+#endif
+}
+
+/* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the fastest one. */
+static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, int64_t head_dim, int64_t value_dim) {
+#if HAI_AMX
+  if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;
+#endif
+  if (head_dim % 2) return NULL;
 #if HAI_AVX512_BF16
-  if (isa == HYPERATTN_ISA_AVX512_BF16 ||
+  if (isa == HYPERATTN_ISA_AVX512_BF16 || isa == HYPERATTN_ISA_AMX_BF16 ||
       (isa == HYPERATTN_ISA_AUTO && (hai_cpu() & HAI_CPU_AVX512_BF16_FAST)))
     return &hai_kernel_avx512_bf16;
 #endif
 #if HAI_NEON_BF16
   if (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon_bf16;
 #endif
-  (void)isa;
+  (void)isa, (void)value_dim;
   return NULL;
 }
 
@@ -1778,6 +2039,7 @@ typedef struct hai_plan {
   hyperattn_params params;  /* counts clamped, window 0 for full attention */
   const hai_kernel *kernel; /* for rows in float32, */
   const hai_kernel *reader; /* and for rows of the problem, as `lanes` and `width` are; perhaps the same */
+  int may_use_amx;          /* sizes provide for it, and for doing without */
   float scale;
   int64_t heads_per_kv;
   int64_t square, query_skip, key_skip; /* queries and keys that lie before the square */
@@ -1939,7 +2201,7 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   if (!hai_finite(p->cap_epsilon) || p->cap_epsilon < 0.0f || !hai_finite(p->cap_kappa) ||
       p->cap_kappa < 0.0f)
     return HYPERATTN_ERROR_CAP;
-  if ((int)p->isa < HYPERATTN_ISA_AUTO || (int)p->isa > HYPERATTN_ISA_NEON) return HYPERATTN_ERROR_ISA;
+  if ((int)p->isa < HYPERATTN_ISA_AUTO || (int)p->isa > HYPERATTN_ISA_AMX_BF16) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;
@@ -2332,9 +2594,9 @@ static void hai_resolve_layout(hai_plan *plan) {
 }
 
 /* Can products take queries, keys and values as they are, in bfloat16? */
-static int hai_reads_bf16(const hyperattn_problem *p) {
+static int hai_all_bf16(const hyperattn_problem *p) {
   return p->query.dtype == HYPERATTN_BF16 && p->key.dtype == HYPERATTN_BF16 &&
-         p->value.dtype == HYPERATTN_BF16 && p->head_dim % 2 == 0;
+         p->value.dtype == HYPERATTN_BF16;
 }
 
 /* Everything about a call that needs no pointer and no stride. */
@@ -2348,7 +2610,10 @@ static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *pro
   plan->problem = problem;
   plan->params = *params;
   plan->kernel = hai_kernel_of(params->isa);
-  plan->reader = hai_reads_bf16(problem) ? hai_kernel_of_bf16(params->isa) : NULL;
+  plan->reader =
+      hai_all_bf16(problem) ? hai_kernel_of_bf16(params->isa, problem->head_dim, problem->value_dim) : NULL;
+  plan->may_use_amx =
+      hai_all_bf16(problem) && hai_may_use_amx(params->isa, problem->head_dim, problem->value_dim);
   if (!plan->reader) plan->reader = plan->kernel;
   plan->scale = problem->scale != 0.0f ? problem->scale : 1.0f / hai_sqrt((float)problem->head_dim);
   plan->heads_per_kv = problem->n_heads / problem->n_kv_heads;
@@ -2642,10 +2907,15 @@ static int64_t hai_line_dim(const hai_plan *plan) {
   return is_float ? 0 : hai_max(p->head_dim, p->value_dim);
 }
 static int64_t hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, int64_t dim) {
-  return dtype == HYPERATTN_F32 || dtype == plan->reader->dtype ? 0 : HAI_CHUNK * dim;
+  int is_read = dtype == HYPERATTN_F32 || (dtype == plan->reader->dtype && !plan->may_use_amx);
+  return is_read ? 0 : HAI_CHUNK * dim;
 }
 static int64_t hai_score_rows(const hai_plan *plan) {
-  return plan->reader->dtype == HYPERATTN_F32 ? HAI_CHUNK : HAI_CHUNK * 3 / 2;
+  int room = plan->reader->room;
+#if HAI_AMX
+  if (plan->may_use_amx) room = (int)hai_max(room, hai_kernel_amx.room);
+#endif
+  return HAI_CHUNK + room;
 }
 /* Bytes of what the tiles of a task share. */
 static uint64_t hai_chunk_bytes(const hai_plan *plan) {
@@ -2717,7 +2987,7 @@ static float *hai_line(const hai_tile *tile, int i) {
 /* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
 static const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, int64_t row, int64_t j) {
   const char *at = rows->first + (ptrdiff_t)row * rows->stride;
-  if (!rows->room) return at;
+  if (rows->dtype == HYPERATTN_F32 || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
   return rows->room + j * rows->dim;
 }
@@ -4309,7 +4579,9 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
 
 static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
   hai_job job;
-  switch (hai_job_at(&job, plan, workspace, phase, index, worker)) {
+  hai_stage stage = hai_job_at(&job, plan, workspace, phase, index, worker);
+  if (plan->reader->enter) plan->reader->enter();
+  switch (stage) {
     case HAI_STAGE_EXACT: hai_stage_exact(&job); break;
     case HAI_STAGE_HASH: hai_stage_hash(&job); break;
     case HAI_STAGE_ORDER: hai_stage_order(&job); break;
@@ -4329,6 +4601,7 @@ static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t in
     case HAI_STAGE_CAP: hai_stage_cap(&job); break;
     case HAI_STAGE_ATTEND: hai_stage_attend(&job); break;
   }
+  if (plan->reader->leave) plan->reader->leave();
 }
 
 /* ==== 12. Entry points =============================================================================== */
@@ -4511,7 +4784,7 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
 }
 
 HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
-  const hai_kernel *bf16 = hai_kernel_of_bf16(HYPERATTN_ISA_AUTO);
+  const hai_kernel *bf16 = hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, HAI_MAX_DIM, HAI_MAX_DIM);
   return (bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO))->isa;
 }
 
@@ -4523,6 +4796,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
     case HYPERATTN_ISA_AVX512: return "avx512";
     case HYPERATTN_ISA_AVX512_BF16: return "avx512-bf16";
     case HYPERATTN_ISA_NEON: return "neon";
+    case HYPERATTN_ISA_AMX_BF16: return "amx-bf16";
     default: return "unknown";
   }
 }
@@ -4650,6 +4924,13 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef hai_gather4_neonbf
 #undef hai_transpose4_neonbf
 #undef hai_pack_rest_neonbf
+#undef HAI_AMX
+#undef HAI_AMX_FENCE
+#undef HAI_AMX_PRODUCTS
+#undef HAI_AMX_ROOM
+#undef HAI_AMX_ROWS
+#undef HAI_AMX_TILE
+#undef HAI_TARGET_amx
 #undef HAI_X86_64
 #undef HAI_ZERO
 #undef HAI_ZERO_1

@@ -14,6 +14,7 @@
 #include "hyperattn.h"
 
 #include "activations.h"
+#include "amx.h"
 #include "elements.h"
 #include "pool.h"
 
@@ -282,7 +283,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[i], "--min-seq-len"))
       o.min_seq_len = atoll(value), i++;
     else if (!strcmp(argv[i], "--isa")) {
-      for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_NEON; isa++)
+      for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_AMX_BF16; isa++)
         if (!strcmp(hyperattn_isa_name((hyperattn_isa)isa), value)) o.isa = (hyperattn_isa)isa;
       i++;
     } else {
@@ -290,6 +291,7 @@ int main(int argc, char **argv) {
       return 2;
     }
   }
+  ask_for_amx();
   if (!hai_kernel_of(o.isa)) fprintf(stderr, "this machine has no such kernel\n"), exit(1);
   o.peak = peak(hai_kernel_of(o.isa)->isa);
   if (o.csv)

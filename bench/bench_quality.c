@@ -4,13 +4,14 @@
 //                 [--preset default|fixed|paper|all] [--seeds K] [--threads N] [--csv FILE] [--front]
 //                 [--min-seq-len N] [--block-size N] [--sample-size N] [--heavy-keys N] [--probe-queries N]
 //                 [--query-group N] [--key-group N] [--order sortlsh|position|probed]
-//                 [--sampling uniform|value-norm|column-mass] [--tolerance X]
+//                 [--sampling uniform|value-norm|column-mass] [--tolerance X] [--dtype f32|f16|bf16|q8_0]
 //
 // "fixed" is the default preset with tolerance 0. The parameters change default and fixed, and the paper's
 // where it is the only preset asked for; --min-seq-len changes all. It is 1024, and 2048 for the essay by a
 // fixed budget. Without --qkv the essay is the one head of examples/data. Seeds move the library's choices
 // and the made data. --front sweeps the budget instead, at min_seq_len 1024; bench/plot.py --quality draws
-// what --csv wrote of it.
+// what --csv wrote of it. --dtype: of queries (f32 for q8_0), keys and values; errors are against the float32
+// data.
 //
 // error       |out - exact| / |exact|, Frobenius; 2nd half: over the second half of the queries
 // of bound    the operator norm of out - exact over |D^-1 A| |V|, the paper's measure
@@ -21,6 +22,7 @@
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
+#include "amx.h"
 #include "quality_measure.h"
 
 #include <unistd.h>
@@ -352,6 +354,7 @@ static int read_option(bench *b, const char *name, const char *value) {
   if (!strcmp(name, "--set")) return (b->sets = read_sets(value)) != 0;
   if (!strcmp(name, "--order")) return (b->order = one_of(value, order_names, 3)) >= 0;
   if (!strcmp(name, "--sampling")) return (b->sampling = one_of(value, sampling_names, 3)) >= 0;
+  if (!strcmp(name, "--dtype")) return elements_named(value, &b->run.dtype);
   if (!strcmp(name, "--tolerance")) return number(value, 0, 1e6, &b->tolerance);
   if (!strcmp(name, "--seeds") && whole(value, 1, MAX_SEEDS, &count)) return (b->seeds = (int)count) > 0;
   if (!strcmp(name, "--threads") && whole(value, 1, 1024, &count)) return (b->run.threads = (int)count) > 0;
@@ -440,6 +443,7 @@ int main(int argc, char **argv) {
   b.block_size = b.sample_size = b.heavy_keys = b.probe_queries = b.query_group = b.key_group =
       b.min_seq_len = -1;
   b.order = b.sampling = -1, b.run.threads = 1;
+  ask_for_amx();
   read_options(&b, argc, argv);
   b.run.with_bound = !b.front;
   find_sources(&b);

@@ -40,7 +40,7 @@ ggml() {
 
 library() {
   made=$peers/lib/hyperattn-$1$2.so
-  [ ! -e "$made" ] || [ -n "$(find hyperattn.h examples/pool.h examples/elements.h bench/peers_library.c -newer "$made")" ] || return 0
+  [ ! -e "$made" ] || [ -n "$(find hyperattn.h examples/pool.h examples/elements.h examples/amx.h bench/peers_library.c -newer "$made")" ] || return 0
   "$1" -std=c11 "$2" -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L -I. -Iexamples bench/peers_library.c -o "$made"
 }
 

@@ -3,6 +3,7 @@
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
+#include "amx.h"
 #include "elements.h"
 #include "pool.h"
 
@@ -38,6 +39,7 @@ void *peer_open(const char *kind, const char *dtype, int threads, int causal, in
                 const float *q, const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);
   hyperattn_dtype type;
+  ask_for_amx();
   if (!p || !elements_named(dtype, &type) || !pool_open(&p->workers, threads)) return NULL;
   p->params = strcmp(kind, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
   p->params.tolerance = 0;

@@ -2,6 +2,7 @@
 #ifndef QUALITY_MEASURE_H
 #define QUALITY_MEASURE_H
 
+#include "elements.h"
 #include "pool.h"
 #include "quality_data.h"
 
@@ -80,6 +81,7 @@ typedef struct point {  // one choice of parameters
 
 typedef struct runner {
   int threads, with_bound;
+  hyperattn_dtype dtype;        // of what is attended to approximately; queries of q8_0 are f32
   double worst_row, worst_lse;  // of exact attention against double
   pool workers;
   hyperattn_parallel parallel;
@@ -107,6 +109,13 @@ static hyperattn_problem problem_of(const head *h, float *out, float *lse) {
   p.query.data = h->q, p.key.data = h->k, p.value.data = h->v, p.out.data = out, p.lse = lse;
   p.query.row_stride = p.key.row_stride = p.value.row_stride = p.out.row_stride = HEAD_DIM;
   return p;
+}
+
+static hyperattn_input as_dtype(hyperattn_input x, int64_t n, hyperattn_dtype dtype) {
+  void *data = allocate(elements_size(n * HEAD_DIM, dtype));
+  elements_write((const float *)x.data, n * HEAD_DIM, dtype, data);
+  x.data = data, x.dtype = dtype;
+  return x;
 }
 
 // Seconds of the best of some runs.
@@ -264,6 +273,8 @@ static result measure(runner *run, const source *s, const head *h, const truth *
   result r;
   float *out = new_rows(h->n), *lse = allocate((size_t)h->n * sizeof *lse);
   hyperattn_problem p = problem_of(h, out, lse);
+  p.query = as_dtype(p.query, h->n, run->dtype == HYPERATTN_Q8_0 ? HYPERATTN_F32 : run->dtype);
+  p.key = as_dtype(p.key, h->n, run->dtype), p.value = as_dtype(p.value, h->n, run->dtype);
   hyperattn_params params = pt->params;
   int64_t half = h->n / 2;
   double pairs = h->causal ? (double)(h->n + 1) / 2 : (double)h->n, sum = 0, high = 0;
@@ -293,7 +304,8 @@ static result measure(runner *run, const source *s, const head *h, const truth *
   r.at[ALPHA] = (double)report.alpha, r.at[KAPPA] = (double)report.kappa;
   r.at[ESCALATED] = (double)report.escalated, r.at[EXACT] = (double)report.exact;
   r.at[SHARE] = r.at[KEYS] / pairs;
-  free(out), free(lse);
+  free((void *)(uintptr_t)p.query.data), free((void *)(uintptr_t)p.key.data);
+  free((void *)(uintptr_t)p.value.data), free(out), free(lse);
   return r;
 }
 

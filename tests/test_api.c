@@ -457,10 +457,10 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT(a->cap_epsilon = -1.0f, CAP);
   EXPECT(a->cap_kappa = NAN, CAP);
   EXPECT(a->cap_epsilon = 1.0f, CAP_CAUSAL);
-  EXPECT(a->isa = (hyperattn_isa)6, ISA);
+  EXPECT(a->isa = (hyperattn_isa)7, ISA);
   EXPECT((a->method = HYPERATTN_EXACT, a->block_size = -1), BLOCK_SIZE); /* also where unused */
   int absent = 0;
-  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++)
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++)
     if (!hai_kernel_of((hyperattn_isa)isa)) {
       EXPECT(a->isa = (hyperattn_isa)isa, ISA_ABSENT);
       absent++;

@@ -1,4 +1,5 @@
 /* Element types: every conversion of 16 bits, and every mix of tensors. */
+#include "../examples/amx.h"
 #include "support.h"
 
 /* ---- Conversions, against arithmetic on the numbers' definition ---- */
@@ -158,7 +159,8 @@ static void assert_mix_equals_floats(hyperattn_params params, int is_every, int6
     for (int k = 0; k < 4; k++)
       for (int v = 0; v < 4; v++) {
         int is_bf16 = q == HYPERATTN_BF16 && k == HYPERATTN_BF16 && v == HYPERATTN_BF16;
-        if (is_bf16 && hai_kernel_of_bf16(params.isa)) continue; /* not widened: tested below */
+        if (is_bf16 && hai_kernel_of_bf16(params.isa, head_dim, value_dim))
+          continue; /* not widened: tested below */
         if (!is_every && (q + k + v) % 5) continue;
         call c = new_call(1, 4, 2, n_query, n_key, head_dim, value_dim, causal, 7), mixed;
         int64_t q_stride, k_stride, v_stride;
@@ -326,12 +328,21 @@ static void test_merging_halves(void **state) {
 
 /* ---- Kernels that read bfloat16 ---- */
 
-/* The ISA whose kernel reads bfloat16 here, or AUTO where there is none. */
-static hyperattn_isa bf16_isa(void) {
-  static const hyperattn_isa candidates[] = {HYPERATTN_ISA_AVX512_BF16, HYPERATTN_ISA_NEON};
-  for (int i = 0; i < 2; i++)
-    if (hai_kernel_of(candidates[i]) && hai_kernel_of_bf16(candidates[i])) return candidates[i];
-  return HYPERATTN_ISA_AUTO;
+/* The ISAs whose kernels read bfloat16; which of them are here; and the one under test, AUTO where there is none. */
+static const hyperattn_isa bf16_isas[] = {HYPERATTN_ISA_AVX512_BF16, HYPERATTN_ISA_AMX_BF16,
+                                          HYPERATTN_ISA_NEON};
+static hyperattn_isa bf16_isa = HYPERATTN_ISA_AUTO;
+
+static void for_each_bf16_isa(void (*test)(void)) {
+  for (int i = 0; i < 3; i++) {
+    bf16_isa = bf16_isas[i];
+    if (hai_kernel_of(bf16_isa) && hai_kernel_of_bf16(bf16_isa, 576, 576))
+      test();
+    else
+      print_message("SKIP: no %s here\n", hyperattn_isa_name(bf16_isa));
+  }
+  bf16_isa = HYPERATTN_ISA_AUTO; /* whatever that is */
+  test();
 }
 
 /* Scores are products of bfloat16 summed in float32, whatever the scale; weights are rounded to bfloat16, sums of
@@ -350,42 +361,41 @@ static void assert_bf16_kernel(int64_t n_query, int64_t n_key, int64_t head_dim,
   set_input(&c.problem.query, query, HYPERATTN_BF16, 4, n_query, head_dim);
   set_input(&c.problem.key, key, HYPERATTN_BF16, 2, n_key, head_dim);
   set_input(&c.problem.value, value, HYPERATTN_BF16, 2, n_key, value_dim);
-  c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa();
+  c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa;
   run(&c);
   assert_below(lse_error(c.lse, lse, lse_size(&c.problem)), 3e-6);
   double error = relative_error(c.out, out, out_size(&c.problem));
   assert_below(error, 0x1p-9);
-  if (bf16_isa() != HYPERATTN_ISA_AUTO && head_dim % 2 == 0 && n_key > 1)
+  if (bf16_isa != HYPERATTN_ISA_AUTO && head_dim % 2 == 0 && n_key > 1)
     assert_above(error, 1e-5); /* it was that kernel */
   free(out), free(lse), free(query), free(key), free(value);
   free_call(&c);
 }
 
-static void test_bf16_kernel(void **state) {
-  (void)state;
-  if (bf16_isa() == HYPERATTN_ISA_AUTO) print_message("SKIP: no bfloat16 kernel here\n");
+static void check_bf16_kernel(void) {
   assert_bf16_kernel(70, 90, 64, 64, 1, 0.0f);
   assert_bf16_kernel(5, 67, 40, 33, 0,
                      0.37f); /* an odd number of keys, coordinates beyond eights, any scale */
   assert_bf16_kernel(131, 200, 2, 1, 1, -1.3f);
   assert_bf16_kernel(9, 33, 33, 8, 0, 0.0f); /* an odd head_dim: widened */
   assert_bf16_kernel(1, 1, 128, 128, 1, 0.0f);
+  assert_bf16_kernel(97, 150, 96, 48, 1, 0.0f); /* the shapes that AMX takes, counts that fill no tile */
+  assert_bf16_kernel(60, 79, 32, 16, 0, 0.7f);
 }
 
 /* A row does not feel, to the bit, an infinite or NaN value that it may not see. */
-static void test_bf16_kernel_hides_bad_values(void **state) {
+static void check_that_bad_values_are_hidden(void) {
   static const uint16_t bad[] = {0x7f80, 0x7fc0, 0xff80};
   call c = new_call(1, 2, 1, 60, 60, 32, 20, 1, 33);
   int64_t stride;
   float clean[2 * 60 * 20];
-  (void)state;
   void *query = encode(c.q, 120, 32, HYPERATTN_BF16, &stride),
        *key = encode(c.k, 60, 32, HYPERATTN_BF16, &stride);
   uint16_t *value = (uint16_t *)encode(c.v, 60, 20, HYPERATTN_BF16, &stride);
   set_input(&c.problem.query, query, HYPERATTN_BF16, 2, 60, 32);
   set_input(&c.problem.key, key, HYPERATTN_BF16, 1, 60, 32);
   set_input(&c.problem.value, value, HYPERATTN_BF16, 1, 60, 20);
-  c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa();
+  c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa;
   run(&c);
   memcpy(clean, c.out, sizeof clean);
   for (int b = 0; b < 3; b++)
@@ -408,11 +418,10 @@ static void test_bf16_kernel_hides_bad_values(void **state) {
 
 /* Approximated regions: the same choices as by the float32 kernel but for ties, the same error within its rounding,
    and the same bits by any slice. */
-static void test_bf16_kernel_approximates_alike(void **state) {
+static void check_approximation(void) {
   call c = new_call(1, 1, 1, 400, 400, 32, 32, 1, 41);
   int64_t stride;
   float plain[400 * 32];
-  (void)state;
   void *query = encode(c.q, 400, 32, HYPERATTN_BF16, &stride),
        *key = encode(c.k, 400, 32, HYPERATTN_BF16, &stride);
   void *value = encode(c.v, 400, 32, HYPERATTN_BF16, &stride);
@@ -425,7 +434,7 @@ static void test_bf16_kernel_approximates_alike(void **state) {
   set_input(&c.problem.query, query, HYPERATTN_BF16, 1, 400, 32);
   set_input(&c.problem.key, key, HYPERATTN_BF16, 1, 400, 32);
   set_input(&c.problem.value, value, HYPERATTN_BF16, 1, 400, 32);
-  c.params.isa = bf16_isa();
+  c.params.isa = bf16_isa;
   run(&c);
   double want[400 * 32];
   for (int i = 0; i < 400 * 32; i++) want[i] = (double)plain[i];
@@ -434,7 +443,21 @@ static void test_bf16_kernel_approximates_alike(void **state) {
   free_call(&c);
 }
 
+static void test_bf16_kernels(void **state) {
+  (void)state;
+  for_each_bf16_isa(check_bf16_kernel);
+}
+static void test_bf16_kernels_hide_bad_values(void **state) {
+  (void)state;
+  for_each_bf16_isa(check_that_bad_values_are_hidden);
+}
+static void test_bf16_kernels_approximate_alike(void **state) {
+  (void)state;
+  for_each_bf16_isa(check_approximation);
+}
+
 int main(int argc, char **argv) {
+  ask_for_amx();
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_half_widens_exactly),
@@ -445,9 +468,9 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_mistakes_of_dtypes),
       cmocka_unit_test(test_negative_strides_of_q8_0),
       cmocka_unit_test(test_merging_halves),
-      cmocka_unit_test(test_bf16_kernel),
-      cmocka_unit_test(test_bf16_kernel_hides_bad_values),
-      cmocka_unit_test(test_bf16_kernel_approximates_alike),
+      cmocka_unit_test(test_bf16_kernels),
+      cmocka_unit_test(test_bf16_kernels_hide_bad_values),
+      cmocka_unit_test(test_bf16_kernels_approximate_alike),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

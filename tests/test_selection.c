@@ -403,7 +403,7 @@ static void test_pairing_in_two_levels(void **state) {
 
 /* ---- CPU detection: what the processor says and what the system saves, by fakes ---- */
 #if defined(__x86_64__) && !defined(HYPERATTN_NO_SIMD)
-static uint32_t fake_leaves, fake_1_ecx, fake_7_ebx, fake_7_1_eax;
+static uint32_t fake_leaves, fake_1_ecx, fake_7_ebx, fake_7_edx, fake_7_1_eax;
 static const char *fake_vendor = "GenuineIntel"; /* ebx, edx, ecx */
 static uint64_t fake_saved;
 static int fake_asked_xcr0;
@@ -414,7 +414,8 @@ static void fake_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
     memcpy(&r[1], fake_vendor, 4), memcpy(&r[3], fake_vendor + 4, 4), memcpy(&r[2], fake_vendor + 8, 4);
   }
   if (leaf == 1) r[2] = fake_1_ecx;
-  if (leaf == 7 && subleaf == 0) r[1] = fake_7_ebx, r[0] = fake_7_1_eax ? 1 : 0; /* eax: the last subleaf */
+  if (leaf == 7 && subleaf == 0)
+    r[1] = fake_7_ebx, r[3] = fake_7_edx, r[0] = fake_7_1_eax ? 1 : 0; /* eax: the last subleaf */
   if (leaf == 7 && subleaf == 1) {
     assert_true(fake_7_1_eax); /* else it is not there */
     r[0] = fake_7_1_eax;
@@ -455,6 +456,14 @@ static void test_detection(void **state) {
   assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX512_BF16);
   assert_int_equal(fake(7, base, all, 0x07), HAI_CPU_KNOWN | HAI_CPU_AVX2);
   assert_int_equal(fake(7, base, all & ~vl, 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2);
+  fake_7_edx = 1u << 22 | 1u << 24; /* AMX: both of its bits, both of its states */
+  assert_int_equal(fake(7, base, all, 0x600e7), best | HAI_CPU_AVX512_BF16 | HAI_CPU_AMX);
+  assert_int_equal(fake(7, base, all, 0x400e7), best | HAI_CPU_AVX512_BF16);
+  assert_int_equal(fake(7, base, all, 0x200e7), best | HAI_CPU_AVX512_BF16);
+  fake_7_edx = 1u << 22;
+  assert_int_equal(fake(7, base, all, 0x600e7), best | HAI_CPU_AVX512_BF16);
+  fake_7_edx = 1u << 24;
+  assert_int_equal(fake(7, base, all, 0x600e7), best | HAI_CPU_AVX512_BF16);
   fake_vendor = "AuthenticAMD";
   assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX512_BF16 | HAI_CPU_AVX512_BF16_FAST);
   fake_7_1_eax = ~(1u << 5);

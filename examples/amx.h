@@ -1,0 +1,18 @@
+// AMX's registers are large, so Linux gives them only to processes that ask. hyperattn.h does not: this is the
+// application's affair. Once asked for, HYPERATTN_ISA_AUTO uses them where queries, keys and values are BF16.
+#ifndef EXAMPLES_AMX_H
+#define EXAMPLES_AMX_H
+
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+long syscall(long number, ...);
+
+static inline int ask_for_amx(void) {  // 1: granted
+  const long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#else
+static inline int ask_for_amx(void) { return 0; }
+#endif
+
+#endif
