@@ -771,7 +771,8 @@ typedef struct hai_kernel {
                  int begin, int end, float *o);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int room; /* rows that values needs behind the HAI_CHUNK rows of score */
+  int room; /* rows that values needs behind the HAI_CHUNK rows of score, */
+  int step; /* and what its dim is a multiple of */
   /* NULL, or what the thread does before and after a task that uses the kernel. */
   void (*enter)(void);
   void (*leave)(void);
@@ -889,6 +890,7 @@ static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
                                              hai_values_scalar,
                                              hai_sum_lanes_scalar,
                                              0,
+                                             1,
                                              NULL,
                                              NULL};
 
@@ -1347,6 +1349,7 @@ static const hai_kernel hai_kernel_avx512 = {HYPERATTN_ISA_AVX512,
                                              hai_values_avx512,
                                              hai_sum_lanes_avx512,
                                              0,
+                                             1,
                                              NULL,
                                              NULL};
 #endif
@@ -1411,6 +1414,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {HYPERATTN_ISA_AVX512_BF16,
                                                   hai_values_bf16_avx512bf,
                                                   hai_sum_lanes_avx512,
                                                   HAI_CHUNK / 2,
+                                                  1,
                                                   NULL,
                                                   NULL};
 #endif
@@ -1563,7 +1567,8 @@ HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *
 static const hai_kernel hai_kernel_amx = {
     HYPERATTN_ISA_AMX_BF16, HYPERATTN_BF16,         HAI_LANES_avx512,  HAI_WIDTH_avx512, 4,
     hai_widen_avx512,       hai_pack_bf16_avx512bf, hai_unpack_avx512, hai_scores_amx,   hai_softmax_avx512,
-    hai_values_amx,         hai_sum_lanes_avx512,   HAI_AMX_ROOM,      hai_enter_amx,    hai_leave_amx};
+    hai_values_amx,         hai_sum_lanes_avx512,   HAI_AMX_ROOM,      HAI_AMX_ROWS,     hai_enter_amx,
+    hai_leave_amx};
 #endif
 
 /* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
@@ -1663,6 +1668,7 @@ static const hai_kernel hai_kernel_avx2 = {HYPERATTN_ISA_AVX2,
                                            hai_values_avx2,
                                            hai_sum_lanes_avx2,
                                            0,
+                                           1,
                                            NULL,
                                            NULL};
 #endif
@@ -1758,6 +1764,7 @@ static const hai_kernel hai_kernel_neon = {HYPERATTN_ISA_NEON,
                                            hai_values_neon,
                                            hai_sum_lanes_neon,
                                            0,
+                                           1,
                                            NULL,
                                            NULL};
 #endif
@@ -1819,6 +1826,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {HYPERATTN_ISA_NEON,
                                                 hai_values_bf16_neonbf,
                                                 hai_sum_lanes_neon,
                                                 HAI_CHUNK / 2,
+                                                1,
                                                 NULL,
                                                 NULL};
 #endif
@@ -2889,14 +2897,24 @@ struct hai_tile {
   int64_t line_dim;
   int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
-  float log_weight[HAI_CHUNK], column[HAI_CHUNK];
+  float log_weight[HAI_CHUNK];
+  float *column; /* [chunk]: for the stage's use; [chunk][kernel->step] elements of values in a guard */
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
+
+static int64_t hai_column_floats(const hai_plan *plan) {
+#if HAI_AMX
+  if (plan->may_use_amx) return HAI_CHUNK * HAI_AMX_ROWS / 2;
+#endif
+  (void)plan;
+  return HAI_CHUNK;
+}
 
 static uint64_t hai_tile_bytes(const hai_plan *plan) {
   uint64_t lanes = (uint64_t)plan->kernel->lanes, head_dim = (uint64_t)plan->problem->head_dim;
   uint64_t floats = lanes * (head_dim + (uint64_t)plan->problem->value_dim + 6);
-  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 6 * HAI_ALIGN;
+  floats += (uint64_t)hai_column_floats(plan);
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
 }
 
 /* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
@@ -2962,6 +2980,7 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
   tile->l = hai_carve(at, lanes);
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
+  tile->column = hai_carve(at, hai_column_floats(plan));
   if (first) {
     tile->keys = first->keys, tile->values = first->values;
     tile->score = first->score, tile->key = first->key, tile->value = first->value;
@@ -3117,27 +3136,31 @@ static int hai_tile_clean(const hai_tile *tile) {
   return 1;
 }
 
-/* Is coordinate t of a value row that is hidden from some lane not finite? */
+/* Is any of the kernel's step of coordinates from t on, in a row that is hidden from some lane, not finite? */
 static int hai_tile_bad(const hai_tile *tile, int64_t t) {
+  hyperattn_dtype dtype = tile->kernel->dtype;
   uint64_t all = hai_lane_bits(0, tile->n);
   int j;
   for (j = 0; j < tile->n_keys; j++)
-    if ((tile->visible[j] & all) != all && !hai_finite(hai_get(tile->value[j], tile->kernel->dtype, t)))
+    if ((tile->visible[j] & all) != all &&
+        !hai_row_finite((const char *)tile->value[j] + (size_t)t * hai_unit_bytes(dtype), dtype,
+                        tile->kernel->step))
       return 1;
   return 0;
 }
 
 /* Values with a guard: 0 * inf is NaN, and a row must not feel a key that it may not see. Coordinates in
-   which a hidden value is not finite go through the kernel alone, that value as 0, and then to the lanes
-   that do see it; the order of sums, and so every other bit, stays. */
+   which a hidden value is not finite, as few as the kernel takes, go through it alone, such values as 0, and
+   then to the lanes that do see them; the order of sums, and so every other bit, stays. */
 static void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
-  int lanes = tile->kernel->lanes, i, j;
+  size_t bytes = hai_unit_bytes(dtype);
+  int lanes = tile->kernel->lanes, step = tile->kernel->step, i, j;
   int64_t t = 0, run;
   while (t < tile->value_dim) {
-    for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run++;
+    for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run += step;
     for (j = 0; j < tile->n_keys; j++) /* queries are packed: their rows are done with */
-      tile->row[j] = (const char *)tile->value[j] + (size_t)t * hai_unit_bytes(dtype);
+      tile->row[j] = (const char *)tile->value[j] + (size_t)t * bytes;
     if (run > t) {
       tile->kernel->values(tile->score, tile->n_keys, tile->row, run - t, tile->factor, tile->begin,
                            tile->end, tile->o + t * lanes);
@@ -3145,18 +3168,21 @@ static void hai_tile_values_guarded(hai_tile *tile) {
       continue;
     }
     for (j = 0; j < tile->n_keys; j++) {
-      float value = hai_get(tile->value[j], dtype, t);
-      hai_put(&tile->column[j], dtype, 0, hai_finite(value) ? value : 0.0f);
-      tile->row[j] = &tile->column[j];
+      char *kept = (char *)tile->column + (size_t)(j * step) * bytes;
+      for (i = 0; i < step; i++) {
+        float value = hai_get(tile->value[j], dtype, t + i);
+        hai_put(kept, dtype, i, hai_finite(value) ? value : 0.0f);
+      }
+      tile->row[j] = kept;
     }
-    tile->kernel->values(tile->score, tile->n_keys, tile->row, 1, tile->factor, tile->begin, tile->end,
+    tile->kernel->values(tile->score, tile->n_keys, tile->row, step, tile->factor, tile->begin, tile->end,
                          tile->o + t * lanes);
-    for (j = 0; j < tile->n_keys; j++) {
-      float value = hai_get(tile->value[j], dtype, t);
-      for (i = tile->begin; i < tile->end && !hai_finite(value); i++)
-        if (tile->visible[j] >> i & 1) tile->o[t * lanes + i] += tile->score[j * lanes + i] * value;
-    }
-    t++;
+    for (run = t + step; t < run; t++)
+      for (j = 0; j < tile->n_keys; j++) {
+        float value = hai_get(tile->value[j], dtype, t);
+        for (i = tile->begin; i < tile->end && !hai_finite(value); i++)
+          if (tile->visible[j] >> i & 1) tile->o[t * lanes + i] += tile->score[j * lanes + i] * value;
+      }
   }
 }
 

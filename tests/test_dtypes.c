@@ -384,36 +384,41 @@ static void check_bf16_kernel(void) {
 }
 
 /* A row does not feel, to the bit, an infinite or NaN value that it may not see. */
-static void check_that_bad_values_are_hidden(void) {
+static void check_that_bad_values_are_hidden_in(int dim) {
   static const uint16_t bad[] = {0x7f80, 0x7fc0, 0xff80};
-  call c = new_call(1, 2, 1, 60, 60, 32, 20, 1, 33);
+  call c = new_call(1, 2, 1, 60, 60, 32, dim, 1, 33);
   int64_t stride;
-  float clean[2 * 60 * 20];
+  float clean[2 * 60 * 48];
   void *query = encode(c.q, 120, 32, HYPERATTN_BF16, &stride),
        *key = encode(c.k, 60, 32, HYPERATTN_BF16, &stride);
-  uint16_t *value = (uint16_t *)encode(c.v, 60, 20, HYPERATTN_BF16, &stride);
+  uint16_t *value = (uint16_t *)encode(c.v, 60, dim, HYPERATTN_BF16, &stride);
   set_input(&c.problem.query, query, HYPERATTN_BF16, 2, 60, 32);
   set_input(&c.problem.key, key, HYPERATTN_BF16, 1, 60, 32);
-  set_input(&c.problem.value, value, HYPERATTN_BF16, 1, 60, 20);
+  set_input(&c.problem.value, value, HYPERATTN_BF16, 1, 60, dim);
   c.params.method = HYPERATTN_EXACT, c.params.isa = bf16_isa;
   run(&c);
-  memcpy(clean, c.out, sizeof clean);
+  memcpy(clean, c.out, (size_t)(120 * dim) * sizeof(float));
   for (int b = 0; b < 3; b++)
-    for (int t = 0; t < 20; t += 19) {
-      uint16_t good = value[37 * 20 + t];
-      value[37 * 20 + t] = bad[b];
+    for (int t = 0; t < dim; t += dim - 1) {
+      uint16_t good = value[37 * dim + t];
+      value[37 * dim + t] = bad[b];
       run(&c);
       for (int row = 0; row < 120; row++)
-        for (int k = 0; k < 20; k++) {
+        for (int k = 0; k < dim; k++) {
           if (row % 60 >= 37 && k == t)
-            assert_false(isfinite(c.out[row * 20 + k]));
+            assert_false(isfinite(c.out[row * dim + k]));
           else
-            assert_memory_equal(&c.out[row * 20 + k], &clean[row * 20 + k], sizeof(float));
+            assert_memory_equal(&c.out[row * dim + k], &clean[row * dim + k], sizeof(float));
         }
-      value[37 * 20 + t] = good;
+      value[37 * dim + t] = good;
     }
   free(query), free(key), free(value);
   free_call(&c);
+}
+
+static void check_that_bad_values_are_hidden(void) {
+  check_that_bad_values_are_hidden_in(20);
+  check_that_bad_values_are_hidden_in(48); /* AMX's */
 }
 
 /* Approximated regions: the same choices as by the float32 kernel but for ties, the same error within its rounding,
