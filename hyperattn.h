@@ -1493,9 +1493,8 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, int64_t dim, const
     _tile_zero(1);
     _tile_zero(2);
     for (t = 0; t < dim; t += HAI_AMX_PRODUCTS) {
-      for (r = 0; r < rows && !stride; r++)
+      for (r = 0; r < rows && !stride; r++) /* a row beyond them spoils a score that nobody reads */
         HYPERATTN_MEMCPY(copy[r], (const uint16_t *)key[j + r] + t, sizeof copy[r]);
-      for (; r < HAI_AMX_ROWS && !stride; r++) HYPERATTN_MEMSET(copy[r], 0, sizeof copy[r]);
       HAI_AMX_FENCE();
       if (stride)
         _tile_loadd(3, (const uint16_t *)key[j] + t, stride);
