@@ -116,7 +116,8 @@
      (examples/threads.c does both).
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
-     HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave that code out
+     HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
+     that code out
    SIMD
      AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
      whatever the flags; which runs is decided at run time (CPUID and what the system saves), or by
@@ -473,7 +474,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_AVX512_BF16 0
 #endif
-#if HAI_AVX512_BF16 && defined(__linux__) && \
+#if HAI_AVX512_BF16 && defined(__linux__) && !defined(HYPERATTN_NO_AMX) && \
     ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
 #define HAI_AMX 1
 #else
