@@ -35,6 +35,11 @@ static uint64_t test_random(uint64_t *state) { /* SplitMix64 */
 static double test_uniform(uint64_t *state) {
   return ((double)(test_random(state) >> 11) + 0.5) / 9007199254740992.0;
 }
+/* x as memory holds it: x87 and others compute floats with more digits, and some compilers keep those. */
+static float stored(float x) {
+  volatile float in_memory = x;
+  return in_memory;
+}
 static float test_gaussian(uint64_t *state) {
   double u = test_uniform(state), v = test_uniform(state);
   return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));

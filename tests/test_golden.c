@@ -26,7 +26,7 @@ static void *read_file(const char *folder, const char *name, size_t bytes) {
   snprintf(path, sizeof path, "%s/%s", folder, name);
   FILE *f = fopen(path, "rb");
   void *data = test_alloc(bytes);
-  if (!f || fread(data, 1, bytes, f) != bytes) fail_msg("cannot read %zu bytes of %s", bytes, path);
+  if (!f || fread(data, 1, bytes, f) != bytes) fail_msg("cannot read %s", path);
   fclose(f);
   return data;
 }
