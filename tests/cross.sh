@@ -1,0 +1,107 @@
+#!/bin/sh
+# Builds unit tests for another machine and runs them: cross.sh TARGET WORK TEST[:FILTER]...
+# Without arguments: the targets, one a line. Installs what is missing (by apt, as root); exit code 77, and a
+# line that says why, where that cannot be done.
+set -eu
+cd "$(dirname "$0")/.."
+
+# target | Debian packages | compiler, flags | what runs a program. armv7, i386 and wasm have a size_t of 32 bits,
+# s390x is big-endian. i386 with x87 keeps digits that a float has not, as gcc does without -std=c11.
+table() {
+  cat <<'END'
+aarch64      | gcc-aarch64-linux-gnu libc6-dev-arm64-cross     | aarch64-linux-gnu-gcc -static                             | qemu-aarch64
+aarch64_bf16 | gcc-aarch64-linux-gnu libc6-dev-arm64-cross     | aarch64-linux-gnu-gcc -static -march=armv8.2-a+bf16       | qemu-aarch64 -cpu max
+armv7        | gcc-arm-linux-gnueabihf libc6-dev-armhf-cross   | arm-linux-gnueabihf-gcc -static                           | qemu-arm
+riscv64      | gcc-riscv64-linux-gnu libc6-dev-riscv64-cross   | riscv64-linux-gnu-gcc -static                             | qemu-riscv64
+ppc64le      | gcc-powerpc64le-linux-gnu libc6-dev-ppc64el-cross | powerpc64le-linux-gnu-gcc -static                       | qemu-ppc64le
+s390x        | gcc-s390x-linux-gnu libc6-dev-s390x-cross       | s390x-linux-gnu-gcc -static                               | qemu-s390x
+i386         | gcc-i686-linux-gnu libc6-dev-i386-cross         | i686-linux-gnu-gcc -static -fexcess-precision=fast        | qemu-i386
+i386_sse2    | gcc-i686-linux-gnu libc6-dev-i386-cross         | i686-linux-gnu-gcc -static -msse2 -mfpmath=sse            | qemu-i386
+windows      | gcc-mingw-w64-x86-64 wine wine64                | x86_64-w64-mingw32-gcc -static                            | wine
+wasm         | emscripten nodejs                               | emcc -sNODERAWFS=1 -sSINGLE_FILE=1 -sALLOW_MEMORY_GROWTH=1 | node
+wasm_simd128 | emscripten nodejs                               | emcc -sNODERAWFS=1 -sSINGLE_FILE=1 -sALLOW_MEMORY_GROWTH=1 -msimd128 | node
+END
+}
+if [ $# = 0 ]; then
+  table | sed 's/ .*//'
+  exit
+fi
+
+target=$1
+mkdir -p "$2"
+work=$(cd "$2" && pwd)
+shift 2
+skip() { echo "SKIP: $target: $1"; exit 77; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+row=$(table | grep "^$target ") || { echo "cross.sh: no target $target" >&2; exit 1; }
+column() { echo "$row" | cut -d '|' -f "$1" | sed 's/^ *//; s/ *$//'; }
+packages=$(column 2) cc=$(column 3) run=$(column 4) suffix=
+case $run in
+qemu-*) packages="$packages qemu-user-static" ;;
+wine)
+  suffix=.exe
+  export WINEPREFIX="$work/wine" WINEDEBUG=-all WINEDLLOVERRIDES='mscoree=;mshtml=' # no downloads of its own
+  cc="$cc -D__USE_MINGW_ANSI_STDIO=1"
+  ;;
+node)
+  suffix=.js
+  export NODE_PATH=/usr/share/nodejs # where Debian's emcc has its modules, whoever's the node
+  cc="$cc -D_UINTPTR_T -D_UINTPTR_T_DEFINED" # for cmocka.h, which would define uintptr_t
+  ;;
+esac
+emulator() { # Debian's names of the static qemus, where these are the ones
+  if ! has "${run%% *}" && has "${run%% *}-static"; then run=$(echo "$run" | sed 's/^[^ ]*/&-static/'); fi
+  has "${run%% *}"
+}
+
+# Several targets may run at a time, and share one apt and one cmocka.
+shared=$(dirname "$work")/shared
+mkdir -p "$shared"
+locked() { if has flock; then flock "$shared" "$@"; else "$@"; fi; }
+if ! has "${cc%% *}" || ! emulator; then
+  has apt-get || skip "no ${cc%% *} or ${run%% *}, and no apt-get"
+  [ "$(id -u)" = 0 ] || skip "no ${cc%% *} or ${run%% *}, and not root"
+  install() {
+    DEBIAN_FRONTEND=noninteractive locked apt-get -o DPkg::Lock::Timeout=600 install -y -qq \
+      --no-install-recommends xz-utils $packages >"$work/apt.log" 2>&1
+  }
+  install || { locked apt-get update -qq && install; } || skip "apt-get cannot install $packages"
+  { has "${cc%% *}" && emulator; } || skip "no ${cc%% *} or ${run%% *} in $packages"
+fi
+
+# cmocka is built from the distribution's source: a foreign package is not to be had for every target. apt works in
+# a folder of ours and leaves its own lists as they are.
+if ! ls "$shared"/cmocka-*/src/cmocka.c >/dev/null 2>&1; then
+  has apt-get || skip "no apt-get to get cmocka's source"
+  cat >"$shared/get.sh" <<'END'
+set -eu
+cd "$1"
+! ls cmocka-*/src/cmocka.c >/dev/null 2>&1 || exit 0
+mkdir -p apt/lists/partial apt/cache/archives/partial
+apt-get indextargets --format '$(ORIGIN) deb-src $(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' |
+  sed -n 's/^Debian //p; s/^Ubuntu //p' | sort -u >apt/sources.list
+options="-qq -o Dir::Etc::SourceList=$1/apt/sources.list -o Dir::Etc::SourceParts=/dev/null
+  -o Dir::State::Lists=$1/apt/lists -o Dir::Cache=$1/apt/cache -o APT::Sandbox::User="
+apt-get $options update
+apt-get $options source --download-only cmocka
+tar xf cmocka_*.orig.tar.*z
+END
+  locked sh "$shared/get.sh" "$shared" >"$work/cmocka.log" 2>&1 || skip "cmocka's source cannot be had"
+fi
+cmocka=$(dirname "$(ls -d "$shared"/cmocka-*/src)")
+$cc -w -O1 -DHAVE_INTTYPES_H -DHAVE_SIGNAL_H -DHAVE_SNPRINTF -DHAVE_VSNPRINTF -I"$cmocka/include" \
+  -c "$cmocka/src/cmocka.c" -o "$work/cmocka.o"
+
+# A program that does nothing: does the emulator work at all, and does this machine need it (i386)?
+echo 'int main(void) { return 0; }' >"$work/nothing.c"
+$cc "$work/nothing.c" -o "$work/nothing$suffix"
+case $target in i386*) ! "$work/nothing" 2>/dev/null || run= ;; esac
+$run "$work/nothing$suffix" >"$work/nothing.log" 2>&1 || skip "$run runs no program here"
+
+for test; do # TEST:FILTER runs those of its cases whose names match
+  name=${test%%:*} filter=${test#"${test%%:*}"} program=$work/test_${test%%:*}$suffix
+  $cc -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Werror -I. -Itests -I"$cmocka/include" \
+    "tests/test_$name.c" "$work/cmocka.o" -o "$program" -lm
+  $run "$program" ${filter:+"${filter#:}"}
+done
