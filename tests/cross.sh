@@ -101,7 +101,7 @@ $run "$work/nothing$suffix" >"$work/nothing.log" 2>&1 || skip "$run runs no prog
 
 for test; do # TEST:FILTER runs those of its cases whose names match
   name=${test%%:*} filter=${test#"${test%%:*}"} program=$work/test_${test%%:*}$suffix
-  $cc -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Werror -I. -Itests -I"$cmocka/include" \
+  $cc -std=c11 -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64 -O2 -Wall -Wextra -Werror -I. -Itests -I"$cmocka/include" \
     "tests/test_$name.c" "$work/cmocka.o" -o "$program" -lm
   $run "$program" ${filter:+"${filter#:}"}
 done

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Builds and runs every test: sh tests/run.sh [PRESET]   (test, or sanitize; default: both)
+# "cross": on other machines, emulated; "all": natively, then so.
 # Installs what is missing (cmocka, pkg-config, a second compiler) by apt, dnf or brew; says so where it cannot.
 set -eu
 cd "$(dirname "$0")/.."
@@ -22,6 +23,7 @@ if ! has_cmocka || ! command -v clang++ >/dev/null 2>&1 || ! command -v g++ >/de
 fi
 has_cmocka || { echo "tests/run.sh: cmocka is missing and could not be installed" >&2; exit 1; }
 
+[ "${1:-}" != all ] || set -- "test sanitize cross"
 for preset in ${1:-test sanitize}; do
   cmake --workflow --preset "$preset"
 done
