@@ -2167,6 +2167,8 @@ static int64_t hai_probe_chunks(int64_t n_key) {
 /* ---- Validation of shapes and parameters ---- */
 
 static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x7fffffff; }
+/* Is it a value of an enumeration whose last is this? */
+static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   hyperattn_dtype dtype[4];
@@ -2183,7 +2185,7 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
   dtype[0] = p->query.dtype, dtype[1] = p->key.dtype, dtype[2] = p->value.dtype, dtype[3] = p->out.dtype;
   for (i = 0; i < 4; i++)
-    if ((int)dtype[i] < HYPERATTN_F32 || (int)dtype[i] > HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE;
+    if (!hai_listed((int)dtype[i], HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
   if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
   if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
   return HYPERATTN_OK;
@@ -2197,19 +2199,17 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   if (p->lsh_bits < 1 || p->lsh_bits > 16) return HYPERATTN_ERROR_LSH_BITS;
   if (p->query_group < 0 || p->key_group < 0 || !p->query_group != !p->key_group)
     return HYPERATTN_ERROR_GROUPS;
-  if ((int)p->order < HYPERATTN_ORDER_SORTLSH || (int)p->order > HYPERATTN_ORDER_PROBED)
-    return HYPERATTN_ERROR_ORDER;
+  if (!hai_listed((int)p->order, HYPERATTN_ORDER_PROBED)) return HYPERATTN_ERROR_ORDER;
   if (p->sink_keys < 0) return HYPERATTN_ERROR_SINK_KEYS;
   if (p->heavy_keys < 0) return HYPERATTN_ERROR_HEAVY_KEYS;
   if (p->probe_queries < 0) return HYPERATTN_ERROR_PROBE_QUERIES;
   if (p->window < 0) return HYPERATTN_ERROR_WINDOW;
-  if ((int)p->sampling < HYPERATTN_SAMPLE_UNIFORM || (int)p->sampling > HYPERATTN_SAMPLE_COLUMN_MASS)
-    return HYPERATTN_ERROR_SAMPLING;
+  if (!hai_listed((int)p->sampling, HYPERATTN_SAMPLE_COLUMN_MASS)) return HYPERATTN_ERROR_SAMPLING;
   if (!hai_finite(p->tolerance) || p->tolerance < 0.0f) return HYPERATTN_ERROR_TOLERANCE;
   if (!hai_finite(p->cap_epsilon) || p->cap_epsilon < 0.0f || !hai_finite(p->cap_kappa) ||
       p->cap_kappa < 0.0f)
     return HYPERATTN_ERROR_CAP;
-  if ((int)p->isa < HYPERATTN_ISA_AUTO || (int)p->isa > HYPERATTN_ISA_AMX_BF16) return HYPERATTN_ERROR_ISA;
+  if (!hai_listed((int)p->isa, HYPERATTN_ISA_AMX_BF16)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;
@@ -4771,8 +4771,7 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if ((int)a->dtype < HYPERATTN_F32 || (int)a->dtype > HYPERATTN_Q8_0 || (int)b->dtype < HYPERATTN_F32 ||
-      (int)b->dtype > HYPERATTN_Q8_0)
+  if (!hai_listed((int)a->dtype, HYPERATTN_Q8_0) || !hai_listed((int)b->dtype, HYPERATTN_Q8_0))
     return HYPERATTN_ERROR_DTYPE;
   if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
