@@ -4571,6 +4571,7 @@ static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   int level;
   hai_stage stage = (hai_stage)hai_phase_step(plan, phase, &level).stage;
   hai_grid g = hai_phase_grid(plan, stage, level);
+  if (plan->problem->n_query == 0) return 0; /* not even a report: no buffer was asked for */
   return plan->problem->batch * (g.kv_heads + g.heads) * g.rects * g.chunks;
 }
 

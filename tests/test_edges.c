@@ -285,6 +285,20 @@ static void test_merging_with_nothing(void **state) {
     }
 }
 
+/* Without queries nothing is asked for, so nothing may be touched: no workspace, no report. */
+static void test_no_queries_touch_nothing(void **state) {
+  (void)state;
+  call c = new_call(1, 2, 1, 0, 8, 16, 16, 0, 5);
+  hyperattn_report report[2];
+  memset(report, 0x55, sizeof report);
+  c.problem.report = report;
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, NULL, 0), HYPERATTN_OK);
+  for (int phase = 0; phase < hyperattn_phase_count(&c.problem, &c.params); phase++)
+    assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, phase), 0);
+  for (size_t i = 0; i < sizeof report; i++) assert_int_equal(((unsigned char *)report)[i], 0x55);
+  free_call(&c);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_probabilities_are_mixed_with_uniform),
@@ -303,6 +317,7 @@ int main(void) {
       cmocka_unit_test(test_more_tasks_than_int64),
       cmocka_unit_test(test_extents_of_negative_strides),
       cmocka_unit_test(test_merging_with_nothing),
+      cmocka_unit_test(test_no_queries_touch_nothing),
   };
   return cmocka_run_group_tests_name("edges", tests, NULL, NULL);
 }
