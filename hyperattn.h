@@ -110,7 +110,7 @@
      where blocks are chosen by score, which blocks its group takes.
    MEMORY
      All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
-     after. The stack holds under 2 KiB of ours.
+     after. The stack holds under 4 KiB of ours.
    THREADS
      None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself
      (examples/threads.c does both).
