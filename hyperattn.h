@@ -2074,18 +2074,25 @@ static int hai_choosing(const hyperattn_params *p) {
   return p->tolerance > 0.0f || p->order == HYPERATTN_ORDER_PROBED;
 }
 
-/* Are sub-blocks chosen in two levels? */
-static int hai_two_levels(int64_t n_key) { return n_key > HAI_PAIR_DENSE; }
+/* Sub-blocks that a query group scores in two levels, but for the spans. */
+static int64_t hai_span_blocks(const hyperattn_params *p, int64_t n_key) {
+  return 2 * HAI_PAIR_SPAN * (hai_min(p->block_size, n_key) / p->key_group + 1);
+}
 
-/* Scores of mean queries with mean keys that pairing takes. */
+/* Are sub-blocks chosen in two levels: in many keys, if it is less work. */
+static int hai_two_levels(const hyperattn_params *p, int64_t n_key) {
+  int64_t blocks = n_key / p->key_group;
+  return n_key > HAI_PAIR_DENSE && hai_span_blocks(p, n_key) < blocks - blocks / HAI_PAIR_SPAN;
+}
+
+/* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of all pairs
+   must not rise with the sides, or a region could cease to be worth approximating as it grows. */
 static uint64_t hai_pairing_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
-  uint64_t blocks;
+  uint64_t dense;
   if (!p->block_size || !p->query_group) return 0;
-  blocks = (uint64_t)hai_ceil_div(n_key, p->key_group);
-  if (hai_two_levels(n_key))
-    blocks = blocks / HAI_PAIR_SPAN +
-             2 * HAI_PAIR_SPAN * (uint64_t)(hai_min(p->block_size, n_key) / p->key_group + 1);
-  return (uint64_t)hai_ceil_div(n_query, p->query_group) * blocks;
+  dense = (uint64_t)n_query * (uint64_t)n_key / (uint64_t)(p->query_group * p->key_group);
+  if (!hai_two_levels(p, n_key)) return dense;
+  return dense / HAI_PAIR_SPAN + (uint64_t)(n_query * hai_span_blocks(p, n_key) / p->query_group);
 }
 
 /* Key-query pairs that probing, judging, pairing and the budget touch in a rectangle, to be held against all
@@ -2408,12 +2415,12 @@ static hyperattn_status hai_check_lse(hai_span *span, const float *lse, int64_t 
 /* A contiguous [batch][heads] of reports, or nothing. */
 static hyperattn_status hai_check_report(hai_span *span, const hyperattn_report *report, int64_t batch,
                                          int64_t heads) {
-  uint64_t bytes = (uint64_t)(batch * heads) * sizeof(hyperattn_report);
+  uint64_t limit = (uint64_t)PTRDIFF_MAX / sizeof *report;
   if (!report) return HYPERATTN_OK;
-  if (bytes > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
+  if ((uint64_t)batch > limit / (uint64_t)heads) return HYPERATTN_ERROR_EXTENT;
   if ((uintptr_t)report % sizeof(float)) return HYPERATTN_ERROR_ALIGNMENT;
   span->data = (const char *)report;
-  span->after = (size_t)bytes;
+  span->after = (size_t)batch * (size_t)heads * sizeof *report;
   return HYPERATTN_OK;
 }
 
@@ -2509,7 +2516,7 @@ static uint64_t hai_stage_bytes(const hai_plan *plan) {
   }
   if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
     uint64_t take = (uint64_t)plan->take, spans = 0;
-    if (hai_two_levels(plan->problem->n_key))
+    if (hai_two_levels(p, plan->problem->n_key))
       spans = (uint64_t)hai_key_parts(plan, plan->problem->n_key) / HAI_PAIR_SPAN + 1;
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
@@ -2538,7 +2545,7 @@ static void hai_resolve_layout(hai_plan *plan) {
   y->overflow = 0;
   y->n_means = score ? hai_ceil_div(problem->n_key, p->key_group) + plan->max_rects : 0;
   y->n_spans =
-      score && hai_two_levels(problem->n_key)
+      score && hai_two_levels(p, problem->n_key)
           ? y->n_means / HAI_PAIR_SPAN + hai_min(plan->max_rects, problem->n_key / HAI_PAIR_DENSE) + 2
           : 0;
   square =
@@ -3775,7 +3782,7 @@ static void hai_stage_means(hai_job *job) {
   for (i = begin; i < end; i++)
     hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
                  plan->params.sink_keys, hai_mean(job) + i * dim);
-  if (!hai_two_levels(job->rect.n_key)) return;
+  if (!hai_two_levels(&plan->params, job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
     float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
     const float *mean = hai_mean(job) + i * dim;
@@ -3840,8 +3847,8 @@ static void hai_stage_pair(hai_job *job) {
   int64_t groups = hai_query_parts(plan, n_query, n_key), blocks = hai_key_parts(plan, n_key);
   int64_t end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups),
           spans = hai_ceil_div(blocks, HAI_PAIR_SPAN);
-  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), two = hai_two_levels(n_key), i,
-      j, n;
+  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks),
+      two = hai_two_levels(&plan->params, n_key), i, j, n;
   uint64_t *best = (uint64_t *)(void *)job->scratch;
   int32_t *span = (int32_t *)(void *)(best + (int64_t)lanes * plan->take);
   float *query = (float *)(void *)(span + 2 * plan->take), *reach = query + lanes * dim;
@@ -4402,14 +4409,20 @@ static void hai_stage_audit(hai_job *job) {
 
 /* ---- The report ---- */
 
-/* Sum of |out|^2 over rows begin .. end - 1. */
+/* Sum of |out|^2 over rows begin .. end - 1; by parts, since millions of addends would fall below a float's last
+   place. */
 static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
   const hyperattn_problem *p = job->plan->problem;
   float sum = 0.0f;
-  for (; begin < end; begin++)
-    sum += hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin), p->out.dtype,
-                                     p->value_dim, job->tile->line),
-                            p->value_dim);
+  while (begin < end) {
+    float part = 0.0f;
+    int64_t stop = hai_min(end, begin + HAI_TASK_ROWS);
+    for (; begin < stop; begin++)
+      part += hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin),
+                                        p->out.dtype, p->value_dim, job->tile->line),
+                               p->value_dim);
+    sum += part;
+  }
   return sum;
 }
 
@@ -4463,13 +4476,14 @@ static void hai_stage_report(hai_job *job) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
   hyperattn_report r;
-  float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs = 0.0f, rects = 0.0f;
-  int64_t row, first, last, rest = p->n_query; /* rows below `rest` are in no rectangle */
+  float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs, rects = 0.0f;
+  int64_t row, first, last, met = 0, rest = p->n_query; /* rows below `rest` are in no rectangle */
   HYPERATTN_MEMSET(&r, 0, sizeof r);
   for (row = 0; row < p->n_query && plan->n_once; row++) {
     hai_exact_keys(plan, row, &first, &last);
-    pairs += (float)hai_max(0, last - first + 1);
+    met += hai_max(0, last - first + 1);
   }
+  pairs = (float)met;
   for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
     int64_t index, end = hai_plan_rects(plan, job->level);
     for (index = 0; index < end; index++) {

@@ -262,6 +262,33 @@ static void test_workspace_never_shrinks(void **state) {
   }
 }
 
+/* Pairing in two levels is for many keys, and only where it is less work: a region that is worth approximating
+   stays so as it grows. */
+static void test_workspace_never_shrinks_where_two_levels_begin(void **state) {
+  (void)state;
+  uint64_t random = 7;
+  for (int round = 0; round < 300; round++) {
+    hyperattn_problem p;
+    hyperattn_params params = hyperattn_default_params();
+    memset(&p, 0, sizeof p);
+    p.batch = p.n_heads = p.n_kv_heads = 1, p.causal = 1, p.head_dim = p.value_dim = 8;
+    params.min_seq_len = 1, params.tolerance = 0.0f, params.order = HYPERATTN_ORDER_POSITION;
+    params.sampling = HYPERATTN_SAMPLE_UNIFORM, params.heavy_keys = params.probe_queries = 0;
+    params.block_size = round ? (int64_t)1 << test_random(&random) % 15 : 8192;
+    params.sample_size = round ? (int64_t)(test_random(&random) % 5000) : 3900;
+    params.query_group = round ? 1 + (int64_t)(test_random(&random) % 9) : 4;
+    params.key_group = round ? 1 + (int64_t)(test_random(&random) % 9) : 1;
+    int64_t n = round % 2 ? 1 + (int64_t)(test_random(&random) % 4000) : 2 * 32768 - 40;
+    size_t before = 0;
+    for (int i = 0; i < 80; i++, n++) {
+      p.n_query = p.n_key = n;
+      size_t bytes = hyperattn_workspace_size(&p, &params, 1);
+      assert_true(bytes >= before);
+      before = bytes;
+    }
+  }
+}
+
 /* ---- Merging ---- */
 
 static void test_merge(void **state) {
@@ -532,6 +559,7 @@ int main(void) {
       cmocka_unit_test(test_phases_of_invalid_calls),
       cmocka_unit_test(test_workspace_alignment_and_bounds),
       cmocka_unit_test(test_workspace_never_shrinks),
+      cmocka_unit_test(test_workspace_never_shrinks_where_two_levels_begin),
       cmocka_unit_test(test_merge),
       cmocka_unit_test(test_merge_mistakes),
       cmocka_unit_test(test_every_mistake_has_its_status),

@@ -263,6 +263,18 @@ static void test_report_is_true(void **state) {
   }
 }
 
+/* Keys are counted, not added up in floats: those of so many queries are beyond a float's whole numbers. */
+static void test_report_counts_keys_of_many_queries(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 100000, 513, 1, 1, 0, 9);
+  hyperattn_report report;
+  c.problem.report = &report;
+  c.params.method = HYPERATTN_EXACT;
+  run(&c);
+  assert_below(fabs((double)report.keys_per_query - 513.0), 0.01);
+  free_call(&c);
+}
+
 /* Causal: levels add up like independent errors. */
 static void test_causal_report(void **state) {
   (void)state;
@@ -403,6 +415,7 @@ int main(void) {
       cmocka_unit_test(test_extremes),
       cmocka_unit_test(test_bits),
       cmocka_unit_test(test_report_is_true),
+      cmocka_unit_test(test_report_counts_keys_of_many_queries),
       cmocka_unit_test(test_causal_report),
       cmocka_unit_test(test_bad_reports),
       cmocka_unit_test(test_defects),
