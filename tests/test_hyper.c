@@ -72,7 +72,7 @@ static void test_two_levels(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 70, 33001, 4, 4, 0, 27);
   c.params = small_params(hyperattn_default_params(), 24, 16, 10);
-  assert_true(hai_two_levels(c.problem.n_key));
+  assert_true(hai_two_levels(&c.params, c.problem.n_key));
   check(&c, 3e-6);
   free_call(&c);
 }

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Runs the library on an emulated Cortex-M, without an operating system, heap or C library: baremetal.sh TARGET WORK
+# Prints flash, RAM and stack. Without arguments: the targets, one a line. Installs what is missing (by apt, as root);
+# exit code 77, and a line that says why, where that cannot be done.
+set -eu
+cd "$(dirname "$0")/baremetal"
+
+# target | gcc's flags | QEMU's board
+table() {
+  cat <<'END'
+cortex_m4f | -mcpu=cortex-m4 -mfpu=fpv4-sp-d16 | mps2-an386
+cortex_m7  | -mcpu=cortex-m7 -mfpu=fpv5-sp-d16 | mps2-an500
+END
+}
+if [ $# = 0 ]; then
+  table | sed 's/ .*//'
+  exit
+fi
+target=$1 data=$PWD/../data/golden/full
+mkdir -p "$2"
+work=$(cd "$2" && pwd)
+skip() { echo "SKIP: $target: $1"; exit 77; }
+has() { command -v "$1" >/dev/null 2>&1; }
+row=$(table | grep "^$target ") || { echo "baremetal.sh: no target $target" >&2; exit 1; }
+column() { echo "$row" | cut -d '|' -f "$1" | sed 's/^ *//; s/ *$//'; }
+tools() { has arm-none-eabi-gcc && has qemu-system-arm; }
+if ! tools; then
+  has apt-get && [ "$(id -u)" = 0 ] || skip "no arm-none-eabi-gcc or qemu-system-arm, and no apt-get as root"
+  export DEBIAN_FRONTEND=noninteractive
+  install() {
+    apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends gcc-arm-none-eabi qemu-system-arm \
+      >"$work/apt.log" 2>&1
+  }
+  install || { apt-get update -qq && install; } || skip "apt-get cannot install gcc-arm-none-eabi qemu-system-arm"
+  tools || skip "no arm-none-eabi-gcc or qemu-system-arm in Debian's packages"
+fi
+
+${CC:-cc} -O1 -I../.. expected.c -o "$work/expected"
+"$work/expected" "$data" "$work/expected.f32"
+
+cd "$work"
+source=$OLDPWD
+cc="arm-none-eabi-gcc $(column 2) -mthumb -mfloat-abi=hard -ffreestanding -Os -I$source/../.. -I$source"
+$cc -Wall -Wextra -Wdouble-promotion -Werror -fstack-usage -include memory.h -DHYPERATTN_IMPLEMENTATION -x c \
+  -c "$source/../../hyperattn.h" -o library.o
+$cc -Wall -Wextra -Werror -c "$source/firmware.c" -o firmware.o
+$cc -I"$data" -I. -c "$source/fixture.S" -o fixture.o
+$cc -nostdlib -static -T "$source/mps2.ld" firmware.o library.o fixture.o -lgcc -o firmware.elf
+
+# Outside itself the library calls the two memory functions and the compiler's 64-bit helpers, never double arithmetic.
+arm-none-eabi-nm -u library.o | awk '{print $2}' | sort >undefined
+if grep -Ev '^(fw_)?mem(cpy|set)$|^__aeabi_(u?l(div|2f).*|u?ldivmod|f2u?lz|l(lsl|lsr|asr))$' undefined; then
+  echo "the library must not need these"
+  exit 1
+fi
+echo "$target: library, gcc -Os: $(arm-none-eabi-size library.o | awk 'NR == 2 {print $1 " bytes of flash, " $2 + $3}')" \
+  "of RAM beside the workspace"
+echo "largest frames: $(sort -t "$(printf '\t')" -k 2 -nr library.su | head -3 |
+  awk -F '\t' '{sub(/.*:/, "", $1); printf "%s%s %s", sep, $1, $2; sep = ", "}')"
+timeout 600 qemu-system-arm -M "$(column 3)" -nographic -monitor none -serial none \
+  -semihosting-config enable=on,target=native -kernel firmware.elf
