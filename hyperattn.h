@@ -501,6 +501,13 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
 
+/* A function whose frame shall not be part of its caller's: the stack is as deep as the deepest, not as all. */
+#if defined(__GNUC__) || defined(__clang__)
+#define HAI_APART static __attribute__((noinline))
+#else
+#define HAI_APART static
+#endif
+
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
@@ -526,18 +533,31 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
 #define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
 
-static int64_t hai_min(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t hai_max(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t hai_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/* Counts of rows, keys, floats and tasks' parts: as wide as a pointer, whatever the width of the caller's. */
+typedef ptrdiff_t hai_index;
+#define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
+
+static hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
+static hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
+static hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
+/* A caller's number, cut at `most`. */
+static hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? (hai_index)x : most; }
+
+/* Sizes that would not fit stay at SIZE_MAX. */
+static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
+static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
-static int64_t hai_cut(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
-/* The part that holds x. */
-static int64_t hai_part_of(int64_t n, int64_t parts, int64_t x) { return ((x + 1) * parts - 1) / n; }
-
-static uint64_t hai_round_up(uint64_t bytes) {
-  return bytes > UINT64_MAX - HAI_ALIGN ? bytes : (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN;
+static hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
+  return (hai_index)((int64_t)n * i / parts);
 }
+/* The part that holds x. */
+static hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
+  return (hai_index)((((int64_t)x + 1) * parts - 1) / n);
+}
+
+static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
@@ -669,7 +689,7 @@ static uint16_t hai_to_bf16(float x) {
 }
 
 /* Element t of a row, and its place taken by x. */
-static float hai_get(const void *row, hyperattn_dtype dtype, int64_t t) {
+static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
   const char *at = (const char *)row + (size_t)(t / hai_unit(dtype)) * hai_unit_bytes(dtype);
   uint16_t half;
   float x;
@@ -683,7 +703,7 @@ static float hai_get(const void *row, hyperattn_dtype dtype, int64_t t) {
   return hai_from_f16(half) *
          (float)((const signed char *)at)[sizeof half + (size_t)(t % HAI_Q8_0_ELEMENTS)];
 }
-static void hai_put(void *row, hyperattn_dtype dtype, int64_t t, float x) {
+static void hai_put(void *row, hyperattn_dtype dtype, hai_index t, float x) {
   char *at = (char *)row + (size_t)t * hai_unit_bytes(dtype);
   uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x) : hai_to_bf16(x);
   if (dtype == HYPERATTN_F32)
@@ -693,8 +713,8 @@ static void hai_put(void *row, hyperattn_dtype dtype, int64_t t, float x) {
 }
 
 /* row[t] = from[t] for t < n. */
-static void hai_narrow(const float *from, int64_t n, hyperattn_dtype dtype, void *row) {
-  int64_t t;
+static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, void *row) {
+  hai_index t;
   for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);
 }
 
@@ -732,9 +752,9 @@ static uint64_t hai_uniform(uint64_t begin, uint64_t n, uint64_t random) {
 }
 
 /* One of the n things, uniform in part i of `parts`: a draw without replacement over all i. */
-static int64_t hai_draw(int64_t n, int64_t parts, int64_t i, uint64_t random) {
-  int64_t begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
-  return (int64_t)hai_uniform((uint64_t)begin, (uint64_t)(end - begin), random);
+static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t random) {
+  hai_index begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
+  return (hai_index)hai_uniform((uint64_t)begin, (uint64_t)(end - begin), random);
 }
 
 /* ==== 4. Kernels =====================================================================================
@@ -751,15 +771,15 @@ typedef struct hai_kernel {
   int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
   /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
-  void (*widen)(const void *row, hyperattn_dtype dtype, int64_t n, float *to);
+  void (*widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to);
   /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. Kernels of bfloat16
      pack pairs of coordinates, and the factor behind them. */
-  void (*pack)(const void *const *row, int64_t dim, float factor, float *packed);
+  void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
   /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
-  void (*unpack)(const float *packed, int64_t dim, const float *factor, float *const *row);
+  void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
-  void (*scores)(const float *query, int64_t dim, const void *const *key, int n_keys, int begin, int end,
+  void (*scores)(const float *query, hai_index dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum score
@@ -768,7 +788,7 @@ typedef struct hai_kernel {
                   int end, float *m, float *l, float *factor);
   /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Kernels of bfloat16 round
      the weights to it, behind the scores. */
-  void (*values)(float *score, int n_keys, const void *const *value, int64_t dim, const float *factor,
+  void (*values)(float *score, int n_keys, const void *const *value, hai_index dim, const float *factor,
                  int begin, int end, float *o);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
@@ -784,43 +804,44 @@ typedef struct hai_kernel {
 #define HAI_SCALAR_LANES 16
 
 /* Elements from .. n - 1 of a row. */
-static void hai_widen_plain(const void *row, hyperattn_dtype dtype, int64_t from, int64_t n, float *to) {
+static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n,
+                            float *to) {
   for (; from < n; from++) to[from] = hai_get(row, dtype, from);
 }
 
 /* Coordinates from .. dim - 1 of lanes begin .. end - 1. */
-static void hai_pack_plain(const void *const *row, int64_t from, int64_t dim, float factor, float *packed,
-                           int lanes, int begin, int end) {
-  int64_t t;
+static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor,
+                           float *packed, int lanes, int begin, int end) {
+  hai_index t;
   int i;
   for (i = begin; i < end; i++)
     for (t = from; t < dim; t++)
       packed[t * lanes + i] = row[i] ? factor * ((const float *)row[i])[t] : 0.0f;
 }
 
-static void hai_unpack_plain(const float *packed, int64_t from, int64_t dim, const float *factor,
+static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim, const float *factor,
                              float *const *row, int lanes, int begin, int end) {
-  int64_t t;
+  hai_index t;
   int i;
   for (i = begin; i < end; i++)
     for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
 }
 
-static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, int64_t n, float *to) {
+static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
   hai_widen_plain(row, dtype, 0, n, to);
 }
 
-static void hai_pack_scalar(const void *const *row, int64_t dim, float factor, float *packed) {
+static void hai_pack_scalar(const void *const *row, hai_index dim, float factor, float *packed) {
   hai_pack_plain(row, 0, dim, factor, packed, HAI_SCALAR_LANES, 0, HAI_SCALAR_LANES);
 }
 
-static void hai_unpack_scalar(const float *packed, int64_t dim, const float *factor, float *const *row) {
+static void hai_unpack_scalar(const float *packed, hai_index dim, const float *factor, float *const *row) {
   hai_unpack_plain(packed, 0, dim, factor, row, HAI_SCALAR_LANES, 0, HAI_SCALAR_LANES);
 }
 
-static void hai_scores_scalar(const float *query, int64_t dim, const void *const *key, int n_keys,
+static void hai_scores_scalar(const float *query, hai_index dim, const void *const *key, int n_keys,
                               int begin, int end, float *score) {
-  int64_t t;
+  hai_index t;
   int i, j;
   for (j = 0; j < n_keys; j++) {
     float *s = score + j * HAI_SCALAR_LANES;
@@ -854,10 +875,10 @@ static void hai_softmax_scalar(float *score, int n_keys, const float *log_weight
   }
 }
 
-static void hai_values_scalar(float *score, int n_keys, const void *const *value, int64_t dim,
+static void hai_values_scalar(float *score, int n_keys, const void *const *value, hai_index dim,
                               const float *factor, int begin, int end, float *o) {
   float sum[HAI_SCALAR_LANES];
-  int64_t t;
+  hai_index t;
   int i, j;
   for (t = 0; t < dim; t++) {
     for (i = begin; i < end; i++) sum[i] = 0.0f;
@@ -913,9 +934,9 @@ typedef struct hai_pair {
 } hai_pair;
 
 /* hai_pack_plain for pairs, which nothing multiplies. */
-static void hai_pack_pairs(const void *const *row, int64_t from, int64_t dim, float factor, float *packed,
-                           int lanes, int begin, int end) {
-  int64_t t;
+static void hai_pack_pairs(const void *const *row, hai_index from, hai_index dim, float factor,
+                           float *packed, int lanes, int begin, int end) {
+  hai_index t;
   int i;
   (void)factor;
   for (i = begin; i < end; i++)
@@ -999,9 +1020,9 @@ static int hai_rows_present(const void *const *row, int n) {
 
 /* clang-format off */
 #define HAI_MICRO_SCORES(isa, R, N)                                                    \
-  HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, int64_t dim, \
+  HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, hai_index dim, \
                                                       const void *const *key, float *score) { \
-    int64_t t;                                                                         \
+    hai_index t;                                                                         \
     HAI_VECTORS_##N(isa)                                                               \
     HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
     HAI_ROWS_##R(HAI_KEY_ROW, isa, N)                                                  \
@@ -1015,7 +1036,7 @@ static int hai_rows_present(const void *const *row, int n) {
   }
 #define HAI_MICRO_VALUES(isa, R, N, name)                                              \
   HAI_TARGET_##isa static void hai_##name##_##N##_##isa(const float *weight, int n_keys, \
-                                                        const void *const *value, int64_t at, \
+                                                        const void *const *value, hai_index at, \
                                                         const float *factor, float *o) { \
     int j;                                                                             \
     HAI_VECTORS_##N(isa)                                                               \
@@ -1073,47 +1094,49 @@ static int hai_rows_present(const void *const *row, int n) {
 
 /* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8,
    .. */
-#define HAI_PACK(isa)                                                                                      \
-  HAI_TARGET_##isa static void hai_pack_##isa(const void *const *row, int64_t dim, float factor,           \
-                                              float *packed) {                                             \
-    hai_vector_##isa f = hai_set1_##isa(factor), x0, x1, x2, x3;                                           \
-    int i;                                                                                                 \
-    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
-      int64_t t = 0,                                                                                       \
-              whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa) ? dim / 4 * 4 : 0; \
-      for (; t < whole; t += 4) {                                                                          \
-        float *at = packed + t * HAI_LANES_##isa + i;                                                      \
-        x0 = hai_gather4_##isa(row + i, t), x1 = hai_gather4_##isa(row + i + 1, t);                        \
-        x2 = hai_gather4_##isa(row + i + 2, t), x3 = hai_gather4_##isa(row + i + 3, t);                    \
-        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
-        hai_store_##isa(at, hai_times_##isa(x0, f));                                                       \
-        hai_store_##isa(at + HAI_LANES_##isa, hai_times_##isa(x1, f));                                     \
-        hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_times_##isa(x2, f));                                 \
-        hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_times_##isa(x3, f));                                 \
-      }                                                                                                    \
-      hai_pack_rest_##isa(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);           \
-    }                                                                                                      \
+#define HAI_PACK(isa)                                                                              \
+  HAI_TARGET_##isa static void hai_pack_##isa(const void *const *row, hai_index dim, float factor, \
+                                              float *packed) {                                     \
+    hai_vector_##isa f = hai_set1_##isa(factor), x0, x1, x2, x3;                                   \
+    int i;                                                                                         \
+    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                       \
+      hai_index t = 0, whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa)   \
+                                   ? dim / 4 * 4                                                   \
+                                   : 0;                                                            \
+      for (; t < whole; t += 4) {                                                                  \
+        float *at = packed + t * HAI_LANES_##isa + i;                                              \
+        x0 = hai_gather4_##isa(row + i, t), x1 = hai_gather4_##isa(row + i + 1, t);                \
+        x2 = hai_gather4_##isa(row + i + 2, t), x3 = hai_gather4_##isa(row + i + 3, t);            \
+        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                  \
+        hai_store_##isa(at, hai_times_##isa(x0, f));                                               \
+        hai_store_##isa(at + HAI_LANES_##isa, hai_times_##isa(x1, f));                             \
+        hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_times_##isa(x2, f));                         \
+        hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_times_##isa(x3, f));                         \
+      }                                                                                            \
+      hai_pack_rest_##isa(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);   \
+    }                                                                                              \
   }
-#define HAI_UNPACK(isa)                                                                                    \
-  HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, int64_t dim, const float *factor,     \
-                                                float *const *row) {                                       \
-    int i;                                                                                                 \
-    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
-      hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                     \
-      int64_t t = 0,                                                                                       \
-              whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa) ? dim / 4 * 4 : 0; \
-      for (; t < whole; t += 4) {                                                                          \
-        const float *at = packed + t * HAI_LANES_##isa + i;                                                \
-        x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                         \
-        x1 = hai_mul_##isa(hai_load_##isa(at + HAI_LANES_##isa), f);                                       \
-        x2 = hai_mul_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa), f);                                   \
-        x3 = hai_mul_##isa(hai_load_##isa(at + 3 * HAI_LANES_##isa), f);                                   \
-        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
-        hai_scatter4_##isa(x0, row + i, t), hai_scatter4_##isa(x1, row + i + 1, t);                        \
-        hai_scatter4_##isa(x2, row + i + 2, t), hai_scatter4_##isa(x3, row + i + 3, t);                    \
-      }                                                                                                    \
-      hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);              \
-    }                                                                                                      \
+#define HAI_UNPACK(isa)                                                                                  \
+  HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, hai_index dim, const float *factor, \
+                                                float *const *row) {                                     \
+    int i;                                                                                               \
+    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                             \
+      hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                   \
+      hai_index t = 0, whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa)         \
+                                   ? dim / 4 * 4                                                         \
+                                   : 0;                                                                  \
+      for (; t < whole; t += 4) {                                                                        \
+        const float *at = packed + t * HAI_LANES_##isa + i;                                              \
+        x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                       \
+        x1 = hai_mul_##isa(hai_load_##isa(at + HAI_LANES_##isa), f);                                     \
+        x2 = hai_mul_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa), f);                                 \
+        x3 = hai_mul_##isa(hai_load_##isa(at + 3 * HAI_LANES_##isa), f);                                 \
+        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                        \
+        hai_scatter4_##isa(x0, row + i, t), hai_scatter4_##isa(x1, row + i + 1, t);                      \
+        hai_scatter4_##isa(x2, row + i + 2, t), hai_scatter4_##isa(x3, row + i + 3, t);                  \
+      }                                                                                                  \
+      hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);            \
+    }                                                                                                    \
   }
 
 #define HAI_SUM_LANES(isa)                                                                             \
@@ -1130,71 +1153,71 @@ static int hai_rows_present(const void *const *row, int n) {
 
 /* A register of elements at a time, a Q8_0 block at a time; what is left over goes one by one. The vector part
    is a function of its own that calls none: gcc leaves out vzeroupper before a call in tail position. */
-#define HAI_WIDEN(isa)                                                                                    \
-  HAI_TARGET_##isa static int64_t hai_widen_most_##isa(const char *row, hyperattn_dtype dtype, int64_t n, \
-                                                       float *to) {                                       \
-    int64_t t = 0, k, step = HAI_WIDTH_##isa;                                                             \
-    if (dtype == HYPERATTN_F16) {                                                                         \
-      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_f16_##isa(row + 2 * t));               \
-    } else if (dtype == HYPERATTN_BF16) {                                                                 \
-      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_bf16_##isa(row + 2 * t));              \
-    } else {                                                                                              \
-      for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {                 \
-        hai_vector_##isa d =                                                                              \
-            hai_first_##isa(hai_f16_##isa(row)); /* a register of halves fits in a block */               \
-        for (k = 0; k < HAI_Q8_0_ELEMENTS; k += step)                                                     \
-          hai_store_##isa(to + t + k, hai_mul_##isa(d, hai_int8_##isa(row + 2 + k)));                     \
-      }                                                                                                   \
-    }                                                                                                     \
-    return t;                                                                                             \
-  }                                                                                                       \
-  static void hai_widen_##isa(const void *row, hyperattn_dtype dtype, int64_t n, float *to) {             \
-    int64_t t = hai_widen_most_##isa((const char *)row, dtype, n, to);                                    \
-    if (t < n) hai_widen_plain(row, dtype, t, n, to);                                                     \
+#define HAI_WIDEN(isa)                                                                           \
+  HAI_TARGET_##isa static hai_index hai_widen_most_##isa(const char *row, hyperattn_dtype dtype, \
+                                                         hai_index n, float *to) {               \
+    hai_index t = 0, k, step = HAI_WIDTH_##isa;                                                  \
+    if (dtype == HYPERATTN_F16) {                                                                \
+      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_f16_##isa(row + 2 * t));      \
+    } else if (dtype == HYPERATTN_BF16) {                                                        \
+      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_bf16_##isa(row + 2 * t));     \
+    } else {                                                                                     \
+      for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {        \
+        hai_vector_##isa d =                                                                     \
+            hai_first_##isa(hai_f16_##isa(row)); /* a register of halves fits in a block */      \
+        for (k = 0; k < HAI_Q8_0_ELEMENTS; k += step)                                            \
+          hai_store_##isa(to + t + k, hai_mul_##isa(d, hai_int8_##isa(row + 2 + k)));            \
+      }                                                                                          \
+    }                                                                                            \
+    return t;                                                                                    \
+  }                                                                                              \
+  static void hai_widen_##isa(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {  \
+    hai_index t = hai_widen_most_##isa((const char *)row, dtype, n, to);                         \
+    if (t < n) hai_widen_plain(row, dtype, t, n, to);                                            \
   }
 
 /* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers. */
-#define HAI_PRODUCTS(isa, R)                                                                        \
-  HAI_PACK(isa)                                                                                     \
-  HAI_MICRO(isa, R, 1)                                                                              \
-  HAI_MICRO(isa, R, 2)                                                                              \
-  HAI_MICRO(isa, R, 3)                                                                              \
-  static void hai_scores_##isa(const float *query, int64_t dim, const void *const *key, int n_keys, \
-                               int begin, int end, float *score) {                                  \
-    const void *row[R];                                                                             \
-    int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                  \
-    for (j = 0; j < n_keys; j += R) {                                                               \
-      float *s = score + (int64_t)j * HAI_LANES_##isa + begin;                                      \
-      for (r = 0; r < R; r++) row[r] = key[j + r < n_keys ? j + r : j];                             \
-      if (n == 3)                                                                                   \
-        hai_scores_3_##isa(query + begin, dim, row, s);                                             \
-      else if (n == 2)                                                                              \
-        hai_scores_2_##isa(query + begin, dim, row, s);                                             \
-      else                                                                                          \
-        hai_scores_1_##isa(query + begin, dim, row, s);                                             \
-    }                                                                                               \
-  }                                                                                                 \
-  static void hai_values_##isa(float *score, int n_keys, const void *const *value, int64_t dim,     \
-                               const float *factor, int begin, int end, float *o) {                 \
-    int64_t t = 0;                                                                                  \
-    int n = (end - begin) / HAI_WIDTH_##isa;                                                        \
-    score += begin, factor += begin, o += begin;                                                    \
-    for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                        \
-      if (n == 3)                                                                                   \
-        hai_values_3_##isa(score, n_keys, value, t, factor, o);                                     \
-      else if (n == 2)                                                                              \
-        hai_values_2_##isa(score, n_keys, value, t, factor, o);                                     \
-      else                                                                                          \
-        hai_values_1_##isa(score, n_keys, value, t, factor, o);                                     \
-    }                                                                                               \
-    for (; t < dim; t++, o += HAI_LANES_##isa) {                                                    \
-      if (n == 3)                                                                                   \
-        hai_value_3_##isa(score, n_keys, value, t, factor, o);                                      \
-      else if (n == 2)                                                                              \
-        hai_value_2_##isa(score, n_keys, value, t, factor, o);                                      \
-      else                                                                                          \
-        hai_value_1_##isa(score, n_keys, value, t, factor, o);                                      \
-    }                                                                                               \
+#define HAI_PRODUCTS(isa, R)                                                                          \
+  HAI_PACK(isa)                                                                                       \
+  HAI_MICRO(isa, R, 1)                                                                                \
+  HAI_MICRO(isa, R, 2)                                                                                \
+  HAI_MICRO(isa, R, 3)                                                                                \
+  static void hai_scores_##isa(const float *query, hai_index dim, const void *const *key, int n_keys, \
+                               int begin, int end, float *score) {                                    \
+    const void *row[R];                                                                               \
+    int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                    \
+    for (j = 0; j < n_keys; j += R) {                                                                 \
+      float *s = score + (hai_index)j * HAI_LANES_##isa + begin;                                      \
+      for (r = 0; r < R; r++) row[r] = key[j + r < n_keys ? j + r : j];                               \
+      if (n == 3)                                                                                     \
+        hai_scores_3_##isa(query + begin, dim, row, s);                                               \
+      else if (n == 2)                                                                                \
+        hai_scores_2_##isa(query + begin, dim, row, s);                                               \
+      else                                                                                            \
+        hai_scores_1_##isa(query + begin, dim, row, s);                                               \
+    }                                                                                                 \
+  }                                                                                                   \
+  static void hai_values_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
+                               const float *factor, int begin, int end, float *o) {                   \
+    hai_index t = 0;                                                                                  \
+    int n = (end - begin) / HAI_WIDTH_##isa;                                                          \
+    score += begin, factor += begin, o += begin;                                                      \
+    for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                          \
+      if (n == 3)                                                                                     \
+        hai_values_3_##isa(score, n_keys, value, t, factor, o);                                       \
+      else if (n == 2)                                                                                \
+        hai_values_2_##isa(score, n_keys, value, t, factor, o);                                       \
+      else                                                                                            \
+        hai_values_1_##isa(score, n_keys, value, t, factor, o);                                       \
+    }                                                                                                 \
+    for (; t < dim; t++, o += HAI_LANES_##isa) {                                                      \
+      if (n == 3)                                                                                     \
+        hai_value_3_##isa(score, n_keys, value, t, factor, o);                                        \
+      else if (n == 2)                                                                                \
+        hai_value_2_##isa(score, n_keys, value, t, factor, o);                                        \
+      else                                                                                            \
+        hai_value_1_##isa(score, n_keys, value, t, factor, o);                                        \
+    }                                                                                                 \
   }
 
 #define HAI_KERNEL(isa, R) \
@@ -1207,54 +1230,54 @@ static int hai_rows_present(const void *const *row, int n) {
 /* The products of bfloat16, from those of pairs: of coordinates for scores, of keys for values. A value is
    paired with that of the next key, the last of an odd number with zeros; weights are rounded to bfloat16,
    which is all that is rounded but sums. Even head_dim only. */
-#define HAI_KERNEL_BF16(isa)                                                                              \
-  HAI_PRODUCTS(isa, 8)                                                                                    \
-  static void hai_pack_bf16_##isa(const void *const *row, int64_t dim, float factor, float *packed) {     \
-    int i;                                                                                                \
-    hai_pack_##isa(row, dim / 2, 1.0f, packed);                                                           \
-    for (i = 0; i < HAI_LANES_##isa; i++) packed[dim / 2 * HAI_LANES_##isa + i] = factor;                 \
-  }                                                                                                       \
-  static void hai_scores_bf16_##isa(const float *query, int64_t dim, const void *const *key, int n_keys,  \
-                                    int begin, int end, float *score) {                                   \
-    hai_scores_##isa(query, dim / 2, key, n_keys, begin, end, score);                                     \
-  }                                                                                                       \
-  HAI_TARGET_##isa static void hai_pair_weights_##isa(const float *score, int n_keys, int begin, int end, \
-                                                      float *pair) {                                      \
-    int i, j;                                                                                             \
-    for (j = 0; j < n_keys; j += 2, score += 2 * HAI_LANES_##isa, pair += HAI_LANES_##isa)                \
-      for (i = begin; i < end; i += HAI_WIDTH_##isa)                                                      \
-        hai_store_##isa(pair + i,                                                                         \
-                        hai_pair_##isa(hai_load_##isa(score + i),                                         \
-                                       j + 1 < n_keys ? hai_load_##isa(score + HAI_LANES_##isa + i)       \
-                                                      : hai_zero_##isa()));                               \
-  }                                                                                                       \
-  HAI_TARGET_##isa static void hai_pair_values_##isa(const void *const *value, int n_keys, int64_t at,    \
-                                                     hai_pair *pair) {                                    \
-    static const uint16_t none[8] = {0};                                                                  \
-    int j;                                                                                                \
-    for (j = 0; j < n_keys; j += 2, pair += 8)                                                            \
-      hai_zip_##isa((const uint16_t *)value[j] + at,                                                      \
-                    j + 1 < n_keys ? (const uint16_t *)value[j + 1] + at : none, pair);                   \
-  }                                                                                                       \
-  static void hai_values_bf16_##isa(float *score, int n_keys, const void *const *value, int64_t dim,      \
-                                    const float *factor, int begin, int end, float *o) {                  \
-    hai_pair pair[HAI_CHUNK / 2][8];                                                                      \
-    const void *row[HAI_CHUNK / 2];                                                                       \
-    float *weight = score + HAI_CHUNK * HAI_LANES_##isa;                                                  \
-    int pairs = (n_keys + 1) / 2, j;                                                                      \
-    int64_t t, rest;                                                                                      \
-    for (j = 0; j < pairs; j++) row[j] = pair[j];                                                         \
-    hai_pair_weights_##isa(score, n_keys, begin, end, weight);                                            \
-    for (t = 0; t + 8 <= dim; t += 8) {                                                                   \
-      hai_pair_values_##isa(value, n_keys, t, pair[0]);                                                   \
-      hai_values_##isa(weight, pairs, row, 8, factor, begin, end, o + t * HAI_LANES_##isa);               \
-    }                                                                                                     \
-    for (rest = 0; rest < dim - t; rest++)                                                                \
-      for (j = 0; j < pairs; j++) {                                                                       \
-        pair[j][rest].x[0] = ((const uint16_t *)value[2 * j])[t + rest];                                  \
-        pair[j][rest].x[1] = 2 * j + 1 < n_keys ? ((const uint16_t *)value[2 * j + 1])[t + rest] : 0;     \
-      }                                                                                                   \
-    if (rest) hai_values_##isa(weight, pairs, row, rest, factor, begin, end, o + t * HAI_LANES_##isa);    \
+#define HAI_KERNEL_BF16(isa)                                                                               \
+  HAI_PRODUCTS(isa, 8)                                                                                     \
+  static void hai_pack_bf16_##isa(const void *const *row, hai_index dim, float factor, float *packed) {    \
+    int i;                                                                                                 \
+    hai_pack_##isa(row, dim / 2, 1.0f, packed);                                                            \
+    for (i = 0; i < HAI_LANES_##isa; i++) packed[dim / 2 * HAI_LANES_##isa + i] = factor;                  \
+  }                                                                                                        \
+  static void hai_scores_bf16_##isa(const float *query, hai_index dim, const void *const *key, int n_keys, \
+                                    int begin, int end, float *score) {                                    \
+    hai_scores_##isa(query, dim / 2, key, n_keys, begin, end, score);                                      \
+  }                                                                                                        \
+  HAI_TARGET_##isa static void hai_pair_weights_##isa(const float *score, int n_keys, int begin, int end,  \
+                                                      float *pair) {                                       \
+    int i, j;                                                                                              \
+    for (j = 0; j < n_keys; j += 2, score += 2 * HAI_LANES_##isa, pair += HAI_LANES_##isa)                 \
+      for (i = begin; i < end; i += HAI_WIDTH_##isa)                                                       \
+        hai_store_##isa(pair + i,                                                                          \
+                        hai_pair_##isa(hai_load_##isa(score + i),                                          \
+                                       j + 1 < n_keys ? hai_load_##isa(score + HAI_LANES_##isa + i)        \
+                                                      : hai_zero_##isa()));                                \
+  }                                                                                                        \
+  HAI_TARGET_##isa static void hai_pair_values_##isa(const void *const *value, int n_keys, hai_index at,   \
+                                                     hai_pair *pair) {                                     \
+    static const uint16_t none[8] = {0};                                                                   \
+    int j;                                                                                                 \
+    for (j = 0; j < n_keys; j += 2, pair += 8)                                                             \
+      hai_zip_##isa((const uint16_t *)value[j] + at,                                                       \
+                    j + 1 < n_keys ? (const uint16_t *)value[j + 1] + at : none, pair);                    \
+  }                                                                                                        \
+  static void hai_values_bf16_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
+                                    const float *factor, int begin, int end, float *o) {                   \
+    hai_pair pair[HAI_CHUNK / 2][8];                                                                       \
+    const void *row[HAI_CHUNK / 2];                                                                        \
+    float *weight = score + HAI_CHUNK * HAI_LANES_##isa;                                                   \
+    int pairs = (n_keys + 1) / 2, j;                                                                       \
+    hai_index t, rest;                                                                                     \
+    for (j = 0; j < pairs; j++) row[j] = pair[j];                                                          \
+    hai_pair_weights_##isa(score, n_keys, begin, end, weight);                                             \
+    for (t = 0; t + 8 <= dim; t += 8) {                                                                    \
+      hai_pair_values_##isa(value, n_keys, t, pair[0]);                                                    \
+      hai_values_##isa(weight, pairs, row, 8, factor, begin, end, o + t * HAI_LANES_##isa);                \
+    }                                                                                                      \
+    for (rest = 0; rest < dim - t; rest++)                                                                 \
+      for (j = 0; j < pairs; j++) {                                                                        \
+        pair[j][rest].x[0] = ((const uint16_t *)value[2 * j])[t + rest];                                   \
+        pair[j][rest].x[1] = 2 * j + 1 < n_keys ? ((const uint16_t *)value[2 * j + 1])[t + rest] : 0;      \
+      }                                                                                                    \
+    if (rest) hai_values_##isa(weight, pairs, row, rest, factor, begin, end, o + t * HAI_LANES_##isa);     \
   }
 
 /* ---- AVX-512: 16 lanes, tiles of 48; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
@@ -1317,13 +1340,13 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
-HAI_V_avx512 hai_gather4_avx512(const void *const *row, int64_t t) {
+HAI_V_avx512 hai_gather4_avx512(const void *const *row, hai_index t) {
   __m512 x = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row[0] + t));
   x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[4] + t), 1);
   x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[8] + t), 2);
   return _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[12] + t), 3);
 }
-HAI_TARGET_avx512 HAI_INLINE void hai_scatter4_avx512(__m512 x, float *const *row, int64_t t) {
+HAI_TARGET_avx512 HAI_INLINE void hai_scatter4_avx512(__m512 x, float *const *row, hai_index t) {
   _mm_storeu_ps(row[0] + t, _mm512_castps512_ps128(x));
   _mm_storeu_ps(row[4] + t, _mm512_extractf32x4_ps(x, 1));
   _mm_storeu_ps(row[8] + t, _mm512_extractf32x4_ps(x, 2));
@@ -1481,12 +1504,12 @@ static ptrdiff_t hai_even_rows(const void *const *row, int n) {
   return stride;
 }
 
-HAI_TARGET_amx static void hai_scores_amx(const float *query, int64_t dim, const void *const *key,
+HAI_TARGET_amx static void hai_scores_amx(const float *query, hai_index dim, const void *const *key,
                                           int n_keys, int begin, int end, float *score) {
   unsigned char copy[HAI_AMX_ROWS][64];
   const float *factor = query + dim / 2 * HAI_LANES_avx512;
   int n = (end - begin) / HAI_WIDTH_avx512, i, j, r;
-  int64_t t;
+  hai_index t;
   for (j = 0; j < n_keys; j += HAI_AMX_ROWS) {
     int rows = n_keys - j < HAI_AMX_ROWS ? n_keys - j : HAI_AMX_ROWS;
     ptrdiff_t stride = hai_even_rows(key + j, rows);
@@ -1503,7 +1526,7 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, int64_t dim, const
         _tile_loadd(3, copy, 64);
       hai_dot_amx(query + t / 2 * HAI_LANES_avx512 + begin, n);
     }
-    hai_store_sums_amx(score + (int64_t)j * HAI_LANES_avx512 + begin, n);
+    hai_store_sums_amx(score + (hai_index)j * HAI_LANES_avx512 + begin, n);
   }
   for (j = 0; j < n_keys; j++, score += HAI_LANES_avx512)
     for (i = begin; i < end; i += HAI_WIDTH_avx512)
@@ -1511,13 +1534,13 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, int64_t dim, const
 }
 
 /* Coordinates at .. at + 15 of n <= 32 values, absent ones as zeros: to[coordinate][key]. */
-HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, int64_t at, float *pair,
+HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, hai_index at, float *pair,
                                                float *to) {
   const __m512i zip = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
                                        22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const void *row[HAI_AMX_ROWS];
   int r;
-  int64_t t;
+  hai_index t;
   for (r = 0; r < HAI_AMX_ROWS; r++, pair += 16) {
     __m256i a = _mm256_setzero_si256(), b = a;
     if (2 * r < n)
@@ -1537,12 +1560,12 @@ HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, 
   }
 }
 
-HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *const *value, int64_t dim,
+HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *const *value, hai_index dim,
                                           const float *factor, int begin, int end, float *o) {
   float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
   float *pair = weight + HAI_CHUNK / 2 * HAI_LANES_avx512, *turned = pair + HAI_AMX_TILE;
   int n = (end - begin) / HAI_WIDTH_avx512, pairs = (n_keys + 1) / 2, i, j, r;
-  int64_t t;
+  hai_index t;
   hai_pair_weights_avx512bf(score, n_keys, begin, end, weight);
   for (; pairs % HAI_AMX_ROWS; pairs++)
     HYPERATTN_MEMSET(weight + pairs * HAI_LANES_avx512, 0, HAI_LANES_avx512 * sizeof(float));
@@ -1639,11 +1662,11 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
-HAI_V_avx2 hai_gather4_avx2(const void *const *row, int64_t t) {
+HAI_V_avx2 hai_gather4_avx2(const void *const *row, hai_index t) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)row[0] + t)),
                               _mm_loadu_ps((const float *)row[4] + t), 1);
 }
-HAI_TARGET_avx2 HAI_INLINE void hai_scatter4_avx2(__m256 x, float *const *row, int64_t t) {
+HAI_TARGET_avx2 HAI_INLINE void hai_scatter4_avx2(__m256 x, float *const *row, hai_index t) {
   _mm_storeu_ps(row[0] + t, _mm256_castps256_ps128(x));
   _mm_storeu_ps(row[4] + t, _mm256_extractf128_ps(x, 1));
 }
@@ -1740,10 +1763,12 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
 }
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
 /* elements t .. t + 3 of row 0 */
-HAI_V_neon hai_gather4_neon(const void *const *row, int64_t t) {
+HAI_V_neon hai_gather4_neon(const void *const *row, hai_index t) {
   return vld1q_f32((const float *)row[0] + t);
 }
-HAI_INLINE void hai_scatter4_neon(float32x4_t x, float *const *row, int64_t t) { vst1q_f32(row[0] + t, x); }
+HAI_INLINE void hai_scatter4_neon(float32x4_t x, float *const *row, hai_index t) {
+  vst1q_f32(row[0] + t, x);
+}
 HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_t *x2, float32x4_t *x3) {
   float32x4_t a = vzip1q_f32(*x0, *x2), b = vzip2q_f32(*x0, *x2);
   float32x4_t c = vzip1q_f32(*x1, *x3), d = vzip2q_f32(*x1, *x3);
@@ -1947,7 +1972,7 @@ static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
 }
 
 /* May AMX's kernel be chosen now, or, once the process asks for it, later? */
-static int hai_may_use_amx(hyperattn_isa isa, int64_t head_dim, int64_t value_dim) {
+static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   return (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_AMX_BF16) && (hai_cpu() & HAI_CPU_AMX) &&
          head_dim % HAI_AMX_PRODUCTS == 0 && value_dim % HAI_AMX_ROWS == 0;
@@ -1958,7 +1983,7 @@ static int hai_may_use_amx(hyperattn_isa isa, int64_t head_dim, int64_t value_di
 }
 
 /* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the fastest one. */
-static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, int64_t head_dim, int64_t value_dim) {
+static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;
 #endif
@@ -2023,7 +2048,7 @@ typedef struct hai_layout {
       key_order;    /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
   size_t mean;      /* f32 [n_means][head_dim]; shares its place with the buckets, done with by then */
   size_t span_mean; /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
-  size_t partial;   /* f32 [n_partials][2]: m and l of a probe over a chunk of keys */
+  size_t partial;   /* f32 [n_partials][probe_queries][2]: m and l of a probe over a chunk of keys */
   size_t mass;      /* f32 [n_key]: column mass, then sampling weight before mixing */
   size_t square;    /* f32 [n_key]: for the report, sum of the probes' squared weights */
   size_t truth;     /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
@@ -2032,142 +2057,141 @@ typedef struct hai_layout {
   size_t pins;      /* i32 [n_rects][max_pins] */
   size_t columns;   /* hai_column [n_rects][max_columns + max_wide] */
   size_t counts;    /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
-  size_t choice;    /* i32 [n_pairings][n_choices]: sub-blocks of each query group, ascending */
+  size_t choice;    /* i32 [n_pairings][n_choices][take]: sub-blocks of each query group, ascending */
   size_t verdict;   /* hai_verdict [n_rects] */
   size_t record;    /* hai_record [all rectangles] */
   size_t cap;       /* f32 [cap_chunks]: ln of the largest residual sum */
   size_t scratch, scratch_bytes; /* last: one per worker */
-  int64_t n_means, n_spans, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
+  hai_index n_means, n_spans, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
       max_wide, n_choices, n_records, cap_chunks;
   int overflow;
 } hai_layout;
 
 typedef struct hai_plan {
   const hyperattn_problem *problem;
-  hyperattn_params params;  /* counts clamped, window 0 for full attention */
+  const hyperattn_params *params;
+  /* the problem's shape, and the parameters' counts, clamped to what exists; no window in full attention */
+  hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
+  hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
+      probe_queries, window;
   const hai_kernel *kernel; /* for rows in float32, */
   const hai_kernel *reader; /* and for rows of the problem, as `lanes` and `width` are; perhaps the same */
   int may_use_amx;          /* sizes provide for it, and for doing without */
   float scale;
-  int64_t heads_per_kv;
-  int64_t square, query_skip, key_skip; /* queries and keys that lie before the square */
-  int depth;                            /* levels of the causal split */
-  int outer, outer_exact;               /* is there an outer rectangle; is it attended exactly */
-  int64_t max_rects;                    /* bound on the rectangles of a level */
-  int by_score, take;                   /* blocks: chosen by score, and how many each group takes */
-  int n_pairings, sorted[2];            /* is a pairing's order by hash */
-  int probing, weighing;                /* are probes run; are sampling weights needed */
-  int choosing, reporting;              /* do held-out queries choose; is a report wanted */
-  int n_once, n_steps;                  /* steps before all levels, and of each: */
+  hai_index heads_per_kv;
+  hai_index square, query_skip, key_skip; /* queries and keys that lie before the square */
+  int depth;                              /* levels of the causal split */
+  int outer, outer_exact;                 /* is there an outer rectangle; is it attended exactly */
+  hai_index max_rects;                    /* bound on the rectangles of a level */
+  int by_score, take;                     /* blocks: chosen by score, and how many each group takes */
+  int n_pairings, sorted[2];              /* is a pairing's order by hash */
+  int probing, weighing;                  /* are probes run; are sampling weights needed */
+  int choosing, reporting;                /* do held-out queries choose; is a report wanted */
+  int n_once, n_steps;                    /* steps before all levels, and of each: */
   hai_step once, steps[HAI_MAX_STEPS];
   hai_layout layout;
 } hai_plan;
 
 typedef struct hai_rect {
-  int64_t query_begin, n_query, key_begin, n_key;
-  int64_t index;   /* within its level */
-  uint64_t region; /* names its random numbers and its record: depends on its place in the split alone */
+  hai_index query_begin, n_query, key_begin, n_key;
+  hai_index index;  /* within its level */
+  hai_index region; /* names its random numbers and its record: depends on its place in the split alone */
 } hai_rect;
 
-/* Do held-out queries choose? */
-static int hai_choosing(const hyperattn_params *p) {
-  return p->tolerance > 0.0f || p->order == HYPERATTN_ORDER_PROBED;
-}
-
 /* Sub-blocks that a query group scores in two levels, but for the spans. */
-static int64_t hai_span_blocks(const hyperattn_params *p, int64_t n_key) {
-  return 2 * HAI_PAIR_SPAN * (hai_min(p->block_size, n_key) / p->key_group + 1);
+static hai_index hai_span_blocks(const hai_plan *plan, hai_index n_key) {
+  return 2 * HAI_PAIR_SPAN * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
 /* Are sub-blocks chosen in two levels: in many keys, if it is less work. */
-static int hai_two_levels(const hyperattn_params *p, int64_t n_key) {
-  int64_t blocks = n_key / p->key_group;
-  return n_key > HAI_PAIR_DENSE && hai_span_blocks(p, n_key) < blocks - blocks / HAI_PAIR_SPAN;
+static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
+  hai_index blocks = n_key / plan->key_group;
+  return n_key > HAI_PAIR_DENSE && hai_span_blocks(plan, n_key) < blocks - blocks / HAI_PAIR_SPAN;
 }
 
 /* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of all pairs
    must not rise with the sides, or a region could cease to be worth approximating as it grows. */
-static uint64_t hai_pairing_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
-  uint64_t dense;
-  if (!p->block_size || !p->query_group) return 0;
-  dense = (uint64_t)n_query * (uint64_t)n_key / (uint64_t)(p->query_group * p->key_group);
-  if (!hai_two_levels(p, n_key)) return dense;
-  return dense / HAI_PAIR_SPAN + (uint64_t)(n_query * hai_span_blocks(p, n_key) / p->query_group);
+static uint64_t hai_pairing_pairs(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  uint64_t dense, group = (uint64_t)plan->query_group;
+  if (!plan->by_score) return 0;
+  dense = (uint64_t)n_query * (uint64_t)n_key / (group * (uint64_t)plan->key_group);
+  if (!hai_two_levels(plan, n_key)) return dense;
+  return dense / HAI_PAIR_SPAN + (uint64_t)n_query * (uint64_t)hai_span_blocks(plan, n_key) / group;
 }
 
 /* Key-query pairs that probing, judging, pairing and the budget touch in a rectangle, to be held against all
    of them. */
-static uint64_t hai_rect_pairs(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
-  int64_t pins = hai_min(hai_min(p->heavy_keys, n_key) + hai_min(p->sink_keys, n_key), n_key);
-  int64_t budget = hai_min(p->block_size, n_key) + hai_min(p->sample_size, n_key) + pins;
-  int64_t probes = hai_min(p->probe_queries, n_query);
-  if (hai_choosing(p)) probes += hai_min(HAI_JUDGES, n_query);
+static uint64_t hai_rect_pairs(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  hai_index pins = hai_min(hai_min(plan->heavy_keys, n_key) + hai_min(plan->sink_keys, n_key), n_key);
+  hai_index budget = hai_min(plan->block_size, n_key) + hai_min(plan->sample_size, n_key) + pins;
+  hai_index probes = hai_min(plan->probe_queries, n_query);
+  if (plan->choosing) probes += hai_min(HAI_JUDGES, n_query);
   return (uint64_t)n_query * (uint64_t)hai_min(budget, n_key) + (uint64_t)probes * (uint64_t)n_key +
-         hai_pairing_pairs(p, n_query, n_key);
+         hai_pairing_pairs(plan, n_query, n_key);
 }
 
 /* Is a rectangle worth approximating? */
-static int hai_worth(const hyperattn_params *p, int64_t n_query, int64_t n_key) {
-  return p->method == HYPERATTN_HYPER && n_key >= p->min_seq_len &&
-         hai_rect_pairs(p, n_query, n_key) < (uint64_t)n_query * (uint64_t)n_key;
+static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  return plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
+         hai_rect_pairs(plan, n_query, n_key) < (uint64_t)n_query * (uint64_t)n_key;
 }
 
 static int hai_plan_levels(const hai_plan *plan) { return plan->depth + plan->outer; }
 
-static int64_t hai_plan_rects(const hai_plan *plan, int level) {
-  return level < plan->depth ? (int64_t)1 << (plan->depth - 1 - level) : 1;
+static hai_index hai_plan_rects(const hai_plan *plan, int level) {
+  return level < plan->depth ? (hai_index)1 << (plan->depth - 1 - level) : 1;
 }
 
 /* Rectangle `index` of a level, levels counted in the order in which they run. */
-static hai_rect hai_rect_at(const hai_plan *plan, int level, int64_t index) {
+static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
   hai_rect r;
   r.index = index;
   if (level < plan->depth) {
-    int64_t parts = 2 * hai_plan_rects(plan, level);
-    int64_t begin = hai_cut(plan->square, parts, 2 * index);
-    int64_t half = hai_cut(plan->square, parts, 2 * index + 1);
-    int64_t end = hai_cut(plan->square, parts, 2 * index + 2);
+    hai_index parts = 2 * hai_plan_rects(plan, level);
+    hai_index begin = hai_cut(plan->square, parts, 2 * index);
+    hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
+    hai_index end = hai_cut(plan->square, parts, 2 * index + 2);
     r.query_begin = plan->query_skip + half;
     r.n_query = end - half;
     r.key_begin = plan->key_skip + begin;
     r.n_key = half - begin;
-    r.region = (uint64_t)(parts / 2 + index); /* heap numbering: 1, 2 3, 4 5 6 7, .. */
+    r.region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
   } else {
     r.query_begin = plan->problem->causal ? plan->query_skip : 0;
-    r.n_query = plan->problem->n_query - r.query_begin;
+    r.n_query = plan->n_query - r.query_begin;
     r.key_begin = 0;
-    r.n_key = plan->problem->causal ? plan->key_skip : plan->problem->n_key;
+    r.n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
     r.region = 0;
   }
   return r;
 }
 
 /* Largest sides of a level's rectangles. */
-static int64_t hai_level_queries(const hai_plan *plan, int level) {
+static hai_index hai_level_queries(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_ceil_div(plan->square, 2 * hai_plan_rects(plan, level))
                              : hai_rect_at(plan, level, 0).n_query;
 }
-static int64_t hai_level_keys(const hai_plan *plan, int level) {
+static hai_index hai_level_keys(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_ceil_div(plan->square, 2 * hai_plan_rects(plan, level))
                              : hai_rect_at(plan, level, 0).n_key;
 }
 
 /* Blocks of a rectangle: key sub-blocks, and query groups (by rank: as many as key blocks). */
-static int64_t hai_key_parts(const hai_plan *plan, int64_t n_key) {
-  if (!plan->params.block_size) return 0;
-  return hai_ceil_div(n_key, plan->by_score ? plan->params.key_group : plan->params.block_size);
+static hai_index hai_key_parts(const hai_plan *plan, hai_index n_key) {
+  if (!plan->block_size) return 0;
+  return hai_ceil_div(n_key, plan->by_score ? plan->key_group : plan->block_size);
 }
-static int64_t hai_query_parts(const hai_plan *plan, int64_t n_query, int64_t n_key) {
-  return plan->by_score ? hai_ceil_div(n_query, plan->params.query_group) : hai_key_parts(plan, n_key);
+static hai_index hai_query_parts(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  return plan->by_score ? hai_ceil_div(n_query, plan->query_group) : hai_key_parts(plan, n_key);
 }
 
 /* Judging is cut by keys: n_key keys in how many chunks. */
-static int64_t hai_judge_chunks(int64_t n_key) {
+static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_JUDGE_KEYS, hai_ceil_div(n_key, HAI_JUDGE_CHUNKS)));
 }
 
 /* So is probing. */
-static int64_t hai_probe_chunks(int64_t n_key) {
+static hai_index hai_probe_chunks(hai_index n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
 }
 
@@ -2198,6 +2222,11 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   return HYPERATTN_OK;
 }
 
+/* Do held-out queries choose? */
+static int hai_choosing(const hyperattn_params *p) {
+  return p->tolerance > 0.0f || p->order == HYPERATTN_ORDER_PROBED;
+}
+
 static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) {
   if (p->method != HYPERATTN_HYPER && p->method != HYPERATTN_EXACT) return HYPERATTN_ERROR_METHOD;
   if (p->min_seq_len < 1) return HYPERATTN_ERROR_MIN_SEQ_LEN;
@@ -2226,62 +2255,80 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
+/* Does the caller count further than this machine's indices reach, or have more tasks than INT64_MAX? */
+static int hai_too_many(const hyperattn_problem *p) {
+  uint64_t limit = HAI_MAX_INDEX, heads = (uint64_t)p->n_heads, n_query = (uint64_t)p->n_query;
+  uint64_t rows = 2 * heads * (n_query + (uint64_t)p->n_key);
+  return heads > limit || (uint64_t)p->n_key > limit || (uint64_t)p->batch > limit ||
+         n_query > limit / heads || (rows && (uint64_t)p->batch > INT64_MAX / rows);
+}
+
 /* ---- Resolution ---- */
 
 /* Are there trials without blocks? */
-static int hai_trying_columns(const hai_plan *plan) {
-  return plan->choosing && plan->params.block_size > 0;
+static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
+
+static void hai_resolve_shape(hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  plan->n_heads = (hai_index)p->n_heads;
+  plan->n_kv_heads = (hai_index)p->n_kv_heads;
+  plan->n_query = (hai_index)p->n_query;
+  plan->n_key = (hai_index)p->n_key;
+  plan->head_dim = (hai_index)p->head_dim;
+  plan->value_dim = (hai_index)p->value_dim;
+  plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
+  plan->scale = p->scale != 0.0f ? p->scale : 1.0f / hai_sqrt((float)p->head_dim);
+  plan->reporting = p->report != NULL;
 }
 
 static void hai_resolve_params(hai_plan *plan) {
-  const hyperattn_problem *problem = plan->problem;
-  hyperattn_params *p = &plan->params;
-  p->block_size = hai_min(p->block_size, problem->n_key);
-  p->sample_size = hai_min(p->sample_size, problem->n_key);
-  p->heavy_keys = hai_min(p->heavy_keys, problem->n_key);
-  p->sink_keys = hai_min(p->sink_keys, problem->n_key);
-  p->probe_queries = hai_min(p->probe_queries, problem->n_query);
-  p->window = problem->causal && p->method == HYPERATTN_HYPER ? hai_min(p->window, problem->n_key) : 0;
-  p->query_group = hai_min(p->query_group, hai_max(1, problem->n_query));
-  p->key_group = hai_min(p->key_group, hai_max(1, problem->n_key));
-  plan->by_score = p->block_size > 0 && p->query_group > 0;
-  plan->take = !p->block_size ? 0 : plan->by_score ? (int)hai_max(1, p->block_size / p->key_group) : 1;
+  const hyperattn_params *p = plan->params;
+  plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
+  plan->block_size = hai_clamp(p->block_size, plan->n_key);
+  plan->sample_size = hai_clamp(p->sample_size, plan->n_key);
+  plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
+  plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
+  plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
+  plan->window =
+      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
+  plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
+  plan->by_score = plan->block_size > 0 && plan->query_group > 0;
+  plan->take = !plan->block_size ? 0
+               : plan->by_score  ? (int)hai_max(1, plan->block_size / plan->key_group)
+                                 : 1;
   plan->probing =
-      p->probe_queries > 0 && (p->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
-  plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && p->block_size > 0 ? 2 : 1;
+      plan->probe_queries > 0 && (plan->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
+  plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
   plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
   plan->sorted[1] = 1;
   plan->choosing = hai_choosing(p);
   plan->weighing =
-      (p->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
-  plan->reporting = problem->report != NULL;
+      (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
 }
 
 static void hai_resolve_regions(hai_plan *plan) {
-  const hyperattn_problem *p = plan->problem;
-  plan->square = p->causal ? hai_min(p->n_query, p->n_key) : 0;
-  plan->query_skip = p->causal ? p->n_query - plan->square : 0;
-  plan->key_skip = p->causal ? p->n_key - plan->square : 0;
+  int causal = plan->problem->causal, worth;
+  plan->square = causal ? hai_min(plan->n_query, plan->n_key) : 0;
+  plan->query_skip = causal ? plan->n_query - plan->square : 0;
+  plan->key_skip = causal ? plan->n_key - plan->square : plan->n_key;
   plan->depth = 0;
   for (;;) { /* the smallest rectangle of the next level decides for all of it */
-    int64_t side = plan->square >> (plan->depth + 1);
-    if (!side || !hai_worth(&plan->params, side, side)) break;
+    hai_index side = plan->square >> (plan->depth + 1);
+    if (!side || !hai_worth(plan, side, side)) break;
     plan->depth++;
   }
-  if (!p->causal) {
-    plan->outer = hai_worth(&plan->params, p->n_query, p->n_key);
-    plan->outer_exact = 0;
-  } else { /* without any cut, an exact prefix is one segment with the square */
-    int worth = plan->key_skip > 0 && hai_worth(&plan->params, p->n_query, plan->key_skip);
-    plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
-    plan->outer_exact = plan->outer && !worth;
-  }
-  plan->max_rects = plan->depth ? (int64_t)1 << (plan->depth - 1) : 1;
+  /* an exact prefix without any cut is one segment with the square, as is exact full attention */
+  worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
+  plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
+  plan->outer_exact = plan->outer && !worth;
+  if (!causal) plan->key_skip = 0;
+  plan->max_rects = plan->depth ? (hai_index)1 << (plan->depth - 1) : 1;
 }
 
 /* Is Algorithm 2's normaliser asked for? */
 static int hai_capping(const hai_plan *plan) {
-  return plan->params.cap_epsilon > 0.0f || plan->params.cap_kappa > 0.0f;
+  return plan->params->cap_epsilon > 0.0f || plan->params->cap_kappa > 0.0f;
 }
 
 static void hai_add_step(hai_plan *plan, int wanted, hai_stage stage, int pairing) {
@@ -2330,7 +2377,7 @@ typedef struct hai_span {
 } hai_span;
 
 /* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
-static int hai_span_add(hai_span *span, int64_t n, ptrdiff_t stride, size_t size) {
+static int hai_span_add(hai_span *span, hai_index n, ptrdiff_t stride, size_t size) {
   size_t limit = PTRDIFF_MAX, steps = (size_t)(n - 1);
   size_t *side = stride < 0 ? &span->before : &span->after;
   size_t step = stride < 0 ? (size_t)0 - (size_t)stride : (size_t)stride;
@@ -2342,7 +2389,7 @@ static int hai_span_add(hai_span *span, int64_t n, ptrdiff_t stride, size_t size
 }
 
 static hyperattn_status hai_span_of(hai_span *span, const void *data, hyperattn_dtype dtype,
-                                    const ptrdiff_t stride[3], const int64_t n[3], int64_t dim) {
+                                    const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
   int unit = hai_unit(dtype), i;
   size_t bytes = hai_unit_bytes(dtype);
   span->data = (const char *)data;
@@ -2363,9 +2410,9 @@ static int hai_spans_meet(const hai_span *a, const hai_span *b) {
 
 /* Rows of an output are apart when, from the smallest stride up, each steps over all that the smaller
    ones span. */
-static int hai_rows_apart(const ptrdiff_t stride[3], const int64_t n[3], int64_t dim) {
+static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
   int done[3] = {0, 0, 0}, i, round;
-  ptrdiff_t span = (ptrdiff_t)dim;
+  hai_index span = dim;
   for (round = 0; round < 3; round++) {
     int least = -1;
     for (i = 0; i < 3; i++)
@@ -2373,55 +2420,39 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const int64_t n[3], int64_t
     done[least] = 1;
     if (n[least] <= 1) continue;
     if (stride[least] < span) return 0;
-    span += (ptrdiff_t)(n[least] - 1) * stride[least];
+    span += (n[least] - 1) * stride[least];
   }
   return 1;
 }
 
-static hyperattn_status hai_check_input(hai_span *span, const hyperattn_input *x, int64_t batch,
-                                        int64_t heads, int64_t rows, int64_t dim) {
+static hyperattn_status hai_check_input(hai_span *span, const hyperattn_input *x, hai_index batch,
+                                        hai_index heads, hai_index rows, hai_index dim) {
   ptrdiff_t stride[3];
-  int64_t n[3];
+  hai_index n[3];
   stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
   n[0] = batch, n[1] = heads, n[2] = rows;
   return hai_span_of(span, x->data, x->dtype, stride, n, dim);
 }
 
-static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output *x, int64_t batch,
-                                         int64_t heads, int64_t rows, int64_t dim) {
+static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output *x, hai_index batch,
+                                         hai_index heads, hai_index rows, hai_index dim) {
   ptrdiff_t stride[3];
-  int64_t n[3];
+  hai_index n[3];
   hyperattn_status status;
-  int i;
   stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
   n[0] = batch, n[1] = heads, n[2] = rows;
-  for (i = 0; i < 3; i++)
-    if (n[i] > 1 && stride[i] < 0) return HYPERATTN_ERROR_OUT_STRIDE;
   if ((status = hai_span_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
   return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
 }
 
-/* A contiguous [batch][heads][rows] of floats, or nothing where lse is NULL. */
-static hyperattn_status hai_check_lse(hai_span *span, const float *lse, int64_t batch, int64_t heads,
-                                      int64_t rows) {
-  uint64_t limit = (uint64_t)PTRDIFF_MAX / sizeof(float);
-  if ((uint64_t)batch * (uint64_t)heads > limit / (uint64_t)rows) return HYPERATTN_ERROR_EXTENT;
-  span->data = (const char *)lse;
+/* A contiguous [batch][heads][rows] of things of `size` bytes that hold floats; no data: nothing. */
+static hyperattn_status hai_check_flat(hai_span *span, const void *data, hai_index batch, hai_index heads,
+                                       hai_index rows, size_t size) {
+  span->data = (const char *)data;
   span->before = 0;
-  span->after = (size_t)batch * (size_t)heads * (size_t)rows * sizeof(float);
-  return (uintptr_t)lse % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
-}
-
-/* A contiguous [batch][heads] of reports, or nothing. */
-static hyperattn_status hai_check_report(hai_span *span, const hyperattn_report *report, int64_t batch,
-                                         int64_t heads) {
-  uint64_t limit = (uint64_t)PTRDIFF_MAX / sizeof *report;
-  if (!report) return HYPERATTN_OK;
-  if ((uint64_t)batch > limit / (uint64_t)heads) return HYPERATTN_ERROR_EXTENT;
-  if ((uintptr_t)report % sizeof(float)) return HYPERATTN_ERROR_ALIGNMENT;
-  span->data = (const char *)report;
-  span->after = (size_t)batch * (size_t)heads * sizeof *report;
-  return HYPERATTN_OK;
+  span->after = hai_times(hai_times((size_t)batch, (size_t)heads), hai_times((size_t)rows, size));
+  if (span->after > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
+  return (uintptr_t)data % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
 }
 
 /* No result may share a byte with anything else; inputs may share with one another. Results come first. */
@@ -2473,29 +2504,26 @@ typedef struct hai_record {
   } query[HAI_AUDITORS];
 } hai_record;
 
-static uint64_t hai_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
-static uint64_t hai_most(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t hai_plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
-
-/* Takes `bytes` at *end, rounded up to HAI_ALIGN; returns where they begin. */
-static size_t hai_take(hai_layout *layout, size_t *end, uint64_t bytes) {
-  size_t begin = *end, limit = SIZE_MAX - HAI_ALIGN;
-  if (bytes > limit - HAI_ALIGN || begin > limit - HAI_ALIGN - (size_t)bytes) {
+/* Takes [heads][n] things of `size` bytes at the layout's end, rounded up to HAI_ALIGN; returns where they begin. */
+static size_t hai_take(hai_layout *layout, size_t heads, hai_index n, size_t size) {
+  size_t begin = layout->scratch, bytes = hai_times(heads, hai_times((size_t)n, size));
+  size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
+  if (bytes > limit || begin + bytes > limit) {
     layout->overflow = 1;
     return 0;
   }
-  *end = begin + (size_t)hai_round_up(bytes);
+  layout->scratch = begin + hai_round_up(bytes);
   return begin;
 }
 
 typedef struct hai_tile hai_tile;
-static uint64_t hai_tile_bytes(const hai_plan *plan);
-static uint64_t hai_chunk_bytes(const hai_plan *plan);
+static size_t hai_tile_bytes(const hai_plan *plan);
+static size_t hai_chunk_bytes(const hai_plan *plan);
 static int hai_tiles(const hai_plan *plan);
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
 static int hai_may_approximate(const hai_plan *plan) {
-  return plan->params.method == HYPERATTN_HYPER && plan->problem->n_key >= plan->params.min_seq_len;
+  return plan->params->method == HYPERATTN_HYPER && plan->n_key >= plan->min_seq_len;
 }
 
 /* Are states put down between phases? */
@@ -2504,108 +2532,94 @@ static int hai_resting(const hai_plan *plan) {
 }
 
 /* Scratch beside the tile, used by one stage at a time. */
-static uint64_t hai_stage_bytes(const hai_plan *plan) {
-  const hyperattn_params *p = &plan->params;
-  uint64_t dim = (uint64_t)plan->problem->head_dim, lanes = (uint64_t)plan->kernel->lanes;
-  uint64_t most = (uint64_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
+static size_t hai_stage_bytes(const hai_plan *plan) {
+  size_t dim = (size_t)plan->head_dim, lanes = (size_t)plan->kernel->lanes, take = (size_t)plan->take;
+  size_t most = (size_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
+  int bits = plan->params->lsh_bits;
   if (!hai_may_approximate(plan)) return most;
-  most = hai_most(most, (uint64_t)p->heavy_keys * sizeof(uint64_t)); /* the heaviest */
+  most = hai_most(most, hai_times((size_t)plan->heavy_keys, sizeof(uint64_t))); /* the heaviest */
   if (plan->sorted[plan->n_pairings - 1]) {
-    most = hai_most(most, (uint64_t)sizeof(int32_t) << p->lsh_bits);    /* bucket counters */
-    most = hai_most(most, (uint64_t)p->lsh_bits * dim * sizeof(float)); /* planes */
+    most = hai_most(most, sizeof(int32_t) << bits);            /* bucket counters */
+    most = hai_most(most, (size_t)bits * dim * sizeof(float)); /* planes */
   }
   if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
-    uint64_t take = (uint64_t)plan->take, spans = 0;
-    if (hai_two_levels(p, plan->problem->n_key))
-      spans = (uint64_t)hai_key_parts(plan, plan->problem->n_key) / HAI_PAIR_SPAN + 1;
+    size_t spans = hai_two_levels(plan, plan->n_key)
+                       ? (size_t)hai_key_parts(plan, plan->n_key) / HAI_PAIR_SPAN + 1
+                       : 0;
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
-  if (plan->choosing ||
-      plan->reporting) /* places in the order; lse after blocks and pins; a state: m, l, o */
-    most = hai_most(most, HAI_AUDITORS * sizeof(int32_t) +
-                              lanes * (4 + (uint64_t)plan->problem->value_dim) * sizeof(float));
+  if (plan->choosing || plan->reporting) /* places in the order; lse after blocks and pins; m, l, o */
+    most = hai_most(most,
+                    HAI_AUDITORS * sizeof(int32_t) + lanes * (4 + (size_t)plan->value_dim) * sizeof(float));
   return most;
 }
 
-static void hai_resolve_layout(hai_plan *plan) {
-  const hyperattn_problem *problem = plan->problem;
-  const hyperattn_params *p = &plan->params;
+HAI_APART void hai_resolve_layout(hai_plan *plan) {
   hai_layout *y = &plan->layout;
-  uint64_t heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_heads);
-  uint64_t kv_heads = hai_times((uint64_t)problem->batch, (uint64_t)problem->n_kv_heads);
-  uint64_t n_query = (uint64_t)problem->n_query, n_key = (uint64_t)problem->n_key;
-  uint64_t rects = (uint64_t)plan->max_rects, query_codes, means, masses, truths, square;
-  int hyper = hai_may_approximate(plan);
+  size_t heads = hai_times((size_t)plan->problem->batch, (size_t)plan->n_heads), each = sizeof(float);
+  size_t kv_heads = hai_times((size_t)plan->problem->batch, (size_t)plan->n_kv_heads), least;
+  hai_index n_query = plan->n_query, n_key = plan->n_key, rects = plan->max_rects,
+            lanes = plan->kernel->lanes;
+  hai_index square = hai_min(n_query, n_key); /* or less; half of its keys in each level */
+  int hyper = hai_may_approximate(plan), probing = hyper && plan->probing,
+      choosing = hyper && plan->choosing;
   int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
-  int probing = hyper && plan->probing, choosing = hyper && plan->choosing;
-  int64_t lanes = plan->kernel->lanes;
-  size_t end = 0;
+  int reporting = hyper && plan->reporting, resting = hai_resting(plan);
 
   y->overflow = 0;
-  y->n_means = score ? hai_ceil_div(problem->n_key, p->key_group) + plan->max_rects : 0;
-  y->n_spans =
-      score && hai_two_levels(p, problem->n_key)
-          ? y->n_means / HAI_PAIR_SPAN + hai_min(plan->max_rects, problem->n_key / HAI_PAIR_DENSE) + 2
-          : 0;
-  square =
-      (uint64_t)hai_min(problem->n_query, problem->n_key); /* or less; half of its keys in each level */
-  y->n_partials = probing ? hai_max(hai_probe_chunks(problem->n_key),
-                                    (int64_t)square / 2 / HAI_PROBE_KEYS + plan->max_rects) *
-                                p->probe_queries
-                          : 0;
-  y->n_truths = choosing || (hyper && plan->reporting) /* one a rectangle, or they are few and large */
-                    ? hai_max(hai_judge_chunks(problem->n_key),
-                              hai_max((int64_t)square / HAI_JUDGE_KEYS, plan->max_rects))
+  y->n_means = score ? hai_ceil_div(n_key, plan->key_group) + rects : 0;
+  y->n_spans = score && hai_two_levels(plan, n_key)
+                   ? y->n_means / HAI_PAIR_SPAN + hai_min(rects, n_key / HAI_PAIR_DENSE) + 2
+                   : 0;
+  y->n_partials = probing ? hai_max(hai_probe_chunks(n_key), square / 2 / HAI_PROBE_KEYS + rects) : 0;
+  y->n_truths = choosing || reporting /* one a rectangle, or they are few and large */
+                    ? hai_max(hai_judge_chunks(n_key), hai_max(square / HAI_JUDGE_KEYS, rects))
                     : 0;
-  y->truth_floats =
-      hai_ceil_div(hai_min(plan->reporting ? HAI_AUDITORS : HAI_JUDGES, problem->n_query), lanes) * lanes *
-      (2 + problem->value_dim);
-  y->n_pin_words = hyper ? problem->n_key / 32 + 1 + plan->max_rects : 0;
-  y->max_pins = hyper ? hai_min(p->sink_keys + p->heavy_keys, problem->n_key) : 0;
-  y->max_columns = hyper ? p->sample_size : 0;
+  y->truth_floats = hai_ceil_div(hai_min(plan->reporting ? HAI_AUDITORS : HAI_JUDGES, n_query), lanes) *
+                    lanes * (2 + plan->value_dim);
+  y->n_pin_words = hyper ? n_key / 32 + 1 + rects : 0;
+  y->max_pins = hyper ? hai_min(plan->sink_keys + plan->heavy_keys, n_key) : 0;
+  y->max_columns = hyper ? plan->sample_size : 0;
   y->max_wide =
-      hyper && hai_trying_columns(plan) ? hai_min(p->sample_size + p->block_size, problem->n_key) : 0;
-  y->n_choices =
-      score ? (hai_ceil_div(problem->n_query, p->query_group) + plan->max_rects) * plan->take : 0;
-  y->n_records = hyper && plan->reporting ? 2 * plan->max_rects : 0;
-  y->cap_chunks = hyper ? hai_ceil_div(p->sample_size, HAI_TASK_QUERIES) : 0;
+      hyper && hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, n_key) : 0;
+  y->n_choices = score ? hai_ceil_div(n_query, plan->query_group) + rects : 0;
+  y->n_records = reporting ? 2 * rects : 0;
+  y->cap_chunks = hyper ? hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES) : 0;
 
-  y->lse = hai_take(y, &end, hai_resting(plan) ? hai_times(heads, n_query * 4) : 0);
-  y->out = hai_take(y, &end,
-                    hai_resting(plan) && problem->out.dtype != HYPERATTN_F32
-                        ? hai_times(hai_times(heads, n_query * 4), (uint64_t)problem->value_dim)
-                        : 0);
-  query_codes = sorting ? hai_round_up(hai_times(heads, n_query * 2)) : 0;
-  means = hai_times(kv_heads, (uint64_t)y->n_means * (uint64_t)problem->head_dim * 4);
-  y->mean = y->query_code = hai_take(
-      y, &end, hai_most(means, hai_plus(query_codes, sorting ? hai_times(kv_heads, n_key * 2) : 0)));
-  y->key_code = y->query_code + (size_t)query_codes;
-  y->query_order = hai_take(y, &end, sorting ? hai_times(heads, n_query * 4) : 0);
-  y->key_order = hai_take(y, &end, sorting ? hai_times(kv_heads, n_key * 4) : 0);
-  y->span_mean =
-      hai_take(y, &end, hai_times(kv_heads, (uint64_t)y->n_spans * (uint64_t)problem->head_dim * 4));
-  y->partial = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_partials, 8)));
-  masses = probing || plan->weighing ? hai_times(heads, n_key * 4) : 0;
-  truths = hai_times(heads, hai_times((uint64_t)y->n_truths, (uint64_t)y->truth_floats * 4));
-  y->mass = y->truth = hai_take(y, &end, hyper ? hai_most(masses, truths) : 0);
-  y->square = hai_take(y, &end, probing && plan->reporting ? hai_times(heads, n_key * 4) : 0);
-  y->pinned = hai_take(y, &end, hai_times(heads, (uint64_t)y->n_pin_words * 4));
-  y->pins = hai_take(y, &end, hai_times(heads, hai_times(rects, (uint64_t)y->max_pins * 4)));
-  y->columns = hai_take(
-      y, &end,
-      hai_times(heads, hai_times(rects, (uint64_t)(y->max_columns + y->max_wide) * sizeof(hai_column))));
-  y->counts = hai_take(y, &end, hyper ? hai_times(heads, rects * 12) : 0);
-  y->choice = hai_take(y, &end,
-                       hai_times(heads, hai_times((uint64_t)y->n_choices, 4 * (uint64_t)plan->n_pairings)));
-  y->verdict = hai_take(y, &end, choosing ? hai_times(heads, rects * sizeof(hai_verdict)) : 0);
-  y->record = hai_take(y, &end, hai_times(heads, hai_times((uint64_t)y->n_records, sizeof(hai_record))));
-  y->cap = hai_take(y, &end, hai_times(heads, (uint64_t)y->cap_chunks * 4));
-  y->scratch = end;
-  y->scratch_bytes = 0;
-  hai_take(
-      y, &y->scratch_bytes,
-      hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_plus(hai_stage_bytes(plan), HAI_ALIGN)));
+  y->scratch = 0;
+  y->lse = hai_take(y, heads, resting ? n_query : 0, each);
+  y->out = hai_take(y, heads, resting && plan->problem->out.dtype != HYPERATTN_F32 ? n_query : 0,
+                    each * (size_t)plan->value_dim);
+  y->query_code = hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
+  y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
+  least = y->scratch;
+  y->scratch = y->mean = y->query_code; /* the buckets' place */
+  hai_take(y, kv_heads, y->n_means, each * (size_t)plan->head_dim);
+  y->scratch = hai_most(y->scratch, least);
+  y->query_order = hai_take(y, heads, sorting ? n_query : 0, sizeof(int32_t));
+  y->key_order = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(int32_t));
+  y->span_mean = hai_take(y, kv_heads, y->n_spans, each * (size_t)plan->head_dim);
+  y->partial = hai_take(y, heads, y->n_partials, hai_times((size_t)plan->probe_queries, 2 * each));
+  y->mass = y->truth = hai_take(y, heads, y->n_truths, (size_t)y->truth_floats * each);
+  least = y->scratch;
+  y->scratch = y->mass; /* the truths' place */
+  hai_take(y, heads, hyper && (plan->probing || plan->weighing) ? n_key : 0, each);
+  y->scratch = hai_most(y->scratch, least);
+  y->square = hai_take(y, heads, probing && reporting ? n_key : 0, each);
+  y->pinned = hai_take(y, heads, y->n_pin_words, sizeof(uint32_t));
+  y->pins = hai_take(y, heads, rects, hai_times((size_t)y->max_pins, sizeof(int32_t)));
+  y->columns =
+      hai_take(y, heads, rects, hai_times((size_t)(y->max_columns + y->max_wide), sizeof(hai_column)));
+  y->counts = hai_take(y, heads, hyper ? rects : 0, 3 * sizeof(int32_t));
+  y->choice =
+      hai_take(y, heads, y->n_choices * plan->n_pairings, hai_times((size_t)plan->take, sizeof(int32_t)));
+  y->verdict = hai_take(y, heads, choosing ? rects : 0, sizeof(hai_verdict));
+  y->record = hai_take(y, heads, y->n_records, sizeof(hai_record));
+  y->cap = hai_take(y, heads, y->cap_chunks, each);
+  y->scratch_bytes = hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_stage_bytes(plan));
+  if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
+  y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
 }
 
 /* Can products take queries, keys and values as they are, in bfloat16? */
@@ -2615,68 +2629,70 @@ static int hai_all_bf16(const hyperattn_problem *p) {
 }
 
 /* Everything about a call that needs no pointer and no stride. */
-static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                    const hyperattn_params *params) {
+HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                       const hyperattn_params *params) {
   hyperattn_status status;
+  hyperattn_isa isa;
+  int bf16;
   if (!problem) return HYPERATTN_ERROR_NULL_PROBLEM;
   if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
   if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
   if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  isa = params->isa;
+  bf16 = hai_all_bf16(problem);
   plan->problem = problem;
-  plan->params = *params;
-  plan->kernel = hai_kernel_of(params->isa);
-  plan->reader =
-      hai_all_bf16(problem) ? hai_kernel_of_bf16(params->isa, problem->head_dim, problem->value_dim) : NULL;
-  plan->may_use_amx =
-      hai_all_bf16(problem) && hai_may_use_amx(params->isa, problem->head_dim, problem->value_dim);
+  plan->params = params;
+  hai_resolve_shape(plan);
+  plan->kernel = hai_kernel_of(isa);
+  plan->reader = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : NULL;
+  plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->reader) plan->reader = plan->kernel;
-  plan->scale = problem->scale != 0.0f ? problem->scale : 1.0f / hai_sqrt((float)problem->head_dim);
-  plan->heads_per_kv = problem->n_heads / problem->n_kv_heads;
   hai_resolve_params(plan);
   hai_resolve_regions(plan);
   hai_resolve_steps(plan);
   hai_resolve_layout(plan);
-  if (hai_times(hai_times((uint64_t)problem->batch, 2 * (uint64_t)problem->n_heads),
-                hai_plus((uint64_t)problem->n_query, (uint64_t)problem->n_key)) > INT64_MAX)
-    return HYPERATTN_ERROR_SIZE_OVERFLOW; /* tasks are counted in int64 */
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
 static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
-  size_t limit = SIZE_MAX - layout->scratch - HAI_ALIGN;
+  size_t limit = PTRDIFF_MAX - layout->scratch - HAI_ALIGN;
   if ((size_t)n_workers > limit / layout->scratch_bytes) return 0;
   return layout->scratch + layout->scratch_bytes * (size_t)n_workers + HAI_ALIGN - 1;
 }
 
-static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                          size_t workspace_size, int n_workers) {
+HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                             size_t workspace_size, int n_workers) {
   const hyperattn_problem *p = plan->problem;
+  hai_index batch = (hai_index)p->batch;
   size_t need;
   hai_span spans[7]; /* out, lse, report, workspace, query, key, value */
   hyperattn_status status;
   if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
   need = hai_layout_size(&plan->layout, n_workers);
   if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (p->batch == 0 || p->n_query == 0) return HYPERATTN_OK; /* nothing is read or written */
+  if (!batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
   if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
   if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
-  if (p->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
-  if (p->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
+  if (plan->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
   if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
   if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
   HYPERATTN_MEMSET(spans, 0, sizeof spans);
-  status = hai_check_output(&spans[0], &p->out, p->batch, p->n_heads, p->n_query, p->value_dim);
-  if (status == HYPERATTN_OK) status = hai_check_lse(&spans[1], p->lse, p->batch, p->n_heads, p->n_query);
-  if (status == HYPERATTN_OK) status = hai_check_report(&spans[2], p->report, p->batch, p->n_heads);
+  status = hai_check_output(&spans[0], &p->out, batch, plan->n_heads, plan->n_query, plan->value_dim);
+  if (status == HYPERATTN_OK)
+    status = hai_check_flat(&spans[1], p->lse, batch, plan->n_heads, plan->n_query, sizeof *p->lse);
+  if (status == HYPERATTN_OK && p->report)
+    status = hai_check_flat(&spans[2], p->report, batch, plan->n_heads, 1, sizeof *p->report);
   spans[3].data = (const char *)workspace;
   spans[3].after = need;
   if (status == HYPERATTN_OK)
-    status = hai_check_input(&spans[4], &p->query, p->batch, p->n_heads, p->n_query, p->head_dim);
-  if (status == HYPERATTN_OK && p->n_key)
-    status = hai_check_input(&spans[5], &p->key, p->batch, p->n_kv_heads, p->n_key, p->head_dim);
-  if (status == HYPERATTN_OK && p->n_key)
-    status = hai_check_input(&spans[6], &p->value, p->batch, p->n_kv_heads, p->n_key, p->value_dim);
+    status = hai_check_input(&spans[4], &p->query, batch, plan->n_heads, plan->n_query, plan->head_dim);
+  if (status == HYPERATTN_OK && plan->n_key)
+    status = hai_check_input(&spans[5], &p->key, batch, plan->n_kv_heads, plan->n_key, plan->head_dim);
+  if (status == HYPERATTN_OK && plan->n_key)
+    status = hai_check_input(&spans[6], &p->value, batch, plan->n_kv_heads, plan->n_key, plan->value_dim);
   return status == HYPERATTN_OK ? hai_check_overlap(spans, 4, 7) : status;
 }
 
@@ -2688,52 +2704,57 @@ typedef struct hai_job {
   char *base;    /* workspace, aligned */
   char *scratch; /* this worker's */
   hai_tile *tile;
-  int64_t batch, head, kv_head; /* head is -1 in tasks of a kv head */
+  hai_index batch, head, kv_head; /* head is -1 in tasks of a kv head */
   int level, pairing;
   int audit; /* are the held-out queries those of the report */
   hai_rect rect;
-  int64_t chunk;
+  hai_index chunk;
 } hai_job;
 
-static int64_t hai_flat_head(const hai_job *job) {
-  return job->batch * job->plan->problem->n_heads + job->head;
+static hai_index hai_flat_head(const hai_job *job) { return job->batch * job->plan->n_heads + job->head; }
+static hai_index hai_flat_kv_head(const hai_job *job) {
+  return job->batch * job->plan->n_kv_heads + job->kv_head;
 }
-static int64_t hai_flat_kv_head(const hai_job *job) {
-  return job->batch * job->plan->problem->n_kv_heads + job->kv_head;
+/* The rectangle's number `index` for a purpose. */
+static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
+  return hai_random(job->plan->params->seed, (uint64_t)job->rect.region, (uint64_t)purpose,
+                    (uint64_t)index);
 }
 /* Where a row lies. */
 static ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
   return elements / hai_unit(dtype) * (ptrdiff_t)hai_unit_bytes(dtype);
 }
-static const char *hai_row(const hyperattn_input *x, int64_t batch, int64_t head, int64_t row) {
+static const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
   return (const char *)x->data +
          hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
                                   (ptrdiff_t)row * x->row_stride);
 }
-static char *hai_out_row(const hyperattn_output *x, int64_t batch, int64_t head, int64_t row) {
+static char *hai_out_row(const hyperattn_output *x, hai_index batch, hai_index head, hai_index row) {
   return (char *)x->data +
          hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
                                   (ptrdiff_t)row * x->row_stride);
 }
 /* A row in float32: itself, or widened into `room` [dim]. */
-static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, int64_t dim,
+static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
                              float *room) {
   if (dtype == HYPERATTN_F32) return (const float *)row;
   job->plan->kernel->widen(row, dtype, dim, room);
   return room;
 }
-static const float *hai_query_row(const hai_job *job, int64_t head, int64_t row, float *room) {
+static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
   const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, p->head_dim, room);
-}
-static const float *hai_key_row(const hai_job *job, int64_t key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, p->head_dim, room);
-}
-static const float *hai_value_row(const hai_job *job, int64_t key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype, p->value_dim,
+  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
                   room);
+}
+static const float *hai_key_row(const hai_job *job, hai_index key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, job->plan->head_dim,
+                  room);
+}
+static const float *hai_value_row(const hai_job *job, hai_index key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
+                  job->plan->value_dim, room);
 }
 static float *hai_floats(const hai_job *job, size_t offset) {
   return (float *)(void *)(job->base + offset);
@@ -2744,9 +2765,8 @@ static int32_t *hai_ints(const hai_job *job, size_t offset) {
 
 static uint16_t *hai_codes(const hai_job *job, int of_key) {
   const hai_layout *y = &job->plan->layout;
-  const hyperattn_problem *p = job->plan->problem;
   return (uint16_t *)(void *)(job->base + (of_key ? y->key_code : y->query_code)) +
-         (of_key ? hai_flat_kv_head(job) * p->n_key : hai_flat_head(job) * p->n_query);
+         (of_key ? hai_flat_kv_head(job) * job->plan->n_key : hai_flat_head(job) * job->plan->n_query);
 }
 /* Rows of the rectangle in the pairing's order: sorted position -> row of the tensor. Position order needs no
    array: NULL, and rows follow one another from the rectangle's first. */
@@ -2755,61 +2775,61 @@ static int hai_sorting(const hai_job *job) {
 }
 static int32_t *hai_query_order(const hai_job *job) {
   if (!hai_sorting(job)) return NULL;
-  return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->problem->n_query +
+  return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->n_query +
          job->rect.query_begin;
 }
 static int32_t *hai_key_order(const hai_job *job) {
   if (!hai_sorting(job)) return NULL;
-  return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->problem->n_key +
+  return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
-static int64_t hai_at(const int32_t *order, int64_t first, int64_t i) {
+static hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
   return order ? order[i] : first + i;
 }
 /* Rectangles of a level share arrays: each begins at its first key (or query) over the unit, plus its
    index, which leaves room for the rounding of all before it. */
 static float *hai_mean(const hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t first = job->rect.key_begin / plan->params.key_group + job->rect.index;
+  hai_index first = job->rect.key_begin / plan->key_group + job->rect.index;
   return hai_floats(job, plan->layout.mean) +
-         (hai_flat_kv_head(job) * plan->layout.n_means + first) * plan->problem->head_dim;
+         (hai_flat_kv_head(job) * plan->layout.n_means + first) * plan->head_dim;
 }
 static float *hai_span_mean(const hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t first =
-      (job->rect.key_begin / plan->params.key_group + job->rect.index) / HAI_PAIR_SPAN + job->rect.index;
+  hai_index first =
+      (job->rect.key_begin / plan->key_group + job->rect.index) / HAI_PAIR_SPAN + job->rect.index;
   return hai_floats(job, plan->layout.span_mean) +
-         (hai_flat_kv_head(job) * plan->layout.n_spans + first) * plan->problem->head_dim;
+         (hai_flat_kv_head(job) * plan->layout.n_spans + first) * plan->head_dim;
 }
-static float *hai_partial(const hai_job *job, int64_t chunk) { /* of one chunk: [probe][2] */
+static float *hai_partial(const hai_job *job, hai_index chunk) { /* of one chunk: [probe][2] */
   const hai_plan *plan = job->plan;
-  int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level));
+  hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level));
   return hai_floats(job, plan->layout.partial) +
-         2 * (hai_flat_head(job) * plan->layout.n_partials +
-              (job->rect.index * chunks + chunk) * plan->params.probe_queries);
+         2 * (hai_flat_head(job) * plan->layout.n_partials + job->rect.index * chunks + chunk) *
+             plan->probe_queries;
 }
 /* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
-static float *hai_truth(const hai_job *job, int64_t chunk) {
+static float *hai_truth(const hai_job *job, hai_index chunk) {
   const hai_plan *plan = job->plan;
-  int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level));
+  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level));
   return hai_floats(job, plan->layout.truth) +
          (hai_flat_head(job) * plan->layout.n_truths + job->rect.index * chunks + chunk) *
              plan->layout.truth_floats;
 }
 static float *hai_mass(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->problem->n_key +
+  return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
 static float *hai_square(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.square) + hai_flat_head(job) * job->plan->problem->n_key +
+  return hai_floats(job, job->plan->layout.square) + hai_flat_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
 static uint32_t *hai_pinned(const hai_job *job) {
   return (uint32_t *)(void *)(job->base + job->plan->layout.pinned) +
          hai_flat_head(job) * job->plan->layout.n_pin_words + job->rect.key_begin / 32 + job->rect.index;
 }
-static int hai_is_pinned(const hai_job *job, const uint32_t *pinned, int64_t key) {
-  int64_t bit = key - job->rect.key_begin;
+static int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
+  hai_index bit = key - job->rect.key_begin;
   return (int)(pinned[bit / 32] >> (bit % 32) & 1);
 }
 static int32_t *hai_pins(const hai_job *job) {
@@ -2828,12 +2848,12 @@ static int32_t *hai_counts(const hai_job *job) { /* pins, columns, columns of th
   return hai_ints(job, job->plan->layout.counts) +
          3 * (hai_flat_head(job) * job->plan->max_rects + job->rect.index);
 }
-static int32_t *hai_choice(const hai_job *job, int64_t group) {
+static int32_t *hai_choice(const hai_job *job, hai_index group) {
   const hai_plan *plan = job->plan;
-  int64_t first = job->rect.query_begin / plan->params.query_group + job->rect.index;
+  hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
   return hai_ints(job, plan->layout.choice) +
-         (hai_flat_head(job) * plan->n_pairings + job->pairing) * plan->layout.n_choices +
-         (first + group) * plan->take;
+         ((hai_flat_head(job) * plan->n_pairings + job->pairing) * plan->layout.n_choices + first + group) *
+             plan->take;
 }
 static hai_verdict *hai_verdict_of(const hai_job *job) {
   return (hai_verdict *)(void *)(job->base + job->plan->layout.verdict) +
@@ -2846,7 +2866,7 @@ static void hai_verdict_open(hai_verdict *verdict) {
 }
 static hai_record *hai_record_of(const hai_job *job) {
   return (hai_record *)(void *)(job->base + job->plan->layout.record) +
-         hai_flat_head(job) * job->plan->layout.n_records + (int64_t)job->rect.region;
+         hai_flat_head(job) * job->plan->layout.n_records + job->rect.region;
 }
 static float *hai_cap(const hai_job *job) {
   return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
@@ -2871,7 +2891,7 @@ typedef struct hai_rows {
   const char *first; /* row 0 */
   ptrdiff_t stride;  /* bytes */
   hyperattn_dtype dtype;
-  int64_t dim;
+  hai_index dim;
   float *room; /* [chunk][dim], or NULL */
 } hai_rows;
 
@@ -2884,16 +2904,16 @@ struct hai_tile {
   int begin, end;                    /* lanes that the next keys are for, whole registers */
   uint64_t used;                     /* which of those lanes hold queries */
   int guard;                         /* are keys hidden that their lanes must not even multiply by 0 */
-  int64_t state[HAI_MAX_LANES];      /* index into lse: flat head * n_query + row */
+  hai_index state[HAI_MAX_LANES];    /* index into lse: flat head * n_query + row */
   const void *row[HAI_MAX_LANES];    /* query rows, of the kernel's dtype */
   float *out[HAI_MAX_LANES];         /* output rows in float32, where they rest between phases, */
   void *result[HAI_MAX_LANES];       /* and the caller's, where that is not float32 */
-  int64_t first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
-  int64_t min_first, max_last;                       /* keys beyond are seen by none */
-  int64_t max_first, min_last;                       /* keys between are seen by all */
-  int n_keys;                                        /* keys waiting */
+  hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
+  hai_index min_first, max_last;                       /* keys beyond are seen by none */
+  hai_index max_first, min_last;                       /* keys between are seen by all */
+  int n_keys;                                          /* keys waiting */
   int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
-  int64_t value_dim;    /* 0: only m and l are wanted */
+  hai_index value_dim;  /* 0: only m and l are wanted */
   int n_groups;         /* query groups of the lanes, in order */
   hai_group group[HAI_MAX_LANES];
   /* shared by the tiles of a task: */
@@ -2901,7 +2921,7 @@ struct hai_tile {
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
   const void **key, **value; /* [chunk]: rows of the keys that wait, of the kernel's dtype */
   float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
-  int64_t line_dim;
+  hai_index line_dim;
   int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
   float log_weight[HAI_CHUNK];
@@ -2909,7 +2929,7 @@ struct hai_tile {
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
 
-static int64_t hai_column_floats(const hai_plan *plan) {
+static hai_index hai_column_floats(const hai_plan *plan) {
 #if HAI_AMX
   if (plan->may_use_amx) return HAI_CHUNK * HAI_AMX_ROWS / 2;
 #endif
@@ -2917,25 +2937,25 @@ static int64_t hai_column_floats(const hai_plan *plan) {
   return HAI_CHUNK;
 }
 
-static uint64_t hai_tile_bytes(const hai_plan *plan) {
-  uint64_t lanes = (uint64_t)plan->kernel->lanes, head_dim = (uint64_t)plan->problem->head_dim;
-  uint64_t floats = lanes * (head_dim + (uint64_t)plan->problem->value_dim + 6);
-  floats += (uint64_t)hai_column_floats(plan);
+static size_t hai_tile_bytes(const hai_plan *plan) {
+  size_t lanes = (size_t)plan->kernel->lanes, head_dim = (size_t)plan->head_dim;
+  size_t floats = lanes * (head_dim + (size_t)plan->value_dim + 6);
+  floats += (size_t)hai_column_floats(plan);
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
 }
 
 /* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
-static int64_t hai_line_dim(const hai_plan *plan) {
+static hai_index hai_line_dim(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   int is_float = p->query.dtype == HYPERATTN_F32 && p->key.dtype == HYPERATTN_F32 &&
                  p->value.dtype == HYPERATTN_F32 && p->out.dtype == HYPERATTN_F32;
-  return is_float ? 0 : hai_max(p->head_dim, p->value_dim);
+  return is_float ? 0 : hai_max(plan->head_dim, plan->value_dim);
 }
-static int64_t hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, int64_t dim) {
+static hai_index hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
   int is_read = dtype == HYPERATTN_F32 || (dtype == plan->reader->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
-static int64_t hai_score_rows(const hai_plan *plan) {
+static hai_index hai_score_rows(const hai_plan *plan) {
   int room = plan->reader->room;
 #if HAI_AMX
   if (plan->may_use_amx) room = (int)hai_max(room, hai_kernel_amx.room);
@@ -2943,29 +2963,29 @@ static int64_t hai_score_rows(const hai_plan *plan) {
   return HAI_CHUNK + room;
 }
 /* Bytes of what the tiles of a task share. */
-static uint64_t hai_chunk_bytes(const hai_plan *plan) {
+static size_t hai_chunk_bytes(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  int64_t floats = plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
-                   hai_room_floats(plan, p->key.dtype, p->head_dim) +
-                   hai_room_floats(plan, p->value.dtype, p->value_dim);
-  return (uint64_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
+  hai_index floats = plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
+                     hai_room_floats(plan, p->key.dtype, plan->head_dim) +
+                     hai_room_floats(plan, p->value.dtype, plan->value_dim);
+  return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
 /* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
-  return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (int64_t)hai_tile_bytes(plan)));
+  return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_bytes(plan)));
 }
 
 /* Memory for so many floats, NULL for none. */
-static float *hai_carve(char **at, int64_t floats) {
+static float *hai_carve(char **at, hai_index floats) {
   float *begin = (float *)(void *)*at;
-  *at += (size_t)hai_round_up((uint64_t)floats * sizeof(float));
+  *at += (size_t)hai_round_up((size_t)floats * sizeof(float));
   return floats ? begin : NULL;
 }
 
-static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, int64_t dim, char **at) {
+static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
-  rows.first = job->plan->problem->n_key ? hai_row(x, job->batch, job->kv_head, 0) : NULL;
+  rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : NULL;
   rows.stride = hai_offset(x->dtype, x->row_stride);
   rows.dtype = x->dtype;
   rows.dim = dim;
@@ -2977,12 +2997,12 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, int64_
 static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
-  int64_t lanes = plan->kernel->lanes;
+  hai_index lanes = plan->kernel->lanes;
   hai_tile *tile = (hai_tile *)(void *)*at;
   *at += (size_t)hai_round_up(sizeof(hai_tile));
   tile->kernel = plan->reader;
-  tile->query = hai_carve(at, p->head_dim * lanes);
-  tile->o = hai_carve(at, p->value_dim * lanes);
+  tile->query = hai_carve(at, plan->head_dim * lanes);
+  tile->o = hai_carve(at, plan->value_dim * lanes);
   tile->m = hai_carve(at, lanes);
   tile->l = hai_carve(at, lanes);
   tile->factor = hai_carve(at, lanes);
@@ -2995,8 +3015,8 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
     return tile;
   }
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
-  tile->keys = hai_rows_of(job, &p->key, p->head_dim, at);
-  tile->values = hai_rows_of(job, &p->value, p->value_dim, at);
+  tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
+  tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->key = (const void **)(void *)*at;
@@ -3011,7 +3031,7 @@ static float *hai_line(const hai_tile *tile, int i) {
 }
 
 /* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
-static const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, int64_t row, int64_t j) {
+static const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = rows->first + (ptrdiff_t)row * rows->stride;
   if (rows->dtype == HYPERATTN_F32 || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
@@ -3032,24 +3052,25 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
 }
 
 /* Puts query `row` of a head into a lane; it may see keys first .. last. Fill lanes 0 .. n - 1 in turn. */
-static void hai_tile_query(hai_job *job, int lane, int64_t head, int64_t row, int64_t first, int64_t last) {
+static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row, hai_index first,
+                           hai_index last) {
   const hyperattn_problem *p = job->plan->problem;
   hai_tile *tile = job->tile;
   tile->row[lane] = tile->kernel->dtype == HYPERATTN_F32
                         ? (const void *)hai_query_row(job, head, row, hai_line(tile, lane))
                         : hai_row(&p->query, job->batch, head, row);
-  tile->state[lane] = (job->batch * p->n_heads + head) * p->n_query + row;
+  tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = p->out.dtype == HYPERATTN_F32 ? (float *)tile->result[lane]
                     : hai_resting(job->plan)
-                        ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * p->value_dim
+                        ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
                         : hai_line(tile, lane);
   tile->first[lane] = first;
   tile->last[lane] = last;
 }
 
 /* n queries are in place: packs them times `scale` and starts empty states. */
-static void hai_tile_open(hai_job *job, int n, float scale, int64_t value_dim) {
+static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
@@ -3069,7 +3090,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, int64_t value_dim) {
     tile->m[i] = -hai_inf();
     tile->l[i] = 0.0f;
   }
-  tile->kernel->pack(tile->row, job->plan->problem->head_dim, scale, tile->query);
+  tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, (size_t)(value_dim * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
 }
@@ -3079,7 +3100,7 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile *tile = job->tile;
   int i;
   for (i = 0; i < tile->n; i++) tile->row[i] = tile->out[i];
-  job->plan->kernel->pack(tile->row, job->plan->problem->value_dim, 1.0f, tile->o);
+  job->plan->kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++) {
     tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
     tile->l[i] = tile->m[i] == -hai_inf() ? 0.0f : 1.0f;
@@ -3098,9 +3119,9 @@ static void hai_tile_close(hai_job *job) {
     if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
     if (resting) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
   }
-  tile->kernel->unpack(tile->o, plan->problem->value_dim, tile->factor, tile->out);
+  tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
   for (i = 0; i < tile->n && dtype != HYPERATTN_F32; i++)
-    hai_narrow(tile->out[i], plan->problem->value_dim, dtype, tile->result[i]);
+    hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
 }
 
 /* The states of all lanes, put aside and taken back: m, l [lanes], o [value_dim][lanes]. */
@@ -3119,11 +3140,11 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
 
 /* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent of all
    ones carries into the sign's place. */
-static int hai_row_finite(const void *row, hyperattn_dtype dtype, int64_t n) {
+static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = dtype == HYPERATTN_F32;
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
   uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
-  int64_t step = (int64_t)(sizeof eight / hai_unit_bytes(dtype)), t;
+  hai_index step = (hai_index)(sizeof eight / hai_unit_bytes(dtype)), t;
   for (t = 0; t + step <= n; t += step) {
     HYPERATTN_MEMCPY(&eight, (const char *)row + (size_t)t * hai_unit_bytes(dtype), sizeof eight);
     carries |= (eight & ~signs) + ones;
@@ -3144,7 +3165,7 @@ static int hai_tile_clean(const hai_tile *tile) {
 }
 
 /* Is any of the kernel's step of coordinates from t on, in a row that is hidden from some lane, not finite? */
-static int hai_tile_bad(const hai_tile *tile, int64_t t) {
+static int hai_tile_bad(const hai_tile *tile, hai_index t) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   uint64_t all = hai_lane_bits(0, tile->n);
   int j;
@@ -3163,7 +3184,7 @@ static void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   size_t bytes = hai_unit_bytes(dtype);
   int lanes = tile->kernel->lanes, step = tile->kernel->step, i, j;
-  int64_t t = 0, run;
+  hai_index t = 0, run;
   while (t < tile->value_dim) {
     for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run += step;
     for (j = 0; j < tile->n_keys; j++) /* queries are packed: their rows are done with */
@@ -3205,7 +3226,7 @@ static void hai_tile_flush(hai_job *job) {
   hai_tile *tile = job->tile;
   const hai_kernel *kernel = tile->kernel;
   if (!tile->n_keys) return;
-  kernel->scores(tile->query, job->plan->problem->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
+  kernel->scores(tile->query, job->plan->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
                  tile->score);
   if (tile->clip) hai_tile_clip(tile);
   kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
@@ -3220,7 +3241,7 @@ static void hai_tile_flush(hai_job *job) {
 }
 
 /* Lanes that may see a key, by their bounds. */
-static uint64_t hai_tile_sees(const hai_tile *tile, int64_t key) {
+static uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
   uint64_t bits = 0;
   int i;
   if (key >= tile->max_first && key <= tile->min_last) return ~(uint64_t)0;
@@ -3230,7 +3251,7 @@ static uint64_t hai_tile_sees(const hai_tile *tile, int64_t key) {
 
 /* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its
    place in the chunk: how sums are grouped must not depend on which queries share a tile. */
-static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t bits) {
+static void hai_tile_push(hai_job *job, hai_index key, float log_weight, uint64_t bits) {
   hai_tile *tile = job->tile;
   int j = tile->n_keys++;
   bits &= hai_tile_sees(tile, key);
@@ -3245,14 +3266,14 @@ static void hai_tile_push(hai_job *job, int64_t key, float log_weight, uint64_t 
 
 /* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them, in a
    tile whose queries come in ascending order. */
-static void hai_tile_rows(hai_tile *tile, int64_t begin, int64_t end) {
-  int64_t j;
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
+  hai_index j;
   for (j = 0; j < end - begin; j++) {
     tile->key[j] = hai_rows_at(tile, &tile->keys, begin + j, j);
     if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, begin + j, j);
   }
 }
-static void hai_tile_fill(hai_tile *tile, int64_t begin, int64_t end) {
+static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
   int j, low = 0, high = 0;
   tile->n_keys = (int)(end - begin);
   tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
@@ -3266,8 +3287,9 @@ static void hai_tile_fill(hai_tile *tile, int64_t begin, int64_t end) {
 /* Some tiles, queries ascending, meet keys begin .. end - 1 in a row. Chunks begin at multiples of
    HAI_CHUNK, and a tile joins a chunk where any of its queries sees it: how sums are grouped does not depend
    on which queries share a tile. */
-static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, int64_t begin, int64_t end) {
-  int64_t first = end, last = begin - 1, next;
+static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai_index begin,
+                          hai_index end) {
+  hai_index first = end, last = begin - 1, next;
   int i;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
@@ -3305,8 +3327,8 @@ static uint32_t hai_gray_decode(uint32_t code) {
 
 /* planes [bits][dim] of random signs: with +-1 every sum is rounded alike everywhere, so buckets are
    portable. */
-static void hai_planes(uint64_t seed, int bits, int64_t dim, float *planes) {
-  int64_t i;
+static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
+  hai_index i;
   uint64_t word = 0;
   for (i = 0; i < bits * dim; i++) {
     if (i % 64 == 0) word = hai_random(seed, 0, HAI_FOR_PLANES, (uint64_t)i / 64);
@@ -3317,7 +3339,7 @@ static void hai_planes(uint64_t seed, int bits, int64_t dim, float *planes) {
 /* Is a later pairing called for: by this head, or in tasks of a kv head by any of its heads? */
 static int hai_wanted(const hai_job *job) {
   hai_job each = *job;
-  int64_t group = job->plan->heads_per_kv, i;
+  hai_index group = job->plan->heads_per_kv, i;
   if (!job->plan->choosing) return 1;
   if (job->head >= 0) return !hai_verdict_of(job)->settled;
   for (i = 0; i < group; i++) {
@@ -3329,20 +3351,19 @@ static int hai_wanted(const hai_job *job) {
 
 /* Buckets of HAI_TASK_ROWS rows of a rectangle, of a query head or, with job->head < 0, of a kv head:
    code = Gray position of the signs of <row, plane>. Cost: rows * lsh_bits * head_dim. */
-static void hai_stage_hash(hai_job *job) {
+HAI_APART void hai_stage_hash(hai_job *job) {
   const hai_plan *plan = job->plan;
-  const hyperattn_problem *p = plan->problem;
   hai_tile *tile = job->tile;
-  int of_key = job->head < 0, bits = plan->params.lsh_bits, lanes = plan->kernel->lanes, i, b;
-  int64_t first = of_key ? job->rect.key_begin : job->rect.query_begin,
-          row = first + job->chunk * HAI_TASK_ROWS;
-  int64_t end = hai_min(row + HAI_TASK_ROWS, first + (of_key ? job->rect.n_key : job->rect.n_query));
+  int of_key = job->head < 0, bits = plan->params->lsh_bits, lanes = plan->kernel->lanes, i, b;
+  hai_index first = of_key ? job->rect.key_begin : job->rect.query_begin,
+            row = first + job->chunk * HAI_TASK_ROWS;
+  hai_index end = hai_min(row + HAI_TASK_ROWS, first + (of_key ? job->rect.n_key : job->rect.n_query));
   uint16_t *code = hai_codes(job, of_key);
   float *planes = (float *)(void *)job->scratch;
   const void *plane[16];
   if (job->pairing && !hai_wanted(job)) return;
-  hai_planes(plan->params.seed, bits, p->head_dim, planes);
-  for (b = 0; b < bits; b++) plane[b] = planes + b * p->head_dim;
+  hai_planes(plan->params->seed, bits, plan->head_dim, planes);
+  for (b = 0; b < bits; b++) plane[b] = planes + b * plan->head_dim;
   for (; row < end; row += lanes) {
     int count = (int)hai_min(lanes, end - row);
     for (i = 0; i < lanes; i++)
@@ -3350,8 +3371,8 @@ static void hai_stage_hash(hai_job *job) {
                      : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
                                 : hai_query_row(job, job->head, row + i, hai_line(tile, i));
     /* a negative scale turns every query around */
-    plan->kernel->pack(tile->row, p->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f, tile->query);
-    plan->kernel->scores(tile->query, p->head_dim, plane, bits, 0, lanes, tile->score);
+    plan->kernel->pack(tile->row, plan->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f, tile->query);
+    plan->kernel->scores(tile->query, plan->head_dim, plane, bits, 0, lanes, tile->score);
     for (i = 0; i < count; i++) {
       uint32_t gray = 0;
       for (b = 0; b < bits; b++) gray |= (uint32_t)(tile->score[b * lanes + i] > 0.0f) << b;
@@ -3364,9 +3385,9 @@ static void hai_stage_hash(hai_job *job) {
 
 /* order = rows begin .. begin + n - 1, stably sorted by code[row]; count has 2^bits places. Cost: n +
    2^bits. */
-static void hai_counting_sort(const uint16_t *code, int64_t begin, int64_t n, int bits, int32_t *count,
+static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *count,
                               int32_t *order) {
-  int64_t i, buckets = (int64_t)1 << bits;
+  hai_index i, buckets = (hai_index)1 << bits;
   int32_t sum = 0;
   HYPERATTN_MEMSET(count, 0, (size_t)buckets * sizeof(int32_t));
   for (i = 0; i < n; i++) count[code[begin + i]]++;
@@ -3379,52 +3400,50 @@ static void hai_counting_sort(const uint16_t *code, int64_t begin, int64_t n, in
 }
 
 /* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. */
-static void hai_stage_order(hai_job *job) {
+HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
   if (job->pairing && !hai_wanted(job)) return;
   hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
-                    of_key ? job->rect.n_key : job->rect.n_query, job->plan->params.lsh_bits,
+                    of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
                     (int32_t *)(void *)job->scratch, of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
 /* ---- Probing: what a few queries think of every key ---- */
 
 /* The last key of a rectangle that the query at `row` meets there: its window is attended elsewhere. */
-static int64_t hai_rect_last(const hai_plan *plan, int64_t row) {
+static hai_index hai_rect_last(const hai_plan *plan, hai_index row) {
   const hyperattn_problem *p = plan->problem;
-  return p->causal ? row + p->n_key - p->n_query - plan->params.window : p->n_key;
+  return p->causal ? row + plan->n_key - plan->n_query - plan->window : plan->n_key;
 }
 
-static int64_t hai_n_probes(const hai_job *job) {
-  return hai_min(job->plan->params.probe_queries, job->rect.n_query);
+static hai_index hai_n_probes(const hai_job *job) {
+  return hai_min(job->plan->probe_queries, job->rect.n_query);
 }
 
 /* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one from each stratum; all, if there are few. */
 static int hai_n_judges(const hai_job *job) {
   return (int)hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query);
 }
-static int64_t hai_judge_runs(const hai_job *job) {
+static hai_index hai_judge_runs(const hai_job *job) {
   return (job->audit ? HAI_AUDITORS : HAI_JUDGES) / HAI_JUDGE_RUN;
 }
 static int hai_all_judge(const hai_job *job) {
   return job->rect.n_query <= hai_judge_runs(job) * HAI_JUDGE_RUN;
 }
-static int64_t hai_judge_row(const hai_job *job, int64_t i) {
-  int64_t runs = hai_judge_runs(job), run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin, size;
+static hai_index hai_judge_row(const hai_job *job, hai_index i) {
+  hai_index runs = hai_judge_runs(job), run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin, size;
   if (hai_all_judge(job)) return job->rect.query_begin + i;
   begin = hai_cut(n, runs, run);
   size = hai_cut(n, runs, run + 1) - begin;
-  begin += (int64_t)hai_uniform(0, (uint64_t)(size - HAI_JUDGE_RUN + 1),
-                                hai_random(job->plan->params.seed, job->rect.region,
-                                           job->audit ? HAI_FOR_AUDITORS : HAI_FOR_JUDGES, (uint64_t)run));
+  begin += (hai_index)hai_uniform(0, (uint64_t)(size - HAI_JUDGE_RUN + 1),
+                                  hai_random_of(job, job->audit ? HAI_FOR_AUDITORS : HAI_FOR_JUDGES, run));
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
 /* Probe t of a rectangle: one query from each stratum. One that is to judge gives way to its neighbour. */
-static int64_t hai_probe_row(const hai_job *job, int64_t t) {
-  int64_t n = job->rect.n_query, runs = hai_judge_runs(job), run;
-  int64_t row = hai_draw(n, hai_n_probes(job), t,
-                         hai_random(job->plan->params.seed, job->rect.region, HAI_FOR_PROBES, (uint64_t)t));
+static hai_index hai_probe_row(const hai_job *job, hai_index t) {
+  hai_index n = job->rect.n_query, runs = hai_judge_runs(job), run;
+  hai_index row = hai_draw(n, hai_n_probes(job), t, hai_random_of(job, HAI_FOR_PROBES, t));
   row += job->rect.query_begin;
   if (n < 2 * HAI_JUDGES) return row;
   run = hai_judge_row(job, hai_part_of(n, runs, row - job->rect.query_begin) * HAI_JUDGE_RUN);
@@ -3433,9 +3452,9 @@ static int64_t hai_probe_row(const hai_job *job, int64_t t) {
 }
 
 /* Opens a tile of probes first .. first + n - 1. */
-static int hai_probe_open(hai_job *job, int64_t first) {
+static int hai_probe_open(hai_job *job, hai_index first) {
   const hai_plan *plan = job->plan;
-  int64_t probes = hai_n_probes(job), t;
+  hai_index probes = hai_n_probes(job), t;
   int n = (int)hai_min(plan->kernel->lanes, probes - first), i;
   for (i = 0; i < n; i++) {
     t = hai_probe_row(job, first + i);
@@ -3446,15 +3465,15 @@ static int hai_probe_open(hai_job *job, int64_t first) {
 }
 
 /* Keys of this task's chunk. */
-static int64_t hai_probe_begin(const hai_job *job, int64_t chunk) {
+static hai_index hai_probe_begin(const hai_job *job, hai_index chunk) {
   return job->rect.key_begin +
          hai_cut(job->rect.n_key, hai_probe_chunks(hai_level_keys(job->plan, job->level)), chunk);
 }
 
 /* m and l of every probe over one chunk of keys. Cost: probes * keys of the chunk. */
-static void hai_stage_probe(hai_job *job) {
+HAI_APART void hai_stage_probe(hai_job *job) {
   float *partial = hai_partial(job, job->chunk);
-  int64_t first, probes = hai_n_probes(job);
+  hai_index first, probes = hai_n_probes(job);
   int n, i;
   for (first = 0; first < probes; first += n) {
     n = hai_probe_open(job, first);
@@ -3469,9 +3488,9 @@ static void hai_stage_probe(hai_job *job) {
 
 /* Every probe's sum over the rectangle: its logarithm takes the place of the first chunk's maximum. +inf
    (all weights 0) where a probe saw nothing or nothing finite. Cost: probes * chunks. */
-static void hai_stage_sum(hai_job *job) {
-  int64_t chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), probes = hai_n_probes(job), c,
-          i;
+HAI_APART void hai_stage_sum(hai_job *job) {
+  hai_index chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), probes = hai_n_probes(job), c,
+            i;
   for (i = 0; i < probes; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
@@ -3484,7 +3503,7 @@ static void hai_stage_sum(hai_job *job) {
 }
 
 /* For the report: over the lanes in use, the squares of what is in the place of the scores of n_keys keys. */
-static void hai_add_squares(const hai_job *job, int64_t key, int n_keys, int anew) {
+static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int anew) {
   const hai_tile *tile = job->tile;
   float *square = hai_square(job) + (key - job->rect.key_begin);
   int lanes = tile->kernel->lanes, i, j;
@@ -3493,7 +3512,7 @@ static void hai_add_squares(const hai_job *job, int64_t key, int n_keys, int ane
     for (i = 0; i < tile->n; i++) square[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
   }
 }
-static float hai_largest_square(const hai_job *job, int64_t begin, int64_t end) {
+static float hai_largest_square(const hai_job *job, hai_index begin, hai_index end) {
   const float *square = hai_square(job) - job->rect.key_begin;
   float most = 0.0f;
   for (; begin < end; begin++) most = square[begin] > most ? square[begin] : most;
@@ -3502,12 +3521,12 @@ static float hai_largest_square(const hai_job *job, int64_t begin, int64_t end) 
 
 /* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
    largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
-static void hai_stage_mass(hai_job *job) {
+HAI_APART void hai_stage_mass(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   float *mass = hai_mass(job) - job->rect.key_begin;
-  int64_t begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
-  int64_t first, probes = hai_n_probes(job), key;
+  hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
+  hai_index first, probes = hai_n_probes(job), key;
   int n, i, j;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
   for (first = 0; first < probes; first += n) {
@@ -3525,7 +3544,7 @@ static void hai_stage_mass(hai_job *job) {
       for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
       /* with the maximum set to lse, softmax leaves the normalised weights */
       HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
-      tile->kernel->scores(tile->query, plan->problem->head_dim, tile->key, count, tile->begin, tile->end,
+      tile->kernel->scores(tile->query, plan->head_dim, tile->key, count, tile->begin, tile->end,
                            tile->score);
       tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
                             tile->l, tile->factor);
@@ -3538,9 +3557,9 @@ static void hai_stage_mass(hai_job *job) {
 }
 
 /* In four sums, since one would wait for itself. */
-static float hai_squared_norm(const float *row, int64_t dim) {
+static float hai_squared_norm(const float *row, hai_index dim) {
   float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
-  int64_t t;
+  hai_index t;
   for (t = 0; t + 4 <= dim; t += 4) {
     sum0 += row[t] * row[t], sum1 += row[t + 1] * row[t + 1];
     sum2 += row[t + 2] * row[t + 2], sum3 += row[t + 3] * row[t + 3];
@@ -3551,13 +3570,13 @@ static float hai_squared_norm(const float *row, int64_t dim) {
 
 /* Sampling weights of one chunk of keys, in the place of their masses: M_j |v_j|, or |v_j|^2. Not finite
    counts as 0. */
-static void hai_stage_weigh(hai_job *job) {
+HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
+  hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
   float *mass = hai_mass(job) - job->rect.key_begin;
   for (key = begin; key < end; key++) {
-    float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->problem->value_dim);
-    mass[key] = plan->params.sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
+    float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->value_dim);
+    mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
   }
 }
@@ -3579,9 +3598,9 @@ static float hai_candidate_value(uint64_t candidate) {
 }
 
 /* Sinks the word at `at` until no child among the first n is worse. */
-static void hai_sink(uint64_t *heap, int64_t n, int64_t at) {
+static void hai_sink(uint64_t *heap, hai_index n, hai_index at) {
   uint64_t word = heap[at];
-  int64_t child;
+  hai_index child;
   while ((child = 2 * at + 1) < n) {
     if (child + 1 < n) child += heap[child + 1] < heap[child];
     if (heap[child] >= word) break;
@@ -3594,7 +3613,7 @@ static void hai_sink(uint64_t *heap, int64_t n, int64_t at) {
 /* Offers a candidate to the best *n of at most k so far. */
 static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
   if (*n < k) {
-    int64_t at = (*n)++;
+    hai_index at = (*n)++;
     for (; at && heap[(at - 1) / 2] > candidate; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
     heap[at] = candidate;
   } else if (k && candidate > heap[0]) {
@@ -3604,8 +3623,8 @@ static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
 }
 
 /* Empties the heap into its ids, ascending: ordered by complement alone, it gives up the largest id first. */
-static void hai_heap_ids(uint64_t *heap, int64_t n, int32_t *id) {
-  int64_t at;
+static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
+  hai_index at;
   for (at = 0; at < n; at++) heap[at] = (uint32_t)heap[at];
   for (at = n / 2; at-- > 0;) hai_sink(heap, n, at);
   for (at = n; at-- > 0;) {
@@ -3618,19 +3637,18 @@ static void hai_heap_ids(uint64_t *heap, int64_t n, int32_t *id) {
 /* ---- Pins and columns ---- */
 
 /* Marks the rectangle's sinks and its keys of largest column mass, and lists them upwards. */
-static void hai_stage_pin(hai_job *job) {
+HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
-  const hyperattn_params *p = &plan->params;
-  int64_t begin = job->rect.key_begin, end = begin + job->rect.n_key, sinks = hai_min(p->sink_keys, end),
-          key;
+  hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
+            sinks = hai_min(plan->sink_keys, end), key;
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
   int heavy = 0, i;
   HYPERATTN_MEMSET(pinned, 0, (size_t)hai_ceil_div(job->rect.n_key, 32) * sizeof(uint32_t));
-  if (p->heavy_keys) {
+  if (plan->heavy_keys) {
     const float *mass = hai_mass(job) - begin;
     uint64_t *heap = (uint64_t *)(void *)job->scratch;
-    int k = (int)hai_min(p->heavy_keys, end - hai_max(begin, sinks)); /* sinks are pinned anyway */
+    int k = (int)hai_min(plan->heavy_keys, end - hai_max(begin, sinks)); /* sinks are pinned anyway */
     for (key = hai_max(begin, sinks); key < end; key++)
       hai_offer(heap, &heavy, k, hai_candidate(mass[key], (int32_t)key));
     for (i = 0; i < heavy; i++) pins[i] = hai_candidate_id(heap[i]);
@@ -3642,7 +3660,7 @@ static void hai_stage_pin(hai_job *job) {
   hai_counts(job)[0] = n;
 }
 
-static hai_column hai_column_at(const hai_job *job, int64_t rank, int64_t parts, float log_weight) {
+static hai_column hai_column_at(const hai_job *job, hai_index rank, hai_index parts, float log_weight) {
   hai_column column;
   column.key = (int32_t)hai_at(hai_key_order(job), job->rect.key_begin, rank);
   column.block = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
@@ -3652,17 +3670,15 @@ static hai_column hai_column_at(const hai_job *job, int64_t rank, int64_t parts,
 
 /* One key of each stratum of the n keys that are not pinned, in sorted order; m >= n: all of them,
    weight 1. */
-static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, uint64_t purpose,
+static int32_t hai_draw_uniform(const hai_job *job, hai_index n, hai_index m, int purpose,
                                 hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
-  uint64_t seed = job->plan->params.seed;
-  int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, at = 0, t = 0, next = 0;
+  hai_index parts = hai_key_parts(job->plan, job->rect.n_key), rank, at = 0, t = 0, next = 0;
   m = hai_min(m, n);
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
     if (hai_is_pinned(job, pinned, hai_at(order, job->rect.key_begin, rank))) continue;
-    if (at == hai_cut(n, m, t))
-      next = hai_draw(n, m, t, hai_random(seed, job->rect.region, purpose, (uint64_t)t));
+    if (at == hai_cut(n, m, t)) next = hai_draw(n, m, t, hai_random_of(job, purpose, t));
     if (at == next)
       columns[t] =
           hai_column_at(job, rank, parts, hai_log((float)(hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
@@ -3673,34 +3689,34 @@ static int32_t hai_draw_uniform(const hai_job *job, int64_t n, int64_t m, uint64
 
 /* Units of 2^-44 of a key's probability 0.8 w / sum + 0.2 / n: whole numbers, so that the table adds up
    exactly. */
-static uint64_t hai_units(float w, float sum, int64_t n) {
+static uint64_t hai_units(float w, float sum, hai_index n) {
   float share = sum > 0.0f ? 0.8f * (w / sum) + 0.2f / (float)n : 1.0f / (float)n;
   return (uint64_t)(share * 17592186044416.0f) + 1;
 }
 
 /* A point in part t of m of [0, total); the part is [total t / m, total (t + 1) / m), cut without
    overflow. */
-static uint64_t hai_point(const hai_job *job, uint64_t total, int64_t m, int64_t t, uint64_t purpose) {
+static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_index t, int purpose) {
   uint64_t whole = total / (uint64_t)m, rest = total % (uint64_t)m, i = (uint64_t)t;
   uint64_t begin = whole * i + rest * i / (uint64_t)m, end = whole * (i + 1) + rest * (i + 1) / (uint64_t)m;
-  return hai_uniform(begin, end - begin, hai_random(job->plan->params.seed, job->rect.region, purpose, i));
+  return hai_uniform(begin, end - begin, hai_random_of(job, purpose, t));
 }
 
 /* m points, one in each m-th part of the cumulative table; a key hit c times is one column of weight c /
    (m p). */
-static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, uint64_t purpose,
+static int32_t hai_draw_weighted(const hai_job *job, hai_index n, hai_index m, int purpose,
                                  hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_mass(job) - job->rect.key_begin;
-  int64_t parts = hai_key_parts(job->plan, job->rect.n_key), rank, t = 0;
+  hai_index parts = hai_key_parts(job->plan, job->rect.n_key), rank, t = 0;
   uint64_t total = 0, below = 0, point;
   int32_t count = 0;
   float sum = 0.0f;
   int pass;
   for (pass = 0; pass < 2; pass++) /* the sum of weights, then the table's total */
     for (rank = 0; rank < job->rect.n_key; rank++) {
-      int64_t key = hai_at(order, job->rect.key_begin, rank);
+      hai_index key = hai_at(order, job->rect.key_begin, rank);
       if (hai_is_pinned(job, pinned, key)) continue;
       if (pass == 0)
         sum += weight[key];
@@ -3710,7 +3726,7 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, uint6
   point = hai_point(job, total, m, 0, purpose);
   for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
     uint64_t units;
-    int64_t hits = 0, key = hai_at(order, job->rect.key_begin, rank);
+    hai_index hits = 0, key = hai_at(order, job->rect.key_begin, rank);
     if (hai_is_pinned(job, pinned, key)) continue;
     units = hai_units(weight[key], sum, n);
     for (; t < m && point < below + units; hits++)
@@ -3724,17 +3740,17 @@ static int32_t hai_draw_weighted(const hai_job *job, int64_t n, int64_t m, uint6
 }
 
 /* A draw of m from the n keys that are not pinned. */
-static int32_t hai_draw_columns(const hai_job *job, int64_t n, int64_t m, uint64_t purpose,
+static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, int purpose,
                                 hai_column *columns) {
   return job->plan->weighing && m > 0 && m < n ? hai_draw_weighted(job, n, m, purpose, columns)
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
 /* Columns of a rectangle for one query head. Cost: O(n_key). */
-static void hai_stage_columns(hai_job *job) {
+HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_layout *y = &job->plan->layout;
   int32_t *counts = hai_counts(job);
-  int64_t n = job->rect.n_key - counts[0];
+  hai_index n = job->rect.n_key - counts[0];
   counts[1] = hai_draw_columns(job, n, y->max_columns, HAI_FOR_COLUMNS, hai_columns(job, 0));
   counts[2] = hai_draw_columns(job, n, y->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
@@ -3743,8 +3759,8 @@ static void hai_stage_columns(hai_job *job) {
 /* ---- Pairing query groups with key sub-blocks by score ---- */
 
 /* sum [dim] += row; read before written, four at a time, so that compilers need not fear an overlap. */
-static void hai_add_row(const float *row, int64_t dim, float *sum) {
-  int64_t t;
+static void hai_add_row(const float *row, hai_index dim, float *sum) {
+  hai_index t;
   for (t = 0; t + 4 <= dim; t += 4) {
     float a = sum[t] + row[t], b = sum[t + 1] + row[t + 1], c = sum[t + 2] + row[t + 2],
           d = sum[t + 3] + row[t + 3];
@@ -3755,15 +3771,15 @@ static void hai_add_row(const float *row, int64_t dim, float *sum) {
 
 /* mean [head_dim] of the rows at places begin .. end - 1 of an order (hai_at), queries of job->head or keys,
    those below `skip` left out; NaN, which scores worst, where none is left. */
-static void hai_mean_row(const hai_job *job, int of_key, int64_t begin, int64_t end, int64_t skip,
+static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_index end, hai_index skip,
                          float *mean) {
   const int32_t *order = of_key ? hai_key_order(job) : hai_query_order(job);
-  int64_t first = of_key ? job->rect.key_begin : job->rect.query_begin;
-  int64_t dim = job->plan->problem->head_dim, i, t, n = 0;
+  hai_index first = of_key ? job->rect.key_begin : job->rect.query_begin;
+  hai_index dim = job->plan->head_dim, i, t, n = 0;
   float *room = hai_line(job->tile, 0), share;
   for (t = 0; t < dim; t++) mean[t] = 0.0f;
   for (i = begin; i < end; i++) {
-    int64_t row = hai_at(order, first, i);
+    hai_index row = hai_at(order, first, i);
     if (row < skip) continue;
     hai_add_row(of_key ? hai_key_row(job, row, room) : hai_query_row(job, job->head, row, room), dim, mean);
     n++;
@@ -3774,15 +3790,15 @@ static void hai_mean_row(const hai_job *job, int of_key, int64_t begin, int64_t 
 
 /* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head,
    stay out. */
-static void hai_stage_means(hai_job *job) {
+HAI_APART void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t parts = hai_key_parts(plan, job->rect.n_key), dim = plan->problem->head_dim, t, i;
-  int64_t begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
+  hai_index parts = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
+  hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
   if (!hai_wanted(job)) return;
   for (i = begin; i < end; i++)
     hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
-                 plan->params.sink_keys, hai_mean(job) + i * dim);
-  if (!hai_two_levels(&plan->params, job->rect.n_key)) return;
+                 plan->sink_keys, hai_mean(job) + i * dim);
+  if (!hai_two_levels(plan, job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
     float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
     const float *mean = hai_mean(job) + i * dim;
@@ -3792,11 +3808,11 @@ static void hai_stage_means(hai_job *job) {
 }
 
 /* Mean queries of groups first .. first + n - 1 into the lanes. */
-static void hai_pair_open(hai_job *job, int64_t first, int n, float *query) {
+static void hai_pair_open(hai_job *job, hai_index first, int n, float *query) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int64_t dim = plan->problem->head_dim, n_query = job->rect.n_query;
-  int64_t groups = hai_query_parts(plan, n_query, job->rect.n_key);
+  hai_index dim = plan->head_dim, n_query = job->rect.n_query;
+  hai_index groups = hai_query_parts(plan, n_query, job->rect.n_key);
   int i;
   for (i = 0; i < plan->kernel->lanes; i++) {
     tile->row[i] = i < n ? query + i * dim : NULL;
@@ -3810,12 +3826,12 @@ static void hai_pair_open(hai_job *job, int64_t first, int n, float *query) {
 }
 
 /* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. */
-static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, uint64_t *best, int32_t *span,
+static int hai_pair_spans(hai_job *job, hai_index first, int n, float *query, uint64_t *best, int32_t *span,
                           float *reach) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int64_t dim = plan->problem->head_dim, s;
-  int64_t spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
+  hai_index dim = plan->head_dim, s;
+  hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
   int lanes = plan->kernel->lanes, held = 0, at, i, j;
   for (at = 0; at < n; at += lanes) {
     hai_pair_open(job, first + at, (int)hai_min(lanes, n - at), query);
@@ -3840,21 +3856,21 @@ static int hai_pair_spans(hai_job *job, int64_t first, int n, float *query, uint
    HAI_PAIR_GROUPS neighbouring groups first choose 2 * take spans of sub-blocks together and look only
    there. Cost: (queries / query_group) * (keys / key_group) products of head_dim; in two levels, a
    HAI_PAIR_SPAN-th of that and 2 * take * HAI_PAIR_SPAN products a group. */
-static void hai_stage_pair(hai_job *job) {
+HAI_APART void hai_stage_pair(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int64_t dim = plan->problem->head_dim, n_query = job->rect.n_query, n_key = job->rect.n_key, first, s;
-  int64_t groups = hai_query_parts(plan, n_query, n_key), blocks = hai_key_parts(plan, n_key);
-  int64_t end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups),
-          spans = hai_ceil_div(blocks, HAI_PAIR_SPAN);
+  hai_index dim = plan->head_dim, n_query = job->rect.n_query, n_key = job->rect.n_key, first, s;
+  hai_index groups = hai_query_parts(plan, n_query, n_key), blocks = hai_key_parts(plan, n_key);
+  hai_index end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups),
+            spans = hai_ceil_div(blocks, HAI_PAIR_SPAN);
   int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks),
-      two = hai_two_levels(&plan->params, n_key), i, j, n;
+      two = hai_two_levels(plan, n_key), i, j, n;
   uint64_t *best = (uint64_t *)(void *)job->scratch;
-  int32_t *span = (int32_t *)(void *)(best + (int64_t)lanes * plan->take);
+  int32_t *span = (int32_t *)(void *)(best + (hai_index)lanes * plan->take);
   float *query = (float *)(void *)(span + 2 * plan->take), *reach = query + lanes * dim;
   if (!hai_wanted(job)) return;
   for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
-    int64_t together =
+    hai_index together =
         first / HAI_PAIR_GROUPS * HAI_PAIR_GROUPS; /* the first of those that choose spans together */
     n = (int)hai_min(lanes, (two ? hai_min(together + HAI_PAIR_GROUPS, end) : end) - first);
     if (two && first == together)
@@ -3865,7 +3881,8 @@ static void hai_stage_pair(hai_job *job) {
     for (s = 0; s < spans;) {
       int count = 0;
       for (; s < spans && count + HAI_PAIR_SPAN <= HAI_CHUNK; s++) {
-        int64_t block = (two ? span[s] : s) * HAI_PAIR_SPAN, last = hai_min(block + HAI_PAIR_SPAN, blocks);
+        hai_index block = (two ? span[s] : s) * HAI_PAIR_SPAN,
+                  last = hai_min(block + HAI_PAIR_SPAN, blocks);
         for (; block < last; block++, count++) {
           tile->key[count] = hai_mean(job) + block * dim;
           tile->id[count] = (int32_t)block;
@@ -3873,7 +3890,7 @@ static void hai_stage_pair(hai_job *job) {
       }
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (i = 0; i < n; i++) {
-        uint64_t *heap = best + (int64_t)i * plan->take;
+        uint64_t *heap = best + (hai_index)i * plan->take;
         float least = tile->held[i] < take ? hai_float(0x7fc00000u) : hai_candidate_value(heap[0]);
         for (j = 0; j < count; j++) {
           float score = tile->score[j * lanes + i];
@@ -3883,7 +3900,8 @@ static void hai_stage_pair(hai_job *job) {
         }
       }
     }
-    for (i = 0; i < n; i++) hai_heap_ids(best + (int64_t)i * plan->take, take, hai_choice(job, first + i));
+    for (i = 0; i < n; i++)
+      hai_heap_ids(best + (hai_index)i * plan->take, take, hai_choice(job, first + i));
   }
 }
 
@@ -3891,55 +3909,55 @@ static void hai_stage_pair(hai_job *job) {
    Exact regions and approximated rectangles, tile by tile. */
 
 /* Keys that a query meets before any rectangle: 0 .. P, or those of its diagonal segment and its window. */
-static void hai_exact_keys(const hai_plan *plan, int64_t query, int64_t *first, int64_t *last) {
+static void hai_exact_keys(const hai_plan *plan, hai_index query, hai_index *first, hai_index *last) {
   const hyperattn_problem *p = plan->problem;
-  int64_t x, segments = (int64_t)1 << plan->depth;
+  hai_index x, segments = (hai_index)1 << plan->depth;
   *first = 0;
-  *last = p->causal ? query + p->n_key - p->n_query : p->n_key - 1;
+  *last = p->causal ? query + plan->n_key - plan->n_query : plan->n_key - 1;
   x = *last - plan->key_skip; /* place within the square */
   if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
     *first = plan->key_skip + hai_cut(plan->square, segments, hai_part_of(plan->square, segments, x));
-    *first = hai_max(0, hai_min(*first, *last - plan->params.window + 1));
+    *first = hai_max(0, hai_min(*first, *last - plan->window + 1));
   }
 }
 
 /* Puts rows row .. row + n - 1 of a kv head into the tile: row r is query r / heads_per_kv of head r %
    heads_per_kv, so that heads that share keys fill a tile together. */
-static void hai_exact_open(hai_job *job, int64_t row, int n) {
+static void hai_exact_open(hai_job *job, hai_index row, int n) {
   const hai_plan *plan = job->plan;
-  int64_t group = plan->heads_per_kv, first, last;
+  hai_index group = plan->heads_per_kv, first, last;
   int i;
   for (i = 0; i < n; i++) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
   }
-  hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+  hai_tile_open(job, n, plan->scale, plan->value_dim);
   job->tile->guard = plan->problem->causal;
 }
 
 /* Puts queries row .. row + n - 1 of a rectangle into the tile. */
-static void hai_rect_open(hai_job *job, int64_t row, int n) {
+static void hai_rect_open(hai_job *job, hai_index row, int n) {
   const hai_plan *plan = job->plan;
   int i;
   for (i = 0; i < n; i++) hai_tile_query(job, i, job->head, row + i, 0, hai_rect_last(plan, row + i));
-  hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+  hai_tile_open(job, n, plan->scale, plan->value_dim);
   if (plan->problem->causal) hai_tile_resume(job);
 }
 
 /* Rows row .. end - 1 meet keys key_begin .. key_end - 1, some tiles at a time. */
-static void hai_attend_all(hai_job *job, void (*open)(hai_job *, int64_t, int), int64_t row, int64_t end,
-                           int64_t key_begin, int64_t key_end) {
+static void hai_attend_all(hai_job *job, void (*open)(hai_job *, hai_index, int), hai_index row,
+                           hai_index end, hai_index key_begin, hai_index key_end) {
   const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
   int n = hai_tiles(plan), lanes = plan->kernel->lanes, i;
-  int64_t next;
+  hai_index next;
   tiles[0] = job->tile;
   for (i = 1; i < n; i++) tiles[i] = hai_tile_place(job, tiles[0], &job->scratch);
   for (; row < end; row = next) {
-    next = hai_min(end, row + (int64_t)n * lanes);
-    for (i = 0; row + (int64_t)i * lanes < next; i++) {
+    next = hai_min(end, row + (hai_index)n * lanes);
+    for (i = 0; row + (hai_index)i * lanes < next; i++) {
       job->tile = tiles[i];
-      open(job, row + (int64_t)i * lanes, (int)hai_min(lanes, next - row - (int64_t)i * lanes));
+      open(job, row + (hai_index)i * lanes, (int)hai_min(lanes, next - row - (hai_index)i * lanes));
     }
     hai_tiles_run(job, tiles, i, key_begin, key_end);
     while (i-- > 0) {
@@ -3950,12 +3968,11 @@ static void hai_attend_all(hai_job *job, void (*open)(hai_job *, int64_t, int), 
 }
 
 /* Exact attention of HAI_TASK_QUERIES rows of a kv head. */
-static void hai_stage_exact(hai_job *job) {
+HAI_APART void hai_stage_exact(hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t row = job->chunk * HAI_TASK_QUERIES;
+  hai_index row = job->chunk * HAI_TASK_QUERIES;
   hai_attend_all(job, hai_exact_open, row,
-                 hai_min(row + HAI_TASK_QUERIES, plan->problem->n_query * plan->heads_per_kv), 0,
-                 plan->problem->n_key);
+                 hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv), 0, plan->n_key);
 }
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
@@ -3971,14 +3988,15 @@ static hai_recipe hai_recipe_of(hai_job *job) {
 
 /* Puts the query at a sorted position into a lane, and the lane into its query group. Positions come
    ascending. */
-static void hai_tile_sorted(hai_job *job, int lane, int64_t position) {
+static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_group *group = &tile->group[tile->n_groups ? tile->n_groups - 1 : 0];
-  int64_t row = hai_at(hai_query_order(job), job->rect.query_begin, position),
-          parts =
-              job->pairing == HAI_NO_BLOCKS ? 0 : hai_query_parts(plan, job->rect.n_query, job->rect.n_key),
-          id;
+  hai_index row = hai_at(hai_query_order(job), job->rect.query_begin, position),
+            parts = job->pairing == HAI_NO_BLOCKS
+                        ? 0
+                        : hai_query_parts(plan, job->rect.n_query, job->rect.n_key),
+            id;
   hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(plan, row));
   if (!parts) return;
   id = hai_part_of(job->rect.n_query, parts, position);
@@ -4013,7 +4031,7 @@ static void hai_attend_blocks(hai_job *job) {
   hai_tile *tile = job->tile;
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
-  int64_t n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
+  hai_index n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
   int g, b;
   for (g = 0; g < tile->n_groups; g++) {
     const hai_group *group = &tile->group[g];
@@ -4022,7 +4040,7 @@ static void hai_attend_blocks(hai_job *job) {
     for (b = 0; b < group->n_blocks; b++)
       for (rank = hai_cut(n_key, parts, group->blocks[b]);
            rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++) {
-        int64_t key = hai_at(order, job->rect.key_begin, rank);
+        hai_index key = hai_at(order, job->rect.key_begin, rank);
         if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, 0.0f, bits);
       }
     hai_tile_flush(job);
@@ -4051,25 +4069,25 @@ static void hai_attend_columns(hai_job *job, int wide) {
 
 /* ln T over some of the sampled rows, one from each stratum of the sorted queries: their sums over all keys
    outside their blocks and the pins. Cost: sample_size * n_key in all. */
-static void hai_stage_cap(hai_job *job) {
+HAI_APART void hai_stage_cap(hai_job *job) {
   const hai_plan *plan = job->plan;
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
-  int64_t n_query = job->rect.n_query, n_key = job->rect.n_key, parts = hai_key_parts(plan, n_key), rank;
-  int64_t rows = hai_min(plan->params.sample_size, n_query), at = job->chunk * HAI_TASK_QUERIES;
-  int64_t end = hai_min(at + HAI_TASK_QUERIES, rows);
+  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, parts = hai_key_parts(plan, n_key), rank;
+  hai_index rows = hai_min(plan->sample_size, n_query), at = job->chunk * HAI_TASK_QUERIES;
+  hai_index end = hai_min(at + HAI_TASK_QUERIES, rows);
   float most = -hai_inf();
   int n, i;
   for (; at < end; at += n) {
     n = (int)hai_min(plan->kernel->lanes, end - at);
     job->tile->n_groups = 0;
     for (i = 0; i < n; i++) {
-      uint64_t random = hai_random(plan->params.seed, job->rect.region, HAI_FOR_CAP, (uint64_t)(at + i));
+      uint64_t random = hai_random_of(job, HAI_FOR_CAP, at + i);
       hai_tile_sorted(job, i, hai_draw(n_query, rows, at + i, random));
     }
     hai_tile_open(job, n, plan->scale, 0);
     for (rank = 0; rank < n_key; rank++) {
-      int64_t key = hai_at(order, job->rect.key_begin, rank);
+      hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
       if (!hai_is_pinned(job, pinned, key))
         hai_tile_push(job, key, 0.0f, ~hai_tile_holds(job->tile, block));
@@ -4087,15 +4105,16 @@ static void hai_stage_cap(hai_job *job) {
    over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D. B is what the tile has met
    so far; the numerator is not capped. In logarithms, since the sums may exceed a float's range. */
 static void hai_attend_columns_capped(hai_job *job) {
-  const hyperattn_params *p = &job->plan->params;
+  const hyperattn_params *p = job->plan->params;
   hai_tile *tile = job->tile;
   int lanes = tile->kernel->lanes, i;
   float *block = tile->spare, *m = block + lanes, *clip = m + lanes;
   float n = (float)job->rect.n_key, least = -hai_inf();
-  float rate = 2.0f * hai_log(p->cap_epsilon) + hai_log((float)p->sample_size) - hai_log(n * hai_log(n));
-  int64_t value_dim = tile->value_dim,
-          chunks = hai_ceil_div(hai_min(p->sample_size, job->rect.n_query), HAI_TASK_QUERIES);
-  int64_t c, t;
+  float rate =
+      2.0f * hai_log(p->cap_epsilon) + hai_log((float)job->plan->sample_size) - hai_log(n * hai_log(n));
+  hai_index value_dim = tile->value_dim,
+            chunks = hai_ceil_div(hai_min(job->plan->sample_size, job->rect.n_query), HAI_TASK_QUERIES);
+  hai_index c, t;
   for (c = 0; c < chunks && p->cap_kappa > 0.0f; c++)
     least = hai_cap(job)[c] > least ? hai_cap(job)[c] : least;
   if (p->cap_kappa > 0.0f) least -= hai_log(p->cap_kappa);
@@ -4135,9 +4154,9 @@ static void hai_attend_sample(hai_job *job, hai_recipe recipe) {
 }
 
 /* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
-static void hai_stage_attend(hai_job *job) {
+HAI_APART void hai_stage_attend(hai_job *job) {
   const hai_plan *plan = job->plan;
-  int64_t at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
+  hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
   hai_recipe recipe = hai_recipe_of(job);
   int n, i;
   if (recipe == HAI_ALL) {
@@ -4149,7 +4168,7 @@ static void hai_stage_attend(hai_job *job) {
     n = (int)hai_min(plan->kernel->lanes, end - at);
     job->tile->n_groups = 0;
     for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
-    hai_tile_open(job, n, plan->scale, plan->problem->value_dim);
+    hai_tile_open(job, n, plan->scale, plan->value_dim);
     if (plan->problem->causal) hai_tile_resume(job);
     hai_attend_blocks(job);
     hai_attend_pins(job);
@@ -4168,17 +4187,17 @@ static void hai_stage_attend(hai_job *job) {
 
 /* Tiles of held-out queries [lanes] in the order of their rows, over one chunk of keys: m, l and o for each.
    Cost: held-out queries * keys of the chunk, values included. */
-static void hai_stage_judge(hai_job *job) {
+HAI_APART void hai_stage_judge(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
-  int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->problem->value_dim;
-  int64_t begin = job->rect.key_begin;
+  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->value_dim;
+  hai_index begin = job->rect.key_begin;
   float *truth = hai_truth(job, job->chunk);
   for (first = 0; first < judges; first += lanes, truth += (2 + value_dim) * lanes) {
     n = (int)hai_min(lanes, judges - first);
     for (i = 0; i < n; i++) {
-      int64_t row = hai_judge_row(job, first + i);
+      hai_index row = hai_judge_row(job, first + i);
       hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
     }
     hai_tile_open(job, n, plan->scale, value_dim);
@@ -4192,8 +4211,8 @@ static void hai_stage_judge(hai_job *job) {
 static void hai_gather_truth(const hai_job *job) {
   const hai_plan *plan = job->plan;
   int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, i;
-  int64_t chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->problem->value_dim;
-  int64_t size = (2 + value_dim) * lanes, c, t;
+  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->value_dim;
+  hai_index size = (2 + value_dim) * lanes, c, t;
   for (first = 0; first < judges; first += lanes)
     for (c = 1; c < chunks; c++) {
       float *a = hai_truth(job, 0) + first / lanes * size;
@@ -4212,12 +4231,12 @@ static void hai_gather_truth(const hai_job *job) {
 /* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
 static void hai_judge_places(const hai_job *job, int32_t *place) {
   const int32_t *order = hai_query_order(job);
-  int64_t runs = hai_judge_runs(job), n = job->rect.n_query, begin = job->rect.query_begin, at;
+  hai_index runs = hai_judge_runs(job), n = job->rect.n_query, begin = job->rect.query_begin, at;
   int judges = hai_n_judges(job), i;
   for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - begin);
   for (at = 0; order && at < n; at++) {
-    int64_t run = hai_all_judge(job) ? 0 : hai_part_of(n, runs, order[at] - begin) * HAI_JUDGE_RUN;
-    int64_t ahead = order[at] - hai_judge_row(job, run);
+    hai_index run = hai_all_judge(job) ? 0 : hai_part_of(n, runs, order[at] - begin) * HAI_JUDGE_RUN;
+    hai_index ahead = order[at] - hai_judge_row(job, run);
     if (ahead >= 0 && ahead < (hai_all_judge(job) ? n : HAI_JUDGE_RUN)) place[run + ahead] = (int32_t)at;
   }
 }
@@ -4226,8 +4245,8 @@ static void hai_judge_places(const hai_job *job, int32_t *place) {
    Cost: O(n_key log columns) for a sorted order. */
 static void hai_place_columns(const hai_job *job) {
   const int32_t *order = hai_key_order(job);
-  int64_t n_key = job->rect.n_key, begin = job->rect.key_begin, parts = hai_key_parts(job->plan, n_key),
-          rank;
+  hai_index n_key = job->rect.n_key, begin = job->rect.key_begin, parts = hai_key_parts(job->plan, n_key),
+            rank;
   int wide;
   for (wide = 0; wide < 2; wide++) {
     hai_column *column = hai_columns(job, wide);
@@ -4256,7 +4275,7 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
   const hai_plan *plan = job->plan;
   const hai_tile *tile = job->tile;
   int lanes = plan->kernel->lanes;
-  int64_t t;
+  hai_index t;
   float before =
       resting && plan->problem->causal ? hai_floats(job, plan->layout.lse)[tile->state[i]] : -hai_inf();
   float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -4267,7 +4286,7 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
   float rest = (merged == -hai_inf() ? 0.0f : hai_exp(before - merged)), rest_b;
   rest_b = whole == -hai_inf() ? 0.0f : hai_exp(before - whole);
   *error = *norm = 0.0f;
-  for (t = 0; t < plan->problem->value_dim; t++) {
+  for (t = 0; t < plan->value_dim; t++) {
     float old = before == -hai_inf() ? 0.0f : tile->out[i][t];
     float x = tile->o[t * lanes + i] * a + old * rest, y = truth[(2 + t) * lanes + i] * b + old * rest_b;
     *error += (x - y) * (x - y);
@@ -4285,7 +4304,7 @@ static void hai_judge_open(hai_job *job, const int32_t *place, int first, int n,
   int i;
   tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, place[first + i]);
-  hai_tile_open(job, n, job->plan->scale, job->plan->problem->value_dim);
+  hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
   hai_attend_blocks(job);
   for (i = 0; i < n; i++) blocks[i] = hai_state_lse(tile->m[i], tile->l[i]);
   hai_attend_pins(job);
@@ -4296,7 +4315,7 @@ static void hai_judge_open(hai_job *job, const int32_t *place, int first, int n,
 /* A rectangle takes a recipe where it is better than what it had. */
 static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
   hai_verdict *verdict = hai_verdict_of(job);
-  float enough = job->plan->params.tolerance;
+  float enough = job->plan->params->tolerance;
   if (enough == 0.0f) enough = recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
   if (verdict->settled || !(error < verdict->error)) return;
   verdict->recipe = (int32_t)recipe;
@@ -4308,13 +4327,14 @@ static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
 /* Tries a choice on the held-out queries: columns alone, or a pairing's blocks with columns, and, where there
    is a tolerance, with the wide draw. Missed to the last, a tolerance calls for all keys. Cost: O(held-out
    queries * budget), and with a sorted order O(n_query + n_key log budget). */
-static void hai_stage_try(hai_job *job) {
+HAI_APART void hai_stage_try(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   int alone = job->pairing == HAI_NO_BLOCKS, judges = hai_n_judges(job), lanes = plan->kernel->lanes;
   /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
-  int bound = plan->params.tolerance > 0.0f, n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
-  int64_t size = (2 + plan->problem->value_dim) * lanes;
+  int bound = plan->params->tolerance > 0.0f,
+      n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
+  hai_index size = (2 + plan->value_dim) * lanes;
   int32_t *place = (int32_t *)(void *)job->scratch;
   float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
   hai_recipe recipe[2];
@@ -4354,14 +4374,14 @@ static void hai_stage_try(hai_job *job) {
 }
 
 /* What a rectangle's choice is worth to queries that had no part in it, for the report. */
-static void hai_stage_audit(hai_job *job) {
+HAI_APART void hai_stage_audit(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);
   int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
-  int64_t size = (2 + plan->problem->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
-  int64_t chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
+  hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
+  hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
   int32_t *place = (int32_t *)(void *)job->scratch;
   float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
@@ -4411,16 +4431,16 @@ static void hai_stage_audit(hai_job *job) {
 
 /* Sum of |out|^2 over rows begin .. end - 1; by parts, since millions of addends would fall below a float's last
    place. */
-static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
+static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
   const hyperattn_problem *p = job->plan->problem;
   float sum = 0.0f;
   while (begin < end) {
     float part = 0.0f;
-    int64_t stop = hai_min(end, begin + HAI_TASK_ROWS);
+    hai_index stop = hai_min(end, begin + HAI_TASK_ROWS);
     for (; begin < stop; begin++)
       part += hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin),
-                                        p->out.dtype, p->value_dim, job->tile->line),
-                               p->value_dim);
+                                        p->out.dtype, job->plan->value_dim, job->tile->line),
+                               job->plan->value_dim);
     sum += part;
   }
   return sum;
@@ -4431,15 +4451,15 @@ static float hai_out_norm(const hai_job *job, int64_t begin, int64_t end) {
 static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, float *error,
                              float *variance, hyperattn_report *r) {
   const hai_plan *plan = job->plan;
-  const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->problem->n_query;
-  float each = (float)job->rect.n_query / (float)record->n, share = each / (float)plan->problem->n_query;
+  const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->n_query;
+  float each = (float)job->rect.n_query / (float)record->n, share = each / (float)plan->n_query;
   float mine = 0.0f, exact = 0.0f, sum = 0.0f, squares = 0.0f;
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
   r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
   if (record->recipe == HAI_ALL) return 1.0f;
   for (i = 0; i < record->n; i++) {
-    int64_t row = record->query[i].row;
+    hai_index row = record->query[i].row;
     float whole = record->query[i].whole, later, part, squared = record->query[i].error;
     if (row < 0) continue;
     /* later keys outweigh an error; what a choice missed is missing in the last lse too */
@@ -4464,28 +4484,27 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
 
 /* Key-query pairs of a rectangle's probing, judging and pairing. The report's own are not counted. */
 static float hai_overhead(const hai_job *job, const hai_record *record) {
-  const hyperattn_params *p = &job->plan->params;
   float probes = job->plan->probing ? (float)hai_n_probes(job) : 0.0f;
   if (job->plan->choosing) probes += (float)hai_n_judges(job);
   return (float)job->rect.n_key * probes +
-         (float)record->pairings * (float)hai_pairing_pairs(p, job->rect.n_query, job->rect.n_key);
+         (float)record->pairings * (float)hai_pairing_pairs(job->plan, job->rect.n_query, job->rect.n_key);
 }
 
 /* One head's report. Cost: O(n_query * value_dim). */
-static void hai_stage_report(hai_job *job) {
+HAI_APART void hai_stage_report(hai_job *job) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
   hyperattn_report r;
   float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs, rects = 0.0f;
-  int64_t row, first, last, met = 0, rest = p->n_query; /* rows below `rest` are in no rectangle */
+  hai_index row, first, last, met = 0, rest = plan->n_query; /* rows below `rest` are in no rectangle */
   HYPERATTN_MEMSET(&r, 0, sizeof r);
-  for (row = 0; row < p->n_query && plan->n_once; row++) {
+  for (row = 0; row < plan->n_query && plan->n_once; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
   pairs = (float)met;
   for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
-    int64_t index, end = hai_plan_rects(plan, job->level);
+    hai_index index, end = hai_plan_rects(plan, job->level);
     for (index = 0; index < end; index++) {
       const hai_record *record;
       int is_last = !index && !(plan->outer && job->level < plan->depth);
@@ -4510,7 +4529,7 @@ static void hai_stage_report(hai_job *job) {
   error +=
       hai_sqrt(variance); /* few queries hold most of an error, and samples miss them more often than not */
   r.error = norm > 0.0f ? hai_sqrt(error / norm) : 0.0f;
-  r.keys_per_query = p->n_query ? pairs / (float)p->n_query : 0.0f;
+  r.keys_per_query = plan->n_query ? pairs / (float)plan->n_query : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
   if (rects > 0.0f) r.exact /= rects, r.escalated /= rects;
   p->report[hai_flat_head(job)] = r;
@@ -4538,18 +4557,17 @@ static hai_step hai_phase_step(const hai_plan *plan, int phase, int *level) {
 /* Tasks of a phase along each axis but the batch: heads (kv heads first, then query heads), rectangles,
    chunks. */
 typedef struct hai_grid {
-  int64_t kv_heads, heads, rects, chunks;
+  hai_index kv_heads, heads, rects, chunks;
 } hai_grid;
 
 static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level) {
-  const hyperattn_problem *p = plan->problem;
   hai_grid g;
   int once = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_REPORT;
-  int64_t n_query = once ? p->n_query : hai_level_queries(plan, level);
-  int64_t n_key = once ? p->n_key : hai_level_keys(plan, level);
+  hai_index n_query = once ? plan->n_query : hai_level_queries(plan, level);
+  hai_index n_key = once ? plan->n_key : hai_level_keys(plan, level);
   int of_keys = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_MEANS;
-  g.kv_heads = of_keys || stage == HAI_STAGE_HASH || stage == HAI_STAGE_ORDER ? p->n_kv_heads : 0;
-  g.heads = of_keys ? 0 : p->n_heads;
+  g.kv_heads = of_keys || stage == HAI_STAGE_HASH || stage == HAI_STAGE_ORDER ? plan->n_kv_heads : 0;
+  g.heads = of_keys ? 0 : plan->n_heads;
   g.rects = once ? 1 : hai_plan_rects(plan, level);
   g.chunks = 1;
   switch (stage) {
@@ -4565,7 +4583,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
       g.chunks = hai_ceil_div(hai_query_parts(plan, n_query, n_key), HAI_TASK_GROUPS);
       break;
     case HAI_STAGE_CAP:
-      g.chunks = hai_ceil_div(hai_min(plan->params.sample_size, n_query), HAI_TASK_QUERIES);
+      g.chunks = hai_ceil_div(hai_min(plan->sample_size, n_query), HAI_TASK_QUERIES);
       break;
     case HAI_STAGE_ATTEND: g.chunks = hai_ceil_div(n_query, HAI_TASK_QUERIES); break;
     case HAI_STAGE_ORDER:
@@ -4585,8 +4603,8 @@ static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   int level;
   hai_stage stage = (hai_stage)hai_phase_step(plan, phase, &level).stage;
   hai_grid g = hai_phase_grid(plan, stage, level);
-  if (plan->problem->n_query == 0) return 0; /* not even a report: no buffer was asked for */
-  return plan->problem->batch * (g.kv_heads + g.heads) * g.rects * g.chunks;
+  if (plan->n_query == 0) return 0; /* not even a report: no buffer was asked for */
+  return (int64_t)g.rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
 }
 
 static char *hai_align(void *workspace) {
@@ -4600,25 +4618,25 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
   hai_step step = hai_phase_step(plan, phase, &job->level);
   hai_stage stage = (hai_stage)step.stage;
   hai_grid g = hai_phase_grid(plan, stage, job->level);
-  int64_t head;
+  hai_index head;
   job->pairing = step.pairing;
   job->audit = stage == HAI_STAGE_WITNESS || stage == HAI_STAGE_AUDIT;
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * (size_t)worker;
-  job->chunk = index % g.chunks;
+  job->chunk = (hai_index)(index % g.chunks);
   index /= g.chunks;
-  job->rect = hai_rect_at(plan, job->level, index % g.rects);
+  job->rect = hai_rect_at(plan, job->level, (hai_index)(index % g.rects));
   index /= g.rects;
-  head = index % (g.kv_heads + g.heads);
-  job->batch = index / (g.kv_heads + g.heads);
+  head = (hai_index)(index % (g.kv_heads + g.heads));
+  job->batch = (hai_index)(index / (g.kv_heads + g.heads));
   job->head = head < g.kv_heads ? -1 : head - g.kv_heads;
   job->kv_head = head < g.kv_heads ? head : job->head / plan->heads_per_kv;
   job->tile = hai_tile_place(job, NULL, &job->scratch);
   return stage;
 }
 
-static void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
+HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
   hai_job job;
   hai_stage stage = hai_job_at(&job, plan, workspace, phase, index, worker);
   if (plan->reader->enter) plan->reader->enter();
@@ -4780,6 +4798,7 @@ static float hai_share(float part, float whole) {
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_output *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
+  hai_index parts = (hai_index)batch, heads = (hai_index)n_heads, rows = (hai_index)n_query;
   hai_span spans[4]; /* out a, lse a, out b, lse b */
   hyperattn_status status;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
@@ -4793,10 +4812,11 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
   if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
-  status = hai_check_output(&spans[0], a, batch, n_heads, n_query, value_dim);
-  if (status == HYPERATTN_OK) status = hai_check_lse(&spans[1], lse_a, batch, n_heads, n_query);
-  if (status == HYPERATTN_OK) status = hai_check_input(&spans[2], b, batch, n_heads, n_query, value_dim);
-  if (status == HYPERATTN_OK) status = hai_check_lse(&spans[3], lse_b, batch, n_heads, n_query);
+  status = hai_check_output(&spans[0], a, parts, heads, rows, (hai_index)value_dim);
+  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[1], lse_a, parts, heads, rows, sizeof *lse_a);
+  if (status == HYPERATTN_OK)
+    status = hai_check_input(&spans[2], b, parts, heads, rows, (hai_index)value_dim);
+  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[3], lse_b, parts, heads, rows, sizeof *lse_b);
   return status == HYPERATTN_OK ? hai_check_overlap(spans, 2, 4) : status;
 }
 
@@ -4804,7 +4824,7 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b) {
   hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &a, lse_a, &b, lse_b);
-  int64_t i, h, q, t, flat = 0;
+  hai_index i, h, q, t, flat = 0;
   if (status != HYPERATTN_OK) return status;
   for (i = 0; i < batch; i++)
     for (h = 0; h < n_heads; h++)
@@ -4842,6 +4862,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 }
 
 #undef HAI_ALIGN
+#undef HAI_APART
+#undef HAI_MAX_INDEX
 #undef HAI_AVX2
 #undef HAI_AVX512
 #undef HAI_CHUNK

@@ -122,6 +122,16 @@ static hyperattn_params small_params(hyperattn_params p, int64_t min_seq_len, in
   return p;
 }
 
+/* Does the library approximate a rectangle of these sides, with such parameters? */
+static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_key) {
+  hyperattn_problem p = {0};
+  hai_plan plan;
+  p.batch = p.n_heads = p.n_kv_heads = 1;
+  p.n_query = n_query, p.n_key = n_key, p.head_dim = p.value_dim = 64;
+  hai_resolve(&plan, &p, params);
+  return plan.outer;
+}
+
 static void run(call *c) {
   size_t bytes = hyperattn_workspace_size(&c->problem, &c->params, 1);
   void *workspace = test_alloc(bytes);

@@ -523,7 +523,7 @@ static void test_every_mistake_has_its_status(void **state) {
   p->batch = p->n_heads = p->n_kv_heads = 1;
   a->method = HYPERATTN_HYPER;
   a->block_size = a->sample_size = a->probe_queries = INT64_MAX, a->query_group = a->key_group = 1;
-  assert_true(!hai_worth(a, p->n_query, p->n_key));
+  assert_false(is_worth(a, p->n_query, p->n_key));
   /* out within a workspace said to be endless */
   c = good;
   p->out.data = (char *)w + 64;

@@ -182,7 +182,7 @@ static void test_pairing_is_counted(void **state) {
   p.min_seq_len = 1, p.block_size = 64, p.query_group = p.key_group = 1;
   p.sample_size = p.heavy_keys = p.sink_keys = p.probe_queries = 0;
   p.sampling = HYPERATTN_SAMPLE_UNIFORM;
-  assert_false(hai_worth(&p, 4096, 4096));
+  assert_false(is_worth(&p, 4096, 4096));
 }
 
 /* ---- Workspace ---- */

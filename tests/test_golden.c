@@ -109,8 +109,8 @@ static void inject(hai_job *job, hai_stage stage, const golden_call *call, int64
    attention would and the library therefore does not. */
 static void resolve_as_authors(hai_plan *plan, const call *c) {
   assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
-  for (plan->depth = 0; plan->square >> (plan->depth + 1) >= plan->params.min_seq_len;) plan->depth++;
-  plan->outer = !c->problem.causal && c->problem.n_key >= plan->params.min_seq_len;
+  for (plan->depth = 0; plan->square >> (plan->depth + 1) >= plan->min_seq_len;) plan->depth++;
+  plan->outer = !c->problem.causal && c->problem.n_key >= plan->min_seq_len;
   plan->max_rects = plan->depth ? (int64_t)1 << (plan->depth - 1) : 1;
   hai_resolve_steps(plan);
   hai_resolve_layout(plan);

@@ -72,7 +72,9 @@ static void test_two_levels(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 70, 33001, 4, 4, 0, 27);
   c.params = small_params(hyperattn_default_params(), 24, 16, 10);
-  assert_true(hai_two_levels(&c.params, c.problem.n_key));
+  hai_plan plan;
+  assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+  assert_true(hai_two_levels(&plan, c.problem.n_key));
   check(&c, 3e-6);
   free_call(&c);
 }
@@ -123,12 +125,12 @@ static void test_what_is_worth_approximating(void **state) {
   (void)state;
   hyperattn_params p = hyperattn_default_params();
   p.method = HYPERATTN_HYPER;
-  assert_false(hai_worth(&p, 1, 32768));   /* probes alone cost more */
-  assert_true(hai_worth(&p, 512, 32768));  /* a chunk of prefill */
-  assert_false(hai_worth(&p, 4096, 1023)); /* below min_seq_len */
-  assert_true(hai_worth(&p, 4096, 1024));
+  assert_false(is_worth(&p, 1, 32768));   /* probes alone cost more */
+  assert_true(is_worth(&p, 512, 32768));  /* a chunk of prefill */
+  assert_false(is_worth(&p, 4096, 1023)); /* below min_seq_len */
+  assert_true(is_worth(&p, 4096, 1024));
   p.sample_size = 1024;
-  assert_false(hai_worth(&p, 4096, 1024));
+  assert_false(is_worth(&p, 4096, 1024));
 }
 
 /* Algorithm 2's normaliser, recomputed in double from the same choices. */

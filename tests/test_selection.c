@@ -140,11 +140,11 @@ typedef enum spoil {
 static void spoil_columns(hai_job *job, spoil how) {
   int32_t *counts = hai_counts(job);
   int64_t n = job->rect.n_key;
-  double m = (double)job->plan->params.sample_size;
+  double m = (double)job->plan->sample_size;
   for (int32_t t = 0; t < counts[1]; t++) {
     hai_column *column = &hai_columns(job, 0)[t];
     if (how == SPOIL_OUTSIDE_BLOCK)
-      column->log_weight = logf((float)((double)(n - job->plan->params.block_size) / m));
+      column->log_weight = logf((float)((double)(n - job->plan->block_size) / m));
     if (how == SPOIL_ALL_KEYS_WITH_PINS) column->log_weight = logf((float)((double)n / m));
     if (how == SPOIL_HIDE_NOTHING) column->block = -1;
   }
