@@ -118,6 +118,11 @@
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
      that code out
+     For small targets (docs/embedded.md has the sizes), what then is asked for in vain is HYPERATTN_ERROR_LEFT_OUT:
+     HYPERATTN_NO_HYPER     exact attention only
+     HYPERATTN_NO_JUDGING   neither tolerance nor HYPERATTN_ORDER_PROBED nor report
+     HYPERATTN_NO_HALVES    float32 only
+     HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
    SIMD
      AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
      whatever the flags; which runs is decided at run time (CPUID and what the system saves), or by
@@ -209,6 +214,7 @@ extern "C" {
   X(ERROR_SAMPLING, -41, "sampling is not one of hyperattn_sampling")                                   \
   X(ERROR_TOLERANCE, -42, "tolerance is negative, NaN or infinite")                                     \
   X(ERROR_PROBES_NEEDED, -43, "heavy_keys, COLUMN_MASS, PROBED and tolerance need probe_queries > 0")   \
+  X(ERROR_LEFT_OUT, -45, "what is asked for was left out of this build (HYPERATTN_NO_..)")              \
   X(ERROR_CAP, -46, "cap_epsilon or cap_kappa is negative, NaN or infinite")                            \
   X(ERROR_CAP_CAUSAL, -47, "cap_epsilon and cap_kappa are for full attention: causal must be 0")        \
   X(ERROR_CAP_CHOICE, -44, "cap_epsilon and cap_kappa need tolerance 0 and an order other than PROBED") \
@@ -225,7 +231,8 @@ typedef enum hyperattn_status {
       HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
 } hyperattn_status;
 
-/* The sentence of a status, a string that lives for ever; "unknown status" for any other number. */
+/* The sentence of a status, a string that lives for ever; "unknown status" for any other number; "" under
+   HYPERATTN_NO_TEXTS. */
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status);
 
 /* ---- The problem: what to compute ------------------------------------------------------------------ */
@@ -366,6 +373,45 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
+/* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no report, with the
+   kernels that this build may hold. Exact attention needs as much for any lengths and heads. Otherwise heads = batch *
+   n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, and group is the smaller of
+   query_group and key_group. */
+#define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                               \
+  (HYPERATTN_BOUND_TILES * HYPERATTN_BOUND_TILE((size_t)(head_dim), (size_t)(value_dim)) + \
+   256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
+#define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size, \
+                                  pinned_keys, probe_queries, group, lsh_bits)                         \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + ((size_t)4 << (lsh_bits)) +           \
+   (size_t)4 * (lsh_bits) * (head_dim) + (size_t)8 * (pinned_keys) +                                   \
+   ((probe_queries) ? 768 + (size_t)4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +               \
+   ((group) ? (size_t)8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +    \
+                  (size_t)4 * HYPERATTN_BOUND_LANES * (head_dim) + (size_t)(n) / 64                    \
+            : 0) +                                                                                     \
+   (size_t)(heads) *                                                                                   \
+       (16 * (size_t)(n) + (size_t)(n) / 8 + ((probe_queries) ? 4 * (size_t)(n) : 0) +                 \
+        HYPERATTN_BOUND_RECTS(n, min_seq_len) *                                                        \
+            (40 + (size_t)4 * (pinned_keys) + (size_t)12 * (2 * (sample_size) + (block_size))) +       \
+        ((probe_queries)                                                                               \
+             ? ((size_t)(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 * (probe_queries) + \
+                   ((size_t)(n) / 4096 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *            \
+                       ((value_dim) + 2)                                                               \
+             : 0) +                                                                                    \
+        ((group) ? ((size_t)(n) / ((group) + !(group)) + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) *  \
+                       (5 * (size_t)(head_dim) + 8 * ((block_size) / ((group) + !(group)) + 1))        \
+                 : 0)))
+/* Their parts: rectangles of a level; what one tile of queries takes. */
+#define HYPERATTN_BOUND_RECTS(n, min_seq_len) ((size_t)(n) / (2 * (size_t)(min_seq_len)) + 1)
+#define HYPERATTN_BOUND_TILE(head_dim, value_dim) \
+  (4 * HYPERATTN_BOUND_LANES * ((head_dim) + (value_dim) + 6) + 768 * sizeof(void *) + 3072)
+#if defined(HYPERATTN_NO_SIMD) || !(defined(__x86_64__) || defined(__aarch64__))
+#define HYPERATTN_BOUND_LANES ((size_t)16)
+#define HYPERATTN_BOUND_TILES ((size_t)1)
+#else
+#define HYPERATTN_BOUND_LANES ((size_t)48)
+#define HYPERATTN_BOUND_TILES ((size_t)4)
+#endif
+
 /* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
    anything is written. Key-query pairs touched: exact n_query * n_key (causal: half); hyper, per
    rectangle of q queries and k keys, q * (block_size + sample_size + heavy_keys + sink_keys) + k *
@@ -499,6 +545,24 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #endif
 #if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 #define HAI_INLINE static inline __attribute__((always_inline))
+#endif
+
+/* What this build holds besides exact attention on float32. Code that a zero here leaves without a caller, compilers
+   drop. */
+#ifdef HYPERATTN_NO_HYPER
+#define HAI_HYPER 0
+#else
+#define HAI_HYPER 1
+#endif
+#if defined(HYPERATTN_NO_JUDGING) || defined(HYPERATTN_NO_HYPER)
+#define HAI_JUDGING 0
+#else
+#define HAI_JUDGING 1
+#endif
+#ifdef HYPERATTN_NO_HALVES
+#define HAI_HALVES 0
+#else
+#define HAI_HALVES 1
 #endif
 
 /* A function whose frame shall not be part of its caller's: the stack is as deep as the deepest, not as all. */
@@ -648,14 +712,15 @@ static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
-static int hai_unit(hyperattn_dtype dtype) { return dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1; }
+static int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+static int hai_unit(hyperattn_dtype dtype) {
+  return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
+}
 static size_t hai_unit_bytes(hyperattn_dtype dtype) {
-  return dtype == HYPERATTN_F32    ? sizeof(float)
-         : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES
-                                   : sizeof(uint16_t);
+  return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
 static size_t hai_alignment(hyperattn_dtype dtype) {
-  return dtype == HYPERATTN_F32 ? sizeof(float) : sizeof(uint16_t);
+  return hai_is_f32(dtype) ? sizeof(float) : sizeof(uint16_t);
 }
 
 static float hai_from_f16(uint16_t half) {
@@ -693,7 +758,7 @@ static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
   const char *at = (const char *)row + (size_t)(t / hai_unit(dtype)) * hai_unit_bytes(dtype);
   uint16_t half;
   float x;
-  if (dtype == HYPERATTN_F32) {
+  if (hai_is_f32(dtype)) {
     HYPERATTN_MEMCPY(&x, at, sizeof x);
     return x;
   }
@@ -706,7 +771,7 @@ static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
 static void hai_put(void *row, hyperattn_dtype dtype, hai_index t, float x) {
   char *at = (char *)row + (size_t)t * hai_unit_bytes(dtype);
   uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x) : hai_to_bf16(x);
-  if (dtype == HYPERATTN_F32)
+  if (hai_is_f32(dtype))
     HYPERATTN_MEMCPY(at, &x, sizeof x);
   else
     HYPERATTN_MEMCPY(at, &half, sizeof half);
@@ -2020,14 +2085,14 @@ typedef enum hai_stage {
   HAI_STAGE_PIN,     /* sinks and heavy keys */
   HAI_STAGE_WEIGH,   /* sampling weights */
   HAI_STAGE_COLUMNS, /* sampled columns */
-  HAI_STAGE_JUDGE,   /* what held-out queries get from all keys */
   HAI_STAGE_PAIR,    /* sub-blocks of each query group */
+  HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
+  HAI_STAGE_ATTEND,
+  HAI_STAGE_JUDGE,   /* judging, from here on: what held-out queries get from all keys */
   HAI_STAGE_TRY,     /* what the held-out queries get from a choice */
   HAI_STAGE_WITNESS, /* what other held-out queries get from all keys, */
   HAI_STAGE_AUDIT,   /* and from what was chosen */
-  HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
-  HAI_STAGE_ATTEND,
-  HAI_STAGE_REPORT /* per head: what the held-out queries saw */
+  HAI_STAGE_REPORT   /* per head: what the held-out queries saw */
 } hai_stage;
 
 /* Blocks come by one or two pairings, each an order of the rows and a choice of sub-blocks for each query
@@ -2132,7 +2197,7 @@ static uint64_t hai_rect_pairs(const hai_plan *plan, hai_index n_query, hai_inde
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
          hai_rect_pairs(plan, n_query, n_key) < (uint64_t)n_query * (uint64_t)n_key;
 }
 
@@ -2218,6 +2283,9 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   for (i = 0; i < 4; i++)
     if (!hai_listed((int)dtype[i], HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
   if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  for (i = 0; i < 4; i++)
+    if (!HAI_HALVES && dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_LEFT_OUT;
+  if (!HAI_JUDGING && p->report) return HYPERATTN_ERROR_LEFT_OUT;
   if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
   return HYPERATTN_OK;
 }
@@ -2251,6 +2319,8 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
     return HYPERATTN_ERROR_PROBES_NEEDED;
   if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
   if (hai_choosing(p) && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CHOICE;
+  if (p->method == HYPERATTN_HYPER && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p))))
+    return HYPERATTN_ERROR_LEFT_OUT;
   if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
   return HYPERATTN_OK;
 }
@@ -2278,7 +2348,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = (hai_index)p->value_dim;
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->scale = p->scale != 0.0f ? p->scale : 1.0f / hai_sqrt((float)p->head_dim);
-  plan->reporting = p->report != NULL;
+  plan->reporting = HAI_JUDGING && p->report;
 }
 
 static void hai_resolve_params(hai_plan *plan) {
@@ -2302,7 +2372,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
   plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
   plan->sorted[1] = 1;
-  plan->choosing = hai_choosing(p);
+  plan->choosing = HAI_JUDGING && hai_choosing(p);
   plan->weighing =
       (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
 }
@@ -2523,7 +2593,9 @@ static int hai_tiles(const hai_plan *plan);
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
 static int hai_may_approximate(const hai_plan *plan) {
-  return plan->params->method == HYPERATTN_HYPER && plan->n_key >= plan->min_seq_len;
+  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
+         plan->n_key >=
+             plan->min_seq_len + plan->problem->causal; /* a causal query's own key is in no rectangle */
 }
 
 /* Are states put down between phases? */
@@ -2535,12 +2607,10 @@ static int hai_resting(const hai_plan *plan) {
 static size_t hai_stage_bytes(const hai_plan *plan) {
   size_t dim = (size_t)plan->head_dim, lanes = (size_t)plan->kernel->lanes, take = (size_t)plan->take;
   size_t most = (size_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
-  int bits = plan->params->lsh_bits;
   if (!hai_may_approximate(plan)) return most;
   most = hai_most(most, hai_times((size_t)plan->heavy_keys, sizeof(uint64_t))); /* the heaviest */
   if (plan->sorted[plan->n_pairings - 1]) {
-    most = hai_most(most, sizeof(int32_t) << bits);            /* bucket counters */
-    most = hai_most(most, (size_t)bits * dim * sizeof(float)); /* planes */
+    most = hai_most(most, (size_t)plan->params->lsh_bits * dim * sizeof(float)); /* planes */
   }
   if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
     size_t spans = hai_two_levels(plan, plan->n_key)
@@ -2589,7 +2659,7 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
 
   y->scratch = 0;
   y->lse = hai_take(y, heads, resting ? n_query : 0, each);
-  y->out = hai_take(y, heads, resting && plan->problem->out.dtype != HYPERATTN_F32 ? n_query : 0,
+  y->out = hai_take(y, heads, resting && !hai_is_f32(plan->problem->out.dtype) ? n_query : 0,
                     each * (size_t)plan->value_dim);
   y->query_code = hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
   y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
@@ -2618,6 +2688,7 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->record = hai_take(y, heads, y->n_records, sizeof(hai_record));
   y->cap = hai_take(y, heads, y->cap_chunks, each);
   y->scratch_bytes = hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_stage_bytes(plan));
+  if (sorting) y->scratch_bytes = hai_most(y->scratch_bytes, sizeof(int32_t) << plan->params->lsh_bits);
   if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
   y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
 }
@@ -2737,7 +2808,7 @@ static char *hai_out_row(const hyperattn_output *x, hai_index batch, hai_index h
 /* A row in float32: itself, or widened into `room` [dim]. */
 static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
                              float *room) {
-  if (dtype == HYPERATTN_F32) return (const float *)row;
+  if (hai_is_f32(dtype)) return (const float *)row;
   job->plan->kernel->widen(row, dtype, dim, room);
   return room;
 }
@@ -2947,12 +3018,12 @@ static size_t hai_tile_bytes(const hai_plan *plan) {
 /* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
 static hai_index hai_line_dim(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  int is_float = p->query.dtype == HYPERATTN_F32 && p->key.dtype == HYPERATTN_F32 &&
-                 p->value.dtype == HYPERATTN_F32 && p->out.dtype == HYPERATTN_F32;
+  int is_float = hai_is_f32(p->query.dtype) && hai_is_f32(p->key.dtype) && hai_is_f32(p->value.dtype) &&
+                 hai_is_f32(p->out.dtype);
   return is_float ? 0 : hai_max(plan->head_dim, plan->value_dim);
 }
 static hai_index hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
-  int is_read = dtype == HYPERATTN_F32 || (dtype == plan->reader->dtype && !plan->may_use_amx);
+  int is_read = hai_is_f32(dtype) || (dtype == plan->reader->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
 static hai_index hai_score_rows(const hai_plan *plan) {
@@ -3033,7 +3104,7 @@ static float *hai_line(const hai_tile *tile, int i) {
 /* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
 static const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = rows->first + (ptrdiff_t)row * rows->stride;
-  if (rows->dtype == HYPERATTN_F32 || rows->dtype == tile->kernel->dtype) return at;
+  if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
   return rows->room + j * rows->dim;
 }
@@ -3056,12 +3127,12 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
                            hai_index last) {
   const hyperattn_problem *p = job->plan->problem;
   hai_tile *tile = job->tile;
-  tile->row[lane] = tile->kernel->dtype == HYPERATTN_F32
+  tile->row[lane] = hai_is_f32(tile->kernel->dtype)
                         ? (const void *)hai_query_row(job, head, row, hai_line(tile, lane))
                         : hai_row(&p->query, job->batch, head, row);
   tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
-  tile->out[lane] = p->out.dtype == HYPERATTN_F32 ? (float *)tile->result[lane]
+  tile->out[lane] = hai_is_f32(p->out.dtype) ? (float *)tile->result[lane]
                     : hai_resting(job->plan)
                         ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
                         : hai_line(tile, lane);
@@ -3120,7 +3191,7 @@ static void hai_tile_close(hai_job *job) {
     if (resting) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
-  for (i = 0; i < tile->n && dtype != HYPERATTN_F32; i++)
+  for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
 }
 
@@ -3141,7 +3212,7 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
 /* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent of all
    ones carries into the sign's place. */
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
-  int is_float = dtype == HYPERATTN_F32;
+  int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
   uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
   hai_index step = (hai_index)(sizeof eight / hai_unit_bytes(dtype)), t;
@@ -3180,7 +3251,7 @@ static int hai_tile_bad(const hai_tile *tile, hai_index t) {
 /* Values with a guard: 0 * inf is NaN, and a row must not feel a key that it may not see. Coordinates in
    which a hidden value is not finite, as few as the kernel takes, go through it alone, such values as 0, and
    then to the lanes that do see them; the order of sums, and so every other bit, stays. */
-static void hai_tile_values_guarded(hai_tile *tile) {
+HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   size_t bytes = hai_unit_bytes(dtype);
   int lanes = tile->kernel->lanes, step = tile->kernel->step, i, j;
@@ -3399,13 +3470,14 @@ static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n
   for (i = 0; i < n; i++) order[count[code[begin + i]]++] = (int32_t)(begin + i);
 }
 
-/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. */
+/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the counters take
+   its place. */
 HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
   if (job->pairing && !hai_wanted(job)) return;
   hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
                     of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
-                    (int32_t *)(void *)job->scratch, of_key ? hai_key_order(job) : hai_query_order(job));
+                    (int32_t *)(void *)job->tile, of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
 /* ---- Probing: what a few queries think of every key ---- */
@@ -4636,43 +4708,61 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
   return stage;
 }
 
+static void hai_run_hyper(hai_job *job, hai_stage stage) {
+  switch (stage) {
+    case HAI_STAGE_HASH: hai_stage_hash(job); break;
+    case HAI_STAGE_ORDER: hai_stage_order(job); break;
+    case HAI_STAGE_MEANS: hai_stage_means(job); break;
+    case HAI_STAGE_PROBE: hai_stage_probe(job); break;
+    case HAI_STAGE_SUM: hai_stage_sum(job); break;
+    case HAI_STAGE_MASS: hai_stage_mass(job); break;
+    case HAI_STAGE_PIN: hai_stage_pin(job); break;
+    case HAI_STAGE_WEIGH: hai_stage_weigh(job); break;
+    case HAI_STAGE_COLUMNS: hai_stage_columns(job); break;
+    case HAI_STAGE_PAIR: hai_stage_pair(job); break;
+    case HAI_STAGE_CAP: hai_stage_cap(job); break;
+    default: hai_stage_attend(job);
+  }
+}
+
+static void hai_run_judging(hai_job *job, hai_stage stage) {
+  switch (stage) {
+    case HAI_STAGE_TRY: hai_stage_try(job); break;
+    case HAI_STAGE_AUDIT: hai_stage_audit(job); break;
+    case HAI_STAGE_REPORT: hai_stage_report(job); break;
+    default: hai_stage_judge(job);
+  }
+}
+
 HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
   hai_job job;
   hai_stage stage = hai_job_at(&job, plan, workspace, phase, index, worker);
   if (plan->reader->enter) plan->reader->enter();
-  switch (stage) {
-    case HAI_STAGE_EXACT: hai_stage_exact(&job); break;
-    case HAI_STAGE_HASH: hai_stage_hash(&job); break;
-    case HAI_STAGE_ORDER: hai_stage_order(&job); break;
-    case HAI_STAGE_MEANS: hai_stage_means(&job); break;
-    case HAI_STAGE_PROBE: hai_stage_probe(&job); break;
-    case HAI_STAGE_SUM: hai_stage_sum(&job); break;
-    case HAI_STAGE_MASS: hai_stage_mass(&job); break;
-    case HAI_STAGE_PIN: hai_stage_pin(&job); break;
-    case HAI_STAGE_WEIGH: hai_stage_weigh(&job); break;
-    case HAI_STAGE_COLUMNS: hai_stage_columns(&job); break;
-    case HAI_STAGE_PAIR: hai_stage_pair(&job); break;
-    case HAI_STAGE_JUDGE:
-    case HAI_STAGE_WITNESS: hai_stage_judge(&job); break;
-    case HAI_STAGE_TRY: hai_stage_try(&job); break;
-    case HAI_STAGE_AUDIT: hai_stage_audit(&job); break;
-    case HAI_STAGE_REPORT: hai_stage_report(&job); break;
-    case HAI_STAGE_CAP: hai_stage_cap(&job); break;
-    case HAI_STAGE_ATTEND: hai_stage_attend(&job); break;
-  }
+  if (stage == HAI_STAGE_EXACT)
+    hai_stage_exact(&job);
+  else if (HAI_JUDGING && stage >= HAI_STAGE_JUDGE)
+    hai_run_judging(&job, stage);
+  else if (HAI_HYPER)
+    hai_run_hyper(&job, stage);
   if (plan->reader->leave) plan->reader->leave();
 }
 
 /* ==== 12. Entry points =============================================================================== */
 
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+#ifdef HYPERATTN_NO_TEXTS
+  (void)status;
+  return "";
+#else
   switch ((int)status) {
 #define HAI_STATUS_CASE(name, code, text) \
-  case code: return text;
+  case code:                              \
+    return text;
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
 #undef HAI_STATUS_CASE
     default: return "unknown status";
   }
+#endif
 }
 
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
@@ -4863,6 +4953,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 
 #undef HAI_ALIGN
 #undef HAI_APART
+#undef HAI_HYPER
+#undef HAI_JUDGING
+#undef HAI_HALVES
 #undef HAI_MAX_INDEX
 #undef HAI_AVX2
 #undef HAI_AVX512

@@ -1,0 +1,158 @@
+// What small targets rely on: bounds on the workspace at compile time, little memory, and builds with parts left out.
+#include "support.h"
+
+#ifdef HYPERATTN_NO_HYPER
+enum { WITH_HYPER = 0 };
+#else
+enum { WITH_HYPER = 1 };
+#endif
+#if defined(HYPERATTN_NO_HYPER) || defined(HYPERATTN_NO_JUDGING)
+enum { WITH_JUDGING = 0 };
+#else
+enum { WITH_JUDGING = 1 };
+#endif
+#ifdef HYPERATTN_NO_HALVES
+enum { WITH_HALVES = 0 };
+#else
+enum { WITH_HALVES = 1 };
+#endif
+
+#define EXACT_BYTES HYPERATTN_WORKSPACE_BOUND_EXACT(32, 32)
+#define PAPER_BYTES HYPERATTN_WORKSPACE_BOUND(1, 1024, 32, 32, 256, 64, 64, 0, 0, 0, 7)
+static unsigned char exact_workspace[EXACT_BYTES],
+    paper_workspace[PAPER_BYTES];  // constant expressions, then
+
+static int64_t any(uint64_t *state, int64_t least, int64_t most) {
+  return least + (int64_t)(test_random(state) % (uint64_t)(most - least + 1));
+}
+
+/* The bounds hold for hundreds of calls, and in those that approximate little is given away. */
+static void test_bound_holds(void **state) {
+  (void)state;
+  double least = 1e9;
+  uint64_t random = 17;
+  for (int i = 0; i < 3000; i++) {
+    hyperattn_problem p = {0};
+    int judged = WITH_JUDGING && i % 2 == 0;
+    hyperattn_params a = judged ? hyperattn_default_params() : hyperattn_paper_params();
+    p.batch = any(&random, 1, 3), p.n_heads = any(&random, 1, 4);
+    p.n_kv_heads = p.n_heads % 2 ? p.n_heads : p.n_heads / 2;
+    p.n_query = any(&random, 1, 1 << any(&random, 1, 18)),
+    p.n_key = any(&random, 1, 1 << any(&random, 1, 18));
+    p.head_dim = any(&random, 1, 200), p.value_dim = any(&random, 1, 200), p.causal = i / 2 % 2;
+    a.min_seq_len = any(&random, 1, 4096), a.block_size = any(&random, 0, 600),
+    a.lsh_bits = (int32_t)any(&random, 1, 14);
+    a.sample_size = any(&random, 0, 600);
+    if (judged) {
+      a.sink_keys = any(&random, 0, 9), a.heavy_keys = any(&random, 0, 200),
+      a.probe_queries = any(&random, 1, 200);
+      if (i % 3)
+        a.query_group = any(&random, 1, 40), a.key_group = any(&random, 1, 40);
+      else
+        a.query_group = a.key_group = 0;
+      if (i % 5 == 0) a.order = HYPERATTN_ORDER_POSITION;
+    }
+    int64_t n = p.n_query > p.n_key ? p.n_query : p.n_key;
+    int64_t group = a.query_group < a.key_group ? a.query_group : a.key_group;
+    size_t bound = HYPERATTN_WORKSPACE_BOUND(p.batch * p.n_heads, n, p.head_dim, p.value_dim, a.min_seq_len,
+                                             a.block_size, a.sample_size, a.sink_keys + a.heavy_keys,
+                                             a.probe_queries, group, a.lsh_bits);
+    size_t bytes = hyperattn_workspace_size(&p, &a, 1);
+    assert_true(bytes > 0 && bytes <= bound);
+    if ((double)bound / (double)bytes < least) least = (double)bound / (double)bytes;
+    a.method = HYPERATTN_EXACT;
+    bytes = hyperattn_workspace_size(&p, &a, 1);
+    bound = HYPERATTN_WORKSPACE_BOUND_EXACT(p.head_dim, p.value_dim);
+    assert_true(bytes > 0 && bytes <= bound);
+  }
+  printf("the tightest bound is %.3f times what is needed\n", least);
+  assert_below(least, 1.5);
+}
+
+/* One head of 1024 tokens, head dim 32, in plain C: 64 KiB at most, and the static arrays suffice. */
+static void test_little_memory(void **state) {
+  (void)state;
+  for (int i = 0; i < 2; i++) {
+    call c = new_call(1, 1, 1, 1024, 1024, 32, 32, i, 5);
+    c.params = hyperattn_paper_params();
+    c.params.isa = HYPERATTN_ISA_SCALAR;
+    c.params.method = HYPERATTN_EXACT;
+    size_t exact = hyperattn_workspace_size(&c.problem, &c.params, 1);
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, exact_workspace, sizeof exact_workspace),
+                     HYPERATTN_OK);
+    c.params.method = HYPERATTN_HYPER;
+    c.params.min_seq_len = 256, c.params.block_size = c.params.sample_size = 64;
+    size_t paper = hyperattn_workspace_size(&c.problem, &c.params, 1);
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, paper_workspace, sizeof paper_workspace),
+                     WITH_HYPER ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+    c.params = hyperattn_default_params();
+    c.params.isa = HYPERATTN_ISA_SCALAR;
+    size_t preset = hyperattn_workspace_size(&c.problem, &c.params, 1); /* 0 where it was left out */
+    printf(
+        "1024 tokens, head dim 32, %s, plain C: exact %zu bytes, paper (min_seq_len 256, 64 + 64 keys) "
+        "%zu, default "
+        "preset %zu\n",
+        i ? "causal" : "full", exact, paper, preset);
+    assert_true(exact <= 65536 && paper <= 65536 && preset <= 65536);
+    free_call(&c);
+  }
+}
+
+/* Exact attention on float32 is in every build; what was left out says so, and nothing is written. */
+static void test_left_out(void **state) {
+  (void)state;
+  call c = new_call(1, 2, 1, 300, 300, 8, 8, 1, 3);
+  hyperattn_report report[2];
+  c.params = small_params(hyperattn_paper_params(), 32, 16, 16);
+  c.params.method = HYPERATTN_EXACT;
+  run(&c);
+  double *out = (double *)test_alloc((size_t)out_size(&c.problem) * sizeof(double));
+  double *lse = (double *)test_alloc((size_t)lse_size(&c.problem) * sizeof(double));
+  reference(&c.problem, out, lse);
+  assert_below(relative_error(c.out, out, out_size(&c.problem)), 3e-6);
+  free(out), free(lse);
+  size_t bytes = 1 << 22;
+  void *workspace = test_alloc(bytes);
+  c.params.method = HYPERATTN_HYPER;
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes),
+                   WITH_HYPER ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+  hyperattn_params judged = c.params;
+  judged.probe_queries = 8, judged.tolerance = 0.1f;
+  assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes),
+                   WITH_JUDGING ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+  judged.tolerance = 0.0f, judged.order = HYPERATTN_ORDER_PROBED;
+  assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes),
+                   WITH_JUDGING ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+  judged.method = HYPERATTN_EXACT; /* asks for none of it */
+  assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes), HYPERATTN_OK);
+  c.problem.report = report;
+  c.params.method = HYPERATTN_EXACT;
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes),
+                   WITH_JUDGING ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+  c.problem.report = NULL;
+  for (int i = 1; i < 3; i++) {
+    c.problem.key.dtype = (hyperattn_dtype)i;
+    float before = c.out[0] = 77.0f;
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes),
+                     WITH_HALVES ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+    assert_true(WITH_HALVES || c.out[0] == before);
+  }
+#ifdef HYPERATTN_NO_TEXTS
+  assert_string_equal(hyperattn_status_string(HYPERATTN_OK), "");
+#else
+  assert_string_equal(hyperattn_status_string(HYPERATTN_OK), "ok");
+#endif
+  free(workspace);
+  free_call(&c);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+#ifndef HYPERATTN_NO_HYPER
+      cmocka_unit_test(test_bound_holds),
+#endif
+      cmocka_unit_test(test_little_memory),
+      cmocka_unit_test(test_left_out),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
