@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the library on an emulated Cortex-M, without an operating system, heap or C library: baremetal.sh TARGET WORK
-# Prints flash, RAM and stack. Without arguments: the targets, one a line. Installs what is missing (by apt, as root);
+# Prints flash, RAM and stack, and flash without this or that part. Without arguments: the targets, one a line. Installs what is missing (by apt, as root);
 # exit code 77, and a line that says why, where that cannot be done.
 set -eu
 cd "$(dirname "$0")/baremetal"
@@ -41,8 +41,13 @@ ${CC:-cc} -O1 -I../.. expected.c -o "$work/expected"
 cd "$work"
 source=$OLDPWD
 cc="arm-none-eabi-gcc $(column 2) -mthumb -mfloat-abi=hard -ffreestanding -Os -I$source/../.. -I$source"
-$cc -Wall -Wextra -Wdouble-promotion -Werror -fstack-usage -include memory.h -DHYPERATTN_IMPLEMENTATION -x c \
-  -c "$source/../../hyperattn.h" -o library.o
+library() { # NAME FLAG...
+  name=$1
+  shift
+  $cc -Wall -Wextra -Wconversion -Wdouble-promotion -Werror -fstack-usage -include memory.h "$@" \
+    -DHYPERATTN_IMPLEMENTATION -x c -c "$source/../../hyperattn.h" -o "$name.o"
+}
+library library
 $cc -Wall -Wextra -Werror -c "$source/firmware.c" -o firmware.o
 $cc -I"$data" -I. -c "$source/fixture.S" -o fixture.o
 $cc -nostdlib -static -T "$source/mps2.ld" firmware.o library.o fixture.o -lgcc -o firmware.elf
@@ -53,8 +58,14 @@ if grep -Ev '^(fw_)?mem(cpy|set)$|^__aeabi_(u?l(div|2f).*|u?ldivmod|f2u?lz|l(lsl
   echo "the library must not need these"
   exit 1
 fi
-echo "$target: library, gcc -Os: $(arm-none-eabi-size library.o | awk 'NR == 2 {print $1 " bytes of flash, " $2 + $3}')" \
-  "of RAM beside the workspace"
+arm-none-eabi-size library.o | awk -v target="$target" 'NR == 2 {
+  print target ": library, gcc -Os: " $1 " bytes of flash (at most 32768), " $2 + $3 " of RAM beside the workspace"
+  exit $1 > 32768 || $2 + $3 > 0
+}'
+for without in TEXTS HALVES JUDGING HYPER "HALVES TEXTS" "HALVES JUDGING TEXTS" "HALVES HYPER TEXTS"; do
+  library part $(for part in $without; do echo "-DHYPERATTN_NO_$part"; done)
+  echo "  without $without: $(arm-none-eabi-size part.o | awk 'NR == 2 {print $1}') bytes"
+done
 echo "largest frames: $(sort -t "$(printf '\t')" -k 2 -nr library.su | head -3 |
   awk -F '\t' '{sub(/.*:/, "", $1); printf "%s%s %s", sep, $1, $2; sep = ", "}')"
 timeout 600 qemu-system-arm -M "$(column 3)" -nographic -monitor none -serial none \

@@ -18,7 +18,7 @@ enum { WITH_HALVES = 1 };
 #endif
 
 #define EXACT_BYTES HYPERATTN_WORKSPACE_BOUND_EXACT(32, 32)
-#define PAPER_BYTES HYPERATTN_WORKSPACE_BOUND(1, 1024, 32, 32, 256, 64, 64, 0, 0, 0, 7)
+#define PAPER_BYTES HYPERATTN_WORKSPACE_BOUND(1, 1024, 32, 32, 256, 256, 256, 0, 0, 0, 7)
 static unsigned char exact_workspace[EXACT_BYTES],
     paper_workspace[PAPER_BYTES];  // constant expressions, then
 
@@ -81,7 +81,7 @@ static void test_little_memory(void **state) {
     assert_int_equal(hyperattn_forward(&c.problem, &c.params, exact_workspace, sizeof exact_workspace),
                      HYPERATTN_OK);
     c.params.method = HYPERATTN_HYPER;
-    c.params.min_seq_len = 256, c.params.block_size = c.params.sample_size = 64;
+    c.params.min_seq_len = 256;
     size_t paper = hyperattn_workspace_size(&c.problem, &c.params, 1);
     assert_int_equal(hyperattn_forward(&c.problem, &c.params, paper_workspace, sizeof paper_workspace),
                      WITH_HYPER ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
@@ -89,7 +89,7 @@ static void test_little_memory(void **state) {
     c.params.isa = HYPERATTN_ISA_SCALAR;
     size_t preset = hyperattn_workspace_size(&c.problem, &c.params, 1); /* 0 where it was left out */
     printf(
-        "1024 tokens, head dim 32, %s, plain C: exact %zu bytes, paper (min_seq_len 256, 64 + 64 keys) "
+        "1024 tokens, head dim 32, %s, plain C: exact %zu bytes, paper (min_seq_len 256) "
         "%zu, default "
         "preset %zu\n",
         i ? "causal" : "full", exact, paper, preset);

@@ -20,7 +20,8 @@ static hyperattn_status run_case(int number, const float *q, const float *k, con
   p.query.row_stride = p.key.row_stride = p.value.row_stride = p.out.row_stride = D;
   params.method = number ? HYPERATTN_HYPER : HYPERATTN_EXACT;
   params.min_seq_len = 64, params.block_size = 16, params.sample_size = 16;
-  if (number == 2) params.probe_queries = 8, params.heavy_keys = 8, params.window = 16, params.key_group = 8;
+  if (number == 2)
+    params.probe_queries = 8, params.heavy_keys = 8, params.window = 16, params.key_group = 8;
   p.report = number == 2 ? &report : NULL;
   *bytes = hyperattn_workspace_size(&p, &params, 1);
   return hyperattn_forward(&p, &params, workspace, sizeof workspace);
