@@ -3170,7 +3170,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
 static void hai_tile_resume(hai_job *job) {
   hai_tile *tile = job->tile;
   int i;
-  for (i = 0; i < tile->n; i++) tile->row[i] = tile->out[i];
+  HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++) {
     tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
