@@ -1028,11 +1028,16 @@ static int hai_rows_present(const void *const *row, int n) {
      hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
    A step loads N packed vectors a<register>, broadcasts R elements in turn, does N R fused multiply-adds. An
    element is a float, or a pair of bfloat16 whose two products are summed (hai_dot_<isa>).
-   The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only. */
+   The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only. With one
+   register eight sums hide their own latency and little else: its scores take four steps a turn. */
 
 #define HAI_ROWS_1(X, isa, N) X(0, isa, N)
 #define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
 #define HAI_ROWS_8(X, isa, N) HAI_ROWS_4(X, isa, N) X(4, isa, N) X(5, isa, N) X(6, isa, N) X(7, isa, N)
+#define HAI_ROWS_16(X, isa, N) \
+  HAI_ROWS_8(X, isa, N)        \
+  X(8, isa, N)                 \
+  X(9, isa, N) X(10, isa, N) X(11, isa, N) X(12, isa, N) X(13, isa, N) X(14, isa, N) X(15, isa, N)
 
 #define HAI_ZERO_1(r, isa) c##r##0 = hai_zero_##isa();
 #define HAI_ZERO_2(r, isa) HAI_ZERO_1(r, isa) c##r##1 = hai_zero_##isa();
@@ -1069,6 +1074,13 @@ static int hai_rows_present(const void *const *row, int n) {
 #define HAI_KEY_STEP(r, isa, N) \
   b = hai_each_##isa(k##r + t); \
   HAI_FMA_##N(r, isa)
+#define HAI_SCORE_STEP(isa, R, N) \
+  HAI_LOAD_##N(isa, query) HAI_ROWS_##R(HAI_KEY_STEP, isa, N) t++, query += HAI_LANES_##isa;
+#define HAI_SCORE_STEPS_1(isa, R) \
+  HAI_SCORE_STEP(isa, R, 1) HAI_SCORE_STEP(isa, R, 1) HAI_SCORE_STEP(isa, R, 1) HAI_SCORE_STEP(isa, R, 1)
+#define HAI_SCORE_STEPS_2(isa, R) HAI_SCORE_STEP(isa, R, 2)
+#define HAI_SCORE_STEPS_3(isa, R) HAI_SCORE_STEP(isa, R, 3)
+enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
 #define HAI_SCORE_OUT(r, isa, N) HAI_STORE_##N(r, isa, score + r * HAI_LANES_##isa)
 #define HAI_VALUE_STEP(r, isa, N) \
   b = hai_each_##isa(v + r);      \
@@ -1092,9 +1104,11 @@ static int hai_rows_present(const void *const *row, int n) {
     HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
     HAI_ROWS_##R(HAI_KEY_ROW, isa, N)                                                  \
     HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
-    for (t = 0; t < dim; t++, query += HAI_LANES_##isa) {                              \
-      HAI_LOAD_##N(isa, query)                                                         \
-      HAI_ROWS_##R(HAI_KEY_STEP, isa, N)                                               \
+    for (t = 0; t + HAI_STEPS_##N <= dim;) {                                           \
+      HAI_SCORE_STEPS_##N(isa, R)                                                      \
+    }                                                                                  \
+    while (t < dim) {                                                                  \
+      HAI_SCORE_STEP(isa, R, N)                                                        \
     }                                                                                  \
     HAI_FINISH_##isa(isa, R, N)                                                        \
     HAI_ROWS_##R(HAI_SCORE_OUT, isa, N)                                                \
@@ -1121,13 +1135,15 @@ static int hai_rows_present(const void *const *row, int n) {
   HAI_MICRO_VALUES(isa, R, N, values) \
   HAI_MICRO_VALUES(isa, 1, N, value)
 
-/* The largest score goes by four maxima in turn, since one would wait for itself. */
+/* The largest score goes by four maxima in turn, since one would wait for itself; exponentials wait for it, so all
+   registers look for theirs first. */
 #define HAI_SHOW(isa, r)                                                     \
   s = hai_load_##isa(at + (r)*HAI_LANES_##isa);                              \
   if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j + (r)])); \
   if (visible) s = hai_show_##isa(s, visible[j + (r)] >> i);                 \
   if (log_weight || visible) hai_store_##isa(at + (r)*HAI_LANES_##isa, s);   \
   high##r = hai_max_##isa(s, high##r);
+#define HAI_HIGH(isa, r) high##r = hai_max_##isa(hai_load_##isa(at + (r)*HAI_LANES_##isa), high##r);
 #define HAI_SOFTMAX(isa)                                                                                \
   HAI_TARGET_##isa static void hai_softmax_##isa(float *score, int n_keys, const float *log_weight,     \
                                                  const uint64_t *visible, int begin, int end, float *m, \
@@ -1135,25 +1151,32 @@ static int hai_rows_present(const void *const *row, int n) {
     int i, j;                                                                                           \
     for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
       hai_vector_##isa s, high0 = hai_load_##isa(m + i), high1 = high0, high2 = high0, high3 = high0;   \
-      hai_vector_##isa shift, sum = hai_zero_##isa();                                                   \
       float *at = score + i;                                                                            \
       for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa) {                                 \
-        HAI_SHOW(isa, 0) HAI_SHOW(isa, 1) HAI_SHOW(isa, 2) HAI_SHOW(isa, 3)                             \
+        if (log_weight || visible) {                                                                    \
+          HAI_SHOW(isa, 0) HAI_SHOW(isa, 1) HAI_SHOW(isa, 2) HAI_SHOW(isa, 3)                           \
+        } else {                                                                                        \
+          HAI_HIGH(isa, 0) HAI_HIGH(isa, 1) HAI_HIGH(isa, 2) HAI_HIGH(isa, 3)                           \
+        }                                                                                               \
       }                                                                                                 \
       for (; j < n_keys; j++, at += HAI_LANES_##isa) {                                                  \
         HAI_SHOW(isa, 0)                                                                                \
       }                                                                                                 \
       high0 = hai_max_##isa(hai_max_##isa(high0, high1), hai_max_##isa(high2, high3));                  \
-      shift = hai_or_zero_##isa(high0);                                                                 \
-      for (j = 0, at = score + i; j < n_keys; j++, at += HAI_LANES_##isa) {                             \
+      s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(m + i), hai_or_zero_##isa(high0)));                \
+      hai_store_##isa(factor + i, s);                                                                   \
+      hai_store_##isa(m + i, high0);                                                                    \
+    }                                                                                                   \
+    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
+      hai_vector_##isa s, shift = hai_or_zero_##isa(hai_load_##isa(m + i)), sum = hai_zero_##isa();     \
+      float *at = score + i;                                                                            \
+      for (j = 0; j < n_keys; j++, at += HAI_LANES_##isa) {                                             \
         s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                    \
         hai_store_##isa(at, s);                                                                         \
         sum = hai_add_##isa(sum, s);                                                                    \
       }                                                                                                 \
-      s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(m + i), shift));                                   \
-      hai_store_##isa(factor + i, s);                                                                   \
+      s = hai_load_##isa(factor + i);                                                                   \
       hai_store_##isa(l + i, hai_fma_##isa(hai_load_##isa(l + i), s, sum));                             \
-      hai_store_##isa(m + i, high0);                                                                    \
     }                                                                                                   \
   }
 
@@ -1241,12 +1264,14 @@ static int hai_rows_present(const void *const *row, int n) {
     if (t < n) hai_widen_plain(row, dtype, t, n, to);                                            \
   }
 
-/* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers. */
-#define HAI_PRODUCTS(isa, R)                                                                          \
+/* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers; one register alone
+   takes R1 rows, since R would wait for one another. */
+#define HAI_PRODUCTS(isa, R, R1)                                                                      \
   HAI_PACK(isa)                                                                                       \
   HAI_MICRO(isa, R, 1)                                                                                \
   HAI_MICRO(isa, R, 2)                                                                                \
   HAI_MICRO(isa, R, 3)                                                                                \
+  HAI_MICRO_VALUES(isa, R1, 1, values_long)                                                           \
   static void hai_scores_##isa(const float *query, hai_index dim, const void *const *key, int n_keys, \
                                int begin, int end, float *score) {                                    \
     const void *row[R];                                                                               \
@@ -1267,6 +1292,8 @@ static int hai_rows_present(const void *const *row, int n) {
     hai_index t = 0;                                                                                  \
     int n = (end - begin) / HAI_WIDTH_##isa;                                                          \
     score += begin, factor += begin, o += begin;                                                      \
+    for (; n == 1 && t + R1 <= dim; t += R1, o += R1 * HAI_LANES_##isa)                               \
+      hai_values_long_1_##isa(score, n_keys, value, t, factor, o);                                    \
     for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                          \
       if (n == 3)                                                                                     \
         hai_values_3_##isa(score, n_keys, value, t, factor, o);                                       \
@@ -1285,18 +1312,18 @@ static int hai_rows_present(const void *const *row, int n) {
     }                                                                                                 \
   }
 
-#define HAI_KERNEL(isa, R) \
-  HAI_WIDEN(isa)           \
-  HAI_UNPACK(isa)          \
-  HAI_SOFTMAX(isa)         \
-  HAI_SUM_LANES(isa)       \
-  HAI_PRODUCTS(isa, R)
+#define HAI_KERNEL(isa, R, R1) \
+  HAI_WIDEN(isa)               \
+  HAI_UNPACK(isa)              \
+  HAI_SOFTMAX(isa)             \
+  HAI_SUM_LANES(isa)           \
+  HAI_PRODUCTS(isa, R, R1)
 
 /* The products of bfloat16, from those of pairs: of coordinates for scores, of keys for values. A value is
    paired with that of the next key, the last of an odd number with zeros; weights are rounded to bfloat16,
    which is all that is rounded but sums. Even head_dim only. */
 #define HAI_KERNEL_BF16(isa)                                                                               \
-  HAI_PRODUCTS(isa, 8)                                                                                     \
+  HAI_PRODUCTS(isa, 8, 8)                                                                                  \
   static void hai_pack_bf16_##isa(const void *const *row, hai_index dim, float factor, float *packed) {    \
     int i;                                                                                                 \
     hai_pack_##isa(row, dim / 2, 1.0f, packed);                                                            \
@@ -1424,7 +1451,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
   *x2 = _mm512_shuffle_ps(b, d, 0x44), *x3 = _mm512_shuffle_ps(b, d, 0xee);
 }
 
-HAI_KERNEL(avx512, 8)
+HAI_KERNEL(avx512, 8, 16)
 static const hai_kernel hai_kernel_avx512 = {HYPERATTN_ISA_AVX512,
                                              HYPERATTN_F32,
                                              HAI_LANES_avx512,
@@ -1742,7 +1769,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
   *x2 = _mm256_shuffle_ps(b, d, 0x44), *x3 = _mm256_shuffle_ps(b, d, 0xee);
 }
 
-HAI_KERNEL(avx2, 4)
+HAI_KERNEL(avx2, 4, 8)
 static const hai_kernel hai_kernel_avx2 = {HYPERATTN_ISA_AVX2,
                                            HYPERATTN_F32,
                                            HAI_LANES_avx2,
@@ -1840,7 +1867,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
   *x0 = vzip1q_f32(a, c), *x1 = vzip2q_f32(a, c), *x2 = vzip1q_f32(b, d), *x3 = vzip2q_f32(b, d);
 }
 
-HAI_KERNEL(neon, 8)
+HAI_KERNEL(neon, 8, 16)
 static const hai_kernel hai_kernel_neon = {HYPERATTN_ISA_NEON,
                                            HYPERATTN_F32,
                                            HAI_LANES_neon,
@@ -5005,9 +5032,15 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_ROWS_1
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
+#undef HAI_ROWS_16
 #undef HAI_SCALAR_LANES
 #undef HAI_SCORE_OUT
 #undef HAI_SHOW
+#undef HAI_HIGH
+#undef HAI_SCORE_STEP
+#undef HAI_SCORE_STEPS_1
+#undef HAI_SCORE_STEPS_2
+#undef HAI_SCORE_STEPS_3
 #undef HAI_SOFTMAX
 #undef HAI_STORE_1
 #undef HAI_STORE_2
