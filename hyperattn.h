@@ -3924,6 +3924,19 @@ static void hai_pair_open(hai_job *job, hai_index first, int n, float *query) {
   hai_tile_aim(tile, 0, n);
 }
 
+/* The largest of n numbers, NaN passed over; -inf of none. By four in turn, since one would wait for itself. */
+static float hai_largest(const float *x, hai_index n) {
+  float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
+  hai_index i;
+  for (i = 0; i + 4 <= n; i += 4) {
+    most0 = x[i] > most0 ? x[i] : most0, most1 = x[i + 1] > most1 ? x[i + 1] : most1;
+    most2 = x[i + 2] > most2 ? x[i + 2] : most2, most3 = x[i + 3] > most3 ? x[i + 3] : most3;
+  }
+  for (; i < n; i++) most0 = x[i] > most0 ? x[i] : most0;
+  most0 = most1 > most0 ? most1 : most0, most2 = most3 > most2 ? most3 : most2;
+  return most2 > most0 ? most2 : most0;
+}
+
 /* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. */
 static int hai_pair_spans(hai_job *job, hai_index first, int n, float *query, uint64_t *best, int32_t *span,
                           float *reach) {
@@ -3931,7 +3944,7 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, float *query, ui
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, s;
   hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
-  int lanes = plan->kernel->lanes, held = 0, at, i, j;
+  int lanes = plan->kernel->lanes, held = 0, at, j;
   for (at = 0; at < n; at += lanes) {
     hai_pair_open(job, first + at, (int)hai_min(lanes, n - at), query);
     for (s = 0; s < spans; s += HAI_CHUNK) {
@@ -3939,10 +3952,8 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, float *query, ui
       for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (j = 0; j < count; j++) {
-        float most = at ? reach[s + j] : -hai_inf();
-        for (i = 0; i < tile->n; i++)
-          if (tile->score[j * lanes + i] > most) most = tile->score[j * lanes + i];
-        reach[s + j] = most;
+        float most = hai_largest(tile->score + j * lanes, tile->n);
+        reach[s + j] = at && reach[s + j] > most ? reach[s + j] : most;
       }
     }
   }
@@ -3969,13 +3980,11 @@ HAI_APART void hai_stage_pair(hai_job *job) {
   float *query = (float *)(void *)(span + 2 * plan->take), *reach = query + lanes * dim;
   if (!hai_wanted(job)) return;
   for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
-    hai_index together =
-        first / HAI_PAIR_GROUPS * HAI_PAIR_GROUPS; /* the first of those that choose spans together */
-    n = (int)hai_min(lanes, (two ? hai_min(together + HAI_PAIR_GROUPS, end) : end) - first);
-    if (two && first == together)
-      spans =
-          hai_pair_spans(job, first, (int)hai_min(HAI_PAIR_GROUPS, end - first), query, best, span, reach);
-    hai_pair_open(job, first, n, query);
+    hai_index stop = two ? hai_min(end, (first / HAI_PAIR_GROUPS + 1) * HAI_PAIR_GROUPS) : end;
+    int anew = two && first % HAI_PAIR_GROUPS == 0; /* the first of those that choose spans together */
+    n = (int)hai_min(lanes, stop - first);
+    if (anew) spans = hai_pair_spans(job, first, (int)(stop - first), query, best, span, reach);
+    if (!anew || first + n < stop) hai_pair_open(job, first, n, query); /* else the tile holds them still */
     HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
     for (s = 0; s < spans;) {
       int count = 0;
