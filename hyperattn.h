@@ -614,7 +614,7 @@ static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
 static hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
-  return (hai_index)((int64_t)n * i / parts);
+  return (hai_index)((int64_t)n * i / parts); /* NOLINT(clang-analyzer-core.DivideZero): parts > 0 */
 }
 /* The part that holds x. */
 static hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
@@ -4732,7 +4732,7 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * (size_t)worker;
-  job->chunk = (hai_index)(index % g.chunks);
+  job->chunk = (hai_index)(index % g.chunks); /* NOLINT(clang-analyzer-core.DivideZero): a task has one */
   index /= g.chunks;
   job->rect = hai_rect_at(plan, job->level, (hai_index)(index % g.rects));
   index /= g.rects;

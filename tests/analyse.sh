@@ -1,0 +1,50 @@
+#!/bin/sh
+# Static analysis of the implementation, no finding allowed: analyse.sh TOOL, one of cppcheck, clang_tidy, gcc.
+# Installs a tool that is missing (by apt, as root); exit code 77, and a line that says why, where that cannot be done.
+# What is suppressed, and why: .clang-tidy, and comments in the header with NOLINT or cppcheck-suppress.
+set -eu
+cd "$(dirname "$0")/.."
+tool=${1:?analyse.sh: which of cppcheck, clang_tidy, gcc?}
+
+skip() { echo "SKIP: $tool: $1"; exit 77; }
+has() { command -v "$1" >/dev/null 2>&1; }
+need() { # command, package
+  has "$1" && return 0
+  has apt-get && [ "$(id -u)" = 0 ] || skip "no $1, and no apt-get as root"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq || true
+  apt-get install -y -qq --no-install-recommends "$2" >/dev/null || skip "$2 could not be installed"
+}
+implementation="-x c -std=c11 -DHYPERATTN_IMPLEMENTATION"
+
+case $tool in
+cppcheck)
+  need cppcheck cppcheck
+  check() { # what it reads ...
+    cppcheck --quiet --enable=warning,portability,performance --error-exitcode=1 --std=c11 --language=c \
+      --platform=unix64 --inline-suppr "$@"
+  }
+  for without in SIMD HYPER JUDGING HALVES TEXTS; do
+    check -DHYPERATTN_IMPLEMENTATION "-DHYPERATTN_NO_$without" hyperattn.h
+  done
+  # The vector kernels as gcc's preprocessor makes them: cppcheck's own does not know its way around their macros.
+  need gcc gcc
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  gcc $implementation -E hyperattn.h |
+    awk '/^# [0-9]+ "/ { ours = /hyperattn\.h"/ } !/^#/ && ours' >"$work/kernels.c" # without the system's headers
+  check "$work/kernels.c"
+  ;;
+clang_tidy)
+  need clang-tidy clang-tidy
+  clang-tidy --quiet --warnings-as-errors='*' hyperattn.h -- $implementation # plain C is in it
+  ;;
+gcc)
+  need gcc gcc
+  gcc -fanalyzer -fsyntax-only -xc - </dev/null 2>/dev/null || skip "gcc has no -fanalyzer"
+  for build in -DHYPERATTN_NO_SIMD ""; do
+    gcc $implementation $build -O2 -fanalyzer -Wall -Wextra -Werror -c hyperattn.h -o /dev/null
+  done
+  ;;
+*) echo "analyse.sh: no tool $tool" >&2 && exit 1 ;;
+esac
