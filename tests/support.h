@@ -128,7 +128,9 @@ static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_k
   hai_plan plan;
   p.batch = p.n_heads = p.n_kv_heads = 1;
   p.n_query = n_query, p.n_key = n_key, p.head_dim = p.value_dim = 64;
-  hai_resolve(&plan, &p, params);
+  hyperattn_status status = hai_resolve(&plan, &p, params);
+  assert_true(status == HYPERATTN_OK ||
+              status == HYPERATTN_ERROR_SIZE_OVERFLOW); /* found behind the regions */
   return plan.outer;
 }
 

@@ -181,8 +181,10 @@ static void test_pairing_is_counted(void **state) {
   hyperattn_params p = hyperattn_default_params();
   p.min_seq_len = 1, p.block_size = 64, p.query_group = p.key_group = 1;
   p.sample_size = p.heavy_keys = p.sink_keys = p.probe_queries = 0;
-  p.sampling = HYPERATTN_SAMPLE_UNIFORM;
+  p.sampling = HYPERATTN_SAMPLE_UNIFORM, p.order = HYPERATTN_ORDER_POSITION, p.tolerance = 0.0f;
   assert_false(is_worth(&p, 4096, 4096));
+  p.query_group = p.key_group = 2;
+  assert_true(is_worth(&p, 4096, 4096));
 }
 
 /* ---- Workspace ---- */
@@ -271,7 +273,7 @@ static void test_extents_of_negative_strides(void **state) {
 /* An empty part is not looked at, whichever side it is on, nor is one that weighs nothing. */
 static void test_merging_with_nothing(void **state) {
   (void)state;
-  static const float light[] = {-INFINITY, -200.0f};
+  const float light[] = {-INFINITY, -200.0f};
   for (int i = 0; i < 2; i++)
     for (int swap = 0; swap < 2; swap++) {
       float heavy[2] = {-0.0f, 3.0f}, none[2] = {NAN, INFINITY}, lse_heavy = 1.0f, lse_none = light[i];
