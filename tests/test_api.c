@@ -97,7 +97,7 @@ static void test_grouped_heads_equal_expanded(void **state) {
 
 /* The same where values are not finite: a tile's other rows decide who sees the key, never anyone's bits. */
 static void test_grouped_heads_with_infinite_values(void **state) {
-  static const float bad[] = {INFINITY, -INFINITY};
+  const float bad[] = {INFINITY, -INFINITY};
   (void)state;
   for (int b = 0; b < 2; b++) {
     call c = new_call(1, 16, 1, 128, 128, 8, 8, 1, 91), d = new_call(1, 16, 16, 128, 128, 8, 8, 1, 91);

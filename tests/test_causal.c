@@ -46,7 +46,7 @@ static void test_no_row_feels_a_later_key(void **state) {
 
 /* A NaN query spoils its own row; whatever it does to choices, all others stay finite. */
 static void test_a_bad_query_spoils_its_own_row(void **state) {
-  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;
   for (int which = 0; which < 4; which++)
     for (int causal = 0; causal < 2; causal++)

@@ -99,7 +99,7 @@ static void test_large_logits(void **state) {
 
 /* NaN and infinity, as attention has them: every row that sees the key, and no other. */
 static void test_not_finite(void **state) {
-  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;
   for (int which = 0; which < 3; which++)
     for (int b = 0; b < 3; b++) {

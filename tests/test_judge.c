@@ -313,7 +313,7 @@ static void test_bad_reports(void **state) {
 
 /* A NaN or infinity in a query has no say in verdicts; in a key or value it reaches only rows that see it. */
 static void test_defects(void **state) {
-  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;
   for (int b = 0; b < 3; b++)
     for (int where = 0; where < 3; where++)
