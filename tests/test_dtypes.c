@@ -85,6 +85,17 @@ static void test_narrowing_rounds_to_nearest_even(void **state) {
   }
 }
 
+/* Far below the smallest half: zeros with their sign, down to the smallest float. */
+static void test_too_small_for_a_half(void **state) {
+  (void)state;
+  for (int exponent = -149; exponent < -25; exponent++)
+    for (int sign = 0; sign < 2; sign++) {
+      float x = ldexpf(sign ? -1.0f : 1.0f, exponent);
+      assert_int_equal(hai_to_f16(x), sign << 15);
+      if (exponent > -149) assert_int_equal(hai_to_f16(nextafterf(2.0f * x, 0.0f)), sign << 15);
+    }
+}
+
 static void test_q8_0_widens_exactly(void **state) {
   unsigned char block[2 * 34];
   float wide[65];
@@ -467,6 +478,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_half_widens_exactly),
       cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
+      cmocka_unit_test(test_too_small_for_a_half),
       cmocka_unit_test(test_q8_0_widens_exactly),
       cmocka_unit_test(test_mixes_exact),
       cmocka_unit_test(test_mixes_approximated),

@@ -121,6 +121,20 @@ static void test_verdicts_are_right(void **state) {
   assert_true(taken[HAI_COLUMNS] && taken[HAI_BLOCKS] && taken[HAI_BOTH] && taken[HAI_ALL]);
 }
 
+/* So it is where the truth is put together from chunks of keys, whose scores lie far apart. */
+static void test_verdicts_on_many_keys_are_right(void **state) {
+  (void)state;
+  for (int tallest = 0; tallest < 3; tallest++) {
+    call c = judged_call(1, 1, 48, 9000, 0, 1e6f, 190 + (uint64_t)tallest);
+    hai_plan plan;
+    for (int64_t i = tallest * 3000 * 8; i < (tallest + 1) * 3000 * 8; i++) c.k[i] *= 2.0f;
+    void *workspace = run_anyway(&c, &plan);
+    assert_below(fabs((double)verdict_of(&plan, workspace, 0).error / true_error(&c) - 1.0), 1e-3);
+    free(workspace);
+    free_call(&c);
+  }
+}
+
 /* At a fixed budget the judged choice is as good as either choice alone. */
 static void test_a_fixed_budget_takes_the_better(void **state) {
   hai_plan plan;
@@ -411,6 +425,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_attention_follows_verdicts),
       cmocka_unit_test(test_verdicts_are_right),
+      cmocka_unit_test(test_verdicts_on_many_keys_are_right),
       cmocka_unit_test(test_a_fixed_budget_takes_the_better),
       cmocka_unit_test(test_extremes),
       cmocka_unit_test(test_bits),

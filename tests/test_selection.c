@@ -469,8 +469,26 @@ static void test_detection(void **state) {
   fake_7_1_eax = ~(1u << 5);
   assert_int_equal(fake(7, base, all, 0xe7), best);
 }
+
+/* What this machine has is in the build, and the widest is chosen. */
+static void test_the_widest_kernel_is_chosen(void **state) {
+  (void)state;
+  int cpu = hai_cpu_features(hai_cpuid, hai_xcr0);
+  hyperattn_isa widest = HYPERATTN_ISA_SCALAR;
+#ifndef HYPERATTN_NO_AVX2
+  if (cpu & HAI_CPU_AVX2) widest = HYPERATTN_ISA_AVX2;
+#endif
+#ifndef HYPERATTN_NO_AVX512
+  if (cpu & HAI_CPU_AVX512) widest = HYPERATTN_ISA_AVX512;
+#endif
+  assert_int_equal(hai_kernel_of(HYPERATTN_ISA_AUTO)->isa, widest);
+}
 #else
 static void test_detection(void **state) {
+  (void)state;
+  skip();
+}
+static void test_the_widest_kernel_is_chosen(void **state) {
   (void)state;
   skip();
 }
@@ -490,6 +508,7 @@ int main(void) {
       cmocka_unit_test(test_pairing),
       cmocka_unit_test(test_pairing_in_two_levels),
       cmocka_unit_test(test_detection),
+      cmocka_unit_test(test_the_widest_kernel_is_chosen),
   };
   return cmocka_run_group_tests_name("selection", tests, NULL, NULL);
 }
