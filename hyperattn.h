@@ -702,6 +702,11 @@ static float hai_log_add(float a, float b) {
   return high + hai_log(1.0f + hai_exp(low - high));
 }
 
+/* e^(part - whole); an empty part has no share. */
+static float hai_share(float part, float whole) {
+  return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
+}
+
 /* ln of a state's sum: m + ln l, -inf where nothing was met. */
 static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m + hai_log(l); }
 
@@ -4375,6 +4380,18 @@ static void hai_place_columns(const hai_job *job) {
   }
 }
 
+/* |out' - out| / |out|, of their squares; infinite where there is no telling how wrong. */
+static float hai_relative(float error, float norm) {
+  if (error == 0.0f) return 0.0f;
+  return hai_finite(error) && norm > 0.0f ? hai_sqrt(error / norm) : hai_inf();
+}
+
+/* x^2 of an x that is not 0, never so small that it is lost: what is wrong must not pass for right. */
+static float hai_square_of(float x) {
+  float least = hai_float(0x00800000u);
+  return x * x < least ? least : x * x;
+}
+
 /* Lane i of the tile, which has met what the choice gives it, against the truth (m, l, o, stride lanes).
    *error = |out' - out|^2, *norm = |out|^2; both with what the query has met before where `resting`. Returns
    the lse of the truth, so merged; NaN where there is no telling. */
@@ -4397,11 +4414,13 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
   for (t = 0; t < plan->value_dim; t++) {
     float old = before == -hai_inf() ? 0.0f : tile->out[i][t];
     float x = tile->o[t * lanes + i] * a + old * rest, y = truth[(2 + t) * lanes + i] * b + old * rest_b;
-    *error += (x - y) * (x - y);
-    *norm += y * y;
+    if (!hai_finite(y)) whole = hai_float(0x7fc00000u);
+    *error += x == y ? 0.0f : hai_square_of(x - y);
+    *norm += y == 0.0f ? 0.0f : hai_square_of(y);
   }
   if (!hai_finite(*error)) *error = hai_inf();
-  return hai_finite(*norm) ? whole : hai_float(0x7fc00000u);
+  if (!hai_finite(*norm)) *norm = hai_float(0x7f7fffffu);
+  return whole;
 }
 
 /* Held-out queries first .. first + n - 1 meet the blocks and pins that a choice gives them; `blocks` and
@@ -4471,8 +4490,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
       }
     }
   }
-  for (c = 0; c < n_trials; c++)
-    hai_rule(job, recipe[c], sum[c] == 0.0f ? 0.0f : norm > 0.0f ? hai_sqrt(sum[c] / norm) : hai_inf());
+  for (c = 0; c < n_trials; c++) hai_rule(job, recipe[c], hai_relative(sum[c], norm));
   if (bound && job->pairing == plan->n_pairings - 1 && !hai_verdict_of(job)->settled)
     hai_verdict_of(job)->recipe = HAI_ALL;
   if (job->pairing == 1 && hai_verdict_of(job)->pairing == 0) {
@@ -4517,15 +4535,15 @@ HAI_APART void hai_stage_audit(hai_job *job) {
     for (i = 0; i < n; i++) {
       float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
-      float beside = hai_exp(blocks[i] - exact), in_blocks = hai_exp(blocks[i] - mine);
-      int good = hai_finite(whole) && hai_finite(error) && hai_finite(mine);
+      float beside = hai_exp(blocks[i] - exact), in_blocks = hai_share(blocks[i], mine);
+      int good = hai_finite(whole) && mine == mine && mine < hai_inf(); /* -inf: it met nothing */
       record->query[first + i].row = good ? (int32_t)hai_judge_row(job, first + i) : -1;
       record->query[first + i].error = error;
       record->query[first + i].norm = norm;
       record->query[first + i].whole = whole;
       record->query[first + i].rect = mine;
       record->query[first + i].blocks = in_blocks;
-      record->query[first + i].pinned = hai_exp(pins[i] - mine) - in_blocks;
+      record->query[first + i].pinned = hai_share(pins[i], mine) - in_blocks;
       beside = beside < 1.0f ? exact + hai_log(1.0f - beside) : -hai_inf();
       if (!hai_finite(beside)) continue;
       least = beside < least ? beside : least;
@@ -4537,18 +4555,20 @@ HAI_APART void hai_stage_audit(hai_job *job) {
 
 /* ---- The report ---- */
 
-/* Sum of |out|^2 over rows begin .. end - 1; by parts, since millions of addends would fall below a float's last
-   place. */
+/* Sum of |out|^2 over rows begin .. end - 1, those left out that are not finite; by parts, since millions of
+   addends would fall below a float's last place. */
 static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
   const hyperattn_problem *p = job->plan->problem;
   float sum = 0.0f;
   while (begin < end) {
     float part = 0.0f;
     hai_index stop = hai_min(end, begin + HAI_TASK_ROWS);
-    for (; begin < stop; begin++)
-      part += hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin),
-                                        p->out.dtype, job->plan->value_dim, job->tile->line),
-                               job->plan->value_dim);
+    for (; begin < stop; begin++) {
+      float row = hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin),
+                                            p->out.dtype, job->plan->value_dim, job->tile->line),
+                                   job->plan->value_dim);
+      part += hai_finite(row) ? row : 0.0f;
+    }
     sum += part;
   }
   return sum;
@@ -4572,11 +4592,11 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
     if (row < 0) continue;
     /* later keys outweigh an error; what a choice missed is missing in the last lse too */
     later = !is_last && lse[row] > whole ? hai_exp(2.0f * (whole - lse[row])) : 1.0f;
-    part = share * hai_exp(record->query[i].rect - lse[row]);
+    part = share * hai_share(record->query[i].rect, lse[row]);
     sum += squared * later;
     squares += squared * later * squared * later;
     if (squared > r->max_error * r->max_error * record->query[i].norm)
-      r->max_error = record->query[i].norm > 0.0f ? hai_sqrt(squared / record->query[i].norm) : hai_inf();
+      r->max_error = hai_relative(squared, record->query[i].norm);
     mine += hai_out_norm(job, row, row + 1);
     exact += record->query[i].norm;
     r->block_mass += part * record->query[i].blocks;
@@ -4636,7 +4656,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   norm += hai_out_norm(job, 0, rest);
   error +=
       hai_sqrt(variance); /* few queries hold most of an error, and samples miss them more often than not */
-  r.error = norm > 0.0f ? hai_sqrt(error / norm) : 0.0f;
+  r.error = hai_relative(error, norm);
   r.keys_per_query = plan->n_query ? pairs / (float)plan->n_query : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
   if (rects > 0.0f) r.exact /= rects, r.escalated /= rects;
@@ -4914,11 +4934,6 @@ HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hy
                                       void *workspace, int phase, int64_t index, int worker) {
   hai_plan plan;
   if (hai_resolve(&plan, problem, params) == HYPERATTN_OK) hai_run(&plan, workspace, phase, index, worker);
-}
-
-/* e^(part - whole); an empty part has no share. */
-static float hai_share(float part, float whole) {
-  return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }
 
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,

@@ -414,8 +414,8 @@ static void test_merging_touches_nothing_outside(void **state) {
 
 /* ---- Sizes ---- */
 
-/* The whole workspace and the number of tasks, computed again in a type that does not overflow. What fits is
-   right to the rounding of parts, the rest is refused. */
+/* The whole workspace and the number of tasks, computed again in a type that does not overflow. What is
+   small enough is right to the rounding of parts, the rest is refused. */
 static void check_sizes(const hyperattn_problem *p, const hyperattn_params *a, int workers, int *fits) {
   hai_plan plan;
   part parts[32];
