@@ -3089,7 +3089,7 @@ static float *hai_carve(char **at, hai_index floats) {
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : NULL;
-  rows.stride = hai_offset(x->dtype, x->row_stride);
+  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.room = hai_carve(at, hai_room_floats(job->plan, x->dtype, dim));

@@ -73,6 +73,12 @@ static void test_zero_and_idle_strides(void **state) {
   run(&c);
   assert_true(before == c.out[799]);
   free_call(&c);
+  c = new_call(1, 1, 1, 1, 1, 4, 4, 0, 83); /* one row: not even multiplied */
+  c.problem.query.row_stride = c.problem.key.row_stride = PTRDIFF_MAX;
+  c.problem.value.row_stride = c.problem.out.row_stride = PTRDIFF_MIN;
+  run(&c);
+  assert_memory_equal(c.out, c.v, 4 * sizeof(float));
+  free_call(&c);
 }
 
 /* Heads that share a kv head give the bits of heads with keys of their own. */
