@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds and runs every test: sh tests/run.sh [PRESET]   (test, or sanitize; default: both)
-# "cross": on other machines, emulated; "all": natively, then so.
+# "cross": on other machines, emulated; "all": natively, then so. "msan", "ubsan": by clang; "valgrind": plain C.
 # Installs what is missing (cmocka, pkg-config, a second compiler) by apt, dnf or brew; says so where it cannot.
 set -eu
 cd "$(dirname "$0")/.."

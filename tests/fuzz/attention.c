@@ -1,0 +1,453 @@
+/* Fuzzes hyperattn_forward: bytes become a call, valid or not; what the manual promises is checked. */
+#define _POSIX_C_SOURCE 200809L
+#define HYPERATTN_STATIC
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+
+#include "amx.h"
+#include "fuzz.h"
+
+enum { MAX_PRODUCTS = 1 << 18, MAX_NUMBERS = 1 << 15, MAX_WORKSPACE = 1 << 24 };
+
+typedef struct call {
+  hyperattn_problem problem;
+  hyperattn_params params;
+  tensor query, key, value, out;
+  int valid;      /* by the manual: 1, 0, or -1: who knows */
+  int runs;       /* has it the memory that its shape and strides speak of */
+  size_t offset;  /* of the workspace from 64-byte alignment */
+  double q, k, v; /* the largest numbers of each input */
+} call;
+
+typedef struct result {
+  unsigned char *out; /* [batch][n_heads][n_query][value_dim], of out's dtype */
+  float *lse;
+  hyperattn_report *report;
+} result;
+
+/* ---- The call ---- */
+
+static hyperattn_isa present[8];
+static int n_present;
+
+static void find_isas(void) {
+  hyperattn_problem p = {.batch = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 1, .value_dim = 1};
+  hyperattn_params a = hyperattn_default_params();
+  ask_for_amx();
+  for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+    a.isa = (hyperattn_isa)isa;
+    if (hyperattn_workspace_size(&p, &a, 1)) present[n_present++] = a.isa;
+  }
+}
+
+static void take_shape(hyperattn_problem *p, bytes *in) {
+  static const int64_t dims[] = {8, 1, 2, 3, 5, 16, 31, 32, 33, 64};
+  int64_t size = (int64_t[]){24, 100, 300, 1200}[take(in, 1) & 3];
+  p->batch = one_in(in, 8) ? below(in, 4) : 1;
+  p->n_kv_heads = 1 + below(in, 8) / 5;
+  p->n_heads = p->n_kv_heads * (1 + below(in, 8) / 4);
+  p->n_query = below(in, size), p->n_key = one_in(in, 3) ? below(in, size) : p->n_query;
+  int is_long = one_in(in, 16); /* so that sub-blocks are chosen in two levels, and probing is cut */
+  p->head_dim = one_in(in, 10) ? 1 + below(in, 576) : dims[below(in, 10)];
+  p->value_dim = one_in(in, 3) ? (one_in(in, 4) ? 1 + below(in, 576) : dims[below(in, 10)]) : p->head_dim;
+  p->causal = (int)below(in, 2);
+  if (is_long) {
+    p->batch = p->n_heads = p->n_kv_heads = p->head_dim = p->value_dim = 1;
+    p->n_query %= 16, p->n_key = 40000 - below(in, 40000);
+  }
+  for (; !is_long;) { /* small enough to run in milliseconds */
+    int64_t heads = p->batch * p->n_heads, dim = p->head_dim + p->value_dim;
+    if (heads * p->n_query * p->n_key * dim <= MAX_PRODUCTS &&
+        heads * (p->n_query + p->n_key) * dim <= MAX_NUMBERS)
+      break;
+    if (p->n_key > 4 * p->n_query || p->n_query < 2)
+      p->n_key /= 2;
+    else if (p->n_query > p->n_key)
+      p->n_query /= 2;
+    else
+      p->n_query -= (p->n_query + 3) / 4, p->n_key -= (p->n_key + 3) / 4;
+  }
+  p->scale = one_in(in, 4) ? gaussian(&(uint64_t){take(in, 1)}) * (one_in(in, 8) ? 1e6f : 1.0f) : 0.0f;
+}
+
+static void take_params(hyperattn_params *a, bytes *in, int causal) {
+  uint64_t base = take(in, 1) % 8;
+  *a = base == 7 ? hyperattn_paper_params() : hyperattn_default_params();
+  if (base < 7) {
+    a->min_seq_len = 1 + below(in, 40), a->block_size = below(in, 40), a->sample_size = below(in, 40);
+    a->lsh_bits = 1 + (int32_t)below(in, 16);
+    a->query_group = below(in, 17), a->key_group = a->query_group ? 1 + below(in, 16) : 0;
+    a->order = (hyperattn_order)below(in, 3), a->sampling = (hyperattn_sampling)below(in, 3);
+    a->sink_keys = below(in, 6), a->heavy_keys = below(in, 8), a->probe_queries = below(in, 20);
+    a->window = below(in, 40);
+    a->tolerance = (float[]){0.0f, 0.0f, 0.1f, 0.01f, 1.0f, 1e-30f, 1e30f, 0.0f}[below(in, 8)];
+    if (!causal && a->order != HYPERATTN_ORDER_PROBED && one_in(in, 4)) {
+      a->cap_epsilon = (float)below(in, 4) / 4.0f, a->cap_kappa = (float)below(in, 4) * 2.0f;
+      a->tolerance = 0.0f;
+    }
+    if (!a->probe_queries && (a->heavy_keys || a->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
+                              a->order == HYPERATTN_ORDER_PROBED || a->tolerance > 0.0f))
+      a->probe_queries = 1;
+  }
+  if (base == 6) a->method = HYPERATTN_EXACT;
+  a->seed = take(in, 2) * 0x9e3779b97f4a7c15u;
+  a->isa = present[below(in, n_present)];
+}
+
+/* One field becomes any number. */
+static void spoil(call *c, bytes *in) {
+  hyperattn_problem *p = &c->problem;
+  hyperattn_params *a = &c->params;
+  int64_t *shape[] = {&p->batch, &p->n_heads,  &p->n_kv_heads, &p->n_query,
+                      &p->n_key, &p->head_dim, &p->value_dim,  &p->sliding_window};
+  int64_t *count[] = {&a->min_seq_len, &a->block_size, &a->sample_size,   &a->query_group, &a->key_group,
+                      &a->sink_keys,   &a->heavy_keys, &a->probe_queries, &a->window};
+  float *real[] = {&p->scale, &p->softcap, &a->tolerance, &a->cap_epsilon, &a->cap_kappa};
+  uint64_t which = take(in, 1) % 34;
+  int64_t x = wild(in);
+  int small = (int)(int8_t)take(in, 1);
+  if (which < 8)
+    *shape[which] = x, c->runs = 0;
+  else if (which < 17)
+    *count[which - 8] = x;
+  else if (which < 22)
+    *real[which - 17] = of_bits((uint32_t)take(in, 4));
+  else if (which == 22)
+    p->causal = small;
+  else if (which == 23)
+    p->query.dtype = (hyperattn_dtype)small, c->runs = 0;
+  else if (which == 24)
+    p->out.dtype = (hyperattn_dtype)small, c->runs = 0;
+  else if (which == 25)
+    a->method = (hyperattn_method)small;
+  else if (which == 26)
+    a->order = (hyperattn_order)small;
+  else if (which == 27)
+    a->sampling = (hyperattn_sampling)small;
+  else if (which == 28)
+    a->isa = (hyperattn_isa)small;
+  else if (which == 29)
+    a->lsh_bits = (int32_t)x;
+  else if (which == 30)
+    p->key_position = (const int32_t *)(const void *)c->key.block;
+  else if (which == 31)
+    p->query.data = NULL;
+  else if (which == 32)
+    p->value.data = NULL;
+  else
+    p->out.data = c->query.data; /* overlap */
+}
+
+static int in_range(int64_t x, int64_t least, int64_t most) { return x >= least && x <= most; }
+static int is_size(float x) { return isfinite(x) && x >= 0.0f; }
+
+/* Shapes and parameters as the manual has them; -1: their size alone may be too much. */
+static int is_valid(const hyperattn_problem *p, const hyperattn_params *a) {
+  const int64_t most = 0x7fffffff;
+  int probes = a->heavy_keys || a->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
+               a->order == HYPERATTN_ORDER_PROBED || a->tolerance > 0.0f;
+  int caps = a->cap_epsilon > 0.0f || a->cap_kappa > 0.0f, has_isa = 0;
+  for (int i = 0; i < n_present; i++) has_isa |= present[i] == a->isa;
+  if (!in_range(p->batch, 0, most) || !in_range(p->n_heads, 1, most) ||
+      !in_range(p->n_kv_heads, 1, p->n_heads) || p->n_heads % p->n_kv_heads ||
+      !in_range(p->n_query, 0, most) || !in_range(p->n_key, 0, most) || !in_range(p->head_dim, 1, 576) ||
+      !in_range(p->value_dim, 1, 576) || !in_range(p->causal, 0, 1) || !isfinite(p->scale) ||
+      !in_range((int)p->query.dtype, 0, 2) || !in_range((int)p->key.dtype, 0, 3) ||
+      !in_range((int)p->value.dtype, 0, 3) || !in_range((int)p->out.dtype, 0, 2) || p->softcap != 0.0f ||
+      p->sliding_window || p->key_position)
+    return 0;
+  if (!in_range((int)a->method, 0, 1) || a->min_seq_len < 1 || a->block_size < 0 || a->sample_size < 0 ||
+      !in_range(a->lsh_bits, 1, 16) || a->query_group < 0 || a->key_group < 0 ||
+      (a->query_group > 0) != (a->key_group > 0) || !in_range((int)a->order, 0, 2) || a->sink_keys < 0 ||
+      a->heavy_keys < 0 || a->probe_queries < 0 || a->window < 0 || !in_range((int)a->sampling, 0, 2) ||
+      !is_size(a->tolerance) || !is_size(a->cap_epsilon) || !is_size(a->cap_kappa) || !has_isa ||
+      (probes && !a->probe_queries) || (caps && (p->causal || a->tolerance > 0.0f)) ||
+      (caps && a->order == HYPERATTN_ORDER_PROBED))
+    return 0;
+  return (double)p->batch * (double)p->n_heads * (double)(p->n_query + p->n_key) < 1e6 ? 1 : -1;
+}
+
+static void bind_input(hyperattn_input *to, const tensor *x) {
+  to->data = x->data, to->dtype = x->dtype;
+  to->batch_stride = x->stride[0], to->head_stride = x->stride[1], to->row_stride = x->stride[2];
+}
+
+static void make_call(call *c, bytes *in) {
+  hyperattn_problem *p = &c->problem;
+  tensor *all[] = {&c->query, &c->key, &c->value, &c->out};
+  memset(c, 0, sizeof *c);
+  take_shape(p, in);
+  take_params(&c->params, in, p->causal);
+  uint64_t dtypes = take(in, 2);
+  int same = (dtypes >> 12) % 3 == 1; /* BF16 has kernels of its own */
+  c->runs = 1, c->valid = 1;
+  for (int i = 0; i < 4; i++) {
+    int is_kv = i == 1 || i == 2;
+    all[i]->n[0] = p->batch, all[i]->n[1] = is_kv ? p->n_kv_heads : p->n_heads;
+    all[i]->n[2] = is_kv ? p->n_key : p->n_query, all[i]->dim = i < 2 ? p->head_dim : p->value_dim;
+    all[i]->dtype = (hyperattn_dtype)((dtypes >> 3 * i & 7) % (is_kv ? 4 : 3));
+    if (same && i < 3) all[i]->dtype = HYPERATTN_BF16;
+    tensor_make(all[i], in, i == 3);
+    c->runs &= !all[i]->huge;
+    if (tensor_rows(&c->query) && tensor_rows(all[i]) && all[i]->valid < c->valid && c->valid)
+      c->valid = all[i]->valid;
+  }
+  bind_input(&p->query, &c->query), bind_input(&p->key, &c->key), bind_input(&p->value, &c->value);
+  p->out.data = c->out.data, p->out.dtype = c->out.dtype, p->out.batch_stride = c->out.stride[0];
+  p->out.head_stride = c->out.stride[1], p->out.row_stride = c->out.stride[2];
+  if (one_in(in, 2))
+    p->lse = (float *)malloc((size_t)(p->batch * p->n_heads * p->n_query) * sizeof(float) + 1);
+  if (one_in(in, 4))
+    p->report = (hyperattn_report *)malloc((size_t)(p->batch * p->n_heads) * sizeof *p->report + 1);
+  c->offset = (size_t)below(in, 64);
+  uint64_t seed = take(in, 1), size = take(in, 1), n_specials = take(in, 1) % 8;
+  for (int i = 0; i < 3 && c->runs; i++) {
+    tensor_fill(all[i], seed + (uint64_t)i, (float[]){1.0f, 0.01f, 8.0f, 1e15f}[(size >> 2 * i & 3)], 0);
+    if (n_specials < 4) continue;
+    for (uint64_t k = 4; k < n_specials; k++) tensor_plant(all[i], in, 0);
+  }
+  if (c->runs) c->q = tensor_most(&c->query), c->k = tensor_most(&c->key), c->v = tensor_most(&c->value);
+  if (one_in(in, 8)) spoil(c, in), c->valid = c->valid ? -1 : 0;
+  int shapes = is_valid(p, &c->params);
+  if (c->valid) c->valid = shapes == 1 ? c->valid : shapes;
+  CHECK(shapes < 0 || !hyperattn_workspace_size(p, &c->params, 1) == !shapes, "workspace_size, valid %d",
+        shapes);
+}
+
+#define SHOW(x) fprintf(stderr, #x " %.9g, ", (double)(x))
+static void show(const call *c) { /* to whoever looks at a crash */
+  const hyperattn_problem *p = &c->problem;
+  const hyperattn_params *a = &c->params;
+  const tensor *all[] = {&c->query, &c->key, &c->value, &c->out};
+  SHOW(p->batch), SHOW(p->n_heads), SHOW(p->n_kv_heads), SHOW(p->n_query), SHOW(p->n_key),
+      SHOW(p->head_dim);
+  SHOW(p->value_dim), SHOW(p->causal), SHOW(p->scale), SHOW(p->lse != NULL), SHOW(p->report != NULL);
+  for (int i = 0; i < 4; i++)
+    SHOW(all[i]->dtype), SHOW(all[i]->stride[0]), SHOW(all[i]->stride[1]), SHOW(all[i]->stride[2]);
+  SHOW(a->method), SHOW(a->min_seq_len), SHOW(a->block_size), SHOW(a->sample_size), SHOW(a->lsh_bits);
+  SHOW(a->query_group), SHOW(a->key_group), SHOW(a->order), SHOW(a->sampling), SHOW(a->sink_keys);
+  SHOW(a->heavy_keys), SHOW(a->probe_queries), SHOW(a->window), SHOW(a->tolerance), SHOW(a->cap_epsilon);
+  SHOW(a->cap_kappa), SHOW(a->seed), SHOW(a->isa), SHOW(c->q), SHOW(c->k), SHOW(c->v), SHOW(c->valid);
+  fputc('\n', stderr);
+}
+
+static void free_call(call *c) {
+  free(c->query.block), free(c->key.block), free(c->value.block), free(c->out.block);
+  free(c->problem.lse), free(c->problem.report);
+}
+
+/* ---- Running it ---- */
+
+static void free_result(result *r) { free(r->out), free(r->lse), free(r->report); }
+
+static void backwards(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
+  for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % *(int *)context));
+}
+
+/* Runs c: by one worker, by two of forward_parallel, or by phases; tasks from the last to the first. */
+static result run(call *c, int n_workers, int fill) {
+  hyperattn_problem *p = &c->problem;
+  size_t size = hyperattn_workspace_size(p, &c->params, n_workers), heads = (size_t)(p->batch * p->n_heads);
+  size_t n_lse = heads * (size_t)p->n_query * sizeof(float), n_report = heads * sizeof *p->report;
+  void *block = NULL;
+  result r;
+  CHECK(size && !posix_memalign(&block, 64, c->offset + size), "workspace of %zu bytes", size);
+  unsigned char *workspace = (unsigned char *)block + c->offset;
+  memset(block, fill, c->offset + size);
+  if (p->lse) memset(p->lse, 0xff, n_lse);
+  if (p->report) memset(p->report, 0xff, n_report);
+  if (n_workers == 1) {
+    hyperattn_status status = hyperattn_forward(p, &c->params, workspace, size);
+    CHECK(status == HYPERATTN_OK, "checked, then %s", hyperattn_status_string(status));
+  } else if (n_workers == 2) {
+    hyperattn_parallel parallel = {n_workers, &n_workers, backwards};
+    hyperattn_status status = hyperattn_forward_parallel(p, &c->params, &parallel, workspace, size);
+    CHECK(status == HYPERATTN_OK, "checked, then %s", hyperattn_status_string(status));
+  } else {
+    for (int phase = 0, n = hyperattn_phase_count(p, &c->params); phase < n; phase++)
+      for (int64_t i = hyperattn_phase_tasks(p, &c->params, phase); i-- > 0;)
+        hyperattn_run_task(p, &c->params, workspace, phase, i, (int)(i % n_workers));
+  }
+  for (size_t i = 0; i < c->offset; i++)
+    CHECK(((unsigned char *)block)[i] == (unsigned char)fill, "written before the workspace");
+  free(block);
+  r.out = tensor_rows_taken(&c->out);
+  r.lse = p->lse ? (float *)memcpy(malloc(n_lse + 1), p->lse, n_lse) : NULL;
+  r.report = p->report ? (hyperattn_report *)memcpy(malloc(n_report + 1), p->report, n_report) : NULL;
+  return r;
+}
+
+/* n numbers of a row of a are those of b, to the bit; of a NaN, only that it is one: which operand's sign it
+   takes is the machine's affair. */
+static void same_numbers(const void *a, const void *b, hyperattn_dtype dtype, int64_t n, const char *what) {
+  if (!memcmp(a, b, (size_t)(n * unit_bytes(dtype)))) return;
+  for (int64_t i = 0; i < n; i++) {
+    float x = load(a, dtype, i), y = load(b, dtype, i);
+    CHECK((isnan(x) && isnan(y)) || !memcmp(&x, &y, sizeof x), "%s: number %d is %.9g or %.9g", what,
+          (int)i, (double)x, (double)y);
+  }
+}
+/* Rows 0 .. n - 1 of head `of_b` of b are those of head `of_a` of a. */
+static void same_rows(const call *c, const result *a, int64_t of_a, const result *b, int64_t of_b,
+                      int64_t n, const char *what) {
+  int64_t all = c->problem.n_query, row = c->out.dim * unit_bytes(c->out.dtype);
+  same_numbers(a->out + of_a * all * row, b->out + of_b * all * row, c->out.dtype, n * c->out.dim, what);
+  if (a->lse) same_numbers(a->lse + of_a * all, b->lse + of_b * all, HYPERATTN_F32, n, what);
+}
+static void same_report(const hyperattn_report *a, const hyperattn_report *b, int64_t n, const char *what) {
+  if (a) same_numbers(a, b, HYPERATTN_F32, n * (int64_t)(sizeof *a / sizeof(float)), what);
+}
+
+/* ---- What must hold of a result ---- */
+
+/* Every row against the values it may see, and exact ones against double precision. Bounds: a score is a sum
+   of head_dim rounded products; weights have the error of exp and of rescaling; the kernels of BF16 round
+   weights to 2^-9 each, but not in the sum that they are divided by. */
+static void check_numbers(const call *c, const result *r) {
+  const hyperattn_problem *p = &c->problem;
+  const hyperattn_params *a = &c->params;
+  int exact = a->method == HYPERATTN_EXACT, is_f16 = c->out.dtype == HYPERATTN_F16;
+  int bf16 = c->query.dtype == HYPERATTN_BF16 && c->key.dtype == HYPERATTN_BF16 &&
+             c->value.dtype == HYPERATTN_BF16;
+  int no_budget = !a->block_size && !a->sample_size && !a->sink_keys && !a->heavy_keys;
+  double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+  double most = c->q * c->k * fabs(scale) * (double)p->head_dim;
+  double rounding = c->out.dtype == HYPERATTN_F32 ? 0.0 : is_f16 ? 0x1p-11 : 0x1p-8;
+  double slack = 2e-5 + (double)p->n_key * 0x1p-22 + (bf16 ? 0x1p-8 : 0.0);
+  if (!(most < 1e30 && c->v < 1e15) || a->cap_epsilon > 0.0f || a->cap_kappa > 0.0f) return;
+  double *sum = (double *)malloc((size_t)p->value_dim * 3 * sizeof *sum);
+  double *low = sum + p->value_dim, *high = low + p->value_dim;
+  for (int64_t row = 0; row < p->batch * p->n_heads * p->n_query; row++) {
+    int64_t b = row / p->n_query / p->n_heads, h = row / p->n_query % p->n_heads, i = row % p->n_query;
+    int64_t kv = h / (p->n_heads / p->n_kv_heads),
+            sees = p->causal ? i + 1 + p->n_key - p->n_query : p->n_key;
+    const unsigned char *q = tensor_row(&c->query, b, h, i);
+    double top = -INFINITY, total = 0.0, terms = 0.0;
+    for (int64_t t = 0; t < p->value_dim; t++) sum[t] = 0.0, low[t] = INFINITY, high[t] = -INFINITY;
+    for (int64_t j = 0; j < sees; j++) {
+      const unsigned char *k = tensor_row(&c->key, b, kv, j), *v = tensor_row(&c->value, b, kv, j);
+      double s = 0.0, size = 0.0, weight = 0.0, keep = 1.0;
+      for (int64_t t = 0; t < p->head_dim && exact; t++) {
+        double x = (double)load(q, c->query.dtype, t) * (double)load(k, c->key.dtype, t) * scale;
+        s += x, size += fabs(x);
+      }
+      if (size > terms) terms = size;
+      if (s > top) keep = exp(top - s), top = s;
+      if (exact) weight = exp(s - top), total = total * keep + weight;
+      for (int64_t t = 0; t < p->value_dim; t++) {
+        double x = (double)load(v, c->value.dtype, t);
+        if (x < low[t]) low[t] = x;
+        if (x > high[t]) high[t] = x;
+        if (exact) sum[t] = sum[t] * keep + weight * x;
+      }
+    }
+    double delta = terms * (double)(p->head_dim + 8) * 0x1p-23, lse = r->lse ? (double)r->lse[row] : 0.0;
+    if (r->lse && (sees <= 0 || !no_budget))
+      CHECK((lse == -INFINITY) == (sees <= 0), "row %d: lse %g", (int)row, lse);
+    if (r->lse && sees > 0) CHECK(!isnan(lse) && lse < 1e35, "row %d: lse %g", (int)row, lse);
+    if (r->lse && sees > 0 && exact)
+      CHECK(fabs(lse - top - log(total)) <= delta + slack + (fabs(top) + 1.0) * 0x1p-21,
+            "row %d: lse %.9g, not %.9g", (int)row, lse, top + log(total));
+    for (int64_t t = 0; t < p->value_dim; t++) {
+      const unsigned char *at = r->out + (size_t)(row * p->value_dim) * (size_t)unit_bytes(c->out.dtype);
+      double x = (double)load(at, c->out.dtype, t), size = fmax(fabs(low[t]), fabs(high[t]));
+      if (sees <= 0) {
+        CHECK(x == 0.0, "row %d sees no key and gets %g", (int)row, x);
+        continue;
+      }
+      if (no_budget && !exact) low[t] = fmin(low[t], 0.0), high[t] = fmax(high[t], 0.0);
+      if (is_f16 && size * (1.0 + slack) >= 65519.0) continue; /* may round to infinity */
+      double room = size * (slack + rounding) + (is_f16 ? 0x1p-25 : 1e-37);
+      CHECK(x >= low[t] - room && x <= high[t] + room, "row %d, %d: %.9g outside %.9g .. %.9g", (int)row,
+            (int)t, x, low[t], high[t]);
+      if (exact && delta < 0.05)
+        CHECK(fabs(x - sum[t] / total) <= room + 4.0 * delta * size, "row %d, %d: %.9g, not %.9g (+- %g)",
+              (int)row, (int)t, x, sum[t] / total, room + 4.0 * delta * size);
+    }
+  }
+  free(sum);
+}
+
+/* A head alone gives its bits of the whole. */
+static void check_slice(const call *c, const result *whole, bytes *in) {
+  call d = *c;
+  hyperattn_problem *p = &d.problem;
+  int64_t b = below(in, 256) % p->batch, h = below(in, 256) % p->n_heads, head = b * p->n_heads + h;
+  int64_t kv = h / (p->n_heads / p->n_kv_heads);
+  p->query.data = tensor_row(&c->query, b, h, 0), p->out.data = tensor_row(&c->out, b, h, 0);
+  if (p->n_key)
+    p->key.data = tensor_row(&c->key, b, kv, 0), p->value.data = tensor_row(&c->value, b, kv, 0);
+  p->batch = p->n_heads = p->n_kv_heads = 1;
+  d.out.n[0] = d.out.n[1] = 1, d.out.data = (unsigned char *)p->out.data;
+  result r = run(&d, 2, 0x55);
+  same_rows(&d, whole, head, &r, 0, p->n_query, "a head alone");
+  if (r.report) same_report(r.report, whole->report + head, 1, "report of a head alone");
+  free_result(&r);
+}
+
+/* No row feels a later key: those that rows 0 .. rows - 1 may not see become others. */
+static void check_causality(call *c, const result *before, bytes *in) {
+  hyperattn_problem *p = &c->problem;
+  int64_t rows = 1 + below(in, 65536) % p->n_query, first = rows + p->n_key - p->n_query;
+  if (first < 0) first = 0;
+  if (first >= p->n_key) return;
+  tensor_fill(&c->key, take(in, 1), 3.0f, first), tensor_fill(&c->value, take(in, 1), 3.0f, first);
+  for (uint64_t n = take(in, 1) % 4; n-- > 0;)
+    tensor_plant(&c->key, in, first), tensor_plant(&c->value, in, first);
+  result r = run(c, 1, 0);
+  for (int64_t head = 0; head < p->batch * p->n_heads; head++)
+    same_rows(c, before, head, &r, head, rows, "later keys changed");
+  free_result(&r);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  bytes in = {data, data + size};
+  call c;
+  if (!n_present) find_isas();
+  make_call(&c, &in);
+  if (getenv("FUZZ_SHOW")) show(&c);
+  hyperattn_problem *p = &c.problem;
+  hyperattn_params *a = &c.params;
+  size_t bytes_1 = hyperattn_workspace_size(p, a, 1), bytes_3 = hyperattn_workspace_size(p, a, 3);
+  CHECK(!bytes_3 || bytes_3 >= bytes_1, "more workers, less workspace");
+  CHECK(!hyperattn_workspace_size(p, a, 0) && !hyperattn_workspace_size(p, a, -3), "no workers");
+  CHECK(!bytes_1 == !hyperattn_phase_count(p, a) || !bytes_1, "%d phases", hyperattn_phase_count(p, a));
+  if (bytes_1 && p->n_key < 1 << 20) {
+    hyperattn_problem more = *p;
+    more.n_key += below(&in, 300), more.n_query += below(&in, 300);
+    size_t bytes_more = hyperattn_workspace_size(&more, a, 1);
+    CHECK(!bytes_more || bytes_more >= bytes_1, "%zu bytes for more keys, %zu for fewer", bytes_more,
+          bytes_1);
+  }
+  if (bytes_1 >= MAX_WORKSPACE) c.runs = 0, c.valid = -1;
+  void *workspace = malloc(bytes_1 && bytes_1 < MAX_WORKSPACE ? bytes_1 : 1);
+  hyperattn_status status = hyperattn_check(p, a, workspace, bytes_1, 1);
+  CHECK(status == HYPERATTN_OK || (status < 0 && status > HYPERATTN_STATUS_LAST), "status %d", (int)status);
+  CHECK(c.valid < 0 || (status == HYPERATTN_OK) == c.valid, "valid %d: %s", c.valid,
+        hyperattn_status_string(status));
+  if (status != HYPERATTN_OK) { /* nothing may be written */
+    size_t n_lse = (size_t)(c.out.n[0] * c.out.n[1] * c.out.n[2]) * sizeof(float);
+    if (p->lse) memset(p->lse, 0xff, n_lse);
+    CHECK(hyperattn_forward(p, a, workspace, bytes_1) == status, "not the status of hyperattn_check");
+    for (size_t i = 0; p->lse && i < n_lse; i++) CHECK(((unsigned char *)p->lse)[i] == 0xff, "lse written");
+    for (size_t i = 0; i < c.out.size; i++) CHECK(c.out.block[i] == 0xff, "out written");
+  } else if (c.runs && tensor_rows(&c.out)) {
+    CHECK(hyperattn_forward(p, a, workspace, bytes_1 - 1) == HYPERATTN_ERROR_WORKSPACE_SIZE,
+          "a byte too few");
+    result first = run(&c, 1, 0xff);
+    check_numbers(&c, &first);
+    result other = run(&c, 3, 0);
+    for (int64_t head = 0; head < p->batch * p->n_heads; head++)
+      same_rows(&c, &first, head, &other, head, p->n_query, "three workers");
+    same_report(first.report, other.report, p->batch * p->n_heads, "report by three workers");
+    free_result(&other);
+    check_slice(&c, &first, &in);
+    int fixed = a->method == HYPERATTN_EXACT || a->tolerance == 0.0f;
+    if (p->causal && fixed && c.key.distinct == 1 && c.value.distinct == 1)
+      check_causality(&c, &first, &in);
+    free_result(&first);
+  }
+  free(workspace);
+  free_call(&c);
+  return 0;
+}

@@ -1,0 +1,218 @@
+/* What the fuzz targets share: numbers taken from the input's bytes, and checks that abort. */
+#ifndef HYPERATTN_TESTS_FUZZ_H
+#define HYPERATTN_TESTS_FUZZ_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define CHECK(condition, ...)                                            \
+  do {                                                                   \
+    if (!(condition)) {                                                  \
+      fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);    \
+      fprintf(stderr, __VA_ARGS__), fputc('\n', stderr), fflush(stderr); \
+      abort();                                                           \
+    }                                                                    \
+  } while (0)
+
+#ifdef HYPERATTN_API
+
+/* The input; past its end come zeros. */
+typedef struct bytes {
+  const uint8_t *at, *end;
+} bytes;
+
+static uint64_t take(bytes *in, int n) {
+  uint64_t x = 0;
+  for (int i = 0; i < n; i++) x = x << 8 | (in->at < in->end ? *in->at++ : 0u);
+  return x;
+}
+static int64_t below(bytes *in, int64_t n) { return (int64_t)take(in, n > 256 ? 2 : 1) % n; }
+static int one_in(bytes *in, int n) { return (int)take(in, 1) % n == n - 1; } /* zeros say no */
+static int64_t wild(bytes *in) {
+  static const int64_t some[] = {-1, 0, 0x7fffffff, 0x80000000, INT64_MAX, INT64_MIN, INT64_MAX / 2, 1};
+  uint64_t shift = take(in, 1);
+  return some[shift & 7] + (int64_t)(shift >> 3 & 1) * (some[shift & 7] > 0 ? -1 : 1) * below(in, 70000);
+}
+
+static uint64_t random_bits(uint64_t *state) { /* SplitMix64 */
+  uint64_t x = *state += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+static float gaussian(uint64_t *state) { /* near enough: four uniforms */
+  uint64_t x = random_bits(state);
+  double sum = (double)((x & 0xffff) + (x >> 16 & 0xffff) + (x >> 32 & 0xffff) + (x >> 48));
+  return (float)((sum / 65536.0 - 2.0) * 1.7320508);
+}
+
+/* ---- Elements, written apart from the library's ---- */
+
+static int64_t unit_of(hyperattn_dtype dtype) { return dtype == HYPERATTN_Q8_0 ? 32 : 1; }
+static int64_t unit_bytes(hyperattn_dtype dtype) {
+  return dtype == HYPERATTN_F32 ? 4 : dtype == HYPERATTN_Q8_0 ? 34 : 2;
+}
+static float of_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+static float of_half(uint16_t half, int is_bf16) {
+  if (is_bf16) return of_bits((uint32_t)half << 16);
+  int exponent = half >> 10 & 31, fraction = half & 1023;
+  float x = exponent == 31 ? (fraction ? NAN : INFINITY)
+            : exponent     ? ldexpf((float)(fraction + 1024), exponent - 25)
+                           : ldexpf((float)fraction, -24);
+  return half >> 15 ? -x : x;
+}
+/* The nearest half towards zero: what is stored is read back, so how it rounds is no matter. */
+static uint16_t to_half(float x, int is_bf16) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if (is_bf16) return (uint16_t)(bits >> 16 | (isnan(x) ? 0x40u : 0u));
+  uint32_t sign = bits >> 16 & 0x8000u;
+  if (isnan(x)) return (uint16_t)(sign | 0x7e00u);
+  if (isinf(x)) return (uint16_t)(sign | 0x7c00u);
+  float size = fabsf(x);
+  if (size >= 65504.0f) return (uint16_t)(sign | 0x7bffu);
+  if (size < 6.103515625e-5f) return (uint16_t)(sign | (uint32_t)(size * 16777216.0f));
+  return (uint16_t)(sign | ((bits & 0x7fffffffu) - 0x38000000u) >> 13);
+}
+static float load(const void *row, hyperattn_dtype dtype, int64_t t) {
+  const unsigned char *at = (const unsigned char *)row + t / unit_of(dtype) * unit_bytes(dtype);
+  uint16_t half;
+  float x;
+  if (dtype == HYPERATTN_F32) return memcpy(&x, at, 4), x;
+  memcpy(&half, at, 2);
+  if (dtype != HYPERATTN_Q8_0) return of_half(half, dtype == HYPERATTN_BF16);
+  return of_half(half, 0) * (float)(signed char)at[2 + t % 32];
+}
+/* Q8_0: the scale is that of the block's first element, or a special's own. */
+static void store(void *row, hyperattn_dtype dtype, int64_t t, float x) {
+  unsigned char *at = (unsigned char *)row + t / unit_of(dtype) * unit_bytes(dtype);
+  uint16_t half = to_half(dtype == HYPERATTN_Q8_0 ? x / 64.0f : x, dtype == HYPERATTN_BF16);
+  if (dtype == HYPERATTN_F32) {
+    memcpy(at, &x, 4);
+  } else if (dtype != HYPERATTN_Q8_0) {
+    memcpy(at, &half, 2);
+  } else {
+    float scale, q;
+    if (t % 32 == 0 || !isfinite(x) || fabsf(x) > 1e4f) memcpy(at, &half, 2);
+    memcpy(&half, at, 2), scale = of_half(half, 0);
+    q = scale != 0.0f && isfinite(scale) ? x / scale : 64.0f;
+    at[2 + t % 32] = (unsigned char)(signed char)(q > 127.0f ? 127.0f : q < -128.0f ? -128.0f : q);
+  }
+}
+
+/* ---- Tensors [batch][head][row][dim], each allocated to the byte ---- */
+
+typedef struct tensor {
+  hyperattn_dtype dtype;
+  int64_t n[3], dim;
+  ptrdiff_t stride[3];
+  unsigned char *block, *data;
+  size_t size;
+  int valid;    /* does the manual allow it as an input: 1, 0; as an output it may not */
+  int distinct; /* rows share no byte */
+  int huge;     /* strides that no allocation follows */
+} tensor;
+
+static int64_t tensor_rows(const tensor *x) { return x->n[0] * x->n[1] * x->n[2]; }
+static unsigned char *tensor_row(const tensor *x, int64_t b, int64_t h, int64_t i) {
+  int64_t at = (x->n[0] > 1 ? b * x->stride[0] : 0) + (x->n[1] > 1 ? h * x->stride[1] : 0) +
+               (x->n[2] > 1 ? i * x->stride[2] : 0);
+  return x->data + at / unit_of(x->dtype) * unit_bytes(x->dtype);
+}
+
+/* Strides and memory for n[0] x n[1] x n[2] rows, the memory filled with 0xff. */
+static void tensor_make(tensor *x, bytes *in, int is_out) {
+  int64_t unit = unit_of(x->dtype), row = (x->dim + unit - 1) / unit * unit, before = 0, after = row;
+  int kind = (int)below(in, 8), signs = (int)take(in, 1), by_rows = kind == 1 || kind == 2,
+      inner = 2 - by_rows;
+  int64_t pad = kind == 2 || kind == 3 ? unit * (signs >> 4 & 3) : 0;
+  x->valid = x->distinct = 1, x->huge = 0;
+  x->stride[inner] = (ptrdiff_t)(row + pad);
+  x->stride[3 - inner] = (ptrdiff_t)(x->stride[inner] * (x->n[inner] ? x->n[inner] : 1) + pad);
+  x->stride[0] = (ptrdiff_t)(x->stride[3 - inner] * (x->n[3 - inner] ? x->n[3 - inner] : 1));
+  for (int i = 0; i < 3; i++) {
+    if (kind == 4 && (signs >> i & 1)) x->stride[i] = -x->stride[i];
+    if (kind == 5 && (signs >> i & 1)) x->stride[i] = 0;
+    if (x->n[i] <= 1 && (signs >> (3 + i) & 1)) x->stride[i] = (ptrdiff_t)wild(in); /* is ignored */
+    if (x->n[i] > 1 && x->stride[i] <= 0) x->valid &= !is_out, x->distinct &= x->stride[i] < 0;
+  }
+  if (kind == 6 && signs % 4 < 3) {
+    x->stride[signs % 4] = (ptrdiff_t)(signs & 64 ? wild(in) : (int64_t)take(in, 2) - 300);
+    x->valid = x->distinct = -1; /* who knows */
+  }
+  for (int i = 0; i < 3; i++) {
+    if (x->n[i] <= 1) continue;
+    if (x->stride[i] > 1 << 20 || x->stride[i] < -(1 << 20))
+      x->huge = 1;
+    else if (x->stride[i] < 0)
+      before -= x->stride[i] * (x->n[i] - 1);
+    else
+      after += x->stride[i] * (x->n[i] - 1);
+  }
+  x->huge |= before + after > 1 << 21 || tensor_rows(x) > 1 << 20;
+  if (x->huge) before = 0, after = row, x->valid = x->valid ? -1 : 0;
+  before = (before + unit - 1) / unit, after = (after + unit - 1) / unit;
+  int off = one_in(in, 32) ? 1 + (int)below(in, 3) : 0;
+  x->size = (tensor_rows(x) ? (size_t)((before + after) * unit_bytes(x->dtype)) : 0) + (size_t)off;
+  x->block = (unsigned char *)malloc(x->size + !x->size);
+  CHECK(x->block, "out of memory");
+  memset(x->block, 0xff, x->size);
+  x->data = x->block + off + before * unit_bytes(x->dtype);
+  if (off % (x->dtype == HYPERATTN_F32 ? 4 : 2)) x->valid = 0;
+  if (!tensor_rows(x) && one_in(in, 2)) x->data = NULL;
+}
+
+/* Gaussians times `size` into rows from `first` on. */
+static void tensor_fill(tensor *x, uint64_t seed, float size, int64_t first) {
+  for (int64_t b = 0; b < x->n[0]; b++)
+    for (int64_t h = 0; h < x->n[1]; h++)
+      for (int64_t i = first; i < x->n[2]; i++)
+        for (int64_t t = 0; t < x->dim; t++)
+          store(tensor_row(x, b, h, i), x->dtype, t, size * gaussian(&seed));
+}
+static void tensor_plant(tensor *x, bytes *in, int64_t first) {
+  static const float specials[] = {INFINITY, -INFINITY, NAN, 1e-40f, 3e38f, -3e38f, -0.0f, 1e5f};
+  float special = specials[take(in, 1) % 8];
+  int64_t place = (int64_t)take(in, 3);
+  if (x->n[2] > first && tensor_rows(x))
+    store(tensor_row(x, place % x->n[0], place % x->n[1], first + place % (x->n[2] - first)), x->dtype,
+          place % x->dim, special);
+}
+/* The largest number; infinity where any is not finite. */
+static inline double tensor_most(const tensor *x) {
+  double most = 0.0;
+  for (int64_t b = 0; b < x->n[0]; b++)
+    for (int64_t h = 0; h < x->n[1]; h++)
+      for (int64_t i = 0; i < x->n[2]; i++)
+        for (int64_t t = 0; t < x->dim; t++) {
+          double size = fabs((double)load(tensor_row(x, b, h, i), x->dtype, t));
+          most = size <= most ? most : isnan(size) ? INFINITY : size;
+        }
+  return most;
+}
+/* Moves rows out of the tensor, which must hold 0xff everywhere else; freed by the caller. */
+static unsigned char *tensor_rows_taken(const tensor *x) {
+  size_t bytes_of_row = (size_t)(x->dim * unit_bytes(x->dtype)), n = 0;
+  unsigned char *rows = (unsigned char *)malloc((size_t)tensor_rows(x) * bytes_of_row + 1);
+  CHECK(rows, "out of memory");
+  for (int64_t b = 0; b < x->n[0]; b++)
+    for (int64_t h = 0; h < x->n[1]; h++)
+      for (int64_t i = 0; i < x->n[2]; i++, n += bytes_of_row) {
+        memcpy(rows + n, tensor_row(x, b, h, i), bytes_of_row);
+        memset(tensor_row(x, b, h, i), 0xff, bytes_of_row);
+      }
+  for (size_t i = 0; i < x->size; i++) CHECK(x->block[i] == 0xff, "byte %zu between rows was written", i);
+  return rows;
+}
+
+#endif
+#endif
