@@ -1,0 +1,165 @@
+/* Proofs by CBMC (run.sh): the arithmetic of sizes, offsets and extents, over every value that its callers may
+   hand in, neither overflows nor loses bits. Each function named prove_.. is one proof. */
+#define HYPERATTN_STATIC
+#define HYPERATTN_NO_SIMD
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+
+int64_t any_int64(void);
+int any_int(void);
+size_t any_size(void);
+ptrdiff_t any_ptrdiff(void);
+uint64_t any_uint64(void);
+float any_float(void);
+#define ASSUME(x) __CPROVER_assume(x)
+#define PROVE(x) __CPROVER_assert(x, #x)
+
+enum { MOST = 0x7fffffff, FEW = 255 }; /* rows, keys and heads; a factor with which products of 64 bits finish */
+
+static hai_index any_index(hai_index least, hai_index most) {
+  hai_index x = any_ptrdiff();
+  ASSUME(x >= least && x <= most);
+  return x;
+}
+
+void prove_times(void) {
+  size_t a = any_size(), b = any_size(), times;
+  ASSUME(b <= 15);
+  times = hai_times(a, b);
+  PROVE(b == 0 || times >= a);
+}
+void prove_plus(void) {
+  size_t a = any_size(), b = any_size(), plus = hai_plus(a, b);
+  PROVE(plus == SIZE_MAX || plus - b == a);
+}
+
+void prove_cut(void) {
+  hai_index n = any_index(0, MOST), parts = any_index(1, MOST), i = any_index(0, MOST);
+  ASSUME(i <= parts);
+  PROVE(hai_cut(n, parts, i) >= 0);
+}
+void prove_part_of(void) {
+  hai_index n = any_index(1, MOST), parts = any_index(1, MOST), x = any_index(0, MOST);
+  ASSUME(x < n);
+  PROVE(hai_part_of(n, parts, x) >= 0);
+}
+void prove_ceil_div(void) {
+  hai_index a = any_index(0, PTRDIFF_MAX / 2), b = any_index(1, PTRDIFF_MAX / 2), parts = hai_ceil_div(a, b);
+  PROVE(parts >= 0 && parts <= a);
+}
+
+/* Counts of chunks of keys. */
+void prove_chunks(void) {
+  hai_index n = any_index(0, MOST), probe = hai_probe_chunks(n), judge = hai_judge_chunks(n);
+  PROVE(probe >= 0 && probe <= 64 && judge >= 0 && judge <= 16);
+}
+
+/* From any layout on, a part of any size: as many things of one byte. */
+void prove_take(void) {
+  hai_layout y;
+  size_t begin = any_size(), bytes = any_size(), at;
+  ASSUME(begin <= PTRDIFF_MAX - 128 && begin % 64 == 0);
+  y.scratch = begin, y.overflow = 0;
+  at = hai_take(&y, bytes, 1, 1);
+  PROVE(y.overflow || (at == begin && y.scratch - begin >= bytes && y.scratch <= PTRDIFF_MAX - 128));
+  PROVE(y.scratch % 64 == 0);
+}
+
+void prove_layout_size(void) {
+  hai_layout y;
+  int workers = (int)any_index(1, 15);
+  y.scratch = any_size(), y.scratch_bytes = any_size();
+  ASSUME(y.scratch <= PTRDIFF_MAX - 128);
+  ASSUME(y.scratch_bytes >= 64 && y.scratch_bytes <= PTRDIFF_MAX);
+  size_t size = hai_layout_size(&y, workers);
+  PROVE(size == 0 || (size >= y.scratch && size >= y.scratch_bytes && size <= PTRDIFF_MAX));
+}
+
+/* ---- What a rectangle costs ---- */
+
+static hyperattn_problem problem;
+static hyperattn_params params;
+static void any_plan(hai_plan *plan) {
+  plan->problem = &problem, plan->params = &params;
+  plan->n_query = any_index(0, MOST), plan->n_key = any_index(0, MOST);
+  plan->block_size = any_index(0, MOST), plan->sample_size = any_index(0, MOST);
+  plan->heavy_keys = any_index(0, MOST), plan->sink_keys = any_index(0, MOST);
+  plan->probe_queries = any_index(0, MOST);
+  plan->query_group = any_index(1, MOST), plan->key_group = any_index(1, MOST);
+  plan->by_score = any_int() & 1, plan->choosing = any_int() & 1;
+}
+void prove_pairing_pairs(void) {
+  hai_plan plan;
+  hai_index n_query = any_index(0, MOST), n_key = any_index(0, MOST);
+  any_plan(&plan);
+  hai_pairing_pairs(&plan, n_query, n_key);
+}
+void prove_rect_pairs_by_rank(void) {
+  hai_plan plan;
+  hai_index n_query = any_index(0, MOST), n_key = any_index(0, MOST);
+  any_plan(&plan);
+  plan.by_score = 0;
+  hai_rect_pairs(&plan, n_query, n_key);
+}
+
+/* ---- Validation ---- */
+
+void prove_too_many(void) {
+  hyperattn_problem p;
+  p.batch = any_index(0, MOST), p.n_heads = any_index(1, MOST);
+  p.n_query = any_index(0, MOST), p.n_key = any_index(0, MOST);
+  hai_too_many(&p);
+}
+
+/* A side of a span: what is accepted fits. */
+void prove_span_add(void) {
+  hai_span span;
+  ptrdiff_t stride = any_ptrdiff();
+  hai_index n = any_index(0, FEW);
+  size_t size = any_int() & 1 ? 4 : 34;
+  span.before = any_size(), span.after = any_size();
+  ASSUME(span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
+  size_t before = span.before, after = span.after;
+  if (!hai_span_add(&span, n, stride, size)) return;
+  PROVE(span.before >= before && span.after >= after);
+  PROVE(span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
+}
+
+/* Rows of outputs whose extent was accepted. */
+void prove_rows_apart(void) {
+  ptrdiff_t stride[3];
+  hai_index n[3], dim = any_index(1, 576);
+  int i;
+  for (i = 0; i < 3; i++) {
+    n[i] = any_index(1, FEW);
+    stride[i] = any_ptrdiff();
+    ASSUME(n[i] == 1 || stride[i] <= (PTRDIFF_MAX - 576) / 3 / (n[i] - 1));
+  }
+  hai_rows_apart(stride, n, dim);
+}
+
+void prove_check_flat(void) {
+  hai_span span;
+  hai_index batch = any_index(0, MOST), heads = any_index(1, FEW), rows = any_index(0, FEW);
+  if (hai_check_flat(&span, NULL, batch, heads, rows, sizeof(float)) == HYPERATTN_OK)
+    PROVE(span.before == 0 && span.after <= PTRDIFF_MAX);
+}
+
+void prove_check_shape_and_params(void) {
+  hyperattn_problem p;
+  hyperattn_params a;
+  p.scale = any_float(), p.softcap = any_float();
+  a.tolerance = any_float(), a.cap_epsilon = any_float(), a.cap_kappa = any_float();
+  if (hai_check_shape(&p) == HYPERATTN_OK)
+    PROVE(p.n_heads >= 1 && p.n_heads <= MOST && p.n_kv_heads >= 1 && p.head_dim <= 576 && p.n_key <= MOST);
+  if (hai_check_params(&a, any_int()) == HYPERATTN_OK)
+    PROVE(a.min_seq_len >= 1 && a.lsh_bits >= 1 && a.lsh_bits <= 16 && a.block_size >= 0);
+}
+
+/* ---- Random numbers: the high half of a product ---- */
+
+void prove_uniform(void) {
+  uint64_t n = any_uint64(), random = any_uint64();
+  ASSUME(n >= 1 && n <= MOST);
+  hai_uniform(any_index(0, MOST), n, random);
+}
