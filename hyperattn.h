@@ -101,7 +101,7 @@
      seeds (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself
      is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
    DETERMINISM
-     The same inputs, parameters, ISA and build give the same bits, for any number of workers; a slice of
+     The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of workers; a slice of
      batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal, at
      tolerance 0: no key or value after a row changes that row by a bit (later queries of its rectangle may:
      they are ordered and probed together). A tolerance is judged by queries all over the rectangle, with
@@ -2480,10 +2480,11 @@ typedef struct hai_span {
 
 /* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
 static int hai_span_add(hai_span *span, hai_index n, ptrdiff_t stride, size_t size) {
-  size_t limit = PTRDIFF_MAX, steps = (size_t)(n - 1);
+  size_t limit = PTRDIFF_MAX, steps, step;
   size_t *side = stride < 0 ? &span->before : &span->after;
-  size_t step = stride < 0 ? (size_t)0 - (size_t)stride : (size_t)stride;
-  if (n <= 1 || step == 0) return 1;
+  if (n <= 1 || stride == 0) return 1;
+  steps = (size_t)(n - 1);
+  step = stride < 0 ? (size_t)(-(stride + 1)) + 1 : (size_t)stride;
   if (step > limit / size || steps > limit / (step * size)) return 0;
   if (*side > limit - steps * step * size) return 0;
   *side += steps * step * size;
@@ -4972,8 +4973,10 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
       for (q = 0; q < n_query; q++, flat++) {
         char *out_a = hai_out_row(&a, i, h, q);
         const char *out_b = hai_row(&b, i, h, q);
-        float lse = hai_log_add(lse_a[flat], lse_b[flat]);
-        float weight_a = hai_share(lse_a[flat], lse), weight_b = hai_share(lse_b[flat], lse);
+        int is_empty = lse_a[flat] == -hai_inf();
+        float lse = is_empty ? lse_b[flat] : hai_log_add(lse_a[flat], lse_b[flat]);
+        float weight_a = hai_share(lse_a[flat], lse);
+        float weight_b = is_empty && lse_b[flat] != -hai_inf() ? 1.0f : hai_share(lse_b[flat], lse);
         if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
         for (t = 0; t < value_dim; t++) {
           float x = weight_b * hai_get(out_b, b.dtype, t);

@@ -285,6 +285,14 @@ static void test_merging_with_nothing(void **state) {
       assert_true(((float *)a.data)[0] == 0.0f && ((float *)a.data)[1] == 3.0f && *lse_a == 1.0f);
       if (!swap) assert_true(signbit(heavy[0]));
     }
+  /* an empty part adds nothing to one that overflowed either */
+  for (int i = 0; i < 2; i++) {
+    float kept = 3.0f, none = NAN, lse_kept = i ? NAN : INFINITY, lse_none = -INFINITY;
+    hyperattn_output a = {&none, HYPERATTN_F32, 0, 0, 0};
+    hyperattn_input b = {&kept, HYPERATTN_F32, 0, 0, 0};
+    assert_int_equal(hyperattn_merge(1, 1, 1, 1, a, &lse_none, b, &lse_kept), HYPERATTN_OK);
+    assert_true(none == 3.0f && (i ? lse_none != lse_none : lse_none == INFINITY));
+  }
 }
 
 /* Without queries nothing is asked for, so nothing may be touched: no workspace, no report. */

@@ -67,7 +67,7 @@ void prove_take(void) {
 
 void prove_layout_size(void) {
   hai_layout y;
-  int workers = (int)any_index(1, 15);
+  int workers = (int)any_index(1, 4);
   y.scratch = any_size(), y.scratch_bytes = any_size();
   ASSUME(y.scratch <= PTRDIFF_MAX - 128);
   ASSUME(y.scratch_bytes >= 64 && y.scratch_bytes <= PTRDIFF_MAX);
