@@ -204,6 +204,41 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
     }
 }
 
+/* What the header says of the presets. */
+static void test_presets(void **state) {
+  (void)state;
+  hyperattn_params p = hyperattn_paper_params(), d = hyperattn_default_params();
+  assert_true(p.method == HYPERATTN_HYPER && p.min_seq_len == 4096 && p.block_size == 256);
+  assert_true(p.sample_size == 256 && p.lsh_bits == 7 && !p.query_group && !p.key_group);
+  assert_true(p.order == HYPERATTN_ORDER_SORTLSH && p.sampling == HYPERATTN_SAMPLE_UNIFORM);
+  assert_true(!p.sink_keys && !p.heavy_keys && !p.probe_queries && !p.window && p.tolerance == 0.0f);
+  assert_true(d.method == HYPERATTN_HYPER && d.min_seq_len == 1024 && d.block_size == 16 * 16);
+  assert_true(d.sample_size == 160 && d.sample_size + d.block_size == 416 && d.lsh_bits == 12);
+  assert_true(d.query_group == 16 && d.key_group == 16 && d.order == HYPERATTN_ORDER_PROBED);
+  assert_true(d.heavy_keys == 96 && d.sink_keys == 4 && d.window == 256 && d.probe_queries == 96);
+  assert_true(d.sampling == HYPERATTN_SAMPLE_COLUMN_MASS && d.tolerance == 0.1f);
+  assert_true(p.cap_epsilon == 0.0f && p.cap_kappa == 0.0f && p.isa == HYPERATTN_ISA_AUTO);
+}
+
+/* lse is wanted or not: out is the same. */
+static void test_without_lse(void **state) {
+  (void)state;
+  for (int which = 0; which < n_presets; which++) {
+    call c = new_call(1, 2, 1, 150, 150, 8, 8, 1, 105);
+    size_t size = (size_t)out_size(&c.problem) * sizeof(float);
+    float *out = (float *)test_alloc(size);
+    c.params = preset(which);
+    run(&c);
+    memcpy(out, c.out, size);
+    memset(c.out, 0xff, size);
+    c.problem.lse = NULL;
+    run(&c);
+    assert_memory_equal(out, c.out, size);
+    free(out);
+    free_call(&c);
+  }
+}
+
 static void test_phases_of_invalid_calls(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 100, 100, 8, 8, 1, 1);
@@ -212,6 +247,7 @@ static void test_phases_of_invalid_calls(void **state) {
   assert_int_equal(
       hyperattn_phase_tasks(&c.problem, &c.params, hyperattn_phase_count(&c.problem, &c.params)), 0);
   c.params.min_seq_len = 0;
+  hyperattn_run_task(&c.problem, &c.params, NULL, 0, 0, 0); /* does nothing */
   assert_int_equal(hyperattn_phase_count(&c.problem, &c.params), 0);
   assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, 0), 0);
   assert_int_equal(hyperattn_workspace_size(&c.problem, &c.params, 1), 0);
@@ -235,6 +271,27 @@ static void test_workspace_alignment_and_bounds(void **state) {
     free(w);
   }
   free_call(&c);
+}
+
+/* The most workers whose workspace can be counted, and one more. */
+static void test_too_many_workers(void **state) {
+  (void)state;
+  hyperattn_problem p = {0};
+  hyperattn_params a = hyperattn_default_params();
+  p.batch = 1, p.n_heads = p.n_kv_heads = 1000;
+  p.n_query = p.n_key = (int64_t)1 << 30, p.head_dim = p.value_dim = 64;
+  a.block_size = a.query_group = p.n_key, a.key_group = 1;
+  int low = 1, high = INT32_MAX; /* low fits, high does not */
+  assert_true(hyperattn_workspace_size(&p, &a, low) > 0);
+  assert_int_equal(hyperattn_workspace_size(&p, &a, high), 0);
+  while (high - low > 1) {
+    int middle = low + (high - low) / 2;
+    *(hyperattn_workspace_size(&p, &a, middle) ? &low : &high) = middle;
+  }
+  size_t one = hyperattn_workspace_size(&p, &a, 2) - hyperattn_workspace_size(&p, &a, 1);
+  assert_true(hyperattn_workspace_size(&p, &a, low) <= PTRDIFF_MAX);
+  assert_true(hyperattn_workspace_size(&p, &a, low) > PTRDIFF_MAX - one - 200);
+  assert_int_equal(hyperattn_check(&p, &a, NULL, SIZE_MAX, high), HYPERATTN_ERROR_SIZE_OVERFLOW);
 }
 
 /* The size never falls as n_query, n_key or n_workers rise. */
@@ -358,8 +415,11 @@ static void test_merge_mistakes(void **state) {
   assert_int_equal(MERGE(-1, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_BATCH);
   assert_int_equal(MERGE(2, 0, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_N_HEADS);
   assert_int_equal(MERGE(2, 2, -2, 4, a, lx, b, ly), HYPERATTN_ERROR_N_QUERY);
+  assert_int_equal(MERGE(2, 2, 0, 4, a, NULL, b, NULL), HYPERATTN_OK);
   assert_int_equal(MERGE(2, 2, 2, 0, a, lx, b, ly), HYPERATTN_ERROR_VALUE_DIM);
+  assert_int_equal(MERGE(2, 2, 2, 577, a, lx, b, ly), HYPERATTN_ERROR_VALUE_DIM);
   assert_int_equal(MERGE(2, 2, 2, 4, a, NULL, b, ly), HYPERATTN_ERROR_NULL_LSE);
+  assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, NULL), HYPERATTN_ERROR_NULL_LSE);
   assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, lx), HYPERATTN_ERROR_OVERLAP);
   hyperattn_output bad = a;
   bad.data = NULL;
@@ -372,7 +432,9 @@ static void test_merge_mistakes(void **state) {
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE_UNSUPPORTED);
   bad = a, bad.dtype = (hyperattn_dtype)9;
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE);
-  b.data = NULL;
+  b.dtype = (hyperattn_dtype)9;
+  assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_DTYPE);
+  b.dtype = HYPERATTN_F32, b.data = NULL;
   assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_NULL_VALUE);
 #undef MERGE
 }
@@ -489,7 +551,14 @@ static void test_every_mistake_has_its_status(void **state) {
          PROBES_NEEDED);
   EXPECT(a->cap_epsilon = -1.0f, CAP);
   EXPECT(a->cap_kappa = NAN, CAP);
+  EXPECT(a->cap_epsilon = NAN, CAP);
+  EXPECT(a->cap_kappa = -1.0f, CAP);
   EXPECT(a->cap_epsilon = 1.0f, CAP_CAUSAL);
+  EXPECT(a->cap_kappa = 1.0f, CAP_CAUSAL);
+  EXPECT((p->causal = 0, a->cap_epsilon = 1.0f, a->tolerance = 0.1f), CAP_CHOICE);
+  EXPECT((p->causal = 0, a->cap_kappa = 1.0f, a->order = HYPERATTN_ORDER_PROBED), CAP_CHOICE);
+  EXPECT((a->query_group = -1, a->key_group = -1), GROUPS);
+  EXPECT(a->key_group = -1, GROUPS);
   EXPECT(a->isa = (hyperattn_isa)7, ISA);
   EXPECT((a->method = HYPERATTN_EXACT, a->block_size = -1), BLOCK_SIZE); /* also where unused */
   int absent = 0;
@@ -562,8 +631,11 @@ int main(void) {
       cmocka_unit_test(test_slices_equal_the_whole),
       cmocka_unit_test(test_seeds),
       cmocka_unit_test(test_any_number_of_workers_gives_the_same_bits),
+      cmocka_unit_test(test_presets),
+      cmocka_unit_test(test_without_lse),
       cmocka_unit_test(test_phases_of_invalid_calls),
       cmocka_unit_test(test_workspace_alignment_and_bounds),
+      cmocka_unit_test(test_too_many_workers),
       cmocka_unit_test(test_workspace_never_shrinks),
       cmocka_unit_test(test_workspace_never_shrinks_where_two_levels_begin),
       cmocka_unit_test(test_merge),

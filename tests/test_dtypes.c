@@ -459,6 +459,27 @@ static void check_approximation(void) {
   free_call(&c);
 }
 
+/* AMX takes whole tiles only, the others pairs; a kernel that was asked for in vain gives way to the next. */
+static void test_who_reads_bf16(void **state) {
+  (void)state;
+  if (hai_kernel_of(HYPERATTN_ISA_AMX_BF16)) {
+    static const int64_t whole[][2] = {{32, 16}, {64, 64}, {576, 48}},
+                         rest[][2] = {{34, 16}, {32, 8}, {48, 64}};
+    for (int i = 0; i < 3; i++) {
+      assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AMX_BF16, whole[i][0], whole[i][1])->isa,
+                       HYPERATTN_ISA_AMX_BF16);
+      assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, whole[i][0], whole[i][1])->isa,
+                       HYPERATTN_ISA_AMX_BF16);
+      assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AMX_BF16, rest[i][0], rest[i][1])->isa,
+                       HYPERATTN_ISA_AVX512_BF16);
+    }
+  }
+  if (hai_kernel_of(HYPERATTN_ISA_AVX512_BF16))
+    assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AVX512_BF16, 32, 16)->isa, HYPERATTN_ISA_AVX512_BF16);
+  assert_null(hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, 33, 16));
+  assert_null(hai_kernel_of_bf16(HYPERATTN_ISA_SCALAR, 32, 16));
+}
+
 static void test_bf16_kernels(void **state) {
   (void)state;
   for_each_bf16_isa(check_bf16_kernel);
@@ -485,6 +506,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_mistakes_of_dtypes),
       cmocka_unit_test(test_negative_strides_of_q8_0),
       cmocka_unit_test(test_merging_halves),
+      cmocka_unit_test(test_who_reads_bf16),
       cmocka_unit_test(test_bf16_kernels),
       cmocka_unit_test(test_bf16_kernels_hide_bad_values),
       cmocka_unit_test(test_bf16_kernels_approximate_alike),

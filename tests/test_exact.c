@@ -97,6 +97,22 @@ static void test_large_logits(void **state) {
   }
 }
 
+/* Nothing else is hidden than rows of which no number is finite. */
+static void test_only_bad_values_are_hidden(void **state) {
+  (void)state;
+  for (int value_dim = 1; value_dim < 20; value_dim += 6) {
+    call c = new_call(1, 1, 1, 2, 2, 4, value_dim, 1, 13);
+    for (int t = 0; t < value_dim; t++) c.v[value_dim + t] = INFINITY;
+    c.params.method = HYPERATTN_EXACT;
+    run(&c);
+    for (int t = 0; t < value_dim; t++) {
+      assert_true(c.out[t] == c.v[t]); /* the one key that it sees */
+      assert_true(c.out[value_dim + t] == INFINITY);
+    }
+    free_call(&c);
+  }
+}
+
 /* NaN and infinity, as attention has them: every row that sees the key, and no other. */
 static void test_not_finite(void **state) {
   const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -126,10 +142,15 @@ static void test_not_finite(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_sizes),      cmocka_unit_test(test_rectangular),
-      cmocka_unit_test(test_dims),       cmocka_unit_test(test_heads_and_batch),
-      cmocka_unit_test(test_nothing),    cmocka_unit_test(test_rows_before_the_first_key_are_empty),
-      cmocka_unit_test(test_scale),      cmocka_unit_test(test_large_logits),
+      cmocka_unit_test(test_sizes),
+      cmocka_unit_test(test_rectangular),
+      cmocka_unit_test(test_dims),
+      cmocka_unit_test(test_heads_and_batch),
+      cmocka_unit_test(test_nothing),
+      cmocka_unit_test(test_rows_before_the_first_key_are_empty),
+      cmocka_unit_test(test_scale),
+      cmocka_unit_test(test_large_logits),
+      cmocka_unit_test(test_only_bad_values_are_hidden),
       cmocka_unit_test(test_not_finite),
   };
   return cmocka_run_group_tests_name("exact", tests, NULL, NULL);

@@ -181,6 +181,22 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   free(rows), free(keys), free(o), free(packed), free(back), free(score), free(want), free(kept);
 }
 
+/* The weights alone, of every kernel: e^x for x <= 0 within a few of float's last places. */
+static void test_exp_of_kernels(void **state) {
+  (void)state;
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
+    const hai_kernel *k = hai_kernel_of((hyperattn_isa)isa);
+    if (!k) continue;
+    for (int i = 0; i < 20000; i++) {
+      float score[64 * 64] = {0}, m[64] = {0}, l[64] = {0}, factor[64], x = -(float)i / 1024.0f;
+      for (int lane = 0; lane < k->width; lane++) score[lane] = x;
+      k->softmax(score, 1, NULL, NULL, 0, k->width, m, l, factor);
+      assert_below(fabs((double)score[k->width - 1] / exp((double)x) - 1.0),
+                   2.5e-7 + 1e-7 * fabs((double)x));
+    }
+  }
+}
+
 static void test_kernels(void **state) {
   (void)state;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
@@ -211,6 +227,7 @@ int main(void) {
       cmocka_unit_test(test_sqrt),
       cmocka_unit_test(test_log_add),
       cmocka_unit_test(test_random_numbers),
+      cmocka_unit_test(test_exp_of_kernels),
       cmocka_unit_test(test_kernels),
   };
   return cmocka_run_group_tests_name("numbers", tests, NULL, NULL);

@@ -70,6 +70,26 @@ static void test_hash(void **state) {
   }
 }
 
+/* Planes are signs, as many of either, and none is another's or its opposite. */
+static void test_planes(void **state) {
+  enum { BITS = 16, DIM = 100 };
+  static float planes[BITS * DIM];
+  (void)state;
+  hai_planes(7, BITS, DIM, planes);
+  double sum = 0.0;
+  for (int i = 0; i < BITS * DIM; i++) {
+    assert_true(planes[i] == 1.0f || planes[i] == -1.0f);
+    sum += (double)planes[i];
+  }
+  assert_below(fabs(sum), 160); /* four standard deviations */
+  for (int a = 0; a < BITS; a++)
+    for (int b = 0; b < a; b++) {
+      double product = 0.0;
+      for (int t = 0; t < DIM; t++) product += (double)planes[a * DIM + t] * (double)planes[b * DIM + t];
+      assert_below(fabs(product), 50);
+    }
+}
+
 /* A stable permutation, ascending by code. */
 static void test_counting_sort(void **state) {
   (void)state;
@@ -310,11 +330,10 @@ static void test_degenerate_weights(void **state) {
 }
 
 /* Each group takes the sub-blocks whose mean key has the largest product with its mean query. */
-static void test_pairing(void **state) {
-  (void)state;
-  call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 53);
+static void check_pairing(int query_group, int dim) {
+  call c = new_call(1, 1, 1, 90, 211, dim, 8, 0, 53);
   c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
-  c.params.query_group = 7, c.params.key_group = 5, c.params.block_size = 20;
+  c.params.query_group = query_group, c.params.key_group = 5, c.params.block_size = 20;
   hai_plan plan;
   hai_job job;
   void *workspace = run_and_look(&c, &plan, &job);
@@ -324,11 +343,12 @@ static void test_pairing(void **state) {
     for (int64_t b = 0; b < blocks; b++) {
       double q[8] = {0}, k[8] = {0}, score = 0.0;
       for (int64_t x = hai_cut(90, groups, g); x < hai_cut(90, groups, g + 1); x++)
-        for (int t = 0; t < 8; t++) q[t] += (double)c.q[query_at(&job, x) * 8 + t];
+        for (int t = 0; t < dim; t++) q[t] += (double)c.q[query_at(&job, x) * dim + t];
       int64_t begin = hai_cut(211, blocks, b), end = hai_cut(211, blocks, b + 1);
       for (int64_t x = begin; x < end; x++)
-        for (int t = 0; t < 8; t++) k[t] += (double)c.k[key_at(&job, x) * 8 + t] / (double)(end - begin);
-      for (int t = 0; t < 8; t++) score += q[t] * k[t];
+        for (int t = 0; t < dim; t++)
+          k[t] += (double)c.k[key_at(&job, x) * dim + t] / (double)(end - begin);
+      for (int t = 0; t < dim; t++) score += q[t] * k[t];
       if (holds_key(hai_choice(&job, g), 4, (int32_t)b))
         least = fmin(least, score);
       else
@@ -339,6 +359,12 @@ static void test_pairing(void **state) {
   }
   free(workspace);
   free_call(&c);
+}
+
+static void test_pairing(void **state) {
+  (void)state;
+  check_pairing(7, 8);
+  check_pairing(1, 7); /* more groups than a task has; a head_dim that is no multiple of four */
 }
 
 static double dot(const double *a, const double *b, int n) {
@@ -352,9 +378,11 @@ static double dot(const double *a, const double *b, int n) {
 static void test_pairing_in_two_levels(void **state) {
   enum { NQ = 70, NK = 33001, D = 4, TAKE = 4, BLOCKS = 8251, SPANS = 516, GROUPS = 10 };
   (void)state;
-  call c = new_call(1, 1, 1, NQ, NK, D, D, 0, 59);
+  call c = new_call(1, 2, 2, NQ, NK, D, D, 0, 59); /* the second head must not get into the first's way */
   c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
   c.params.query_group = 7, c.params.key_group = 4, c.params.block_size = 16;
+  for (int64_t j = NK - 30; j < NK; j++) /* in the last span, which is not whole */
+    for (int t = 0; t < D; t++) c.k[j * D + t] = 3.0f * c.q[t];
   hai_plan plan;
   hai_job job;
   void *workspace = run_and_look(&c, &plan, &job);
@@ -464,6 +492,17 @@ static void test_detection(void **state) {
   assert_int_equal(fake(7, base, all, 0x600e7), best | HAI_CPU_AVX512_BF16);
   fake_7_edx = 1u << 24;
   assert_int_equal(fake(7, base, all, 0x600e7), best | HAI_CPU_AVX512_BF16);
+  static const char *const nearly[] = {"AuthenticXXX", "AuthXXXXcAMD", "XXXXenticAMD"};
+  fake_7_edx = 0;
+  for (int i = 0; i < 3; i++) {
+    fake_vendor = nearly[i];
+    assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX512_BF16);
+  }
+  assert_int_equal(fake(7, base, all & ~f, 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2);
+  assert_int_equal(HAI_CPU_KNOWN | HAI_CPU_AVX2 | HAI_CPU_AVX512 | HAI_CPU_AVX512_BF16 |
+                       HAI_CPU_AVX512_BF16_FAST | HAI_CPU_AMX,
+                   HAI_CPU_KNOWN + HAI_CPU_AVX2 + HAI_CPU_AVX512 + HAI_CPU_AVX512_BF16 +
+                       HAI_CPU_AVX512_BF16_FAST + HAI_CPU_AMX); /* a bit each */
   fake_vendor = "AuthenticAMD";
   assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX512_BF16 | HAI_CPU_AVX512_BF16_FAST);
   fake_7_1_eax = ~(1u << 5);
@@ -499,6 +538,7 @@ int main(void) {
       cmocka_unit_test(test_neighbouring_buckets_differ_in_one_bit),
       cmocka_unit_test(test_parts_differ_by_at_most_one),
       cmocka_unit_test(test_hash),
+      cmocka_unit_test(test_planes),
       cmocka_unit_test(test_counting_sort),
       cmocka_unit_test(test_offer),
       cmocka_unit_test(test_sums_are_unbiased),
