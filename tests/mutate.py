@@ -10,7 +10,7 @@ A mutant goes through programs of the unit tests, the quick ones first, until on
 hangs:
   1. tcc, without SIMD         (where tcc is installed; code of the vector kernels skips 1 and 2)
   2. gcc -O1, without SIMD     (those that tcc did not run)
-  3. gcc -O1, every kernel
+  3. gcc -O1, every kernel; mutants in vector kernels also without AVX-512
   4. gcc -O1, address and undefined-behaviour sanitizers, with --sanitizers: some of what the preset "sanitize" runs
 A survivor of 2 whose machine code by gcc -O2 is the original's is counted as equivalent. FILE gets a line per mutant,
 tab-separated: line, column, original, mutated, fate; an interrupted run goes on from it, and --again runs what it
@@ -43,6 +43,7 @@ COMPILERS = {
     "tcc": ["tcc", "-DHYPERATTN_NO_SIMD"],
     "scalar": ["gcc", "-O1", "-DHYPERATTN_NO_SIMD"],
     "all": ["gcc", "-O1"],
+    "AVX2": ["gcc", "-O1", "-DHYPERATTN_NO_AVX512"],
     "sanitize": ["gcc", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 
@@ -248,6 +249,7 @@ def programs(with_sanitizers):
     yield from (("tcc" if tcc else "scalar", name) for name in QUICK)
     yield from (("scalar", name) for name in SLOW)
     yield from (("all", name) for name in QUICK + SLOW)
+    yield from (("AVX2", name) for name in ["exact", "numbers", "dtypes"])
     if with_sanitizers:
         yield from (("sanitize", name) for name in ["exact", "causal", "edges", "hyper", "defects", "embedded"])
 
@@ -255,8 +257,8 @@ def programs(with_sanitizers):
 def fate(header, simd, plan, timeout, original_code):
     with Trial(header, timeout) as trial:
         compared = False
-        for compiler, name in sorted(plan, key=lambda p: p[1] not in VECTOR) if simd else plan:
-            if simd and compiler in ("tcc", "scalar"):
+        for compiler, name in sorted(plan, key=lambda p: p[0] != "all" or p[1] not in VECTOR) if simd else plan:
+            if compiler in (("tcc", "scalar") if simd else ("AVX2",)):
                 continue
             if compiler not in ("tcc", "scalar") and not compared and not (simd and name in VECTOR):  # dear from here
                 if not trial.compiles():

@@ -135,6 +135,90 @@ static void test_verdicts_on_many_keys_are_right(void **state) {
   }
 }
 
+/* At a fixed budget columns that are good enough end the search, before any pairing. */
+static void test_good_columns_end_the_search(void **state) {
+  (void)state;
+  int ended = 0;
+  for (uint64_t seed = 0; seed < 12; seed++) {
+    call c = judged_call(1, 1, 48, 500, 0, 0.0f, 230 + seed);
+    hai_plan plan;
+    for (int64_t i = 0; i < 48 * 8 && seed % 2; i++) c.q[i] *= 0.01f;
+    for (int64_t i = 0; i < 500 * 6 && seed % 2; i++) c.v[i] = 1.0f + 0.1f * c.v[i];
+    void *workspace = run_anyway(&c, &plan);
+    hai_verdict verdict = verdict_of(&plan, workspace, 0);
+    if (verdict.recipe == HAI_COLUMNS && verdict.error <= 0.1f) { /* HAI_GOOD */
+      assert_int_equal(verdict.paired, 0);
+      ended++;
+    } else {
+      assert_true(verdict.paired > 0);
+    }
+    free(workspace);
+    free_call(&c);
+  }
+  assert_true(ended >= 6);
+}
+
+/* Columns were drawn in order of position; where that pairing wins after the other was tried, their sub-blocks are
+   its own again. */
+static void test_the_first_pairing_wins_after_the_second(void **state) {
+  int won = 0;
+  (void)state;
+  for (uint64_t seed = 0; seed < 20; seed++) {
+    call c = judged_call(1, 1, 203, 403, 0, 0.0f, 260 + seed);
+    hai_plan plan;
+    uint64_t random = seed;
+    plant_runs(&c, 2.5f);
+    for (int64_t i = 0; i < 203 * 8; i++) c.q[i] += test_gaussian(&random);
+    void *workspace = run_anyway(&c, &plan);
+    hai_verdict verdict = verdict_of(&plan, workspace, 0);
+    won += verdict.recipe == HAI_BLOCKS && verdict.pairing == 0 && verdict.paired == 2;
+    free(workspace);
+    pairs w;
+    listen(&c, &w, 1);
+    compare(&c, &w, 3e-6);
+    free(w.log_weight);
+    free_call(&c);
+  }
+  assert_true(won > 2);
+}
+
+/* PROBED tries two pairings of blocks, however small they are. */
+static void test_blocks_of_one_key(void **state) {
+  (void)state;
+  call c = judged_call(1, 1, 203, 403, 1, 0.0f, 290);
+  hai_plan plan;
+  for (int64_t size = 0; size < 3; size++) {
+    c.params.block_size = size;
+    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+    assert_int_equal(plan.n_pairings, size ? 2 : 1);
+  }
+  c.params.block_size = 1;
+  check(&c, 3e-6);
+  free_call(&c);
+}
+
+/* Where a held-out query stands in a sorted order, few or many, in any rectangle. */
+static void test_places_of_the_held_out(void **state) {
+  static const int64_t n[] = {40, 90, 300, 1000};
+  (void)state;
+  for (int i = 0; i < 4; i++)
+    for (int causal = 0; causal < 2; causal++) {
+      call c = judged_call(1, 1, n[i], n[i] + 400, causal, 0.0f, 300 + (uint64_t)i);
+      hai_plan plan;
+      hai_job job;
+      int32_t place[192]; /* HAI_AUDITORS */
+      c.params.order = HYPERATTN_ORDER_SORTLSH;
+      void *workspace = run_and_look(&c, &plan, &job);
+      for (job.audit = 0; job.audit < 2; job.audit++) {
+        hai_judge_places(&job, place);
+        for (int j = 0; j < hai_n_judges(&job); j++)
+          assert_int_equal(query_at(&job, place[j]), hai_judge_row(&job, j));
+      }
+      free(workspace);
+      free_call(&c);
+    }
+}
+
 /* At a fixed budget the judged choice is as good as either choice alone. */
 static void test_a_fixed_budget_takes_the_better(void **state) {
   hai_plan plan;
@@ -166,7 +250,7 @@ static void test_extremes(void **state) {
     assert_true(report[0].exact == 1.0f && report[1].escalated == 1.0f && report[0].error == 0.0f);
     c.params.tolerance = 1e6f;
     run(&c);
-    assert_true(report[0].escalated == 0.0f && report[0].block_mass == 0.0f);
+    assert_true(report[0].escalated == 0.0f && report[0].exact == 0.0f && report[0].block_mass == 0.0f);
     assert_above(true_error(&c), 1e-2);
     c.params.tolerance = 0.05f; /* head 0: every query and key alike; head 1: each its own key */
     for (int64_t i = 0; i < 300 * 8; i++) c.q[i] = c.k[i] = 0.1f;
@@ -242,6 +326,8 @@ static void test_report_is_true(void **state) {
     c.params.window = 0;
     if (seed % 2) plant(&c, 0, 7, 0.7f);
     if (seed % 4 == 3) c.params.order = HYPERATTN_ORDER_SORTLSH;
+    if (seed % 4 == 0) /* the heaviest column is the first of a chunk */
+      for (int64_t t = 0; t < 8; t++) c.k[64 * 8 + t] = 3.0f * c.q[5 * 8 + t];
     c.problem.report = &report;
     pairs w;
     listen(&c, &w, 1);
@@ -264,7 +350,10 @@ static void test_report_is_true(void **state) {
     }
     for (int64_t j = 0; j < KEYS; j++) alpha = fmax(alpha, KEYS * column[j]);
     assert_below(fabs((double)report.max_error - most), 1e-3 * most + 1e-6);
-    if (report.exact == 0.0f) assert_below(fabs((double)report.sampled_mass - sampled), 2e-3);
+    if (report.exact == 0.0f) {
+      assert_below(fabs((double)report.sampled_mass - sampled), 2e-3);
+      assert_below(fabs((double)report.window_mass), 2e-3); /* all keys are the rectangle's */
+    }
     assert_below(
         fabs((double)(report.sampled_mass + report.block_mass + report.pinned_mass + report.window_mass) -
              1.0),
@@ -275,6 +364,128 @@ static void test_report_is_true(void **state) {
     free(out), free(lse), free(w.log_weight);
     free_call(&c);
   }
+}
+
+/* Without probes, held-out queries that choose, and blocks: what is left can be said outright. */
+static void test_report_of_columns_alone(void **state) {
+  enum { N = 90, KEYS = 400 };
+  (void)state;
+  call c = judged_call(1, 1, N, KEYS, 0, 0.0f, 520);
+  hyperattn_report report;
+  double *out = (double *)test_alloc(N * 6 * sizeof(double)), lse[N], least = INFINITY, most = -INFINITY;
+  c.params = small_params(hyperattn_paper_params(), 24, 0, 10);
+  c.params.sink_keys = 3;
+  c.problem.report = &report;
+  run(&c);
+  reference(&c.problem, out, lse);
+  for (int i = 0; i < N; i++) least = fmin(least, lse[i]), most = fmax(most, lse[i]);
+  assert_below(fabs((double)report.kappa / exp(most - least) - 1.0), 1e-3);
+  assert_true(report.alpha == 0.0f && report.block_mass == 0.0f && report.escalated == 0.0f);
+  assert_true(report.pinned_mass > 0.0f && report.sampled_mass > 0.0f);
+  assert_true(report.keys_per_query == 13.0f);
+  free(out);
+  free_call(&c);
+}
+
+/* Every key-query pair is counted: what is met, and what probing, judging and each pairing take. */
+static void test_report_counts_pairs(void **state) {
+  (void)state;
+  for (int kind = 0; kind < 3; kind++) {
+    call c = judged_call(1, 1, 300, 403, 0, kind == 2 ? 1e-7f : 0.0f, 530);
+    hyperattn_report report;
+    hai_plan plan;
+    hai_job job;
+    if (kind == 0) c.params.order = HYPERATTN_ORDER_POSITION;
+    if (kind == 1) plant_runs(&c, 3.0f); /* both pairings are tried */
+    c.problem.report = &report;
+    void *workspace = run_anyway(&c, &plan);
+    hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 2, 0, 0); /* ATTEND */
+    int pairings = kind ? hai_verdict_of(&job)->paired : 1;
+    hai_recipe recipe = hai_recipe_of(&job);
+    double met = (double)hai_counts(&job)[0] + (double)hai_counts(&job)[recipe == HAI_BLOCKS ? 1 : 2];
+    if (recipe != HAI_COLUMNS) met += 403.0 * plan.take / (double)hai_key_parts(&plan, 403);
+    if (recipe == HAI_ALL) met = 403.0;
+    double want =
+        met + 403.0 * (8 + (kind ? 48 : 0)) / 300.0 + pairings * (300.0 * 403.0 / (8 * 4)) / 300.0;
+    assert_below(fabs((double)report.keys_per_query - want), 0.05);
+    if (kind == 1) assert_int_equal(pairings, 2);
+    if (kind == 2) assert_int_equal(recipe, HAI_ALL);
+    free(workspace);
+    free_call(&c);
+  }
+  call c =
+      new_call(1, 1, 1, 256, 316, 8, 8, 1, 5); /* a prefix too short to approximate: all of it is met */
+  hyperattn_report report;
+  c.problem.report = &report;
+  c.params = small_params(hyperattn_paper_params(), 64, 8, 8);
+  hai_plan plan;
+  assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+  assert_true(plan.outer_exact && plan.depth == 2);
+  run(&c);
+  assert_below(fabs((double)report.keys_per_query - (60.0 + 32.5 + 8.0 + 8.0)), 0.05);
+  free_call(&c);
+}
+
+/* Errors on which later keys lie heavily count little: rows meet the nearest rectangles first. */
+static void test_later_keys_outweigh_errors(void **state) {
+  (void)state;
+  double ratio = 0;
+  for (uint64_t seed = 0; seed < 10; seed++) {
+    call c = judged_call(1, 1, 160, 480, 1, 0.0f, 560 + seed);
+    hyperattn_report report;
+    for (int64_t i = 0; i < 160; i++) c.q[i * 8 + 7] = 3.0f;
+    for (int64_t j = 0; j < 480; j++) c.k[j * 8 + 7] = j ? 0.0f : 8.0f; /* the first key: a sink */
+    c.problem.report = &report;
+    run(&c);
+    ratio += (double)report.error / true_error(&c) / 10;
+    free_call(&c);
+  }
+  assert_true(ratio > 0.7 && ratio < 1.5);
+}
+
+/* A sample's word for the whole: the sum of the squared errors, and the variance of that sum, as textbooks have it. */
+static void test_report_of_a_sample(void **state) {
+  enum { N = 800, AUDITORS = 192 };
+  (void)state;
+  call c = judged_call(1, 1, N, 900, 0, 0.0f, 580);
+  hyperattn_report report;
+  hai_plan plan;
+  hai_job job;
+  c.params.order = HYPERATTN_ORDER_POSITION;
+  c.problem.report = &report;
+  void *workspace = run_anyway(&c, &plan);
+  hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0);
+  const hai_record *record = hai_record_of(&job);
+  float error = 0.0f, variance = 0.0f;
+  hai_report_rect(&job, record, 1, &error, &variance, &report);
+  double sum = 0.0, squares = 0.0;
+  assert_int_equal(record->n, AUDITORS);
+  for (int i = 0; i < AUDITORS; i++) {
+    sum += (double)record->query[i].error;
+    squares += (double)record->query[i].error * (double)record->query[i].error;
+  }
+  double spread = (squares - sum * sum / AUDITORS) / (AUDITORS - 1);
+  double want = (1.0 - (double)AUDITORS / N) * N * N * spread / AUDITORS;
+  assert_below(fabs((double)error / (sum * N / AUDITORS) - 1.0), 1e-4);
+  assert_below(fabs((double)variance / want - 1.0), 1e-3);
+  free(workspace);
+  free_call(&c);
+}
+
+/* The report's own arrays lie apart from what chooses, also where they are larger than anything else. */
+static void test_a_report_of_many_keys_changes_nothing(void **state) {
+  (void)state;
+  call c = new_call(1, 3, 3, 64, 4000, 4, 1, 0, 590);
+  float out[3 * 64];
+  hyperattn_report report[3];
+  hai_plan plan;
+  c.params = small_params(c.params, 24, 16, 10);
+  free(run_anyway(&c, &plan));
+  memcpy(out, c.out, sizeof out);
+  c.problem.report = report;
+  free(run_anyway(&c, &plan));
+  assert_memory_equal(out, c.out, sizeof out);
+  free_call(&c);
 }
 
 /* Keys are counted, not added up in floats: those of so many queries are beyond a float's whole numbers. */
@@ -426,10 +637,19 @@ int main(void) {
       cmocka_unit_test(test_attention_follows_verdicts),
       cmocka_unit_test(test_verdicts_are_right),
       cmocka_unit_test(test_verdicts_on_many_keys_are_right),
+      cmocka_unit_test(test_good_columns_end_the_search),
+      cmocka_unit_test(test_the_first_pairing_wins_after_the_second),
+      cmocka_unit_test(test_blocks_of_one_key),
+      cmocka_unit_test(test_places_of_the_held_out),
       cmocka_unit_test(test_a_fixed_budget_takes_the_better),
       cmocka_unit_test(test_extremes),
       cmocka_unit_test(test_bits),
       cmocka_unit_test(test_report_is_true),
+      cmocka_unit_test(test_report_of_columns_alone),
+      cmocka_unit_test(test_report_counts_pairs),
+      cmocka_unit_test(test_later_keys_outweigh_errors),
+      cmocka_unit_test(test_report_of_a_sample),
+      cmocka_unit_test(test_a_report_of_many_keys_changes_nothing),
       cmocka_unit_test(test_report_counts_keys_of_many_queries),
       cmocka_unit_test(test_causal_report),
       cmocka_unit_test(test_bad_reports),
