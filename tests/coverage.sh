@@ -13,7 +13,7 @@ done
 
 rm -f ./*.gcda ./*.gcno ./*.json
 for without in NOTHING AVX512 AMX SIMD; do # NOTHING is no option: everything
-  for unit in numbers dtypes exact selection hyper judge causal api edges defects golden embedded; do
+  for unit in numbers dtypes exact selection hyper judge causal api edges defects golden embedded bounds adversarial; do
     name=${unit}_$without
     gcc --coverage -O0 -std=c11 -w -D_POSIX_C_SOURCE=200809L "-DHYPERATTN_NO_$without" \
       "-DTEST_DATA=\"$root/tests/data\"" "-DSOURCE_DIR=\"$root\"" "-I$root" "$root/tests/test_$unit.c" -o "$name" \

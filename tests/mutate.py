@@ -35,7 +35,7 @@ import time
 TESTS = pathlib.Path(__file__).resolve().parent
 HEADER = TESTS.parent / "hyperattn.h"
 QUICK = ["golden", "defects", "causal", "numbers", "exact", "embedded", "edges", "api", "hyper"]
-SLOW = ["judge", "selection", "dtypes"]
+SLOW = ["adversarial", "judge", "selection", "dtypes", "bounds"]
 VECTOR = ["golden", "dtypes", "numbers"]  # kill most of the mutants in vector kernels
 PLAIN = ["golden", "defects", "causal", "exact"]  # see nothing more in plain code where vector kernels are built too
 FLAGS = ["-std=c11", "-w", f'-DTEST_DATA="{TESTS}/data"', f'-DSOURCE_DIR="{TESTS.parent}"', "-D_POSIX_C_SOURCE=200809L"]
