@@ -1,6 +1,6 @@
-// A key-value cache as engines keep it: tokens arrive in chunks, keys and values lie token by token, query heads share key
-// heads, and memory is the caller's, sized once for the longest context. Each chunk gives what one call over the whole
-// sequence gives for its rows, and so do two halves of the cache, merged.
+// A key-value cache as engines keep it: tokens arrive in chunks, keys and values lie token by token, query heads share
+// key heads, and memory is the caller's, sized once for the longest context. Each chunk gives what one call over the
+// whole sequence gives for its rows, and so do two halves of the cache, merged.
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 #include <stdio.h>

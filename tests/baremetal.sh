@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the library on an emulated Cortex-M, without an operating system, heap or C library: baremetal.sh TARGET WORK
-# Prints flash, RAM and stack, and flash without this or that part. Without arguments: the targets, one a line. Installs what is missing (by apt, as root);
-# exit code 77, and a line that says why, where that cannot be done.
+# Prints flash, RAM and stack, and flash without this or that part. Without arguments: the targets, one a line.
+# Installs what is missing (by apt, as root); exit code 77, and a line that says why, where that cannot be done.
 set -eu
 cd "$(dirname "$0")/baremetal"
 
