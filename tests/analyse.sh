@@ -1,6 +1,7 @@
 #!/bin/sh
-# Static analysis of the implementation, no finding allowed: analyse.sh TOOL, one of cppcheck, clang_tidy, gcc.
-# Installs a tool that is missing (by apt, as root); exit code 77, and a line that says why, where that cannot be done.
+# Static analysis of the implementation, no finding allowed: analyse.sh TOOL (cppcheck, clang_tidy or gcc).
+# Installs a tool that is missing (by apt, as root); exit code 77, and a line that says why, where that
+# cannot be done.
 # What is suppressed, and why: .clang-tidy, and comments in the header with NOLINT or cppcheck-suppress.
 set -eu
 cd "$(dirname "$0")/.."
@@ -27,12 +28,13 @@ cppcheck)
   for without in SIMD HYPER JUDGING HALVES TEXTS; do
     check -DHYPERATTN_IMPLEMENTATION "-DHYPERATTN_NO_$without" hyperattn.h
   done
-  # The vector kernels as gcc's preprocessor makes them: cppcheck's own does not know its way around their macros.
+  # The vector kernels as gcc's preprocessor makes them, without the system's headers: cppcheck's own does
+  # not know its way around their macros.
   need gcc gcc
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   gcc $implementation -E hyperattn.h |
-    awk '/^# [0-9]+ "/ { ours = /hyperattn\.h"/ } !/^#/ && ours' >"$work/kernels.c" # without the system's headers
+    awk '/^# [0-9]+ "/ { ours = /hyperattn\.h"/ } !/^#/ && ours' >"$work/kernels.c"
   check "$work/kernels.c"
   ;;
 clang_tidy)

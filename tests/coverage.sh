@@ -1,7 +1,8 @@
 #!/bin/sh
-# Line and branch coverage of hyperattn.h by the unit tests, over builds with every kernel, and without: coverage.sh
-# [WORK]. Prints what no test runs or takes, then the two shares; fails below LINES and BRANCHES per cent (97, 90).
-# Exit code 77, and a line that says why, where gcc, gcov or python3 is missing.
+# Line and branch coverage of hyperattn.h by the unit tests, over builds with every kernel, and without:
+# coverage.sh [WORK]. Prints what no test runs or takes, then the two shares; fails below LINES_WANTED and
+# BRANCHES_WANTED per cent (97, 90). Exit code 77, and a line that says why, where gcc, gcov or python3 is
+# missing.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -16,8 +17,8 @@ for without in NOTHING AVX512 AMX SIMD; do # NOTHING is no option: everything
   for unit in numbers dtypes exact selection hyper judge causal api edges defects golden embedded bounds adversarial; do
     name=${unit}_$without
     gcc --coverage -O0 -std=c11 -w -D_POSIX_C_SOURCE=200809L "-DHYPERATTN_NO_$without" \
-      "-DTEST_DATA=\"$root/tests/data\"" "-DSOURCE_DIR=\"$root\"" "-I$root" "$root/tests/test_$unit.c" -o "$name" \
-      -lcmocka -lm
+      "-DTEST_DATA=\"$root/tests/data\"" "-DSOURCE_DIR=\"$root\"" "-I$root" \
+      "$root/tests/test_$unit.c" -o "$name" -lcmocka -lm
     ./"$name" >"$name.log" 2>&1 || { cat "$name.log" && exit 1; }
     gcov --branch-probabilities --json-format --stdout "$name-test_$unit.gcda" >"$name.json"
   done

@@ -4,17 +4,17 @@
     python3 tests/mutate.py [--mutants 300] [--seed 1] [--jobs 2] [--timeout 60] [--resume FILE] [--again]
                             [--sanitizers]
 
-Every mutant is the header with one change. The code that this machine runs is cut in as many strata of lines as
-mutants are wanted, and each stratum gives one, so that they lie evenly and a seed always means the same ones.
-A mutant goes through programs of the unit tests, the quick ones first, until one does not build, fails, crashes or
-hangs:
+Every mutant is the header with one change. The code that this machine runs is cut in as many strata of
+lines as mutants are wanted, and each stratum gives one, so that they lie evenly and a seed always means the
+same ones. A mutant goes through programs of the unit tests, the quick ones first, until one does not build,
+fails, crashes or hangs:
   1. tcc, without SIMD         (where tcc is installed; code of the vector kernels skips 1 and 2)
   2. gcc -O1, without SIMD     (those that tcc did not run)
   3. gcc -O1, every kernel; mutants in vector kernels also without AVX-512
-  4. gcc -O1, address and undefined-behaviour sanitizers, with --sanitizers: some of what the preset "sanitize" runs
-A survivor of 2 whose machine code by gcc -O2 is the original's is counted as equivalent. FILE gets a line per mutant,
-tab-separated: line, column, original, mutated, fate; an interrupted run goes on from it, and --again runs what it
-says survived once more, for new tests."""
+  4. with --sanitizers: gcc -O1, address and undefined behaviour, some of what the preset "sanitize" runs
+A survivor of 2 whose machine code by gcc -O2 is the original's is counted as equivalent. FILE gets a line
+per mutant, tab-separated: line, column, original, mutated, fate, of which the last counts; an interrupted
+run goes on from it, and --again runs what it says survived once more, for new tests."""
 
 import argparse
 import collections
@@ -37,8 +37,15 @@ HEADER = TESTS.parent / "hyperattn.h"
 QUICK = ["golden", "defects", "causal", "numbers", "exact", "embedded", "edges", "api", "hyper"]
 SLOW = ["adversarial", "judge", "selection", "dtypes", "bounds"]
 VECTOR = ["golden", "dtypes", "numbers"]  # kill most of the mutants in vector kernels
-PLAIN = ["golden", "defects", "causal", "exact"]  # see nothing more in plain code where vector kernels are built too
-FLAGS = ["-std=c11", "-w", f'-DTEST_DATA="{TESTS}/data"', f'-DSOURCE_DIR="{TESTS.parent}"', "-D_POSIX_C_SOURCE=200809L"]
+# These see nothing more in plain code where vector kernels are built too.
+PLAIN = ["golden", "defects", "causal", "exact"]
+FLAGS = [
+    "-std=c11",
+    "-w",
+    f'-DTEST_DATA="{TESTS}/data"',
+    f'-DSOURCE_DIR="{TESTS.parent}"',
+    "-D_POSIX_C_SOURCE=200809L",
+]
 COMPILERS = {
     "tcc": ["tcc", "-DHYPERATTN_NO_SIMD"],
     "scalar": ["gcc", "-O1", "-DHYPERATTN_NO_SIMD"],
@@ -53,14 +60,40 @@ Site = collections.namedtuple("Site", "line column original mutated")
 # ---- Mutants ----
 
 SWAPS = {
-    "+": ["-"], "-": ["+"], "*": ["/"], "/": ["*"], "%": ["/"],
-    "<": ["<=", ">="], "<=": ["<", ">"], ">": [">=", "<="], ">=": [">", "<"], "==": ["!="], "!=": ["=="],
-    "&&": ["||"], "||": ["&&"], "!": [""], "&": ["|"], "|": ["&"], "^": ["&"], "<<": [">>"], ">>": ["<<"],
-    "++": ["--"], "--": ["++"], "+=": ["-="], "-=": ["+="], "*=": ["/="], "|=": ["&="], ">>=": ["<<="],
-    "hai_min": ["hai_max"], "hai_max": ["hai_min"], "hai_most": ["hai_mutant_least"],
+    "+": ["-"],
+    "-": ["+"],
+    "*": ["/"],
+    "/": ["*"],
+    "%": ["/"],
+    "<": ["<=", ">="],
+    "<=": ["<", ">"],
+    ">": [">=", "<="],
+    ">=": [">", "<"],
+    "==": ["!="],
+    "!=": ["=="],
+    "&&": ["||"],
+    "||": ["&&"],
+    "!": [""],
+    "&": ["|"],
+    "|": ["&"],
+    "^": ["&"],
+    "<<": [">>"],
+    ">>": ["<<"],
+    "++": ["--"],
+    "--": ["++"],
+    "+=": ["-="],
+    "-=": ["+="],
+    "*=": ["/="],
+    "|=": ["&="],
+    ">>=": ["<<="],
+    "hai_min": ["hai_max"],
+    "hai_max": ["hai_min"],
+    "hai_most": ["hai_mutant_least"],
     "hai_ceil_div": ["hai_mutant_div"],
-}  # fmt: skip
-HELPERS = "#define hai_mutant_div(a, b) ((a) / (b))\n#define hai_mutant_least(a, b) ((a) < (b) ? (a) : (b))\n"
+}
+HELPERS = (
+    "#define hai_mutant_div(a, b) ((a) / (b))\n#define hai_mutant_least(a, b) ((a) < (b) ? (a) : (b))\n"
+)
 TOKEN = re.compile(
     r"(?P<number>(?:0[xX][0-9a-fA-F]+|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)[uUlLfF]*)|(?P<word>[A-Za-z_]\w*)"
     r'|(?P<string>"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')'
@@ -76,7 +109,7 @@ def blank_comments(text):
 
 
 def active_lines(lines, flags):
-    """Which lines the preprocessor keeps: a marker behind each conditional shows whether it passes there."""
+    """Which lines the preprocessor keeps: a marker behind each conditional shows if it passes there."""
     conditional, source, pending = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b"), [], False
     for number, line in enumerate(lines):
         source.append(line)
@@ -84,8 +117,13 @@ def active_lines(lines, flags):
         if pending and not line.rstrip().endswith("\\"):
             source.append(f"hai_marker {number} ;")
             pending = False
-    out = subprocess.run(["gcc", "-E", "-P", "-DHYPERATTN_IMPLEMENTATION", *flags, "-xc", "-"], check=True,
-                         input="\n".join(source), text=True, capture_output=True).stdout  # fmt: skip
+    out = subprocess.run(
+        ["gcc", "-E", "-P", "-DHYPERATTN_IMPLEMENTATION", *flags, "-xc", "-"],
+        check=True,
+        input="\n".join(source),
+        text=True,
+        capture_output=True,
+    ).stdout
     seen = {int(n) for n in re.findall(r"hai_marker (\d+) ;", out)}
     active, now, pending = [], True, False
     for number, line in enumerate(lines):
@@ -153,9 +191,14 @@ def sites_of(number, line, before, types):
                 break
         if stripped.endswith(";") and "else" not in stripped and before in ";{}":
             sites.append(Site(number, indent, stripped, ";"))
-    elif stripped.endswith(";") and before in ";{})" and first not in types | {"return", "typedef", "enum", "for"}:
-        if first in ("break", "continue") or (re.match(r"[\w*(+-]", stripped) and not re.match(r"\w+ \*?\w+[,; =]",
-                                                                                             stripped)):  # fmt: skip
+    elif (
+        stripped.endswith(";")
+        and before in ";{})"
+        and first not in types | {"return", "typedef", "enum", "for"}
+    ):
+        if first in ("break", "continue") or (
+            re.match(r"[\w*(+-]", stripped) and not re.match(r"\w+ \*?\w+[,; =]", stripped)
+        ):
             sites.append(Site(number, indent, stripped, ";"))
     return sites
 
@@ -165,7 +208,11 @@ def make_mutants(count, seed):
     raw, lines = text.split("\n"), blank_comments(text).split("\n")
     first = next(i for i, line in enumerate(lines) if "#define HYPERATTN_IMPLEMENTED" in line) + 1
     active, scalar = active_lines(lines, []), active_lines(lines, ["-DHYPERATTN_NO_SIMD"])
-    types = TYPES | set(re.findall(r"^\} (\w+);", "\n".join(lines), re.M)) | {"hai_index", "hai_tile", "__m512", "__m256"}
+    types = (
+        TYPES
+        | set(re.findall(r"^\} (\w+);", "\n".join(lines), re.M))
+        | {"hai_index", "hai_tile", "__m512", "__m256"}
+    )
     by_line, before = [], ";"
     for number in range(first, len(lines)):
         line = lines[number]
@@ -176,7 +223,9 @@ def make_mutants(count, seed):
             before = line.strip(" \\")[-1]
     chance, mutants = random.Random(seed), []
     for i in range(count):
-        stratum = by_line[len(by_line) * i // count : len(by_line) * (i + 1) // count] or [chance.choice(by_line)]
+        stratum = by_line[len(by_line) * i // count : len(by_line) * (i + 1) // count] or [
+            chance.choice(by_line)
+        ]
         sites, simd = chance.choice(stratum)
         kinds = collections.defaultdict(list)
         for site in sites:
@@ -189,14 +238,16 @@ def mutated(raw, first, site):
     line = raw[site.line]
     assert line[site.column :].startswith(site.original), site
     changed = line[: site.column] + site.mutated + line[site.column + len(site.original) :]
-    return "\n".join([*raw[:first], HELPERS + raw[first], *raw[first + 1 : site.line], changed, *raw[site.line + 1 :]])
+    return "\n".join(
+        [*raw[:first], HELPERS + raw[first], *raw[first + 1 : site.line], changed, *raw[site.line + 1 :]]
+    )
 
 
 # ---- Trials ----
 
 
 def run(command, folder, seconds):
-    """None where it succeeds, else why not. Seconds are the processor's: other load makes no mutant hang."""
+    """None where it succeeds, else why not. Seconds are the processor's, whatever else it does."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -204,8 +255,15 @@ def run(command, folder, seconds):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 28, 1 << 28))
 
     try:
-        result = subprocess.run(command, cwd=folder, timeout=10 * seconds, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=limit)  # fmt: skip
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            timeout=10 * seconds,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=limit,
+        )
     except subprocess.TimeoutExpired:
         return "hangs"
     if result.returncode == -signal.SIGKILL:  # of the limit on time
@@ -233,12 +291,22 @@ class Trial:
         return run([*self.IMPLEMENTATION, "-fsyntax-only"], self.folder, 300) is None
 
     def code(self):
-        return subprocess.run([*self.IMPLEMENTATION, "-O2", "-S", "-o-"], cwd=self.folder, capture_output=True).stdout
+        return subprocess.run(
+            [*self.IMPLEMENTATION, "-O2", "-S", "-o-"], cwd=self.folder, capture_output=True
+        ).stdout
 
     def test(self, compiler, name):
         program = self.folder / "program"
-        build = [*COMPILERS[compiler], *FLAGS, f"-I{self.folder}", str(TESTS / f"test_{name}.c"), "-o", str(program),
-                 "-lcmocka", "-lm"]  # fmt: skip
+        build = [
+            *COMPILERS[compiler],
+            *FLAGS,
+            f"-I{self.folder}",
+            str(TESTS / f"test_{name}.c"),
+            "-o",
+            str(program),
+            "-lcmocka",
+            "-lm",
+        ]
         if run(build, self.folder, 300):
             return "does not build"
         return run([str(program)], self.folder, self.timeout * (5 if compiler == "sanitize" else 1))
@@ -251,16 +319,21 @@ def programs(with_sanitizers):
     yield from (("all", name) for name in QUICK + SLOW)
     yield from (("AVX2", name) for name in ["exact", "numbers", "dtypes"])
     if with_sanitizers:
-        yield from (("sanitize", name) for name in ["exact", "causal", "edges", "hyper", "defects", "embedded"])
+        yield from (
+            ("sanitize", name) for name in ["exact", "causal", "edges", "hyper", "defects", "embedded"]
+        )
 
 
 def fate(header, simd, plan, timeout, original_code):
     with Trial(header, timeout) as trial:
         compared = False
-        for compiler, name in sorted(plan, key=lambda p: p[0] != "all" or p[1] not in VECTOR) if simd else plan:
+        for compiler, name in (
+            sorted(plan, key=lambda p: p[0] != "all" or p[1] not in VECTOR) if simd else plan
+        ):
             if compiler in (("tcc", "scalar") if simd else ("AVX2",)):
                 continue
-            if compiler not in ("tcc", "scalar") and not compared and not (simd and name in VECTOR):  # dear from here
+            dear = compiler not in ("tcc", "scalar") and not (simd and name in VECTOR)
+            if dear and not compared:
                 if not trial.compiles():
                     return "NOT COMPILED"
                 if trial.code() == original_code:
@@ -281,7 +354,9 @@ def escape(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mutants", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -289,7 +364,9 @@ def main():
     parser.add_argument("--resume", metavar="FILE", help="results so far, and where new ones go")
     parser.add_argument("--again", action="store_true", help="run the survivors in FILE once more")
     parser.add_argument("--sanitizers", action="store_true", help="the fourth round too")
-    parser.add_argument("--trust", action="store_true", help="do not run the tests on the header as it is first")
+    parser.add_argument(
+        "--trust", action="store_true", help="do not run the tests on the header as it is first"
+    )
     parser.add_argument("--list", action="store_true", help="only show the mutants")
     options = parser.parse_args()
 
@@ -297,7 +374,9 @@ def main():
     print(f"{len(mutants)} mutants, from {n_lines} lines of code", file=sys.stderr)
     if options.list:
         for site, simd in mutants:
-            print(site.line + 1, escape(site.original), "->", escape(site.mutated), "(SIMD)" if simd else "")
+            print(
+                site.line + 1, escape(site.original), "->", escape(site.mutated), "(SIMD)" if simd else ""
+            )
         return 0
 
     done = {}
@@ -313,7 +392,9 @@ def main():
 
     # Only programs that the header as it is passes can judge a mutant.
     plan = []
-    with Trial("\n".join([*raw[:first], HELPERS + raw[first], *raw[first + 1 :]]), options.timeout) as trial:
+    with Trial(
+        "\n".join([*raw[:first], HELPERS + raw[first], *raw[first + 1 :]]), options.timeout
+    ) as trial:
         if not trial.compiles():
             sys.exit("the header itself does not compile")
         for compiler, name in programs(options.sanitizers):
@@ -338,8 +419,12 @@ def main():
             print(*key(site), result, sep="\t", file=out, flush=True)
             if sys.stderr.isatty():
                 survived = sum(value == "SURVIVED" for value in done.values())
-                print(f"\r{len(done)} of {len(mutants)}, {survived} survive, {time.time() - start:.0f} s ", end="",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"\r{len(done)} of {len(mutants)}, {survived} survive, {time.time() - start:.0f} s ",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(work, todo))
