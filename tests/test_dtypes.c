@@ -459,6 +459,13 @@ static void check_approximation(void) {
   free_call(&c);
 }
 
+/* What is granted is there from the first question on. */
+static void test_amx_is_there_at_once(void **state) {
+  (void)state;
+  const hai_kernel *first = hai_kernel_of(HYPERATTN_ISA_AMX_BF16);
+  assert_ptr_equal(first, hai_kernel_of(HYPERATTN_ISA_AMX_BF16));
+}
+
 /* AMX takes whole tiles only, the others pairs; a kernel that was asked for in vain gives way to the next. */
 static void test_who_reads_bf16(void **state) {
   (void)state;
@@ -476,6 +483,11 @@ static void test_who_reads_bf16(void **state) {
   }
   if (hai_kernel_of(HYPERATTN_ISA_AVX512_BF16))
     assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AVX512_BF16, 32, 16)->isa, HYPERATTN_ISA_AVX512_BF16);
+#if defined(__x86_64__) && !defined(HYPERATTN_NO_SIMD)
+  if (hai_kernel_of(HYPERATTN_ISA_AVX512_BF16)) /* not AMX's shape: vdpbf16ps only where it is faster */
+    assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, 34, 16) != NULL,
+                     (hai_cpu() & HAI_CPU_AVX512_BF16_FAST) != 0);
+#endif
   assert_null(hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, 33, 16));
   assert_null(hai_kernel_of_bf16(HYPERATTN_ISA_SCALAR, 32, 16));
 }
@@ -497,6 +509,7 @@ int main(int argc, char **argv) {
   ask_for_amx();
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_amx_is_there_at_once), /* first: it asks first */
       cmocka_unit_test(test_every_half_widens_exactly),
       cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
       cmocka_unit_test(test_too_small_for_a_half),

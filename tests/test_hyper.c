@@ -196,6 +196,25 @@ static void check_cap(float epsilon, float kappa, float spread) {
   free_call(&c);
 }
 
+/* Pins are no part of what is capped and floored: neither biting, the result is the plain one. */
+static void test_cap_beside_pins(void **state) {
+  (void)state;
+  for (int by_score = 0; by_score < 2; by_score++) {
+    call c = new_call(1, 2, 1, 120, 140, 8, 8, 0, 67);
+    double want[2 * 120 * 8], lse[2 * 120];
+    c.params = small_params(hyperattn_default_params(), 20, by_score ? 14 : 0, 20);
+    c.params.order = HYPERATTN_ORDER_POSITION;
+    run(&c);
+    for (int i = 0; i < 2 * 120 * 8; i++) want[i] = (double)c.out[i];
+    for (int i = 0; i < 2 * 120; i++) lse[i] = (double)c.lse[i];
+    c.params.cap_epsilon = 1e6f, c.params.cap_kappa = 1e30f;
+    run(&c);
+    assert_below(relative_error(c.out, want, 2 * 120 * 8), 1e-5);
+    assert_below(lse_error(c.lse, lse, 2 * 120), 1e-5);
+    free_call(&c);
+  }
+}
+
 static void test_cap(void **state) {
   (void)state;
   check_cap(1.0f, 0.0f, 1.0f);
@@ -216,6 +235,7 @@ int main(void) {
       cmocka_unit_test(test_stages_with_all_keys_are_exact),
       cmocka_unit_test(test_what_is_worth_approximating),
       cmocka_unit_test(test_cap),
+      cmocka_unit_test(test_cap_beside_pins),
   };
   return cmocka_run_group_tests_name("hyper", tests, NULL, NULL);
 }

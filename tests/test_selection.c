@@ -41,11 +41,12 @@ static void test_hash(void **state) {
     call c = new_call(2, 4, 2, 130, 150, 20, 4, 0, 3);
     c.problem.scale = 0.2f * (float)sign;
     c.params = small_params(hyperattn_paper_params(), 16, 8, 8);
-    c.params.lsh_bits = 9;
+    const int bits = sign < 0 ? 9 : 16; /* 16: the most */
+    c.params.lsh_bits = bits;
     size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
     void *workspace = test_alloc(bytes);
-    float planes[9 * 20];
-    hai_planes(c.params.seed, 9, 20, planes);
+    float planes[16 * 20];
+    hai_planes(c.params.seed, bits, 20, planes);
     assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes), HYPERATTN_OK);
     hai_plan plan;
     hai_job job;
@@ -57,7 +58,7 @@ static void test_hash(void **state) {
       for (int64_t i = 0; i < n; i++) {
         const float *row = (of_key ? c.k : c.q) + (rows * n + i) * 20;
         uint32_t code = 0;
-        for (int b = 0; b < 9; b++) {
+        for (int b = 0; b < bits; b++) {
           double dot = 0.0;
           for (int x = 0; x < 20; x++) dot += (double)row[x] * (double)planes[b * 20 + x];
           code |= (uint32_t)((of_key ? dot : dot * sign) > 0.0) << b;
