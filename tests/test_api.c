@@ -278,8 +278,9 @@ static void test_too_many_workers(void **state) {
   (void)state;
   hyperattn_problem p = {0};
   hyperattn_params a = hyperattn_default_params();
-  p.batch = 1, p.n_heads = p.n_kv_heads = 1000;
-  p.n_query = p.n_key = (int64_t)1 << 30, p.head_dim = p.value_dim = 64;
+  int is_wide = sizeof(size_t) == 8; /* 2^31 workers are too many for less in 32 bits */
+  p.batch = 1, p.n_heads = p.n_kv_heads = is_wide ? 1000 : 1;
+  p.n_query = p.n_key = (int64_t)1 << (is_wide ? 30 : 16), p.head_dim = p.value_dim = 64;
   a.block_size = a.query_group = p.n_key, a.key_group = 1;
   int low = 1, high = INT32_MAX; /* low fits, high does not */
   assert_true(hyperattn_workspace_size(&p, &a, low) > 0);
