@@ -207,7 +207,7 @@ static void make_call(call *c, bytes *in) {
     for (uint64_t k = 4; k < n_specials; k++) tensor_plant(all[i], in, 0);
   }
   if (c->runs) c->q = tensor_most(&c->query), c->k = tensor_most(&c->key), c->v = tensor_most(&c->value);
-  if (one_in(in, 8)) spoil(c, in), c->valid = c->valid ? -1 : 0;
+  if (one_in(in, 8)) spoil(c, in), c->valid = -1; /* a bad stride may cease to matter */
   int shapes = is_valid(p, &c->params);
   if (c->valid) c->valid = shapes == 1 ? c->valid : shapes;
   CHECK(shapes < 0 || !hyperattn_workspace_size(p, &c->params, 1) == !shapes, "workspace_size, valid %d",
