@@ -91,7 +91,7 @@ static void listen(call *c, pairs *w, int anyway) {
   memset(w, 0, sizeof *w);
   w->log_weight =
       (double *)test_alloc((size_t)(p->batch * p->n_heads * p->n_query * p->n_key) * sizeof(double));
-  memset(workspace, 0xff, bytes);
+  forget(workspace, bytes);
   assert_int_equal(hai_check_buffers(&plan, workspace, bytes, 1), HYPERATTN_OK);
   for (int64_t i = 0; i < p->batch * p->n_heads * p->n_query * p->n_key; i++) w->log_weight[i] = -INFINITY;
   for (int64_t b = 0; b < p->batch; b++) /* diagonal segments and windows */

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds and runs every test: sh tests/run.sh [PRESET]   (test, or sanitize; default: both)
-# "cross": on other machines, emulated; "all": natively, then so. "msan", "ubsan": by clang; "valgrind": plain C.
+# Builds and runs every test: sh tests/run.sh [PRESET]   (default: test, sanitize, ubsan, msan and fuzz)
+# "valgrind": plain C under it; "cross": on other machines, emulated; "all": everything.
 # Installs what is missing (cmocka, pkg-config, a second compiler) by apt, dnf or brew; says so where it cannot.
 set -eu
 cd "$(dirname "$0")/.."
@@ -23,7 +23,18 @@ if ! has_cmocka || ! command -v clang++ >/dev/null 2>&1 || ! command -v g++ >/de
 fi
 has_cmocka || { echo "tests/run.sh: cmocka is missing and could not be installed" >&2; exit 1; }
 
-[ "${1:-}" != all ] || set -- "test sanitize cross"
-for preset in ${1:-test sanitize}; do
+# clang's sanitizers have a package of their own.
+has_msan() { echo 'int main(void) { return 0; }' | clang -fsanitize=memory -x c - -o /dev/null 2>/dev/null; }
+if ! has_msan && command -v apt-get >/dev/null 2>&1 && command -v clang >/dev/null 2>&1; then
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev" >/dev/null || true
+fi
+
+quick="test sanitize ubsan msan fuzz"
+[ "${1:-}" != all ] || set -- "$quick valgrind cross"
+for preset in ${1:-$quick}; do
+  case $preset in
+  ubsan | msan) has_msan || { echo "SKIP: $preset: no clang with its sanitizers" && continue; } ;;
+  esac
   cmake --workflow --preset "$preset"
 done
