@@ -320,7 +320,8 @@ def programs(with_sanitizers):
     yield from (("AVX2", name) for name in ["exact", "numbers", "dtypes"])
     if with_sanitizers:
         yield from (
-            ("sanitize", name) for name in ["exact", "causal", "edges", "hyper", "defects", "embedded"]
+            ("sanitize", name)
+            for name in ["exact", "causal", "edges", "hyper", "defects", "embedded", "selection"]
         )
 
 

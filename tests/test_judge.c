@@ -431,10 +431,10 @@ static void test_later_keys_outweigh_errors(void **state) {
   (void)state;
   double ratio = 0;
   for (uint64_t seed = 0; seed < 10; seed++) {
-    call c = judged_call(1, 1, 160, 480, 1, 0.0f, 560 + seed);
+    call c = judged_call(1, 1, 640, 900, 1, 0.0f, 560 + seed);
     hyperattn_report report;
-    for (int64_t i = 0; i < 160; i++) c.q[i * 8 + 7] = 3.0f;
-    for (int64_t j = 0; j < 480; j++) c.k[j * 8 + 7] = j ? 0.0f : 8.0f; /* the first key: a sink */
+    for (int64_t i = 0; i < 640; i++) c.q[i * 8 + 7] = 3.0f;
+    for (int64_t j = 0; j < 900; j++) c.k[j * 8 + 7] = j ? 0.0f : 10.0f; /* the first key: a sink */
     c.problem.report = &report;
     run(&c);
     ratio += (double)report.error / true_error(&c) / 10;

@@ -382,8 +382,12 @@ static void test_pairing_in_two_levels(void **state) {
   call c = new_call(1, 2, 2, NQ, NK, D, D, 0, 59); /* the second head must not get into the first's way */
   c.params = z_params(HYPERATTN_SAMPLE_UNIFORM, 1, 0);
   c.params.query_group = 7, c.params.key_group = 4, c.params.block_size = 16;
-  for (int64_t j = NK - 30; j < NK; j++) /* in the last span, which is not whole */
-    for (int t = 0; t < D; t++) c.k[j * D + t] = 3.0f * c.q[t];
+  for (int64_t j = NK - 30; j < NK;
+       j++) /* in the last span, which is not whole: what the first group likes */
+    for (int t = 0; t < D; t++) {
+      c.k[j * D + t] = 0.0f;
+      for (int i = 0; i < 7; i++) c.k[j * D + t] += 2.0f * c.q[i * D + t];
+    }
   hai_plan plan;
   hai_job job;
   void *workspace = run_and_look(&c, &plan, &job);
