@@ -1146,7 +1146,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
   s = hai_load_##isa(at + (r)*HAI_LANES_##isa);                              \
   if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j + (r)])); \
   if (visible) s = hai_show_##isa(s, visible[j + (r)] >> i);                 \
-  if (log_weight || visible) hai_store_##isa(at + (r)*HAI_LANES_##isa, s);   \
+  hai_store_##isa(at + (r)*HAI_LANES_##isa, s);                              \
   high##r = hai_max_##isa(s, high##r);
 #define HAI_HIGH(isa, r) high##r = hai_max_##isa(hai_load_##isa(at + (r)*HAI_LANES_##isa), high##r);
 #define HAI_SOFTMAX(isa)                                                                                \
