@@ -268,7 +268,8 @@ typedef struct hyperattn_output {
    is held against what the choice made for the rectangle gives them. An error of one rectangle counts as far
    as later keys have not outweighed it; errors of several add up like independent ones. */
 typedef struct hyperattn_report {
-  float error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact; infinite:
+  float
+      error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact; infinite:
                   there is no telling, as where weighted values leave a float's range */
   float
       max_error; /* the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query */
