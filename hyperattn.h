@@ -266,11 +266,10 @@ typedef struct hyperattn_output {
 /* How a call went, for one query head. Judged by queries that are held out: up to 48 of each approximated
    rectangle, in runs of four, which have no part in choosing its columns, meet all its keys; what they get
    is held against what the choice made for the rectangle gives them. An error of one rectangle counts as far
-   as later keys have not outweighed it; errors of several add up like independent ones. */
+   as later keys have not outweighed it; errors of several add up like independent ones.
+   Where there is no telling, as where weighted values leave a float's range, they are infinite. */
 typedef struct hyperattn_report {
-  float
-      error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact; infinite:
-                  there is no telling, as where weighted values leave a float's range */
+  float error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact */
   float
       max_error; /* the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query */
   float escalated;      /* share of the approximated rectangles that got more than the budget, */
