@@ -101,13 +101,13 @@
      seeds (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself
      is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
    DETERMINISM
-     The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of workers; a slice of
-     batch or heads computed alone, and grouped heads expanded, give the bits of the whole. Causal, at
-     tolerance 0: no key or value after a row changes that row by a bit (later queries of its rectangle may:
-     they are ordered and probed together). A tolerance is judged by queries all over the rectangle, with
-     what they have met before, and so later keys may decide whether a rectangle takes more keys or fewer. A
-     NaN or infinity in a key or value reaches only rows that may see it; one in a query its own row, and,
-     where blocks are chosen by score, which blocks its group takes.
+     The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of
+     workers; a slice of batch or heads computed alone, and grouped heads expanded, give the bits of the
+     whole. Causal, at tolerance 0: no key or value after a row changes that row by a bit (later queries
+     of its rectangle may: they are ordered and probed together). A tolerance is judged by queries all
+     over the rectangle, with what they have met before, and so later keys may decide whether a rectangle
+     takes more keys or fewer. A NaN or infinity in a key or value reaches only rows that may see it; one
+     in a query its own row, and, where blocks are chosen by score, which blocks its group takes.
    MEMORY
      All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
      after. The stack holds under 4 KiB of ours.
@@ -118,7 +118,8 @@
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
      that code out
-     For small targets (docs/embedded.md has the sizes), what then is asked for in vain is HYPERATTN_ERROR_LEFT_OUT:
+     For small targets (docs/embedded.md has the sizes), what then is asked for in vain is
+     HYPERATTN_ERROR_LEFT_OUT:
      HYPERATTN_NO_HYPER     exact attention only
      HYPERATTN_NO_JUDGING   neither tolerance nor HYPERATTN_ORDER_PROBED nor report
      HYPERATTN_NO_HALVES    float32 only
@@ -374,10 +375,10 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
-/* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no report, with the
-   kernels that this build may hold. Exact attention needs as much for any lengths and heads. Otherwise heads = batch *
-   n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, and group is the smaller of
-   query_group and key_group. */
+/* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no
+   report, with the kernels that this build may hold. Exact attention needs as much for any lengths and
+   heads. Otherwise heads = batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys
+   + heavy_keys, and group is the smaller of query_group and key_group. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                               \
   (HYPERATTN_BOUND_TILES * HYPERATTN_BOUND_TILE((size_t)(head_dim), (size_t)(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
@@ -548,8 +549,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* What this build holds besides exact attention on float32. Code that a zero here leaves without a caller, compilers
-   drop. */
+/* What this build holds besides exact attention on float32. Code that a zero here leaves without a
+   caller, compilers drop. */
 #ifdef HYPERATTN_NO_HYPER
 #define HAI_HYPER 0
 #else
@@ -566,7 +567,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_HALVES 1
 #endif
 
-/* A function whose frame shall not be part of its caller's: the stack is as deep as the deepest, not as all. */
+/* A function whose frame shall not be part of its caller's: the stack is as deep as the deepest, not as
+   all. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HAI_APART static __attribute__((noinline))
 #else
@@ -694,6 +696,19 @@ static float hai_sqrt(float x) {
   for (i = 0; i < 3; i++) y = y * (1.5f - 0.5f * x * y * y);
   s = x * y;
   return s + 0.5f * y * (x - s * s);
+}
+
+/* The largest of n numbers, NaN passed over; -inf of none. Four in turn, since one would wait for itself. */
+static float hai_largest(const float *x, hai_index n) {
+  float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
+  hai_index i;
+  for (i = 0; i + 4 <= n; i += 4) {
+    most0 = x[i] > most0 ? x[i] : most0, most1 = x[i + 1] > most1 ? x[i + 1] : most1;
+    most2 = x[i + 2] > most2 ? x[i + 2] : most2, most3 = x[i + 3] > most3 ? x[i + 3] : most3;
+  }
+  for (; i < n; i++) most0 = x[i] > most0 ? x[i] : most0;
+  most0 = most1 > most0 ? most1 : most0, most2 = most3 > most2 ? most3 : most2;
+  return most2 > most0 ? most2 : most0;
 }
 
 /* ln(e^a + e^b); -inf is an empty sum. */
@@ -1034,8 +1049,9 @@ static int hai_rows_present(const void *const *row, int n) {
      hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
    A step loads N packed vectors a<register>, broadcasts R elements in turn, does N R fused multiply-adds. An
    element is a float, or a pair of bfloat16 whose two products are summed (hai_dot_<isa>).
-   The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only. With one
-   register eight sums hide their own latency and little else: its scores take four steps a turn. */
+   The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only.
+   With one register eight sums hide their own latency and little else: its scores take four steps at
+   a time. */
 
 #define HAI_ROWS_1(X, isa, N) X(0, isa, N)
 #define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
@@ -1141,8 +1157,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
   HAI_MICRO_VALUES(isa, R, N, values) \
   HAI_MICRO_VALUES(isa, 1, N, value)
 
-/* The largest score goes by four maxima in turn, since one would wait for itself; exponentials wait for it, so all
-   registers look for theirs first. */
+/* The largest score goes by four maxima in turn, since one would wait for itself; exponentials wait for
+   it, so all registers look for theirs first. */
 #define HAI_SHOW(isa, r)                                                     \
   s = hai_load_##isa(at + (r)*HAI_LANES_##isa);                              \
   if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j + (r)])); \
@@ -1245,8 +1261,9 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     }                                                                                                  \
   }
 
-/* A register of elements at a time, a Q8_0 block at a time; what is left over goes one by one. The vector part
-   is a function of its own that calls none: gcc leaves out vzeroupper before a call in tail position. */
+/* A register of elements at a time, a Q8_0 block at a time; what is left over goes one by one. The vector
+   part is a function of its own that calls none: gcc leaves out vzeroupper before a call in tail
+   position. */
 #define HAI_WIDEN(isa)                                                                           \
   HAI_TARGET_##isa static hai_index hai_widen_most_##isa(const char *row, hyperattn_dtype dtype, \
                                                          hai_index n, float *to) {               \
@@ -1270,8 +1287,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     if (t < n) hai_widen_plain(row, dtype, t, n, to);                                            \
   }
 
-/* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers; one register alone
-   takes R1 rows, since R would wait for one another. */
+/* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers; one
+   register alone takes R1 rows, since R would wait for one another. */
 #define HAI_PRODUCTS(isa, R, R1)                                                                      \
   HAI_PACK(isa)                                                                                       \
   HAI_MICRO(isa, R, 1)                                                                                \
@@ -2207,8 +2224,8 @@ static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   return n_key > HAI_PAIR_DENSE && hai_span_blocks(plan, n_key) < blocks - blocks / HAI_PAIR_SPAN;
 }
 
-/* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of all pairs
-   must not rise with the sides, or a region could cease to be worth approximating as it grows. */
+/* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of
+   all pairs must not rise with the sides, or a region could cease to be worth it as it grows. */
 static uint64_t hai_pairing_pairs(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   uint64_t dense, group = (uint64_t)plan->query_group;
   if (!plan->by_score) return 0;
@@ -2608,7 +2625,8 @@ typedef struct hai_record {
   } query[HAI_AUDITORS];
 } hai_record;
 
-/* Takes [heads][n] things of `size` bytes at the layout's end, rounded up to HAI_ALIGN; returns where they begin. */
+/* Takes [heads][n] things of `size` bytes at the layout's end, rounded up to HAI_ALIGN; returns where
+   they begin. */
 static size_t hai_take(hai_layout *layout, size_t heads, hai_index n, size_t size) {
   size_t begin = layout->scratch, bytes = hai_times(heads, hai_times((size_t)n, size));
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
@@ -3243,8 +3261,8 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, (size_t)tile->value_dim * lanes * sizeof(float));
 }
 
-/* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent of all
-   ones carries into the sign's place. */
+/* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent
+   of all ones carries into the sign's place. */
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
@@ -3269,7 +3287,8 @@ static int hai_tile_clean(const hai_tile *tile) {
   return 1;
 }
 
-/* Is any of the kernel's step of coordinates from t on, in a row that is hidden from some lane, not finite? */
+/* Is any of the kernel's step of coordinates from t on, in a row that is hidden from some lane, not
+   finite? */
 static int hai_tile_bad(const hai_tile *tile, hai_index t) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   uint64_t all = hai_lane_bits(0, tile->n);
@@ -3504,8 +3523,8 @@ static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n
   for (i = 0; i < n; i++) order[count[code[begin + i]]++] = (int32_t)(begin + i);
 }
 
-/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the counters take
-   its place. */
+/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the
+   counters take its place. */
 HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
   if (job->pairing && !hai_wanted(job)) return;
@@ -3618,12 +3637,6 @@ static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int a
     for (i = 0; i < tile->n; i++) square[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
   }
 }
-static float hai_largest_square(const hai_job *job, hai_index begin, hai_index end) {
-  const float *square = hai_square(job) - job->rect.key_begin;
-  float most = 0.0f;
-  for (; begin < end; begin++) most = square[begin] > most ? square[begin] : most;
-  return most;
-}
 
 /* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
    largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
@@ -3659,7 +3672,9 @@ HAI_APART void hai_stage_mass(hai_job *job) {
       if (plan->reporting) hai_add_squares(job, key, count, first == 0);
     }
   }
-  if (plan->reporting) hai_partial(job, job->chunk)[1] = hai_largest_square(job, begin, end);
+  if (plan->reporting)
+    hai_partial(job, job->chunk)[1] =
+        hai_largest(hai_square(job) + (begin - job->rect.key_begin), end - begin);
 }
 
 /* In four sums, since one would wait for itself. */
@@ -3929,19 +3944,6 @@ static void hai_pair_open(hai_job *job, hai_index first, int n, float *query) {
   plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
   tile->n = n;
   hai_tile_aim(tile, 0, n);
-}
-
-/* The largest of n numbers, NaN passed over; -inf of none. By four in turn, since one would wait for itself. */
-static float hai_largest(const float *x, hai_index n) {
-  float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
-  hai_index i;
-  for (i = 0; i + 4 <= n; i += 4) {
-    most0 = x[i] > most0 ? x[i] : most0, most1 = x[i + 1] > most1 ? x[i + 1] : most1;
-    most2 = x[i + 2] > most2 ? x[i + 2] : most2, most3 = x[i + 3] > most3 ? x[i + 3] : most3;
-  }
-  for (; i < n; i++) most0 = x[i] > most0 ? x[i] : most0;
-  most0 = most1 > most0 ? most1 : most0, most2 = most3 > most2 ? most3 : most2;
-  return most2 > most0 ? most2 : most0;
 }
 
 /* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. */
@@ -4229,10 +4231,8 @@ static void hai_attend_columns_capped(hai_job *job) {
       2.0f * hai_log(p->cap_epsilon) + hai_log((float)job->plan->sample_size) - hai_log(n * hai_log(n));
   hai_index value_dim = tile->value_dim,
             chunks = hai_ceil_div(hai_min(job->plan->sample_size, job->rect.n_query), HAI_TASK_QUERIES);
-  hai_index c, t;
-  for (c = 0; c < chunks && p->cap_kappa > 0.0f; c++)
-    least = hai_cap(job)[c] > least ? hai_cap(job)[c] : least;
-  if (p->cap_kappa > 0.0f) least -= hai_log(p->cap_kappa);
+  hai_index t;
+  if (p->cap_kappa > 0.0f) least = hai_largest(hai_cap(job), chunks) - hai_log(p->cap_kappa);
   for (i = 0; i < tile->n; i++) {
     block[i] = hai_state_lse(tile->m[i], tile->l[i]);
     clip[i] = p->cap_epsilon > 0.0f ? rate + hai_log_add(block[i], least) : hai_inf();
@@ -4974,10 +4974,9 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
       for (q = 0; q < n_query; q++, flat++) {
         char *out_a = hai_out_row(&a, i, h, q);
         const char *out_b = hai_row(&b, i, h, q);
-        int is_empty = lse_a[flat] == -hai_inf();
-        float lse = is_empty ? lse_b[flat] : hai_log_add(lse_a[flat], lse_b[flat]);
-        float weight_a = hai_share(lse_a[flat], lse);
-        float weight_b = is_empty && lse_b[flat] != -hai_inf() ? 1.0f : hai_share(lse_b[flat], lse);
+        int alone = lse_a[flat] == -hai_inf() && lse_b[flat] != -hai_inf(); /* b, finite or not */
+        float lse = hai_log_add(lse_a[flat], lse_b[flat]);
+        float weight_a = hai_share(lse_a[flat], lse), weight_b = alone ? 1.0f : hai_share(lse_b[flat], lse);
         if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
         for (t = 0; t < value_dim; t++) {
           float x = weight_b * hai_get(out_b, b.dtype, t);
