@@ -12,8 +12,8 @@ work=$(cd "${1:-../../build/cbmc}" && pwd)
 [ $# = 0 ] || shift
 skip() { echo "SKIP: cbmc: $1"; exit 77; }
 
-cbmc=$(command -v cbmc || echo "$work/root/usr/bin/cbmc")
-export LD_LIBRARY_PATH="$work/root/usr/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+cbmc=$(command -v cbmc || echo "$work/unpacked/usr/bin/cbmc")
+export LD_LIBRARY_PATH="$work/unpacked/usr/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 if ! "$cbmc" --version >/dev/null 2>&1; then
   command -v apt-get >/dev/null 2>&1 || skip "not installed, and no apt-get"
   cd "$work" && mkdir -p lists/partial cache/archives/partial
@@ -22,7 +22,7 @@ if ! "$cbmc" --version >/dev/null 2>&1; then
   options="-qq -o Dir::Etc::SourceList=$work/sources.list -o Dir::Etc::SourceParts=/dev/null
     -o Dir::State::Lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User="
   { apt-get $options update && apt-get $options download cbmc minisat; } >apt.log 2>&1 || skip "apt-get cannot get it"
-  for package in ./*.deb; do dpkg -x "$package" root; done
+  for package in ./*.deb; do dpkg -x "$package" unpacked; done
   "$cbmc" --version >/dev/null 2>&1 || skip "Debian 11's does not run here"
 fi
 
