@@ -29,12 +29,18 @@ if ! has_msan && command -v apt-get >/dev/null 2>&1 && command -v clang >/dev/nu
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev" >/dev/null || true
 fi
+has_valgrind() { command -v valgrind >/dev/null 2>&1; }
 
 quick="test sanitize ubsan msan fuzz"
 [ "${1:-}" != all ] || set -- "$quick valgrind cross"
 for preset in ${1:-$quick}; do
   case $preset in
   ubsan | msan) has_msan || { echo "SKIP: $preset: no clang with its sanitizers" && continue; } ;;
+  valgrind)
+    has_valgrind || { command -v apt-get >/dev/null 2>&1 &&
+      $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends valgrind >/dev/null; } || true
+    has_valgrind || { echo "SKIP: valgrind is not installed, and cannot be" && continue; }
+    ;;
   esac
   cmake --workflow --preset "$preset"
 done
