@@ -386,7 +386,7 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                   pinned_keys, probe_queries, group, lsh_bits)                         \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + ((size_t)4 << (lsh_bits)) +           \
    (size_t)4 * (lsh_bits) * (head_dim) + (size_t)8 * (pinned_keys) +                                   \
-   ((probe_queries) ? 768 + (size_t)4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +               \
+   ((probe_queries) ? 960 + (size_t)4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +               \
    ((group) ? (size_t)8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +    \
                   (size_t)4 * HYPERATTN_BOUND_LANES * (head_dim) + (size_t)(n) / 64                    \
             : 0) +                                                                                     \
@@ -400,7 +400,7 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                        ((value_dim) + 2)                                                               \
              : 0) +                                                                                    \
         ((group) ? ((size_t)(n) / ((group) + !(group)) + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) *  \
-                       (5 * (size_t)(head_dim) + 8 * ((block_size) / ((group) + !(group)) + 1))        \
+                       (5 * (size_t)(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))        \
                  : 0)))
 /* Their parts: rectangles of a level; what one tile of queries takes. */
 #define HYPERATTN_BOUND_RECTS(n, min_seq_len) ((size_t)(n) / (2 * (size_t)(min_seq_len)) + 1)
@@ -579,7 +579,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
-#define HAI_MAX_STEPS 22
+#define HAI_MAX_STEPS 24
 #define HAI_MAX_TILES 4              /* most tiles of an exact task, */
 #define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
@@ -595,10 +595,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose, */
 #define HAI_AUDITORS 192     /* and that see what the choice is worth, for the report; */
 #define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
-#define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
-#define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
-#define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
-#define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
+#define HAI_PLACES \
+  (HAI_AUDITORS + HAI_AUDITORS / HAI_JUDGE_RUN) /* their places, and beginnings of the runs */
+#define HAI_JUDGE_CHUNKS 16                     /* they meet its keys in at most so many tasks ... */
+#define HAI_JUDGE_KEYS 4096                     /* ... of at least so many keys */
+#define HAI_GOOD 0.1f /* at a fixed budget: error of columns alone that blocks need not better, */
+#define HAI_FAIR 0.4f /* and error that a second pairing need not better */
 
 /* Counts of rows, keys, floats and tasks' parts: as wide as a pointer, whatever the width of the caller's. */
 typedef ptrdiff_t hai_index;
@@ -2139,6 +2141,7 @@ typedef enum hai_stage {
   HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
   HAI_STAGE_ATTEND,
   HAI_STAGE_JUDGE,   /* judging, from here on: what held-out queries get from all keys */
+  HAI_STAGE_DRAFT,   /* sub-blocks of the held-out queries' groups */
   HAI_STAGE_TRY,     /* what the held-out queries get from a choice */
   HAI_STAGE_WITNESS, /* what other held-out queries get from all keys, */
   HAI_STAGE_AUDIT,   /* and from what was chosen */
@@ -2158,10 +2161,10 @@ typedef struct hai_step {
 typedef struct hai_layout {
   size_t lse; /* f32 [n_query]: of what each query has met so far */
   size_t out; /* f32 [n_query][value_dim]: the result so far, where out itself is not float32 */
-  size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket */
+  size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket; in the place of the choices, made later */
   size_t query_order,
       key_order;    /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
-  size_t mean;      /* f32 [n_means][head_dim]; shares its place with the buckets, done with by then */
+  size_t mean;      /* f32 [n_means][head_dim] */
   size_t span_mean; /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
   size_t partial;   /* f32 [n_partials][probe_queries][2]: m and l of a probe over a chunk of keys */
   size_t mass;      /* f32 [n_key]: column mass, then sampling weight before mixing */
@@ -2172,7 +2175,7 @@ typedef struct hai_layout {
   size_t pins;      /* i32 [n_rects][max_pins] */
   size_t columns;   /* hai_column [n_rects][max_columns + max_wide] */
   size_t counts;    /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
-  size_t choice;    /* i32 [n_pairings][n_choices][take]: sub-blocks of each query group, ascending */
+  size_t choice;    /* i32 [n_choices][take]: sub-blocks of each query group, ascending */
   size_t verdict;   /* hai_verdict [n_rects] */
   size_t record;    /* hai_record [all rectangles] */
   size_t cap;       /* f32 [cap_chunks]: ln of the largest residual sum */
@@ -2458,7 +2461,8 @@ static void hai_add_step(hai_plan *plan, int wanted, hai_stage stage, int pairin
 }
 
 /* The steps of a level. Cheap choices are tried before dear ones, and those that a settled rectangle does not
-   need do nothing. */
+   need do nothing. A trial pairs no more groups than the held-out queries have; the choice then pairs all.
+   The last trial's means are in place for that, those of one before it are made again. */
 static void hai_resolve_steps(hai_plan *plan) {
   int pairing;
   plan->n_once = plan->problem->causal || !plan->outer;
@@ -2479,8 +2483,12 @@ static void hai_resolve_steps(hai_plan *plan) {
     hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_HASH, pairing);
     hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_ORDER, pairing);
     hai_add_step(plan, plan->by_score, HAI_STAGE_MEANS, pairing);
-    hai_add_step(plan, plan->by_score, HAI_STAGE_PAIR, pairing);
+    hai_add_step(plan, plan->by_score && plan->choosing, HAI_STAGE_DRAFT, pairing);
     hai_add_step(plan, plan->choosing, HAI_STAGE_TRY, pairing);
+  }
+  while (pairing-- > 0) {
+    hai_add_step(plan, plan->by_score && pairing < plan->n_pairings - 1, HAI_STAGE_MEANS, pairing);
+    hai_add_step(plan, plan->by_score, HAI_STAGE_PAIR, pairing);
   }
   hai_add_step(plan, hai_capping(plan), HAI_STAGE_CAP, 0);
   hai_add_step(plan, plan->reporting, HAI_STAGE_WITNESS, 0);
@@ -2607,15 +2615,15 @@ typedef enum hai_recipe {
 typedef struct hai_verdict {
   int32_t recipe, pairing;
   int32_t settled; /* no further trials */
-  int32_t paired;  /* how many pairings were made */
+  int32_t tried;   /* how many pairings were */
   float error;     /* relative error of the held-out queries */
 } hai_verdict;
 
 /* What the report keeps of a rectangle and head. */
 typedef struct hai_record {
-  int32_t recipe, pairings; /* how many pairings were made */
-  int32_t n;                /* held-out queries */
-  float keys;               /* that a query meets */
+  int32_t recipe, tried; /* how many pairings were */
+  int32_t n;             /* held-out queries */
+  float keys;            /* that a query meets */
   float alpha, kappa;
   struct {
     int32_t row;                /* -1: nothing to say */
@@ -2673,7 +2681,7 @@ static size_t hai_stage_bytes(const hai_plan *plan) {
   }
   if (plan->choosing || plan->reporting) /* places in the order; lse after blocks and pins; m, l, o */
     most = hai_most(most,
-                    HAI_AUDITORS * sizeof(int32_t) + lanes * (4 + (size_t)plan->value_dim) * sizeof(float));
+                    HAI_PLACES * sizeof(int32_t) + lanes * (4 + (size_t)plan->value_dim) * sizeof(float));
   return most;
 }
 
@@ -2713,12 +2721,13 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->lse = hai_take(y, heads, resting ? n_query : 0, each);
   y->out = hai_take(y, heads, resting && !hai_is_f32(plan->problem->out.dtype) ? n_query : 0,
                     each * (size_t)plan->value_dim);
-  y->query_code = hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
-  y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
+  y->choice = hai_take(y, heads, y->n_choices, hai_times((size_t)plan->take, sizeof(int32_t)));
   least = y->scratch;
-  y->scratch = y->mean = y->query_code; /* the buckets' place */
-  hai_take(y, kv_heads, y->n_means, each * (size_t)plan->head_dim);
+  y->scratch = y->query_code = y->choice; /* the choices' place */
+  hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
+  y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
   y->scratch = hai_most(y->scratch, least);
+  y->mean = hai_take(y, kv_heads, y->n_means, each * (size_t)plan->head_dim);
   y->query_order = hai_take(y, heads, sorting ? n_query : 0, sizeof(int32_t));
   y->key_order = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(int32_t));
   y->span_mean = hai_take(y, kv_heads, y->n_spans, each * (size_t)plan->head_dim);
@@ -2734,8 +2743,6 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->columns =
       hai_take(y, heads, rects, hai_times((size_t)(y->max_columns + y->max_wide), sizeof(hai_column)));
   y->counts = hai_take(y, heads, hyper ? rects : 0, 3 * sizeof(int32_t));
-  y->choice =
-      hai_take(y, heads, y->n_choices * plan->n_pairings, hai_times((size_t)plan->take, sizeof(int32_t)));
   y->verdict = hai_take(y, heads, choosing ? rects : 0, sizeof(hai_verdict));
   y->record = hai_take(y, heads, y->n_records, sizeof(hai_record));
   y->cap = hai_take(y, heads, y->cap_chunks, each);
@@ -2975,16 +2982,18 @@ static int32_t *hai_choice(const hai_job *job, hai_index group) {
   const hai_plan *plan = job->plan;
   hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
   return hai_ints(job, plan->layout.choice) +
-         ((hai_flat_head(job) * plan->n_pairings + job->pairing) * plan->layout.n_choices + first + group) *
-             plan->take;
+         (hai_flat_head(job) * plan->layout.n_choices + first + group) * plan->take;
 }
 static hai_verdict *hai_verdict_of(const hai_job *job) {
   return (hai_verdict *)(void *)(job->base + job->plan->layout.verdict) +
          hai_flat_head(job) * job->plan->max_rects + job->rect.index;
 }
+static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
+  return verdict->pairing == pairing && (verdict->recipe == HAI_BLOCKS || verdict->recipe == HAI_BOTH);
+}
 static void hai_verdict_open(hai_verdict *verdict) {
   verdict->recipe = HAI_BLOCKS;
-  verdict->pairing = verdict->settled = verdict->paired = 0;
+  verdict->pairing = verdict->settled = verdict->tried = 0;
   verdict->error = hai_inf();
 }
 static hai_record *hai_record_of(const hai_job *job) {
@@ -3460,15 +3469,17 @@ static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
   }
 }
 
-/* Is a later pairing called for: by this head, or in tasks of a kv head by any of its heads? */
+/* Is a pairing called for by job->head: to be tried, or once it was, as the choice? In tasks of a kv head, by
+   any of its heads? */
 static int hai_wanted(const hai_job *job) {
   hai_job each = *job;
-  hai_index group = job->plan->heads_per_kv, i;
+  hai_index n = job->plan->heads_per_kv;
   if (!job->plan->choosing) return 1;
-  if (job->head >= 0) return !hai_verdict_of(job)->settled;
-  for (i = 0; i < group; i++) {
-    each.head = job->kv_head * group + i;
-    if (!hai_verdict_of(&each)->settled) return 1;
+  for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
+    const hai_verdict *verdict = hai_verdict_of(&each);
+    if (job->head >= 0 && job->head != each.head) continue;
+    if (verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing))
+      return 1;
   }
   return 0;
 }
@@ -3909,13 +3920,24 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
+/* Was this pairing the last that any head of the kv head tried? */
+static int hai_means_in_place(const hai_job *job) {
+  hai_job each = *job;
+  hai_index n = job->plan->heads_per_kv;
+  int tried = 0;
+  if (!job->plan->choosing) return 0;
+  for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++)
+    tried = hai_verdict_of(&each)->tried > tried ? hai_verdict_of(&each)->tried : tried;
+  return tried == job->pairing + 1;
+}
+
 /* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head,
    stay out. */
 HAI_APART void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index parts = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
   hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
-  if (!hai_wanted(job)) return;
+  if (!hai_wanted(job) || hai_means_in_place(job)) return;
   for (i = begin; i < end; i++)
     hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
                  plan->sink_keys, hai_mean(job) + i * dim);
@@ -3928,98 +3950,136 @@ HAI_APART void hai_stage_means(hai_job *job) {
   }
 }
 
-/* Mean queries of groups first .. first + n - 1 into the lanes. */
-static void hai_pair_open(hai_job *job, hai_index first, int n, float *query) {
+/* Pairing's scratch. */
+typedef struct hai_pair_room {
+  uint64_t *best; /* [lanes][take] candidates of each lane, or the best spans */
+  int32_t *span;  /* [2 take] */
+  float *query;   /* [lanes][head_dim]: mean queries */
+  float *reach;   /* [spans]: best score of any lane */
+} hai_pair_room;
+
+static hai_pair_room hai_pair_room_of(const hai_job *job) {
+  hai_index lanes = job->plan->kernel->lanes, take = job->plan->take;
+  hai_pair_room room;
+  room.best = (uint64_t *)(void *)job->scratch;
+  room.span = (int32_t *)(void *)(room.best + lanes * take);
+  room.query = (float *)(void *)(room.span + 2 * take);
+  room.reach = room.query + lanes * job->plan->head_dim;
+  return room;
+}
+
+/* Puts the next of the wanted query groups (bits, groups first .. first + 63) that no lane holds yet into the
+   lanes, their means packed: none from bit `end` on, no more than fit. Returns the bits beyond them. */
+static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, int end) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, n_query = job->rect.n_query;
   hai_index groups = hai_query_parts(plan, n_query, job->rect.n_key);
-  int i;
-  for (i = 0; i < plan->kernel->lanes; i++) {
-    tile->row[i] = i < n ? query + i * dim : NULL;
-    if (i < n)
-      hai_mean_row(job, 0, hai_cut(n_query, groups, first + i), hai_cut(n_query, groups, first + i + 1), 0,
-                   query + i * dim);
+  float *query = hai_pair_room_of(job).query;
+  int lanes = plan->kernel->lanes, n = 0, i;
+  for (i = 0; i < end && n < lanes; i++) {
+    hai_index id = first + i;
+    if (!(wanted >> i & 1)) continue;
+    hai_mean_row(job, 0, hai_cut(n_query, groups, id), hai_cut(n_query, groups, id + 1), 0,
+                 query + n * dim);
+    tile->group[n].id = (int32_t)id;
+    tile->row[n] = query + n * dim;
+    n++;
   }
+  wanted &= ~hai_lane_bits(0, i);
+  for (i = n; i < lanes; i++) tile->row[i] = NULL;
   plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
   tile->n = n;
   hai_tile_aim(tile, 0, n);
+  return wanted;
 }
 
-/* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. */
-static int hai_pair_spans(hai_job *job, hai_index first, int n, float *query, uint64_t *best, int32_t *span,
-                          float *reach) {
+/* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. The last of
+   the groups stay in the lanes. */
+static int hai_pair_spans(hai_job *job, hai_index first, int n) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
+  hai_pair_room room = hai_pair_room_of(job);
   hai_index dim = plan->head_dim, s;
   hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
-  int lanes = plan->kernel->lanes, held = 0, at, j;
-  for (at = 0; at < n; at += lanes) {
-    hai_pair_open(job, first + at, (int)hai_min(lanes, n - at), query);
+  uint64_t all = hai_lane_bits(0, n), rest = all;
+  int lanes = plan->kernel->lanes, held = 0, j;
+  while (rest) {
+    int anew = rest == all;
+    rest = hai_pair_open(job, first, rest, n);
     for (s = 0; s < spans; s += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, spans - s);
       for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (j = 0; j < count; j++) {
         float most = hai_largest(tile->score + j * lanes, tile->n);
-        reach[s + j] = at && reach[s + j] > most ? reach[s + j] : most;
+        room.reach[s + j] = !anew && room.reach[s + j] > most ? room.reach[s + j] : most;
       }
     }
   }
-  for (s = 0; s < spans; s++) hai_offer(best, &held, 2 * plan->take, hai_candidate(reach[s], (int32_t)s));
-  hai_heap_ids(best, held, span);
+  for (s = 0; s < spans; s++)
+    hai_offer(room.best, &held, 2 * plan->take, hai_candidate(room.reach[s], (int32_t)s));
+  hai_heap_ids(room.best, held, room.span);
   return held;
 }
 
-/* Each query group takes the sub-blocks whose mean key its mean query likes best. In large rectangles,
-   HAI_PAIR_GROUPS neighbouring groups first choose 2 * take spans of sub-blocks together and look only
-   there. Cost: (queries / query_group) * (keys / key_group) products of head_dim; in two levels, a
-   HAI_PAIR_SPAN-th of that and 2 * take * HAI_PAIR_SPAN products a group. */
-HAI_APART void hai_stage_pair(hai_job *job) {
+/* Each group in the lanes takes the sub-blocks whose mean key its mean query likes best, of some spans
+   (span[0 .. spans - 1]; NULL: the first). */
+static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index dim = plan->head_dim, n_query = job->rect.n_query, n_key = job->rect.n_key, first, s;
-  hai_index groups = hai_query_parts(plan, n_query, n_key), blocks = hai_key_parts(plan, n_key);
-  hai_index end = hai_min((job->chunk + 1) * HAI_TASK_GROUPS, groups),
-            spans = hai_ceil_div(blocks, HAI_PAIR_SPAN);
-  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks),
-      two = hai_two_levels(plan, n_key), i, j, n;
-  uint64_t *best = (uint64_t *)(void *)job->scratch;
-  int32_t *span = (int32_t *)(void *)(best + (hai_index)lanes * plan->take);
-  float *query = (float *)(void *)(span + 2 * plan->take), *reach = query + lanes * dim;
-  if (!hai_wanted(job)) return;
-  for (first = job->chunk * HAI_TASK_GROUPS; first < end; first += n) {
-    hai_index stop = two ? hai_min(end, (first / HAI_PAIR_GROUPS + 1) * HAI_PAIR_GROUPS) : end;
-    int anew = two && first % HAI_PAIR_GROUPS == 0; /* the first of those that choose spans together */
-    n = (int)hai_min(lanes, stop - first);
-    if (anew) spans = hai_pair_spans(job, first, (int)(stop - first), query, best, span, reach);
-    if (!anew || first + n < stop) hai_pair_open(job, first, n, query); /* else the tile holds them still */
-    HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
-    for (s = 0; s < spans;) {
-      int count = 0;
-      for (; s < spans && count + HAI_PAIR_SPAN <= HAI_CHUNK; s++) {
-        hai_index block = (two ? span[s] : s) * HAI_PAIR_SPAN,
-                  last = hai_min(block + HAI_PAIR_SPAN, blocks);
-        for (; block < last; block++, count++) {
-          tile->key[count] = hai_mean(job) + block * dim;
-          tile->id[count] = (int32_t)block;
-        }
-      }
-      plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
-      for (i = 0; i < n; i++) {
-        uint64_t *heap = best + (hai_index)i * plan->take;
-        float least = tile->held[i] < take ? hai_float(0x7fc00000u) : hai_candidate_value(heap[0]);
-        for (j = 0; j < count; j++) {
-          float score = tile->score[j * lanes + i];
-          if (score <= least) continue; /* not while `least` is NaN; ids ascend: a tie changes nothing */
-          hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
-          if (tile->held[i] == take) least = hai_candidate_value(heap[0]);
-        }
+  hai_pair_room room = hai_pair_room_of(job);
+  hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), s;
+  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), i, j;
+  HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
+  for (s = 0; s < spans;) {
+    int count = 0;
+    for (; s < spans && count + HAI_PAIR_SPAN <= HAI_CHUNK; s++) {
+      hai_index block = (span ? span[s] : s) * HAI_PAIR_SPAN, last = hai_min(block + HAI_PAIR_SPAN, blocks);
+      for (; block < last; block++, count++) {
+        tile->key[count] = hai_mean(job) + block * dim;
+        tile->id[count] = (int32_t)block;
       }
     }
-    for (i = 0; i < n; i++)
-      hai_heap_ids(best + (hai_index)i * plan->take, take, hai_choice(job, first + i));
+    plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+    for (i = 0; i < tile->n; i++) {
+      uint64_t *heap = room.best + (hai_index)i * plan->take;
+      float least = tile->held[i] < take ? hai_float(0x7fc00000u) : hai_candidate_value(heap[0]);
+      for (j = 0; j < count; j++) {
+        float score = tile->score[j * lanes + i];
+        if (score <= least) continue; /* not while `least` is NaN; ids ascend: a tie changes nothing */
+        hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
+        if (tile->held[i] == take) least = hai_candidate_value(heap[0]);
+      }
+    }
   }
+  for (i = 0; i < tile->n; i++)
+    hai_heap_ids(room.best + (hai_index)i * plan->take, take, hai_choice(job, tile->group[i].id));
+}
+
+/* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
+   neighbours first choose 2 * take spans of sub-blocks together, wanted or not, and look only there. Cost, a
+   group: keys / key_group products of head_dim; in two levels, a HAI_PAIR_SPAN-th of that and 2 * take *
+   HAI_PAIR_SPAN. */
+static void hai_pair_groups(hai_job *job, uint64_t wanted) {
+  hai_index first = job->chunk * HAI_TASK_GROUPS, n_key = job->rect.n_key;
+  hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
+  hai_index spans = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_PAIR_SPAN);
+  int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
+  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
+    int end = (int)hai_min(begin + step, groups - first);
+    uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
+    int in_lanes = two && rest == all && end - begin <= job->plan->kernel->lanes;
+    if (rest && two) spans = hai_pair_spans(job, first + begin, end - begin);
+    while (rest) {
+      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end);
+      hai_pair_tile(job, two ? hai_pair_room_of(job).span : NULL, spans);
+    }
+  }
+}
+
+HAI_APART void hai_stage_pair(hai_job *job) {
+  if (hai_wanted(job)) hai_pair_groups(job, ~(uint64_t)0);
 }
 
 /* ==== 9. Attention ===================================================================================
@@ -4343,17 +4403,49 @@ static void hai_gather_truth(const hai_job *job) {
     }
 }
 
-/* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
+/* First rows of the runs of held-out queries, ascending. */
+static int hai_judge_begins(const hai_job *job, int32_t *begin) {
+  int n = (int)(hai_n_judges(job) + HAI_JUDGE_RUN - 1) / HAI_JUDGE_RUN, run;
+  for (run = 0; run < n; run++) begin[run] = (int32_t)hai_judge_row(job, run * HAI_JUDGE_RUN);
+  return n;
+}
+
+/* Which held-out query is a row, by the runs' beginnings; -1: none. */
+static int hai_judge_at(const hai_job *job, const int32_t *begin, hai_index row) {
+  hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
+  if (hai_all_judge(job)) return (int)at;
+  run = hai_part_of(n, hai_judge_runs(job), at);
+  ahead = row - begin[run];
+  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? (int)(run * HAI_JUDGE_RUN + ahead) : -1;
+}
+
+/* Places of the held-out queries in the pairing's order; room for HAI_PLACES. Cost: O(n_query) if that is
+   sorted. */
 static void hai_judge_places(const hai_job *job, int32_t *place) {
   const int32_t *order = hai_query_order(job);
-  hai_index runs = hai_judge_runs(job), n = job->rect.n_query, begin = job->rect.query_begin, at;
+  int32_t *begin = place + HAI_AUDITORS;
+  hai_index at;
   int judges = hai_n_judges(job), i;
-  for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - begin);
-  for (at = 0; order && at < n; at++) {
-    hai_index run = hai_all_judge(job) ? 0 : hai_part_of(n, runs, order[at] - begin) * HAI_JUDGE_RUN;
-    hai_index ahead = order[at] - hai_judge_row(job, run);
-    if (ahead >= 0 && ahead < (hai_all_judge(job) ? n : HAI_JUDGE_RUN)) place[run + ahead] = (int32_t)at;
-  }
+  for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - job->rect.query_begin);
+  hai_judge_begins(job, begin);
+  for (at = 0; order && at < job->rect.n_query; at++)
+    if ((i = hai_judge_at(job, begin, order[at])) >= 0) place[i] = (int32_t)at;
+}
+
+/* Pairs the groups of the held-out queries among this task's HAI_TASK_GROUPS. */
+HAI_APART void hai_stage_draft(hai_job *job) {
+  const int32_t *order = hai_query_order(job);
+  hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key),
+            first = job->chunk * HAI_TASK_GROUPS, at, end;
+  int32_t begin[HAI_JUDGES / HAI_JUDGE_RUN];
+  uint64_t held = 0;
+  int i;
+  if (!hai_wanted(job)) return;
+  hai_judge_begins(job, begin);
+  for (i = 0; i < HAI_TASK_GROUPS && first + i < groups; i++)
+    for (at = hai_cut(n, groups, first + i), end = hai_cut(n, groups, first + i + 1); at < end; at++)
+      if (hai_judge_at(job, begin, hai_at(order, job->rect.query_begin, at)) >= 0) held |= (uint64_t)1 << i;
+  hai_pair_groups(job, held);
 }
 
 /* The sub-blocks that hold the columns in this pairing; they were drawn for another, ascending by position.
@@ -4465,13 +4557,13 @@ HAI_APART void hai_stage_try(hai_job *job) {
       n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
   hai_index size = (2 + plan->value_dim) * lanes;
   int32_t *place = (int32_t *)(void *)job->scratch;
-  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
+  float *blocks = (float *)(void *)(place + HAI_PLACES), *pins = blocks + lanes, *state = pins + lanes;
   hai_recipe recipe[2];
   float sum[2] = {0.0f, 0.0f}, norm = 0.0f; /* of |out' - out|^2, and of |out|^2 */
   int first, n, i, c;
   if (job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0)) hai_gather_truth(job);
   if (hai_verdict_of(job)->settled) return;
-  if (!alone) hai_verdict_of(job)->paired = job->pairing + 1;
+  if (!alone) hai_verdict_of(job)->tried = job->pairing + 1;
   if (job->pairing == 1) hai_place_columns(job);
   hai_judge_places(job, place);
   recipe[0] = alone ? HAI_COLUMNS : HAI_BLOCKS;
@@ -4511,10 +4603,10 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
   hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
   int32_t *place = (int32_t *)(void *)job->scratch;
-  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes;
+  float *blocks = (float *)(void *)(place + HAI_PLACES), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
   record->recipe = (int32_t)recipe;
-  record->pairings = plan->choosing ? hai_verdict_of(job)->paired : 1;
+  record->tried = plan->choosing ? hai_verdict_of(job)->tried : 0;
   record->n = judges;
   for (c = 0; c < chunks && plan->probing; c++)
     peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
@@ -4614,10 +4706,16 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
 
 /* Key-query pairs of a rectangle's probing, judging and pairing. The report's own are not counted. */
 static float hai_overhead(const hai_job *job, const hai_record *record) {
-  float probes = job->plan->probing ? (float)hai_n_probes(job) : 0.0f;
-  if (job->plan->choosing) probes += (float)hai_n_judges(job);
-  return (float)job->rect.n_key * probes +
-         (float)record->pairings * (float)hai_pairing_pairs(job->plan, job->rect.n_query, job->rect.n_key);
+  const hai_plan *plan = job->plan;
+  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_min(HAI_JUDGES, n_query);
+  float probes = plan->probing ? (float)hai_n_probes(job) : 0.0f, pairs = 0.0f;
+  if (plan->choosing) probes += (float)judges;
+  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH)
+    pairs = (float)hai_pairing_pairs(plan, n_query, n_key);
+  if (record->tried) /* of the held-out queries' groups */
+    pairs += (float)record->tried *
+             (float)hai_pairing_pairs(plan, hai_min(n_query, judges * plan->query_group), n_key);
+  return (float)n_key * probes + pairs;
 }
 
 /* One head's report. Cost: O(n_query * value_dim). */
@@ -4710,6 +4808,7 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
     case HAI_STAGE_MASS:
     case HAI_STAGE_WEIGH: g.chunks = hai_probe_chunks(n_key); break;
     case HAI_STAGE_PAIR:
+    case HAI_STAGE_DRAFT:
       g.chunks = hai_ceil_div(hai_query_parts(plan, n_query, n_key), HAI_TASK_GROUPS);
       break;
     case HAI_STAGE_CAP:
@@ -4785,6 +4884,7 @@ static void hai_run_hyper(hai_job *job, hai_stage stage) {
 
 static void hai_run_judging(hai_job *job, hai_stage stage) {
   switch (stage) {
+    case HAI_STAGE_DRAFT: hai_stage_draft(job); break;
     case HAI_STAGE_TRY: hai_stage_try(job); break;
     case HAI_STAGE_AUDIT: hai_stage_audit(job); break;
     case HAI_STAGE_REPORT: hai_stage_report(job); break;
@@ -5033,6 +5133,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_JUDGES
 #undef HAI_AUDITORS
 #undef HAI_JUDGE_RUN
+#undef HAI_PLACES
 #undef HAI_JUDGE_CHUNKS
 #undef HAI_JUDGE_KEYS
 #undef HAI_GOOD

@@ -145,8 +145,8 @@ typedef struct options {
 
 enum { STAGES = HAI_STAGE_REPORT + 1 };
 static const char *const stage_names[STAGES] = {  // in the order of hai_stage
-    "exact",   "hash", "order", "means",  "probe", "sum", "mass",    "pin",   "weigh",
-    "columns", "pair", "cap",   "attend", "judge", "try", "witness", "audit", "report"};
+    "exact", "hash", "order",  "means", "probe", "sum", "mass",    "pin",   "weigh", "columns",
+    "pair",  "cap",  "attend", "judge", "draft", "try", "witness", "audit", "report"};
 
 static void print_stages(const hyperattn_problem *p, const hyperattn_params *params, void *workspace) {
   hai_plan plan;

@@ -92,9 +92,10 @@ static int parts_of(const hai_plan *plan, part *parts) {
 #define PART(name, things, size) parts[n].begin = y->name, parts[n++].bytes = (things) * (double)(size)
   PART(lse, heads * n_query, hai_resting(plan) ? 4 : 0);
   PART(out, heads * n_query * (double)plan->value_dim, hai_resting(plan) && !is_f32 ? 4 : 0);
-  PART(mean, kv_heads * (double)y->n_means * (double)plan->head_dim, 4);
+  PART(choice, heads * (double)y->n_choices * (double)plan->take, 4);
   PART(query_code, heads * n_query, sorting ? 2 : 0);
   PART(key_code, kv_heads * n_key, sorting ? 2 : 0);
+  PART(mean, kv_heads * (double)y->n_means * (double)plan->head_dim, 4);
   PART(query_order, heads * n_query, sorting ? 4 : 0);
   PART(key_order, kv_heads * n_key, sorting ? 4 : 0);
   PART(span_mean, kv_heads * (double)y->n_spans * (double)plan->head_dim, 4);
@@ -106,7 +107,6 @@ static int parts_of(const hai_plan *plan, part *parts) {
   PART(pins, rects * (double)y->max_pins, 4);
   PART(columns, rects * (double)(y->max_columns + y->max_wide), sizeof(hai_column));
   PART(counts, rects, hyper ? 12 : 0);
-  PART(choice, heads * (double)y->n_choices * (double)plan->n_pairings * (double)plan->take, 4);
   PART(verdict, rects, hyper && plan->choosing ? sizeof(hai_verdict) : 0);
   PART(record, heads * (double)y->n_records, sizeof(hai_record));
   PART(cap, heads * (double)y->cap_chunks, 4);
@@ -430,8 +430,8 @@ static void check_sizes(const hyperattn_problem *p, const hyperattn_params *a, i
   }
   int n = parts_of(&plan, parts);
   for (int i = 0; i < n; i++) sum += parts[i].bytes;
-  /* of the parts that share a place, the larger counts: mean or buckets; truths or masses */
-  sum -= fmin(parts[2].bytes, parts[3].bytes + parts[4].bytes) + fmin(parts[9].bytes, parts[10].bytes);
+  /* of the parts that share a place, the larger counts: choices or buckets; truths or masses */
+  sum -= fmin(parts[2].bytes, parts[3].bytes + parts[4].bytes) + fmin(parts[10].bytes, parts[11].bytes);
   sum += (double)plan.layout.scratch_bytes * (double)workers;
   if (status != HYPERATTN_OK || !size) {
     assert_above(sum, 0.99 * most);
