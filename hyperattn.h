@@ -386,7 +386,7 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                   pinned_keys, probe_queries, group, lsh_bits)                         \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + ((size_t)4 << (lsh_bits)) +           \
    (size_t)4 * (lsh_bits) * (head_dim) + (size_t)8 * (pinned_keys) +                                   \
-   ((probe_queries) ? 960 + (size_t)4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +               \
+   ((probe_queries) ? 1280 + (size_t)4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +              \
    ((group) ? (size_t)8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +    \
                   (size_t)4 * HYPERATTN_BOUND_LANES * (head_dim) + (size_t)(n) / 64                    \
             : 0) +                                                                                     \
@@ -595,12 +595,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose, */
 #define HAI_AUDITORS 192     /* and that see what the choice is worth, for the report; */
 #define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
-#define HAI_PLACES \
-  (HAI_AUDITORS + HAI_AUDITORS / HAI_JUDGE_RUN) /* their places, and beginnings of the runs */
-#define HAI_JUDGE_CHUNKS 16                     /* they meet its keys in at most so many tasks ... */
-#define HAI_JUDGE_KEYS 4096                     /* ... of at least so many keys */
-#define HAI_GOOD 0.1f /* at a fixed budget: error of columns alone that blocks need not better, */
-#define HAI_FAIR 0.4f /* and error that a second pairing need not better */
+#define HAI_SIEVE 128        /* words of 32 bits */
+#define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
+#define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
+#define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
+#define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
 
 /* Counts of rows, keys, floats and tasks' parts: as wide as a pointer, whatever the width of the caller's. */
 typedef ptrdiff_t hai_index;
@@ -2680,8 +2679,8 @@ static size_t hai_stage_bytes(const hai_plan *plan) {
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
   if (plan->choosing || plan->reporting) /* places in the order; lse after blocks and pins; m, l, o */
-    most = hai_most(most,
-                    HAI_PLACES * sizeof(int32_t) + lanes * (4 + (size_t)plan->value_dim) * sizeof(float));
+    most = hai_most(most, (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) +
+                              lanes * (4 + (size_t)plan->value_dim) * sizeof(float));
   return most;
 }
 
@@ -4403,33 +4402,40 @@ static void hai_gather_truth(const hai_job *job) {
     }
 }
 
-/* First rows of the runs of held-out queries, ascending. */
-static int hai_judge_begins(const hai_job *job, int32_t *begin) {
-  int n = (int)(hai_n_judges(job) + HAI_JUDGE_RUN - 1) / HAI_JUDGE_RUN, run;
-  for (run = 0; run < n; run++) begin[run] = (int32_t)hai_judge_row(job, run * HAI_JUDGE_RUN);
-  return n;
+/* A few rows of many are looked for by their last twelve bits before anything dearer: HAI_SIEVE words. */
+static void hai_sieve_clear(uint32_t *sieve) { HYPERATTN_MEMSET(sieve, 0, HAI_SIEVE * sizeof(uint32_t)); }
+static void hai_sieve_add(uint32_t *sieve, hai_index row) {
+  sieve[row / 32 % HAI_SIEVE] |= (uint32_t)1 << row % 32;
+}
+static int hai_sieve_holds(const uint32_t *sieve, hai_index row) {
+  return (int)(sieve[row / 32 % HAI_SIEVE] >> row % 32 & 1);
 }
 
-/* Which held-out query is a row, by the runs' beginnings; -1: none. */
-static int hai_judge_at(const hai_job *job, const int32_t *begin, hai_index row) {
+static void hai_judge_sieve(const hai_job *job, uint32_t *sieve) {
+  int n = hai_n_judges(job), i;
+  hai_sieve_clear(sieve);
+  for (i = 0; i < n; i++) hai_sieve_add(sieve, hai_judge_row(job, i));
+}
+
+/* Which held-out query is a row, by their sieve; -1: none. */
+static int hai_judge_at(const hai_job *job, const uint32_t *sieve, hai_index row) {
   hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
+  if (!hai_sieve_holds(sieve, row)) return -1;
   if (hai_all_judge(job)) return (int)at;
-  run = hai_part_of(n, hai_judge_runs(job), at);
-  ahead = row - begin[run];
-  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? (int)(run * HAI_JUDGE_RUN + ahead) : -1;
+  run = hai_part_of(n, hai_judge_runs(job), at) * HAI_JUDGE_RUN;
+  ahead = row - hai_judge_row(job, run);
+  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? (int)(run + ahead) : -1;
 }
 
-/* Places of the held-out queries in the pairing's order; room for HAI_PLACES. Cost: O(n_query) if that is
-   sorted. */
-static void hai_judge_places(const hai_job *job, int32_t *place) {
+/* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
+static void hai_judge_places(const hai_job *job, int32_t *place, uint32_t *sieve) {
   const int32_t *order = hai_query_order(job);
-  int32_t *begin = place + HAI_AUDITORS;
-  hai_index at;
+  hai_index n = order ? job->rect.n_query : 0, at;
   int judges = hai_n_judges(job), i;
+  hai_judge_sieve(job, sieve);
   for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - job->rect.query_begin);
-  hai_judge_begins(job, begin);
-  for (at = 0; order && at < job->rect.n_query; at++)
-    if ((i = hai_judge_at(job, begin, order[at])) >= 0) place[i] = (int32_t)at;
+  for (at = 0; at < n; at++)
+    if ((i = hai_judge_at(job, sieve, order[at])) >= 0) place[i] = (int32_t)at;
 }
 
 /* Pairs the groups of the held-out queries among this task's HAI_TASK_GROUPS. */
@@ -4437,40 +4443,49 @@ HAI_APART void hai_stage_draft(hai_job *job) {
   const int32_t *order = hai_query_order(job);
   hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key),
             first = job->chunk * HAI_TASK_GROUPS, at, end;
-  int32_t begin[HAI_JUDGES / HAI_JUDGE_RUN];
+  uint32_t *sieve = (uint32_t *)(void *)job->scratch; /* before pairing takes its place */
   uint64_t held = 0;
   int i;
   if (!hai_wanted(job)) return;
-  hai_judge_begins(job, begin);
+  hai_judge_sieve(job, sieve);
   for (i = 0; i < HAI_TASK_GROUPS && first + i < groups; i++)
     for (at = hai_cut(n, groups, first + i), end = hai_cut(n, groups, first + i + 1); at < end; at++)
-      if (hai_judge_at(job, begin, hai_at(order, job->rect.query_begin, at)) >= 0) held |= (uint64_t)1 << i;
+      if (hai_judge_at(job, sieve, hai_at(order, job->rect.query_begin, at)) >= 0) held |= (uint64_t)1 << i;
   hai_pair_groups(job, held);
 }
 
+/* Tells the column that is `key` its sub-block; columns ascend by key. */
+static void hai_place_column(hai_column *column, int32_t n, int32_t key, int32_t block) {
+  int32_t low = 0;
+  while (low < n) {
+    int32_t middle = low + (n - low) / 2;
+    if (column[middle].key == key) column[middle].block = block;
+    if (column[middle].key < key)
+      low = middle + 1;
+    else
+      n = middle;
+  }
+}
+
 /* The sub-blocks that hold the columns in this pairing; they were drawn for another, ascending by position.
-   Cost: O(n_key log columns) for a sorted order. */
-static void hai_place_columns(const hai_job *job) {
+   Cost: O(n_key) for a sorted order, and a binary search for about one key in ten. */
+static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
   const int32_t *order = hai_key_order(job);
-  hai_index n_key = job->rect.n_key, begin = job->rect.key_begin, parts = hai_key_parts(job->plan, n_key),
-            rank;
+  hai_index n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
+  int32_t i, block;
   int wide;
-  for (wide = 0; wide < 2; wide++) {
-    hai_column *column = hai_columns(job, wide);
-    int32_t n = hai_counts(job)[1 + wide], low, high;
-    for (low = 0; !order && low < n; low++)
-      column[low].block = (int32_t)hai_part_of(n_key, parts, column[low].key - begin);
-    for (rank = 0; order && rank < n_key; rank++) {
-      for (low = 0, high = n; low < high;) {
-        int32_t middle = low + (high - low) / 2;
-        if (column[middle].key < order[rank])
-          low = middle + 1;
-        else
-          high = middle;
-      }
-      if (low < n && column[low].key == order[rank])
-        column[low].block = (int32_t)hai_part_of(n_key, parts, rank);
+  hai_sieve_clear(sieve);
+  for (wide = 0; wide < 2; wide++)
+    for (i = 0; i < hai_counts(job)[1 + wide]; i++) {
+      hai_column *column = hai_columns(job, wide) + i;
+      hai_sieve_add(sieve, column->key);
+      column->block = (int32_t)hai_part_of(n_key, parts, column->key - job->rect.key_begin);
     }
+  for (rank = 0; order && rank < n_key; rank++) {
+    if (!hai_sieve_holds(sieve, order[rank])) continue;
+    block = (int32_t)hai_part_of(n_key, parts, rank);
+    for (wide = 0; wide < 2; wide++)
+      hai_place_column(hai_columns(job, wide), hai_counts(job)[1 + wide], order[rank], block);
   }
 }
 
@@ -4556,16 +4571,17 @@ HAI_APART void hai_stage_try(hai_job *job) {
   int bound = plan->params->tolerance > 0.0f,
       n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
   hai_index size = (2 + plan->value_dim) * lanes;
-  int32_t *place = (int32_t *)(void *)job->scratch;
-  float *blocks = (float *)(void *)(place + HAI_PLACES), *pins = blocks + lanes, *state = pins + lanes;
+  uint32_t *sieve = (uint32_t *)(void *)job->scratch;
+  int32_t *place = (int32_t *)(void *)(sieve + HAI_SIEVE);
+  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
   hai_recipe recipe[2];
   float sum[2] = {0.0f, 0.0f}, norm = 0.0f; /* of |out' - out|^2, and of |out|^2 */
   int first, n, i, c;
   if (job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0)) hai_gather_truth(job);
   if (hai_verdict_of(job)->settled) return;
   if (!alone) hai_verdict_of(job)->tried = job->pairing + 1;
-  if (job->pairing == 1) hai_place_columns(job);
-  hai_judge_places(job, place);
+  if (job->pairing == 1) hai_place_columns(job, sieve);
+  hai_judge_places(job, place, sieve);
   recipe[0] = alone ? HAI_COLUMNS : HAI_BLOCKS;
   recipe[1] = HAI_BOTH;
   for (first = 0; first < judges; first += n) {
@@ -4589,7 +4605,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
     hai_verdict_of(job)->recipe = HAI_ALL;
   if (job->pairing == 1 && hai_verdict_of(job)->pairing == 0) {
     job->pairing = 0;
-    hai_place_columns(job);
+    hai_place_columns(job, sieve);
   }
 }
 
@@ -4602,8 +4618,9 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
   hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
   hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
-  int32_t *place = (int32_t *)(void *)job->scratch;
-  float *blocks = (float *)(void *)(place + HAI_PLACES), *pins = blocks + lanes;
+  uint32_t *sieve = (uint32_t *)(void *)job->scratch;
+  int32_t *place = (int32_t *)(void *)(sieve + HAI_SIEVE);
+  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
   record->recipe = (int32_t)recipe;
   record->tried = plan->choosing ? hai_verdict_of(job)->tried : 0;
@@ -4620,7 +4637,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   if (recipe == HAI_ALL) record->keys = (float)job->rect.n_key;
   if (recipe == HAI_ALL) return;
   hai_gather_truth(job);
-  hai_judge_places(job, place);
+  hai_judge_places(job, place, sieve);
   for (first = 0; first < judges; first += n) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
     n = (int)hai_min(lanes, judges - first);
@@ -5133,7 +5150,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_JUDGES
 #undef HAI_AUDITORS
 #undef HAI_JUDGE_RUN
-#undef HAI_PLACES
+#undef HAI_SIEVE
 #undef HAI_JUDGE_CHUNKS
 #undef HAI_JUDGE_KEYS
 #undef HAI_GOOD

@@ -244,11 +244,12 @@ static void test_places_of_the_held_out(void **state) {
       call c = judged_call(1, 1, n[i], n[i] + 400, causal, 0.0f, 300 + (uint64_t)i);
       hai_plan plan;
       hai_job job;
-      int32_t place[240]; /* HAI_PLACES */
+      int32_t place[192];  /* HAI_AUDITORS */
+      uint32_t sieve[128]; /* HAI_SIEVE */
       c.params.order = HYPERATTN_ORDER_SORTLSH;
       void *workspace = run_and_look(&c, &plan, &job);
       for (job.audit = 0; job.audit < 2; job.audit++) {
-        hai_judge_places(&job, place);
+        hai_judge_places(&job, place, sieve);
         for (int j = 0; j < hai_n_judges(&job); j++)
           assert_int_equal(query_at(&job, place[j]), hai_judge_row(&job, j));
       }
