@@ -571,8 +571,10 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    all. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HAI_APART static __attribute__((noinline))
+#define HAI_PREFETCH(at) __builtin_prefetch(at)
 #else
 #define HAI_APART static
+#define HAI_PREFETCH(at) ((void)(at))
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -3396,13 +3398,22 @@ static void hai_tile_push(hai_job *job, hai_index key, float log_weight, uint64_
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
 }
 
+/* Rows on the way from memory by the time they are multiplied: values while scores are. */
+static void hai_rows_fetch(const hai_rows *rows, const void *row) {
+  hai_index bytes = rows->dim * (hai_index)hai_unit_bytes(rows->dtype), t;
+  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH((const char *)row + t);
+}
+
 /* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them, in a
    tile whose queries come in ascending order. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     tile->key[j] = hai_rows_at(tile, &tile->keys, begin + j, j);
-    if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, begin + j, j);
+    hai_rows_fetch(&tile->keys, tile->key[j]);
+    if (!tile->value_dim) continue;
+    tile->value[j] = hai_rows_at(tile, &tile->values, begin + j, j);
+    hai_rows_fetch(&tile->values, tile->value[j]);
   }
 }
 static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
@@ -5124,6 +5135,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 
 #undef HAI_ALIGN
 #undef HAI_APART
+#undef HAI_PREFETCH
 #undef HAI_HYPER
 #undef HAI_JUDGING
 #undef HAI_HALVES
