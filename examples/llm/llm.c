@@ -169,7 +169,6 @@ static void engine_open(engine *e, const options *o) {
   if (e->t.n_tokens > e->m.n_vocab) die("the model: %s", "it has fewer embeddings than tokens");
   if (o->rope_base > 0) e->m.rope_base = o->rope_base;
   if (o->rope_scale > 0) e->m.rope_scale = o->rope_scale;
-  matmul_start();
   if (!pool_open(&e->threads, (int)o->threads)) die("%s", "threads cannot be started");
   e->parallel = (hyperattn_parallel){e->threads.n_workers, &e->threads, pool_for};
 }
@@ -543,6 +542,7 @@ int main(int argc, char **argv) {
                   {"generate", run_generate},
                   {"dump", run_dump},
                   {"tokens", run_tokens}};
+  matmul_start(argv);
   options o = read_options(argc, argv);
   size_t i = 0;
   while (i < 4 && strcmp(o.command, commands[i].name) != 0) i++;
