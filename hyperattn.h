@@ -571,10 +571,13 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    all. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HAI_APART static __attribute__((noinline))
-#define HAI_PREFETCH(at) __builtin_prefetch(at)
 #else
 #define HAI_APART static
-#define HAI_PREFETCH(at) ((void)(at))
+#endif
+#if (defined(__GNUC__) || defined(__clang__)) && (HAI_AVX2 || HAI_AVX512 || HAI_NEON)
+#define HAI_PREFETCH(at) __builtin_prefetch(at)
+#else
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -3480,18 +3483,19 @@ static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
 }
 
 /* Is a pairing called for by job->head: to be tried, or once it was, as the choice? In tasks of a kv head, by
-   any of its heads? */
+   any of its heads, unless it was the last that any of them tried: all about its keys is in place. */
 static int hai_wanted(const hai_job *job) {
   hai_job each = *job;
   hai_index n = job->plan->heads_per_kv;
+  int wanted = 0, tried = 0;
   if (!job->plan->choosing) return 1;
   for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
     const hai_verdict *verdict = hai_verdict_of(&each);
     if (job->head >= 0 && job->head != each.head) continue;
-    if (verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing))
-      return 1;
+    wanted |= verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing);
+    tried = verdict->tried > tried ? verdict->tried : tried;
   }
-  return 0;
+  return wanted && (job->head >= 0 || tried != job->pairing + 1);
 }
 
 /* Buckets of HAI_TASK_ROWS rows of a rectangle, of a query head or, with job->head < 0, of a kv head:
@@ -3930,24 +3934,13 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Was this pairing the last that any head of the kv head tried? */
-static int hai_means_in_place(const hai_job *job) {
-  hai_job each = *job;
-  hai_index n = job->plan->heads_per_kv;
-  int tried = 0;
-  if (!job->plan->choosing) return 0;
-  for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++)
-    tried = hai_verdict_of(&each)->tried > tried ? hai_verdict_of(&each)->tried : tried;
-  return tried == job->pairing + 1;
-}
-
 /* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head,
    stay out. */
 HAI_APART void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index parts = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
   hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
-  if (!hai_wanted(job) || hai_means_in_place(job)) return;
+  if (!hai_wanted(job)) return;
   for (i = begin; i < end; i++)
     hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
                  plan->sink_keys, hai_mean(job) + i * dim);
@@ -3980,21 +3973,21 @@ static hai_pair_room hai_pair_room_of(const hai_job *job) {
 
 /* Puts the next of the wanted query groups (bits, groups first .. first + 63) that no lane holds yet into the
    lanes, their means packed: none from bit `end` on, no more than fit. Returns the bits beyond them. */
-static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, int end) {
+static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, int end,
+                              const hai_pair_room *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, n_query = job->rect.n_query;
   hai_index groups = hai_query_parts(plan, n_query, job->rect.n_key);
-  float *query = hai_pair_room_of(job).query;
+  float *query = room->query;
   int lanes = plan->kernel->lanes, n = 0, i;
   for (i = 0; i < end && n < lanes; i++) {
     hai_index id = first + i;
     if (!(wanted >> i & 1)) continue;
-    hai_mean_row(job, 0, hai_cut(n_query, groups, id), hai_cut(n_query, groups, id + 1), 0,
-                 query + n * dim);
+    hai_mean_row(job, 0, hai_cut(n_query, groups, id), hai_cut(n_query, groups, id + 1), 0, query);
     tile->group[n].id = (int32_t)id;
-    tile->row[n] = query + n * dim;
-    n++;
+    tile->row[n++] = query;
+    query += dim;
   }
   wanted &= ~hai_lane_bits(0, i);
   for (i = n; i < lanes; i++) tile->row[i] = NULL;
@@ -4006,39 +3999,37 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
 
 /* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. The last of
    the groups stay in the lanes. */
-static int hai_pair_spans(hai_job *job, hai_index first, int n) {
+static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_room *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_pair_room room = hai_pair_room_of(job);
   hai_index dim = plan->head_dim, s;
   hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
   uint64_t all = hai_lane_bits(0, n), rest = all;
   int lanes = plan->kernel->lanes, held = 0, j;
   while (rest) {
     int anew = rest == all;
-    rest = hai_pair_open(job, first, rest, n);
+    rest = hai_pair_open(job, first, rest, n, room);
     for (s = 0; s < spans; s += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, spans - s);
       for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (j = 0; j < count; j++) {
         float most = hai_largest(tile->score + j * lanes, tile->n);
-        room.reach[s + j] = !anew && room.reach[s + j] > most ? room.reach[s + j] : most;
+        room->reach[s + j] = !anew && room->reach[s + j] > most ? room->reach[s + j] : most;
       }
     }
   }
   for (s = 0; s < spans; s++)
-    hai_offer(room.best, &held, 2 * plan->take, hai_candidate(room.reach[s], (int32_t)s));
-  hai_heap_ids(room.best, held, room.span);
+    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], (int32_t)s));
+  hai_heap_ids(room->best, held, room->span);
   return held;
 }
 
 /* Each group in the lanes takes the sub-blocks whose mean key its mean query likes best, of some spans
    (span[0 .. spans - 1]; NULL: the first). */
-static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans) {
+static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, const hai_pair_room *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_pair_room room = hai_pair_room_of(job);
   hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), s;
   int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), i, j;
   HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
@@ -4053,18 +4044,17 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans) {
     }
     plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
     for (i = 0; i < tile->n; i++) {
-      uint64_t *heap = room.best + (hai_index)i * plan->take;
-      float least = tile->held[i] < take ? hai_float(0x7fc00000u) : hai_candidate_value(heap[0]);
+      uint64_t *heap = room->best + (hai_index)i * plan->take;
       for (j = 0; j < count; j++) {
         float score = tile->score[j * lanes + i];
-        if (score <= least) continue; /* not while `least` is NaN; ids ascend: a tie changes nothing */
-        hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
-        if (tile->held[i] == take) least = hai_candidate_value(heap[0]);
+        if (tile->held[i] < take ||
+            score > hai_candidate_value(heap[0])) /* ids ascend: ties change nothing */
+          hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
       }
     }
   }
   for (i = 0; i < tile->n; i++)
-    hai_heap_ids(room.best + (hai_index)i * plan->take, take, hai_choice(job, tile->group[i].id));
+    hai_heap_ids(room->best + (hai_index)i * plan->take, take, hai_choice(job, tile->group[i].id));
 }
 
 /* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
@@ -4075,15 +4065,16 @@ static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_index first = job->chunk * HAI_TASK_GROUPS, n_key = job->rect.n_key;
   hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
   hai_index spans = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_PAIR_SPAN);
+  hai_pair_room room = hai_pair_room_of(job);
   int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
   for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
     int end = (int)hai_min(begin + step, groups - first);
     uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
     int in_lanes = two && rest == all && end - begin <= job->plan->kernel->lanes;
-    if (rest && two) spans = hai_pair_spans(job, first + begin, end - begin);
+    if (rest && two) spans = hai_pair_spans(job, first + begin, end - begin, &room);
     while (rest) {
-      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end);
-      hai_pair_tile(job, two ? hai_pair_room_of(job).span : NULL, spans);
+      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &room);
+      hai_pair_tile(job, two ? room.span : NULL, spans, &room);
     }
   }
 }
@@ -4416,10 +4407,10 @@ static void hai_gather_truth(const hai_job *job) {
 /* A few rows of many are looked for by their last twelve bits before anything dearer: HAI_SIEVE words. */
 static void hai_sieve_clear(uint32_t *sieve) { HYPERATTN_MEMSET(sieve, 0, HAI_SIEVE * sizeof(uint32_t)); }
 static void hai_sieve_add(uint32_t *sieve, hai_index row) {
-  sieve[row / 32 % HAI_SIEVE] |= (uint32_t)1 << row % 32;
+  sieve[(size_t)row / 32 % HAI_SIEVE] |= (uint32_t)1 << (size_t)row % 32;
 }
 static int hai_sieve_holds(const uint32_t *sieve, hai_index row) {
-  return (int)(sieve[row / 32 % HAI_SIEVE] >> row % 32 & 1);
+  return (int)(sieve[(size_t)row / 32 % HAI_SIEVE] >> (size_t)row % 32 & 1);
 }
 
 static void hai_judge_sieve(const hai_job *job, uint32_t *sieve) {
@@ -4465,38 +4456,30 @@ HAI_APART void hai_stage_draft(hai_job *job) {
   hai_pair_groups(job, held);
 }
 
-/* Tells the column that is `key` its sub-block; columns ascend by key. */
-static void hai_place_column(hai_column *column, int32_t n, int32_t key, int32_t block) {
-  int32_t low = 0;
-  while (low < n) {
-    int32_t middle = low + (n - low) / 2;
-    if (column[middle].key == key) column[middle].block = block;
-    if (column[middle].key < key)
-      low = middle + 1;
-    else
-      n = middle;
-  }
-}
-
 /* The sub-blocks that hold the columns in this pairing; they were drawn for another, ascending by position.
-   Cost: O(n_key) for a sorted order, and a binary search for about one key in ten. */
+   Cost: O(n_key), and a binary search for about one key in ten. */
 static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
   const int32_t *order = hai_key_order(job);
   hai_index n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
-  int32_t i, block;
-  int wide;
+  int wide, i;
   hai_sieve_clear(sieve);
   for (wide = 0; wide < 2; wide++)
-    for (i = 0; i < hai_counts(job)[1 + wide]; i++) {
-      hai_column *column = hai_columns(job, wide) + i;
-      hai_sieve_add(sieve, column->key);
-      column->block = (int32_t)hai_part_of(n_key, parts, column->key - job->rect.key_begin);
+    for (i = 0; i < hai_counts(job)[1 + wide]; i++) hai_sieve_add(sieve, hai_columns(job, wide)[i].key);
+  for (rank = 0; rank < n_key; rank++) {
+    hai_index key = hai_at(order, job->rect.key_begin, rank);
+    for (wide = 0; wide < 2 && hai_sieve_holds(sieve, key); wide++) {
+      hai_column *column = hai_columns(job, wide);
+      int32_t low = 0, high = hai_counts(job)[1 + wide];
+      while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (column[middle].key < key)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      if (low < hai_counts(job)[1 + wide] && column[low].key == key)
+        column[low].block = (int32_t)hai_part_of(n_key, parts, rank);
     }
-  for (rank = 0; order && rank < n_key; rank++) {
-    if (!hai_sieve_holds(sieve, order[rank])) continue;
-    block = (int32_t)hai_part_of(n_key, parts, rank);
-    for (wide = 0; wide < 2; wide++)
-      hai_place_column(hai_columns(job, wide), hai_counts(job)[1 + wide], order[rank], block);
   }
 }
 
