@@ -46,13 +46,17 @@ static void *pool_thread(void *arg) {
 // hyperattn_parallel's parallel_for; context is the pool.
 static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
   pool *p = context;
+  if (n_tasks == 1) {  // nobody need be woken
+    task(arg, 0, 0);
+    return;
+  }
   pthread_mutex_lock(&p->lock);
   p->task = task, p->arg = arg, p->n_tasks = n_tasks;
   atomic_store(&p->next, 0);
   p->busy = p->n_workers - 1;
   p->round++;
-  pthread_cond_broadcast(&p->start);
   pthread_mutex_unlock(&p->lock);
+  pthread_cond_broadcast(&p->start);  // who wakes finds the lock free
   pool_work(p, 0);
   pthread_mutex_lock(&p->lock);
   while (p->busy) pthread_cond_wait(&p->done, &p->lock);
