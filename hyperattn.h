@@ -600,11 +600,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose, */
 #define HAI_AUDITORS 192     /* and that see what the choice is worth, for the report; */
 #define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
-#define HAI_SIEVE 128        /* words of 32 bits */
 #define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
 #define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
 #define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
 #define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
+#define HAI_SIEVE 128        /* words of a sieve for rows */
 
 /* Counts of rows, keys, floats and tasks' parts: as wide as a pointer, whatever the width of the caller's. */
 typedef ptrdiff_t hai_index;
@@ -4718,14 +4718,13 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
 /* Key-query pairs of a rectangle's probing, judging and pairing. The report's own are not counted. */
 static float hai_overhead(const hai_job *job, const hai_record *record) {
   const hai_plan *plan = job->plan;
-  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_min(HAI_JUDGES, n_query);
+  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_judges(job);
   float probes = plan->probing ? (float)hai_n_probes(job) : 0.0f, pairs = 0.0f;
   if (plan->choosing) probes += (float)judges;
   if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH)
     pairs = (float)hai_pairing_pairs(plan, n_query, n_key);
-  if (record->tried) /* of the held-out queries' groups */
-    pairs += (float)record->tried *
-             (float)hai_pairing_pairs(plan, hai_min(n_query, judges * plan->query_group), n_key);
+  if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
+  pairs += (float)record->tried * (float)hai_pairing_pairs(plan, n_query, n_key);
   return (float)n_key * probes + pairs;
 }
 

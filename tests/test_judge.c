@@ -28,6 +28,12 @@ static void plant_runs(call *c, float strength) {
   for (int64_t i = 0; i < p->n_query * 8; i++) c->q[i] = strength * c->k[i / 64 * 5 % 50 * 64 + i % 8];
 }
 
+/* So, with queries half drowned in noise. */
+static void plant_noisy_runs(call *c, uint64_t random) {
+  plant_runs(c, 2.5f);
+  for (int64_t i = 0; i < c->problem.n_query * 8; i++) c->q[i] += test_gaussian(&random);
+}
+
 /* Approximates the whole of full attention, also where that is dearer than exact, and runs it; the choices
    stay readable in the workspace, the caller's to free. */
 static void *run_anyway(call *c, hai_plan *plan) {
@@ -166,9 +172,7 @@ static void test_the_first_pairing_wins_after_the_second(void **state) {
   for (uint64_t seed = 0; seed < 20; seed++) {
     call c = judged_call(1, 1, 203, 403, 0, 0.0f, 260 + seed);
     hai_plan plan;
-    uint64_t random = seed;
-    plant_runs(&c, 2.5f);
-    for (int64_t i = 0; i < 203 * 8; i++) c.q[i] += test_gaussian(&random);
+    plant_noisy_runs(&c, seed);
     void *workspace = run_anyway(&c, &plan);
     hai_verdict verdict = verdict_of(&plan, workspace, 0);
     won += verdict.recipe == HAI_BLOCKS && verdict.pairing == 0 && verdict.tried == 2;
@@ -191,9 +195,7 @@ static void test_heads_take_each_its_own_pairing(void **state) {
     call c = judged_call(2, 1, 203, 403, 0, 0.0f, 1260 + seed);
     hai_plan plan;
     hai_verdict verdict[2];
-    uint64_t random = seed;
-    plant_runs(&c, 2.5f);
-    for (int64_t i = 0; i < 203 * 8; i++) c.q[i] += test_gaussian(&random);
+    plant_noisy_runs(&c, seed);
     plant(&c, 1, 7, 1.5f);
     void *workspace = run_anyway(&c, &plan);
     for (int head = 0; head < 2; head++) verdict[head] = verdict_of(&plan, workspace, head);

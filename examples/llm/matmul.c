@@ -1,14 +1,5 @@
 #include "matmul.h"
 
-#ifdef LLM_BLAS
-
-// The part of CBLAS's interface that is used: distributions differ in where its header lies.
-enum { row_major = 101, plain = 111, transposed = 112 };
-void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
-                 const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
-void cblas_sgemv(int order, int transpose_a, int m, int n, float alpha, const float *a, int lda,
-                 const float *x, int x_step, float beta, float *y, int y_step);
-
 #ifdef LLM_OPENBLAS
 
 #include <stdlib.h>
@@ -35,13 +26,25 @@ void matmul_start(char **argv) {
   openblas_set_num_threads(1);
 }
 
-const char *matmul_name(void) { return openblas_get_corename(); }
-
 #else
 
 void matmul_start(char **argv) { (void)argv; }
-const char *matmul_name(void) { return "BLAS"; }
 
+#endif
+
+#ifdef LLM_BLAS
+
+// The part of CBLAS's interface that is used: distributions differ in where its header lies.
+enum { row_major = 101, plain = 111, transposed = 112 };
+void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
+                 const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+void cblas_sgemv(int order, int transpose_a, int m, int n, float alpha, const float *a, int lda,
+                 const float *x, int x_step, float beta, float *y, int y_step);
+
+#ifdef LLM_OPENBLAS
+const char *matmul_name(void) { return openblas_get_corename(); }
+#else
+const char *matmul_name(void) { return "BLAS"; }
 #endif
 
 void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *w, int64_t rows,
@@ -77,7 +80,6 @@ static void tile(float *y, int64_t y_stride, const float *x, int64_t x_stride, f
     for (int64_t c = 0; c < columns; c++) y[r * y_stride + c] += sum[r][c];
 }
 
-void matmul_start(char **argv) { (void)argv; }
 const char *matmul_name(void) { return "plain C"; }
 
 void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *w, int64_t rows,
