@@ -4723,6 +4723,7 @@ static float hai_overhead(const hai_job *job, const hai_record *record) {
   if (plan->choosing) probes += (float)judges;
   if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH)
     pairs = (float)hai_pairing_pairs(plan, n_query, n_key);
+  /* trials pair the held-out queries' groups alone */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
   pairs += (float)record->tried * (float)hai_pairing_pairs(plan, n_query, n_key);
   return (float)n_key * probes + pairs;
