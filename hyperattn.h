@@ -3056,11 +3056,11 @@ struct hai_tile {
   hai_rows keys, values;
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
   const void **key, **value; /* [chunk]: rows of the keys that wait, of the kernel's dtype */
+  float *log_weight;         /* [chunk]: theirs, if any has one */
   float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
   hai_index line_dim;
   int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
-  float log_weight[HAI_CHUNK];
   float *column; /* [chunk]: for the stage's use; [chunk][kernel->step] elements of values in a guard */
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
@@ -3101,10 +3101,10 @@ static hai_index hai_score_rows(const hai_plan *plan) {
 /* Bytes of what the tiles of a task share. */
 static size_t hai_chunk_bytes(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  hai_index floats = plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
+  hai_index floats = HAI_CHUNK + plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_room_floats(plan, p->key.dtype, plan->head_dim) +
                      hai_room_floats(plan, p->value.dtype, plan->value_dim);
-  return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
+  return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 5 * HAI_ALIGN;
 }
 
 /* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
@@ -3147,7 +3147,7 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
   if (first) {
     tile->keys = first->keys, tile->values = first->values;
     tile->score = first->score, tile->key = first->key, tile->value = first->value;
-    tile->line = first->line, tile->line_dim = first->line_dim;
+    tile->line = first->line, tile->line_dim = first->line_dim, tile->log_weight = first->log_weight;
     return tile;
   }
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
@@ -3155,6 +3155,7 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
+  tile->log_weight = hai_carve(at, HAI_CHUNK);
   tile->key = (const void **)(void *)*at;
   tile->value = tile->key + HAI_CHUNK;
   *at += 2 * HAI_CHUNK * sizeof(void *);
@@ -3386,24 +3387,30 @@ static uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
   return bits;
 }
 
-/* One more key for those of the lanes in `bits` that may see it. A key that nobody sees still takes its
-   place in the chunk: how sums are grouped must not depend on which queries share a tile. */
-static void hai_tile_push(hai_job *job, hai_index key, float log_weight, uint64_t bits) {
-  hai_tile *tile = job->tile;
-  int j = tile->n_keys++;
-  bits &= hai_tile_sees(tile, key);
+/* Key `key` at place j of the chunk; then who of a tile sees it, of the lanes in `bits`. */
+static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
   if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
-  tile->log_weight[j] = log_weight;
+}
+static void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
+  bits &= hai_tile_sees(tile, key);
   tile->visible[j] = bits;
   tile->masked |= (bits & tile->used) != tile->used;
-  tile->weighted |= log_weight != 0.0f;
+}
+
+/* One more key, weight 1. A key that nobody sees still takes its place in the chunk: how sums are grouped
+   must not depend on which queries share a tile. */
+static void hai_tile_push(hai_job *job, hai_index key, uint64_t bits) {
+  hai_tile *tile = job->tile;
+  int j = tile->n_keys++;
+  hai_tile_put(tile, j, key);
+  hai_tile_show(tile, j, key, bits);
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
 }
 
 /* Rows on the way from memory by the time they are multiplied: values while scores are. */
 static void hai_rows_fetch(const hai_rows *rows, const void *row) {
-  hai_index bytes = rows->dim * (hai_index)hai_unit_bytes(rows->dtype), t;
+  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
   for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH((const char *)row + t);
 }
 
@@ -3412,11 +3419,9 @@ static void hai_rows_fetch(const hai_rows *rows, const void *row) {
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
-    tile->key[j] = hai_rows_at(tile, &tile->keys, begin + j, j);
+    hai_tile_put(tile, (int)j, begin + j);
     hai_rows_fetch(&tile->keys, tile->key[j]);
-    if (!tile->value_dim) continue;
-    tile->value[j] = hai_rows_at(tile, &tile->values, begin + j, j);
-    hai_rows_fetch(&tile->values, tile->value[j]);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
   }
 }
 static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
@@ -4122,22 +4127,20 @@ static void hai_rect_open(hai_job *job, hai_index row, int n) {
   if (plan->problem->causal) hai_tile_resume(job);
 }
 
-/* Rows row .. end - 1 meet keys key_begin .. key_end - 1, some tiles at a time. */
-static void hai_attend_all(hai_job *job, void (*open)(hai_job *, hai_index, int), hai_index row,
-                           hai_index end, hai_index key_begin, hai_index key_end) {
+/* Rows row .. end - 1, some tiles at a time: `open` fills one, `meet` leads them all to their keys. */
+static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int),
+                            void (*meet)(hai_job *, hai_tile *const *, int), hai_index row, hai_index end) {
   const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
   int n = hai_tiles(plan), lanes = plan->kernel->lanes, i;
-  hai_index next;
   tiles[0] = job->tile;
   for (i = 1; i < n; i++) tiles[i] = hai_tile_place(job, tiles[0], &job->scratch);
-  for (; row < end; row = next) {
-    next = hai_min(end, row + (hai_index)n * lanes);
-    for (i = 0; row + (hai_index)i * lanes < next; i++) {
+  while (row < end) {
+    for (i = 0; i < n && row < end; i++, row += lanes) {
       job->tile = tiles[i];
-      open(job, row + (hai_index)i * lanes, (int)hai_min(lanes, next - row - (hai_index)i * lanes));
+      open(job, row, (int)hai_min(lanes, end - row));
     }
-    hai_tiles_run(job, tiles, i, key_begin, key_end);
+    meet(job, tiles, i);
     while (i-- > 0) {
       job->tile = tiles[i];
       hai_tile_close(job);
@@ -4145,12 +4148,19 @@ static void hai_attend_all(hai_job *job, void (*open)(hai_job *, hai_index, int)
   }
 }
 
+static void hai_exact_meet(hai_job *job, hai_tile *const *tiles, int n) {
+  hai_tiles_run(job, tiles, n, 0, job->plan->n_key);
+}
+static void hai_rect_meet(hai_job *job, hai_tile *const *tiles, int n) {
+  hai_tiles_run(job, tiles, n, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+}
+
 /* Exact attention of HAI_TASK_QUERIES rows of a kv head. */
 HAI_APART void hai_stage_exact(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index row = job->chunk * HAI_TASK_QUERIES;
-  hai_attend_all(job, hai_exact_open, row,
-                 hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv), 0, plan->n_key);
+  hai_attend_rows(job, hai_exact_open, hai_exact_meet, row,
+                  hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv));
 }
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
@@ -4219,28 +4229,69 @@ static void hai_attend_blocks(hai_job *job) {
       for (rank = hai_cut(n_key, parts, group->blocks[b]);
            rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++) {
         hai_index key = hai_at(order, job->rect.key_begin, rank);
-        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, 0.0f, bits);
+        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, bits);
       }
     hai_tile_flush(job);
   }
 }
 
-static void hai_attend_pins(hai_job *job) {
-  const int32_t *pins = hai_pins(job);
-  int32_t n = hai_counts(job)[0], i;
-  hai_tile_aim(job->tile, 0, job->tile->n);
-  for (i = 0; i < n; i++) hai_tile_push(job, pins[i], 0.0f, ~(uint64_t)0);
+/* Keys for all queries of a rectangle: its pins, weight 1, then the columns of a draw. */
+typedef struct hai_list {
+  const int32_t *pin;
+  const hai_column *column;
+  int n_pins, n;
+} hai_list;
+
+static hai_column hai_list_at(const hai_list *list, int i) {
+  hai_column pin = {0, -1, 0.0f};
+  if (i >= list->n_pins) return list->column[i - list->n_pins];
+  pin.key = list->pin[i];
+  return pin;
 }
 
-/* All queries meet the sampled columns, but for those whose block holds the column already. */
+/* Some tiles meet a list; a column is hidden from queries whose block holds it. Rows are looked for once for
+   all tiles. */
+static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, hai_list list) {
+  hai_tile *tile = tiles[0];
+  int begin, end, weighted, i, j;
+  for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
+  for (begin = 0; begin < list.n; begin = end) {
+    int32_t last = 0;
+    weighted = 0;
+    end = list.n - begin < HAI_CHUNK ? list.n : begin + HAI_CHUNK;
+    for (j = begin; j < end; j++) {
+      hai_column at = hai_list_at(&list, j);
+      hai_tile_put(tiles[0], j - begin, at.key);
+      tiles[0]->log_weight[j - begin] = at.log_weight;
+      weighted |= at.log_weight != 0.0f;
+      last = at.key > last ? at.key : last;
+    }
+    for (i = 0; i < n_tiles; i++) {
+      job->tile = tile = tiles[i];
+      tile->n_keys = end - begin;
+      tile->weighted = weighted;
+      for (j = begin; j < end && (tile->n_groups || last > tile->min_last); j++) {
+        hai_column at = hai_list_at(&list, j);
+        hai_tile_show(tile, j - begin, at.key, ~hai_tile_holds(tile, at.block));
+      }
+      hai_tile_flush(job);
+    }
+  }
+}
+
+static hai_list hai_sample(const hai_job *job, int n_pins, int n_columns, int wide) {
+  hai_list list;
+  list.pin = hai_pins(job);
+  list.column = hai_columns(job, wide);
+  list.n_pins = n_pins;
+  list.n = n_pins + n_columns;
+  return list;
+}
+static void hai_attend_pins(hai_job *job) {
+  hai_tiles_list(job, &job->tile, 1, hai_sample(job, hai_counts(job)[0], 0, 0));
+}
 static void hai_attend_columns(hai_job *job, int wide) {
-  const hai_column *columns = hai_columns(job, wide);
-  int32_t n = hai_counts(job)[1 + wide], i;
-  hai_tile_aim(job->tile, 0, job->tile->n);
-  for (i = 0; i < n; i++)
-    hai_tile_push(job, columns[i].key, columns[i].log_weight,
-                  job->tile->n_groups ? ~hai_tile_holds(job->tile, columns[i].block) : ~(uint64_t)0);
-  hai_tile_flush(job);
+  hai_tiles_list(job, &job->tile, 1, hai_sample(job, 0, hai_counts(job)[1 + wide], wide));
 }
 
 /* ---- Algorithm 2's normaliser ---- */
@@ -4268,7 +4319,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
       if (!hai_is_pinned(job, pinned, key))
-        hai_tile_push(job, key, 0.0f, ~hai_tile_holds(job->tile, block));
+        hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
     }
     hai_tile_flush(job);
     for (i = 0; i < n; i++)
@@ -4319,38 +4370,36 @@ static void hai_attend_columns_capped(hai_job *job) {
   }
 }
 
-/* The columns of a recipe, after blocks and pins. */
-static void hai_attend_sample(hai_job *job, hai_recipe recipe) {
-  if (hai_capping(job->plan)) {
-    hai_tile_flush(job);
+/* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks. */
+static void hai_sorted_open(hai_job *job, hai_index at, int n) {
+  const hai_plan *plan = job->plan;
+  int i;
+  job->tile->n_groups = 0;
+  for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
+  hai_tile_open(job, n, plan->scale, plan->value_dim);
+  if (plan->problem->causal) hai_tile_resume(job);
+  hai_attend_blocks(job);
+}
+
+/* Pins and columns, as the recipe says. */
+static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
+  int wide = hai_recipe_of(job) != HAI_BLOCKS, i, pins = hai_counts(job)[0];
+  int columns = hai_capping(job->plan) ? 0 : hai_counts(job)[1 + wide];
+  hai_tiles_list(job, tiles, n, hai_sample(job, pins, columns, wide));
+  for (i = 0; i < n && hai_capping(job->plan); i++) {
+    job->tile = tiles[i];
     hai_attend_columns_capped(job);
-  } else {
-    hai_attend_columns(job, recipe != HAI_BLOCKS);
   }
 }
 
 /* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
 HAI_APART void hai_stage_attend(hai_job *job) {
-  const hai_plan *plan = job->plan;
   hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
-  hai_recipe recipe = hai_recipe_of(job);
-  int n, i;
-  if (recipe == HAI_ALL) {
-    hai_attend_all(job, hai_rect_open, job->rect.query_begin + at, job->rect.query_begin + end,
-                   job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
-    return;
-  }
-  for (; at < end; at += n) {
-    n = (int)hai_min(plan->kernel->lanes, end - at);
-    job->tile->n_groups = 0;
-    for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
-    hai_tile_open(job, n, plan->scale, plan->value_dim);
-    if (plan->problem->causal) hai_tile_resume(job);
-    hai_attend_blocks(job);
-    hai_attend_pins(job);
-    hai_attend_sample(job, recipe);
-    hai_tile_close(job);
-  }
+  if (hai_recipe_of(job) == HAI_ALL)
+    hai_attend_rows(job, hai_rect_open, hai_rect_meet, job->rect.query_begin + at,
+                    job->rect.query_begin + end);
+  else
+    hai_attend_rows(job, hai_sorted_open, hai_sample_meet, at, end);
 }
 
 /* ==== 10. Judging ====================================================================================
@@ -4538,7 +4587,6 @@ static void hai_judge_open(hai_job *job, const int32_t *place, int first, int n,
   hai_attend_blocks(job);
   for (i = 0; i < n; i++) blocks[i] = hai_state_lse(tile->m[i], tile->l[i]);
   hai_attend_pins(job);
-  hai_tile_flush(job);
   for (i = 0; i < n; i++) pins[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
@@ -4636,7 +4684,10 @@ HAI_APART void hai_stage_audit(hai_job *job) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
     n = (int)hai_min(lanes, judges - first);
     hai_judge_open(job, place, first, n, blocks, pins);
-    hai_attend_sample(job, recipe);
+    if (hai_capping(plan))
+      hai_attend_columns_capped(job);
+    else
+      hai_attend_columns(job, recipe != HAI_BLOCKS);
     for (i = 0; i < n; i++) {
       float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
