@@ -585,7 +585,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
 #define HAI_MAX_STEPS 24
-#define HAI_MAX_TILES 4              /* most tiles of an exact task, */
+#define HAI_MAX_TILES (HAI_AVX512 || HAI_AVX2 || HAI_NEON ? 4 : 1)
 #define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
 /* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
@@ -3109,6 +3109,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
 
 /* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
+  if (HAI_MAX_TILES == 1) return 1;
   return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_bytes(plan)));
 }
 
@@ -4118,15 +4119,6 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   job->tile->guard = plan->problem->causal;
 }
 
-/* Puts queries row .. row + n - 1 of a rectangle into the tile. */
-static void hai_rect_open(hai_job *job, hai_index row, int n) {
-  const hai_plan *plan = job->plan;
-  int i;
-  for (i = 0; i < n; i++) hai_tile_query(job, i, job->head, row + i, 0, hai_rect_last(plan, row + i));
-  hai_tile_open(job, n, plan->scale, plan->value_dim);
-  if (plan->problem->causal) hai_tile_resume(job);
-}
-
 /* Rows row .. end - 1, some tiles at a time: `open` fills one, `meet` leads them all to their keys. */
 static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int),
                             void (*meet)(hai_job *, hai_tile *const *, int), hai_index row, hai_index end) {
@@ -4235,63 +4227,43 @@ static void hai_attend_blocks(hai_job *job) {
   }
 }
 
-/* Keys for all queries of a rectangle: its pins, weight 1, then the columns of a draw. */
-typedef struct hai_list {
-  const int32_t *pin;
-  const hai_column *column;
-  int n_pins, n;
-} hai_list;
-
-static hai_column hai_list_at(const hai_list *list, int i) {
-  hai_column pin = {0, -1, 0.0f};
-  if (i >= list->n_pins) return list->column[i - list->n_pins];
-  pin.key = list->pin[i];
-  return pin;
-}
-
-/* Some tiles meet a list; a column is hidden from queries whose block holds it. Rows are looked for once for
-   all tiles. */
-static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, hai_list list) {
+/* Some tiles meet so many pins, weight 1, and columns of a draw; a column is hidden from queries whose block
+   holds it. Rows are looked for once for all tiles. */
+static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int n_columns,
+                           int wide) {
+  const hai_column *column = hai_columns(job, wide);
+  const int32_t *pin = hai_pins(job);
   hai_tile *tile = tiles[0];
-  int begin, end, weighted, i, j;
+  int n = n_pins + n_columns, begin, end, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
-  for (begin = 0; begin < list.n; begin = end) {
-    int32_t last = 0;
-    weighted = 0;
-    end = list.n - begin < HAI_CHUNK ? list.n : begin + HAI_CHUNK;
-    for (j = begin; j < end; j++) {
-      hai_column at = hai_list_at(&list, j);
-      hai_tile_put(tiles[0], j - begin, at.key);
-      tiles[0]->log_weight[j - begin] = at.log_weight;
-      weighted |= at.log_weight != 0.0f;
-      last = at.key > last ? at.key : last;
+  for (begin = 0; begin < n; begin = end) {
+    int32_t last = 0, *key = tiles[0]->id;
+    end = n - begin < HAI_CHUNK ? n : begin + HAI_CHUNK;
+    for (j = 0; j < end - begin; j++) {
+      int at = begin + j - n_pins;
+      key[j] = at < 0 ? pin[begin + j] : column[at].key;
+      tiles[0]->log_weight[j] = at < 0 ? 0.0f : column[at].log_weight;
+      last = key[j] > last ? key[j] : last;
+      hai_tile_put(tiles[0], j, key[j]);
     }
     for (i = 0; i < n_tiles; i++) {
       job->tile = tile = tiles[i];
       tile->n_keys = end - begin;
-      tile->weighted = weighted;
-      for (j = begin; j < end && (tile->n_groups || last > tile->min_last); j++) {
-        hai_column at = hai_list_at(&list, j);
-        hai_tile_show(tile, j - begin, at.key, ~hai_tile_holds(tile, at.block));
+      tile->weighted = end > n_pins;
+      for (j = 0; j < end - begin && (tile->n_groups || last > tile->min_last); j++) {
+        int at = begin + j - n_pins;
+        hai_tile_show(tile, j, key[j], at < 0 ? ~(uint64_t)0 : ~hai_tile_holds(tile, column[at].block));
       }
       hai_tile_flush(job);
     }
   }
 }
 
-static hai_list hai_sample(const hai_job *job, int n_pins, int n_columns, int wide) {
-  hai_list list;
-  list.pin = hai_pins(job);
-  list.column = hai_columns(job, wide);
-  list.n_pins = n_pins;
-  list.n = n_pins + n_columns;
-  return list;
-}
 static void hai_attend_pins(hai_job *job) {
-  hai_tiles_list(job, &job->tile, 1, hai_sample(job, hai_counts(job)[0], 0, 0));
+  hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], 0, 0);
 }
 static void hai_attend_columns(hai_job *job, int wide) {
-  hai_tiles_list(job, &job->tile, 1, hai_sample(job, 0, hai_counts(job)[1 + wide], wide));
+  hai_tiles_list(job, &job->tile, 1, 0, hai_counts(job)[1 + wide], wide);
 }
 
 /* ---- Algorithm 2's normaliser ---- */
@@ -4381,25 +4353,25 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   hai_attend_blocks(job);
 }
 
-/* Pins and columns, as the recipe says. */
-static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
-  int wide = hai_recipe_of(job) != HAI_BLOCKS, i, pins = hai_counts(job)[0];
-  int columns = hai_capping(job->plan) ? 0 : hai_counts(job)[1 + wide];
-  hai_tiles_list(job, tiles, n, hai_sample(job, pins, columns, wide));
-  for (i = 0; i < n && hai_capping(job->plan); i++) {
+/* So many pins, and the recipe's columns. */
+static void hai_tiles_sample(hai_job *job, hai_tile *const *tiles, int n, int n_pins) {
+  int wide = hai_recipe_of(job) != HAI_BLOCKS, capping = hai_capping(job->plan), i;
+  hai_tiles_list(job, tiles, n, n_pins, capping ? 0 : hai_counts(job)[1 + wide], wide);
+  for (i = 0; i < n && capping; i++) {
     job->tile = tiles[i];
     hai_attend_columns_capped(job);
   }
+}
+static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
+  hai_tiles_sample(job, tiles, n, hai_counts(job)[0]);
 }
 
 /* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
 HAI_APART void hai_stage_attend(hai_job *job) {
   hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
-  if (hai_recipe_of(job) == HAI_ALL)
-    hai_attend_rows(job, hai_rect_open, hai_rect_meet, job->rect.query_begin + at,
-                    job->rect.query_begin + end);
-  else
-    hai_attend_rows(job, hai_sorted_open, hai_sample_meet, at, end);
+  int is_all = hai_recipe_of(job) == HAI_ALL;
+  if (is_all) job->pairing = HAI_NO_BLOCKS;
+  hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
 /* ==== 10. Judging ====================================================================================
@@ -4684,10 +4656,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
     n = (int)hai_min(lanes, judges - first);
     hai_judge_open(job, place, first, n, blocks, pins);
-    if (hai_capping(plan))
-      hai_attend_columns_capped(job);
-    else
-      hai_attend_columns(job, recipe != HAI_BLOCKS);
+    hai_tiles_sample(job, &job->tile, 1, 0);
     for (i = 0; i < n; i++) {
       float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
