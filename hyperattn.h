@@ -548,6 +548,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
+/* A few operations for every key or row, which gcc -O1 would call for. */
+#if (HAI_AVX512 || HAI_AVX2 || HAI_NEON) && !defined(__OPTIMIZE_SIZE__)
+#define HAI_SMALL HAI_INLINE
+#else
+#define HAI_SMALL static
+#endif
 
 /* What this build holds besides exact attention on float32. Code that a zero here leaves without a
    caller, compilers drop. */
@@ -610,8 +616,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 typedef ptrdiff_t hai_index;
 #define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
 
-static hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
-static hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
+HAI_SMALL hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
+HAI_SMALL hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 static hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
 /* A caller's number, cut at `most`. */
 static hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? (hai_index)x : most; }
@@ -635,18 +641,18 @@ static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
 
-static float hai_float(uint32_t bits) {
+HAI_SMALL float hai_float(uint32_t bits) {
   float x;
   HYPERATTN_MEMCPY(&x, &bits, sizeof x);
   return x;
 }
-static uint32_t hai_bits(float x) {
+HAI_SMALL uint32_t hai_bits(float x) {
   uint32_t bits;
   HYPERATTN_MEMCPY(&bits, &x, sizeof bits);
   return bits;
 }
 static float hai_inf(void) { return hai_float(0x7f800000u); }
-static int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
+HAI_SMALL int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
 /* e^x = 2^n 2^f with n = round(x log2 e), |f| <= 1/2 and a polynomial for 2^f. Relative error at most
    2e-7 + 1e-7 |x|; below 2^-126 the result is exactly 0, from 2^128 on infinity; NaN stays NaN. */
@@ -739,11 +745,11 @@ static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
-static int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
-static int hai_unit(hyperattn_dtype dtype) {
+HAI_SMALL int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+HAI_SMALL int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
-static size_t hai_unit_bytes(hyperattn_dtype dtype) {
+HAI_SMALL size_t hai_unit_bytes(hyperattn_dtype dtype) {
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
 static size_t hai_alignment(hyperattn_dtype dtype) {
@@ -1229,30 +1235,31 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
         hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_times_##isa(x2, f));                         \
         hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_times_##isa(x3, f));                         \
       }                                                                                            \
-      hai_pack_rest_##isa(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);   \
+      if (t < dim)                                                                                 \
+        hai_pack_rest_##isa(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa); \
     }                                                                                              \
   }
-#define HAI_UNPACK(isa)                                                                                  \
-  HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, hai_index dim, const float *factor, \
-                                                float *const *row) {                                     \
-    int i;                                                                                               \
-    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                             \
-      hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                   \
-      hai_index t = 0, whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa)         \
-                                   ? dim / 4 * 4                                                         \
-                                   : 0;                                                                  \
-      for (; t < whole; t += 4) {                                                                        \
-        const float *at = packed + t * HAI_LANES_##isa + i;                                              \
-        x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                       \
-        x1 = hai_mul_##isa(hai_load_##isa(at + HAI_LANES_##isa), f);                                     \
-        x2 = hai_mul_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa), f);                                 \
-        x3 = hai_mul_##isa(hai_load_##isa(at + 3 * HAI_LANES_##isa), f);                                 \
-        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                        \
-        hai_scatter4_##isa(x0, row + i, t), hai_scatter4_##isa(x1, row + i + 1, t);                      \
-        hai_scatter4_##isa(x2, row + i + 2, t), hai_scatter4_##isa(x3, row + i + 3, t);                  \
-      }                                                                                                  \
-      hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa);            \
-    }                                                                                                    \
+#define HAI_UNPACK(isa)                                                                                    \
+  HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, hai_index dim, const float *factor,   \
+                                                float *const *row) {                                       \
+    int i;                                                                                                 \
+    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
+      hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                     \
+      hai_index t = 0, whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa)           \
+                                   ? dim / 4 * 4                                                           \
+                                   : 0;                                                                    \
+      for (; t < whole; t += 4) {                                                                          \
+        const float *at = packed + t * HAI_LANES_##isa + i;                                                \
+        x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                         \
+        x1 = hai_mul_##isa(hai_load_##isa(at + HAI_LANES_##isa), f);                                       \
+        x2 = hai_mul_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa), f);                                   \
+        x3 = hai_mul_##isa(hai_load_##isa(at + 3 * HAI_LANES_##isa), f);                                   \
+        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
+        hai_scatter4_##isa(x0, row + i, t), hai_scatter4_##isa(x1, row + i + 1, t);                        \
+        hai_scatter4_##isa(x2, row + i + 2, t), hai_scatter4_##isa(x3, row + i + 3, t);                    \
+      }                                                                                                    \
+      if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa); \
+    }                                                                                                      \
   }
 
 #define HAI_SUM_LANES(isa)                                                                             \
@@ -1305,15 +1312,16 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
                                int begin, int end, float *score) {                                    \
     const void *row[R];                                                                               \
     int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                    \
-    for (j = 0; j < n_keys; j += R) {                                                                 \
-      float *s = score + (hai_index)j * HAI_LANES_##isa + begin;                                      \
-      for (r = 0; r < R; r++) row[r] = key[j + r < n_keys ? j + r : j];                               \
+    query += begin, score += begin;                                                                   \
+    for (j = 0; j < n_keys; j += R, key += R, score += R * HAI_LANES_##isa) {                         \
+      for (r = 0; n_keys - j < R && r < R; r++) row[r] = key[r < n_keys - j ? r : 0];                 \
+      if (n_keys - j < R) key = row;                                                                  \
       if (n == 3)                                                                                     \
-        hai_scores_3_##isa(query + begin, dim, row, s);                                               \
+        hai_scores_3_##isa(query, dim, key, score);                                                   \
       else if (n == 2)                                                                                \
-        hai_scores_2_##isa(query + begin, dim, row, s);                                               \
+        hai_scores_2_##isa(query, dim, key, score);                                                   \
       else                                                                                            \
-        hai_scores_1_##isa(query + begin, dim, row, s);                                               \
+        hai_scores_1_##isa(query, dim, key, score);                                                   \
     }                                                                                                 \
   }                                                                                                   \
   static void hai_values_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
@@ -2855,10 +2863,10 @@ static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) 
                     (uint64_t)index);
 }
 /* Where a row lies. */
-static ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+HAI_SMALL ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
   return elements / hai_unit(dtype) * (ptrdiff_t)hai_unit_bytes(dtype);
 }
-static const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
+HAI_SMALL const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
   return (const char *)x->data +
          hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
                                   (ptrdiff_t)row * x->row_stride);
@@ -2917,7 +2925,7 @@ static int32_t *hai_key_order(const hai_job *job) {
   return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
-static hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
+HAI_SMALL hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
   return order ? order[i] : first + i;
 }
 /* Rectangles of a level share arrays: each begins at its first key (or query) over the unit, plus its
@@ -2962,7 +2970,7 @@ static uint32_t *hai_pinned(const hai_job *job) {
   return (uint32_t *)(void *)(job->base + job->plan->layout.pinned) +
          hai_flat_head(job) * job->plan->layout.n_pin_words + job->rect.key_begin / 32 + job->rect.index;
 }
-static int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
+HAI_SMALL int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
   hai_index bit = key - job->rect.key_begin;
   return (int)(pinned[bit / 32] >> (bit % 32) & 1);
 }
@@ -3169,14 +3177,14 @@ static float *hai_line(const hai_tile *tile, int i) {
 }
 
 /* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
-static const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
+HAI_SMALL const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = rows->first + (ptrdiff_t)row * rows->stride;
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
   return rows->room + j * rows->dim;
 }
 
-static uint64_t hai_lane_bits(int begin, int end) {
+HAI_SMALL uint64_t hai_lane_bits(int begin, int end) {
   uint64_t below_end = end >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << end) - 1;
   return below_end & ~(((uint64_t)1 << begin) - 1);
 }
@@ -3283,8 +3291,9 @@ static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
   uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
   hai_index step = (hai_index)(sizeof eight / hai_unit_bytes(dtype)), t;
-  for (t = 0; t + step <= n; t += step) {
-    HYPERATTN_MEMCPY(&eight, (const char *)row + (size_t)t * hai_unit_bytes(dtype), sizeof eight);
+  const char *at = (const char *)row;
+  for (t = 0; t + step <= n; t += step, at += sizeof eight) {
+    HYPERATTN_MEMCPY(&eight, at, sizeof eight);
     carries |= (eight & ~signs) + ones;
   }
   for (; t < n; t++) carries |= hai_finite(hai_get(row, dtype, t)) ? 0 : signs;
@@ -3380,7 +3389,7 @@ static void hai_tile_flush(hai_job *job) {
 }
 
 /* Lanes that may see a key, by their bounds. */
-static uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
+HAI_SMALL uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
   uint64_t bits = 0;
   int i;
   if (key >= tile->max_first && key <= tile->min_last) return ~(uint64_t)0;
@@ -3389,11 +3398,11 @@ static uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
 }
 
 /* Key `key` at place j of the chunk; then who of a tile sees it, of the lanes in `bits`. */
-static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+HAI_SMALL void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
   if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
 }
-static void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
+HAI_SMALL void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
   bits &= hai_tile_sees(tile, key);
   tile->visible[j] = bits;
   tile->masked |= (bits & tile->used) != tile->used;
@@ -4259,9 +4268,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
   }
 }
 
-static void hai_attend_pins(hai_job *job) {
-  hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], 0, 0);
-}
+static void hai_attend_pins(hai_job *job) { hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], 0, 0); }
 static void hai_attend_columns(hai_job *job, int wide) {
   hai_tiles_list(job, &job->tile, 1, 0, hai_counts(job)[1 + wide], wide);
 }
@@ -4290,8 +4297,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
-      if (!hai_is_pinned(job, pinned, key))
-        hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
+      if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
     }
     hai_tile_flush(job);
     for (i = 0; i < n; i++)
@@ -5150,6 +5156,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_FMA_2
 #undef HAI_FMA_3
 #undef HAI_INLINE
+#undef HAI_SMALL
 #undef HAI_KERNEL
 #undef HAI_KEY_ROW
 #undef HAI_KEY_STEP
