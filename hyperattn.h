@@ -3171,6 +3171,14 @@ static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char 
   return tile;
 }
 
+/* All tiles of a task: the job's, and further ones in its scratch. */
+static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
+  int n = hai_tiles(job->plan), i;
+  tiles[0] = job->tile;
+  for (i = 1; i < n; i++) tiles[i] = hai_tile_place(job, tiles[0], &job->scratch);
+  return n;
+}
+
 /* Room for a widened row, of lane i. */
 static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : NULL;
@@ -3616,17 +3624,20 @@ static hai_index hai_probe_row(const hai_job *job, hai_index t) {
   return run > job->rect.query_begin ? run - 1 : run + HAI_JUDGE_RUN;
 }
 
-/* Opens a tile of probes first .. first + n - 1. */
-static int hai_probe_open(hai_job *job, hai_index first) {
+/* Opens at most n tiles of probes, from `first` on; returns how many. */
+static int hai_probe_open(hai_job *job, hai_tile *const *tiles, int n, hai_index first) {
   const hai_plan *plan = job->plan;
-  hai_index probes = hai_n_probes(job), t;
-  int n = (int)hai_min(plan->kernel->lanes, probes - first), i;
-  for (i = 0; i < n; i++) {
-    t = hai_probe_row(job, first + i);
-    hai_tile_query(job, i, job->head, t, 0, hai_rect_last(plan, t));
+  hai_index probes = hai_n_probes(job), row;
+  int opened, i;
+  for (opened = 0; opened < n && first < probes; opened++) {
+    job->tile = tiles[opened];
+    for (i = 0; i < plan->kernel->lanes && first < probes; i++, first++) {
+      row = hai_probe_row(job, first);
+      hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
+    }
+    hai_tile_open(job, i, plan->scale, 0);
   }
-  hai_tile_open(job, n, plan->scale, 0);
-  return n;
+  return opened;
 }
 
 /* Keys of this task's chunk. */
@@ -3638,16 +3649,17 @@ static hai_index hai_probe_begin(const hai_job *job, hai_index chunk) {
 /* m and l of every probe over one chunk of keys. Cost: probes * keys of the chunk. */
 HAI_APART void hai_stage_probe(hai_job *job) {
   float *partial = hai_partial(job, job->chunk);
-  hai_index first, probes = hai_n_probes(job);
-  int n, i;
-  for (first = 0; first < probes; first += n) {
-    n = hai_probe_open(job, first);
-    hai_tiles_run(job, &job->tile, 1, hai_probe_begin(job, job->chunk),
-                  hai_probe_begin(job, job->chunk + 1));
-    for (i = 0; i < n; i++) {
-      partial[2 * (first + i)] = job->tile->m[i];
-      partial[2 * (first + i) + 1] = job->tile->l[i];
-    }
+  hai_tile *tiles[HAI_MAX_TILES];
+  int most = hai_tiles_place(job, tiles), n, i, t;
+  hai_index first = 0, probes = hai_n_probes(job);
+  while (first < probes) {
+    n = hai_probe_open(job, tiles, most, first);
+    hai_tiles_run(job, tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
+    for (t = 0; t < n; t++)
+      for (i = 0; i < tiles[t]->n; i++, first++) {
+        partial[2 * first] = tiles[t]->m[i];
+        partial[2 * first + 1] = tiles[t]->l[i];
+      }
   }
 }
 
@@ -3682,34 +3694,39 @@ static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int a
    largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
 HAI_APART void hai_stage_mass(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_tile *tile = job->tile;
+  hai_tile *tiles[HAI_MAX_TILES], *tile;
   float *mass = hai_mass(job) - job->rect.key_begin;
   hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
-  hai_index first, probes = hai_n_probes(job), key;
-  int n, i, j;
+  hai_index first = 0, probes = hai_n_probes(job), key;
+  int most = hai_tiles_place(job, tiles), lanes = plan->kernel->lanes, n, t, i, j;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
-  for (first = 0; first < probes; first += n) {
-    uint64_t good = 0; /* probes that saw something, all of it finite: a bad one has no say */
-    n = hai_probe_open(job, first);
-    for (i = 0; i < n; i++) {
-      tile->spare[i] = hai_partial(job, 0)[2 * (first + i)];
-      good |= (uint64_t)hai_finite(tile->spare[i]) << i;
-    }
-    for (; i < plan->kernel->lanes; i++) tile->spare[i] = hai_inf();
+  while (first < probes) {
+    int anew = first == 0;
+    n = hai_probe_open(job, tiles, most, first);
+    for (t = 0; t < n; t++)
+      for (tile = tiles[t], tile->used = 0, i = 0; i < lanes; i++) {
+        tile->spare[i] = i < tile->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
+        /* a probe that saw nothing, or something that is not finite, has no say */
+        tile->used |= (uint64_t)hai_finite(tile->spare[i]) << i;
+      }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
-      hai_tile_rows(tile, key, key + count);
-      hai_tile_fill(tile, key, key + count);
-      for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
-      /* with the maximum set to lse, softmax leaves the normalised weights */
-      HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)plan->kernel->lanes * sizeof(float));
-      tile->kernel->scores(tile->query, plan->head_dim, tile->key, count, tile->begin, tile->end,
-                           tile->score);
-      tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
-                            tile->l, tile->factor);
-      tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
-      for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
-      if (plan->reporting) hai_add_squares(job, key, count, first == 0);
+      hai_tile_rows(tiles[0], key, key + count);
+      for (t = 0; t < n; t++) {
+        job->tile = tile = tiles[t];
+        hai_tile_fill(tile, key, key + count);
+        for (j = 0; j < count; j++)
+          tile->visible[j] = tile->masked ? tile->visible[j] & tile->used : tile->used;
+        /* with the maximum set to lse, softmax leaves the normalised weights */
+        HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)lanes * sizeof(float));
+        tile->kernel->scores(tile->query, plan->head_dim, tile->key, count, tile->begin, tile->end,
+                             tile->score);
+        tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
+                              tile->l, tile->factor);
+        tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
+        for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
+        if (plan->reporting) hai_add_squares(job, key, count, anew && t == 0);
+      }
     }
   }
   if (plan->reporting)
@@ -4131,11 +4148,8 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
 /* Rows row .. end - 1, some tiles at a time: `open` fills one, `meet` leads them all to their keys. */
 static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int),
                             void (*meet)(hai_job *, hai_tile *const *, int), hai_index row, hai_index end) {
-  const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
-  int n = hai_tiles(plan), lanes = plan->kernel->lanes, i;
-  tiles[0] = job->tile;
-  for (i = 1; i < n; i++) tiles[i] = hai_tile_place(job, tiles[0], &job->scratch);
+  int n = hai_tiles_place(job, tiles), lanes = job->plan->kernel->lanes, i;
   while (row < end) {
     for (i = 0; i < n && row < end; i++, row += lanes) {
       job->tile = tiles[i];
