@@ -1770,20 +1770,21 @@ HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
 HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
   return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
 }
-/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
-   shift leaves it a NaN */
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0. Added to 1.5 2^23 + 127, x log2(e)
+   rounds to the n of 2^n with its exponent's bits in the lowest places. */
 HAI_V_avx2 hai_exp_avx2(__m256 x) {
-  __m256 t = _mm256_mul_ps(x, _mm256_set1_ps(1.44269504f));
-  __m256 n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(t, n);
+  const __m256 log2_e = _mm256_set1_ps(1.44269504f), rounder = _mm256_set1_ps(12583039.0f);
+  __m256 bits = _mm256_fmadd_ps(x, log2_e, rounder);
+  __m256 f = _mm256_fmsub_ps(x, log2_e, _mm256_sub_ps(bits, rounder));
+  __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(bits), 23));
   __m256 p = _mm256_set1_ps(1.326472715e-3f);
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(9.671512643e-3f));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(5.550733743e-2f));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(2.402224209e-1f));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(6.931469776e-1f));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
-  p = _mm256_castsi256_ps(
-      _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
-  return _mm256_andnot_ps(_mm256_cmp_ps(t, _mm256_set1_ps(-126.0f), _CMP_LT_OQ), p);
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-87.3365402f), _CMP_LT_OQ),
+                          _mm256_mul_ps(p, power));
 }
 HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -4256,7 +4257,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
                            int wide) {
   const hai_column *column = hai_columns(job, wide);
   const int32_t *pin = hai_pins(job);
-  hai_tile *tile = tiles[0];
+  hai_tile *tile;
   int n = n_pins + n_columns, begin, end, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
