@@ -1,5 +1,7 @@
 // A small pool of POSIX threads with a parallel_for for hyperattn_parallel: what an engine already has.
-// Threads sleep between calls; tasks are dealt out one by one from a shared counter.
+// Tasks are dealt out one by one from a shared counter. Threads sleep between calls, but first look for the next one for
+// a moment, if there is a core for each: a call of the library has a hundred phases, and waking costs as much as
+// the smallest of them.
 #ifndef POOL_H
 #define POOL_H
 
@@ -8,22 +10,38 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#define POOL_LOOKS 4000  // well below a tenth of a millisecond
 
 typedef struct pool {
   int n_workers;  // the caller is worker 0
   pthread_t *threads;
   pthread_mutex_t lock;
   pthread_cond_t start, done;
-  long round;  // counts calls; threads wait for it to move
-  int busy, stop, next_worker;
+  atomic_long round;  // counts calls; threads wait for it to move
+  atomic_int busy;
+  int looks, asleep, stop, next_worker;
   hyperattn_task task;
   void *arg;
   int64_t n_tasks;
   atomic_llong next;
 } pool;
 
+static void pool_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 static void pool_work(pool *p, int worker) {
   for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->n_tasks;) p->task(p->arg, i, worker);
+  if (atomic_fetch_sub(&p->busy, 1) != 1) return;
+  pthread_mutex_lock(&p->lock);
+  pthread_cond_signal(&p->done);
+  pthread_mutex_unlock(&p->lock);
 }
 
 static void *pool_thread(void *arg) {
@@ -31,13 +49,15 @@ static void *pool_thread(void *arg) {
   pthread_mutex_lock(&p->lock);
   int worker = p->next_worker++;
   for (long seen = 0;;) {
+    p->asleep++;
     while (p->round == seen && !p->stop) pthread_cond_wait(&p->start, &p->lock);
+    p->asleep--;
     if (p->stop) break;
     seen = p->round;
     pthread_mutex_unlock(&p->lock);
     pool_work(p, worker);
+    for (int i = 0; i < p->looks && p->round == seen; i++) pool_pause();
     pthread_mutex_lock(&p->lock);
-    if (--p->busy == 0) pthread_cond_signal(&p->done);
   }
   pthread_mutex_unlock(&p->lock);
   return NULL;
@@ -53,11 +73,13 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
   pthread_mutex_lock(&p->lock);
   p->task = task, p->arg = arg, p->n_tasks = n_tasks;
   atomic_store(&p->next, 0);
-  p->busy = p->n_workers - 1;
+  p->busy = p->n_workers;
   p->round++;
+  int asleep = p->asleep;
   pthread_mutex_unlock(&p->lock);
-  pthread_cond_broadcast(&p->start);  // who wakes finds the lock free
+  if (asleep) pthread_cond_broadcast(&p->start);  // who wakes finds the lock free
   pool_work(p, 0);
+  for (int i = 0; i < p->looks && p->busy; i++) pool_pause();
   pthread_mutex_lock(&p->lock);
   while (p->busy) pthread_cond_wait(&p->done, &p->lock);
   pthread_mutex_unlock(&p->lock);
@@ -65,7 +87,8 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
 
 static int pool_open(pool *p, int n_workers) {
   p->n_workers = n_workers;
-  p->round = 0, p->busy = 0, p->stop = 0, p->next_worker = 1;
+  p->round = 0, p->busy = 0, p->asleep = 0, p->stop = 0, p->next_worker = 1;
+  p->looks = sysconf(_SC_NPROCESSORS_ONLN) >= n_workers ? POOL_LOOKS : 0;
   p->threads = malloc((size_t)n_workers * sizeof *p->threads);
   if (!p->threads) return 0;
   pthread_mutex_init(&p->lock, NULL);
