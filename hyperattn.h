@@ -591,7 +591,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
 #define HAI_MAX_STEPS 24
-#define HAI_MAX_TILES (HAI_AVX512 || HAI_AVX2 || HAI_NEON ? 4 : 1)
+#define HAI_MAX_TILES (HAI_AVX512 || HAI_AVX2 || HAI_NEON ? 4 : 1) /* most tiles of a task, */
 #define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
 
 /* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
@@ -2679,7 +2679,7 @@ static int hai_resting(const hai_plan *plan) {
 /* Scratch beside the tile, used by one stage at a time. */
 static size_t hai_stage_bytes(const hai_plan *plan) {
   size_t dim = (size_t)plan->head_dim, lanes = (size_t)plan->kernel->lanes, take = (size_t)plan->take;
-  size_t most = (size_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* exact tasks: further tiles */
+  size_t most = (size_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* further tiles of a task */
   if (!hai_may_approximate(plan)) return most;
   most = hai_most(most, hai_times((size_t)plan->heavy_keys, sizeof(uint64_t))); /* the heaviest */
   if (plan->sorted[plan->n_pairings - 1]) {
@@ -3048,7 +3048,8 @@ struct hai_tile {
   int n;                             /* queries in use: lanes 0 .. n - 1 */
   int begin, end;                    /* lanes that the next keys are for, whole registers */
   uint64_t used;                     /* which of those lanes hold queries */
-  int guard;                         /* are keys hidden that their lanes must not even multiply by 0 */
+  int guard;                         /* are keys hidden that their lanes must not even multiply by 0, */
+  int spoilt;                        /* and is any value of this chunk not finite */
   hai_index state[HAI_MAX_LANES];    /* index into lse: flat head * n_query + row */
   const void *row[HAI_MAX_LANES];    /* query rows, of the kernel's dtype */
   float *out[HAI_MAX_LANES];         /* output rows in float32, where they rest between phases, */
@@ -3116,7 +3117,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 5 * HAI_ALIGN;
 }
 
-/* Tiles of an exact task: what the kernel asks for, while they stay in the cache. */
+/* Tiles of a task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
   if (HAI_MAX_TILES == 1) return 1;
   return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_bytes(plan)));
@@ -3229,7 +3230,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
-  tile->n_keys = tile->masked = tile->weighted = tile->guard = 0;
+  tile->n_keys = tile->masked = tile->weighted = tile->guard = tile->spoilt = 0;
   tile->clip = NULL;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
@@ -3309,15 +3310,11 @@ static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   return !(carries & signs);
 }
 
-/* Are all values that are hidden from some lane finite? */
-static int hai_tile_clean(const hai_tile *tile) {
-  uint64_t all = hai_lane_bits(0, tile->n);
-  int j;
-  for (j = 0; j < tile->n_keys; j++)
-    if ((tile->visible[j] & all) != all &&
-        !hai_row_finite(tile->value[j], tile->kernel->dtype, tile->value_dim))
-      return 0;
-  return 1;
+/* Are n values of the chunk finite? */
+static int hai_tile_clean(const hai_tile *tile, hai_index n) {
+  hai_index j = 0;
+  while (j < n && hai_row_finite(tile->value[j], tile->kernel->dtype, tile->value_dim)) j++;
+  return j == n;
 }
 
 /* Is any of the kernel's step of coordinates from t on, in a row that is hidden from some lane, not
@@ -3389,7 +3386,7 @@ static void hai_tile_flush(hai_job *job) {
   kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
                   tile->masked ? tile->visible : NULL, tile->begin, tile->end, tile->m, tile->l,
                   tile->factor);
-  if (tile->value_dim && tile->masked && tile->guard && !hai_tile_clean(tile))
+  if (tile->value_dim && tile->masked && tile->spoilt)
     hai_tile_values_guarded(tile);
   else if (tile->value_dim)
     kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
@@ -3460,7 +3457,7 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai_index begin,
                           hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i;
+  int i, clean;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -3471,10 +3468,13 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
   for (; begin < end; begin = next) {
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
     hai_tile_rows(tiles[0], begin, next);
+    clean = -1; /* not known */
     for (i = 0; i < n_tiles; i++) {
       if (next <= tiles[i]->min_first || begin > tiles[i]->max_last) continue;
       job->tile = tiles[i];
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      if (tiles[i]->guard && tiles[i]->masked && clean < 0) clean = hai_tile_clean(tiles[0], next - begin);
+      tiles[i]->spoilt = !clean;
       hai_tile_flush(job);
     }
   }
