@@ -548,11 +548,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #if HAI_AVX512 || HAI_AVX2 || HAI_NEON
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
-/* A few operations for every key or row, which gcc -O1 would call for. */
+/* A few operations for every key or row: inlined at gcc -O1 too, but not where size counts. */
 #if (HAI_AVX512 || HAI_AVX2 || HAI_NEON) && !defined(__OPTIMIZE_SIZE__)
-#define HAI_SMALL HAI_INLINE
+#define HAI_HOT HAI_INLINE
 #else
-#define HAI_SMALL static
+#define HAI_HOT static
 #endif
 
 /* What this build holds besides exact attention on float32. Code that a zero here leaves without a
@@ -616,8 +616,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 typedef ptrdiff_t hai_index;
 #define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
 
-HAI_SMALL hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
-HAI_SMALL hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
+HAI_HOT hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
+HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 static hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
 /* A caller's number, cut at `most`. */
 static hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? (hai_index)x : most; }
@@ -641,18 +641,18 @@ static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
 
-HAI_SMALL float hai_float(uint32_t bits) {
+HAI_HOT float hai_float(uint32_t bits) {
   float x;
   HYPERATTN_MEMCPY(&x, &bits, sizeof x);
   return x;
 }
-HAI_SMALL uint32_t hai_bits(float x) {
+HAI_HOT uint32_t hai_bits(float x) {
   uint32_t bits;
   HYPERATTN_MEMCPY(&bits, &x, sizeof bits);
   return bits;
 }
 static float hai_inf(void) { return hai_float(0x7f800000u); }
-HAI_SMALL int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
+HAI_HOT int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
 /* e^x = 2^n 2^f with n = round(x log2 e), |f| <= 1/2 and a polynomial for 2^f. Relative error at most
    2e-7 + 1e-7 |x|; below 2^-126 the result is exactly 0, from 2^128 on infinity; NaN stays NaN. */
@@ -745,11 +745,11 @@ static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
-HAI_SMALL int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
-HAI_SMALL int hai_unit(hyperattn_dtype dtype) {
+HAI_HOT int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+HAI_HOT int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
-HAI_SMALL size_t hai_unit_bytes(hyperattn_dtype dtype) {
+HAI_HOT size_t hai_unit_bytes(hyperattn_dtype dtype) {
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
 static size_t hai_alignment(hyperattn_dtype dtype) {
@@ -1314,8 +1314,10 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                    \
     query += begin, score += begin;                                                                   \
     for (j = 0; j < n_keys; j += R, key += R, score += R * HAI_LANES_##isa) {                         \
-      for (r = 0; n_keys - j < R && r < R; r++) row[r] = key[r < n_keys - j ? r : 0];                 \
-      if (n_keys - j < R) key = row;                                                                  \
+      if (n_keys - j < R) { /* the first key in place of absent ones */                               \
+        for (r = 0; r < R; r++) row[r] = key[r < n_keys - j ? r : 0];                                 \
+        key = row;                                                                                    \
+      }                                                                                               \
       if (n == 3)                                                                                     \
         hai_scores_3_##isa(query, dim, key, score);                                                   \
       else if (n == 2)                                                                                \
@@ -1770,8 +1772,8 @@ HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
 HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
   return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
 }
-/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0. Added to 1.5 2^23 + 127, x log2(e)
-   rounds to the n of 2^n with its exponent's bits in the lowest places. */
+/* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0. 1.5 2^23 + 127 + x log2(e) is
+   rounded to an integer, whose lowest bits are n + 127, the exponent of 2^n. */
 HAI_V_avx2 hai_exp_avx2(__m256 x) {
   const __m256 log2_e = _mm256_set1_ps(1.44269504f), rounder = _mm256_set1_ps(12583039.0f);
   __m256 bits = _mm256_fmadd_ps(x, log2_e, rounder);
@@ -2845,7 +2847,7 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
 typedef struct hai_job {
   const hai_plan *plan;
   char *base;    /* workspace, aligned */
-  char *scratch; /* this worker's */
+  char *scratch; /* what is left of this worker's */
   hai_tile *tile;
   hai_index batch, head, kv_head; /* head is -1 in tasks of a kv head */
   int level, pairing;
@@ -2863,11 +2865,12 @@ static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) 
   return hai_random(job->plan->params->seed, (uint64_t)job->rect.region, (uint64_t)purpose,
                     (uint64_t)index);
 }
-/* Where a row lies. */
-HAI_SMALL ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+/* Bytes of so many elements. */
+HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
   return elements / hai_unit(dtype) * (ptrdiff_t)hai_unit_bytes(dtype);
 }
-HAI_SMALL const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
+/* Where a row lies. */
+HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
   return (const char *)x->data +
          hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
                                   (ptrdiff_t)row * x->row_stride);
@@ -2926,7 +2929,7 @@ static int32_t *hai_key_order(const hai_job *job) {
   return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
-HAI_SMALL hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
+HAI_HOT hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
   return order ? order[i] : first + i;
 }
 /* Rectangles of a level share arrays: each begins at its first key (or query) over the unit, plus its
@@ -2971,7 +2974,7 @@ static uint32_t *hai_pinned(const hai_job *job) {
   return (uint32_t *)(void *)(job->base + job->plan->layout.pinned) +
          hai_flat_head(job) * job->plan->layout.n_pin_words + job->rect.key_begin / 32 + job->rect.index;
 }
-HAI_SMALL int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
+HAI_HOT int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
   hai_index bit = key - job->rect.key_begin;
   return (int)(pinned[bit / 32] >> (bit % 32) & 1);
 }
@@ -3018,8 +3021,9 @@ static float *hai_cap(const hai_job *job) {
 }
 
 /* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states. Keys are pushed one by one; each full
-   chunk goes through the kernel. The state of a query is (m, l, o): running maximum, sum of weights,
+   A tile holds up to kernel->lanes queries and their running states. Keys come in chunks, whose rows the tiles
+   of a task share where all meet the same ones, or are pushed one by one; each chunk goes through the kernel.
+   The state of a query is (m, l, o): running maximum, sum of weights,
    unnormalised output; out = o / l and lse = m + ln l. Between phases a state rests as these: lse in the
    workspace, out in its own place. */
 
@@ -3049,7 +3053,7 @@ struct hai_tile {
   int begin, end;                    /* lanes that the next keys are for, whole registers */
   uint64_t used;                     /* which of those lanes hold queries */
   int guard;                         /* are keys hidden that their lanes must not even multiply by 0, */
-  int spoilt;                        /* and is any value of this chunk not finite */
+  int spoilt;                        /* and is any value of this chunk known not to be finite */
   hai_index state[HAI_MAX_LANES];    /* index into lse: flat head * n_query + row */
   const void *row[HAI_MAX_LANES];    /* query rows, of the kernel's dtype */
   float *out[HAI_MAX_LANES];         /* output rows in float32, where they rest between phases, */
@@ -3069,7 +3073,8 @@ struct hai_tile {
   float *log_weight;         /* [chunk]: theirs, if any has one */
   float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
   hai_index line_dim;
-  int32_t id[HAI_CHUNK];   /* pairing: sub-blocks in place of keys; */
+  /* each tile's own: */
+  int32_t id[HAI_CHUNK];   /* keys of a list, or sub-blocks where these are paired; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
   float *column; /* [chunk]: for the stage's use; [chunk][kernel->step] elements of values in a guard */
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
@@ -3141,7 +3146,7 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
 }
 
 /* Lays a tile out at *at and moves *at behind it. Tiles after the first share its chunk. */
-static hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
+HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
   hai_index lanes = plan->kernel->lanes;
@@ -3187,14 +3192,14 @@ static float *hai_line(const hai_tile *tile, int i) {
 }
 
 /* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
-HAI_SMALL const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
+HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = rows->first + (ptrdiff_t)row * rows->stride;
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
   return rows->room + j * rows->dim;
 }
 
-HAI_SMALL uint64_t hai_lane_bits(int begin, int end) {
+HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
   uint64_t below_end = end >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << end) - 1;
   return below_end & ~(((uint64_t)1 << begin) - 1);
 }
@@ -3395,7 +3400,7 @@ static void hai_tile_flush(hai_job *job) {
 }
 
 /* Lanes that may see a key, by their bounds. */
-HAI_SMALL uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
+HAI_HOT uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
   uint64_t bits = 0;
   int i;
   if (key >= tile->max_first && key <= tile->min_last) return ~(uint64_t)0;
@@ -3404,11 +3409,11 @@ HAI_SMALL uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
 }
 
 /* Key `key` at place j of the chunk; then who of a tile sees it, of the lanes in `bits`. */
-HAI_SMALL void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
   if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
 }
-HAI_SMALL void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
+HAI_HOT void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
   bits &= hai_tile_sees(tile, key);
   tile->visible[j] = bits;
   tile->masked |= (bits & tile->used) != tile->used;
@@ -3457,7 +3462,7 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai_index begin,
                           hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i, clean;
+  int i, spoilt;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -3468,13 +3473,14 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
   for (; begin < end; begin = next) {
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
     hai_tile_rows(tiles[0], begin, next);
-    clean = -1; /* not known */
+    spoilt = -1; /* not known */
     for (i = 0; i < n_tiles; i++) {
       if (next <= tiles[i]->min_first || begin > tiles[i]->max_last) continue;
       job->tile = tiles[i];
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
-      if (tiles[i]->guard && tiles[i]->masked && clean < 0) clean = hai_tile_clean(tiles[0], next - begin);
-      tiles[i]->spoilt = !clean;
+      if (tiles[i]->guard && tiles[i]->masked && spoilt < 0)
+        spoilt = !hai_tile_clean(tiles[0], next - begin);
+      tiles[i]->spoilt = spoilt > 0;
       hai_tile_flush(job);
     }
   }
@@ -3590,6 +3596,11 @@ static hai_index hai_rect_last(const hai_plan *plan, hai_index row) {
   return p->causal ? row + plan->n_key - plan->n_query - plan->window : plan->n_key;
 }
 
+/* Puts query `row` of the rectangle into a lane. */
+static void hai_rect_query(hai_job *job, int lane, hai_index row) {
+  hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(job->plan, row));
+}
+
 static hai_index hai_n_probes(const hai_job *job) {
   return hai_min(job->plan->probe_queries, job->rect.n_query);
 }
@@ -3634,7 +3645,7 @@ static int hai_probe_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
     job->tile = tiles[opened];
     for (i = 0; i < plan->kernel->lanes && first < probes; i++, first++) {
       row = hai_probe_row(job, first);
-      hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
+      hai_rect_query(job, i, row);
     }
     hai_tile_open(job, i, plan->scale, 0);
   }
@@ -3691,41 +3702,49 @@ static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int a
   }
 }
 
+/* Adds what those probes of the tile that are in `good` give to the masses of keys key .. key + count - 1. */
+static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good, float *mass) {
+  hai_tile *tile = job->tile;
+  int j;
+  hai_tile_fill(tile, key, key + count);
+  for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
+  /* with the maximum set to lse, softmax leaves the normalised weights */
+  HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)tile->kernel->lanes * sizeof(float));
+  tile->kernel->scores(tile->query, job->plan->head_dim, tile->key, count, tile->begin, tile->end,
+                       tile->score);
+  tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m, tile->l,
+                        tile->factor);
+  tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
+  for (j = 0; j < count; j++) mass[j] += tile->column[j];
+}
+
 /* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
    largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
 HAI_APART void hai_stage_mass(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_tile *tiles[HAI_MAX_TILES], *tile;
+  hai_tile *tiles[HAI_MAX_TILES];
+  uint64_t good[HAI_MAX_TILES] = {
+      0}; /* probes that saw something, all of it finite: a bad one has no say */
   float *mass = hai_mass(job) - job->rect.key_begin;
   hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
-  int most = hai_tiles_place(job, tiles), lanes = plan->kernel->lanes, n, t, i, j;
+  int most = hai_tiles_place(job, tiles), lanes = plan->kernel->lanes, n, t, i;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
   while (first < probes) {
     int anew = first == 0;
     n = hai_probe_open(job, tiles, most, first);
     for (t = 0; t < n; t++)
-      for (tile = tiles[t], tile->used = 0, i = 0; i < lanes; i++) {
-        tile->spare[i] = i < tile->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
-        /* a probe that saw nothing, or something that is not finite, has no say */
-        tile->used |= (uint64_t)hai_finite(tile->spare[i]) << i;
+      for (good[t] = 0, i = 0; i < lanes; i++) {
+        float lse = i < tiles[t]->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
+        good[t] |= (uint64_t)hai_finite(lse) << i;
+        tiles[t]->spare[i] = lse;
       }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
-        job->tile = tile = tiles[t];
-        hai_tile_fill(tile, key, key + count);
-        for (j = 0; j < count; j++)
-          tile->visible[j] = tile->masked ? tile->visible[j] & tile->used : tile->used;
-        /* with the maximum set to lse, softmax leaves the normalised weights */
-        HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)lanes * sizeof(float));
-        tile->kernel->scores(tile->query, plan->head_dim, tile->key, count, tile->begin, tile->end,
-                             tile->score);
-        tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m,
-                              tile->l, tile->factor);
-        tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
-        for (j = 0; j < count; j++) mass[key + j] += tile->column[j];
+        job->tile = tiles[t];
+        hai_tile_mass(job, key, count, good[t], mass + key);
         if (plan->reporting) hai_add_squares(job, key, count, anew && t == 0);
       }
     }
@@ -4201,7 +4220,7 @@ static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
                         ? 0
                         : hai_query_parts(plan, job->rect.n_query, job->rect.n_key),
             id;
-  hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(plan, row));
+  hai_rect_query(job, lane, row);
   if (!parts) return;
   id = hai_part_of(job->rect.n_query, parts, position);
   if (!tile->n_groups || group->id != id) {
@@ -4251,42 +4270,48 @@ static void hai_attend_blocks(hai_job *job) {
   }
 }
 
-/* Some tiles meet so many pins, weight 1, and columns of a draw; a column is hidden from queries whose block
-   holds it. Rows are looked for once for all tiles. */
-static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int n_columns,
-                           int wide) {
-  const hai_column *column = hai_columns(job, wide);
-  const int32_t *pin = hai_pins(job);
-  hai_tile *tile;
-  int n = n_pins + n_columns, begin, end, i, j;
+/* Keys begin .. end - 1 of a list take their places in a chunk: its first n_pins are pins, weight 1, the
+   others columns of a draw. Returns the latest of these keys. */
+HAI_APART int32_t hai_tile_list(const hai_job *job, hai_tile *tile, int n_pins, int wide, int begin,
+                                int end) {
+  int32_t latest = 0;
+  int j;
+  for (j = 0; begin < end; j++, begin++) {
+    int is_pin = begin < n_pins;
+    const hai_column *column = &hai_columns(job, wide)[is_pin ? 0 : begin - n_pins];
+    tile->id[j] = is_pin ? hai_pins(job)[begin] : column->key;
+    tile->log_weight[j] = is_pin ? 0.0f : column->log_weight;
+    latest = tile->id[j] > latest ? tile->id[j] : latest;
+    hai_tile_put(tile, j, tile->id[j]);
+  }
+  return latest;
+}
+
+/* Some tiles meet so many pins and the columns of a draw (wide: 0 or 1; -1: none), which are hidden from
+   queries whose block holds them. Rows are looked for once for all tiles. */
+static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
+  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
-    int32_t last = 0, *key = tiles[0]->id;
-    end = n - begin < HAI_CHUNK ? n : begin + HAI_CHUNK;
-    for (j = 0; j < end - begin; j++) {
-      int at = begin + j - n_pins;
-      key[j] = at < 0 ? pin[begin + j] : column[at].key;
-      tiles[0]->log_weight[j] = at < 0 ? 0.0f : column[at].log_weight;
-      last = key[j] > last ? key[j] : last;
-      hai_tile_put(tiles[0], j, key[j]);
-    }
+    int32_t latest =
+        hai_tile_list(job, tiles[0], n_pins, wide > 0, begin, end = (int)hai_min(n, begin + HAI_CHUNK));
     for (i = 0; i < n_tiles; i++) {
-      job->tile = tile = tiles[i];
+      hai_tile *tile = job->tile = tiles[i];
       tile->n_keys = end - begin;
       tile->weighted = end > n_pins;
-      for (j = 0; j < end - begin && (tile->n_groups || last > tile->min_last); j++) {
+      /* where nothing is hidden, `visible` is not read */
+      for (j = 0; j < tile->n_keys && (tile->n_groups || latest > tile->min_last); j++) {
         int at = begin + j - n_pins;
-        hai_tile_show(tile, j, key[j], at < 0 ? ~(uint64_t)0 : ~hai_tile_holds(tile, column[at].block));
+        hai_tile_show(tile, j, tiles[0]->id[j],
+                      at < 0 ? ~(uint64_t)0 : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
       }
       hai_tile_flush(job);
     }
   }
 }
 
-static void hai_attend_pins(hai_job *job) { hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], 0, 0); }
-static void hai_attend_columns(hai_job *job, int wide) {
-  hai_tiles_list(job, &job->tile, 1, 0, hai_counts(job)[1 + wide], wide);
-}
+static void hai_attend_pins(hai_job *job) { hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], -1); }
+static void hai_attend_columns(hai_job *job, int wide) { hai_tiles_list(job, &job->tile, 1, 0, wide); }
 
 /* ---- Algorithm 2's normaliser ---- */
 
@@ -4326,7 +4351,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
 /* Columns under the capped, floored normaliser: C = eps^2 m / (n ln n) (B + T / kappa), D = B + max(sum
    over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D. B is what the tile has met
    so far; the numerator is not capped. In logarithms, since the sums may exceed a float's range. */
-static void hai_attend_columns_capped(hai_job *job) {
+HAI_APART void hai_attend_columns_capped(hai_job *job) {
   const hyperattn_params *p = job->plan->params;
   hai_tile *tile = job->tile;
   int lanes = tile->kernel->lanes, i;
@@ -4363,7 +4388,7 @@ static void hai_attend_columns_capped(hai_job *job) {
   }
 }
 
-/* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks. */
+/* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks, if any. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   const hai_plan *plan = job->plan;
   int i;
@@ -4374,10 +4399,10 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   hai_attend_blocks(job);
 }
 
-/* So many pins, and the recipe's columns. */
+/* Some tiles meet so many pins (0 if they have), and the recipe's columns. */
 static void hai_tiles_sample(hai_job *job, hai_tile *const *tiles, int n, int n_pins) {
   int wide = hai_recipe_of(job) != HAI_BLOCKS, capping = hai_capping(job->plan), i;
-  hai_tiles_list(job, tiles, n, n_pins, capping ? 0 : hai_counts(job)[1 + wide], wide);
+  hai_tiles_list(job, tiles, n, n_pins, capping ? -1 : wide);
   for (i = 0; i < n && capping; i++) {
     job->tile = tiles[i];
     hai_attend_columns_capped(job);
@@ -4391,7 +4416,7 @@ static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
 HAI_APART void hai_stage_attend(hai_job *job) {
   hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
   int is_all = hai_recipe_of(job) == HAI_ALL;
-  if (is_all) job->pairing = HAI_NO_BLOCKS;
+  if (is_all) job->pairing = HAI_NO_BLOCKS; /* in order of rows, as runs of keys want it */
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
@@ -4416,7 +4441,7 @@ HAI_APART void hai_stage_judge(hai_job *job) {
     n = (int)hai_min(lanes, judges - first);
     for (i = 0; i < n; i++) {
       hai_index row = hai_judge_row(job, first + i);
-      hai_tile_query(job, i, job->head, row, 0, hai_rect_last(plan, row));
+      hai_rect_query(job, i, row);
     }
     hai_tile_open(job, n, plan->scale, value_dim);
     hai_tiles_run(job, &tile, 1, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
@@ -5171,7 +5196,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_FMA_2
 #undef HAI_FMA_3
 #undef HAI_INLINE
-#undef HAI_SMALL
+#undef HAI_HOT
 #undef HAI_KERNEL
 #undef HAI_KEY_ROW
 #undef HAI_KEY_STEP
