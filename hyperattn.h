@@ -378,7 +378,8 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 /* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no
    report, with the kernels that this build may hold. Exact attention needs as much for any lengths and
    heads. Otherwise heads = batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys
-   + heavy_keys, and group is the smaller of query_group and key_group. */
+   + heavy_keys, group is the smaller of query_group and key_group, and probe_queries is 1 where it is 0
+   under SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                               \
   (HYPERATTN_BOUND_TILES * HYPERATTN_BOUND_TILE((size_t)(head_dim), (size_t)(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
@@ -3119,7 +3120,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = HAI_CHUNK + plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_room_floats(plan, p->key.dtype, plan->head_dim) +
                      hai_room_floats(plan, p->value.dtype, plan->value_dim);
-  return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 5 * HAI_ALIGN;
+  return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
 /* Tiles of a task: what the kernel asks for, while they stay in the cache. */

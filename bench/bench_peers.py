@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument(
         "--long", action="store_true", help=f"also {LONG} tokens, in 6 GB; exact there by n^2 from {FROM}"
     )
-    parser.add_argument("--exact-long", action="store_true", help=f"with --long: time our exact at {LONG}, once")
+    parser.add_argument("--exact-long", action="store_true", help=f"with --long: time our exact at {LONG}")
     parser.add_argument("--csv", metavar="FILE", help="write both tables there too")
     options = parser.parse_args()
     every = [c for c in contenders(options.long, options.exact_long) if re.search(options.only, c.key)]

@@ -1,7 +1,6 @@
 // A small pool of POSIX threads with a parallel_for for hyperattn_parallel: what an engine already has.
 // Tasks are dealt out one by one from a shared counter. Threads sleep between calls, but first look for the next one for
-// a moment, if there is a core for each: a call of the library has a hundred phases, and waking costs as much as
-// the smallest of them.
+// a moment: a call of the library has some twenty phases a level, and waking costs as much as the smallest of them.
 #ifndef POOL_H
 #define POOL_H
 
@@ -10,9 +9,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-#define POOL_LOOKS 4000  // well below a tenth of a millisecond
+#define POOL_LOOKS 4000  // about a twentieth of a millisecond
 
 typedef struct pool {
   int n_workers;  // the caller is worker 0
@@ -20,8 +18,9 @@ typedef struct pool {
   pthread_mutex_t lock;
   pthread_cond_t start, done;
   atomic_long round;  // counts calls; threads wait for it to move
-  atomic_int busy;
-  int looks, asleep, stop, next_worker;
+  atomic_int busy;    // workers of this call that have not finished, the caller among them
+  atomic_int looks;  // how often to look: less and less in vain, as where there are more threads than cores
+  int asleep, stop, next_worker;
   hyperattn_task task;
   void *arg;
   int64_t n_tasks;
@@ -79,7 +78,9 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
   pthread_mutex_unlock(&p->lock);
   if (asleep) pthread_cond_broadcast(&p->start);  // who wakes finds the lock free
   pool_work(p, 0);
-  for (int i = 0; i < p->looks && p->busy; i++) pool_pause();
+  int looks = p->looks;
+  for (int i = 0; i < looks && p->busy; i++) pool_pause();
+  p->looks = p->busy ? looks / 2 + 1 : POOL_LOOKS;
   pthread_mutex_lock(&p->lock);
   while (p->busy) pthread_cond_wait(&p->done, &p->lock);
   pthread_mutex_unlock(&p->lock);
@@ -87,8 +88,7 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
 
 static int pool_open(pool *p, int n_workers) {
   p->n_workers = n_workers;
-  p->round = 0, p->busy = 0, p->asleep = 0, p->stop = 0, p->next_worker = 1;
-  p->looks = sysconf(_SC_NPROCESSORS_ONLN) >= n_workers ? POOL_LOOKS : 0;
+  p->round = 0, p->busy = 0, p->looks = POOL_LOOKS, p->asleep = 0, p->stop = 0, p->next_worker = 1;
   p->threads = malloc((size_t)n_workers * sizeof *p->threads);
   if (!p->threads) return 0;
   pthread_mutex_init(&p->lock, NULL);

@@ -52,11 +52,18 @@ static void test_bound_holds(void **state) {
         a.query_group = a.key_group = 0;
       if (i % 5 == 0) a.order = HYPERATTN_ORDER_POSITION;
     }
+    if (i == 1) { /* weights of columns, and little besides */
+      a = hyperattn_paper_params();
+      p.batch = 1, p.n_heads = p.n_kv_heads = 4, p.n_query = p.n_key = 16384;
+      p.head_dim = p.value_dim = 64, p.causal = 1;
+    }
+    if (i == 1 || i % 7 == 0) a.sampling = HYPERATTN_SAMPLE_VALUE_NORM;
+    int64_t probes = a.probe_queries + (a.sampling == HYPERATTN_SAMPLE_VALUE_NORM && !a.probe_queries);
     int64_t n = p.n_query > p.n_key ? p.n_query : p.n_key;
     int64_t group = a.query_group < a.key_group ? a.query_group : a.key_group;
     size_t bound = HYPERATTN_WORKSPACE_BOUND(p.batch * p.n_heads, n, p.head_dim, p.value_dim, a.min_seq_len,
                                              a.block_size, a.sample_size, a.sink_keys + a.heavy_keys,
-                                             a.probe_queries, group, a.lsh_bits);
+                                             probes, group, a.lsh_bits);
     size_t bytes = hyperattn_workspace_size(&p, &a, 1);
     assert_true(bytes > 0 && bytes <= bound);
     if ((double)bound / (double)bytes < least) least = (double)bound / (double)bytes;
