@@ -546,11 +546,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_NEON_BF16 0
 #endif
-#if HAI_AVX512 || HAI_AVX2 || HAI_NEON
+#define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON) /* any of them: the compiler is gcc or clang */
+#if HAI_SIMD
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
 /* A few operations for every key or row: inlined at gcc -O1 too, but not where size counts. */
-#if (HAI_AVX512 || HAI_AVX2 || HAI_NEON) && !defined(__OPTIMIZE_SIZE__)
+#if HAI_SIMD && !defined(__OPTIMIZE_SIZE__)
 #define HAI_HOT HAI_INLINE
 #else
 #define HAI_HOT static
@@ -581,7 +582,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_APART static
 #endif
-#if (defined(__GNUC__) || defined(__clang__)) && (HAI_AVX2 || HAI_AVX512 || HAI_NEON)
+#if HAI_SIMD
 #define HAI_PREFETCH(at) __builtin_prefetch(at)
 #else
 #define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
@@ -592,8 +593,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_CHUNK 64     /* most keys that a tile meets at a time */
 #define HAI_ALIGN 64     /* alignment of every array in the workspace */
 #define HAI_MAX_STEPS 24
-#define HAI_MAX_TILES (HAI_AVX512 || HAI_AVX2 || HAI_NEON ? 4 : 1) /* most tiles of a task, */
-#define HAI_TILES_BYTES (288 * 1024) /* and most bytes of them where there are several */
+#define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task, */
+#define HAI_TILES_BYTES (288 * 1024)     /* and most bytes of them where there are several */
 
 /* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
@@ -1015,7 +1016,7 @@ static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
                                              NULL,
                                              NULL};
 
-#if HAI_AVX512 || HAI_AVX2 || HAI_NEON
+#if HAI_SIMD
 
 /* gcc 105593: g++ 12 takes the undefined vectors inside its own AVX-512 intrinsics for a mistake of
    ours; at -O0 some of gcc's intrinsics are macros that convert signs. */
@@ -3022,11 +3023,11 @@ static float *hai_cap(const hai_job *job) {
 }
 
 /* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states. Keys come in chunks, whose rows the tiles
-   of a task share where all meet the same ones, or are pushed one by one; each chunk goes through the kernel.
-   The state of a query is (m, l, o): running maximum, sum of weights,
-   unnormalised output; out = o / l and lse = m + ln l. Between phases a state rests as these: lse in the
-   workspace, out in its own place. */
+   A tile holds up to kernel->lanes queries and their running states. Keys come in chunks, whose rows the
+   tiles of a task share where all meet the same ones, or are pushed one by one; each chunk goes through the
+   kernel. The state of a query is (m, l, o): running maximum, sum of weights, unnormalised output;
+   out = o / l and lse = m + ln l. Between phases a state rests as these: lse in the workspace, out in its own
+   place. */
 
 /* Consecutive lanes of one query group. */
 typedef struct hai_group {
@@ -3125,7 +3126,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
 
 /* Tiles of a task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
-  if (HAI_MAX_TILES == 1) return 1;
+  if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
   return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_bytes(plan)));
 }
 
@@ -3316,7 +3317,7 @@ static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   return !(carries & signs);
 }
 
-/* Are n values of the chunk finite? */
+/* Are the first n values of the chunk finite? */
 static int hai_tile_clean(const hai_tile *tile, hai_index n) {
   hai_index j = 0;
   while (j < n && hai_row_finite(tile->value[j], tile->kernel->dtype, tile->value_dim)) j++;
@@ -3637,18 +3638,15 @@ static hai_index hai_probe_row(const hai_job *job, hai_index t) {
   return run > job->rect.query_begin ? run - 1 : run + HAI_JUDGE_RUN;
 }
 
-/* Opens at most n tiles of probes, from `first` on; returns how many. */
-static int hai_probe_open(hai_job *job, hai_tile *const *tiles, int n, hai_index first) {
+/* Opens at most n tiles of queries row_of(first) .. row_of(end - 1); returns how many. */
+static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index first, hai_index end,
+                          hai_index (*row_of)(const hai_job *, hai_index), hai_index value_dim) {
   const hai_plan *plan = job->plan;
-  hai_index probes = hai_n_probes(job), row;
   int opened, i;
-  for (opened = 0; opened < n && first < probes; opened++) {
+  for (opened = 0; opened < n && first < end; opened++) {
     job->tile = tiles[opened];
-    for (i = 0; i < plan->kernel->lanes && first < probes; i++, first++) {
-      row = hai_probe_row(job, first);
-      hai_rect_query(job, i, row);
-    }
-    hai_tile_open(job, i, plan->scale, 0);
+    for (i = 0; i < plan->kernel->lanes && first < end; i++) hai_rect_query(job, i, row_of(job, first++));
+    hai_tile_open(job, i, plan->scale, value_dim);
   }
   return opened;
 }
@@ -3666,7 +3664,7 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   int most = hai_tiles_place(job, tiles), n, i, t;
   hai_index first = 0, probes = hai_n_probes(job);
   while (first < probes) {
-    n = hai_probe_open(job, tiles, most, first);
+    n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
     hai_tiles_run(job, tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
     for (t = 0; t < n; t++)
       for (i = 0; i < tiles[t]->n; i++, first++) {
@@ -3724,18 +3722,18 @@ static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good,
 HAI_APART void hai_stage_mass(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
-  uint64_t good[HAI_MAX_TILES] = {
-      0}; /* probes that saw something, all of it finite: a bad one has no say */
   float *mass = hai_mass(job) - job->rect.key_begin;
   hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
   int most = hai_tiles_place(job, tiles), lanes = plan->kernel->lanes, n, t, i;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
   while (first < probes) {
+    /* probes that saw something, all of it finite: a bad one has no say */
+    uint64_t good[HAI_MAX_TILES] = {0};
     int anew = first == 0;
-    n = hai_probe_open(job, tiles, most, first);
+    n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
     for (t = 0; t < n; t++)
-      for (good[t] = 0, i = 0; i < lanes; i++) {
+      for (i = 0; i < lanes; i++) {
         float lse = i < tiles[t]->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
         good[t] |= (uint64_t)hai_finite(lse) << i;
         tiles[t]->spare[i] = lse;
@@ -4273,7 +4271,7 @@ static void hai_attend_blocks(hai_job *job) {
 
 /* Keys begin .. end - 1 of a list take their places in a chunk: its first n_pins are pins, weight 1, the
    others columns of a draw. Returns the latest of these keys. */
-HAI_APART int32_t hai_tile_list(const hai_job *job, hai_tile *tile, int n_pins, int wide, int begin,
+HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, int wide, int begin,
                                 int end) {
   int32_t latest = 0;
   int j;
@@ -4294,10 +4292,12 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
   int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
-    int32_t latest =
-        hai_tile_list(job, tiles[0], n_pins, wide > 0, begin, end = (int)hai_min(n, begin + HAI_CHUNK));
+    int32_t latest;
+    end = (int)hai_min(n, begin + HAI_CHUNK);
+    latest = hai_list_rows(job, tiles[0], n_pins, wide > 0, begin, end);
     for (i = 0; i < n_tiles; i++) {
-      hai_tile *tile = job->tile = tiles[i];
+      hai_tile *tile = tiles[i];
+      job->tile = tile;
       tile->n_keys = end - begin;
       tile->weighted = end > n_pins;
       /* where nothing is hidden, `visible` is not read */
@@ -4433,21 +4433,19 @@ HAI_APART void hai_stage_attend(hai_job *job) {
    Cost: held-out queries * keys of the chunk, values included. */
 HAI_APART void hai_stage_judge(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_tile *tile = job->tile;
-  int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
-  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->value_dim;
-  hai_index begin = job->rect.key_begin;
+  hai_tile *tiles[HAI_MAX_TILES];
+  int most = hai_tiles_place(job, tiles), judges = hai_n_judges(job), first = 0, n, t;
+  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), begin = job->rect.key_begin;
   float *truth = hai_truth(job, job->chunk);
-  for (first = 0; first < judges; first += lanes, truth += (2 + value_dim) * lanes) {
-    n = (int)hai_min(lanes, judges - first);
-    for (i = 0; i < n; i++) {
-      hai_index row = hai_judge_row(job, first + i);
-      hai_rect_query(job, i, row);
-    }
-    hai_tile_open(job, n, plan->scale, value_dim);
-    hai_tiles_run(job, &tile, 1, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
+  while (first < judges) {
+    n = hai_tiles_open(job, tiles, most, first, judges, hai_judge_row, plan->value_dim);
+    hai_tiles_run(job, tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
                   begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
-    hai_tile_save(tile, truth);
+    for (t = 0; t < n; t++) {
+      hai_tile_save(tiles[t], truth);
+      truth += (2 + plan->value_dim) * plan->kernel->lanes;
+      first += tiles[t]->n;
+    }
   }
 }
 
@@ -5198,6 +5196,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_FMA_3
 #undef HAI_INLINE
 #undef HAI_HOT
+#undef HAI_SIMD
 #undef HAI_KERNEL
 #undef HAI_KEY_ROW
 #undef HAI_KEY_STEP
