@@ -93,7 +93,9 @@
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held out       of a query: it too meets every key, and judges what was chosen without it
    ACCURACY
-     Exact attention has float32 rounding. Errors of approximation depend on the data, so the default preset
+     Exact attention has float32 rounding, of any number of keys: sums keep what rounding takes from them, so
+     that up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units in its last place (not under
+     -ffast-math, which takes that for zero). Errors of approximation depend on the data, so the default preset
      measures them: where the held-out queries of a rectangle see a relative error above params.tolerance,
      it takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a
      head the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0
@@ -102,7 +104,8 @@
      is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of
-     workers; a slice of batch or heads computed alone, and grouped heads expanded, give the bits of the
+     workers and, by a vector kernel, under any rounding mode of the caller's: tasks round to nearest, and set
+     back what they found; a slice of batch or heads computed alone, and grouped heads expanded, give the bits of the
      whole. Causal, at tolerance 0: no key or value after a row changes that row by a bit (later queries
      of its rectangle may: they are ordered and probed together). A tolerance is judged by queries all
      over the rectangle, with what they have met before, and so later keys may decide whether a rectangle
@@ -123,6 +126,7 @@
      HYPERATTN_NO_HYPER     exact attention only
      HYPERATTN_NO_JUDGING   neither tolerance nor HYPERATTN_ORDER_PROBED nor report
      HYPERATTN_NO_HALVES    float32 only
+     HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
    SIMD
      AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
@@ -134,7 +138,8 @@
      Any mix; a row that is not float32 is widened, exactly, when it is met, a chunk of 64 keys at a time.
      Results are those of the same call on float32 tensors with the same numbers, bit for bit, and out is
      rounded once, at the end. The kernels of BF16 products sum in float32 as well, but round the weights
-     e^(s - max) to BF16 (relative 2^-9 each, lse untouched) and take denormals as zero.
+     e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of the rounded
+     weights, so that equal values are their own mean; lse is that of the exact ones.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (authors: encode).
@@ -405,8 +410,14 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                  : 0)))
 /* Their parts: rectangles of a level; what one tile of queries takes. */
 #define HYPERATTN_BOUND_RECTS(n, min_seq_len) ((size_t)(n) / (2 * (size_t)(min_seq_len)) + 1)
-#define HYPERATTN_BOUND_TILE(head_dim, value_dim) \
-  (4 * HYPERATTN_BOUND_LANES * ((head_dim) + (value_dim) + 6) + 768 * sizeof(void *) + 3072)
+#define HYPERATTN_BOUND_TILE(head_dim, value_dim)                                      \
+  (4 * HYPERATTN_BOUND_LANES * ((head_dim) + HYPERATTN_BOUND_SUMS * (value_dim) + 7) + \
+   768 * sizeof(void *) + 3328)
+#ifdef HYPERATTN_NO_LONG_SUMS
+#define HYPERATTN_BOUND_SUMS ((size_t)1)
+#else
+#define HYPERATTN_BOUND_SUMS ((size_t)3)
+#endif
 #if defined(HYPERATTN_NO_SIMD) || !(defined(__x86_64__) || defined(__aarch64__))
 #define HYPERATTN_BOUND_LANES ((size_t)16)
 #define HYPERATTN_BOUND_TILES ((size_t)1)
@@ -575,6 +586,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_HALVES 1
 #endif
 
+#ifdef HYPERATTN_NO_LONG_SUMS
+#define HAI_LONG_SUMS 0
+#else
+#define HAI_LONG_SUMS 1
+#endif
+
 /* A function whose frame shall not be part of its caller's: the stack is as deep as the deepest, not as
    all. */
 #if defined(__GNUC__) || defined(__clang__)
@@ -588,10 +605,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
-#define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
-#define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
-#define HAI_CHUNK 64     /* most keys that a tile meets at a time */
-#define HAI_ALIGN 64     /* alignment of every array in the workspace */
+#define HAI_MAX_DIM 576        /* largest head_dim and value_dim */
+#define HAI_MAX_LANES 64       /* most queries in a tile: one bit each in a mask */
+#define HAI_CHUNK 64           /* most keys that a tile meets at a time */
+#define HAI_ALIGN 64           /* alignment of every array in the workspace */
+#define HAI_AHEAD 0.693147181f /* ln 2: how far ahead of a score the reference of a lane's sums moves, */
+#define HAI_LEAP 8.0f          /* unless it moves so far that little is left of what was summed before */
+#define HAI_CARRY_CHUNKS \
+  64 /* chunks whose sums gather in o before they are carried to sums of more digits */
 #define HAI_MAX_STEPS 24
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task, */
 #define HAI_TILES_BYTES (288 * 1024)     /* and most bytes of them where there are several */
@@ -678,9 +699,10 @@ static float hai_exp(float x) {
   return p * hai_float((uint32_t)(n + 127) << 23);
 }
 
-/* ln x for x >= 0; ln 0 = -inf, negative and NaN give NaN. x = 2^e y, y in [sqrt(1/2), sqrt(2)),
-   ln y = 2 atanh((y - 1) / (y + 1)). Absolute error at most 2e-7 (1 + |ln x|). */
-static float hai_log(float x) {
+/* base + ln x for x >= 0; ln 0 = -inf, negative and NaN give NaN. x = 2^e y, y in [sqrt(1/2), sqrt(2)),
+   ln y = 2 atanh((y - 1) / (y + 1)). e ln 2 comes in two parts, the first of so few bits that it is exact:
+   where base and ln x cancel, what is left is still right to a few units in its last place. */
+static float hai_add_log(float base, float x) {
   uint32_t bits;
   int32_t e = 0;
   float y, z, w;
@@ -697,8 +719,11 @@ static float hai_log(float x) {
   z = (y - 1.0f) / (y + 1.0f);
   w = z * z;
   w = 2.0f * z * (1.0f + w * (0.333333333f + w * (0.2f + w * (0.142857143f + w * 0.111111111f))));
-  return (float)e * 0.693147181f + w;
+  return base + (float)e * 0.693145752f + ((float)e * 1.42860677e-6f + w);
 }
+
+/* ln x. Absolute error at most 2e-7 (1 + |ln x|). */
+static float hai_log(float x) { return hai_add_log(0.0f, x); }
 
 /* Square root by Newton's method on 1 / sqrt(x), exact for small perfect squares; denormals, negative
    numbers and NaN give 0. */
@@ -729,7 +754,7 @@ static float hai_largest(const float *x, hai_index n) {
 static float hai_log_add(float a, float b) {
   float high = a > b ? a : b, low = a > b ? b : a;
   if (low == -hai_inf()) return high;
-  return high + hai_log(1.0f + hai_exp(low - high));
+  return hai_add_log(high, 1.0f + hai_exp(low - high));
 }
 
 /* e^(part - whole); an empty part has no share. */
@@ -738,7 +763,7 @@ static float hai_share(float part, float whole) {
 }
 
 /* ln of a state's sum: m + ln l, -inf where nothing was met. */
-static float hai_state_lse(float m, float l) { return l == 0.0f ? -hai_inf() : m + hai_log(l); }
+static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
 /* ---- Elements ----
    Rows lie in units of one element, or of a Q8_0 block. To float32 every conversion is exact; back it rounds
@@ -882,22 +907,44 @@ typedef struct hai_kernel {
   void (*scores)(const float *query, hai_index dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
-       m' = max(m, max_j score), factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum score
-     m = -inf: nothing seen yet. NaN in a visible score makes l NaN. */
-  void (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
-                  int end, float *m, float *l, float *factor);
-  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Kernels of bfloat16 round
-     the weights to it, behind the scores. */
+       high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
+       factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].
+     m is the reference of a lane's sums, no score is above it. It moves ahead of slowly rising scores, so
+     that they do not multiply a state by a rounded factor in every chunk; a factor is exactly 1 where m
+     stays. m = -inf: nothing seen yet. l is [2][lanes]: a sum, and what rounding has taken from it so far.
+     NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
+  int (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
+                 int end, float *m, float *l, float *factor);
+  /* NULL where products take the weights as they are. Otherwise: writes the weights, rounded, behind the
+     scores, where `values` finds them, and adds them up as `values` would for a value of 1:
+     sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
+  void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
+  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. */
   void (*values)(float *score, int n_keys, const void *const *value, hai_index dim, const float *factor,
                  int begin, int end, float *o);
+  /* x[t][i] = x[t][i] * factor[i], for t < rows. */
+  void (*scale)(float *x, hai_index rows, const float *factor, int begin, int end);
+  /* Adds o [rows][lanes] to sum, and what rounding takes from that to lost; o becomes 0. */
+  void (*carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost);
+  /* o = sum + (lost + o), the way back. */
+  void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int room; /* rows that values needs behind the HAI_CHUNK rows of score, */
-  int step; /* and what its dim is a multiple of */
-  /* NULL, or what the thread does before and after a task that uses the kernel. */
-  void (*enter)(void);
-  void (*leave)(void);
+  int room; /* rows that rounding and values need behind the HAI_CHUNK rows of score, */
+  int step; /* and what the dim of values is a multiple of */
+  /* NULL, or what the thread does before and after a task that uses the kernel; leave takes what enter
+     gave. */
+  uint32_t (*enter)(void);
+  void (*leave)(uint32_t before);
 } hai_kernel;
+
+/* Of a sum and an addend, the rounded sum; *lost += the rest, exactly, if rounding is to nearest (Knuth's
+   TwoSum). */
+static float hai_two_sum(float sum, float x, float *lost) {
+  float next = sum + x, part = next - sum, rest = (sum - (next - part)) + (x - part);
+  if (rest == rest) *lost += rest; /* of an infinite sum nothing is lost */
+  return next;
+}
 
 /* ---- Scalar: the specification ---- */
 
@@ -952,16 +999,20 @@ static void hai_scores_scalar(const float *query, hai_index dim, const void *con
   }
 }
 
-static void hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
-                               int begin, int end, float *m, float *l, float *factor) {
-  int i, j;
+static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
+                              int begin, int end, float *m, float *l, float *factor) {
+  int moved = 0, i, j;
   for (i = begin; i < end; i++) {
-    float high = m[i], shift, sum = 0.0f;
+    float high = m[i], shift, sum = 0.0f, lost;
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
       if (log_weight) *s += log_weight[j];
       if (visible && !(visible[j] >> i & 1)) *s = -hai_inf();
       if (*s > high) high = *s;
+    }
+    if (high > m[i]) {
+      if (high < m[i] + HAI_LEAP) high += HAI_AHEAD;
+      moved = 1;
     }
     shift = high == -hai_inf() ? 0.0f : high;
     for (j = 0; j < n_keys; j++) {
@@ -970,9 +1021,12 @@ static void hai_softmax_scalar(float *score, int n_keys, const float *log_weight
       sum += *s;
     }
     factor[i] = hai_exp(m[i] - shift);
-    l[i] = l[i] * factor[i] + sum;
+    lost = 0.0f;
+    l[i] = hai_two_sum(l[i] * factor[i], sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
+    l[HAI_SCALAR_LANES + i] = lost;
     m[i] = high;
   }
+  return moved;
 }
 
 static void hai_values_scalar(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -991,6 +1045,31 @@ static void hai_values_scalar(float *score, int n_keys, const void *const *value
   }
 }
 
+static void hai_scale_scalar(float *x, hai_index rows, const float *factor, int begin, int end) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_SCALAR_LANES; t += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) x[t + i] *= factor[i];
+}
+
+static void hai_carry_scalar(float *o, hai_index rows, int begin, int end, float *sum, float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_SCALAR_LANES; t += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) {
+      sum[t + i] = hai_two_sum(sum[t + i], o[t + i], &lost[t + i]);
+      o[t + i] = 0.0f;
+    }
+}
+
+static void hai_gather_scalar(float *o, hai_index rows, int begin, int end, const float *sum,
+                              const float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_SCALAR_LANES; t += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) o[t + i] = sum[t + i] + (lost[t + i] + o[t + i]);
+}
+
 static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int end, float *sum) {
   int i, j;
   for (j = 0; j < n_keys; j++) {
@@ -999,22 +1078,27 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
   }
 }
 
-static const hai_kernel hai_kernel_scalar = {HYPERATTN_ISA_SCALAR,
-                                             HYPERATTN_F32,
-                                             HAI_SCALAR_LANES,
-                                             1,
-                                             1,
-                                             hai_widen_scalar,
-                                             hai_pack_scalar,
-                                             hai_unpack_scalar,
-                                             hai_scores_scalar,
-                                             hai_softmax_scalar,
-                                             hai_values_scalar,
-                                             hai_sum_lanes_scalar,
-                                             0,
-                                             1,
-                                             NULL,
-                                             NULL};
+static const hai_kernel hai_kernel_scalar = {
+    /* isa */ HYPERATTN_ISA_SCALAR,
+    /* dtype */ HYPERATTN_F32,
+    /* lanes */ HAI_SCALAR_LANES,
+    /* width */ 1,
+    /* tiles */ 1,
+    /* widen */ hai_widen_scalar,
+    /* pack */ hai_pack_scalar,
+    /* unpack */ hai_unpack_scalar,
+    /* scores */ hai_scores_scalar,
+    /* softmax */ hai_softmax_scalar,
+    /* round */ NULL,
+    /* values */ hai_values_scalar,
+    /* scale */ hai_scale_scalar,
+    /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : NULL,
+    /* gather */ HAI_LONG_SUMS ? hai_gather_scalar : NULL,
+    /* sum_lanes */ hai_sum_lanes_scalar,
+    /* room */ 0,
+    /* step */ 1,
+    /* enter */ NULL,
+    /* leave */ NULL};
 
 #if HAI_SIMD
 
@@ -1047,6 +1131,36 @@ static void hai_pack_pairs(const void *const *row, hai_index from, hai_index dim
       else
         *at = 0.0f;
     }
+}
+#endif
+
+/* Sums and exponentials are those of rounding to nearest, whatever the caller's thread has set: the mode is
+   set for a task and set back after it; flags that were raised meanwhile stay. */
+#if HAI_X86_64
+enum { HAI_ROUNDING = 3 << 13 }; /* of MXCSR */
+static uint32_t hai_enter_x86(void) {
+  uint32_t before = _mm_getcsr();
+  if (before & HAI_ROUNDING) _mm_setcsr(before & ~(uint32_t)HAI_ROUNDING);
+  return before;
+}
+static void hai_leave_x86(uint32_t before) {
+  if (before & HAI_ROUNDING) _mm_setcsr(_mm_getcsr() | (before & HAI_ROUNDING));
+}
+#elif HAI_NEON
+enum { HAI_ROUNDING = 3 << 22 }; /* of FPCR */
+static uint64_t hai_fpcr(void) {
+  uint64_t fpcr;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+  return fpcr;
+}
+static void hai_set_fpcr(uint64_t fpcr) { __asm__ volatile("msr fpcr, %0" : : "r"(fpcr)); }
+static uint32_t hai_enter_neon(void) {
+  uint64_t before = hai_fpcr();
+  if (before & HAI_ROUNDING) hai_set_fpcr(before & ~(uint64_t)HAI_ROUNDING);
+  return (uint32_t)before;
+}
+static void hai_leave_neon(uint32_t before) {
+  if (before & HAI_ROUNDING) hai_set_fpcr(hai_fpcr() | (before & HAI_ROUNDING));
 }
 #endif
 
@@ -1180,40 +1294,97 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
   hai_store_##isa(at + (r)*HAI_LANES_##isa, s);                              \
   high##r = hai_max_##isa(s, high##r);
 #define HAI_HIGH(isa, r) high##r = hai_max_##isa(hai_load_##isa(at + (r)*HAI_LANES_##isa), high##r);
-#define HAI_SOFTMAX(isa)                                                                                \
-  HAI_TARGET_##isa static void hai_softmax_##isa(float *score, int n_keys, const float *log_weight,     \
-                                                 const uint64_t *visible, int begin, int end, float *m, \
-                                                 float *l, float *factor) {                             \
-    int i, j;                                                                                           \
-    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
-      hai_vector_##isa s, high0 = hai_load_##isa(m + i), high1 = high0, high2 = high0, high3 = high0;   \
-      float *at = score + i;                                                                            \
-      for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa) {                                 \
-        if (log_weight || visible) {                                                                    \
-          HAI_SHOW(isa, 0) HAI_SHOW(isa, 1) HAI_SHOW(isa, 2) HAI_SHOW(isa, 3)                           \
-        } else {                                                                                        \
-          HAI_HIGH(isa, 0) HAI_HIGH(isa, 1) HAI_HIGH(isa, 2) HAI_HIGH(isa, 3)                           \
-        }                                                                                               \
-      }                                                                                                 \
-      for (; j < n_keys; j++, at += HAI_LANES_##isa) {                                                  \
-        HAI_SHOW(isa, 0)                                                                                \
-      }                                                                                                 \
-      high0 = hai_max_##isa(hai_max_##isa(high0, high1), hai_max_##isa(high2, high3));                  \
-      s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(m + i), hai_or_zero_##isa(high0)));                \
-      hai_store_##isa(factor + i, s);                                                                   \
-      hai_store_##isa(m + i, high0);                                                                    \
-    }                                                                                                   \
-    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
-      hai_vector_##isa s, shift = hai_or_zero_##isa(hai_load_##isa(m + i)), sum = hai_zero_##isa();     \
-      float *at = score + i;                                                                            \
-      for (j = 0; j < n_keys; j++, at += HAI_LANES_##isa) {                                             \
-        s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                    \
-        hai_store_##isa(at, s);                                                                         \
-        sum = hai_add_##isa(sum, s);                                                                    \
-      }                                                                                                 \
-      s = hai_load_##isa(factor + i);                                                                   \
-      hai_store_##isa(l + i, hai_fma_##isa(hai_load_##isa(l + i), s, sum));                             \
-    }                                                                                                   \
+#define HAI_SOFTMAX(isa)                                                                               \
+  HAI_TARGET_##isa static int hai_softmax_##isa(float *score, int n_keys, const float *log_weight,     \
+                                                const uint64_t *visible, int begin, int end, float *m, \
+                                                float *l, float *factor) {                             \
+    int moved = 0, i, j;                                                                               \
+    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                   \
+      hai_vector_##isa s, high0 = hai_load_##isa(m + i), high1 = high0, high2 = high0, high3 = high0;  \
+      float *at = score + i;                                                                           \
+      for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa) {                                \
+        if (log_weight || visible) {                                                                   \
+          HAI_SHOW(isa, 0) HAI_SHOW(isa, 1) HAI_SHOW(isa, 2) HAI_SHOW(isa, 3)                          \
+        } else {                                                                                       \
+          HAI_HIGH(isa, 0) HAI_HIGH(isa, 1) HAI_HIGH(isa, 2) HAI_HIGH(isa, 3)                          \
+        }                                                                                              \
+      }                                                                                                \
+      for (; j < n_keys; j++, at += HAI_LANES_##isa) {                                                 \
+        HAI_SHOW(isa, 0)                                                                               \
+      }                                                                                                \
+      high0 = hai_max_##isa(hai_max_##isa(high0, high1), hai_max_##isa(high2, high3));                 \
+      s = hai_load_##isa(m + i);                                                                       \
+      high0 = hai_move_##isa(s, high0);                                                                \
+      moved |= hai_differ_##isa(s, high0);                                                             \
+      s = hai_exp_##isa(hai_sub_##isa(s, hai_or_zero_##isa(high0)));                                   \
+      hai_store_##isa(factor + i, s);                                                                  \
+      hai_store_##isa(m + i, high0);                                                                   \
+    }                                                                                                  \
+    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                   \
+      hai_vector_##isa s, t, shift = hai_or_zero_##isa(hai_load_##isa(m + i));                         \
+      hai_vector_##isa sum = hai_zero_##isa(), odd = sum, next, part;                                  \
+      float *at = score + i;                                                                           \
+      for (j = 0; j + 2 <= n_keys; j += 2, at += 2 * HAI_LANES_##isa) {                                \
+        s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                   \
+        t = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at + HAI_LANES_##isa), shift));                 \
+        hai_store_##isa(at, s);                                                                        \
+        hai_store_##isa(at + HAI_LANES_##isa, t);                                                      \
+        sum = hai_add_##isa(sum, s);                                                                   \
+        odd = hai_add_##isa(odd, t);                                                                   \
+      }                                                                                                \
+      if (j < n_keys) {                                                                                \
+        s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                   \
+        hai_store_##isa(at, s);                                                                        \
+        sum = hai_add_##isa(sum, s);                                                                   \
+      }                                                                                                \
+      t = hai_load_##isa(factor + i);                                                                  \
+      s = hai_mul_##isa(hai_load_##isa(l + i), t);                                                     \
+      sum = hai_add_##isa(sum, odd);                                                                   \
+      sum = hai_fma_##isa(hai_load_##isa(l + HAI_LANES_##isa + i), t, sum);                            \
+      next = hai_add_##isa(s, sum), part = hai_sub_##isa(next, s);                                     \
+      s = hai_add_##isa(hai_sub_##isa(s, hai_sub_##isa(next, part)), hai_sub_##isa(sum, part));        \
+      hai_store_##isa(l + i, next);                                                                    \
+      hai_store_##isa(l + HAI_LANES_##isa + i, s);                                                     \
+    }                                                                                                  \
+    return moved;                                                                                      \
+  }
+
+#define HAI_SCALE(isa)                                                                                    \
+  HAI_TARGET_##isa static void hai_scale_##isa(float *x, hai_index rows, const float *factor, int begin,  \
+                                               int end) {                                                 \
+    hai_index t;                                                                                          \
+    int i;                                                                                                \
+    for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
+      for (i = begin; i < end; i += HAI_WIDTH_##isa)                                                      \
+        hai_store_##isa(x + t + i, hai_mul_##isa(hai_load_##isa(x + t + i), hai_load_##isa(factor + i))); \
+  }
+
+/* As hai_two_sum, a register at a time. */
+#define HAI_CARRY(isa)                                                                                    \
+  HAI_TARGET_##isa static void hai_carry_##isa(float *o, hai_index rows, int begin, int end, float *sum,  \
+                                               float *lost) {                                             \
+    hai_vector_##isa a, b, c, next, part; /* loads first: the arrays may alias in the cache */            \
+    hai_index t;                                                                                          \
+    int i;                                                                                                \
+    for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
+      for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
+        a = hai_load_##isa(sum + t + i), b = hai_load_##isa(o + t + i), c = hai_load_##isa(lost + t + i); \
+        next = hai_add_##isa(a, b), part = hai_sub_##isa(next, a);                                        \
+        a = hai_add_##isa(hai_sub_##isa(a, hai_sub_##isa(next, part)), hai_sub_##isa(b, part));           \
+        hai_store_##isa(sum + t + i, next);                                                               \
+        hai_store_##isa(lost + t + i, hai_add_##isa(c, hai_known_##isa(a)));                              \
+        hai_store_##isa(o + t + i, hai_zero_##isa());                                                     \
+      }                                                                                                   \
+  }                                                                                                       \
+  HAI_TARGET_##isa static void hai_gather_##isa(float *o, hai_index rows, int begin, int end,             \
+                                                const float *sum, const float *lost) {                    \
+    hai_index t;                                                                                          \
+    int i;                                                                                                \
+    for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
+      for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
+        hai_vector_##isa rest = hai_add_##isa(hai_load_##isa(lost + t + i), hai_load_##isa(o + t + i));   \
+        hai_store_##isa(o + t + i, hai_add_##isa(hai_load_##isa(sum + t + i), rest));                     \
+      }                                                                                                   \
   }
 
 /* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8,
@@ -1357,6 +1528,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
   HAI_WIDEN(isa)               \
   HAI_UNPACK(isa)              \
   HAI_SOFTMAX(isa)             \
+  HAI_SCALE(isa)               \
+  HAI_CARRY(isa)               \
   HAI_SUM_LANES(isa)           \
   HAI_PRODUCTS(isa, R, R1)
 
@@ -1374,16 +1547,6 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
                                     int begin, int end, float *score) {                                    \
     hai_scores_##isa(query, dim / 2, key, n_keys, begin, end, score);                                      \
   }                                                                                                        \
-  HAI_TARGET_##isa static void hai_pair_weights_##isa(const float *score, int n_keys, int begin, int end,  \
-                                                      float *pair) {                                       \
-    int i, j;                                                                                              \
-    for (j = 0; j < n_keys; j += 2, score += 2 * HAI_LANES_##isa, pair += HAI_LANES_##isa)                 \
-      for (i = begin; i < end; i += HAI_WIDTH_##isa)                                                       \
-        hai_store_##isa(pair + i,                                                                          \
-                        hai_pair_##isa(hai_load_##isa(score + i),                                          \
-                                       j + 1 < n_keys ? hai_load_##isa(score + HAI_LANES_##isa + i)        \
-                                                      : hai_zero_##isa()));                                \
-  }                                                                                                        \
   HAI_TARGET_##isa static void hai_pair_values_##isa(const void *const *value, int n_keys, hai_index at,   \
                                                      hai_pair *pair) {                                     \
     static const uint16_t none[8] = {0};                                                                   \
@@ -1391,6 +1554,34 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     for (j = 0; j < n_keys; j += 2, pair += 8)                                                             \
       hai_zip_##isa((const uint16_t *)value[j] + at,                                                       \
                     j + 1 < n_keys ? (const uint16_t *)value[j + 1] + at : none, pair);                    \
+  }                                                                                                        \
+  HAI_TARGET_##isa static void hai_round_##isa(float *score, int n_keys, const float *factor, int begin,   \
+                                               int end, float *sum) {                                      \
+    static const hai_pair ones = {{0x3f80, 0x3f80}};                                                       \
+    const hai_vector_##isa one = hai_each_##isa(&ones), zero = hai_zero_##isa();                           \
+    int i, j;                                                                                              \
+    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                       \
+      const float *at = score + i;                                                                         \
+      float *pair = score + HAI_CHUNK * HAI_LANES_##isa + i;                                               \
+      hai_vector_##isa even = zero, odd = zero, x;                                                         \
+      for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa, pair += 2 * HAI_LANES_##isa) {       \
+        x = hai_pair_##isa(hai_load_##isa(at), hai_load_##isa(at + HAI_LANES_##isa));                      \
+        hai_store_##isa(pair, x);                                                                          \
+        even = hai_dot_##isa(x, one, even);                                                                \
+        x = hai_pair_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa),                                       \
+                           hai_load_##isa(at + 3 * HAI_LANES_##isa));                                      \
+        hai_store_##isa(pair + HAI_LANES_##isa, x);                                                        \
+        odd = hai_dot_##isa(x, one, odd);                                                                  \
+      }                                                                                                    \
+      for (; j < n_keys; j += 2, at += 2 * HAI_LANES_##isa, pair += HAI_LANES_##isa) {                     \
+        x = hai_pair_##isa(hai_load_##isa(at),                                                             \
+                           j + 1 < n_keys ? hai_load_##isa(at + HAI_LANES_##isa) : zero);                  \
+        hai_store_##isa(pair, x);                                                                          \
+        even = hai_dot_##isa(x, one, even);                                                                \
+      }                                                                                                    \
+      even = hai_fma_##isa(hai_load_##isa(sum + i), hai_load_##isa(factor + i), hai_add_##isa(even, odd)); \
+      hai_store_##isa(sum + i, even);                                                                      \
+    }                                                                                                      \
   }                                                                                                        \
   static void hai_values_bf16_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
                                     const float *factor, int begin, int end, float *o) {                   \
@@ -1400,7 +1591,6 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     int pairs = (n_keys + 1) / 2, j;                                                                       \
     hai_index t, rest;                                                                                     \
     for (j = 0; j < pairs; j++) row[j] = pair[j];                                                          \
-    hai_pair_weights_##isa(score, n_keys, begin, end, weight);                                             \
     for (t = 0; t + 8 <= dim; t += 8) {                                                                    \
       hai_pair_values_##isa(value, n_keys, t, pair[0]);                                                    \
       hai_values_##isa(weight, pairs, row, 8, factor, begin, end, o + t * HAI_LANES_##isa);                \
@@ -1459,15 +1649,30 @@ HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
 HAI_V_avx512 hai_or_zero_avx512(__m512 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_NEQ_UQ), x);
 }
-/* e^x for x <= 0, below 2^-126 exactly 0: 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)) */
+/* 0 where x is NaN */
+HAI_V_avx512 hai_known_avx512(__m512 x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
+}
+/* m and the largest score make the next reference */
+HAI_V_avx512 hai_move_avx512(__m512 m, __m512 high) {
+  __mmask16 steps = _mm512_cmp_ps_mask(high, _mm512_add_ps(m, _mm512_set1_ps(HAI_LEAP)), _CMP_LT_OQ);
+  __mmask16 moves = _mm512_cmp_ps_mask(high, m, _CMP_GT_OQ);
+  return _mm512_mask_add_ps(high, moves & steps, high, _mm512_set1_ps(HAI_AHEAD));
+}
+/* is any lane of a another than b's */
+HAI_TARGET_avx512 HAI_INLINE int hai_differ_avx512(__m512 a, __m512 b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0;
+}
+/* e^x for x <= 0, below 2^-126 exactly 0: 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)),
+   which is 1 and 2 at the ends, so that e^x has no step at whole t, and e^0 = 1 */
 HAI_V_avx512 hai_exp_avx512(__m512 x) {
   __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
   __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  __m512 p = _mm512_set1_ps(1.867130703e-3f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.017028957e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.579991411e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.401644499e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931513118e-1f));
+  __m512 p = _mm512_set1_ps(1.879318634e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.990995082e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.581867603e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.401592714e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931517388e-1f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, t);
 }
@@ -1493,22 +1698,27 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 }
 
 HAI_KERNEL(avx512, 8, 16)
-static const hai_kernel hai_kernel_avx512 = {HYPERATTN_ISA_AVX512,
-                                             HYPERATTN_F32,
-                                             HAI_LANES_avx512,
-                                             HAI_WIDTH_avx512,
-                                             4,
-                                             hai_widen_avx512,
-                                             hai_pack_avx512,
-                                             hai_unpack_avx512,
-                                             hai_scores_avx512,
-                                             hai_softmax_avx512,
-                                             hai_values_avx512,
-                                             hai_sum_lanes_avx512,
-                                             0,
-                                             1,
-                                             NULL,
-                                             NULL};
+static const hai_kernel hai_kernel_avx512 = {
+    /* isa */ HYPERATTN_ISA_AVX512,
+    /* dtype */ HYPERATTN_F32,
+    /* lanes */ HAI_LANES_avx512,
+    /* width */ HAI_WIDTH_avx512,
+    /* tiles */ 4,
+    /* widen */ hai_widen_avx512,
+    /* pack */ hai_pack_avx512,
+    /* unpack */ hai_unpack_avx512,
+    /* scores */ hai_scores_avx512,
+    /* softmax */ hai_softmax_avx512,
+    /* round */ NULL,
+    /* values */ hai_values_avx512,
+    /* scale */ hai_scale_avx512,
+    /* carry */ hai_carry_avx512,
+    /* gather */ hai_gather_avx512,
+    /* sum_lanes */ hai_sum_lanes_avx512,
+    /* room */ 0,
+    /* step */ 1,
+    /* enter */ hai_enter_x86,
+    /* leave */ hai_leave_x86};
 #endif
 
 /* ---- AVX-512 BF16: the same tile of pairs ---- */
@@ -1527,6 +1737,7 @@ typedef __m512 hai_vector_avx512bf;
 #define hai_store_avx512bf hai_store_avx512
 #define hai_fma_avx512bf hai_fma_avx512
 #define hai_mul_avx512bf hai_mul_avx512
+#define hai_add_avx512bf hai_add_avx512
 #define hai_gather4_avx512bf hai_gather4_avx512
 #define hai_transpose4_avx512bf hai_transpose4_avx512
 #define hai_pack_rest_avx512bf hai_pack_pairs
@@ -1544,11 +1755,15 @@ HAI_V_avx512bf hai_each_avx512bf(const hai_pair *p) {
 HAI_V_avx512bf hai_dot_avx512bf(__m512 a, __m512 b, __m512 c) {
   return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
 }
+/* Of 32 halves, those of the lower 16 in turn with those of the upper 16. */
+HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
+  return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                          20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+}
 /* a in the low half of each lane, b in the high one */
 HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
-  __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
-  __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
-  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  return _mm512_castsi512_ps(
+      _mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(), (__m512i)_mm512_cvtne2ps_pbh(b, a)));
 }
 HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const uint16_t *a, const uint16_t *b, hai_pair *pair) {
   __m128i x = _mm_loadu_si128((const __m128i *)(const void *)a);
@@ -1558,22 +1773,27 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const uint16_t *a, const ui
 }
 
 HAI_KERNEL_BF16(avx512bf)
-static const hai_kernel hai_kernel_avx512_bf16 = {HYPERATTN_ISA_AVX512_BF16,
-                                                  HYPERATTN_BF16,
-                                                  HAI_LANES_avx512,
-                                                  HAI_WIDTH_avx512,
-                                                  4,
-                                                  hai_widen_avx512,
-                                                  hai_pack_bf16_avx512bf,
-                                                  hai_unpack_avx512,
-                                                  hai_scores_bf16_avx512bf,
-                                                  hai_softmax_avx512,
-                                                  hai_values_bf16_avx512bf,
-                                                  hai_sum_lanes_avx512,
-                                                  HAI_CHUNK / 2,
-                                                  1,
-                                                  NULL,
-                                                  NULL};
+static const hai_kernel hai_kernel_avx512_bf16 = {
+    /* isa */ HYPERATTN_ISA_AVX512_BF16,
+    /* dtype */ HYPERATTN_BF16,
+    /* lanes */ HAI_LANES_avx512,
+    /* width */ HAI_WIDTH_avx512,
+    /* tiles */ 4,
+    /* widen */ hai_widen_avx512,
+    /* pack */ hai_pack_bf16_avx512bf,
+    /* unpack */ hai_unpack_avx512,
+    /* scores */ hai_scores_bf16_avx512bf,
+    /* softmax */ hai_softmax_avx512,
+    /* round */ hai_round_avx512bf,
+    /* values */ hai_values_bf16_avx512bf,
+    /* scale */ hai_scale_avx512,
+    /* carry */ hai_carry_avx512,
+    /* gather */ hai_gather_avx512,
+    /* sum_lanes */ hai_sum_lanes_avx512,
+    /* room */ HAI_CHUNK / 2,
+    /* step */ 1,
+    /* enter */ hai_enter_x86,
+    /* leave */ hai_leave_x86};
 #endif
 
 /* ---- AMX: the same products, 16 x 16 sums of 32 products at a time ----
@@ -1590,15 +1810,19 @@ static const hai_kernel hai_kernel_avx512_bf16 = {HYPERATTN_ISA_AVX512_BF16,
 #define HAI_AMX_TILE 256                  /* floats in 16 rows of 64 bytes */
 #define HAI_AMX_ROOM (HAI_CHUNK / 2 + 11) /* weights; two tiles: values in pairs, and transposed */
 
-HAI_TARGET_amx static void hai_enter_amx(void) {
+HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {
     uint8_t palette, start, none[14];
     uint16_t row_bytes[16];
     uint8_t rows[16];
   } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16}};
   _tile_loadconfig(&shape);
+  return hai_enter_x86();
 }
-HAI_TARGET_amx static void hai_leave_amx(void) { _tile_release(); }
+HAI_TARGET_amx static void hai_leave_amx(uint32_t before) {
+  _tile_release();
+  hai_leave_x86(before);
+}
 
 /* Sums 0 .. n - 1 += tile 3 by the pairs at `right` [16][lanes]. */
 HAI_TARGET_amx HAI_INLINE void hai_dot_amx(const float *right, int n) {
@@ -1669,8 +1893,7 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, hai_index dim, con
 /* Coordinates at .. at + 15 of n <= 32 values, absent ones as zeros: to[coordinate][key]. */
 HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, hai_index at, float *pair,
                                                float *to) {
-  const __m512i zip = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
-                                       22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i zip = hai_zip_lanes_avx512bf();
   const void *row[HAI_AMX_ROWS];
   int r;
   hai_index t;
@@ -1693,21 +1916,23 @@ HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, 
   }
 }
 
+/* A tile register takes 16 pairs: absent ones weigh 0. */
+static void hai_round_amx(float *score, int n_keys, const float *factor, int begin, int end, float *sum) {
+  float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
+  int pairs = (n_keys + 1) / 2;
+  hai_round_avx512bf(score, n_keys, factor, begin, end, sum);
+  for (; pairs % HAI_AMX_ROWS; pairs++)
+    HYPERATTN_MEMSET(weight + pairs * HAI_LANES_avx512, 0, HAI_LANES_avx512 * sizeof(float));
+}
+
 HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *const *value, hai_index dim,
                                           const float *factor, int begin, int end, float *o) {
   float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
   float *pair = weight + HAI_CHUNK / 2 * HAI_LANES_avx512, *turned = pair + HAI_AMX_TILE;
-  int n = (end - begin) / HAI_WIDTH_avx512, pairs = (n_keys + 1) / 2, i, j, r;
+  int n = (end - begin) / HAI_WIDTH_avx512, j;
   hai_index t;
-  hai_pair_weights_avx512bf(score, n_keys, begin, end, weight);
-  for (; pairs % HAI_AMX_ROWS; pairs++)
-    HYPERATTN_MEMSET(weight + pairs * HAI_LANES_avx512, 0, HAI_LANES_avx512 * sizeof(float));
   for (t = 0; t < dim; t += HAI_AMX_ROWS, o += HAI_AMX_ROWS * HAI_LANES_avx512) {
-    for (r = 0; r < HAI_AMX_ROWS; r++)
-      for (i = begin; i < end; i += HAI_WIDTH_avx512) {
-        float *at = o + r * HAI_LANES_avx512 + i;
-        hai_store_avx512(at, hai_mul_avx512(hai_load_avx512(at), hai_load_avx512(factor + i)));
-      }
+    hai_scale_avx512(o, HAI_AMX_ROWS, factor, begin, end);
     HAI_AMX_FENCE();
     hai_load_sums_amx(o + begin, n);
     for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS) {
@@ -1721,10 +1946,26 @@ HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *
 }
 
 static const hai_kernel hai_kernel_amx = {
-    HYPERATTN_ISA_AMX_BF16, HYPERATTN_BF16,         HAI_LANES_avx512,  HAI_WIDTH_avx512, 4,
-    hai_widen_avx512,       hai_pack_bf16_avx512bf, hai_unpack_avx512, hai_scores_amx,   hai_softmax_avx512,
-    hai_values_amx,         hai_sum_lanes_avx512,   HAI_AMX_ROOM,      HAI_AMX_ROWS,     hai_enter_amx,
-    hai_leave_amx};
+    /* isa */ HYPERATTN_ISA_AMX_BF16,
+    /* dtype */ HYPERATTN_BF16,
+    /* lanes */ HAI_LANES_avx512,
+    /* width */ HAI_WIDTH_avx512,
+    /* tiles */ 4,
+    /* widen */ hai_widen_avx512,
+    /* pack */ hai_pack_bf16_avx512bf,
+    /* unpack */ hai_unpack_avx512,
+    /* scores */ hai_scores_amx,
+    /* softmax */ hai_softmax_avx512,
+    /* round */ hai_round_amx,
+    /* values */ hai_values_amx,
+    /* scale */ hai_scale_avx512,
+    /* carry */ hai_carry_avx512,
+    /* gather */ hai_gather_avx512,
+    /* sum_lanes */ hai_sum_lanes_avx512,
+    /* room */ HAI_AMX_ROOM,
+    /* step */ HAI_AMX_ROWS,
+    /* enter */ hai_enter_amx,
+    /* leave */ hai_leave_amx};
 #endif
 
 /* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
@@ -1774,6 +2015,18 @@ HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
 HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
   return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
 }
+/* 0 where x is NaN */
+HAI_V_avx2 hai_known_avx2(__m256 x) { return _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q)); }
+/* m and the largest score make the next reference */
+HAI_V_avx2 hai_move_avx2(__m256 m, __m256 high) {
+  __m256 steps = _mm256_cmp_ps(high, _mm256_add_ps(m, _mm256_set1_ps(HAI_LEAP)), _CMP_LT_OQ);
+  __m256 moves = _mm256_and_ps(_mm256_cmp_ps(high, m, _CMP_GT_OQ), steps);
+  return _mm256_add_ps(high, _mm256_and_ps(moves, _mm256_set1_ps(HAI_AHEAD)));
+}
+/* is any lane of a another than b's */
+HAI_TARGET_avx2 HAI_INLINE int hai_differ_avx2(__m256 a, __m256 b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0;
+}
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0. 1.5 2^23 + 127 + x log2(e) is
    rounded to an integer, whose lowest bits are n + 127, the exponent of 2^n. */
 HAI_V_avx2 hai_exp_avx2(__m256 x) {
@@ -1812,22 +2065,27 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 }
 
 HAI_KERNEL(avx2, 4, 8)
-static const hai_kernel hai_kernel_avx2 = {HYPERATTN_ISA_AVX2,
-                                           HYPERATTN_F32,
-                                           HAI_LANES_avx2,
-                                           HAI_WIDTH_avx2,
-                                           4,
-                                           hai_widen_avx2,
-                                           hai_pack_avx2,
-                                           hai_unpack_avx2,
-                                           hai_scores_avx2,
-                                           hai_softmax_avx2,
-                                           hai_values_avx2,
-                                           hai_sum_lanes_avx2,
-                                           0,
-                                           1,
-                                           NULL,
-                                           NULL};
+static const hai_kernel hai_kernel_avx2 = {
+    /* isa */ HYPERATTN_ISA_AVX2,
+    /* dtype */ HYPERATTN_F32,
+    /* lanes */ HAI_LANES_avx2,
+    /* width */ HAI_WIDTH_avx2,
+    /* tiles */ 4,
+    /* widen */ hai_widen_avx2,
+    /* pack */ hai_pack_avx2,
+    /* unpack */ hai_unpack_avx2,
+    /* scores */ hai_scores_avx2,
+    /* softmax */ hai_softmax_avx2,
+    /* round */ NULL,
+    /* values */ hai_values_avx2,
+    /* scale */ hai_scale_avx2,
+    /* carry */ hai_carry_avx2,
+    /* gather */ hai_gather_avx2,
+    /* sum_lanes */ hai_sum_lanes_avx2,
+    /* room */ 0,
+    /* step */ 1,
+    /* enter */ hai_enter_x86,
+    /* leave */ hai_leave_x86};
 #endif
 
 /* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
@@ -1881,6 +2139,17 @@ HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
 HAI_V_neon hai_or_zero_neon(float32x4_t x) {
   return vbslq_f32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vdupq_n_f32(0.0f), x);
 }
+/* 0 where x is NaN */
+HAI_V_neon hai_known_neon(float32x4_t x) { return vbslq_f32(vceqq_f32(x, x), x, vdupq_n_f32(0.0f)); }
+/* m and the largest score make the next reference */
+HAI_V_neon hai_move_neon(float32x4_t m, float32x4_t high) {
+  uint32x4_t steps = vcltq_f32(high, vaddq_f32(m, vdupq_n_f32(HAI_LEAP)));
+  uint32x4_t moves = vandq_u32(vcgtq_f32(high, m), steps);
+  return vaddq_f32(high,
+                   vreinterpretq_f32_u32(vandq_u32(moves, vreinterpretq_u32_f32(vdupq_n_f32(HAI_AHEAD)))));
+}
+/* is any lane of a another than b's */
+HAI_INLINE int hai_differ_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) == 0; }
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
    shift leaves it a NaN */
 HAI_V_neon hai_exp_neon(float32x4_t x) {
@@ -1910,22 +2179,27 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 }
 
 HAI_KERNEL(neon, 8, 16)
-static const hai_kernel hai_kernel_neon = {HYPERATTN_ISA_NEON,
-                                           HYPERATTN_F32,
-                                           HAI_LANES_neon,
-                                           HAI_WIDTH_neon,
-                                           4,
-                                           hai_widen_neon,
-                                           hai_pack_neon,
-                                           hai_unpack_neon,
-                                           hai_scores_neon,
-                                           hai_softmax_neon,
-                                           hai_values_neon,
-                                           hai_sum_lanes_neon,
-                                           0,
-                                           1,
-                                           NULL,
-                                           NULL};
+static const hai_kernel hai_kernel_neon = {
+    /* isa */ HYPERATTN_ISA_NEON,
+    /* dtype */ HYPERATTN_F32,
+    /* lanes */ HAI_LANES_neon,
+    /* width */ HAI_WIDTH_neon,
+    /* tiles */ 4,
+    /* widen */ hai_widen_neon,
+    /* pack */ hai_pack_neon,
+    /* unpack */ hai_unpack_neon,
+    /* scores */ hai_scores_neon,
+    /* softmax */ hai_softmax_neon,
+    /* round */ NULL,
+    /* values */ hai_values_neon,
+    /* scale */ hai_scale_neon,
+    /* carry */ hai_carry_neon,
+    /* gather */ hai_gather_neon,
+    /* sum_lanes */ hai_sum_lanes_neon,
+    /* room */ 0,
+    /* step */ 1,
+    /* enter */ hai_enter_neon,
+    /* leave */ hai_leave_neon};
 #endif
 
 /* ---- NEON BF16 (ARMv8.6), where the compiler may use it everywhere: the same tile of pairs ---- */
@@ -1942,6 +2216,7 @@ typedef float32x4_t hai_vector_neonbf;
 #define hai_store_neonbf hai_store_neon
 #define hai_fma_neonbf hai_fma_neon
 #define hai_mul_neonbf hai_mul_neon
+#define hai_add_neonbf hai_add_neon
 #define hai_gather4_neonbf hai_gather4_neon
 #define hai_transpose4_neonbf hai_transpose4_neon
 #define hai_pack_rest_neonbf hai_pack_pairs
@@ -1972,22 +2247,27 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_pair *p
 }
 
 HAI_KERNEL_BF16(neonbf)
-static const hai_kernel hai_kernel_neon_bf16 = {HYPERATTN_ISA_NEON,
-                                                HYPERATTN_BF16,
-                                                HAI_LANES_neon,
-                                                HAI_WIDTH_neon,
-                                                4,
-                                                hai_widen_neon,
-                                                hai_pack_bf16_neonbf,
-                                                hai_unpack_neon,
-                                                hai_scores_bf16_neonbf,
-                                                hai_softmax_neon,
-                                                hai_values_bf16_neonbf,
-                                                hai_sum_lanes_neon,
-                                                HAI_CHUNK / 2,
-                                                1,
-                                                NULL,
-                                                NULL};
+static const hai_kernel hai_kernel_neon_bf16 = {
+    /* isa */ HYPERATTN_ISA_NEON,
+    /* dtype */ HYPERATTN_BF16,
+    /* lanes */ HAI_LANES_neon,
+    /* width */ HAI_WIDTH_neon,
+    /* tiles */ 4,
+    /* widen */ hai_widen_neon,
+    /* pack */ hai_pack_bf16_neonbf,
+    /* unpack */ hai_unpack_neon,
+    /* scores */ hai_scores_bf16_neonbf,
+    /* softmax */ hai_softmax_neon,
+    /* round */ hai_round_neonbf,
+    /* values */ hai_values_bf16_neonbf,
+    /* scale */ hai_scale_neon,
+    /* carry */ hai_carry_neon,
+    /* gather */ hai_gather_neon,
+    /* sum_lanes */ hai_sum_lanes_neon,
+    /* room */ HAI_CHUNK / 2,
+    /* step */ 1,
+    /* enter */ hai_enter_neon,
+    /* leave */ hai_leave_neon};
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -2408,6 +2688,17 @@ static int hai_too_many(const hyperattn_problem *p) {
 /* Are there trials without blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
 
+/* The scale of scores; its default is rounded as tasks round. */
+static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {
+  uint32_t before;
+  volatile float dim = (float)p->head_dim, scale; /* compilers keep their order with the calls' */
+  if (p->scale != 0.0f) return p->scale;
+  before = kernel->enter ? kernel->enter() : 0;
+  scale = 1.0f / hai_sqrt(dim);
+  if (kernel->leave) kernel->leave(before);
+  return scale;
+}
+
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   plan->n_heads = (hai_index)p->n_heads;
@@ -2417,7 +2708,6 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->head_dim = (hai_index)p->head_dim;
   plan->value_dim = (hai_index)p->value_dim;
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
-  plan->scale = p->scale != 0.0f ? p->scale : 1.0f / hai_sqrt((float)p->head_dim);
   plan->reporting = HAI_JUDGING && p->report;
 }
 
@@ -2792,6 +3082,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->params = params;
   hai_resolve_shape(plan);
   plan->kernel = hai_kernel_of(isa);
+  plan->scale = hai_scale_of(problem, plan->kernel);
   plan->reader = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->reader) plan->reader = plan->kernel;
@@ -3048,21 +3339,24 @@ typedef struct hai_rows {
 
 struct hai_tile {
   const hai_kernel *kernel;
-  float *query, *o, *m, *l, *factor; /* [head_dim][lanes], [value_dim][lanes], 3 x [lanes] */
-  float *spare;                      /* 3 x [lanes]: for the stage's use */
-  const float *clip;                 /* NULL, or [lanes]: scores are cut at it */
-  int n;                             /* queries in use: lanes 0 .. n - 1 */
-  int begin, end;                    /* lanes that the next keys are for, whole registers */
-  uint64_t used;                     /* which of those lanes hold queries */
-  int guard;                         /* are keys hidden that their lanes must not even multiply by 0, */
-  int spoilt;                        /* and is any value of this chunk known not to be finite */
-  hai_index state[HAI_MAX_LANES];    /* index into lse: flat head * n_query + row */
-  const void *row[HAI_MAX_LANES];    /* query rows, of the kernel's dtype */
-  float *out[HAI_MAX_LANES];         /* output rows in float32, where they rest between phases, */
-  void *result[HAI_MAX_LANES];       /* and the caller's, where that is not float32 */
+  float *query, *o;               /* [head_dim][lanes], [value_dim and rounded][lanes] */
+  float *m, *l, *factor;          /* [lanes], [2][lanes], [lanes] */
+  float *sum, *lost;              /* as o: what it has been carried to, and what rounding took from that */
+  float *spare;                   /* 3 x [lanes]: for the stage's use */
+  const float *clip;              /* NULL, or [lanes]: scores are cut at it */
+  int n;                          /* queries in use: lanes 0 .. n - 1 */
+  int begin, end;                 /* lanes that the next keys are for, whole registers */
+  uint64_t used;                  /* which of those lanes hold queries */
+  int guard;                      /* are keys hidden that their lanes must not even multiply by 0, */
+  int spoilt;                     /* and is any value of this chunk known not to be finite */
+  hai_index state[HAI_MAX_LANES]; /* index into lse: flat head * n_query + row */
+  const void *row[HAI_MAX_LANES]; /* query rows, of the kernel's dtype */
+  float *out[HAI_MAX_LANES];      /* output rows in float32, where they rest between phases, */
+  void *result[HAI_MAX_LANES];    /* and the caller's, where that is not float32 */
   hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
   hai_index min_first, max_last;                       /* keys beyond are seen by none */
   hai_index max_first, min_last;                       /* keys between are seen by all */
+  int chunks, carried;                                 /* chunks since o was carried; has it ever been */
   int n_keys;                                          /* keys waiting */
   int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
   hai_index value_dim;  /* 0: only m and l are wanted */
@@ -3090,11 +3384,28 @@ static hai_index hai_column_floats(const hai_plan *plan) {
   return HAI_CHUNK;
 }
 
-static size_t hai_tile_bytes(const hai_plan *plan) {
+/* Rows of a tile's o: the coordinates of a value and, where weights are rounded, the sum of those. */
+static hai_index hai_sum_rows(const hai_tile *tile) {
+  return tile->value_dim + (tile->value_dim && tile->kernel->round);
+}
+static hai_index hai_most_sum_rows(const hai_plan *plan) {
+  return plan->value_dim + (plan->may_use_amx || plan->reader->round);
+}
+/* May a tile meet so many keys that its sums are carried? */
+static int hai_may_carry(const hai_plan *plan) {
+  return HAI_LONG_SUMS && plan->n_key > HAI_CARRY_CHUNKS * HAI_CHUNK;
+}
+
+/* Bytes of a tile's own, without and with what it rarely touches. */
+static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = (size_t)plan->kernel->lanes, head_dim = (size_t)plan->head_dim;
-  size_t floats = lanes * (head_dim + (size_t)plan->value_dim + 6);
+  size_t floats = lanes * (head_dim + (size_t)hai_most_sum_rows(plan) + 7);
   floats += (size_t)hai_column_floats(plan);
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
+}
+static size_t hai_tile_bytes(const hai_plan *plan) {
+  size_t rows = hai_may_carry(plan) ? 2 * (size_t)hai_most_sum_rows(plan) : 0;
+  return hai_tile_core_bytes(plan) + rows * (size_t)plan->kernel->lanes * sizeof(float) + 2 * HAI_ALIGN;
 }
 
 /* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
@@ -3127,7 +3438,8 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
 /* Tiles of a task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
   if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
-  return (int)hai_max(1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_bytes(plan)));
+  return (int)hai_max(1,
+                      hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_core_bytes(plan)));
 }
 
 /* Memory for so many floats, NULL for none. */
@@ -3156,9 +3468,11 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   *at += (size_t)hai_round_up(sizeof(hai_tile));
   tile->kernel = plan->reader;
   tile->query = hai_carve(at, plan->head_dim * lanes);
-  tile->o = hai_carve(at, plan->value_dim * lanes);
+  tile->o = hai_carve(at, hai_most_sum_rows(plan) * lanes);
+  tile->sum = hai_carve(at, hai_may_carry(plan) ? hai_most_sum_rows(plan) * lanes : 0);
+  tile->lost = hai_carve(at, hai_may_carry(plan) ? hai_most_sum_rows(plan) * lanes : 0);
   tile->m = hai_carve(at, lanes);
-  tile->l = hai_carve(at, lanes);
+  tile->l = hai_carve(at, 2 * lanes);
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->column = hai_carve(at, hai_column_floats(plan));
@@ -3206,9 +3520,11 @@ HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
   return below_end & ~(((uint64_t)1 << begin) - 1);
 }
 
-/* The next keys are for queries [begin, end) of the tile: the registers that hold them take part. */
+/* The next keys are for queries [begin, end) of the tile: the registers that hold them take part. Where
+   their sums are carried is counted from here. */
 static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   int width = tile->kernel->width;
+  tile->chunks = 0;
   tile->begin = begin / width * width;
   tile->end = (end + width - 1) / width * width;
   tile->used = hai_lane_bits(tile->begin, (int)hai_min(tile->end, tile->n));
@@ -3237,7 +3553,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
-  tile->n_keys = tile->masked = tile->weighted = tile->guard = tile->spoilt = 0;
+  tile->n_keys = tile->masked = tile->weighted = tile->guard = tile->spoilt = tile->carried = 0;
   tile->clip = NULL;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
@@ -3251,11 +3567,49 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
   for (i = 0; i < lanes; i++) {
     if (i >= n) tile->row[i] = tile->out[i] = NULL;
     tile->m[i] = -hai_inf();
-    tile->l[i] = 0.0f;
+    tile->l[i] = tile->l[lanes + i] = 0.0f;
   }
   tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
-  HYPERATTN_MEMSET(tile->o, 0, (size_t)(value_dim * lanes) * sizeof(float));
+  HYPERATTN_MEMSET(tile->o, 0, (size_t)(hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
+}
+
+/* The lanes' states are now m, l and o alone. */
+static void hai_tile_reset_sums(hai_tile *tile) {
+  int lanes = tile->kernel->lanes;
+  HYPERATTN_MEMSET(tile->l + lanes, 0, (size_t)lanes * sizeof(float));
+  if (hai_sum_rows(tile) > tile->value_dim)
+    HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, (size_t)lanes * sizeof(float));
+  tile->carried = 0;
+}
+
+/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A sum that HAI_CARRY_CHUNKS chunks fill in turn,
+   and whose rounding is kept, is right to 2e-6 however many they are. */
+static void hai_tile_carry(hai_tile *tile) {
+  size_t bytes = (size_t)(hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
+  if (!tile->carried) {
+    HYPERATTN_MEMSET(tile->sum, 0, bytes);
+    HYPERATTN_MEMSET(tile->lost, 0, bytes);
+  }
+  tile->kernel->carry(tile->o, hai_sum_rows(tile), tile->begin, tile->end, tile->sum, tile->lost);
+  tile->carried = tile->chunks = 1;
+}
+
+/* Makes the states of all lanes (m, l, o) again, out = o / l: takes back what was carried, and weighs o by
+   exact over rounded weights. */
+HAI_APART void hai_tile_settle(hai_tile *tile) {
+  hai_index rows = hai_sum_rows(tile);
+  int lanes = tile->kernel->lanes, i;
+  if (HAI_LONG_SUMS && tile->carried) {
+    hai_tile_aim(tile, 0, tile->n);
+    tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum, tile->lost);
+  }
+  if (rows > tile->value_dim) {
+    const float *rounded = tile->o + tile->value_dim * lanes;
+    for (i = 0; i < lanes; i++) tile->factor[i] = rounded[i] == 0.0f ? 0.0f : tile->l[i] / rounded[i];
+    tile->kernel->scale(tile->o, tile->value_dim, tile->factor, 0, lanes);
+  }
+  hai_tile_reset_sums(tile);
 }
 
 /* Takes up the states that earlier phases left. */
@@ -3268,6 +3622,7 @@ static void hai_tile_resume(hai_job *job) {
     tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
     tile->l[i] = tile->m[i] == -hai_inf() ? 0.0f : 1.0f;
   }
+  hai_tile_reset_sums(tile);
 }
 
 /* Writes out and lse: the result, or what later phases take up. */
@@ -3276,6 +3631,7 @@ static void hai_tile_close(hai_job *job) {
   hai_tile *tile = job->tile;
   hyperattn_dtype dtype = plan->problem->out.dtype;
   int resting = hai_resting(plan), i;
+  hai_tile_settle(tile);
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
@@ -3288,8 +3644,9 @@ static void hai_tile_close(hai_job *job) {
 }
 
 /* The states of all lanes, put aside and taken back: m, l [lanes], o [value_dim][lanes]. */
-static void hai_tile_save(const hai_tile *tile, float *state) {
+static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = (size_t)tile->kernel->lanes;
+  hai_tile_settle(tile);
   HYPERATTN_MEMCPY(state, tile->m, lanes * sizeof(float));
   HYPERATTN_MEMCPY(state + lanes, tile->l, lanes * sizeof(float));
   HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, (size_t)tile->value_dim * lanes * sizeof(float));
@@ -3299,6 +3656,7 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   HYPERATTN_MEMCPY(tile->m, state, lanes * sizeof(float));
   HYPERATTN_MEMCPY(tile->l, state + lanes, lanes * sizeof(float));
   HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, (size_t)tile->value_dim * lanes * sizeof(float));
+  hai_tile_reset_sums(tile);
 }
 
 /* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent
@@ -3386,13 +3744,23 @@ static void hai_tile_clip(hai_tile *tile) {
 static void hai_tile_flush(hai_job *job) {
   hai_tile *tile = job->tile;
   const hai_kernel *kernel = tile->kernel;
+  hai_index rows = hai_sum_rows(tile);
+  int moved;
   if (!tile->n_keys) return;
   kernel->scores(tile->query, job->plan->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
                  tile->score);
   if (tile->clip) hai_tile_clip(tile);
-  kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
-                  tile->masked ? tile->visible : NULL, tile->begin, tile->end, tile->m, tile->l,
-                  tile->factor);
+  moved = kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
+                          tile->masked ? tile->visible : NULL, tile->begin, tile->end, tile->m, tile->l,
+                          tile->factor);
+  if (tile->chunks++ == HAI_CARRY_CHUNKS && HAI_LONG_SUMS && rows && tile->sum) hai_tile_carry(tile);
+  if (HAI_LONG_SUMS && rows && tile->carried && moved) {
+    kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
+    kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
+  }
+  if (tile->value_dim && kernel->round)
+    kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
+                  tile->o + tile->value_dim * kernel->lanes);
   if (tile->value_dim && tile->masked && tile->spoilt)
     hai_tile_values_guarded(tile);
   else if (tile->value_dim)
@@ -3483,6 +3851,8 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
       if (tiles[i]->guard && tiles[i]->masked && spoilt < 0)
         spoilt = !hai_tile_clean(tiles[0], next - begin);
       tiles[i]->spoilt = spoilt > 0;
+      /* counted from key 0, whichever queries share the tile */
+      tiles[i]->chunks = begin ? (int)((begin / HAI_CHUNK - 1) % HAI_CARRY_CHUNKS) + 1 : 0;
       hai_tile_flush(job);
     }
   }
@@ -3707,7 +4077,7 @@ static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good,
   int j;
   hai_tile_fill(tile, key, key + count);
   for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
-  /* with the maximum set to lse, softmax leaves the normalised weights */
+  /* with the reference set to lse, softmax leaves the normalised weights */
   HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)tile->kernel->lanes * sizeof(float));
   tile->kernel->scores(tile->query, job->plan->head_dim, tile->key, count, tile->begin, tile->end,
                        tile->score);
@@ -3736,7 +4106,8 @@ HAI_APART void hai_stage_mass(hai_job *job) {
       for (i = 0; i < lanes; i++) {
         float lse = i < tiles[t]->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
         good[t] |= (uint64_t)hai_finite(lse) << i;
-        tiles[t]->spare[i] = lse;
+        /* no score may move the reference, though lse is rounded */
+        tiles[t]->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
       }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = (int)hai_min(HAI_CHUNK, end - key);
@@ -4369,6 +4740,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
     clip[i] = p->cap_epsilon > 0.0f ? rate + hai_log_add(block[i], least) : hai_inf();
   }
   hai_attend_columns(job, 0);
+  hai_tile_settle(tile);
   for (i = 0; i < tile->n; i++) {
     m[i] = tile->m[i];
     tile->m[i] = -hai_inf();
@@ -4387,6 +4759,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
     tile->m[i] = sum == -hai_inf() ? 0.0f : sum;
     tile->l[i] = sum == -hai_inf() ? 0.0f : 1.0f;
   }
+  hai_tile_reset_sums(tile);
 }
 
 /* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks, if any. */
@@ -4651,6 +5024,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
     for (c = 0; c < n_trials; c++) {
       if (c) hai_tile_load(tile, state);
       hai_attend_columns(job, recipe[c] != HAI_BLOCKS);
+      hai_tile_settle(tile);
       for (i = 0; i < n; i++) {
         float error, squared, whole = hai_compare(job, i, truth, bound, &error, &squared);
         if (whole != whole) continue;
@@ -4702,6 +5076,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
     n = (int)hai_min(lanes, judges - first);
     hai_judge_open(job, place, first, n, blocks, pins);
     hai_tiles_sample(job, &job->tile, 1, 0);
+    hai_tile_settle(tile);
     for (i = 0; i < n; i++) {
       float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -4971,14 +5346,14 @@ static void hai_run_judging(hai_job *job, hai_stage stage) {
 HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
   hai_job job;
   hai_stage stage = hai_job_at(&job, plan, workspace, phase, index, worker);
-  if (plan->reader->enter) plan->reader->enter();
+  uint32_t before = plan->reader->enter ? plan->reader->enter() : 0;
   if (stage == HAI_STAGE_EXACT)
     hai_stage_exact(&job);
   else if (HAI_JUDGING && stage >= HAI_STAGE_JUDGE)
     hai_run_judging(&job, stage);
   else if (HAI_HYPER)
     hai_run_hyper(&job, stage);
-  if (plan->reader->leave) plan->reader->leave();
+  if (plan->reader->leave) plan->reader->leave(before);
 }
 
 /* ==== 12. Entry points =============================================================================== */
@@ -5187,10 +5562,16 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_HYPER
 #undef HAI_JUDGING
 #undef HAI_HALVES
+#undef HAI_LONG_SUMS
 #undef HAI_MAX_INDEX
 #undef HAI_AVX2
 #undef HAI_AVX512
 #undef HAI_CHUNK
+#undef HAI_CARRY
+#undef HAI_CARRY_CHUNKS
+#undef HAI_AHEAD
+#undef HAI_LEAP
+#undef HAI_SCALE
 #undef HAI_FMA_1
 #undef HAI_FMA_2
 #undef HAI_FMA_3
@@ -5308,6 +5689,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef hai_store_avx512bf
 #undef hai_fma_avx512bf
 #undef hai_mul_avx512bf
+#undef hai_add_avx512bf
 #undef hai_gather4_avx512bf
 #undef hai_transpose4_avx512bf
 #undef hai_pack_rest_avx512bf
@@ -5316,6 +5698,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef hai_store_neonbf
 #undef hai_fma_neonbf
 #undef hai_mul_neonbf
+#undef hai_add_neonbf
 #undef hai_gather4_neonbf
 #undef hai_transpose4_neonbf
 #undef hai_pack_rest_neonbf

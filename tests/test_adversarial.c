@@ -184,7 +184,16 @@ static expected expect_row(const call *c, int64_t row) {
       most = fmax(most, fabs(v));
     }
     e.out_bound += bound * most * (2.0 * (1.0 - share)) + 2e-6 * share * most + 2e-38;
-    e.lse_bound += bound, e.rounding += 0x1p-8 * share * most;
+    e.lse_bound += bound;
+  }
+  for (int t = 0; t < VALUE_DIM;
+       t++) { /* a weight that is rounded pulls the mean towards its value or away */
+    double rounding = 0.0;
+    for (int64_t j = 0; j < n; j++) {
+      double share = sum == 0.0 ? 0.0 : exp(s[j] - high) / sum;
+      if (share > 0.0) rounding += 0x1p-8 * share * fabs((double)c->v[j * VALUE_DIM + t] - e.out[t]);
+    }
+    e.rounding = fmax(e.rounding, rounding);
   }
   e.lse = high + log(sum);
   e.lse_bound += 2e-6 * fabs(e.lse) + 1e-6;

@@ -78,7 +78,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         *back = gaussians(lanes * dim, seed + 3);
   float *score = (float *)test_alloc((size_t)(HAI_TEST_CHUNK * lanes) * sizeof(float));
   const void *row[64] = {0}, *key[64];
-  float *out[64] = {0}, m[64], l[64], factor[64], sum[64], log_weight[64];
+  float *out[64] = {0}, m[64], l[128], factor[64], sum[64], log_weight[64];
   uint64_t visible[64], random = seed + 4;
   for (int i = 0; i < lanes; i++)
     row[i] = i == 1 ? NULL : rows + i * dim, out[i] = i == 2 ? NULL : back + i * dim;
@@ -114,20 +114,25 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
       memcpy(s, score, (size_t)(HAI_TEST_CHUNK * lanes) * sizeof(float));
       for (int i = 0; i < lanes; i++)
         m[i] = started & 1 ? test_gaussian(&random) * 5.0f : -INFINITY, l[i] = started & 1 ? 2.0f : 0.0f,
-        factor[i] = -5.0f;
-      float m_before[64], l_before[64];
+        l[lanes + i] = started & 1 ? 1e-8f : 0.0f, factor[i] = -5.0f;
+      float m_before[64], l_before[128];
       memcpy(m_before, m, sizeof m), memcpy(l_before, l, sizeof l);
-      k->softmax(s, n_keys, started & 2 ? NULL : log_weight, masked ? visible : NULL, begin, end, m, l,
-                 factor);
+      int moved = k->softmax(s, n_keys, started & 2 ? NULL : log_weight, masked ? visible : NULL, begin,
+                             end, m, l, factor);
+      int differs = 0;
       for (int i = 0; i < lanes; i++) {
+        differs |= m[i] != m_before[i];
         if (i < begin || i >= end) {
           assert_true(m[i] == m_before[i] && l[i] == l_before[i] && factor[i] == -5.0f);
+          assert_true(l[lanes + i] == l_before[lanes + i]);
           continue;
         }
         double high = (double)m_before[i], total = 0.0;
         for (int j = 0; j < n_keys; j++)
           if (!masked || (visible[j] >> i & 1))
             high = fmax(high, (double)score[j * lanes + i] + (double)log_weight[j]);
+        /* a reference that moves moves ahead, but for leaps (here none is within rounding of 8) */
+        if (high > (double)m_before[i] && high < (double)m_before[i] + 8.0) high += log(2.0);
         double f = high == -INFINITY ? 0.0 : exp((double)m_before[i] - high);
         for (int j = 0; j < n_keys; j++) {
           double w = high == -INFINITY || (masked && !(visible[j] >> i & 1))
@@ -144,7 +149,14 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
           assert_below(fabs((double)m[i] - high), 1e-6 * fmax(1.0, fabs(high)));
         if (high != -INFINITY) assert_below(fabs((double)factor[i] - f), 4e-6 * f + 1e-37);
         assert_below(fabs((double)l[i] - (f * (double)l_before[i] + total)), 5e-6 * (total + 1.0));
+        /* a sum and what it lost hold more digits than a float; a state whose reference stays is not rounded */
+        double both = (double)l_before[i] + (double)l_before[lanes + i];
+        double rest = (double)l[i] + (double)l[lanes + i] - (f == 0.0 ? 0.0 : (double)factor[i] * both);
+        for (int j = 0; j < n_keys; j++) rest -= (double)s[j * lanes + i];
+        assert_below(fabs(rest), 3e-6 * total + (f == 1.0 ? 1e-14 : 2e-7 * f) * both + 1e-37);
+        assert_below(fabs((double)l[lanes + i]), 6e-8 * (double)l[i] + 1e-37);
       }
+      assert_int_equal(moved, differs);
       if (masked && started == 1) { /* values and sums with these weights */
         float *o_before = (float *)test_alloc((size_t)(dim * lanes) * sizeof(float));
         memcpy(o_before, o, (size_t)(dim * lanes) * sizeof(float));

@@ -1,0 +1,227 @@
+/* Sums over very many keys, weights that are rounded, and rounding modes: what a mean and an lse must not drift by. */
+#include "../examples/amx.h"
+#include "support.h"
+
+#include <fenv.h>
+
+enum { DIM = 32 }; /* AMX takes it too */
+
+/* Every kernel of this machine, with the dtype of the rows that its products read. */
+typedef struct kernel {
+  hyperattn_isa isa;
+  hyperattn_dtype dtype;
+} kernel;
+static kernel kernels[8];
+static int n_kernels;
+
+static int find_kernels(void **state) {
+  (void)state;
+  ask_for_amx();
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+    if (!hai_kernel_of((hyperattn_isa)isa)) continue;
+    kernels[n_kernels].isa = (hyperattn_isa)isa;
+    kernels[n_kernels++].dtype =
+        hai_kernel_of_bf16((hyperattn_isa)isa, DIM, DIM) ? HYPERATTN_BF16 : HYPERATTN_F32;
+  }
+  return 0;
+}
+
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+enum { LONGEST = 22 };
+#else
+enum { LONGEST = 17 };
+#endif
+
+static hyperattn_problem one_query(int64_t n_key, int64_t dim, const void *query, const void *key,
+                                   const void *value, float *out, float *lse) {
+  hyperattn_problem p;
+  memset(&p, 0, sizeof p);
+  p.batch = p.n_heads = p.n_kv_heads = p.n_query = 1, p.n_key = n_key, p.head_dim = p.value_dim = dim,
+  p.scale = 1.0f;
+  p.query.data = query, p.key.data = key, p.value.data = value, p.out.data = out, p.lse = lse;
+  return p;
+}
+
+static void run_exact(hyperattn_problem p, hyperattn_isa isa) {
+  hyperattn_params a = hyperattn_default_params();
+  a.method = HYPERATTN_EXACT, a.isa = isa;
+  size_t bytes = hyperattn_workspace_size(&p, &a, 1);
+  void *workspace = test_alloc(bytes);
+  assert_int_equal(hyperattn_forward(&p, &a, workspace, bytes), HYPERATTN_OK);
+  free(workspace);
+}
+
+/* Scores that rise by so much from key to key move the reference of a row's sums again and again. */
+static void test_slowly_rising_scores(void **state) {
+  (void)state;
+  static const double rates[] = {1e-6, 3e-6, 1e-4, 1e-3, 0.3};
+  for (int power = 15; power <= LONGEST; power += LONGEST - 15)
+    for (int r = 0; r < 5; r++) {
+      int64_t n = (int64_t)1 << power;
+      float *key = (float *)test_alloc((size_t)n * sizeof *key),
+            *value = (float *)test_alloc((size_t)n * sizeof *value);
+      float one = 1.0f, out, lse;
+      double sum = 0.0, weighted = 0.0;
+      for (int64_t j = 0; j < n; j++)
+        key[j] = (float)((double)j * rates[r]), value[j] = j % 3 ? 1.0f : -0.5f;
+      for (int64_t j = 0; j < n; j++) {
+        double weight = exp((double)key[j] - (double)key[n - 1]);
+        sum += weight, weighted += weight * (double)value[j];
+      }
+      double want = (double)key[n - 1] + log(sum),
+             unit = (double)nextafterf((float)want, INFINITY) - (double)(float)want;
+      for (int k = 0; k < n_kernels; k++) {
+        hyperattn_problem p = one_query(n, 1, &one, key, value, &out, &lse);
+        p.key.row_stride = p.value.row_stride = 1;
+        run_exact(p, kernels[k].isa);
+        assert_below(fabs((double)lse - want), 4.0 * unit);
+        assert_below(fabs((double)out - weighted / sum), 2e-6);
+      }
+      free(key), free(value);
+    }
+}
+
+/* One row of keys and values, met 2^22 times: its mean is itself. */
+static void test_equal_rows(void **state) {
+  (void)state;
+  static const float values[] = {0.1f, 0.7f, 1.0f / 3.0f, 1.0f};
+  for (int v = 0; v < 4; v++)
+    for (int k = 0; k < n_kernels; k++) {
+      float value = hai_from_bf16(hai_to_bf16(values[v])), rows[3][DIM], out[DIM], lse;
+      uint16_t halves[3][DIM];
+      int is_half = kernels[k].dtype == HYPERATTN_BF16;
+      int64_t n = ((int64_t)1 << LONGEST) - 37, dim = is_half ? DIM : 1;
+      if (!is_half) value = values[v];
+      for (int t = 0; t < DIM; t++) {
+        rows[0][t] = rows[1][t] = 0.25f, rows[2][t] = value;
+        for (int i = 0; i < 3; i++) halves[i][t] = hai_to_bf16(rows[i][t]);
+      }
+      hyperattn_problem p = is_half ? one_query(n, dim, halves[0], halves[1], halves[2], out, &lse)
+                                    : one_query(n, dim, rows[0], rows[1], rows[2], out, &lse);
+      p.query.dtype = p.key.dtype = p.value.dtype = kernels[k].dtype; /* row strides are 0 */
+      run_exact(p, kernels[k].isa);
+      for (int t = 0; t < dim; t++)
+        assert_below(fabs((double)out[t] / (double)value - 1.0), is_half ? 1e-6 : 2e-6);
+      assert_below(fabs((double)lse - ((double)dim / 16.0 + log((double)n))), 4e-6);
+    }
+}
+
+/* Values of 1 have the mean 1, whatever the weights, and however they are rounded. */
+static void test_values_of_one(void **state) {
+  (void)state;
+  static const int64_t lengths[] = {1, 2, 63, 64, 65, 700, 6000};
+  for (int approximated = 0; approximated < 3; approximated++)
+    for (int i = 0; i < 7; i++)
+      for (int k = 0; k < n_kernels; k++) {
+        int64_t n = lengths[i], size = n * DIM;
+        if (approximated && n < 700) continue;
+        call c = new_call(1, 1, 1, n < 800 ? n : 800, n, DIM, DIM, 1, (uint64_t)(10 * i + k));
+        uint16_t *halves = (uint16_t *)test_alloc((size_t)(3 * size) * sizeof *halves), *q = halves,
+                 *key = q + size;
+        for (int64_t j = 0; j < size; j++) {
+          c.v[j] = 1.0f, halves[2 * size + j] = hai_to_bf16(1.0f), key[j] = hai_to_bf16(c.k[j]);
+          if (j < c.problem.n_query * DIM) q[j] = hai_to_bf16(c.q[j]);
+        }
+        if (kernels[k].dtype == HYPERATTN_BF16) {
+          c.problem.query.data = q, c.problem.key.data = key, c.problem.value.data = halves + 2 * size;
+          c.problem.query.dtype = c.problem.key.dtype = c.problem.value.dtype = HYPERATTN_BF16;
+        }
+        c.params = approximated == 1 ? hyperattn_paper_params() : hyperattn_default_params();
+        c.params.min_seq_len = 128, c.params.isa = kernels[k].isa;
+        if (!approximated) c.params.method = HYPERATTN_EXACT;
+        run(&c);
+        for (int64_t j = 0; j < out_size(&c.problem); j++) assert_below(fabs((double)c.out[j] - 1.0), 1e-6);
+        free(halves);
+        free_call(&c);
+      }
+}
+
+/* Where sums are put aside is counted from key 0: a row has the same bits whichever rows share its tile. */
+static void test_company_changes_nothing(void **state) {
+  (void)state;
+  enum { QUERIES = 30, KEYS = 9000 };
+  for (int k = 0; k < n_kernels; k++) {
+    call c = new_call(1, 1, 1, QUERIES, KEYS, DIM, DIM, 1, 7);
+    c.params.method = HYPERATTN_EXACT, c.params.isa = kernels[k].isa;
+    run(&c);
+    for (int i = 0; i < QUERIES; i += 7) {
+      hyperattn_problem p = c.problem;
+      float out[DIM], lse;
+      p.n_query = 1, p.n_key = KEYS - QUERIES + 1 + i;
+      p.query.data = c.q + i * DIM, p.out.data = out, p.lse = &lse;
+      run_exact(p, kernels[k].isa);
+      assert_memory_equal(out, c.out + i * DIM, sizeof out);
+      assert_true(lse == c.lse[i]);
+    }
+    free_call(&c);
+  }
+}
+
+/* A value that is not finite leaves the other coordinates right, though sums have been put aside. */
+static void test_not_finite_late(void **state) {
+  (void)state;
+  enum { KEYS = 13000 };
+  for (int k = 0; k < n_kernels; k++) {
+    call c = new_call(1, 1, 1, 1, KEYS, DIM, DIM, 0, 9);
+    c.params.method = HYPERATTN_EXACT, c.params.isa = kernels[k].isa;
+    float before[DIM];
+    run(&c);
+    memcpy(before, c.out, sizeof before);
+    c.v[2000 * DIM + 3] = INFINITY, c.v[9000 * DIM + 5] = -INFINITY, c.v[12999 * DIM + 7] = NAN;
+    run(&c);
+    for (int t = 0; t < DIM; t++)
+      if (t == 3)
+        assert_true(c.out[t] == INFINITY);
+      else if (t == 5)
+        assert_true(c.out[t] == -INFINITY);
+      else if (t == 7)
+        assert_true(isnan(c.out[t]));
+      else
+        assert_true(c.out[t] == before[t]);
+    free_call(&c);
+  }
+}
+
+/* Vector kernels give the bits of rounding to nearest under any mode, and leave the mode as it was; plain C rounds as it
+   is told. */
+static void test_rounding_modes(void **state) {
+  (void)state;
+  static const int modes[] = {
+#if defined(FE_UPWARD) && defined(FE_DOWNWARD) && defined(FE_TOWARDZERO)
+    FE_UPWARD,
+    FE_DOWNWARD,
+    FE_TOWARDZERO,
+#endif
+    FE_TONEAREST
+  };
+  for (int k = 0; k < n_kernels; k++) {
+    call c = new_call(1, 2, 1, 100, 5000, DIM, DIM, 1, 11);
+    c.params.method = HYPERATTN_EXACT, c.params.isa = kernels[k].isa;
+    run(&c);
+    float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof *out);
+    memcpy(out, c.out, (size_t)out_size(&c.problem) * sizeof *out);
+    for (int m = 0; m < (int)(sizeof modes / sizeof *modes); m++) {
+      if (fesetround(modes[m])) continue;
+      run(&c);
+      int after = fegetround();
+      fesetround(FE_TONEAREST);
+      assert_int_equal(after, modes[m]);
+      for (int64_t i = 0; i < out_size(&c.problem); i++)
+        if (kernels[k].isa == HYPERATTN_ISA_SCALAR)
+          assert_below(fabs((double)c.out[i] - (double)out[i]), 2e-5);
+        else
+          assert_true(c.out[i] == out[i]);
+    }
+    free(out);
+    free_call(&c);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_slowly_rising_scores), cmocka_unit_test(test_equal_rows),
+      cmocka_unit_test(test_values_of_one),        cmocka_unit_test(test_company_changes_nothing),
+      cmocka_unit_test(test_not_finite_late),      cmocka_unit_test(test_rounding_modes),
+  };
+  return cmocka_run_group_tests_name("sums", tests, find_kernels, NULL);
+}
