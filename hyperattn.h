@@ -385,45 +385,54 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
    heads. Otherwise heads = batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys
    + heavy_keys, group is the smaller of query_group and key_group, and probe_queries is 1 where it is 0
    under SAMPLE_VALUE_NORM. */
-#define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                               \
-  (HYPERATTN_BOUND_TILES * HYPERATTN_BOUND_TILE((size_t)(head_dim), (size_t)(value_dim)) + \
+#define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
+  (HYPERATTN_BOUND_TILES *                                                                     \
+       HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
-#define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size, \
-                                  pinned_keys, probe_queries, group, lsh_bits)                         \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + ((size_t)4 << (lsh_bits)) +           \
-   (size_t)4 * (lsh_bits) * (head_dim) + (size_t)8 * (pinned_keys) +                                   \
-   ((probe_queries) ? 1280 + (size_t)4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +              \
-   ((group) ? (size_t)8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +    \
-                  (size_t)4 * HYPERATTN_BOUND_LANES * (head_dim) + (size_t)(n) / 64                    \
-            : 0) +                                                                                     \
-   (size_t)(heads) *                                                                                   \
-       (16 * (size_t)(n) + (size_t)(n) / 8 + ((probe_queries) ? 4 * (size_t)(n) : 0) +                 \
-        HYPERATTN_BOUND_RECTS(n, min_seq_len) *                                                        \
-            (40 + (size_t)4 * (pinned_keys) + (size_t)12 * (2 * (sample_size) + (block_size))) +       \
-        ((probe_queries)                                                                               \
-             ? ((size_t)(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 * (probe_queries) + \
-                   ((size_t)(n) / 4096 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *            \
-                       ((value_dim) + 2)                                                               \
-             : 0) +                                                                                    \
-        ((group) ? ((size_t)(n) / ((group) + !(group)) + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) *  \
-                       (5 * (size_t)(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))        \
-                 : 0)))
-/* Their parts: rectangles of a level; what one tile of queries takes. */
-#define HYPERATTN_BOUND_RECTS(n, min_seq_len) ((size_t)(n) / (2 * (size_t)(min_seq_len)) + 1)
+#define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
+                                  pinned_keys, probe_queries, group, lsh_bits)                             \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
+   4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
+   ((probe_queries) ? 1280 + 4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +                          \
+   ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
+                  4 * HYPERATTN_BOUND_LANES * (head_dim) + HYPERATTN_BOUND_SIZE(n) / 64                    \
+            : 0) +                                                                                         \
+   HYPERATTN_BOUND_SIZE(heads) *                                                                           \
+       (16 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 8 +                                       \
+        ((probe_queries) ? 4 * HYPERATTN_BOUND_SIZE(n) : 0) +                                              \
+        HYPERATTN_BOUND_RECTS(n, min_seq_len) *                                                            \
+            (40 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                  \
+             HYPERATTN_BOUND_SIZE(12) * (2 * (sample_size) + (block_size))) +                              \
+        ((probe_queries)                                                                                   \
+             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 *           \
+                       (probe_queries) +                                                                   \
+                   (HYPERATTN_BOUND_SIZE(n) / 4096 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *    \
+                       ((value_dim) + 2)                                                                   \
+             : 0) +                                                                                        \
+        ((group)                                                                                           \
+             ? (HYPERATTN_BOUND_SIZE(n) / ((group) + !(group)) + 1 +                                       \
+                HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
+                   (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
+             : 0)))
+/* Their parts: a number as a size_t, by no cast that a unit's warnings might mind; rectangles of a level;
+   what one tile of queries takes. */
+#define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
+#define HYPERATTN_BOUND_RECTS(n, min_seq_len) \
+  (HYPERATTN_BOUND_SIZE(n) / (2 * HYPERATTN_BOUND_SIZE(min_seq_len)) + 1)
 #define HYPERATTN_BOUND_TILE(head_dim, value_dim)                                      \
   (4 * HYPERATTN_BOUND_LANES * ((head_dim) + HYPERATTN_BOUND_SUMS * (value_dim) + 7) + \
    768 * sizeof(void *) + 3328)
 #ifdef HYPERATTN_NO_LONG_SUMS
-#define HYPERATTN_BOUND_SUMS ((size_t)1)
+#define HYPERATTN_BOUND_SUMS HYPERATTN_BOUND_SIZE(1)
 #else
-#define HYPERATTN_BOUND_SUMS ((size_t)3)
+#define HYPERATTN_BOUND_SUMS HYPERATTN_BOUND_SIZE(3)
 #endif
 #if defined(HYPERATTN_NO_SIMD) || !(defined(__x86_64__) || defined(__aarch64__))
-#define HYPERATTN_BOUND_LANES ((size_t)16)
-#define HYPERATTN_BOUND_TILES ((size_t)1)
+#define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(16)
+#define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(1)
 #else
-#define HYPERATTN_BOUND_LANES ((size_t)48)
-#define HYPERATTN_BOUND_TILES ((size_t)4)
+#define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(48)
+#define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 
 /* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
@@ -511,6 +520,20 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #ifndef HYPERATTN_MEMSET
 #define HYPERATTN_MEMSET(d, c, n) memset(d, c, n)
 #endif
+
+/* Casts, by C++'s names in C++: of a number, or from or to a pointer to void; and of bits that stay as they
+   are, a pointer's or a vector's. */
+#ifdef __cplusplus
+#define HAI_AS(type, x) static_cast<type>(x)
+#define HAI_REINTERPRET(type, x) reinterpret_cast<type>(x)
+#define HAI_NULL nullptr
+#else
+#define HAI_AS(type, x) ((type)(x))
+#define HAI_REINTERPRET(type, x) ((type)(x))
+#define HAI_NULL NULL
+#endif
+/* A place in memory of another type. */
+#define HAI_PLACE(type, at) HAI_AS(type *, HAI_AS(void *, at))
 
 /* Which instruction sets this build can hold. Compilers need per-function targets, which gcc and clang
    have. */
@@ -639,11 +662,13 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 typedef ptrdiff_t hai_index;
 #define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
 
+/* int64_t may be the same type, whose cast to itself some compilers warn of: it goes by way of another. */
+HAI_HOT hai_index hai_to_index(int64_t x) { return HAI_AS(hai_index, HAI_AS(uint64_t, x)); }
 HAI_HOT hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
 HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 static hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
 /* A caller's number, cut at `most`. */
-static hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? (hai_index)x : most; }
+static hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
 
 /* Sizes that would not fit stay at SIZE_MAX. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
@@ -652,11 +677,13 @@ static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
 static hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
-  return (hai_index)((int64_t)n * i / parts); /* NOLINT(clang-analyzer-core.DivideZero): parts > 0 */
+  int64_t wide = n;
+  return hai_to_index(wide * i / parts); /* NOLINT(clang-analyzer-core.DivideZero): parts > 0 */
 }
 /* The part that holds x. */
 static hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
-  return (hai_index)((((int64_t)x + 1) * parts - 1) / n);
+  int64_t wide = x;
+  return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
@@ -685,8 +712,8 @@ static float hai_exp(float x) {
   if (t < -126.0f) return 0.0f;
   if (t >= 128.0f) return hai_inf();
   if (t != t) return t;
-  n = (int32_t)(t + (t < 0.0f ? -0.5f : 0.5f));
-  f = t - (float)n;
+  n = HAI_AS(int32_t, t + (t < 0.0f ? -0.5f : 0.5f));
+  f = t - HAI_AS(float, n);
   p = 1.535336188e-4f;
   p = p * f + 1.339887440e-3f;
   p = p * f + 9.618437357e-3f;
@@ -696,7 +723,7 @@ static float hai_exp(float x) {
   p = p * f + 1.0f;
   if (n == 128) return p * 2.0f * hai_float(254u << 23);
   if (n == -126 && p < 1.0f) return 0.0f;
-  return p * hai_float((uint32_t)(n + 127) << 23);
+  return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
 /* base + ln x for x >= 0; ln 0 = -inf, negative and NaN give NaN. x = 2^e y, y in [sqrt(1/2), sqrt(2)),
@@ -714,12 +741,12 @@ static float hai_add_log(float base, float x) {
     e = -24;
   }
   bits = hai_bits(x) - 0x3f3504f3u; /* sqrt(1/2) */
-  e += (int32_t)(bits >> 23) - (bits >> 31 ? 512 : 0);
+  e += HAI_AS(int32_t, bits >> 23) - (bits >> 31 ? 512 : 0);
   y = hai_float((bits & 0x007fffffu) + 0x3f3504f3u);
   z = (y - 1.0f) / (y + 1.0f);
   w = z * z;
   w = 2.0f * z * (1.0f + w * (0.333333333f + w * (0.2f + w * (0.142857143f + w * 0.111111111f))));
-  return base + (float)e * 0.693145752f + ((float)e * 1.42860677e-6f + w);
+  return base + HAI_AS(float, e) * 0.693145752f + (HAI_AS(float, e) * 1.42860677e-6f + w);
 }
 
 /* ln x. Absolute error at most 2e-7 (1 + |ln x|). */
@@ -742,11 +769,14 @@ static float hai_largest(const float *x, hai_index n) {
   float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
   hai_index i;
   for (i = 0; i + 4 <= n; i += 4) {
-    most0 = x[i] > most0 ? x[i] : most0, most1 = x[i + 1] > most1 ? x[i + 1] : most1;
-    most2 = x[i + 2] > most2 ? x[i + 2] : most2, most3 = x[i + 3] > most3 ? x[i + 3] : most3;
+    most0 = x[i] > most0 ? x[i] : most0;
+    most1 = x[i + 1] > most1 ? x[i + 1] : most1;
+    most2 = x[i + 2] > most2 ? x[i + 2] : most2;
+    most3 = x[i + 3] > most3 ? x[i + 3] : most3;
   }
   for (; i < n; i++) most0 = x[i] > most0 ? x[i] : most0;
-  most0 = most1 > most0 ? most1 : most0, most2 = most3 > most2 ? most3 : most2;
+  most0 = most1 > most0 ? most1 : most0;
+  most2 = most3 > most2 ? most3 : most2;
   return most2 > most0 ? most2 : most0;
 }
 
@@ -784,38 +814,42 @@ static size_t hai_alignment(hyperattn_dtype dtype) {
 }
 
 static float hai_from_f16(uint16_t half) {
-  uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
+  uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
   float x;
   if (rest >= 0x7c00u)
-    return hai_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13 | (uint32_t)(rest > 0x7c00u) << 22);
+    return hai_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13 | HAI_AS(uint32_t, rest > 0x7c00u) << 22);
   if (rest >= 0x0400u) return hai_float(sign | ((rest << 13) + 0x38000000u));
-  x = (float)rest * 5.9604644775390625e-8f; /* subnormal: in units of 2^-24 */
+  x = HAI_AS(float, rest) * 5.9604644775390625e-8f; /* subnormal: in units of 2^-24 */
   return sign ? -x : x;
 }
 static uint16_t hai_to_f16(float x) {
   uint32_t bits = hai_bits(x), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu, kept, lost, half;
-  if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-  if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 is halfway to 2^16 */
+  if (size > 0x7f800000u) return HAI_AS(uint16_t, sign | 0x7e00u);
+  if (size >= 0x477ff000u) return HAI_AS(uint16_t, sign | 0x7c00u); /* 65520 is halfway to 2^16 */
   if (size >= 0x38800000u) {
-    kept = (size - 0x38000000u) >> 13, lost = size & 0x1fffu, half = 0x1000u;
+    kept = (size - 0x38000000u) >> 13;
+    lost = size & 0x1fffu;
+    half = 0x1000u;
   } else { /* subnormal: the fraction with its leading one, shifted to units of 2^-24 */
     uint32_t shift = 126 - (size >> 23), fraction = (size & 0x007fffffu) | 0x00800000u;
-    if (shift > 24) return (uint16_t)sign;
-    kept = fraction >> shift, lost = fraction & ((1u << shift) - 1), half = 1u << (shift - 1);
+    if (shift > 24) return HAI_AS(uint16_t, sign);
+    kept = fraction >> shift;
+    lost = fraction & ((1u << shift) - 1);
+    half = 1u << (shift - 1);
   }
-  kept += (uint32_t)(lost > half || (lost == half && (kept & 1)));
-  return (uint16_t)(sign | kept);
+  kept += HAI_AS(uint32_t, lost > half || (lost == half && (kept & 1)));
+  return HAI_AS(uint16_t, sign | kept);
 }
-static float hai_from_bf16(uint16_t half) { return hai_float((uint32_t)half << 16); }
+static float hai_from_bf16(uint16_t half) { return hai_float(HAI_AS(uint32_t, half) << 16); }
 static uint16_t hai_to_bf16(float x) {
   uint32_t bits = hai_bits(x);
-  if (x != x) return (uint16_t)(bits >> 16 | 0x40u);
-  return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+  if (x != x) return HAI_AS(uint16_t, bits >> 16 | 0x40u);
+  return HAI_AS(uint16_t, (bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
 /* Element t of a row, and its place taken by x. */
 static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
-  const char *at = (const char *)row + (size_t)(t / hai_unit(dtype)) * hai_unit_bytes(dtype);
+  const char *at = HAI_AS(const char *, row) + HAI_AS(size_t, t / hai_unit(dtype)) * hai_unit_bytes(dtype);
   uint16_t half;
   float x;
   if (hai_is_f32(dtype)) {
@@ -826,10 +860,10 @@ static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
   if (dtype == HYPERATTN_BF16) return hai_from_bf16(half);
   if (dtype == HYPERATTN_F16) return hai_from_f16(half);
   return hai_from_f16(half) *
-         (float)((const signed char *)at)[sizeof half + (size_t)(t % HAI_Q8_0_ELEMENTS)];
+         HAI_AS(float, HAI_AS(signed char, at[sizeof half + HAI_AS(size_t, t % HAI_Q8_0_ELEMENTS)]));
 }
 static void hai_put(void *row, hyperattn_dtype dtype, hai_index t, float x) {
-  char *at = (char *)row + (size_t)t * hai_unit_bytes(dtype);
+  char *at = HAI_AS(char *, row) + HAI_AS(size_t, t) * hai_unit_bytes(dtype);
   uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x) : hai_to_bf16(x);
   if (hai_is_f32(dtype))
     HYPERATTN_MEMCPY(at, &x, sizeof x);
@@ -879,7 +913,7 @@ static uint64_t hai_uniform(uint64_t begin, uint64_t n, uint64_t random) {
 /* One of the n things, uniform in part i of `parts`: a draw without replacement over all i. */
 static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t random) {
   hai_index begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
-  return (hai_index)hai_uniform((uint64_t)begin, (uint64_t)(end - begin), random);
+  return HAI_AS(hai_index, hai_uniform(HAI_AS(uint64_t, begin), HAI_AS(uint64_t, end - begin), random));
 }
 
 /* ==== 4. Kernels =====================================================================================
@@ -2300,7 +2334,7 @@ static uint64_t hai_xcr0(void) {
   __asm__ volatile(".byte 0x0f, 0x01, 0xd0"
                    : "=a"(low), "=d"(high)
                    : "c"(0)); /* xgetbv, for old assemblers */
-  return (uint64_t)high << 32 | low;
+  return HAI_AS(uint64_t, high) << 32 | low;
 }
 
 /* What both the processor offers and the system saves. Tests hand in their own two functions. */
@@ -2382,7 +2416,7 @@ static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
 #if HAI_NEON
   if (any || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon;
 #endif
-  return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : NULL;
+  return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : HAI_NULL;
 }
 
 /* May AMX's kernel be chosen now, or, once the process asks for it, later? */
@@ -2401,7 +2435,7 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 #if HAI_AMX
   if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;
 #endif
-  if (head_dim % 2) return NULL;
+  if (head_dim % 2) return HAI_NULL;
 #if HAI_AVX512_BF16
   if (isa == HYPERATTN_ISA_AVX512_BF16 || isa == HYPERATTN_ISA_AMX_BF16 ||
       (isa == HYPERATTN_ISA_AUTO && (hai_cpu() & HAI_CPU_AVX512_BF16_FAST)))
@@ -2411,7 +2445,7 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   if (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon_bf16;
 #endif
   (void)isa, (void)value_dim;
-  return NULL;
+  return HAI_NULL;
 }
 
 /* ==== 5. Plan ========================================================================================
@@ -2527,11 +2561,12 @@ static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
 /* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of
    all pairs must not rise with the sides, or a region could cease to be worth it as it grows. */
 static uint64_t hai_pairing_pairs(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  uint64_t dense, group = (uint64_t)plan->query_group;
+  uint64_t dense, group = HAI_AS(uint64_t, plan->query_group);
   if (!plan->by_score) return 0;
-  dense = (uint64_t)n_query * (uint64_t)n_key / (group * (uint64_t)plan->key_group);
+  dense = HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key) / (group * HAI_AS(uint64_t, plan->key_group));
   if (!hai_two_levels(plan, n_key)) return dense;
-  return dense / HAI_PAIR_SPAN + (uint64_t)n_query * (uint64_t)hai_span_blocks(plan, n_key) / group;
+  return dense / HAI_PAIR_SPAN +
+         HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, hai_span_blocks(plan, n_key)) / group;
 }
 
 /* Key-query pairs that probing, judging, pairing and the budget touch in a rectangle, to be held against all
@@ -2541,20 +2576,20 @@ static uint64_t hai_rect_pairs(const hai_plan *plan, hai_index n_query, hai_inde
   hai_index budget = hai_min(plan->block_size, n_key) + hai_min(plan->sample_size, n_key) + pins;
   hai_index probes = hai_min(plan->probe_queries, n_query);
   if (plan->choosing) probes += hai_min(HAI_JUDGES, n_query);
-  return (uint64_t)n_query * (uint64_t)hai_min(budget, n_key) + (uint64_t)probes * (uint64_t)n_key +
-         hai_pairing_pairs(plan, n_query, n_key);
+  return HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, hai_min(budget, n_key)) +
+         HAI_AS(uint64_t, probes) * HAI_AS(uint64_t, n_key) + hai_pairing_pairs(plan, n_query, n_key);
 }
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
-         hai_rect_pairs(plan, n_query, n_key) < (uint64_t)n_query * (uint64_t)n_key;
+         hai_rect_pairs(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 
 static int hai_plan_levels(const hai_plan *plan) { return plan->depth + plan->outer; }
 
 static hai_index hai_plan_rects(const hai_plan *plan, int level) {
-  return level < plan->depth ? (hai_index)1 << (plan->depth - 1 - level) : 1;
+  return level < plan->depth ? HAI_AS(hai_index, 1) << (plan->depth - 1 - level) : 1;
 }
 
 /* Rectangle `index` of a level, levels counted in the order in which they run. */
@@ -2617,7 +2652,7 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
-  hyperattn_dtype dtype[4];
+  const hyperattn_dtype dtype[4] = {p->query.dtype, p->key.dtype, p->value.dtype, p->out.dtype};
   int i;
   if (!hai_count_ok(p->batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(p->n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
@@ -2629,9 +2664,8 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  dtype[0] = p->query.dtype, dtype[1] = p->key.dtype, dtype[2] = p->value.dtype, dtype[3] = p->out.dtype;
   for (i = 0; i < 4; i++)
-    if (!hai_listed((int)dtype[i], HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
+    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
   if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
   for (i = 0; i < 4; i++)
     if (!HAI_HALVES && dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_LEFT_OUT;
@@ -2653,17 +2687,17 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   if (p->lsh_bits < 1 || p->lsh_bits > 16) return HYPERATTN_ERROR_LSH_BITS;
   if (p->query_group < 0 || p->key_group < 0 || !p->query_group != !p->key_group)
     return HYPERATTN_ERROR_GROUPS;
-  if (!hai_listed((int)p->order, HYPERATTN_ORDER_PROBED)) return HYPERATTN_ERROR_ORDER;
+  if (!hai_listed(HAI_AS(int, p->order), HYPERATTN_ORDER_PROBED)) return HYPERATTN_ERROR_ORDER;
   if (p->sink_keys < 0) return HYPERATTN_ERROR_SINK_KEYS;
   if (p->heavy_keys < 0) return HYPERATTN_ERROR_HEAVY_KEYS;
   if (p->probe_queries < 0) return HYPERATTN_ERROR_PROBE_QUERIES;
   if (p->window < 0) return HYPERATTN_ERROR_WINDOW;
-  if (!hai_listed((int)p->sampling, HYPERATTN_SAMPLE_COLUMN_MASS)) return HYPERATTN_ERROR_SAMPLING;
+  if (!hai_listed(HAI_AS(int, p->sampling), HYPERATTN_SAMPLE_COLUMN_MASS)) return HYPERATTN_ERROR_SAMPLING;
   if (!hai_finite(p->tolerance) || p->tolerance < 0.0f) return HYPERATTN_ERROR_TOLERANCE;
   if (!hai_finite(p->cap_epsilon) || p->cap_epsilon < 0.0f || !hai_finite(p->cap_kappa) ||
       p->cap_kappa < 0.0f)
     return HYPERATTN_ERROR_CAP;
-  if (!hai_listed((int)p->isa, HYPERATTN_ISA_AMX_BF16)) return HYPERATTN_ERROR_ISA;
+  if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_AMX_BF16)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;
@@ -2677,10 +2711,11 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
 
 /* Does the caller count further than this machine's indices reach, or have more tasks than INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
-  uint64_t limit = HAI_MAX_INDEX, heads = (uint64_t)p->n_heads, n_query = (uint64_t)p->n_query;
-  uint64_t rows = 2 * heads * (n_query + (uint64_t)p->n_key);
-  return heads > limit || (uint64_t)p->n_key > limit || (uint64_t)p->batch > limit ||
-         n_query > limit / heads || (rows && (uint64_t)p->batch > INT64_MAX / rows);
+  uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
+           n_query = HAI_AS(uint64_t, p->n_query);
+  uint64_t rows = 2 * heads * (n_query + HAI_AS(uint64_t, p->n_key));
+  return heads > limit || HAI_AS(uint64_t, p->n_key) > limit || HAI_AS(uint64_t, p->batch) > limit ||
+         n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
 /* ---- Resolution ---- */
@@ -2691,7 +2726,7 @@ static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && p
 /* The scale of scores; its default is rounded as tasks round. */
 static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {
   uint32_t before;
-  volatile float dim = (float)p->head_dim, scale; /* compilers keep their order with the calls' */
+  volatile float dim = HAI_AS(float, p->head_dim), scale; /* compilers keep their order with the calls' */
   if (p->scale != 0.0f) return p->scale;
   before = kernel->enter ? kernel->enter() : 0;
   scale = 1.0f / hai_sqrt(dim);
@@ -2701,12 +2736,12 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
 
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  plan->n_heads = (hai_index)p->n_heads;
-  plan->n_kv_heads = (hai_index)p->n_kv_heads;
-  plan->n_query = (hai_index)p->n_query;
-  plan->n_key = (hai_index)p->n_key;
-  plan->head_dim = (hai_index)p->head_dim;
-  plan->value_dim = (hai_index)p->value_dim;
+  plan->n_heads = hai_to_index(p->n_heads);
+  plan->n_kv_heads = hai_to_index(p->n_kv_heads);
+  plan->n_query = hai_to_index(p->n_query);
+  plan->n_key = hai_to_index(p->n_key);
+  plan->head_dim = hai_to_index(p->head_dim);
+  plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
 }
@@ -2725,7 +2760,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
   plan->take = !plan->block_size ? 0
-               : plan->by_score  ? (int)hai_max(1, plan->block_size / plan->key_group)
+               : plan->by_score  ? HAI_AS(int, hai_max(1, plan->block_size / plan->key_group))
                                  : 1;
   plan->probing =
       plan->probe_queries > 0 && (plan->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
@@ -2753,7 +2788,7 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
   plan->outer_exact = plan->outer && !worth;
   if (!causal) plan->key_skip = 0;
-  plan->max_rects = plan->depth ? (hai_index)1 << (plan->depth - 1) : 1;
+  plan->max_rects = plan->depth ? HAI_AS(hai_index, 1) << (plan->depth - 1) : 1;
 }
 
 /* Is Algorithm 2's normaliser asked for? */
@@ -2763,8 +2798,8 @@ static int hai_capping(const hai_plan *plan) {
 
 static void hai_add_step(hai_plan *plan, int wanted, hai_stage stage, int pairing) {
   if (!wanted) return;
-  plan->steps[plan->n_steps].stage = (unsigned char)stage;
-  plan->steps[plan->n_steps++].pairing = (unsigned char)pairing;
+  plan->steps[plan->n_steps].stage = HAI_AS(unsigned char, stage);
+  plan->steps[plan->n_steps++].pairing = HAI_AS(unsigned char, pairing);
 }
 
 /* The steps of a level. Cheap choices are tried before dear ones, and those that a settled rectangle does not
@@ -2816,8 +2851,8 @@ static int hai_span_add(hai_span *span, hai_index n, ptrdiff_t stride, size_t si
   size_t limit = PTRDIFF_MAX, steps, step;
   size_t *side = stride < 0 ? &span->before : &span->after;
   if (n <= 1 || stride == 0) return 1;
-  steps = (size_t)(n - 1);
-  step = stride < 0 ? (size_t)(-(stride + 1)) + 1 : (size_t)stride;
+  steps = HAI_AS(size_t, n - 1);
+  step = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
   if (step > limit / size || steps > limit / (step * size)) return 0;
   if (*side > limit - steps * step * size) return 0;
   *side += steps * step * size;
@@ -2828,19 +2863,21 @@ static hyperattn_status hai_span_of(hai_span *span, const void *data, hyperattn_
                                     const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
   int unit = hai_unit(dtype), i;
   size_t bytes = hai_unit_bytes(dtype);
-  span->data = (const char *)data;
+  span->data = HAI_AS(const char *, data);
   span->before = 0;
-  span->after = (size_t)hai_ceil_div(dim, unit) * bytes;
+  span->after = HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes;
   for (i = 0; i < 3; i++) {
     if (n[i] > 1 && stride[i] % unit) return HYPERATTN_ERROR_STRIDE_Q8_0;
     if (!hai_span_add(span, n[i], stride[i] / unit, bytes)) return HYPERATTN_ERROR_EXTENT;
   }
-  return (uintptr_t)data % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+  return HAI_REINTERPRET(uintptr_t, data) % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
 }
 
 static int hai_spans_meet(const hai_span *a, const hai_span *b) {
-  uintptr_t a_begin = (uintptr_t)a->data - a->before, a_end = (uintptr_t)a->data + a->after;
-  uintptr_t b_begin = (uintptr_t)b->data - b->before, b_end = (uintptr_t)b->data + b->after;
+  uintptr_t a_begin = HAI_REINTERPRET(uintptr_t, a->data) - a->before,
+            a_end = HAI_REINTERPRET(uintptr_t, a->data) + a->after;
+  uintptr_t b_begin = HAI_REINTERPRET(uintptr_t, b->data) - b->before,
+            b_end = HAI_REINTERPRET(uintptr_t, b->data) + b->after;
   return a->data && b->data && a_begin < b_end && b_begin < a_end;
 }
 
@@ -2863,20 +2900,16 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 
 static hyperattn_status hai_check_input(hai_span *span, const hyperattn_input *x, hai_index batch,
                                         hai_index heads, hai_index rows, hai_index dim) {
-  ptrdiff_t stride[3];
-  hai_index n[3];
-  stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
-  n[0] = batch, n[1] = heads, n[2] = rows;
+  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
+  const hai_index n[3] = {batch, heads, rows};
   return hai_span_of(span, x->data, x->dtype, stride, n, dim);
 }
 
 static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output *x, hai_index batch,
                                          hai_index heads, hai_index rows, hai_index dim) {
-  ptrdiff_t stride[3];
-  hai_index n[3];
+  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
+  const hai_index n[3] = {batch, heads, rows};
   hyperattn_status status;
-  stride[0] = x->batch_stride, stride[1] = x->head_stride, stride[2] = x->row_stride;
-  n[0] = batch, n[1] = heads, n[2] = rows;
   if ((status = hai_span_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
   return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
 }
@@ -2884,11 +2917,12 @@ static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output 
 /* A contiguous [batch][heads][rows] of things of `size` bytes that hold floats; no data: nothing. */
 static hyperattn_status hai_check_flat(hai_span *span, const void *data, hai_index batch, hai_index heads,
                                        hai_index rows, size_t size) {
-  span->data = (const char *)data;
+  span->data = HAI_AS(const char *, data);
   span->before = 0;
-  span->after = hai_times(hai_times((size_t)batch, (size_t)heads), hai_times((size_t)rows, size));
+  span->after = hai_times(hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, heads)),
+                          hai_times(HAI_AS(size_t, rows), size));
   if (span->after > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
-  return (uintptr_t)data % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+  return HAI_REINTERPRET(uintptr_t, data) % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
 }
 
 /* No result may share a byte with anything else; inputs may share with one another. Results come first. */
@@ -2943,7 +2977,7 @@ typedef struct hai_record {
 /* Takes [heads][n] things of `size` bytes at the layout's end, rounded up to HAI_ALIGN; returns where
    they begin. */
 static size_t hai_take(hai_layout *layout, size_t heads, hai_index n, size_t size) {
-  size_t begin = layout->scratch, bytes = hai_times(heads, hai_times((size_t)n, size));
+  size_t begin = layout->scratch, bytes = hai_times(heads, hai_times(HAI_AS(size_t, n), size));
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
   if (bytes > limit || begin + bytes > limit) {
     layout->overflow = 1;
@@ -2972,30 +3006,33 @@ static int hai_resting(const hai_plan *plan) {
 
 /* Scratch beside the tile, used by one stage at a time. */
 static size_t hai_stage_bytes(const hai_plan *plan) {
-  size_t dim = (size_t)plan->head_dim, lanes = (size_t)plan->kernel->lanes, take = (size_t)plan->take;
-  size_t most = (size_t)(hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* further tiles of a task */
+  size_t dim = HAI_AS(size_t, plan->head_dim), lanes = HAI_AS(size_t, plan->kernel->lanes),
+         take = HAI_AS(size_t, plan->take);
+  size_t most = HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* further tiles of a task */
   if (!hai_may_approximate(plan)) return most;
-  most = hai_most(most, hai_times((size_t)plan->heavy_keys, sizeof(uint64_t))); /* the heaviest */
+  most = hai_most(most, hai_times(HAI_AS(size_t, plan->heavy_keys), sizeof(uint64_t))); /* the heaviest */
   if (plan->sorted[plan->n_pairings - 1]) {
-    most = hai_most(most, (size_t)plan->params->lsh_bits * dim * sizeof(float)); /* planes */
+    most = hai_most(most, HAI_AS(size_t, plan->params->lsh_bits) * dim * sizeof(float)); /* planes */
   }
   if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
     size_t spans = hai_two_levels(plan, plan->n_key)
-                       ? (size_t)hai_key_parts(plan, plan->n_key) / HAI_PAIR_SPAN + 1
+                       ? HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_PAIR_SPAN + 1
                        : 0;
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
   }
   if (plan->choosing || plan->reporting) /* places in the order; lse after blocks and pins; m, l, o */
     most = hai_most(most, (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) +
-                              lanes * (4 + (size_t)plan->value_dim) * sizeof(float));
+                              lanes * (4 + HAI_AS(size_t, plan->value_dim)) * sizeof(float));
   return most;
 }
 
 HAI_APART void hai_resolve_layout(hai_plan *plan) {
   hai_layout *y = &plan->layout;
-  size_t heads = hai_times((size_t)plan->problem->batch, (size_t)plan->n_heads), each = sizeof(float);
-  size_t kv_heads = hai_times((size_t)plan->problem->batch, (size_t)plan->n_kv_heads), least;
+  size_t heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_heads)),
+         each = sizeof(float);
+  size_t kv_heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_kv_heads)),
+         least;
   hai_index n_query = plan->n_query, n_key = plan->n_key, rects = plan->max_rects,
             lanes = plan->kernel->lanes;
   hai_index square = hai_min(n_query, n_key); /* or less; half of its keys in each level */
@@ -3027,28 +3064,28 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->scratch = 0;
   y->lse = hai_take(y, heads, resting ? n_query : 0, each);
   y->out = hai_take(y, heads, resting && !hai_is_f32(plan->problem->out.dtype) ? n_query : 0,
-                    each * (size_t)plan->value_dim);
-  y->choice = hai_take(y, heads, y->n_choices, hai_times((size_t)plan->take, sizeof(int32_t)));
+                    each * HAI_AS(size_t, plan->value_dim));
+  y->choice = hai_take(y, heads, y->n_choices, hai_times(HAI_AS(size_t, plan->take), sizeof(int32_t)));
   least = y->scratch;
   y->scratch = y->query_code = y->choice; /* the choices' place */
   hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
   y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
   y->scratch = hai_most(y->scratch, least);
-  y->mean = hai_take(y, kv_heads, y->n_means, each * (size_t)plan->head_dim);
+  y->mean = hai_take(y, kv_heads, y->n_means, each * HAI_AS(size_t, plan->head_dim));
   y->query_order = hai_take(y, heads, sorting ? n_query : 0, sizeof(int32_t));
   y->key_order = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(int32_t));
-  y->span_mean = hai_take(y, kv_heads, y->n_spans, each * (size_t)plan->head_dim);
-  y->partial = hai_take(y, heads, y->n_partials, hai_times((size_t)plan->probe_queries, 2 * each));
-  y->mass = y->truth = hai_take(y, heads, y->n_truths, (size_t)y->truth_floats * each);
+  y->span_mean = hai_take(y, kv_heads, y->n_spans, each * HAI_AS(size_t, plan->head_dim));
+  y->partial = hai_take(y, heads, y->n_partials, hai_times(HAI_AS(size_t, plan->probe_queries), 2 * each));
+  y->mass = y->truth = hai_take(y, heads, y->n_truths, HAI_AS(size_t, y->truth_floats) * each);
   least = y->scratch;
   y->scratch = y->mass; /* the truths' place */
   hai_take(y, heads, hyper && (plan->probing || plan->weighing) ? n_key : 0, each);
   y->scratch = hai_most(y->scratch, least);
   y->square = hai_take(y, heads, probing && reporting ? n_key : 0, each);
   y->pinned = hai_take(y, heads, y->n_pin_words, sizeof(uint32_t));
-  y->pins = hai_take(y, heads, rects, hai_times((size_t)y->max_pins, sizeof(int32_t)));
-  y->columns =
-      hai_take(y, heads, rects, hai_times((size_t)(y->max_columns + y->max_wide), sizeof(hai_column)));
+  y->pins = hai_take(y, heads, rects, hai_times(HAI_AS(size_t, y->max_pins), sizeof(int32_t)));
+  y->columns = hai_take(y, heads, rects,
+                        hai_times(HAI_AS(size_t, y->max_columns + y->max_wide), sizeof(hai_column)));
   y->counts = hai_take(y, heads, hyper ? rects : 0, 3 * sizeof(int32_t));
   y->verdict = hai_take(y, heads, choosing ? rects : 0, sizeof(hai_verdict));
   y->record = hai_take(y, heads, y->n_records, sizeof(hai_record));
@@ -3083,7 +3120,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   hai_resolve_shape(plan);
   plan->kernel = hai_kernel_of(isa);
   plan->scale = hai_scale_of(problem, plan->kernel);
-  plan->reader = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : NULL;
+  plan->reader = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->reader) plan->reader = plan->kernel;
   hai_resolve_params(plan);
@@ -3096,14 +3133,14 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
 static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
   size_t limit = PTRDIFF_MAX - layout->scratch - HAI_ALIGN;
-  if ((size_t)n_workers > limit / layout->scratch_bytes) return 0;
-  return layout->scratch + layout->scratch_bytes * (size_t)n_workers + HAI_ALIGN - 1;
+  if (HAI_AS(size_t, n_workers) > limit / layout->scratch_bytes) return 0;
+  return layout->scratch + layout->scratch_bytes * HAI_AS(size_t, n_workers) + HAI_ALIGN - 1;
 }
 
 HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
                                              size_t workspace_size, int n_workers) {
   const hyperattn_problem *p = plan->problem;
-  hai_index batch = (hai_index)p->batch;
+  hai_index batch = hai_to_index(p->batch);
   size_t need;
   hai_span spans[7]; /* out, lse, report, workspace, query, key, value */
   hyperattn_status status;
@@ -3123,7 +3160,7 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
     status = hai_check_flat(&spans[1], p->lse, batch, plan->n_heads, plan->n_query, sizeof *p->lse);
   if (status == HYPERATTN_OK && p->report)
     status = hai_check_flat(&spans[2], p->report, batch, plan->n_heads, 1, sizeof *p->report);
-  spans[3].data = (const char *)workspace;
+  spans[3].data = HAI_AS(const char *, workspace);
   spans[3].after = need;
   if (status == HYPERATTN_OK)
     status = hai_check_input(&spans[4], &p->query, batch, plan->n_heads, plan->n_query, plan->head_dim);
@@ -3155,28 +3192,26 @@ static hai_index hai_flat_kv_head(const hai_job *job) {
 }
 /* The rectangle's number `index` for a purpose. */
 static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
-  return hai_random(job->plan->params->seed, (uint64_t)job->rect.region, (uint64_t)purpose,
-                    (uint64_t)index);
+  return hai_random(job->plan->params->seed, HAI_AS(uint64_t, job->rect.region), HAI_AS(uint64_t, purpose),
+                    HAI_AS(uint64_t, index));
 }
 /* Bytes of so many elements. */
 HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
-  return elements / hai_unit(dtype) * (ptrdiff_t)hai_unit_bytes(dtype);
+  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
 }
 /* Where a row lies. */
 HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
-  return (const char *)x->data +
-         hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
-                                  (ptrdiff_t)row * x->row_stride);
+  return HAI_AS(const char *, x->data) +
+         hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
 }
 static char *hai_out_row(const hyperattn_output *x, hai_index batch, hai_index head, hai_index row) {
-  return (char *)x->data +
-         hai_offset(x->dtype, (ptrdiff_t)batch * x->batch_stride + (ptrdiff_t)head * x->head_stride +
-                                  (ptrdiff_t)row * x->row_stride);
+  return HAI_AS(char *, x->data) +
+         hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
 }
 /* A row in float32: itself, or widened into `room` [dim]. */
 static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
                              float *room) {
-  if (hai_is_f32(dtype)) return (const float *)row;
+  if (hai_is_f32(dtype)) return HAI_AS(const float *, row);
   job->plan->kernel->widen(row, dtype, dim, room);
   return room;
 }
@@ -3195,16 +3230,14 @@ static const float *hai_value_row(const hai_job *job, hai_index key, float *room
   return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
                   job->plan->value_dim, room);
 }
-static float *hai_floats(const hai_job *job, size_t offset) {
-  return (float *)(void *)(job->base + offset);
-}
+static float *hai_floats(const hai_job *job, size_t offset) { return HAI_PLACE(float, job->base + offset); }
 static int32_t *hai_ints(const hai_job *job, size_t offset) {
-  return (int32_t *)(void *)(job->base + offset);
+  return HAI_PLACE(int32_t, job->base + offset);
 }
 
 static uint16_t *hai_codes(const hai_job *job, int of_key) {
   const hai_layout *y = &job->plan->layout;
-  return (uint16_t *)(void *)(job->base + (of_key ? y->key_code : y->query_code)) +
+  return HAI_PLACE(uint16_t, job->base + (of_key ? y->key_code : y->query_code)) +
          (of_key ? hai_flat_kv_head(job) * job->plan->n_key : hai_flat_head(job) * job->plan->n_query);
 }
 /* Rows of the rectangle in the pairing's order: sorted position -> row of the tensor. Position order needs no
@@ -3213,12 +3246,12 @@ static int hai_sorting(const hai_job *job) {
   return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
 }
 static int32_t *hai_query_order(const hai_job *job) {
-  if (!hai_sorting(job)) return NULL;
+  if (!hai_sorting(job)) return HAI_NULL;
   return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->n_query +
          job->rect.query_begin;
 }
 static int32_t *hai_key_order(const hai_job *job) {
-  if (!hai_sorting(job)) return NULL;
+  if (!hai_sorting(job)) return HAI_NULL;
   return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
@@ -3264,12 +3297,12 @@ static float *hai_square(const hai_job *job) {
          job->rect.key_begin;
 }
 static uint32_t *hai_pinned(const hai_job *job) {
-  return (uint32_t *)(void *)(job->base + job->plan->layout.pinned) +
+  return HAI_PLACE(uint32_t, job->base + job->plan->layout.pinned) +
          hai_flat_head(job) * job->plan->layout.n_pin_words + job->rect.key_begin / 32 + job->rect.index;
 }
 HAI_HOT int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
   hai_index bit = key - job->rect.key_begin;
-  return (int)(pinned[bit / 32] >> (bit % 32) & 1);
+  return HAI_AS(int, pinned[bit / 32] >> (bit % 32) & 1);
 }
 static int32_t *hai_pins(const hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -3278,7 +3311,7 @@ static int32_t *hai_pins(const hai_job *job) {
 }
 static hai_column *hai_columns(const hai_job *job, int wide) {
   const hai_plan *plan = job->plan;
-  return (hai_column *)(void *)(job->base + plan->layout.columns) +
+  return HAI_PLACE(hai_column, job->base + plan->layout.columns) +
          (hai_flat_head(job) * plan->max_rects + job->rect.index) *
              (plan->layout.max_columns + plan->layout.max_wide) +
          (wide ? plan->layout.max_columns : 0);
@@ -3294,7 +3327,7 @@ static int32_t *hai_choice(const hai_job *job, hai_index group) {
          (hai_flat_head(job) * plan->layout.n_choices + first + group) * plan->take;
 }
 static hai_verdict *hai_verdict_of(const hai_job *job) {
-  return (hai_verdict *)(void *)(job->base + job->plan->layout.verdict) +
+  return HAI_PLACE(hai_verdict, job->base + job->plan->layout.verdict) +
          hai_flat_head(job) * job->plan->max_rects + job->rect.index;
 }
 static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
@@ -3306,7 +3339,7 @@ static void hai_verdict_open(hai_verdict *verdict) {
   verdict->error = hai_inf();
 }
 static hai_record *hai_record_of(const hai_job *job) {
-  return (hai_record *)(void *)(job->base + job->plan->layout.record) +
+  return HAI_PLACE(hai_record, job->base + job->plan->layout.record) +
          hai_flat_head(job) * job->plan->layout.n_records + job->rect.region;
 }
 static float *hai_cap(const hai_job *job) {
@@ -3398,14 +3431,15 @@ static int hai_may_carry(const hai_plan *plan) {
 
 /* Bytes of a tile's own, without and with what it rarely touches. */
 static size_t hai_tile_core_bytes(const hai_plan *plan) {
-  size_t lanes = (size_t)plan->kernel->lanes, head_dim = (size_t)plan->head_dim;
-  size_t floats = lanes * (head_dim + (size_t)hai_most_sum_rows(plan) + 7);
-  floats += (size_t)hai_column_floats(plan);
+  size_t lanes = HAI_AS(size_t, plan->kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
+  size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
+  floats += HAI_AS(size_t, hai_column_floats(plan));
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
-  size_t rows = hai_may_carry(plan) ? 2 * (size_t)hai_most_sum_rows(plan) : 0;
-  return hai_tile_core_bytes(plan) + rows * (size_t)plan->kernel->lanes * sizeof(float) + 2 * HAI_ALIGN;
+  size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
+  return hai_tile_core_bytes(plan) + rows * HAI_AS(size_t, plan->kernel->lanes) * sizeof(float) +
+         2 * HAI_ALIGN;
 }
 
 /* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
@@ -3422,7 +3456,7 @@ static hai_index hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, ha
 static hai_index hai_score_rows(const hai_plan *plan) {
   int room = plan->reader->room;
 #if HAI_AMX
-  if (plan->may_use_amx) room = (int)hai_max(room, hai_kernel_amx.room);
+  if (plan->may_use_amx) room = HAI_AS(int, hai_max(room, hai_kernel_amx.room));
 #endif
   return HAI_CHUNK + room;
 }
@@ -3432,26 +3466,26 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = HAI_CHUNK + plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_room_floats(plan, p->key.dtype, plan->head_dim) +
                      hai_room_floats(plan, p->value.dtype, plan->value_dim);
-  return (size_t)floats * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
+  return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
 /* Tiles of a task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
   if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
-  return (int)hai_max(1,
-                      hai_min(plan->kernel->tiles, HAI_TILES_BYTES / (hai_index)hai_tile_core_bytes(plan)));
+  return HAI_AS(int, hai_max(1, hai_min(plan->kernel->tiles,
+                                        HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
 }
 
 /* Memory for so many floats, NULL for none. */
 static float *hai_carve(char **at, hai_index floats) {
-  float *begin = (float *)(void *)*at;
-  *at += (size_t)hai_round_up((size_t)floats * sizeof(float));
-  return floats ? begin : NULL;
+  float *begin = HAI_PLACE(float, *at);
+  *at += hai_round_up(HAI_AS(size_t, floats) * sizeof(float));
+  return floats ? begin : HAI_NULL;
 }
 
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
-  rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : NULL;
+  rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
   rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
   rows.dtype = x->dtype;
   rows.dim = dim;
@@ -3464,8 +3498,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
   hai_index lanes = plan->kernel->lanes;
-  hai_tile *tile = (hai_tile *)(void *)*at;
-  *at += (size_t)hai_round_up(sizeof(hai_tile));
+  hai_tile *tile = HAI_PLACE(hai_tile, *at);
+  *at += hai_round_up(sizeof(hai_tile));
   tile->kernel = plan->reader;
   tile->query = hai_carve(at, plan->head_dim * lanes);
   tile->o = hai_carve(at, hai_most_sum_rows(plan) * lanes);
@@ -3477,9 +3511,14 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->spare = hai_carve(at, 3 * lanes);
   tile->column = hai_carve(at, hai_column_floats(plan));
   if (first) {
-    tile->keys = first->keys, tile->values = first->values;
-    tile->score = first->score, tile->key = first->key, tile->value = first->value;
-    tile->line = first->line, tile->line_dim = first->line_dim, tile->log_weight = first->log_weight;
+    tile->keys = first->keys;
+    tile->values = first->values;
+    tile->score = first->score;
+    tile->key = first->key;
+    tile->value = first->value;
+    tile->line = first->line;
+    tile->line_dim = first->line_dim;
+    tile->log_weight = first->log_weight;
     return tile;
   }
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
@@ -3488,7 +3527,7 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->log_weight = hai_carve(at, HAI_CHUNK);
-  tile->key = (const void **)(void *)*at;
+  tile->key = HAI_PLACE(const void *, *at);
   tile->value = tile->key + HAI_CHUNK;
   *at += 2 * HAI_CHUNK * sizeof(void *);
   return tile;
@@ -3504,20 +3543,20 @@ static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
 
 /* Room for a widened row, of lane i. */
 static float *hai_line(const hai_tile *tile, int i) {
-  return tile->line ? tile->line + i * tile->line_dim : NULL;
+  return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
 /* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
 HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
-  const char *at = rows->first + (ptrdiff_t)row * rows->stride;
+  const char *at = rows->first + row * rows->stride;
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
   return rows->room + j * rows->dim;
 }
 
 HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
-  uint64_t below_end = end >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << end) - 1;
-  return below_end & ~(((uint64_t)1 << begin) - 1);
+  uint64_t below_end = end >= 64 ? UINT64_MAX : (UINT64_C(1) << end) - 1;
+  return below_end & ~((UINT64_C(1) << begin) - 1);
 }
 
 /* The next keys are for queries [begin, end) of the tile: the registers that hold them take part. Where
@@ -3527,7 +3566,7 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   tile->chunks = 0;
   tile->begin = begin / width * width;
   tile->end = (end + width - 1) / width * width;
-  tile->used = hai_lane_bits(tile->begin, (int)hai_min(tile->end, tile->n));
+  tile->used = hai_lane_bits(tile->begin, HAI_AS(int, hai_min(tile->end, tile->n)));
 }
 
 /* Puts query `row` of a head into a lane; it may see keys first .. last. Fill lanes 0 .. n - 1 in turn. */
@@ -3535,12 +3574,13 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
                            hai_index last) {
   const hyperattn_problem *p = job->plan->problem;
   hai_tile *tile = job->tile;
-  tile->row[lane] = hai_is_f32(tile->kernel->dtype)
-                        ? (const void *)hai_query_row(job, head, row, hai_line(tile, lane))
-                        : hai_row(&p->query, job->batch, head, row);
+  if (hai_is_f32(tile->kernel->dtype))
+    tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
+  else
+    tile->row[lane] = hai_row(&p->query, job->batch, head, row);
   tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
-  tile->out[lane] = hai_is_f32(p->out.dtype) ? (float *)tile->result[lane]
+  tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
                     : hai_resting(job->plan)
                         ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
                         : hai_line(tile, lane);
@@ -3554,7 +3594,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guard = tile->spoilt = tile->carried = 0;
-  tile->clip = NULL;
+  tile->clip = HAI_NULL;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
@@ -3565,28 +3605,28 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
     tile->max_last = hai_max(tile->max_last, tile->last[i]);
   }
   for (i = 0; i < lanes; i++) {
-    if (i >= n) tile->row[i] = tile->out[i] = NULL;
+    if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
     tile->m[i] = -hai_inf();
     tile->l[i] = tile->l[lanes + i] = 0.0f;
   }
   tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
-  HYPERATTN_MEMSET(tile->o, 0, (size_t)(hai_sum_rows(tile) * lanes) * sizeof(float));
+  HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
 }
 
 /* The lanes' states are now m, l and o alone. */
 static void hai_tile_reset_sums(hai_tile *tile) {
   int lanes = tile->kernel->lanes;
-  HYPERATTN_MEMSET(tile->l + lanes, 0, (size_t)lanes * sizeof(float));
+  HYPERATTN_MEMSET(tile->l + lanes, 0, HAI_AS(size_t, lanes) * sizeof(float));
   if (hai_sum_rows(tile) > tile->value_dim)
-    HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, (size_t)lanes * sizeof(float));
+    HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, HAI_AS(size_t, lanes) * sizeof(float));
   tile->carried = 0;
 }
 
 /* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A sum that HAI_CARRY_CHUNKS chunks fill in turn,
    and whose rounding is kept, is right to 2e-6 however many they are. */
 static void hai_tile_carry(hai_tile *tile) {
-  size_t bytes = (size_t)(hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
+  size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
   if (!tile->carried) {
     HYPERATTN_MEMSET(tile->sum, 0, bytes);
     HYPERATTN_MEMSET(tile->lost, 0, bytes);
@@ -3645,17 +3685,17 @@ static void hai_tile_close(hai_job *job) {
 
 /* The states of all lanes, put aside and taken back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
-  size_t lanes = (size_t)tile->kernel->lanes;
+  size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
   hai_tile_settle(tile);
   HYPERATTN_MEMCPY(state, tile->m, lanes * sizeof(float));
   HYPERATTN_MEMCPY(state + lanes, tile->l, lanes * sizeof(float));
-  HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, (size_t)tile->value_dim * lanes * sizeof(float));
+  HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
 }
 static void hai_tile_load(hai_tile *tile, const float *state) {
-  size_t lanes = (size_t)tile->kernel->lanes;
+  size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
   HYPERATTN_MEMCPY(tile->m, state, lanes * sizeof(float));
   HYPERATTN_MEMCPY(tile->l, state + lanes, lanes * sizeof(float));
-  HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, (size_t)tile->value_dim * lanes * sizeof(float));
+  HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
   hai_tile_reset_sums(tile);
 }
 
@@ -3665,8 +3705,8 @@ static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
   uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
-  hai_index step = (hai_index)(sizeof eight / hai_unit_bytes(dtype)), t;
-  const char *at = (const char *)row;
+  hai_index step = HAI_AS(hai_index, sizeof eight / hai_unit_bytes(dtype)), t;
+  const char *at = HAI_AS(const char *, row);
   for (t = 0; t + step <= n; t += step, at += sizeof eight) {
     HYPERATTN_MEMCPY(&eight, at, sizeof eight);
     carries |= (eight & ~signs) + ones;
@@ -3690,8 +3730,8 @@ static int hai_tile_bad(const hai_tile *tile, hai_index t) {
   int j;
   for (j = 0; j < tile->n_keys; j++)
     if ((tile->visible[j] & all) != all &&
-        !hai_row_finite((const char *)tile->value[j] + (size_t)t * hai_unit_bytes(dtype), dtype,
-                        tile->kernel->step))
+        !hai_row_finite(HAI_AS(const char *, tile->value[j]) + HAI_AS(size_t, t) * hai_unit_bytes(dtype),
+                        dtype, tile->kernel->step))
       return 1;
   return 0;
 }
@@ -3707,7 +3747,7 @@ HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   while (t < tile->value_dim) {
     for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run += step;
     for (j = 0; j < tile->n_keys; j++) /* queries are packed: their rows are done with */
-      tile->row[j] = (const char *)tile->value[j] + (size_t)t * bytes;
+      tile->row[j] = HAI_AS(const char *, tile->value[j]) + HAI_AS(size_t, t) * bytes;
     if (run > t) {
       tile->kernel->values(tile->score, tile->n_keys, tile->row, run - t, tile->factor, tile->begin,
                            tile->end, tile->o + t * lanes);
@@ -3715,7 +3755,7 @@ HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
       continue;
     }
     for (j = 0; j < tile->n_keys; j++) {
-      char *kept = (char *)tile->column + (size_t)(j * step) * bytes;
+      char *kept = HAI_PLACE(char, tile->column) + HAI_AS(size_t, j * step) * bytes;
       for (i = 0; i < step; i++) {
         float value = hai_get(tile->value[j], dtype, t + i);
         hai_put(kept, dtype, i, hai_finite(value) ? value : 0.0f);
@@ -3750,8 +3790,8 @@ static void hai_tile_flush(hai_job *job) {
   kernel->scores(tile->query, job->plan->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
                  tile->score);
   if (tile->clip) hai_tile_clip(tile);
-  moved = kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : NULL,
-                          tile->masked ? tile->visible : NULL, tile->begin, tile->end, tile->m, tile->l,
+  moved = kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
+                          tile->masked ? tile->visible : HAI_NULL, tile->begin, tile->end, tile->m, tile->l,
                           tile->factor);
   if (tile->chunks++ == HAI_CARRY_CHUNKS && HAI_LONG_SUMS && rows && tile->sum) hai_tile_carry(tile);
   if (HAI_LONG_SUMS && rows && tile->carried && moved) {
@@ -3773,8 +3813,9 @@ static void hai_tile_flush(hai_job *job) {
 HAI_HOT uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
   uint64_t bits = 0;
   int i;
-  if (key >= tile->max_first && key <= tile->min_last) return ~(uint64_t)0;
-  for (i = 0; i < tile->n; i++) bits |= (uint64_t)(key >= tile->first[i] && key <= tile->last[i]) << i;
+  if (key >= tile->max_first && key <= tile->min_last) return UINT64_MAX;
+  for (i = 0; i < tile->n; i++)
+    bits |= HAI_AS(uint64_t, key >= tile->first[i] && key <= tile->last[i]) << i;
   return bits;
 }
 
@@ -3802,7 +3843,7 @@ static void hai_tile_push(hai_job *job, hai_index key, uint64_t bits) {
 /* Rows on the way from memory by the time they are multiplied: values while scores are. */
 static void hai_rows_fetch(const hai_rows *rows, const void *row) {
   hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH((const char *)row + t);
+  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
 }
 
 /* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them, in a
@@ -3810,14 +3851,14 @@ static void hai_rows_fetch(const hai_rows *rows, const void *row) {
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
-    hai_tile_put(tile, (int)j, begin + j);
+    hai_tile_put(tile, HAI_AS(int, j), begin + j);
     hai_rows_fetch(&tile->keys, tile->key[j]);
     if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
   }
 }
 static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
   int j, low = 0, high = 0;
-  tile->n_keys = (int)(end - begin);
+  tile->n_keys = HAI_AS(int, end - begin);
   tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
   for (j = 0; j < tile->n_keys && tile->masked; j++) { /* first and last rise from lane to lane */
     while (low < tile->n && tile->last[low] < begin + j) low++;
@@ -3852,7 +3893,7 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
         spoilt = !hai_tile_clean(tiles[0], next - begin);
       tiles[i]->spoilt = spoilt > 0;
       /* counted from key 0, whichever queries share the tile */
-      tiles[i]->chunks = begin ? (int)((begin / HAI_CHUNK - 1) % HAI_CARRY_CHUNKS) + 1 : 0;
+      tiles[i]->chunks = begin ? HAI_AS(int, (begin / HAI_CHUNK - 1) % HAI_CARRY_CHUNKS) + 1 : 0;
       hai_tile_flush(job);
     }
   }
@@ -3879,7 +3920,7 @@ static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
   hai_index i;
   uint64_t word = 0;
   for (i = 0; i < bits * dim; i++) {
-    if (i % 64 == 0) word = hai_random(seed, 0, HAI_FOR_PLANES, (uint64_t)i / 64);
+    if (i % 64 == 0) word = hai_random(seed, 0, HAI_FOR_PLANES, HAI_AS(uint64_t, i) / 64);
     planes[i] = word >> (i % 64) & 1 ? 1.0f : -1.0f;
   }
 }
@@ -3910,15 +3951,15 @@ HAI_APART void hai_stage_hash(hai_job *job) {
             row = first + job->chunk * HAI_TASK_ROWS;
   hai_index end = hai_min(row + HAI_TASK_ROWS, first + (of_key ? job->rect.n_key : job->rect.n_query));
   uint16_t *code = hai_codes(job, of_key);
-  float *planes = (float *)(void *)job->scratch;
+  float *planes = HAI_PLACE(float, job->scratch);
   const void *plane[16];
   if (job->pairing && !hai_wanted(job)) return;
   hai_planes(plan->params->seed, bits, plan->head_dim, planes);
   for (b = 0; b < bits; b++) plane[b] = planes + b * plan->head_dim;
   for (; row < end; row += lanes) {
-    int count = (int)hai_min(lanes, end - row);
+    int count = HAI_AS(int, hai_min(lanes, end - row));
     for (i = 0; i < lanes; i++)
-      tile->row[i] = i >= count ? NULL
+      tile->row[i] = i >= count ? HAI_NULL
                      : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
                                 : hai_query_row(job, job->head, row + i, hai_line(tile, i));
     /* a negative scale turns every query around */
@@ -3926,8 +3967,8 @@ HAI_APART void hai_stage_hash(hai_job *job) {
     plan->kernel->scores(tile->query, plan->head_dim, plane, bits, 0, lanes, tile->score);
     for (i = 0; i < count; i++) {
       uint32_t gray = 0;
-      for (b = 0; b < bits; b++) gray |= (uint32_t)(tile->score[b * lanes + i] > 0.0f) << b;
-      code[row + i] = (uint16_t)hai_gray_decode(gray);
+      for (b = 0; b < bits; b++) gray |= HAI_AS(uint32_t, tile->score[b * lanes + i] > 0.0f) << b;
+      code[row + i] = HAI_AS(uint16_t, hai_gray_decode(gray));
     }
   }
 }
@@ -3938,16 +3979,16 @@ HAI_APART void hai_stage_hash(hai_job *job) {
    2^bits. */
 static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *count,
                               int32_t *order) {
-  hai_index i, buckets = (hai_index)1 << bits;
+  hai_index i, buckets = HAI_AS(hai_index, 1) << bits;
   int32_t sum = 0;
-  HYPERATTN_MEMSET(count, 0, (size_t)buckets * sizeof(int32_t));
+  HYPERATTN_MEMSET(count, 0, HAI_AS(size_t, buckets) * sizeof(int32_t));
   for (i = 0; i < n; i++) count[code[begin + i]]++;
   for (i = 0; i < buckets; i++) {
     int32_t here = count[i];
     count[i] = sum;
     sum += here;
   }
-  for (i = 0; i < n; i++) order[count[code[begin + i]]++] = (int32_t)(begin + i);
+  for (i = 0; i < n; i++) order[count[code[begin + i]]++] = HAI_AS(int32_t, begin + i);
 }
 
 /* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the
@@ -3957,7 +3998,7 @@ HAI_APART void hai_stage_order(hai_job *job) {
   if (job->pairing && !hai_wanted(job)) return;
   hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
                     of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
-                    (int32_t *)(void *)job->tile, of_key ? hai_key_order(job) : hai_query_order(job));
+                    HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
 /* ---- Probing: what a few queries think of every key ---- */
@@ -3979,7 +4020,7 @@ static hai_index hai_n_probes(const hai_job *job) {
 
 /* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one from each stratum; all, if there are few. */
 static int hai_n_judges(const hai_job *job) {
-  return (int)hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query);
+  return HAI_AS(int, hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query));
 }
 static hai_index hai_judge_runs(const hai_job *job) {
   return (job->audit ? HAI_AUDITORS : HAI_JUDGES) / HAI_JUDGE_RUN;
@@ -3992,8 +4033,9 @@ static hai_index hai_judge_row(const hai_job *job, hai_index i) {
   if (hai_all_judge(job)) return job->rect.query_begin + i;
   begin = hai_cut(n, runs, run);
   size = hai_cut(n, runs, run + 1) - begin;
-  begin += (hai_index)hai_uniform(0, (uint64_t)(size - HAI_JUDGE_RUN + 1),
-                                  hai_random_of(job, job->audit ? HAI_FOR_AUDITORS : HAI_FOR_JUDGES, run));
+  begin += HAI_AS(hai_index,
+                  hai_uniform(0, HAI_AS(uint64_t, size - HAI_JUDGE_RUN + 1),
+                              hai_random_of(job, job->audit ? HAI_FOR_AUDITORS : HAI_FOR_JUDGES, run)));
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
@@ -4078,11 +4120,11 @@ static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good,
   hai_tile_fill(tile, key, key + count);
   for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
   /* with the reference set to lse, softmax leaves the normalised weights */
-  HYPERATTN_MEMCPY(tile->m, tile->spare, (size_t)tile->kernel->lanes * sizeof(float));
+  HYPERATTN_MEMCPY(tile->m, tile->spare, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
   tile->kernel->scores(tile->query, job->plan->head_dim, tile->key, count, tile->begin, tile->end,
                        tile->score);
-  tile->kernel->softmax(tile->score, count, NULL, tile->visible, tile->begin, tile->end, tile->m, tile->l,
-                        tile->factor);
+  tile->kernel->softmax(tile->score, count, HAI_NULL, tile->visible, tile->begin, tile->end, tile->m,
+                        tile->l, tile->factor);
   tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
   for (j = 0; j < count; j++) mass[j] += tile->column[j];
 }
@@ -4105,12 +4147,12 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     for (t = 0; t < n; t++)
       for (i = 0; i < lanes; i++) {
         float lse = i < tiles[t]->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
-        good[t] |= (uint64_t)hai_finite(lse) << i;
+        good[t] |= HAI_AS(uint64_t, hai_finite(lse)) << i;
         /* no score may move the reference, though lse is rounded */
         tiles[t]->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
       }
     for (key = begin; key < end; key += HAI_CHUNK) {
-      int count = (int)hai_min(HAI_CHUNK, end - key);
+      int count = HAI_AS(int, hai_min(HAI_CHUNK, end - key));
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
@@ -4129,8 +4171,10 @@ static float hai_squared_norm(const float *row, hai_index dim) {
   float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
   hai_index t;
   for (t = 0; t + 4 <= dim; t += 4) {
-    sum0 += row[t] * row[t], sum1 += row[t + 1] * row[t + 1];
-    sum2 += row[t + 2] * row[t + 2], sum3 += row[t + 3] * row[t + 3];
+    sum0 += row[t] * row[t];
+    sum1 += row[t + 1] * row[t + 1];
+    sum2 += row[t + 2] * row[t + 2];
+    sum3 += row[t + 3] * row[t + 3];
   }
   for (; t < dim; t++) sum0 += row[t] * row[t];
   return sum0 + sum1 + (sum2 + sum3);
@@ -4157,11 +4201,13 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
 static uint64_t hai_candidate(float value, int32_t id) {
   uint32_t bits = hai_bits(value == value ? value + 0.0f : -hai_inf()); /* -0 + 0 = +0 */
   bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
-  return (uint64_t)bits << 32 | (uint32_t)~id;
+  return HAI_AS(uint64_t, bits) << 32 | HAI_AS(uint32_t, ~id);
 }
-static int32_t hai_candidate_id(uint64_t candidate) { return (int32_t) ~(uint32_t)candidate; }
+static int32_t hai_candidate_id(uint64_t candidate) {
+  return HAI_AS(int32_t, ~HAI_AS(uint32_t, candidate));
+}
 static float hai_candidate_value(uint64_t candidate) {
-  uint32_t bits = (uint32_t)(candidate >> 32);
+  uint32_t bits = HAI_AS(uint32_t, candidate >> 32);
   return hai_float(bits ^ (bits >> 31 ? 0x80000000u : 0xffffffffu));
 }
 
@@ -4193,7 +4239,7 @@ static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
 /* Empties the heap into its ids, ascending: ordered by complement alone, it gives up the largest id first. */
 static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
   hai_index at;
-  for (at = 0; at < n; at++) heap[at] = (uint32_t)heap[at];
+  for (at = 0; at < n; at++) heap[at] = HAI_AS(uint32_t, heap[at]);
   for (at = n / 2; at-- > 0;) hai_sink(heap, n, at);
   for (at = n; at-- > 0;) {
     id[at] = hai_candidate_id(heap[0]);
@@ -4212,26 +4258,27 @@ HAI_APART void hai_stage_pin(hai_job *job) {
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
   int heavy = 0, i;
-  HYPERATTN_MEMSET(pinned, 0, (size_t)hai_ceil_div(job->rect.n_key, 32) * sizeof(uint32_t));
+  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
   if (plan->heavy_keys) {
     const float *mass = hai_mass(job) - begin;
-    uint64_t *heap = (uint64_t *)(void *)job->scratch;
-    int k = (int)hai_min(plan->heavy_keys, end - hai_max(begin, sinks)); /* sinks are pinned anyway */
+    uint64_t *heap = HAI_PLACE(uint64_t, job->scratch);
+    int k =
+        HAI_AS(int, hai_min(plan->heavy_keys, end - hai_max(begin, sinks))); /* sinks are pinned anyway */
     for (key = hai_max(begin, sinks); key < end; key++)
-      hai_offer(heap, &heavy, k, hai_candidate(mass[key], (int32_t)key));
+      hai_offer(heap, &heavy, k, hai_candidate(mass[key], HAI_AS(int32_t, key)));
     for (i = 0; i < heavy; i++) pins[i] = hai_candidate_id(heap[i]);
   }
-  for (i = 0; i < heavy; i++) pinned[(pins[i] - begin) / 32] |= (uint32_t)1 << ((pins[i] - begin) % 32);
-  for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= (uint32_t)1 << ((key - begin) % 32);
+  for (i = 0; i < heavy; i++) pinned[(pins[i] - begin) / 32] |= UINT32_C(1) << ((pins[i] - begin) % 32);
+  for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= UINT32_C(1) << ((key - begin) % 32);
   for (key = begin; key < end; key++)
-    if (hai_is_pinned(job, pinned, key)) pins[n++] = (int32_t)key;
+    if (hai_is_pinned(job, pinned, key)) pins[n++] = HAI_AS(int32_t, key);
   hai_counts(job)[0] = n;
 }
 
 static hai_column hai_column_at(const hai_job *job, hai_index rank, hai_index parts, float log_weight) {
   hai_column column;
-  column.key = (int32_t)hai_at(hai_key_order(job), job->rect.key_begin, rank);
-  column.block = parts ? (int32_t)hai_part_of(job->rect.n_key, parts, rank) : -1;
+  column.key = HAI_AS(int32_t, hai_at(hai_key_order(job), job->rect.key_begin, rank));
+  column.block = parts ? HAI_AS(int32_t, hai_part_of(job->rect.n_key, parts, rank)) : -1;
   column.log_weight = log_weight;
   return column;
 }
@@ -4249,24 +4296,25 @@ static int32_t hai_draw_uniform(const hai_job *job, hai_index n, hai_index m, in
     if (at == hai_cut(n, m, t)) next = hai_draw(n, m, t, hai_random_of(job, purpose, t));
     if (at == next)
       columns[t] =
-          hai_column_at(job, rank, parts, hai_log((float)(hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
+          hai_column_at(job, rank, parts, hai_log(HAI_AS(float, hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
     if (++at == hai_cut(n, m, t + 1)) t++;
   }
-  return (int32_t)m;
+  return HAI_AS(int32_t, m);
 }
 
 /* Units of 2^-44 of a key's probability 0.8 w / sum + 0.2 / n: whole numbers, so that the table adds up
    exactly. */
 static uint64_t hai_units(float w, float sum, hai_index n) {
-  float share = sum > 0.0f ? 0.8f * (w / sum) + 0.2f / (float)n : 1.0f / (float)n;
-  return (uint64_t)(share * 17592186044416.0f) + 1;
+  float share = sum > 0.0f ? 0.8f * (w / sum) + 0.2f / HAI_AS(float, n) : 1.0f / HAI_AS(float, n);
+  return HAI_AS(uint64_t, share * 17592186044416.0f) + 1;
 }
 
 /* A point in part t of m of [0, total); the part is [total t / m, total (t + 1) / m), cut without
    overflow. */
 static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_index t, int purpose) {
-  uint64_t whole = total / (uint64_t)m, rest = total % (uint64_t)m, i = (uint64_t)t;
-  uint64_t begin = whole * i + rest * i / (uint64_t)m, end = whole * (i + 1) + rest * (i + 1) / (uint64_t)m;
+  uint64_t whole = total / HAI_AS(uint64_t, m), rest = total % HAI_AS(uint64_t, m), i = HAI_AS(uint64_t, t);
+  uint64_t begin = whole * i + rest * i / HAI_AS(uint64_t, m),
+           end = whole * (i + 1) + rest * (i + 1) / HAI_AS(uint64_t, m);
   return hai_uniform(begin, end - begin, hai_random_of(job, purpose, t));
 }
 
@@ -4300,8 +4348,9 @@ static int32_t hai_draw_weighted(const hai_job *job, hai_index n, hai_index m, i
     for (; t < m && point < below + units; hits++)
       if (++t < m) point = hai_point(job, total, m, t, purpose);
     if (hits)
-      columns[count++] =
-          hai_column_at(job, rank, parts, hai_log((float)hits / (float)m * ((float)total / (float)units)));
+      columns[count++] = hai_column_at(
+          job, rank, parts,
+          hai_log(HAI_AS(float, hits) / HAI_AS(float, m) * (HAI_AS(float, total) / HAI_AS(float, units))));
     below += units;
   }
   return count;
@@ -4332,7 +4381,10 @@ static void hai_add_row(const float *row, hai_index dim, float *sum) {
   for (t = 0; t + 4 <= dim; t += 4) {
     float a = sum[t] + row[t], b = sum[t + 1] + row[t + 1], c = sum[t + 2] + row[t + 2],
           d = sum[t + 3] + row[t + 3];
-    sum[t] = a, sum[t + 1] = b, sum[t + 2] = c, sum[t + 3] = d;
+    sum[t] = a;
+    sum[t + 1] = b;
+    sum[t + 2] = c;
+    sum[t + 3] = d;
   }
   for (; t < dim; t++) sum[t] += row[t];
 }
@@ -4352,7 +4404,7 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
     hai_add_row(of_key ? hai_key_row(job, row, room) : hai_query_row(job, job->head, row, room), dim, mean);
     n++;
   }
-  share = n ? 1.0f / (float)n : hai_float(0x7fc00000u);
+  share = n ? 1.0f / HAI_AS(float, n) : hai_float(0x7fc00000u);
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
@@ -4371,7 +4423,7 @@ HAI_APART void hai_stage_means(hai_job *job) {
     float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
     const float *mean = hai_mean(job) + i * dim;
     for (t = 0; t < dim && i % HAI_PAIR_SPAN == 0; t++) span[t] = 0.0f;
-    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / (float)HAI_PAIR_SPAN;
+    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / HAI_AS(float, HAI_PAIR_SPAN);
   }
 }
 
@@ -4386,9 +4438,9 @@ typedef struct hai_pair_room {
 static hai_pair_room hai_pair_room_of(const hai_job *job) {
   hai_index lanes = job->plan->kernel->lanes, take = job->plan->take;
   hai_pair_room room;
-  room.best = (uint64_t *)(void *)job->scratch;
-  room.span = (int32_t *)(void *)(room.best + lanes * take);
-  room.query = (float *)(void *)(room.span + 2 * take);
+  room.best = HAI_PLACE(uint64_t, job->scratch);
+  room.span = HAI_PLACE(int32_t, room.best + lanes * take);
+  room.query = HAI_PLACE(float, room.span + 2 * take);
   room.reach = room.query + lanes * job->plan->head_dim;
   return room;
 }
@@ -4407,12 +4459,12 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
     hai_index id = first + i;
     if (!(wanted >> i & 1)) continue;
     hai_mean_row(job, 0, hai_cut(n_query, groups, id), hai_cut(n_query, groups, id + 1), 0, query);
-    tile->group[n].id = (int32_t)id;
+    tile->group[n].id = HAI_AS(int32_t, id);
     tile->row[n++] = query;
     query += dim;
   }
   wanted &= ~hai_lane_bits(0, i);
-  for (i = n; i < lanes; i++) tile->row[i] = NULL;
+  for (i = n; i < lanes; i++) tile->row[i] = HAI_NULL;
   plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
   tile->n = n;
   hai_tile_aim(tile, 0, n);
@@ -4432,7 +4484,7 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_r
     int anew = rest == all;
     rest = hai_pair_open(job, first, rest, n, room);
     for (s = 0; s < spans; s += HAI_CHUNK) {
-      int count = (int)hai_min(HAI_CHUNK, spans - s);
+      int count = HAI_AS(int, hai_min(HAI_CHUNK, spans - s));
       for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (j = 0; j < count; j++) {
@@ -4442,7 +4494,7 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_r
     }
   }
   for (s = 0; s < spans; s++)
-    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], (int32_t)s));
+    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], HAI_AS(int32_t, s)));
   hai_heap_ids(room->best, held, room->span);
   return held;
 }
@@ -4453,7 +4505,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, co
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), s;
-  int lanes = plan->kernel->lanes, take = (int)hai_min(plan->take, blocks), i, j;
+  int lanes = plan->kernel->lanes, take = HAI_AS(int, hai_min(plan->take, blocks)), i, j;
   HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
   for (s = 0; s < spans;) {
     int count = 0;
@@ -4461,12 +4513,12 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, co
       hai_index block = (span ? span[s] : s) * HAI_PAIR_SPAN, last = hai_min(block + HAI_PAIR_SPAN, blocks);
       for (; block < last; block++, count++) {
         tile->key[count] = hai_mean(job) + block * dim;
-        tile->id[count] = (int32_t)block;
+        tile->id[count] = HAI_AS(int32_t, block);
       }
     }
     plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
     for (i = 0; i < tile->n; i++) {
-      uint64_t *heap = room->best + (hai_index)i * plan->take;
+      uint64_t *heap = room->best + HAI_AS(hai_index, i) * plan->take;
       for (j = 0; j < count; j++) {
         float score = tile->score[j * lanes + i];
         if (tile->held[i] < take ||
@@ -4476,7 +4528,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, co
     }
   }
   for (i = 0; i < tile->n; i++)
-    hai_heap_ids(room->best + (hai_index)i * plan->take, take, hai_choice(job, tile->group[i].id));
+    hai_heap_ids(room->best + HAI_AS(hai_index, i) * plan->take, take, hai_choice(job, tile->group[i].id));
 }
 
 /* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
@@ -4490,19 +4542,19 @@ static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_pair_room room = hai_pair_room_of(job);
   int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
   for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
-    int end = (int)hai_min(begin + step, groups - first);
+    int end = HAI_AS(int, hai_min(begin + step, groups - first));
     uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
     int in_lanes = two && rest == all && end - begin <= job->plan->kernel->lanes;
     if (rest && two) spans = hai_pair_spans(job, first + begin, end - begin, &room);
     while (rest) {
       rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &room);
-      hai_pair_tile(job, two ? room.span : NULL, spans, &room);
+      hai_pair_tile(job, two ? room.span : HAI_NULL, spans, &room);
     }
   }
 }
 
 HAI_APART void hai_stage_pair(hai_job *job) {
-  if (hai_wanted(job)) hai_pair_groups(job, ~(uint64_t)0);
+  if (hai_wanted(job)) hai_pair_groups(job, UINT64_MAX);
 }
 
 /* ==== 9. Attention ===================================================================================
@@ -4511,7 +4563,7 @@ HAI_APART void hai_stage_pair(hai_job *job) {
 /* Keys that a query meets before any rectangle: 0 .. P, or those of its diagonal segment and its window. */
 static void hai_exact_keys(const hai_plan *plan, hai_index query, hai_index *first, hai_index *last) {
   const hyperattn_problem *p = plan->problem;
-  hai_index x, segments = (hai_index)1 << plan->depth;
+  hai_index x, segments = HAI_AS(hai_index, 1) << plan->depth;
   *first = 0;
   *last = p->causal ? query + plan->n_key - plan->n_query : plan->n_key - 1;
   x = *last - plan->key_skip; /* place within the square */
@@ -4543,7 +4595,7 @@ static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int
   while (row < end) {
     for (i = 0; i < n && row < end; i++, row += lanes) {
       job->tile = tiles[i];
-      open(job, row, (int)hai_min(lanes, end - row));
+      open(job, row, HAI_AS(int, hai_min(lanes, end - row)));
     }
     meet(job, tiles, i);
     while (i-- > 0) {
@@ -4576,7 +4628,7 @@ static hai_recipe hai_recipe_of(hai_job *job) {
   if (plan->outer_exact && job->level >= plan->depth) return HAI_ALL;
   if (!plan->choosing) return HAI_BLOCKS;
   job->pairing = hai_verdict_of(job)->pairing;
-  return (hai_recipe)hai_verdict_of(job)->recipe;
+  return HAI_AS(hai_recipe, hai_verdict_of(job)->recipe);
 }
 
 /* Puts the query at a sorted position into a lane, and the lane into its query group. Positions come
@@ -4595,12 +4647,12 @@ static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   id = hai_part_of(job->rect.n_query, parts, position);
   if (!tile->n_groups || group->id != id) {
     group = &tile->group[tile->n_groups++];
-    group->id = (int32_t)id;
+    group->id = HAI_AS(int32_t, id);
     group->begin = lane;
     group->at = 0;
     group->blocks =
         plan->by_score ? hai_choice(job, id) : &group->id; /* by rank: the block of equal rank */
-    group->n_blocks = (int)hai_min(plan->take, hai_key_parts(plan, job->rect.n_key));
+    group->n_blocks = HAI_AS(int, hai_min(plan->take, hai_key_parts(plan, job->rect.n_key)));
   }
   group->end = lane + 1;
 }
@@ -4664,7 +4716,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
     int32_t latest;
-    end = (int)hai_min(n, begin + HAI_CHUNK);
+    end = HAI_AS(int, hai_min(n, begin + HAI_CHUNK));
     latest = hai_list_rows(job, tiles[0], n_pins, wide > 0, begin, end);
     for (i = 0; i < n_tiles; i++) {
       hai_tile *tile = tiles[i];
@@ -4675,7 +4727,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
       for (j = 0; j < tile->n_keys && (tile->n_groups || latest > tile->min_last); j++) {
         int at = begin + j - n_pins;
         hai_tile_show(tile, j, tiles[0]->id[j],
-                      at < 0 ? ~(uint64_t)0 : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
+                      at < 0 ? UINT64_MAX : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
       }
       hai_tile_flush(job);
     }
@@ -4699,7 +4751,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
   float most = -hai_inf();
   int n, i;
   for (; at < end; at += n) {
-    n = (int)hai_min(plan->kernel->lanes, end - at);
+    n = HAI_AS(int, hai_min(plan->kernel->lanes, end - at));
     job->tile->n_groups = 0;
     for (i = 0; i < n; i++) {
       uint64_t random = hai_random_of(job, HAI_FOR_CAP, at + i);
@@ -4708,7 +4760,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
     hai_tile_open(job, n, plan->scale, 0);
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
-      int32_t block = parts ? (int32_t)hai_part_of(n_key, parts, rank) : -1;
+      int32_t block = parts ? HAI_AS(int32_t, hai_part_of(n_key, parts, rank)) : -1;
       if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
     }
     hai_tile_flush(job);
@@ -4728,9 +4780,9 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   hai_tile *tile = job->tile;
   int lanes = tile->kernel->lanes, i;
   float *block = tile->spare, *m = block + lanes, *clip = m + lanes;
-  float n = (float)job->rect.n_key, least = -hai_inf();
-  float rate =
-      2.0f * hai_log(p->cap_epsilon) + hai_log((float)job->plan->sample_size) - hai_log(n * hai_log(n));
+  float n = HAI_AS(float, job->rect.n_key), least = -hai_inf();
+  float rate = 2.0f * hai_log(p->cap_epsilon) + hai_log(HAI_AS(float, job->plan->sample_size)) -
+               hai_log(n * hai_log(n));
   hai_index value_dim = tile->value_dim,
             chunks = hai_ceil_div(hai_min(job->plan->sample_size, job->rect.n_query), HAI_TASK_QUERIES);
   hai_index t;
@@ -4749,7 +4801,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->clip = clip;
   tile->value_dim = 0;
   hai_attend_columns(job, 0);
-  tile->clip = NULL;
+  tile->clip = HAI_NULL;
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
@@ -4846,10 +4898,10 @@ static void hai_gather_truth(const hai_job *job) {
 /* A few rows of many are looked for by their last twelve bits before anything dearer: HAI_SIEVE words. */
 static void hai_sieve_clear(uint32_t *sieve) { HYPERATTN_MEMSET(sieve, 0, HAI_SIEVE * sizeof(uint32_t)); }
 static void hai_sieve_add(uint32_t *sieve, hai_index row) {
-  sieve[(size_t)row / 32 % HAI_SIEVE] |= (uint32_t)1 << (size_t)row % 32;
+  sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] |= UINT32_C(1) << HAI_AS(size_t, row) % 32;
 }
 static int hai_sieve_holds(const uint32_t *sieve, hai_index row) {
-  return (int)(sieve[(size_t)row / 32 % HAI_SIEVE] >> (size_t)row % 32 & 1);
+  return HAI_AS(int, sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] >> HAI_AS(size_t, row) % 32 & 1);
 }
 
 static void hai_judge_sieve(const hai_job *job, uint32_t *sieve) {
@@ -4862,10 +4914,10 @@ static void hai_judge_sieve(const hai_job *job, uint32_t *sieve) {
 static int hai_judge_at(const hai_job *job, const uint32_t *sieve, hai_index row) {
   hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
   if (!hai_sieve_holds(sieve, row)) return -1;
-  if (hai_all_judge(job)) return (int)at;
+  if (hai_all_judge(job)) return HAI_AS(int, at);
   run = hai_part_of(n, hai_judge_runs(job), at) * HAI_JUDGE_RUN;
   ahead = row - hai_judge_row(job, run);
-  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? (int)(run + ahead) : -1;
+  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? HAI_AS(int, run + ahead) : -1;
 }
 
 /* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
@@ -4874,9 +4926,9 @@ static void hai_judge_places(const hai_job *job, int32_t *place, uint32_t *sieve
   hai_index n = order ? job->rect.n_query : 0, at;
   int judges = hai_n_judges(job), i;
   hai_judge_sieve(job, sieve);
-  for (i = 0; i < judges; i++) place[i] = (int32_t)(hai_judge_row(job, i) - job->rect.query_begin);
+  for (i = 0; i < judges; i++) place[i] = HAI_AS(int32_t, hai_judge_row(job, i) - job->rect.query_begin);
   for (at = 0; at < n; at++)
-    if ((i = hai_judge_at(job, sieve, order[at])) >= 0) place[i] = (int32_t)at;
+    if ((i = hai_judge_at(job, sieve, order[at])) >= 0) place[i] = HAI_AS(int32_t, at);
 }
 
 /* Pairs the groups of the held-out queries among this task's HAI_TASK_GROUPS. */
@@ -4884,14 +4936,14 @@ HAI_APART void hai_stage_draft(hai_job *job) {
   const int32_t *order = hai_query_order(job);
   hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key),
             first = job->chunk * HAI_TASK_GROUPS, at, end;
-  uint32_t *sieve = (uint32_t *)(void *)job->scratch; /* before pairing takes its place */
+  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch); /* before pairing takes its place */
   uint64_t held = 0;
   int i;
   if (!hai_wanted(job)) return;
   hai_judge_sieve(job, sieve);
   for (i = 0; i < HAI_TASK_GROUPS && first + i < groups; i++)
     for (at = hai_cut(n, groups, first + i), end = hai_cut(n, groups, first + i + 1); at < end; at++)
-      if (hai_judge_at(job, sieve, hai_at(order, job->rect.query_begin, at)) >= 0) held |= (uint64_t)1 << i;
+      if (hai_judge_at(job, sieve, hai_at(order, job->rect.query_begin, at)) >= 0) held |= UINT64_C(1) << i;
   hai_pair_groups(job, held);
 }
 
@@ -4917,7 +4969,7 @@ static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
           high = middle;
       }
       if (low < hai_counts(job)[1 + wide] && column[low].key == key)
-        column[low].block = (int32_t)hai_part_of(n_key, parts, rank);
+        column[low].block = HAI_AS(int32_t, hai_part_of(n_key, parts, rank));
     }
   }
 }
@@ -4986,7 +5038,7 @@ static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
   float enough = job->plan->params->tolerance;
   if (enough == 0.0f) enough = recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
   if (verdict->settled || !(error < verdict->error)) return;
-  verdict->recipe = (int32_t)recipe;
+  verdict->recipe = HAI_AS(int32_t, recipe);
   verdict->pairing = job->pairing;
   verdict->error = error;
   verdict->settled = error <= enough;
@@ -5003,9 +5055,9 @@ HAI_APART void hai_stage_try(hai_job *job) {
   int bound = plan->params->tolerance > 0.0f,
       n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
   hai_index size = (2 + plan->value_dim) * lanes;
-  uint32_t *sieve = (uint32_t *)(void *)job->scratch;
-  int32_t *place = (int32_t *)(void *)(sieve + HAI_SIEVE);
-  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
+  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch);
+  int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);
+  float *blocks = HAI_PLACE(float, place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
   hai_recipe recipe[2];
   float sum[2] = {0.0f, 0.0f}, norm = 0.0f; /* of |out' - out|^2, and of |out|^2 */
   int first, n, i, c;
@@ -5018,7 +5070,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
   recipe[1] = HAI_BOTH;
   for (first = 0; first < judges; first += n) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
-    n = (int)hai_min(lanes, judges - first);
+    n = HAI_AS(int, hai_min(lanes, judges - first));
     hai_judge_open(job, place, first, n, blocks, pins);
     hai_tile_save(tile, state);
     for (c = 0; c < n_trials; c++) {
@@ -5051,29 +5103,31 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
   hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
   hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
-  uint32_t *sieve = (uint32_t *)(void *)job->scratch;
-  int32_t *place = (int32_t *)(void *)(sieve + HAI_SIEVE);
-  float *blocks = (float *)(void *)(place + HAI_AUDITORS), *pins = blocks + lanes;
+  hai_index probes = hai_n_probes(job), taken = hai_min(plan->take, parts);
+  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch);
+  int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);
+  float *blocks = HAI_PLACE(float, place + HAI_AUDITORS), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
-  record->recipe = (int32_t)recipe;
+  record->recipe = HAI_AS(int32_t, recipe);
   record->tried = plan->choosing ? hai_verdict_of(job)->tried : 0;
   record->n = judges;
   for (c = 0; c < chunks && plan->probing; c++)
     peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
-  record->alpha = plan->probing
-                      ? (float)job->rect.n_key * (float)job->rect.n_query / (float)hai_n_probes(job) * peak
-                      : 0.0f;
-  record->keys = (float)hai_counts(job)[0] + (float)hai_counts(job)[recipe == HAI_BLOCKS ? 1 : 2];
+  record->alpha = plan->probing ? HAI_AS(float, job->rect.n_key) * HAI_AS(float, job->rect.n_query) /
+                                      HAI_AS(float, probes) * peak
+                                : 0.0f;
+  record->keys =
+      HAI_AS(float, hai_counts(job)[0]) + HAI_AS(float, hai_counts(job)[recipe == HAI_BLOCKS ? 1 : 2]);
   if (recipe != HAI_COLUMNS && parts)
-    record->keys += (float)job->rect.n_key * (float)hai_min(plan->take, parts) / (float)parts;
+    record->keys += HAI_AS(float, job->rect.n_key) * HAI_AS(float, taken) / HAI_AS(float, parts);
   record->kappa = 1.0f;
-  if (recipe == HAI_ALL) record->keys = (float)job->rect.n_key;
+  if (recipe == HAI_ALL) record->keys = HAI_AS(float, job->rect.n_key);
   if (recipe == HAI_ALL) return;
   hai_gather_truth(job);
   hai_judge_places(job, place, sieve);
   for (first = 0; first < judges; first += n) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
-    n = (int)hai_min(lanes, judges - first);
+    n = HAI_AS(int, hai_min(lanes, judges - first));
     hai_judge_open(job, place, first, n, blocks, pins);
     hai_tiles_sample(job, &job->tile, 1, 0);
     hai_tile_settle(tile);
@@ -5082,7 +5136,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
       float beside = hai_exp(blocks[i] - exact), in_blocks = hai_share(blocks[i], mine);
       int good = hai_finite(whole) && mine == mine && mine < hai_inf(); /* -inf: it met nothing */
-      record->query[first + i].row = good ? (int32_t)hai_judge_row(job, first + i) : -1;
+      record->query[first + i].row = good ? HAI_AS(int32_t, hai_judge_row(job, first + i)) : -1;
       record->query[first + i].error = error;
       record->query[first + i].norm = norm;
       record->query[first + i].whole = whole;
@@ -5125,7 +5179,8 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
                              float *variance, hyperattn_report *r) {
   const hai_plan *plan = job->plan;
   const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->n_query;
-  float each = (float)job->rect.n_query / (float)record->n, share = each / (float)plan->n_query;
+  float each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
+        share = each / HAI_AS(float, plan->n_query);
   float mine = 0.0f, exact = 0.0f, sum = 0.0f, squares = 0.0f;
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
@@ -5150,8 +5205,8 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
   }
   *error += each * sum;
   if (record->n > 1)
-    *variance += (1.0f - 1.0f / each) * each * each * (squares - sum * sum / (float)record->n) *
-                 (float)record->n / (float)(record->n - 1);
+    *variance += (1.0f - 1.0f / each) * each * each * (squares - sum * sum / HAI_AS(float, record->n)) *
+                 HAI_AS(float, record->n) / HAI_AS(float, record->n - 1);
   return mine > 0.0f && exact > 0.0f ? exact / mine : 1.0f;
 }
 
@@ -5159,14 +5214,16 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
 static float hai_overhead(const hai_job *job, const hai_record *record) {
   const hai_plan *plan = job->plan;
   hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_judges(job);
-  float probes = plan->probing ? (float)hai_n_probes(job) : 0.0f, pairs = 0.0f;
-  if (plan->choosing) probes += (float)judges;
-  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH)
-    pairs = (float)hai_pairing_pairs(plan, n_query, n_key);
+  hai_index probed = hai_n_probes(job);
+  uint64_t paired = hai_pairing_pairs(plan, n_query, n_key);
+  float probes = plan->probing ? HAI_AS(float, probed) : 0.0f, pairs = 0.0f;
+  if (plan->choosing) probes += HAI_AS(float, judges);
+  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) pairs = HAI_AS(float, paired);
   /* trials pair the held-out queries' groups alone */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
-  pairs += (float)record->tried * (float)hai_pairing_pairs(plan, n_query, n_key);
-  return (float)n_key * probes + pairs;
+  paired = hai_pairing_pairs(plan, n_query, n_key);
+  pairs += HAI_AS(float, record->tried) * HAI_AS(float, paired);
+  return HAI_AS(float, n_key) * probes + pairs;
 }
 
 /* One head's report. Cost: O(n_query * value_dim). */
@@ -5181,7 +5238,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
-  pairs = (float)met;
+  pairs = HAI_AS(float, met);
   for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
     hai_index index, end = hai_plan_rects(plan, job->level);
     for (index = 0; index < end; index++) {
@@ -5190,13 +5247,13 @@ HAI_APART void hai_stage_report(hai_job *job) {
       float ratio = 1.0f;
       job->rect = hai_rect_at(plan, job->level, index);
       if (plan->outer_exact && job->level >= plan->depth) {
-        pairs += (float)job->rect.n_query * (float)job->rect.n_key;
+        pairs += HAI_AS(float, job->rect.n_query) * HAI_AS(float, job->rect.n_key);
       } else {
         record = hai_record_of(job);
         rects += 1.0f;
         r.exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
         r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
-        pairs += hai_overhead(job, record) + (float)job->rect.n_query * record->keys;
+        pairs += hai_overhead(job, record) + HAI_AS(float, job->rect.n_query) * record->keys;
         ratio = hai_report_rect(job, record, is_last, &error, &variance, &r);
       }
       if (!is_last) continue;
@@ -5208,9 +5265,12 @@ HAI_APART void hai_stage_report(hai_job *job) {
   error +=
       hai_sqrt(variance); /* few queries hold most of an error, and samples miss them more often than not */
   r.error = hai_relative(error, norm);
-  r.keys_per_query = plan->n_query ? pairs / (float)plan->n_query : 0.0f;
+  r.keys_per_query = plan->n_query ? pairs / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
-  if (rects > 0.0f) r.exact /= rects, r.escalated /= rects;
+  if (rects > 0.0f) {
+    r.exact /= rects;
+    r.escalated /= rects;
+  }
   p->report[hai_flat_head(job)] = r;
 }
 
@@ -5281,43 +5341,44 @@ static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level)
 
 static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   int level;
-  hai_stage stage = (hai_stage)hai_phase_step(plan, phase, &level).stage;
+  hai_stage stage = HAI_AS(hai_stage, hai_phase_step(plan, phase, &level).stage);
   hai_grid g = hai_phase_grid(plan, stage, level);
+  int64_t rects = g.rects;
   if (plan->n_query == 0) return 0; /* not even a report: no buffer was asked for */
-  return (int64_t)g.rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
+  return rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
 }
 
 static char *hai_align(void *workspace) {
-  uintptr_t slack = (uintptr_t)0 - (uintptr_t)workspace;
-  return (char *)workspace + slack % HAI_ALIGN;
+  uintptr_t slack = HAI_AS(uintptr_t, 0) - HAI_REINTERPRET(uintptr_t, workspace);
+  return HAI_AS(char *, workspace) + slack % HAI_ALIGN;
 }
 
 /* Task `index` of a phase: which head, rectangle and chunk it is about. */
 static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase, int64_t index,
                             int worker) {
   hai_step step = hai_phase_step(plan, phase, &job->level);
-  hai_stage stage = (hai_stage)step.stage;
+  hai_stage stage = HAI_AS(hai_stage, step.stage);
   hai_grid g = hai_phase_grid(plan, stage, job->level);
   hai_index head;
   job->pairing = step.pairing;
   job->audit = stage == HAI_STAGE_WITNESS || stage == HAI_STAGE_AUDIT;
   job->plan = plan;
   job->base = hai_align(workspace);
-  job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * (size_t)worker;
-  job->chunk = (hai_index)(index % g.chunks); /* NOLINT(clang-analyzer-core.DivideZero): a task has one */
+  job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
+  job->chunk = hai_to_index(index % g.chunks); /* NOLINT(clang-analyzer-core.DivideZero): a task has one */
   index /= g.chunks;
-  job->rect = hai_rect_at(plan, job->level, (hai_index)(index % g.rects));
+  job->rect = hai_rect_at(plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
-  head = (hai_index)(index % (g.kv_heads + g.heads));
-  job->batch = (hai_index)(index / (g.kv_heads + g.heads));
+  head = hai_to_index(index % (g.kv_heads + g.heads));
+  job->batch = hai_to_index(index / (g.kv_heads + g.heads));
   job->head = head < g.kv_heads ? -1 : head - g.kv_heads;
   job->kv_head = head < g.kv_heads ? head : job->head / plan->heads_per_kv;
-  job->tile = hai_tile_place(job, NULL, &job->scratch);
+  job->tile = hai_tile_place(job, HAI_NULL, &job->scratch);
   return stage;
 }
 
 static void hai_run_hyper(hai_job *job, hai_stage stage) {
-  switch (stage) {
+  switch (HAI_AS(int, stage)) {
     case HAI_STAGE_HASH: hai_stage_hash(job); break;
     case HAI_STAGE_ORDER: hai_stage_order(job); break;
     case HAI_STAGE_MEANS: hai_stage_means(job); break;
@@ -5334,7 +5395,7 @@ static void hai_run_hyper(hai_job *job, hai_stage stage) {
 }
 
 static void hai_run_judging(hai_job *job, hai_stage stage) {
-  switch (stage) {
+  switch (HAI_AS(int, stage)) {
     case HAI_STAGE_DRAFT: hai_stage_draft(job); break;
     case HAI_STAGE_TRY: hai_stage_try(job); break;
     case HAI_STAGE_AUDIT: hai_stage_audit(job); break;
@@ -5363,7 +5424,7 @@ HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
   (void)status;
   return "";
 #else
-  switch ((int)status) {
+  switch (HAI_AS(int, status)) {
 #define HAI_STATUS_CASE(name, code, text) \
   case code:                              \
     return text;
@@ -5447,7 +5508,7 @@ typedef struct hai_parallel_phase {
 } hai_parallel_phase;
 
 static void hai_parallel_task(void *arg, int64_t index, int worker) {
-  const hai_parallel_phase *p = (const hai_parallel_phase *)arg;
+  const hai_parallel_phase *p = HAI_AS(const hai_parallel_phase *, arg);
   hai_run(p->plan, p->workspace, p->phase, index, worker);
 }
 
@@ -5492,24 +5553,25 @@ HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hy
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_output *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
-  hai_index parts = (hai_index)batch, heads = (hai_index)n_heads, rows = (hai_index)n_query;
+  hai_index parts = hai_to_index(batch), heads = hai_to_index(n_heads), rows = hai_to_index(n_query);
+  hai_index dim = hai_to_index(value_dim);
   hai_span spans[4]; /* out a, lse a, out b, lse b */
   hyperattn_status status;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed((int)a->dtype, HYPERATTN_Q8_0) || !hai_listed((int)b->dtype, HYPERATTN_Q8_0))
+  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
+      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
     return HYPERATTN_ERROR_DTYPE;
   if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
   if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
-  status = hai_check_output(&spans[0], a, parts, heads, rows, (hai_index)value_dim);
+  status = hai_check_output(&spans[0], a, parts, heads, rows, dim);
   if (status == HYPERATTN_OK) status = hai_check_flat(&spans[1], lse_a, parts, heads, rows, sizeof *lse_a);
-  if (status == HYPERATTN_OK)
-    status = hai_check_input(&spans[2], b, parts, heads, rows, (hai_index)value_dim);
+  if (status == HYPERATTN_OK) status = hai_check_input(&spans[2], b, parts, heads, rows, dim);
   if (status == HYPERATTN_OK) status = hai_check_flat(&spans[3], lse_b, parts, heads, rows, sizeof *lse_b);
   return status == HYPERATTN_OK ? hai_check_overlap(spans, 2, 4) : status;
 }
@@ -5544,7 +5606,7 @@ HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
 }
 
 HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
-  switch ((int)isa) {
+  switch (HAI_AS(int, isa)) {
     case HYPERATTN_ISA_AUTO: return "auto";
     case HYPERATTN_ISA_SCALAR: return "scalar";
     case HYPERATTN_ISA_AVX2: return "avx2";
@@ -5556,6 +5618,10 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
   }
 }
 
+#undef HAI_AS
+#undef HAI_REINTERPRET
+#undef HAI_NULL
+#undef HAI_PLACE
 #undef HAI_ALIGN
 #undef HAI_APART
 #undef HAI_PREFETCH
