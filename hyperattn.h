@@ -662,8 +662,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 typedef ptrdiff_t hai_index;
 #define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
 
-/* int64_t may be the same type, whose cast to itself some compilers warn of: it goes by way of another. */
+/* Narrower, on machines where it is; elsewhere the types are the same, and some compilers warn of a cast from
+   one to itself: these go by way of an unsigned type. */
 HAI_HOT hai_index hai_to_index(int64_t x) { return HAI_AS(hai_index, HAI_AS(uint64_t, x)); }
+HAI_HOT int hai_to_int(hai_index x) { return HAI_AS(int, HAI_AS(size_t, x)); }
+static hai_index hai_power_of_2(int exponent) {
+  hai_index one = 1;
+  return one << exponent;
+}
 HAI_HOT hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
 HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 static hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
@@ -2589,7 +2595,7 @@ static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
 static int hai_plan_levels(const hai_plan *plan) { return plan->depth + plan->outer; }
 
 static hai_index hai_plan_rects(const hai_plan *plan, int level) {
-  return level < plan->depth ? HAI_AS(hai_index, 1) << (plan->depth - 1 - level) : 1;
+  return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
 /* Rectangle `index` of a level, levels counted in the order in which they run. */
@@ -2760,7 +2766,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
   plan->take = !plan->block_size ? 0
-               : plan->by_score  ? HAI_AS(int, hai_max(1, plan->block_size / plan->key_group))
+               : plan->by_score  ? hai_to_int(hai_max(1, plan->block_size / plan->key_group))
                                  : 1;
   plan->probing =
       plan->probe_queries > 0 && (plan->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
@@ -2788,7 +2794,7 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
   plan->outer_exact = plan->outer && !worth;
   if (!causal) plan->key_skip = 0;
-  plan->max_rects = plan->depth ? HAI_AS(hai_index, 1) << (plan->depth - 1) : 1;
+  plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
 /* Is Algorithm 2's normaliser asked for? */
@@ -3472,8 +3478,8 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
 /* Tiles of a task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
   if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
-  return HAI_AS(int, hai_max(1, hai_min(plan->kernel->tiles,
-                                        HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
+  return hai_to_int(hai_max(
+      1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
 }
 
 /* Memory for so many floats, NULL for none. */
@@ -3566,7 +3572,7 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   tile->chunks = 0;
   tile->begin = begin / width * width;
   tile->end = (end + width - 1) / width * width;
-  tile->used = hai_lane_bits(tile->begin, HAI_AS(int, hai_min(tile->end, tile->n)));
+  tile->used = hai_lane_bits(tile->begin, hai_to_int(hai_min(tile->end, tile->n)));
 }
 
 /* Puts query `row` of a head into a lane; it may see keys first .. last. Fill lanes 0 .. n - 1 in turn. */
@@ -3851,14 +3857,14 @@ static void hai_rows_fetch(const hai_rows *rows, const void *row) {
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
-    hai_tile_put(tile, HAI_AS(int, j), begin + j);
+    hai_tile_put(tile, hai_to_int(j), begin + j);
     hai_rows_fetch(&tile->keys, tile->key[j]);
     if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
   }
 }
 static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
   int j, low = 0, high = 0;
-  tile->n_keys = HAI_AS(int, end - begin);
+  tile->n_keys = hai_to_int(end - begin);
   tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
   for (j = 0; j < tile->n_keys && tile->masked; j++) { /* first and last rise from lane to lane */
     while (low < tile->n && tile->last[low] < begin + j) low++;
@@ -3957,7 +3963,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
   hai_planes(plan->params->seed, bits, plan->head_dim, planes);
   for (b = 0; b < bits; b++) plane[b] = planes + b * plan->head_dim;
   for (; row < end; row += lanes) {
-    int count = HAI_AS(int, hai_min(lanes, end - row));
+    int count = hai_to_int(hai_min(lanes, end - row));
     for (i = 0; i < lanes; i++)
       tile->row[i] = i >= count ? HAI_NULL
                      : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
@@ -3979,7 +3985,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
    2^bits. */
 static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *count,
                               int32_t *order) {
-  hai_index i, buckets = HAI_AS(hai_index, 1) << bits;
+  hai_index i, buckets = hai_power_of_2(bits);
   int32_t sum = 0;
   HYPERATTN_MEMSET(count, 0, HAI_AS(size_t, buckets) * sizeof(int32_t));
   for (i = 0; i < n; i++) count[code[begin + i]]++;
@@ -3988,7 +3994,7 @@ static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n
     count[i] = sum;
     sum += here;
   }
-  for (i = 0; i < n; i++) order[count[code[begin + i]]++] = HAI_AS(int32_t, begin + i);
+  for (i = 0; i < n; i++) order[count[code[begin + i]]++] = hai_to_int(begin + i);
 }
 
 /* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the
@@ -4020,7 +4026,7 @@ static hai_index hai_n_probes(const hai_job *job) {
 
 /* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one from each stratum; all, if there are few. */
 static int hai_n_judges(const hai_job *job) {
-  return HAI_AS(int, hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query));
+  return hai_to_int(hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query));
 }
 static hai_index hai_judge_runs(const hai_job *job) {
   return (job->audit ? HAI_AUDITORS : HAI_JUDGES) / HAI_JUDGE_RUN;
@@ -4152,7 +4158,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
         tiles[t]->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
       }
     for (key = begin; key < end; key += HAI_CHUNK) {
-      int count = HAI_AS(int, hai_min(HAI_CHUNK, end - key));
+      int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
@@ -4263,22 +4269,22 @@ HAI_APART void hai_stage_pin(hai_job *job) {
     const float *mass = hai_mass(job) - begin;
     uint64_t *heap = HAI_PLACE(uint64_t, job->scratch);
     int k =
-        HAI_AS(int, hai_min(plan->heavy_keys, end - hai_max(begin, sinks))); /* sinks are pinned anyway */
+        hai_to_int(hai_min(plan->heavy_keys, end - hai_max(begin, sinks))); /* sinks are pinned anyway */
     for (key = hai_max(begin, sinks); key < end; key++)
-      hai_offer(heap, &heavy, k, hai_candidate(mass[key], HAI_AS(int32_t, key)));
+      hai_offer(heap, &heavy, k, hai_candidate(mass[key], hai_to_int(key)));
     for (i = 0; i < heavy; i++) pins[i] = hai_candidate_id(heap[i]);
   }
   for (i = 0; i < heavy; i++) pinned[(pins[i] - begin) / 32] |= UINT32_C(1) << ((pins[i] - begin) % 32);
   for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= UINT32_C(1) << ((key - begin) % 32);
   for (key = begin; key < end; key++)
-    if (hai_is_pinned(job, pinned, key)) pins[n++] = HAI_AS(int32_t, key);
+    if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
 }
 
 static hai_column hai_column_at(const hai_job *job, hai_index rank, hai_index parts, float log_weight) {
   hai_column column;
-  column.key = HAI_AS(int32_t, hai_at(hai_key_order(job), job->rect.key_begin, rank));
-  column.block = parts ? HAI_AS(int32_t, hai_part_of(job->rect.n_key, parts, rank)) : -1;
+  column.key = hai_to_int(hai_at(hai_key_order(job), job->rect.key_begin, rank));
+  column.block = parts ? hai_to_int(hai_part_of(job->rect.n_key, parts, rank)) : -1;
   column.log_weight = log_weight;
   return column;
 }
@@ -4299,7 +4305,7 @@ static int32_t hai_draw_uniform(const hai_job *job, hai_index n, hai_index m, in
           hai_column_at(job, rank, parts, hai_log(HAI_AS(float, hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
     if (++at == hai_cut(n, m, t + 1)) t++;
   }
-  return HAI_AS(int32_t, m);
+  return hai_to_int(m);
 }
 
 /* Units of 2^-44 of a key's probability 0.8 w / sum + 0.2 / n: whole numbers, so that the table adds up
@@ -4459,7 +4465,7 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
     hai_index id = first + i;
     if (!(wanted >> i & 1)) continue;
     hai_mean_row(job, 0, hai_cut(n_query, groups, id), hai_cut(n_query, groups, id + 1), 0, query);
-    tile->group[n].id = HAI_AS(int32_t, id);
+    tile->group[n].id = hai_to_int(id);
     tile->row[n++] = query;
     query += dim;
   }
@@ -4484,7 +4490,7 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_r
     int anew = rest == all;
     rest = hai_pair_open(job, first, rest, n, room);
     for (s = 0; s < spans; s += HAI_CHUNK) {
-      int count = HAI_AS(int, hai_min(HAI_CHUNK, spans - s));
+      int count = hai_to_int(hai_min(HAI_CHUNK, spans - s));
       for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
       plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (j = 0; j < count; j++) {
@@ -4494,7 +4500,7 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_r
     }
   }
   for (s = 0; s < spans; s++)
-    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], HAI_AS(int32_t, s)));
+    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], hai_to_int(s)));
   hai_heap_ids(room->best, held, room->span);
   return held;
 }
@@ -4504,8 +4510,8 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_r
 static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, const hai_pair_room *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), s;
-  int lanes = plan->kernel->lanes, take = HAI_AS(int, hai_min(plan->take, blocks)), i, j;
+  hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
+  int lanes = plan->kernel->lanes, take = hai_to_int(hai_min(plan->take, blocks)), i, j;
   HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
   for (s = 0; s < spans;) {
     int count = 0;
@@ -4513,12 +4519,12 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, co
       hai_index block = (span ? span[s] : s) * HAI_PAIR_SPAN, last = hai_min(block + HAI_PAIR_SPAN, blocks);
       for (; block < last; block++, count++) {
         tile->key[count] = hai_mean(job) + block * dim;
-        tile->id[count] = HAI_AS(int32_t, block);
+        tile->id[count] = hai_to_int(block);
       }
     }
     plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
     for (i = 0; i < tile->n; i++) {
-      uint64_t *heap = room->best + HAI_AS(hai_index, i) * plan->take;
+      uint64_t *heap = room->best + i * stride;
       for (j = 0; j < count; j++) {
         float score = tile->score[j * lanes + i];
         if (tile->held[i] < take ||
@@ -4528,7 +4534,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, co
     }
   }
   for (i = 0; i < tile->n; i++)
-    hai_heap_ids(room->best + HAI_AS(hai_index, i) * plan->take, take, hai_choice(job, tile->group[i].id));
+    hai_heap_ids(room->best + i * stride, take, hai_choice(job, tile->group[i].id));
 }
 
 /* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
@@ -4542,7 +4548,7 @@ static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_pair_room room = hai_pair_room_of(job);
   int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
   for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
-    int end = HAI_AS(int, hai_min(begin + step, groups - first));
+    int end = hai_to_int(hai_min(begin + step, groups - first));
     uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
     int in_lanes = two && rest == all && end - begin <= job->plan->kernel->lanes;
     if (rest && two) spans = hai_pair_spans(job, first + begin, end - begin, &room);
@@ -4563,7 +4569,7 @@ HAI_APART void hai_stage_pair(hai_job *job) {
 /* Keys that a query meets before any rectangle: 0 .. P, or those of its diagonal segment and its window. */
 static void hai_exact_keys(const hai_plan *plan, hai_index query, hai_index *first, hai_index *last) {
   const hyperattn_problem *p = plan->problem;
-  hai_index x, segments = HAI_AS(hai_index, 1) << plan->depth;
+  hai_index x, segments = hai_power_of_2(plan->depth);
   *first = 0;
   *last = p->causal ? query + plan->n_key - plan->n_query : plan->n_key - 1;
   x = *last - plan->key_skip; /* place within the square */
@@ -4595,7 +4601,7 @@ static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int
   while (row < end) {
     for (i = 0; i < n && row < end; i++, row += lanes) {
       job->tile = tiles[i];
-      open(job, row, HAI_AS(int, hai_min(lanes, end - row)));
+      open(job, row, hai_to_int(hai_min(lanes, end - row)));
     }
     meet(job, tiles, i);
     while (i-- > 0) {
@@ -4647,12 +4653,12 @@ static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   id = hai_part_of(job->rect.n_query, parts, position);
   if (!tile->n_groups || group->id != id) {
     group = &tile->group[tile->n_groups++];
-    group->id = HAI_AS(int32_t, id);
+    group->id = hai_to_int(id);
     group->begin = lane;
     group->at = 0;
     group->blocks =
         plan->by_score ? hai_choice(job, id) : &group->id; /* by rank: the block of equal rank */
-    group->n_blocks = HAI_AS(int, hai_min(plan->take, hai_key_parts(plan, job->rect.n_key)));
+    group->n_blocks = hai_to_int(hai_min(plan->take, hai_key_parts(plan, job->rect.n_key)));
   }
   group->end = lane + 1;
 }
@@ -4716,7 +4722,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
     int32_t latest;
-    end = HAI_AS(int, hai_min(n, begin + HAI_CHUNK));
+    end = hai_to_int(hai_min(n, begin + HAI_CHUNK));
     latest = hai_list_rows(job, tiles[0], n_pins, wide > 0, begin, end);
     for (i = 0; i < n_tiles; i++) {
       hai_tile *tile = tiles[i];
@@ -4751,7 +4757,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
   float most = -hai_inf();
   int n, i;
   for (; at < end; at += n) {
-    n = HAI_AS(int, hai_min(plan->kernel->lanes, end - at));
+    n = hai_to_int(hai_min(plan->kernel->lanes, end - at));
     job->tile->n_groups = 0;
     for (i = 0; i < n; i++) {
       uint64_t random = hai_random_of(job, HAI_FOR_CAP, at + i);
@@ -4760,7 +4766,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
     hai_tile_open(job, n, plan->scale, 0);
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
-      int32_t block = parts ? HAI_AS(int32_t, hai_part_of(n_key, parts, rank)) : -1;
+      int32_t block = parts ? hai_to_int(hai_part_of(n_key, parts, rank)) : -1;
       if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
     }
     hai_tile_flush(job);
@@ -4914,10 +4920,10 @@ static void hai_judge_sieve(const hai_job *job, uint32_t *sieve) {
 static int hai_judge_at(const hai_job *job, const uint32_t *sieve, hai_index row) {
   hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
   if (!hai_sieve_holds(sieve, row)) return -1;
-  if (hai_all_judge(job)) return HAI_AS(int, at);
+  if (hai_all_judge(job)) return hai_to_int(at);
   run = hai_part_of(n, hai_judge_runs(job), at) * HAI_JUDGE_RUN;
   ahead = row - hai_judge_row(job, run);
-  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? HAI_AS(int, run + ahead) : -1;
+  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? hai_to_int(run + ahead) : -1;
 }
 
 /* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
@@ -4926,9 +4932,9 @@ static void hai_judge_places(const hai_job *job, int32_t *place, uint32_t *sieve
   hai_index n = order ? job->rect.n_query : 0, at;
   int judges = hai_n_judges(job), i;
   hai_judge_sieve(job, sieve);
-  for (i = 0; i < judges; i++) place[i] = HAI_AS(int32_t, hai_judge_row(job, i) - job->rect.query_begin);
+  for (i = 0; i < judges; i++) place[i] = hai_to_int(hai_judge_row(job, i) - job->rect.query_begin);
   for (at = 0; at < n; at++)
-    if ((i = hai_judge_at(job, sieve, order[at])) >= 0) place[i] = HAI_AS(int32_t, at);
+    if ((i = hai_judge_at(job, sieve, order[at])) >= 0) place[i] = hai_to_int(at);
 }
 
 /* Pairs the groups of the held-out queries among this task's HAI_TASK_GROUPS. */
@@ -4969,7 +4975,7 @@ static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
           high = middle;
       }
       if (low < hai_counts(job)[1 + wide] && column[low].key == key)
-        column[low].block = HAI_AS(int32_t, hai_part_of(n_key, parts, rank));
+        column[low].block = hai_to_int(hai_part_of(n_key, parts, rank));
     }
   }
 }
@@ -5070,7 +5076,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
   recipe[1] = HAI_BOTH;
   for (first = 0; first < judges; first += n) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
-    n = HAI_AS(int, hai_min(lanes, judges - first));
+    n = hai_to_int(hai_min(lanes, judges - first));
     hai_judge_open(job, place, first, n, blocks, pins);
     hai_tile_save(tile, state);
     for (c = 0; c < n_trials; c++) {
@@ -5127,7 +5133,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   hai_judge_places(job, place, sieve);
   for (first = 0; first < judges; first += n) {
     const float *truth = hai_truth(job, 0) + first / lanes * size;
-    n = HAI_AS(int, hai_min(lanes, judges - first));
+    n = hai_to_int(hai_min(lanes, judges - first));
     hai_judge_open(job, place, first, n, blocks, pins);
     hai_tiles_sample(job, &job->tile, 1, 0);
     hai_tile_settle(tile);
@@ -5136,7 +5142,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
       float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
       float beside = hai_exp(blocks[i] - exact), in_blocks = hai_share(blocks[i], mine);
       int good = hai_finite(whole) && mine == mine && mine < hai_inf(); /* -inf: it met nothing */
-      record->query[first + i].row = good ? HAI_AS(int32_t, hai_judge_row(job, first + i)) : -1;
+      record->query[first + i].row = good ? hai_to_int(hai_judge_row(job, first + i)) : -1;
       record->query[first + i].error = error;
       record->query[first + i].norm = norm;
       record->query[first + i].whole = whole;
