@@ -1003,7 +1003,7 @@ static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim
   int i;
   for (i = begin; i < end; i++)
     for (t = from; t < dim; t++)
-      packed[t * lanes + i] = row[i] ? factor * ((const float *)row[i])[t] : 0.0f;
+      packed[t * lanes + i] = row[i] ? factor * HAI_AS(const float *, row[i])[t] : 0.0f;
 }
 
 static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim, const float *factor,
@@ -1032,7 +1032,7 @@ static void hai_scores_scalar(const float *query, hai_index dim, const void *con
   int i, j;
   for (j = 0; j < n_keys; j++) {
     float *s = score + j * HAI_SCALAR_LANES;
-    const float *k = (const float *)key[j];
+    const float *k = HAI_AS(const float *, key[j]);
     for (i = begin; i < end; i++) s[i] = 0.0f;
     for (t = 0; t < dim; t++)
       for (i = begin; i < end; i++) s[i] += query[t * HAI_SCALAR_LANES + i] * k[t];
@@ -1077,7 +1077,7 @@ static void hai_values_scalar(float *score, int n_keys, const void *const *value
   for (t = 0; t < dim; t++) {
     for (i = begin; i < end; i++) sum[i] = 0.0f;
     for (j = 0; j < n_keys; j++) {
-      float v = ((const float *)value[j])[t];
+      float v = HAI_AS(const float *, value[j])[t];
       for (i = begin; i < end; i++) sum[i] += score[j * HAI_SCALAR_LANES + i] * v;
     }
     for (i = begin; i < end; i++)
@@ -1129,16 +1129,16 @@ static const hai_kernel hai_kernel_scalar = {
     /* unpack */ hai_unpack_scalar,
     /* scores */ hai_scores_scalar,
     /* softmax */ hai_softmax_scalar,
-    /* round */ NULL,
+    /* round */ HAI_NULL,
     /* values */ hai_values_scalar,
     /* scale */ hai_scale_scalar,
-    /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : NULL,
-    /* gather */ HAI_LONG_SUMS ? hai_gather_scalar : NULL,
+    /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : HAI_NULL,
+    /* gather */ HAI_LONG_SUMS ? hai_gather_scalar : HAI_NULL,
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* room */ 0,
     /* step */ 1,
-    /* enter */ NULL,
-    /* leave */ NULL};
+    /* enter */ HAI_NULL,
+    /* leave */ HAI_NULL};
 
 #if HAI_SIMD
 
@@ -1167,7 +1167,7 @@ static void hai_pack_pairs(const void *const *row, hai_index from, hai_index dim
     for (t = from; t < dim; t++) {
       float *at = packed + t * lanes + i;
       if (row[i])
-        HYPERATTN_MEMCPY(at, (const hai_pair *)row[i] + t, sizeof(hai_pair));
+        HYPERATTN_MEMCPY(at, HAI_AS(const hai_pair *, row[i]) + t, sizeof(hai_pair));
       else
         *at = 0.0f;
     }
@@ -1180,7 +1180,7 @@ static void hai_pack_pairs(const void *const *row, hai_index from, hai_index dim
 enum { HAI_ROUNDING = 3 << 13 }; /* of MXCSR */
 static uint32_t hai_enter_x86(void) {
   uint32_t before = _mm_getcsr();
-  if (before & HAI_ROUNDING) _mm_setcsr(before & ~(uint32_t)HAI_ROUNDING);
+  if (before & HAI_ROUNDING) _mm_setcsr(before & ~HAI_AS(uint32_t, HAI_ROUNDING));
   return before;
 }
 static void hai_leave_x86(uint32_t before) {
@@ -1196,8 +1196,8 @@ static uint64_t hai_fpcr(void) {
 static void hai_set_fpcr(uint64_t fpcr) { __asm__ volatile("msr fpcr, %0" : : "r"(fpcr)); }
 static uint32_t hai_enter_neon(void) {
   uint64_t before = hai_fpcr();
-  if (before & HAI_ROUNDING) hai_set_fpcr(before & ~(uint64_t)HAI_ROUNDING);
-  return (uint32_t)before;
+  if (before & HAI_ROUNDING) hai_set_fpcr(before & ~HAI_AS(uint64_t, HAI_ROUNDING));
+  return HAI_AS(uint32_t, before);
 }
 static void hai_leave_neon(uint32_t before) {
   if (before & HAI_ROUNDING) hai_set_fpcr(hai_fpcr() | (before & HAI_ROUNDING));
@@ -1260,7 +1260,7 @@ static int hai_rows_present(const void *const *row, int n) {
 #define HAI_VECTORS_2(isa) HAI_VECTORS_1(isa) hai_vector_##isa a1;
 #define HAI_VECTORS_3(isa) HAI_VECTORS_2(isa) hai_vector_##isa a2;
 
-#define HAI_KEY_ROW(r, isa, N) const HAI_ELEMENT_##isa *k##r = (const HAI_ELEMENT_##isa *)key[r];
+#define HAI_KEY_ROW(r, isa, N) const HAI_ELEMENT_##isa *k##r = HAI_AS(const HAI_ELEMENT_##isa *, key[r]);
 #define HAI_KEY_STEP(r, isa, N) \
   b = hai_each_##isa(k##r + t); \
   HAI_FMA_##N(r, isa)
@@ -1312,7 +1312,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
     HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
     for (j = 0; j < n_keys; j++, weight += HAI_LANES_##isa) {                          \
-      const HAI_ELEMENT_##isa *v = (const HAI_ELEMENT_##isa *)value[j] + at;           \
+      const HAI_ELEMENT_##isa *v = HAI_AS(const HAI_ELEMENT_##isa *, value[j]) + at;           \
       HAI_LOAD_##N(isa, weight)                                                        \
       HAI_ROWS_##R(HAI_VALUE_STEP, isa, N)                                             \
     }                                                                                  \
@@ -1435,9 +1435,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     hai_vector_##isa f = hai_set1_##isa(factor), x0, x1, x2, x3;                                   \
     int i;                                                                                         \
     for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                       \
-      hai_index t = 0, whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa)   \
-                                   ? dim / 4 * 4                                                   \
-                                   : 0;                                                            \
+      hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH_##isa) ? dim / 4 * 4 : 0;       \
       for (; t < whole; t += 4) {                                                                  \
         float *at = packed + t * HAI_LANES_##isa + i;                                              \
         x0 = hai_gather4_##isa(row + i, t), x1 = hai_gather4_##isa(row + i + 1, t);                \
@@ -1458,9 +1456,10 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     int i;                                                                                                 \
     for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
       hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                     \
-      hai_index t = 0, whole = hai_rows_present((const void *const *)(row + i), HAI_WIDTH_##isa)           \
-                                   ? dim / 4 * 4                                                           \
-                                   : 0;                                                                    \
+      hai_index t = 0,                                                                                     \
+                whole = hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH_##isa)   \
+                            ? dim / 4 * 4                                                                  \
+                            : 0;                                                                           \
       for (; t < whole; t += 4) {                                                                          \
         const float *at = packed + t * HAI_LANES_##isa + i;                                                \
         x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                         \
@@ -1509,7 +1508,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     return t;                                                                                    \
   }                                                                                              \
   static void hai_widen_##isa(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {  \
-    hai_index t = hai_widen_most_##isa((const char *)row, dtype, n, to);                         \
+    hai_index t = hai_widen_most_##isa(HAI_AS(const char *, row), dtype, n, to);                 \
     if (t < n) hai_widen_plain(row, dtype, t, n, to);                                            \
   }
 
@@ -1592,8 +1591,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     static const uint16_t none[8] = {0};                                                                   \
     int j;                                                                                                 \
     for (j = 0; j < n_keys; j += 2, pair += 8)                                                             \
-      hai_zip_##isa((const uint16_t *)value[j] + at,                                                       \
-                    j + 1 < n_keys ? (const uint16_t *)value[j + 1] + at : none, pair);                    \
+      hai_zip_##isa(HAI_AS(const uint16_t *, value[j]) + at,                                               \
+                    j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, pair);            \
   }                                                                                                        \
   HAI_TARGET_##isa static void hai_round_##isa(float *score, int n_keys, const float *factor, int begin,   \
                                                int end, float *sum) {                                      \
@@ -1637,8 +1636,9 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     }                                                                                                      \
     for (rest = 0; rest < dim - t; rest++)                                                                 \
       for (j = 0; j < pairs; j++) {                                                                        \
-        pair[j][rest].x[0] = ((const uint16_t *)value[2 * j])[t + rest];                                   \
-        pair[j][rest].x[1] = 2 * j + 1 < n_keys ? ((const uint16_t *)value[2 * j + 1])[t + rest] : 0;      \
+        pair[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];                             \
+        pair[j][rest].x[1] =                                                                               \
+            2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;                 \
       }                                                                                                    \
     if (rest) hai_values_##isa(weight, pairs, row, rest, factor, begin, end, o + t * HAI_LANES_##isa);     \
   }
@@ -1667,23 +1667,24 @@ HAI_V_avx512 hai_dot_avx512(__m512 a, __m512 b, __m512 c) { return hai_fma_avx51
 HAI_V_avx512 hai_times_avx512(__m512 x, __m512 factor) { return hai_mul_avx512(x, factor); }
 HAI_V_avx512 hai_each_avx512(const float *p) { return hai_set1_avx512(*p); }
 /* 16 elements */
-HAI_V_avx512 hai_f16_avx512(const char *p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+HAI_TARGET_avx512 HAI_INLINE __m256i hai_halves_avx512(const void *p) {
+  return _mm256_loadu_si256(HAI_AS(const __m256i *, p));
 }
-HAI_V_avx512 hai_bf16_avx512(const char *p) {
-  __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+HAI_V_avx512 hai_f16_avx512(const void *p) { return _mm512_cvtph_ps(hai_halves_avx512(p)); }
+HAI_V_avx512 hai_bf16_avx512(const void *p) {
+  __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
 /* the first lane in all */
 HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
-HAI_V_avx512 hai_int8_avx512(const char *p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+HAI_V_avx512 hai_int8_avx512(const void *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
 /* the larger; a NaN in a is passed over */
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
 /* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
-  return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), (__mmask16)bits, x);
+  return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), HAI_AS(__mmask16, bits), x);
 }
 /* 0 where x is -inf */
 HAI_V_avx512 hai_or_zero_avx512(__m512 x) {
@@ -1719,10 +1720,10 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
 HAI_V_avx512 hai_gather4_avx512(const void *const *row, hai_index t) {
-  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row[0] + t));
-  x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[4] + t), 1);
-  x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[8] + t), 2);
-  return _mm512_insertf32x4(x, _mm_loadu_ps((const float *)row[12] + t), 3);
+  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t));
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[8]) + t), 2);
+  return _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[12]) + t), 3);
 }
 HAI_TARGET_avx512 HAI_INLINE void hai_scatter4_avx512(__m512 x, float *const *row, hai_index t) {
   _mm_storeu_ps(row[0] + t, _mm512_castps512_ps128(x));
@@ -1733,8 +1734,10 @@ HAI_TARGET_avx512 HAI_INLINE void hai_scatter4_avx512(__m512 x, float *const *ro
 HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, __m512 *x2, __m512 *x3) {
   __m512 a = _mm512_unpacklo_ps(*x0, *x1), b = _mm512_unpackhi_ps(*x0, *x1);
   __m512 c = _mm512_unpacklo_ps(*x2, *x3), d = _mm512_unpackhi_ps(*x2, *x3);
-  *x0 = _mm512_shuffle_ps(a, c, 0x44), *x1 = _mm512_shuffle_ps(a, c, 0xee);
-  *x2 = _mm512_shuffle_ps(b, d, 0x44), *x3 = _mm512_shuffle_ps(b, d, 0xee);
+  *x0 = _mm512_shuffle_ps(a, c, 0x44);
+  *x1 = _mm512_shuffle_ps(a, c, 0xee);
+  *x2 = _mm512_shuffle_ps(b, d, 0x44);
+  *x3 = _mm512_shuffle_ps(b, d, 0xee);
 }
 
 HAI_KERNEL(avx512, 8, 16)
@@ -1749,7 +1752,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_avx512,
     /* softmax */ hai_softmax_avx512,
-    /* round */ NULL,
+    /* round */ HAI_NULL,
     /* values */ hai_values_avx512,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,
@@ -1793,7 +1796,7 @@ HAI_V_avx512bf hai_each_avx512bf(const hai_pair *p) {
 }
 /* c + a.low b.low + a.high b.high; denormals count as zero */
 HAI_V_avx512bf hai_dot_avx512bf(__m512 a, __m512 b, __m512 c) {
-  return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+  return _mm512_dpbf16_ps(c, HAI_REINTERPRET(__m512bh, a), HAI_REINTERPRET(__m512bh, b));
 }
 /* Of 32 halves, those of the lower 16 in turn with those of the upper 16. */
 HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
@@ -1805,11 +1808,11 @@ HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
   return _mm512_castsi512_ps(
       _mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(), (__m512i)_mm512_cvtne2ps_pbh(b, a)));
 }
-HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const uint16_t *a, const uint16_t *b, hai_pair *pair) {
-  __m128i x = _mm_loadu_si128((const __m128i *)(const void *)a);
-  __m128i y = _mm_loadu_si128((const __m128i *)(const void *)b);
-  _mm_storeu_si128((__m128i *)(void *)pair, _mm_unpacklo_epi16(x, y));
-  _mm_storeu_si128((__m128i *)(void *)(pair + 4), _mm_unpackhi_epi16(x, y));
+HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *b, hai_pair *pair) {
+  __m128i x = _mm_loadu_si128(HAI_AS(const __m128i *, a));
+  __m128i y = _mm_loadu_si128(HAI_AS(const __m128i *, b));
+  _mm_storeu_si128(HAI_PLACE(__m128i, pair), _mm_unpacklo_epi16(x, y));
+  _mm_storeu_si128(HAI_PLACE(__m128i, pair + 4), _mm_unpackhi_epi16(x, y));
 }
 
 HAI_KERNEL_BF16(avx512bf)
@@ -1866,7 +1869,7 @@ HAI_TARGET_amx static void hai_leave_amx(uint32_t before) {
 
 /* Sums 0 .. n - 1 += tile 3 by the pairs at `right` [16][lanes]. */
 HAI_TARGET_amx HAI_INLINE void hai_dot_amx(const float *right, int n) {
-  const int stride = HAI_LANES_avx512 * (int)sizeof(float);
+  const int stride = HAI_LANES_avx512 * HAI_AS(int, sizeof(float));
   _tile_loadd(4, right, stride);
   _tile_dpbf16ps(0, 3, 4);
   if (n < 2) return;
@@ -1877,13 +1880,13 @@ HAI_TARGET_amx HAI_INLINE void hai_dot_amx(const float *right, int n) {
   _tile_dpbf16ps(2, 3, 6);
 }
 HAI_TARGET_amx HAI_INLINE void hai_load_sums_amx(const float *from, int n) { /* [16][lanes] */
-  const int stride = HAI_LANES_avx512 * (int)sizeof(float);
+  const int stride = HAI_LANES_avx512 * HAI_AS(int, sizeof(float));
   _tile_loadd(0, from, stride);
   if (n > 1) _tile_loadd(1, from + 16, stride);
   if (n > 2) _tile_loadd(2, from + 32, stride);
 }
 HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
-  const int stride = HAI_LANES_avx512 * (int)sizeof(float);
+  const int stride = HAI_LANES_avx512 * HAI_AS(int, sizeof(float));
   _tile_stored(0, to, stride);
   if (n > 1) _tile_stored(1, to + 16, stride);
   if (n > 2) _tile_stored(2, to + 32, stride);
@@ -1893,11 +1896,11 @@ HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
 
 /* The distance of 16 rows from one another; 0 if they are fewer, or if it varies. */
 static ptrdiff_t hai_even_rows(const void *const *row, int n) {
-  ptrdiff_t stride = n > 1 ? (const char *)row[1] - (const char *)row[0] : 0;
+  ptrdiff_t stride = n > 1 ? HAI_AS(const char *, row[1]) - HAI_AS(const char *, row[0]) : 0;
   int i;
   if (n < HAI_AMX_ROWS) return 0;
   for (i = 2; i < HAI_AMX_ROWS; i++)
-    if ((const char *)row[i] - (const char *)row[i - 1] != stride) return 0;
+    if (HAI_AS(const char *, row[i]) - HAI_AS(const char *, row[i - 1]) != stride) return 0;
   return stride;
 }
 
@@ -1915,15 +1918,15 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, hai_index dim, con
     _tile_zero(2);
     for (t = 0; t < dim; t += HAI_AMX_PRODUCTS) {
       for (r = 0; r < rows && !stride; r++) /* a row beyond them spoils a score that nobody reads */
-        HYPERATTN_MEMCPY(copy[r], (const uint16_t *)key[j + r] + t, sizeof copy[r]);
+        HYPERATTN_MEMCPY(copy[r], HAI_AS(const uint16_t *, key[j + r]) + t, sizeof copy[r]);
       HAI_AMX_FENCE();
       if (stride)
-        _tile_loadd(3, (const uint16_t *)key[j] + t, stride);
+        _tile_loadd(3, HAI_AS(const uint16_t *, key[j]) + t, stride);
       else
         _tile_loadd(3, copy, 64);
       hai_dot_amx(query + t / 2 * HAI_LANES_avx512 + begin, n);
     }
-    hai_store_sums_amx(score + (hai_index)j * HAI_LANES_avx512 + begin, n);
+    hai_store_sums_amx(score + HAI_AS(hai_index, j) * HAI_LANES_avx512 + begin, n);
   }
   for (j = 0; j < n_keys; j++, score += HAI_LANES_avx512)
     for (i = begin; i < end; i += HAI_WIDTH_avx512)
@@ -1939,10 +1942,8 @@ HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, 
   hai_index t;
   for (r = 0; r < HAI_AMX_ROWS; r++, pair += 16) {
     __m256i a = _mm256_setzero_si256(), b = a;
-    if (2 * r < n)
-      a = _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)value[2 * r] + at));
-    if (2 * r + 1 < n)
-      b = _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)value[2 * r + 1] + at));
+    if (2 * r < n) a = hai_halves_avx512(HAI_AS(const uint16_t *, value[2 * r]) + at);
+    if (2 * r + 1 < n) b = hai_halves_avx512(HAI_AS(const uint16_t *, value[2 * r + 1]) + at);
     hai_store_avx512(pair, _mm512_castsi512_ps(_mm512_permutexvar_epi16(
                                zip, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1))));
     row[r] = pair;
@@ -1951,8 +1952,10 @@ HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, 
     __m512 x0 = hai_gather4_avx512(row, t), x1 = hai_gather4_avx512(row + 1, t);
     __m512 x2 = hai_gather4_avx512(row + 2, t), x3 = hai_gather4_avx512(row + 3, t);
     hai_transpose4_avx512(&x0, &x1, &x2, &x3);
-    hai_store_avx512(to, x0), hai_store_avx512(to + 16, x1);
-    hai_store_avx512(to + 32, x2), hai_store_avx512(to + 48, x3);
+    hai_store_avx512(to, x0);
+    hai_store_avx512(to + 16, x1);
+    hai_store_avx512(to + 32, x2);
+    hai_store_avx512(to + 48, x3);
   }
 }
 
@@ -2031,24 +2034,25 @@ HAI_V_avx2 hai_dot_avx2(__m256 a, __m256 b, __m256 c) { return hai_fma_avx2(a, b
 HAI_V_avx2 hai_times_avx2(__m256 x, __m256 factor) { return hai_mul_avx2(x, factor); }
 HAI_V_avx2 hai_each_avx2(const float *p) { return hai_set1_avx2(*p); }
 /* 8 elements */
-HAI_V_avx2 hai_f16_avx2(const char *p) {
-  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+HAI_V_avx2 hai_f16_avx2(const void *p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
 }
-HAI_V_avx2 hai_bf16_avx2(const char *p) {
-  __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+HAI_V_avx2 hai_bf16_avx2(const void *p) {
+  __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
 /* the first lane in all */
 HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
-HAI_V_avx2 hai_int8_avx2(const char *p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+HAI_V_avx2 hai_int8_avx2(const void *p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
 /* the larger; a NaN in a is passed over */
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 /* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  __m256i shown = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)(bits & 255)), lane), lane);
+  __m256i shown =
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(HAI_AS(int, bits & 255)), lane), lane);
   return _mm256_blendv_ps(_mm256_set1_ps(-hai_inf()), x, _mm256_castsi256_ps(shown));
 }
 /* 0 where x is -inf */
@@ -2090,8 +2094,8 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
 }
 /* elements t .. t + 3 of rows 0, 4, 8, .. */
 HAI_V_avx2 hai_gather4_avx2(const void *const *row, hai_index t) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)row[0] + t)),
-                              _mm_loadu_ps((const float *)row[4] + t), 1);
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t)),
+                              _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
 }
 HAI_TARGET_avx2 HAI_INLINE void hai_scatter4_avx2(__m256 x, float *const *row, hai_index t) {
   _mm_storeu_ps(row[0] + t, _mm256_castps256_ps128(x));
@@ -2100,8 +2104,10 @@ HAI_TARGET_avx2 HAI_INLINE void hai_scatter4_avx2(__m256 x, float *const *row, h
 HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m256 *x2, __m256 *x3) {
   __m256 a = _mm256_unpacklo_ps(*x0, *x1), b = _mm256_unpackhi_ps(*x0, *x1);
   __m256 c = _mm256_unpacklo_ps(*x2, *x3), d = _mm256_unpackhi_ps(*x2, *x3);
-  *x0 = _mm256_shuffle_ps(a, c, 0x44), *x1 = _mm256_shuffle_ps(a, c, 0xee);
-  *x2 = _mm256_shuffle_ps(b, d, 0x44), *x3 = _mm256_shuffle_ps(b, d, 0xee);
+  *x0 = _mm256_shuffle_ps(a, c, 0x44);
+  *x1 = _mm256_shuffle_ps(a, c, 0xee);
+  *x2 = _mm256_shuffle_ps(b, d, 0x44);
+  *x3 = _mm256_shuffle_ps(b, d, 0xee);
 }
 
 HAI_KERNEL(avx2, 4, 8)
@@ -2116,7 +2122,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* unpack */ hai_unpack_avx2,
     /* scores */ hai_scores_avx2,
     /* softmax */ hai_softmax_avx2,
-    /* round */ NULL,
+    /* round */ HAI_NULL,
     /* values */ hai_values_avx2,
     /* scale */ hai_scale_avx2,
     /* carry */ hai_carry_avx2,
@@ -2151,19 +2157,19 @@ HAI_V_neon hai_dot_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return ha
 HAI_V_neon hai_times_neon(float32x4_t x, float32x4_t factor) { return hai_mul_neon(x, factor); }
 HAI_V_neon hai_each_neon(const float *p) { return hai_set1_neon(*p); }
 /* 4 elements */
-HAI_V_neon hai_f16_neon(const char *p) {
+HAI_V_neon hai_f16_neon(const void *p) {
   uint16x4_t x;
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vcvt_f32_f16(vreinterpret_f16_u16(x));
 }
-HAI_V_neon hai_bf16_neon(const char *p) {
+HAI_V_neon hai_bf16_neon(const void *p) {
   uint16x4_t x;
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
 /* the first lane in all */
 HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
-HAI_V_neon hai_int8_neon(const char *p) {
+HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
@@ -2173,7 +2179,8 @@ HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f
 /* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
   static const uint32_t lane[4] = {1, 2, 4, 8};
-  return vbslq_f32(vtstq_u32(vdupq_n_u32((uint32_t)bits), vld1q_u32(lane)), x, vdupq_n_f32(-hai_inf()));
+  return vbslq_f32(vtstq_u32(vdupq_n_u32(HAI_AS(uint32_t, bits)), vld1q_u32(lane)), x,
+                   vdupq_n_f32(-hai_inf()));
 }
 /* 0 where x is -inf */
 HAI_V_neon hai_or_zero_neon(float32x4_t x) {
@@ -2207,7 +2214,7 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
 /* elements t .. t + 3 of row 0 */
 HAI_V_neon hai_gather4_neon(const void *const *row, hai_index t) {
-  return vld1q_f32((const float *)row[0] + t);
+  return vld1q_f32(HAI_AS(const float *, row[0]) + t);
 }
 HAI_INLINE void hai_scatter4_neon(float32x4_t x, float *const *row, hai_index t) {
   vst1q_f32(row[0] + t, x);
@@ -2215,7 +2222,10 @@ HAI_INLINE void hai_scatter4_neon(float32x4_t x, float *const *row, hai_index t)
 HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_t *x2, float32x4_t *x3) {
   float32x4_t a = vzip1q_f32(*x0, *x2), b = vzip2q_f32(*x0, *x2);
   float32x4_t c = vzip1q_f32(*x1, *x3), d = vzip2q_f32(*x1, *x3);
-  *x0 = vzip1q_f32(a, c), *x1 = vzip2q_f32(a, c), *x2 = vzip1q_f32(b, d), *x3 = vzip2q_f32(b, d);
+  *x0 = vzip1q_f32(a, c);
+  *x1 = vzip2q_f32(a, c);
+  *x2 = vzip1q_f32(b, d);
+  *x3 = vzip2q_f32(b, d);
 }
 
 HAI_KERNEL(neon, 8, 16)
@@ -2230,7 +2240,7 @@ static const hai_kernel hai_kernel_neon = {
     /* unpack */ hai_unpack_neon,
     /* scores */ hai_scores_neon,
     /* softmax */ hai_softmax_neon,
-    /* round */ NULL,
+    /* round */ HAI_NULL,
     /* values */ hai_values_neon,
     /* scale */ hai_scale_neon,
     /* carry */ hai_carry_neon,
