@@ -1805,8 +1805,8 @@ HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
 }
 /* a in the low half of each lane, b in the high one */
 HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
-  return _mm512_castsi512_ps(
-      _mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(), (__m512i)_mm512_cvtne2ps_pbh(b, a)));
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(),
+                                                      HAI_REINTERPRET(__m512i, _mm512_cvtne2ps_pbh(b, a))));
 }
 HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *b, hai_pair *pair) {
   __m128i x = _mm_loadu_si128(HAI_AS(const __m128i *, a));
