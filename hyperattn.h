@@ -966,7 +966,7 @@ typedef struct hai_kernel {
   void (*scale)(float *x, hai_index rows, const float *factor, int begin, int end);
   /* Adds o [rows][lanes] to sum, and what rounding takes from that to lost; o becomes 0. */
   void (*carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost);
-  /* o = sum + (lost + o), the way back. */
+  /* o = sum + (lost + o), the way back; lost may be NULL. */
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
@@ -1107,7 +1107,7 @@ static void hai_gather_scalar(float *o, hai_index rows, int begin, int end, cons
   hai_index t;
   int i;
   for (t = 0; t < rows * HAI_SCALAR_LANES; t += HAI_SCALAR_LANES)
-    for (i = begin; i < end; i++) o[t + i] = sum[t + i] + (lost[t + i] + o[t + i]);
+    for (i = begin; i < end; i++) o[t + i] = sum[t + i] + ((lost ? lost[t + i] : 0.0f) + o[t + i]);
 }
 
 static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int end, float *sum) {
@@ -1422,7 +1422,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     int i;                                                                                                \
     for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
       for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
-        hai_vector_##isa rest = hai_add_##isa(hai_load_##isa(lost + t + i), hai_load_##isa(o + t + i));   \
+        hai_vector_##isa rest = hai_load_##isa(o + t + i);                                                \
+        if (lost) rest = hai_add_##isa(hai_load_##isa(lost + t + i), rest);                               \
         hai_store_##isa(o + t + i, hai_add_##isa(hai_load_##isa(sum + t + i), rest));                     \
       }                                                                                                   \
   }
@@ -1972,10 +1973,12 @@ HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *
                                           const float *factor, int begin, int end, float *o) {
   float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
   float *pair = weight + HAI_CHUNK / 2 * HAI_LANES_avx512, *turned = pair + HAI_AMX_TILE;
-  int n = (end - begin) / HAI_WIDTH_avx512, j;
+  int n = (end - begin) / HAI_WIDTH_avx512, scaled = 0, i, j;
   hai_index t;
+  for (i = begin; i < end; i += HAI_WIDTH_avx512)
+    scaled |= hai_differ_avx512(hai_load_avx512(factor + i), hai_set1_avx512(1.0f));
   for (t = 0; t < dim; t += HAI_AMX_ROWS, o += HAI_AMX_ROWS * HAI_LANES_avx512) {
-    hai_scale_avx512(o, HAI_AMX_ROWS, factor, begin, end);
+    if (scaled) hai_scale_avx512(o, HAI_AMX_ROWS, factor, begin, end);
     HAI_AMX_FENCE();
     hai_load_sums_amx(o + begin, n);
     for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS) {
@@ -3405,8 +3408,9 @@ struct hai_tile {
   hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
   hai_index min_first, max_last;                       /* keys beyond are seen by none */
   hai_index max_first, min_last;                       /* keys between are seen by all */
-  int chunks, carried;                                 /* chunks since o was carried; has it ever been */
-  int n_keys;                                          /* keys waiting */
+  int chunks;                                          /* that o holds, of the lanes aimed at */
+  int carried;          /* how many arrays o has been carried to: none, sum alone, or sum and lost */
+  int n_keys;           /* keys waiting */
   int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
   hai_index value_dim;  /* 0: only m and l are wanted */
   int n_groups;         /* query groups of the lanes, in order */
@@ -3639,16 +3643,24 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   tile->carried = 0;
 }
 
-/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A sum that HAI_CARRY_CHUNKS chunks fill in turn,
-   and whose rounding is kept, is right to 2e-6 however many they are. */
+/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A sum that HAI_CARRY_CHUNKS chunks fill in
+   turn, and whose rounding is kept, is right to 2e-6 however many they are. The first time the arrays change
+   places, and nothing is lost yet. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
-  if (!tile->carried) {
-    HYPERATTN_MEMSET(tile->sum, 0, bytes);
-    HYPERATTN_MEMSET(tile->lost, 0, bytes);
+  tile->chunks = 1;
+  if (!tile->carried && tile->begin == 0 && tile->end >= tile->n) {
+    float *o = tile->o;
+    tile->o = tile->sum;
+    tile->sum = o;
+    HYPERATTN_MEMSET(tile->o, 0, bytes);
+    tile->carried = 1;
+    return;
   }
+  if (!tile->carried) HYPERATTN_MEMSET(tile->sum, 0, bytes);
+  if (tile->carried < 2) HYPERATTN_MEMSET(tile->lost, 0, bytes);
+  tile->carried = 2;
   tile->kernel->carry(tile->o, hai_sum_rows(tile), tile->begin, tile->end, tile->sum, tile->lost);
-  tile->carried = tile->chunks = 1;
 }
 
 /* Makes the states of all lanes (m, l, o) again, out = o / l: takes back what was carried, and weighs o by
@@ -3658,7 +3670,8 @@ HAI_APART void hai_tile_settle(hai_tile *tile) {
   int lanes = tile->kernel->lanes, i;
   if (HAI_LONG_SUMS && tile->carried) {
     hai_tile_aim(tile, 0, tile->n);
-    tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum, tile->lost);
+    tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum,
+                         tile->carried > 1 ? tile->lost : HAI_NULL);
   }
   if (rows > tile->value_dim) {
     const float *rounded = tile->o + tile->value_dim * lanes;
@@ -3812,7 +3825,7 @@ static void hai_tile_flush(hai_job *job) {
   if (tile->chunks++ == HAI_CARRY_CHUNKS && HAI_LONG_SUMS && rows && tile->sum) hai_tile_carry(tile);
   if (HAI_LONG_SUMS && rows && tile->carried && moved) {
     kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
-    kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
+    if (tile->carried > 1) kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
   }
   if (tile->value_dim && kernel->round)
     kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
