@@ -35,6 +35,9 @@ static void put_u32(bytes *to, const char *key, uint32_t x) {
 static void put_text(bytes *to, const char *key, const char *x) {
   put_string(to, key), put_integer(to, GGUF_STRING, 4), put_string(to, x);
 }
+static void put_f32(bytes *to, const char *key, float x) {
+  put_string(to, key), put_integer(to, GGUF_F32, 4), put(to, &x, 4);
+}
 static void put_array(bytes *to, const char *key, gguf_type element, uint64_t count) {
   put_string(to, key), put_integer(to, GGUF_ARRAY, 4), put_integer(to, element, 4),
       put_integer(to, count, 8);
@@ -86,13 +89,13 @@ static void make_model(bytes *to, size_t *header) {
   tiny_tensor tensors[2 + 9 * LAYERS];
   size_t n = tiny_tensors(tensors);
   to->size = 0;
-  put(to, "GGUF", 4), put_integer(to, 3, 4), put_integer(to, n, 8), put_integer(to, 16, 8);
+  put(to, "GGUF", 4), put_integer(to, 3, 4), put_integer(to, n, 8), put_integer(to, 17, 8);
   put_text(to, "general.architecture", "llama");
   put_u32(to, "llama.block_count", LAYERS), put_u32(to, "llama.embedding_length", DIM);
   put_u32(to, "llama.feed_forward_length", HIDDEN), put_u32(to, "llama.context_length", 64);
   put_u32(to, "llama.attention.head_count", HEADS), put_u32(to, "llama.attention.head_count_kv", KV_HEADS);
   put_u32(to, "llama.rope.dimension_count", DIM / HEADS), put_u32(to, "general.alignment", 64);
-  put_string(to, "llama.rope.freq_base"), put_integer(to, GGUF_F32, 4), put(to, &(float){10000.0f}, 4);
+  put_f32(to, "llama.rope.freq_base", 10000.0f), put_f32(to, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
   put_text(to, "tokenizer.ggml.model", "gpt2"), put_text(to, "tokenizer.ggml.pre", "smollm");
   put_array(to, "tokenizer.ggml.tokens", GGUF_STRING, VOCAB);
   for (int c = '!'; c <= '~'; c++) put_string(to, (char[2]){(char)c, 0});
@@ -135,7 +138,7 @@ static int use(const void *data, size_t size, llm_error *error) {
   tokenizer t;
   model m;
   if (!gguf_parse(&file, data, size, error)) return 0;
-  int is_good = tokenizer_open(&t, &file, error);
+  int is_good = model_is_known(&file, error) && tokenizer_open(&t, &file, error);
   if (is_good) {
     int64_t n;
     char text[64];

@@ -98,11 +98,13 @@ static int read_tensor(reader *r, gguf_tensor *tensor, llm_error *error) {
   return r->is_short ? fail_short(error) : 1;
 }
 
-// Where the tensor's data lies. Types that dequant.h does not know keep data NULL: an error only if they
-// are used.
-static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t size, llm_error *error) {
+// Where the tensor's data lies, and *end, where it ends. Types that dequant.h does not know keep data NULL:
+// an error only if they are used.
+static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t size, uint64_t *end,
+                        llm_error *error) {
   const dequant_format *format = dequant_find(tensor->type);
   int length = gguf_shown(tensor->name);
+  *end = tensor->offset;
   if (!format) return 1;
   if (tensor->shape[0] % format->elements)
     return llm_fail(error, "tensor '%.*s': rows are no multiple of its blocks", length, tensor->name.data);
@@ -116,6 +118,58 @@ static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t s
     return llm_fail(error, "tensor '%.*s' reaches beyond the end of the file: truncated or damaged", length,
                     tensor->name.data);
   tensor->data = data + tensor->offset;
+  *end += bytes;
+  return 1;
+}
+
+// Tensors lie in the order of the header, each at the first multiple of the alignment: anything else comes of
+// a header that does not fit the data.
+static int place_tensors(gguf *file, const unsigned char *data, size_t size, uint64_t alignment,
+                         llm_error *error) {
+  uint64_t end = 0;
+  int is_known = 1;  // whether `end` is; after a type of unknown size it is only a lower bound
+  for (size_t i = 0; i < file->n_tensors; i++) {
+    gguf_tensor *tensor = &file->tensors[i];
+    uint64_t begin = (end + alignment - 1) / alignment * alignment;
+    if (tensor->offset % alignment || (is_known ? tensor->offset != begin : tensor->offset < end))
+      return llm_fail(error, "tensor '%.*s' does not follow the one before it by general.alignment, %llu",
+                      gguf_shown(tensor->name), tensor->name.data, (unsigned long long)alignment);
+    if (!place_tensor(tensor, data, size, &end, error)) return 0;
+    is_known = tensor->data != NULL;
+  }
+  return 1;
+}
+
+static int compare_names(const void *a, const void *b) {
+  const gguf_string *x = *(const gguf_string *const *)a, *y = *(const gguf_string *const *)b;
+  int order = memcmp(x->data, y->data, x->size < y->size ? x->size : y->size);
+  return order ? order : (x->size > y->size) - (x->size < y->size);
+}
+
+// Of n items, of so many bytes each, that begin with their names.
+static int are_distinct(const void *items, size_t n, size_t size, const char *what, llm_error *error) {
+  const gguf_string **names = malloc((n + 1) * sizeof *names);
+  if (!names) return llm_fail(error, "out of memory");
+  for (size_t i = 0; i < n; i++) names[i] = (const void *)((const char *)items + i * size);
+  qsort(names, n, sizeof *names, compare_names);
+  size_t i = 1;
+  while (i < n && compare_names(&names[i - 1], &names[i]) != 0) i++;
+  if (i < n) llm_fail(error, "%s '%.*s' is there twice", what, gguf_shown(*names[i]), names[i]->data);
+  free(names);
+  return i >= n;
+}
+
+static int read_alignment(const gguf *file, uint64_t *alignment, llm_error *error) {
+  const gguf_value *value = gguf_find(file, "general.alignment");
+  *alignment = 32;
+  if (!value) return 1;
+  if (value->type != GGUF_U32)
+    return llm_fail(error, "general.alignment is of type %d, not an unsigned integer of 32 bits",
+                    (int)value->type);
+  *alignment = gguf_u32(value->data);
+  if (*alignment < 8 || *alignment > 1 << 20 || (*alignment & (*alignment - 1)))
+    return llm_fail(error, "general.alignment is %llu, no power of two from 8 to 2^20",
+                    (unsigned long long)*alignment);
   return 1;
 }
 
@@ -136,16 +190,15 @@ static int parse(gguf *file, llm_error *error) {
   for (; file->n_tensors < n_tensors; file->n_tensors++)
     if (!read_tensor(&r, &file->tensors[file->n_tensors], error)) return 0;
 
-  int64_t alignment = 32;
-  gguf_integer(file, "general.alignment", &alignment);
-  if (alignment < 1 || alignment > 1 << 20 || (alignment & (alignment - 1)))
-    return llm_fail(error, "general.alignment is no power of two up to 2^20");
+  uint64_t alignment;
+  if (!are_distinct(file->values, file->n_values, sizeof *file->values, "key", error) ||
+      !are_distinct(file->tensors, file->n_tensors, sizeof *file->tensors, "tensor", error) ||
+      !read_alignment(file, &alignment, error))
+    return 0;
   size_t past = (size_t)(r.at - file->map) & (size_t)(alignment - 1);
-  if (past) skip(&r, (uint64_t)alignment - past);
+  if (past) skip(&r, alignment - past);
   if (r.is_short && n_tensors) return fail_short(error);
-  for (size_t i = 0; i < file->n_tensors; i++)
-    if (!place_tensor(&file->tensors[i], r.at, r.left, error)) return 0;
-  return 1;
+  return place_tensors(file, r.at, r.left, alignment, error);
 }
 
 int gguf_parse(gguf *file, const void *bytes, size_t size, llm_error *error) {
@@ -182,63 +235,162 @@ void gguf_close(gguf *file) {
   *file = (gguf){0};
 }
 
+// ---- What is asked of a file ----------------------------------------------------------------------
+
 int gguf_equal(gguf_string a, const char *b) { return a.size == strlen(b) && !memcmp(a.data, b, a.size); }
+
+int gguf_begins(gguf_string a, const char *prefix) {
+  size_t n = strlen(prefix);
+  return a.size >= n && !memcmp(a.data, prefix, n);
+}
 
 const gguf_value *gguf_find(const gguf *file, const char *key) {
   for (size_t i = 0; i < file->n_values; i++)
-    if (gguf_equal(file->values[i].key, key)) return &file->values[i];
+    if (gguf_equal(file->values[i].key, key)) return file->values[i].is_read = 1, &file->values[i];
   return NULL;
 }
 
 const gguf_tensor *gguf_find_tensor(const gguf *file, const char *name) {
   for (size_t i = 0; i < file->n_tensors; i++)
-    if (gguf_equal(file->tensors[i].name, name)) return &file->tensors[i];
+    if (gguf_equal(file->tensors[i].name, name)) return file->tensors[i].is_read = 1, &file->tensors[i];
   return NULL;
 }
 
-int gguf_integer(const gguf *file, const char *key, int64_t *value) {
-  const gguf_value *found = gguf_find(file, key);
-  if (!found) return 0;
-  size_t size = scalar_size(found->type);
-  uint64_t bits = size ? little_endian(found->data, size) : 0;
-  switch (found->type) {
+static int fail_type(const gguf_value *value, const char *key, const char *wanted, llm_error *error) {
+  return value->type == GGUF_ARRAY
+             ? llm_fail(error, "%s is an array of type %d, not %s", key, (int)value->element, wanted)
+             : llm_fail(error, "%s is of type %d, not %s", key, (int)value->type, wanted);
+}
+
+static int integer_of(const gguf_value *value, int64_t *integer) {
+  size_t size = scalar_size(value->type);
+  uint64_t bits = size ? little_endian(value->data, size) : 0;
+  switch (value->type) {
     case GGUF_U8:
     case GGUF_U16:
     case GGUF_U32:
-    case GGUF_U64:
-    case GGUF_BOOL: *value = bits > INT64_MAX ? INT64_MAX : (int64_t)bits; return 1;
-    case GGUF_I8: *value = (int8_t)bits; return 1;
-    case GGUF_I16: *value = (int16_t)bits; return 1;
-    case GGUF_I32: *value = (int32_t)bits; return 1;
-    case GGUF_I64: *value = (int64_t)bits; return 1;
+    case GGUF_U64: *integer = bits > INT64_MAX ? INT64_MAX : (int64_t)bits; return 1;
+    case GGUF_I8: *integer = (int8_t)bits; return 1;
+    case GGUF_I16: *integer = (int16_t)bits; return 1;
+    case GGUF_I32: *integer = (int32_t)bits; return 1;
+    case GGUF_I64: *integer = (int64_t)bits; return 1;
     default: return 0;
   }
 }
 
-int gguf_number(const gguf *file, const char *key, double *value) {
-  const gguf_value *found = gguf_find(file, key);
-  int64_t integer;
-  if (found && found->type == GGUF_F32) {
-    uint32_t bits = gguf_u32(found->data);
+static int number_of(const gguf_value *value, double *number) {
+  if (value->type == GGUF_F32) {
+    uint32_t bits = gguf_u32(value->data);
     float x;
     memcpy(&x, &bits, sizeof x);
-    *value = (double)x;
-  } else if (found && found->type == GGUF_F64) {
-    uint64_t bits = little_endian(found->data, 8);
-    memcpy(value, &bits, sizeof *value);
-  } else if (gguf_integer(file, key, &integer)) {
-    *value = (double)integer;
+    *number = (double)x;
+  } else if (value->type == GGUF_F64) {
+    uint64_t bits = little_endian(value->data, 8);
+    memcpy(number, &bits, sizeof *number);
   } else {
     return 0;
   }
   return 1;
 }
 
-int gguf_text(const gguf *file, const char *key, gguf_string *value) {
+int gguf_integer(const gguf *file, const char *key, int64_t least, int64_t most, int64_t *value,
+                 llm_error *error) {
   const gguf_value *found = gguf_find(file, key);
-  if (!found || found->type != GGUF_STRING) return 0;
+  int64_t integer;
+  if (!found) return 1;
+  if (!integer_of(found, &integer)) return fail_type(found, key, "an integer", error);
+  if (integer != least && least == most)
+    return llm_fail(error, "%s is %lld; only %lld is understood", key, (long long)integer,
+                    (long long)least);
+  if (integer < least || integer > most)
+    return llm_fail(error, "%s is %lld, not in %lld .. %lld", key, (long long)integer, (long long)least,
+                    (long long)most);
+  *value = integer;
+  return 1;
+}
+
+int gguf_number(const gguf *file, const char *key, double least, double most, double *value,
+                llm_error *error) {
+  const gguf_value *found = gguf_find(file, key);
+  double number;
+  if (!found) return 1;
+  if (!number_of(found, &number)) return fail_type(found, key, "a float", error);
+  if (!(number >= least && number <= most))
+    return llm_fail(error, "%s is %g, not in %g .. %g", key, number, least, most);
+  *value = number;
+  return 1;
+}
+
+int gguf_text(const gguf *file, const char *key, gguf_string *value, llm_error *error) {
+  const gguf_value *found = gguf_find(file, key);
+  if (!found) return 1;
+  if (found->type != GGUF_STRING) return fail_type(found, key, "a string", error);
   const unsigned char *cursor = found->data;
   *value = gguf_next_string(&cursor);
+  return 1;
+}
+
+int gguf_flag(const gguf *file, const char *key, int *value, llm_error *error) {
+  const gguf_value *found = gguf_find(file, key);
+  if (!found) return 1;
+  if (found->type != GGUF_BOOL || found->data[0] > 1)
+    return fail_type(found, key, "0 or 1, a boolean", error);
+  *value = found->data[0];
+  return 1;
+}
+
+int gguf_array(const gguf *file, const char *key, gguf_type element, const gguf_value **value,
+               llm_error *error) {
+  *value = gguf_find(file, key);
+  if (!*value || ((*value)->type == GGUF_ARRAY && (*value)->element == element)) return 1;
+  return fail_type(*value, key,
+                   element == GGUF_STRING ? "an array of strings" : "an array of integers of 32 bits",
+                   error);
+}
+
+int gguf_has(const gguf *file, const char *key, llm_error *error) {
+  return gguf_find(file, key) ? 1 : llm_fail(error, "%s is missing", key);
+}
+
+int gguf_is_only(const gguf *file, const char *key, double value, llm_error *error) {
+  const gguf_value *found = gguf_find(file, key);
+  double number;
+  int64_t integer;
+  if (!found) return 1;
+  if (integer_of(found, &integer)) {
+    number = (double)integer;
+  } else if (found->type == GGUF_BOOL) {
+    number = found->data[0];
+  } else if (!number_of(found, &number)) {
+    return fail_type(found, key, "a number", error);
+  }
+  return number == value ? 1 : llm_fail(error, "%s is %g; only %g is understood", key, number, value);
+}
+
+void gguf_pass_over(const gguf *file, const char *const *keys, size_t n) {
+  for (size_t k = 0; k < n; k++)
+    for (size_t i = 0; i < file->n_values; i++) {
+      gguf_string key = file->values[i].key;
+      int is_prefix = keys[k][strlen(keys[k]) - 1] == '.';
+      if (is_prefix ? gguf_begins(key, keys[k]) : gguf_equal(key, keys[k])) file->values[i].is_read = 1;
+    }
+}
+
+int gguf_keys_read(const gguf *file, const char *prefix, llm_error *error) {
+  for (size_t i = 0; i < file->n_values; i++) {
+    gguf_string key = file->values[i].key;
+    if (gguf_begins(key, prefix) && !file->values[i].is_read)
+      return llm_fail(error, "key '%.*s' is not understood", gguf_shown(key), key.data);
+  }
+  return 1;
+}
+
+int gguf_tensors_read(const gguf *file, llm_error *error) {
+  for (size_t i = 0; i < file->n_tensors; i++) {
+    gguf_string name = file->tensors[i].name;
+    if (!file->tensors[i].is_read)
+      return llm_fail(error, "tensor '%.*s' is not understood", gguf_shown(name), name.data);
+  }
   return 1;
 }
 

@@ -1,5 +1,8 @@
 // A GGUF file, version 2 or 3, little-endian, mapped into memory. gguf_open checks every length and offset
 // against the file's size, so that whatever it accepts can be read without further checks.
+//
+// Reading a key or a tensor marks it. What nobody has read at the end is what the program does not
+// understand, and gguf_keys_read and gguf_tensors_read refuse it by name.
 #ifndef LLM_GGUF_H
 #define LLM_GGUF_H
 
@@ -34,6 +37,7 @@ typedef struct gguf_value {
   gguf_type type, element;    // element: of an array; else the same as type
   uint64_t count;             // elements; 1 if not an array
   const unsigned char *data;  // the first of them, unaligned
+  int is_read;
 } gguf_value;
 
 typedef struct gguf_tensor {
@@ -42,6 +46,7 @@ typedef struct gguf_tensor {
   int64_t shape[4];  // shape[0] is contiguous; missing dimensions are 1
   uint64_t offset;   // from the start of the data part
   const unsigned char *data;
+  int is_read;
 } gguf_tensor;
 
 typedef struct gguf {
@@ -61,16 +66,34 @@ void gguf_close(gguf *file);
 const gguf_value *gguf_find(const gguf *file, const char *key);
 const gguf_tensor *gguf_find_tensor(const gguf *file, const char *name);
 
-// The value of an integer, a boolean or a float; 0 where the key is absent or is something else.
-int gguf_integer(const gguf *file, const char *key, int64_t *value);
-int gguf_number(const gguf *file, const char *key, double *value);
-int gguf_text(const gguf *file, const char *key, gguf_string *value);
+// Of a key that is absent the first four leave *value as it is. They return 0, and the error names the key,
+// where its value is of another type or out of range.
+int gguf_integer(const gguf *file, const char *key, int64_t least, int64_t most, int64_t *value,
+                 llm_error *error);
+int gguf_number(const gguf *file, const char *key, double least, double most, double *value,
+                llm_error *error);
+int gguf_text(const gguf *file, const char *key, gguf_string *value, llm_error *error);
+int gguf_flag(const gguf *file, const char *key, int *value, llm_error *error);
+int gguf_array(const gguf *file, const char *key, gguf_type element, const gguf_value **value,
+               llm_error *error);                                   // NULL where the key is absent
+int gguf_has(const gguf *file, const char *key, llm_error *error);  // an error where the key is absent
+
+// For keys that this program does not follow: absent, or an integer, float or boolean equal to `value`.
+int gguf_is_only(const gguf *file, const char *key, double value, llm_error *error);
+
+// Marks keys that are harmless whatever they say; one that ends with '.' stands for all that begin so.
+void gguf_pass_over(const gguf *file, const char *const *keys, size_t n);
+
+// Whether all keys that begin so, or all tensors, have been read.
+int gguf_keys_read(const gguf *file, const char *prefix, llm_error *error);
+int gguf_tensors_read(const gguf *file, llm_error *error);
 
 // The string at the cursor of a GGUF_STRING array; the cursor moves to the next.
 gguf_string gguf_next_string(const unsigned char **cursor);
 
 uint32_t gguf_u32(const unsigned char *bytes);
 int gguf_equal(gguf_string a, const char *b);
+int gguf_begins(gguf_string a, const char *prefix);
 int gguf_shown(gguf_string name);  // how many of its bytes an error message shows, for "%.*s"
 
 #endif

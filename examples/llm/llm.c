@@ -164,9 +164,9 @@ static void engine_open(engine *e, const options *o) {
   e->o = *o;
   if (!elements_named(o->cache, &e->cache)) misuse("--cache is f32, f16, bf16 or q8_0, not", o->cache);
   if (!gguf_open(&e->file, o->model, &error)) die("%s", error.text);
-  if (!tokenizer_open(&e->t, &e->file, &error) || !model_open(&e->m, &e->file, &error))
+  if (!model_is_known(&e->file, &error) || !tokenizer_open(&e->t, &e->file, &error) ||
+      !model_open(&e->m, &e->file, &error))
     die("the model: %s", error.text);
-  if (e->t.n_tokens > e->m.n_vocab) die("the model: %s", "it has fewer embeddings than tokens");
   if (o->rope_base > 0) e->m.rope_base = o->rope_base;
   if (o->rope_scale > 0) e->m.rope_scale = o->rope_scale;
   if (!pool_open(&e->threads, (int)o->threads)) die("%s", "threads cannot be started");
@@ -292,6 +292,8 @@ static double prefill(session *s, const method *with, const int32_t *tokens, int
   return seconds;
 }
 
+static const char no_numbers[] = "what it predicts are infinities or no numbers";
+
 // ---- perplexity -----------------------------------------------------------------------------------
 
 // exp of the mean of losses [first, end).
@@ -326,6 +328,7 @@ static void measure(session *s, const engine *e, const method *with, const int32
   double seconds = prefill(s, with, tokens, n), attention = s->attention_seconds;
   losses_of(s, with->name, tokens, n, losses);
   double whole = perplexity_of(losses, 0, n - 1), half = perplexity_of(losses, n / 2 - 1, n - 1);
+  if (!isfinite(whole)) die("the model: %s", no_numbers);
   int is_exact = with->last < 0;
   if (is_exact) *exact = (baseline){half, attention};
   int64_t min_seq_len = with->params.min_seq_len, n_layers = is_exact ? 0 : with->last - with->first + 1;
@@ -401,6 +404,7 @@ static int32_t choose_token(const float *logits, int64_t n, double temperature, 
   int32_t best = 0;
   for (int32_t i = 1; i < n; i++)
     if (logits[i] > logits[best]) best = i;
+  if (!isfinite(logits[best])) die("the model: %s", no_numbers);
   if (temperature <= 0) return best;
   double sum = 0, most = (double)logits[best];
   for (int32_t i = 0; i < n; i++) sum += exp(((double)logits[i] - most) / temperature);
@@ -432,6 +436,7 @@ static void run_generate(engine *e) {
   llm_error error;
   size_t size = 0;
   if (!o->prompt == !o->text) misuse("generate wants --prompt or --text, one of them", NULL);
+  if (o->chat && e->t.end_of_im < 0) die("--chat: %s is no token of the model", "<|im_end|>");
   char *given = o->text ? read_text(o->text, &size) : NULL;
   if (o->prompt) size = strlen(o->prompt);
   char *prompt = o->chat ? chat_prompt(given ? given : o->prompt, &size) : NULL;
@@ -450,7 +455,7 @@ static void run_generate(engine *e) {
   int64_t made = 0;
   for (; made < o->tokens; made++) {
     int32_t token = choose_token(logits, e->t.n_tokens, o->temperature, &state);
-    if (token == e->t.eos || token == e->t.end_of_turn) break;
+    if (tokenizer_is_end(&e->t, token)) break;
     print_token(&e->t, token);
     if (!session_run(&s, &token, 1, exact.by_layer, &error)) die("%s", error.text);
     session_logits(&s, 0, logits);

@@ -4,6 +4,7 @@
 #include "dequant.h"
 #include "matmul.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,142 +24,222 @@ double seconds_now(void) {
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// ---- Loading --------------------------------------------------------------------------------------
+// ---- Loading: what the header says ----------------------------------------------------------------
+
+// Keys that this program does not follow: each is accepted with the one value by which it changes nothing.
+static const struct {
+  const char *key;
+  double value;
+} neutral[] = {
+    {"general.quantization_version", 2},  // the layout of blocks that dequant.c reads
+    {"llama.attention.causal", 1},
+    {"llama.attention.clamp_kqv", 0},
+    {"llama.attention.max_alibi_bias", 0},
+    {"llama.attention.sliding_window", 0},
+    {"llama.attn_logit_softcapping", 0},
+    {"llama.embedding_scale", 1},
+    {"llama.expert_count", 0},
+    {"llama.expert_shared_count", 0},
+    {"llama.expert_used_count", 0},
+    {"llama.final_logit_softcapping", 0},
+    {"llama.logit_scale", 1},
+    {"llama.pooling_type", 0},
+    {"llama.residual_scale", 1},
+    {"llama.rope.scale_linear", 1},
+    {"llama.rope.scaling.attn_factor", 1},
+    {"llama.use_parallel_residual", 0},
+};
+
+// Keys that are harmless whatever they say: both belong to kinds of scaling that read_rotation refuses.
+static const char *const harmless[] = {
+    "llama.rope.scaling.finetuned",
+    "llama.rope.scaling.original_context_length",
+};
 
 static int read_size(const gguf *file, const char *key, int64_t most, int64_t *value, llm_error *error) {
-  char name[80];
-  snprintf(name, sizeof name, "llama.%s", key);
-  if (!gguf_integer(file, name, value)) return llm_fail(error, "%s is missing", name);
-  return *value >= 1 && *value <= most ? 1
-                                       : llm_fail(error, "%s is not in 1 .. %lld", name, (long long)most);
+  return gguf_has(file, key, error) && gguf_integer(file, key, 1, most, value, error);
 }
 
-// Reads tensor `name`, of shape [rows][columns], to `to`.
-static int read_into(const gguf *file, const char *name, int64_t rows, int64_t columns, float *to,
-                     llm_error *error) {
-  const gguf_tensor *tensor = gguf_find_tensor(file, name);
-  if (!tensor) return llm_fail(error, "tensor '%s' is missing", name);
-  if (tensor->shape[0] != columns || tensor->shape[1] != rows || tensor->shape[2] * tensor->shape[3] != 1)
-    return llm_fail(error, "tensor '%s' is not %lld x %lld", name, (long long)columns, (long long)rows);
-  const dequant_format *format = dequant_find(tensor->type);
-  if (!format)
-    return llm_fail(error, "tensor '%s' is of type %u, which is not read", name, (unsigned)tensor->type);
-  dequant(format, tensor->data, rows * columns / format->elements, to);
+static int read_heads(model *m, const gguf *file, llm_error *error) {
+  static const char key_length[] = "llama.attention.key_length",
+                    value_length[] = "llama.attention.value_length";
+  m->n_kv_heads = m->n_heads, m->head_dim = m->dim / m->n_heads;
+  if (!gguf_integer(file, "llama.attention.head_count_kv", 1, m->n_heads, &m->n_kv_heads, error) ||
+      !gguf_integer(file, key_length, 1, MODEL_MAX_HEAD_DIM, &m->head_dim, error))
+    return 0;
+  if (m->n_heads % m->n_kv_heads)
+    return llm_fail(error, "llama.attention.head_count_kv is %lld, which does not divide %lld heads",
+                    (long long)m->n_kv_heads, (long long)m->n_heads);
+  if (!gguf_find(file, key_length) && (m->dim % m->n_heads || m->head_dim > MODEL_MAX_HEAD_DIM))
+    return llm_fail(error, "llama.attention.head_count is %lld, which does not fit %lld dimensions",
+                    (long long)m->n_heads, (long long)m->dim);
+  int64_t values = m->head_dim;
+  return gguf_integer(file, value_length, m->head_dim, m->head_dim, &values, error);
+}
+
+static int read_rotation(model *m, const gguf *file, llm_error *error) {
+  static const char factor[] = "llama.rope.scaling.factor", type[] = "llama.rope.scaling.type";
+  gguf_string scaling = {"", 0};
+  m->rope_dims = m->head_dim, m->rope_base = 10000, m->rope_scale = 1;
+  if (!gguf_integer(file, "llama.rope.dimension_count", 2, m->head_dim, &m->rope_dims, error) ||
+      !gguf_number(file, "llama.rope.freq_base", 2, 1e12, &m->rope_base, error) ||
+      !gguf_text(file, type, &scaling, error) ||
+      !gguf_number(file, factor, 1e-3, 1e6, &m->rope_scale, error))
+    return 0;
+  if (m->rope_dims % 2)
+    return llm_fail(error, "llama.rope.dimension_count, or without it the size of a head, is %lld: odd",
+                    (long long)m->rope_dims);
+  if (gguf_equal(scaling, "linear")) return gguf_has(file, factor, error);
+  if (gguf_find(file, type) && !gguf_equal(scaling, "none"))
+    return llm_fail(error, "%s is '%.*s'; only none and linear are understood", type, gguf_shown(scaling),
+                    scaling.data);
+  if (!gguf_find(file, type) && m->rope_scale != 1)
+    return llm_fail(error, "%s is %g and %s, which says of what, is missing", factor, m->rope_scale, type);
+  m->rope_scale = 1;
   return 1;
 }
 
-// Whether a tensor of that many floats can be in the file at all: no format takes less than half a byte
-// an element.
-static float *allocate_rows(const gguf *file, int64_t rows, int64_t columns, llm_error *error) {
-  float *floats = (uint64_t)rows > 2 * (uint64_t)file->size / (uint64_t)columns
-                      ? NULL
-                      : malloc((size_t)rows * (size_t)columns * sizeof *floats);
-  if (!floats)
-    llm_fail(error, "a tensor of %lld x %lld: out of memory, or larger than the file", (long long)columns,
-             (long long)rows);
-  return floats;
+int model_is_known(const gguf *file, llm_error *error) {
+  gguf_string architecture = {"", 0}, type = {"model", 5};
+  int64_t parts = 1;
+  if (!gguf_text(file, "general.architecture", &architecture, error) ||
+      !gguf_text(file, "general.type", &type, error))
+    return 0;
+  if (!gguf_equal(architecture, "llama"))
+    return llm_fail(error, "general.architecture is '%.*s'; only llama is understood",
+                    gguf_shown(architecture), architecture.data);
+  if (!gguf_equal(type, "model"))
+    return llm_fail(error, "general.type is '%.*s', not a model", gguf_shown(type), type.data);
+  return gguf_integer(file, "split.count", 0, 1, &parts, error) &&
+         gguf_keys_read(file, "adapter.", error) && gguf_keys_read(file, "general.tensor_extra.", error);
 }
 
-static int read_tensor(const gguf *file, const char *name, int64_t rows, int64_t columns, float **to,
-                       llm_error *error) {
-  *to = allocate_rows(file, rows, columns, error);
-  return *to && read_into(file, name, rows, columns, *to, error);
+static int read_header(model *m, const gguf *file, llm_error *error) {
+  static const char epsilon[] = "llama.attention.layer_norm_rms_epsilon",
+                    layout[] = "llama.tensor_data_layout";
+  double norm_epsilon;
+  gguf_string rows = {"", 0};
+  if (!model_is_known(file, error) || !read_size(file, "llama.block_count", 1024, &m->n_layers, error) ||
+      !read_size(file, "llama.embedding_length", 1 << 16, &m->dim, error) ||
+      !read_size(file, "llama.feed_forward_length", 1 << 20, &m->hidden, error) ||
+      !read_size(file, "llama.attention.head_count", 1 << 12, &m->n_heads, error) ||
+      !read_size(file, "llama.context_length", 1 << 30, &m->trained_context, error) ||
+      !read_heads(m, file, error) || !read_rotation(m, file, error) || !gguf_has(file, epsilon, error) ||
+      !gguf_number(file, epsilon, 1e-30, 1e-2, &norm_epsilon, error) ||
+      !gguf_text(file, layout, &rows, error))
+    return 0;
+  m->norm_epsilon = (float)norm_epsilon;
+  // The order of a head's rows that rotate() expects has this name, where it is named at all.
+  if (gguf_find(file, layout) && !gguf_equal(rows, "Meta AI original pth"))
+    return llm_fail(error, "%s is '%.*s', which is not understood", layout, gguf_shown(rows), rows.data);
+
+  const gguf_tensor *embedding = gguf_find_tensor(file, "token_embd.weight");
+  const gguf_value *tokens = gguf_find(file, "tokenizer.ggml.tokens");
+  if (!embedding) return llm_fail(error, "tensor 'token_embd.weight' is missing");
+  m->n_vocab = embedding->shape[1];
+  if (tokens && tokens->count != (uint64_t)m->n_vocab)
+    return llm_fail(error, "tokenizer.ggml.tokens has %llu tokens, token_embd.weight rows for %lld",
+                    (unsigned long long)tokens->count, (long long)m->n_vocab);
+  if (!gguf_integer(file, "llama.vocab_size", m->n_vocab, m->n_vocab, &m->n_vocab, error)) return 0;
+
+  for (size_t i = 0; i < sizeof neutral / sizeof *neutral; i++)
+    if (!gguf_is_only(file, neutral[i].key, neutral[i].value, error)) return 0;
+  gguf_pass_over(file, harmless, sizeof harmless / sizeof *harmless);
+  return gguf_keys_read(file, "llama.", error);
 }
 
-// Tensors "blk.<layer>.<name>.weight", one beneath the other; rows 0 ends the list.
+// ---- Loading: tensors -----------------------------------------------------------------------------
+
+typedef struct loader {
+  const gguf *file;
+  llm_error *error;
+  int only_checks;  // whether names, shapes and types are looked at and no numbers
+} loader;
+
+// Reads tensor `name`, of shape [rows][columns], to `to`.
+static int read_into(const loader *l, const char *name, int64_t rows, int64_t columns, float *to) {
+  const gguf_tensor *tensor = gguf_find_tensor(l->file, name);
+  if (!tensor) return llm_fail(l->error, "tensor '%s' is missing", name);
+  if (tensor->shape[0] != columns || tensor->shape[1] != rows || tensor->shape[2] * tensor->shape[3] != 1)
+    return llm_fail(l->error, "tensor '%s' is not %lld x %lld", name, (long long)columns, (long long)rows);
+  const dequant_format *format = dequant_find(tensor->type);
+  if (!format)
+    return llm_fail(l->error, "tensor '%s' is of type %u, which is not read", name, (unsigned)tensor->type);
+  if (l->only_checks) return 1;
+  dequant(format, tensor->data, rows * columns / format->elements, to);
+  int is_finite = 1;
+  for (int64_t i = 0; i < rows * columns; i++) is_finite &= fabsf(to[i]) <= FLT_MAX;
+  return is_finite ? 1 : llm_fail(l->error, "tensor '%s' holds infinities or no numbers", name);
+}
+
+// Tensors "<prefix><name>.weight", one beneath the other; rows 0 ends the list.
 typedef struct part {
   const char *name;
   int64_t rows;
 } part;
 
-static int read_parts(const gguf *file, int64_t layer, const part *parts, int64_t columns, float **to,
-                      llm_error *error) {
+static int read_parts(const loader *l, const char *prefix, const part *parts, int64_t columns, float **to) {
   int64_t rows = 0;
   for (const part *p = parts; p->rows; p++) rows += p->rows;
-  if (!(*to = allocate_rows(file, rows, columns, error))) return 0;
-  float *at = *to;
-  for (const part *p = parts; p->rows; at += p->rows * columns, p++) {
+  float *at = NULL;
+  if (!l->only_checks && !(at = *to = malloc((size_t)(rows * columns) * sizeof *at)))
+    return llm_fail(l->error, "out of memory");
+  for (const part *p = parts; p->rows; p++) {
     char name[64];
-    snprintf(name, sizeof name, "blk.%lld.%s.weight", (long long)layer, p->name);
-    if (!read_into(file, name, p->rows, columns, at, error)) return 0;
+    snprintf(name, sizeof name, "%s%s.weight", prefix, p->name);
+    if (!read_into(l, name, p->rows, columns, at)) return 0;
+    if (at) at += p->rows * columns;
   }
   return 1;
 }
 
-static int read_layer(model *m, const gguf *file, int64_t i, llm_error *error) {
-  model_layer *layer = &m->layers[i];
+static int read_tensor(const loader *l, const char *prefix, const char *name, int64_t rows, int64_t columns,
+                       float **to) {
+  return read_parts(l, prefix, (part[2]){{name, rows}, {NULL, 0}}, columns, to);
+}
+
+static int read_layer(const model *m, model_layer *layer, const loader *l, int64_t i) {
   int64_t queries = m->n_heads * m->head_dim, keys = m->n_kv_heads * m->head_dim;
   const part qkv[] = {{"attn_q", queries}, {"attn_k", keys}, {"attn_v", keys}, {NULL, 0}};
   const part gate_up[] = {{"ffn_gate", m->hidden}, {"ffn_up", m->hidden}, {NULL, 0}};
-  const part attention_norm[] = {{"attn_norm", 1}, {NULL, 0}}, ffn_norm[] = {{"ffn_norm", 1}, {NULL, 0}};
-  const part output[] = {{"attn_output", m->dim}, {NULL, 0}}, down[] = {{"ffn_down", m->dim}, {NULL, 0}};
-  return read_parts(file, i, attention_norm, m->dim, &layer->attention_norm, error) &&
-         read_parts(file, i, qkv, m->dim, &layer->qkv, error) &&
-         read_parts(file, i, output, queries, &layer->output, error) &&
-         read_parts(file, i, ffn_norm, m->dim, &layer->ffn_norm, error) &&
-         read_parts(file, i, gate_up, m->dim, &layer->gate_up, error) &&
-         read_parts(file, i, down, m->hidden, &layer->down, error);
+  char prefix[32];
+  snprintf(prefix, sizeof prefix, "blk.%lld.", (long long)i);
+  return read_tensor(l, prefix, "attn_norm", 1, m->dim, &layer->attention_norm) &&
+         read_parts(l, prefix, qkv, m->dim, &layer->qkv) &&
+         read_tensor(l, prefix, "attn_output", m->dim, queries, &layer->output) &&
+         read_tensor(l, prefix, "ffn_norm", 1, m->dim, &layer->ffn_norm) &&
+         read_parts(l, prefix, gate_up, m->dim, &layer->gate_up) &&
+         read_tensor(l, prefix, "ffn_down", m->dim, m->hidden, &layer->down);
 }
 
-static int read_rotation(model *m, const gguf *file, llm_error *error) {
-  m->rope_dims = m->head_dim, m->rope_base = 10000, m->rope_scale = 1;
-  gguf_integer(file, "llama.rope.dimension_count", &m->rope_dims);
-  gguf_number(file, "llama.rope.freq_base", &m->rope_base);
-  if (m->rope_dims < 2 || m->rope_dims > m->head_dim || m->rope_dims % 2)
-    return llm_fail(error, "llama.rope.dimension_count does not fit the heads");
-  if (!(m->rope_base >= 1 && m->rope_base <= 1e12))
-    return llm_fail(error, "llama.rope.freq_base is out of range");
-  gguf_string scaling = {"none", 4};
-  gguf_text(file, "llama.rope.scaling.type", &scaling);
-  if (gguf_equal(scaling, "linear")) gguf_number(file, "llama.rope.scaling.factor", &m->rope_scale);
-  if ((!gguf_equal(scaling, "none") && !gguf_equal(scaling, "linear")) ||
-      !(m->rope_scale > 0 && m->rope_scale < 1e6))
-    return llm_fail(error, "its rotary scaling is not read: only none and linear are");
-  return !gguf_find_tensor(file, "rope_freqs.weight") ||
-         read_tensor(file, "rope_freqs.weight", 1, m->rope_dims / 2, &m->rope_factors, error);
-}
-
-static int read_model(model *m, const gguf *file, llm_error *error) {
-  gguf_string architecture = {"", 0};
-  gguf_text(file, "general.architecture", &architecture);
-  if (!gguf_equal(architecture, "llama"))
-    return llm_fail(error, "its architecture is '%.*s'; only llama is read", gguf_shown(architecture),
-                    architecture.data);
-  if (!read_size(file, "block_count", 1024, &m->n_layers, error) ||
-      !read_size(file, "embedding_length", 1 << 16, &m->dim, error) ||
-      !read_size(file, "feed_forward_length", 1 << 20, &m->hidden, error) ||
-      !read_size(file, "attention.head_count", 1 << 12, &m->n_heads, error) ||
-      !read_size(file, "context_length", 1 << 30, &m->trained_context, error))
+static int read_tensors(model *m, const loader *l) {
+  if (!read_tensor(l, "", "token_embd", m->n_vocab, m->dim, &m->embedding) ||
+      !read_tensor(l, "", "output_norm", 1, m->dim, &m->output_norm) ||
+      (gguf_find_tensor(l->file, "rope_freqs.weight") &&
+       !read_tensor(l, "", "rope_freqs", 1, m->rope_dims / 2, &m->rope_factors)))
     return 0;
-  m->n_kv_heads = m->n_heads, m->head_dim = m->dim / m->n_heads;
-  gguf_integer(file, "llama.attention.head_count_kv", &m->n_kv_heads);
-  gguf_integer(file, "llama.attention.key_length", &m->head_dim);
-  int64_t value_length = m->head_dim;
-  gguf_integer(file, "llama.attention.value_length", &value_length);
-  if (m->n_kv_heads < 1 || m->n_heads % m->n_kv_heads || m->head_dim < 1 ||
-      m->head_dim > MODEL_MAX_HEAD_DIM || value_length != m->head_dim)
-    return llm_fail(error, "its heads do not fit: %lld, of them %lld for keys, %lld dimensions each",
-                    (long long)m->n_heads, (long long)m->n_kv_heads, (long long)m->head_dim);
-  double epsilon = 1e-5;
-  gguf_number(file, "llama.attention.layer_norm_rms_epsilon", &epsilon);
-  m->norm_epsilon = (float)epsilon;
-
-  const gguf_tensor *embedding = gguf_find_tensor(file, "token_embd.weight");
-  if (!embedding) return llm_fail(error, "tensor 'token_embd.weight' is missing");
-  m->n_vocab = embedding->shape[1];
-  if (!read_rotation(m, file, error) ||
-      !read_tensor(file, "token_embd.weight", m->n_vocab, m->dim, &m->embedding, error) ||
-      !read_tensor(file, "output_norm.weight", 1, m->dim, &m->output_norm, error))
-    return 0;
+  for (int64_t i = 0; m->rope_factors && i < m->rope_dims / 2; i++)
+    if (!(m->rope_factors[i] >= 1e-3f && m->rope_factors[i] <= 1e6f))
+      return llm_fail(l->error, "tensor 'rope_freqs.weight' holds %g, not in 0.001 .. 1e+06",
+                      (double)m->rope_factors[i]);
   m->output = m->embedding;
-  if (gguf_find_tensor(file, "output.weight") &&
-      !read_tensor(file, "output.weight", m->n_vocab, m->dim, &m->output, error))
+  if (gguf_find_tensor(l->file, "output.weight") &&
+      !read_tensor(l, "", "output", m->n_vocab, m->dim, &m->output))
     return 0;
+  for (int64_t i = 0; i < m->n_layers; i++)
+    if (!read_layer(m, &m->layers[i], l, i)) return 0;
+  return 1;
+}
+
+// All of the file is looked at before any of its weights are read.
+static int read_model(model *m, const gguf *file, llm_error *error) {
+  loader l = {file, error, 1};
+  if (!read_header(m, file, error)) return 0;
   m->layers = calloc((size_t)m->n_layers, sizeof *m->layers);
   if (!m->layers) return llm_fail(error, "out of memory");
-  for (int64_t i = 0; i < m->n_layers; i++)
-    if (!read_layer(m, file, i, error)) return 0;
-  return 1;
+  if (!read_tensors(m, &l) || !gguf_tensors_read(file, error)) return 0;
+  l.only_checks = 0;
+  return read_tensors(m, &l);
 }
 
 int model_open(model *m, const gguf *file, llm_error *error) {

@@ -29,6 +29,10 @@ typedef struct model {
   model_layer *layers;
 } model;
 
+// Whether the file is a whole model of an architecture that model_open understands.
+int model_is_known(const gguf *file, llm_error *error);
+
+// Refuses, by name, whatever would make another model of it than what is computed here.
 int model_open(model *m, const gguf *file, llm_error *error);  // the file may be closed afterwards
 void model_close(model *m);
 

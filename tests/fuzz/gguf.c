@@ -9,14 +9,18 @@ static uint64_t read_all(const gguf *file) {
   uint64_t sum = 0;
   int64_t integer;
   double number;
+  int flag;
   gguf_string text;
+  llm_error error;
   for (size_t i = 0; i < file->n_values; i++) {
     const gguf_value *value = &file->values[i];
     const unsigned char *cursor = value->data;
     char key[64];
     snprintf(key, sizeof key, "%.*s", gguf_shown(value->key), value->key.data);
-    sum += (uint64_t)gguf_integer(file, key, &integer) + (uint64_t)gguf_number(file, key, &number) +
-           (uint64_t)gguf_text(file, key, &text);
+    sum += (uint64_t)gguf_integer(file, key, INT64_MIN, INT64_MAX, &integer, &error) +
+           (uint64_t)gguf_number(file, key, -1.0, 1.0, &number, &error) +
+           (uint64_t)gguf_text(file, key, &text, &error) + (uint64_t)gguf_flag(file, key, &flag, &error) +
+           (uint64_t)gguf_is_only(file, key, 1.0, &error);
     for (uint64_t k = 0; value->element == GGUF_STRING && k < value->count; k++) {
       text = gguf_next_string(&cursor);
       for (size_t at = 0; at < text.size; at++) sum += (unsigned char)text.data[at];
@@ -37,12 +41,13 @@ static uint64_t read_all(const gguf *file) {
   return sum;
 }
 
-/* Tokens of a text exist, and there are at most as many as bytes. */
+/* Tokens of a text exist, and there are at most as many as bytes, and the one that begins it. */
 static void use_tokenizer(const tokenizer *t, const char *text, size_t size) {
   for (int with_special = 0; with_special < 2; with_special++) {
     int64_t n = -1;
     int32_t *tokens = tokenizer_encode(t, text, size, with_special, &n);
-    CHECK(tokens && n >= 0 && n <= (int64_t)size, "%lld tokens of %zu bytes", (long long)n, size);
+    CHECK(tokens && n >= 0 && n <= (int64_t)size + t->add_bos, "%lld tokens of %zu bytes", (long long)n,
+          size);
     for (int64_t i = 0; i < n; i++) {
       char bytes[8];
       CHECK(tokens[i] >= 0 && tokens[i] < t->n_tokens, "token %d of %d", (int)tokens[i], (int)t->n_tokens);
