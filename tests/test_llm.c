@@ -1,5 +1,6 @@
 // The example engine (examples/llm) on a tiny model that is made here: damage of every kind to its file
-// is an error, never a crash; formats, tokenizer, decoding. The sanitize preset runs it too.
+// is an error, never a crash; what the engine does not understand of a file it names; formats, tokenizer,
+// decoding. The sanitize preset runs it too.
 #include "dequant.h"
 #include "model.h"
 #include "tokenizer.h"
@@ -95,7 +96,8 @@ static void make_model(bytes *to, size_t *header) {
   put_u32(to, "llama.feed_forward_length", HIDDEN), put_u32(to, "llama.context_length", 64);
   put_u32(to, "llama.attention.head_count", HEADS), put_u32(to, "llama.attention.head_count_kv", KV_HEADS);
   put_u32(to, "llama.rope.dimension_count", DIM / HEADS), put_u32(to, "general.alignment", 64);
-  put_f32(to, "llama.rope.freq_base", 10000.0f), put_f32(to, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  put_f32(to, "llama.rope.freq_base", 10000.0f),
+      put_f32(to, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
   put_text(to, "tokenizer.ggml.model", "gpt2"), put_text(to, "tokenizer.ggml.pre", "smollm");
   put_array(to, "tokenizer.ggml.tokens", GGUF_STRING, VOCAB);
   for (int c = '!'; c <= '~'; c++) put_string(to, (char[2]){(char)c, 0});
@@ -216,6 +218,410 @@ static void foreign_files_are_refused(void **state) {
   assert_non_null(strstr(error.text, "not a GGUF file"));
 }
 
+// ---- Files that say more, or other things, than the engine understands ----------------------------
+
+// A key of the made file that is replaced, or one that is added to it.
+typedef struct change {
+  const char *key;
+  int type;  // a gguf_type; ABSENT: the key is left out
+  double number;
+  const char *text;
+} change;
+enum { ABSENT = -1 };
+
+static void put_change(bytes *to, const change *c) {
+  float f32 = (float)c->number;
+  static const size_t sizes[] = {1, 1, 2, 2, 4, 4, 0, 1, 0, 0, 8, 8, 0};
+  put_string(to, c->key), put_integer(to, (uint64_t)c->type, 4);
+  if (c->type == GGUF_F32)
+    put(to, &f32, 4);
+  else if (c->type == GGUF_F64)
+    put(to, &c->number, 8);
+  else if (c->type == GGUF_STRING)
+    put_string(to, c->text);
+  else if (c->type == GGUF_ARRAY)  // of one integer
+    put_integer(to, GGUF_I32, 4), put_integer(to, 1, 8), put_integer(to, (uint64_t)c->number, 4);
+  else
+    put_integer(to, (uint64_t)(int64_t)c->number, sizes[c->type]);
+}
+
+// A tensor that is left out (type ABSENT), replaced or added: float32, all of it `number`.
+typedef struct tensor_change {
+  const char *name;
+  int type;
+  uint64_t columns, rows;
+  double number;
+} tensor_change;
+
+typedef struct edit {
+  const change *value;
+  const tensor_change *tensor;
+  int is_added;     // even where the made file has one of that name
+  uint64_t layout;  // data lie at multiples of it, whatever the header says; 0: the header's
+} edit;
+
+static void put_header_of(bytes *to, gguf_string name, const gguf_tensor *t, uint64_t offset) {
+  put_integer(to, name.size, 8), put(to, name.data, name.size), put_integer(to, 2, 4);
+  put_integer(to, (uint64_t)t->shape[0], 8), put_integer(to, (uint64_t)t->shape[1], 8);
+  put_integer(to, t->type, 4), put_integer(to, offset, 8);
+}
+
+static void remake(bytes *to, edit e) {
+  gguf file;
+  llm_error error;
+  gguf_tensor tensors[2 + 9 * LAYERS + 1];
+  uint64_t n_values = 0, n_tensors = 0, offset = 0, layout = e.layout ? e.layout : 64;
+  assert_true(gguf_parse(&file, made.data, made.size, &error));
+  to->size = 0;
+  put(to, "GGUF", 4), put_integer(to, 3, 4), put_integer(to, 0, 16);
+  for (size_t i = 0; i < file.n_values; i++) {
+    gguf_string next = i + 1 < file.n_values ? file.values[i + 1].key : file.tensors[0].name;
+    const char *begin = file.values[i].key.data - 8;
+    if (e.value && !e.is_added && gguf_equal(file.values[i].key, e.value->key)) continue;
+    put(to, begin, (size_t)(next.data - 8 - begin)), n_values++;
+  }
+  if (e.value && e.value->type != ABSENT) put_change(to, e.value), n_values++;
+  for (size_t i = 0; i < file.n_tensors; i++)
+    if (!e.tensor || e.is_added || !gguf_equal(file.tensors[i].name, e.tensor->name))
+      tensors[n_tensors++] = file.tensors[i];
+  if (e.tensor && e.tensor->type != ABSENT)
+    tensors[n_tensors++] =
+        (gguf_tensor){.name = {e.tensor->name, strlen(e.tensor->name)},
+                      .type = (uint32_t)e.tensor->type,
+                      .shape = {(int64_t)e.tensor->columns, (int64_t)e.tensor->rows, 1, 1}};
+  size_t sizes[2 + 9 * LAYERS + 1];
+  for (size_t i = 0; i < n_tensors; i++) {
+    const dequant_format *format = dequant_find(tensors[i].type);
+    sizes[i] = format
+                   ? (size_t)(tensors[i].shape[0] * tensors[i].shape[1]) / format->elements * format->bytes
+                   : 64;
+    put_header_of(to, tensors[i].name, &tensors[i], offset);
+    offset = (offset + sizes[i] + layout - 1) / layout * layout;
+  }
+  for (size_t i = 0; i < n_tensors; i++) {
+    while (to->size % layout) put_integer(to, 0, 1);
+    if (tensors[i].data) put(to, tensors[i].data, sizes[i]);
+    for (size_t k = 0; !tensors[i].data && k < sizes[i]; k += 4)
+      put(to, &(float){(float)e.tensor->number}, 4);
+  }
+  for (int i = 0; i < 8; i++) {
+    to->data[8 + i] = (unsigned char)(n_tensors >> 8 * i);
+    to->data[16 + i] = (unsigned char)(n_values >> 8 * i);
+  }
+  free(file.values), free(file.tensors);
+}
+
+// The edited file is accepted (named NULL), or refused by a sentence that names `named`.
+static void check_edit(edit e, const char *named, const char *what) {
+  static bytes edited;
+  llm_error error = {""};
+  remake(&edited, e);
+  unsigned char *exact = malloc(edited.size);
+  memcpy(exact, edited.data, edited.size);
+  int is_good = use(exact, edited.size, &error);
+  free(exact);
+  if (is_good != !named) fail_msg("%s: %s", what, is_good ? "accepted" : error.text);
+  if (named && !strstr(error.text, named))
+    fail_msg("%s is refused without naming %s: %s", what, named, error.text);
+}
+
+static void check_change(change c, int is_accepted) {
+  char what[160];
+  snprintf(what, sizeof what, "%s, type %d, %g %s", c.key, c.type, c.number, c.text ? c.text : "");
+  check_edit((edit){.value = &c}, is_accepted ? NULL : c.key, what);
+}
+
+#define LLAMA "llama."
+#define ATTENTION "llama.attention."
+#define ROPE "llama.rope."
+#define GGML "tokenizer.ggml."
+
+static void keys_are_understood_or_refused_by_name(void **state) {
+  (void)state;
+  static const struct {
+    const char *key;
+    double good, bad;  // as float32
+  } numbers[] = {
+      // changes nothing at the first value; is not followed at any other
+      {ATTENTION "causal", 1, 0},
+      {ATTENTION "clamp_kqv", 0, 8},
+      {ATTENTION "max_alibi_bias", 0, 8},
+      {ATTENTION "sliding_window", 0, 16},
+      {LLAMA "attn_logit_softcapping", 0, 50},
+      {LLAMA "embedding_scale", 1, 12},
+      {LLAMA "expert_count", 0, 8},
+      {LLAMA "expert_shared_count", 0, 1},
+      {LLAMA "expert_used_count", 0, 2},
+      {LLAMA "final_logit_softcapping", 0, 30},
+      {LLAMA "logit_scale", 1, 0.0625},
+      {LLAMA "pooling_type", 0, 1},
+      {LLAMA "residual_scale", 1, 0.22},
+      {LLAMA "use_parallel_residual", 0, 1},
+      {ROPE "scale_linear", 1, 4},
+      {ROPE "scaling.attn_factor", 1, 1.2},
+      {ROPE "scaling.factor", 1, 4},  // without a type
+      {GGML "add_eos_token", 0, 1},
+      {GGML "add_sep_token", 0, 1},
+      {GGML "add_space_prefix", 0, 1},
+      {GGML "remove_extra_whitespaces", 0, 1},
+      {"general.quantization_version", 2, 1},
+      // followed, within reason
+      {ATTENTION "layer_norm_rms_epsilon", 1e-6, NAN},
+      {ATTENTION "layer_norm_rms_epsilon", 1e-5, -1},
+      {ATTENTION "layer_norm_rms_epsilon", 1e-3, 0},
+      {ATTENTION "layer_norm_rms_epsilon", 1e-8, 1e30},
+      {ATTENTION "layer_norm_rms_epsilon", 1e-5, INFINITY},
+      {ROPE "freq_base", 500000, 0},
+      {ROPE "freq_base", 10, -10000},
+      {ROPE "freq_base", 1e6, INFINITY},
+      {ROPE "freq_base", 1e6, NAN},
+  };
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    check_change((change){numbers[i].key, GGUF_F32, numbers[i].good, NULL}, 1);
+    check_change((change){numbers[i].key, GGUF_F64, numbers[i].good, NULL}, 1);
+    check_change((change){numbers[i].key, GGUF_F32, numbers[i].bad, NULL}, 0);
+    check_change((change){numbers[i].key, GGUF_F32, NAN, NULL}, 0);
+    check_change((change){numbers[i].key, GGUF_STRING, 0, "1"}, 0);
+    check_change((change){numbers[i].key, GGUF_ARRAY, numbers[i].good, NULL}, 0);
+  }
+  static const struct {
+    const char *key;
+    int64_t good, bad[4];
+  } integers[] = {
+      {LLAMA "block_count", LAYERS, {0, -1, 1 << 20, 1LL << 40}},
+      {LLAMA "context_length", 8192, {0, -1, 1LL << 31, 1LL << 40}},
+      {LLAMA "embedding_length", DIM, {0, -1, 1 << 20, 1LL << 40}},
+      {LLAMA "feed_forward_length", HIDDEN, {0, -1, 1 << 24, 1LL << 40}},
+      {LLAMA "vocab_size", VOCAB, {0, -1, VOCAB - 1, VOCAB + 1}},
+      {ATTENTION "head_count", HEADS, {0, -1, 5, DIM + 1}},
+      {ATTENTION "head_count_kv", KV_HEADS, {0, -1, 3, 2 * HEADS}},
+      {ATTENTION "key_length", DIM / HEADS, {0, -1, 1 << 20, 1LL << 40}},
+      {ATTENTION "value_length", DIM / HEADS, {0, -1, DIM / HEADS / 2, DIM}},
+      {ROPE "dimension_count", DIM / HEADS / 2, {0, -2, DIM / HEADS - 1, DIM / HEADS + 2}},
+      {GGML "bos_token_id", VOCAB - 1, {-1, VOCAB, 1 << 20, 1LL << 40}},
+      {GGML "eos_token_id", VOCAB - 1, {-1, VOCAB, 1 << 20, 1LL << 40}},
+      {GGML "eot_token_id", VOCAB - 1, {-1, VOCAB, 1 << 20, 1LL << 40}},
+      {GGML "eom_token_id", VOCAB - 1, {-1, VOCAB, 1 << 20, 1LL << 40}},
+      {"split.count", 1, {2, -1, 3, 4}},
+  };
+  static const int whole[] = {GGUF_U32, GGUF_I32, GGUF_U64, GGUF_I64, GGUF_U16, GGUF_I16},
+                   other[] = {GGUF_BOOL, GGUF_F32, GGUF_F64, GGUF_ARRAY};
+  for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
+    const char *key = integers[i].key;
+    for (int k = 0; k < 6; k++) check_change((change){key, whole[k], (double)integers[i].good, NULL}, 1);
+    for (int k = 0; k < 4; k++) check_change((change){key, GGUF_I64, (double)integers[i].bad[k], NULL}, 0);
+    for (int k = 0; k < 4; k++) check_change((change){key, other[k], 1, NULL}, 0);
+    check_change((change){key, GGUF_STRING, 0, "2"}, 0);
+  }
+  static const struct {
+    const char *key, *good, *bad;
+  } texts[] = {
+      {"general.architecture", "llama", "llama4"},
+      {"general.architecture", "llama", "qwen2"},
+      {"general.architecture", "llama", ""},
+      {"general.type", "model", "adapter"},
+      {GGML "model", "gpt2", "llama"},
+      {GGML "pre", "gpt-2", "llama-bpe"},
+      {GGML "pre", "smollm", "default"},
+      {LLAMA "tensor_data_layout", "Meta AI original pth", "reference"},
+      {ROPE "scaling.type", "none", "yarn"},
+      {ROPE "scaling.type", "none", "longrope"},
+      {ROPE "scaling.type", "none", ""},
+  };
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+    check_change((change){texts[i].key, GGUF_STRING, 0, texts[i].good}, 1);
+    check_change((change){texts[i].key, GGUF_STRING, 0, texts[i].bad}, 0);
+    check_change((change){texts[i].key, GGUF_U32, 0, NULL}, 0);
+    check_change((change){texts[i].key, GGUF_ARRAY, 0, NULL}, 0);
+  }
+  static const char *const foreign[] = {
+      LLAMA "attention.scale",
+      LLAMA "attention.layer_norm_epsilon",
+      LLAMA "attention.output_scale",
+      LLAMA "attention.q_lora_rank",
+      LLAMA "embedding_length_per_layer",
+      LLAMA "expert_weights_scale",
+      LLAMA "interleave_moe",
+      LLAMA "nextn_predict_layers",
+      LLAMA "rope.dimension_sections",
+      LLAMA "rope.freq_base_swa",
+      LLAMA "rope.scaling.yarn_ext_factor",
+      LLAMA "swin_norm",
+      LLAMA "never heard of",
+      GGML "precompiled_charsmap",
+      GGML "token_type_count",
+      "tokenizer.never heard of",
+      "adapter.lora.alpha",
+      "general.tensor_extra.name",
+  };
+  for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+    check_change((change){foreign[i], GGUF_U32, 0, NULL}, 0);
+    check_change((change){foreign[i], GGUF_STRING, 0, ""}, 0);
+  }
+  static const char *const harmless[] = {
+      "general.name",          "general.file_type",       "general.sampling.temp",
+      "quantize.imatrix.file", "tokenizer.chat_template", "tokenizer.chat_template.tools",
+      GGML "padding_token_id", GGML "unknown_token_id",   ROPE "scaling.original_context_length",
+  };
+  for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
+    check_change((change){harmless[i], GGUF_U32, 7, NULL}, 1);
+  static const char *const required[] = {
+      "general.architecture",
+      LLAMA "block_count",
+      LLAMA "context_length",
+      LLAMA "embedding_length",
+      LLAMA "feed_forward_length",
+      ATTENTION "head_count",
+      GGML "model",
+      GGML "pre",
+      GGML "tokens",
+      GGML "merges",
+      ATTENTION "layer_norm_rms_epsilon",
+  };
+  for (size_t i = 0; i < sizeof required / sizeof *required; i++)
+    check_change((change){required[i], ABSENT, 0, NULL}, 0);
+  check_change((change){GGML "token_type", ABSENT, 0, NULL}, 1);
+  static const char *const arrays[] = {GGML "tokens", GGML "merges", GGML "token_type"};
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+    check_change((change){arrays[i], GGUF_ARRAY, 1, NULL}, 0);
+    check_change((change){arrays[i], GGUF_I32, 1, NULL}, 0);
+    check_change((change){arrays[i], GGUF_STRING, 0, "a"}, 0);
+  }
+  check_change((change){GGML "add_bos_token", GGUF_BOOL, 0, NULL}, 1);
+  check_change((change){GGML "add_bos_token", GGUF_U32, 0, NULL}, 0);
+  const change without_bos = {GGML "add_bos_token", GGUF_BOOL, 1, NULL};
+  check_edit((edit){.value = &without_bos}, GGML "bos_token_id", "a text begins with no token");
+}
+
+static void alignment_is_of_its_type_and_that_of_the_data(void **state) {
+  (void)state;
+  static const char key[] = "general.alignment";
+  for (uint64_t layout = 8; layout <= 4096; layout *= 2) {
+    const change c = {key, GGUF_U32, (double)layout, NULL};
+    check_edit((edit){.value = &c, .layout = layout}, NULL, "alignment");
+  }
+  static const double bad[] = {0, 1, 4, 24, 33, 63, 4294967295.0, 2147483648.0};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+    check_change((change){key, GGUF_U32, bad[i], NULL}, 0);
+  static const int types[] = {GGUF_I32, GGUF_U64, GGUF_U8, GGUF_F32, GGUF_F64, GGUF_BOOL, GGUF_ARRAY};
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+    check_change((change){key, types[i], 64, NULL}, 0);
+  check_change((change){key, GGUF_STRING, 0, "64"}, 0);
+  check_edit((edit){.layout = 8}, key, "64 declared, 8 kept");
+  const change absent = {key, ABSENT, 0, NULL};
+  check_edit((edit){.value = &absent, .layout = 32}, NULL, "32 where none is declared");
+  check_edit((edit){.value = &absent, .layout = 128}, key, "128 where none is declared");
+}
+
+static void names_are_there_once(void **state) {
+  (void)state;
+  static const change values[] = {{ROPE "freq_base", GGUF_F32, 10000, NULL},
+                                  {LLAMA "block_count", GGUF_U32, LAYERS, NULL},
+                                  {"general.architecture", GGUF_STRING, 0, "llama"},
+                                  {"general.alignment", GGUF_U32, 64, NULL},
+                                  {GGML "pre", GGUF_STRING, 0, "smollm"},
+                                  {GGML "tokens", GGUF_ARRAY, 0, NULL},
+                                  {GGML "eos_token_id", GGUF_U32, 0, NULL}};
+  for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+    check_edit((edit){.value = &values[i], .is_added = 1}, values[i].key, "a key there twice");
+  static const tensor_change tensors[] = {{"output_norm.weight", GGUF_U8, DIM, 1, 1},
+                                          {"blk.1.attn_norm.weight", GGUF_U8, DIM, 1, 1}};
+  for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+    check_edit((edit){.tensor = &tensors[i], .is_added = 1}, tensors[i].name, "a tensor there twice");
+}
+
+static void scaling_is_followed_as_far_as_it_is_declared(void **state) {
+  (void)state;
+  static bytes linear;
+  const change type = {ROPE "scaling.type", GGUF_STRING, 0, "linear"};
+  check_edit((edit){.value = &type}, ROPE "scaling.factor", "linear by nothing");
+  gguf file;
+  model m;
+  llm_error error;
+  remake(&linear, (edit){.value = &type});
+  made = linear;
+  const double factors[] = {4, 0.5, 0, -1, NAN, INFINITY};
+  for (int i = 0; i < 6; i++) {
+    const change factor = {ROPE "scaling.factor", GGUF_F32, factors[i], NULL};
+    check_change(factor, i < 2);
+    if (i > 0) continue;
+    remake(&linear, (edit){.value = &factor});
+    assert_true(gguf_parse(&file, linear.data, linear.size, &error) && model_open(&m, &file, &error));
+    assert_true(m.rope_scale == 4);
+    model_close(&m);
+    free(file.values), free(file.tensors);
+  }
+  make(NULL);
+}
+
+enum { F32 = 0, Q2_K = 10 };
+
+static void tensors_are_understood_or_refused_by_name(void **state) {
+  (void)state;
+  static const char *const foreign[] = {
+      "blk.0.attn_q.bias",
+      "blk.0.attn_k.bias",
+      "blk.1.attn_v.bias",
+      "blk.0.attn_output.bias",
+      "blk.0.ffn_gate.bias",
+      "blk.0.ffn_up.bias",
+      "blk.0.ffn_down.bias",
+      "blk.0.attn_norm.bias",
+      "blk.0.ffn_norm.bias",
+      "blk.0.attn_q_norm.weight",
+      "blk.0.attn_k_norm.weight",
+      "blk.0.attn_norm_2.weight",
+      "blk.0.post_norm.weight",
+      "blk.0.attn_qkv.weight",
+      "blk.0.attn_sinks.weight",
+      "blk.0.ffn_gate_inp.weight",
+      "blk.0.ffn_gate_exps.weight",
+      "blk.0.layer_output_scale.weight",
+      "blk.2.attn_norm.weight",
+      "blk.00.attn_norm.weight",
+      "blk.0.attn_norm.weight.scale",
+      "output.bias",
+      "output_norm.bias",
+      "token_embd_norm.weight",
+      "rope_factors_long.weight",
+      "rope_freqs",
+      "position_embd.weight",
+      "never heard of",
+  };
+  for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+    const tensor_change t = {foreign[i], F32, DIM, 1, 5}, unread = {foreign[i], Q2_K, 256, 1, 5};
+    check_edit((edit){.tensor = &t}, t.name, "a tensor of no use");
+    check_edit((edit){.tensor = &unread}, t.name, "a tensor of no use, of an unknown type");
+  }
+  static const struct {
+    tensor_change tensor;
+    int is_accepted;
+  } known[] = {
+      {{"output.weight", F32, DIM, VOCAB, 0.1}, 1},
+      {{"output.weight", F32, DIM, VOCAB + 1, 0.1}, 0},
+      {{"output.weight", F32, DIM, VOCAB, NAN}, 0},
+      {{"output_norm.weight", ABSENT, 0, 0, 0}, 0},
+      {{"blk.1.ffn_up.weight", ABSENT, 0, 0, 0}, 0},
+      {{"blk.0.attn_norm.weight", F32, DIM, 1, 1}, 1},
+      {{"blk.0.attn_norm.weight", F32, 1, DIM, 1}, 0},
+      {{"blk.0.attn_norm.weight", F32, DIM, 2, 1}, 0},
+      {{"blk.0.attn_norm.weight", F32, DIM, 1, INFINITY}, 0},
+      {{"blk.0.attn_q.weight", F32, DIM, 2 * DIM, 0.1}, 0},
+      {{"blk.0.attn_q.weight", Q2_K, 256, DIM, 0.1}, 0},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, 1}, 1},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, 32}, 1},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, 0}, 0},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, -1}, 0},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, NAN}, 0},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, INFINITY}, 0},
+      {{"rope_freqs.weight", F32, DIM / HEADS / 2, 1, 1e-30}, 0},
+      {{"rope_freqs.weight", F32, DIM / HEADS, 1, 1}, 0},
+  };
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    check_edit((edit){.tensor = &known[i].tensor}, known[i].is_accepted ? NULL : known[i].tensor.name,
+               known[i].tensor.name);
+}
+
 // ---- Formats: sums of a block of bytes (7 i + 3) % 61, as gguf-py's dequantize gives them ---------
 
 static void formats_agree_with_gguf(void **state) {
@@ -282,6 +688,217 @@ static void words_merge_and_come_back(void **state) {
   free(file.values), free(file.tensors);
 }
 
+static void special_tokens_are_those_of_their_type(void **state) {
+  (void)state;
+  static const char text[] = "<|x|>y1";
+  static bytes with_bos;
+  const int32_t x = VOCAB - 2, longer = VOCAB - 1;
+  const change bos = {GGML "bos_token_id", GGUF_U32, 5, NULL},
+               add_bos = {GGML "add_bos_token", GGUF_BOOL, 1, NULL};
+  remake(&with_bos, (edit){.value = &bos});
+  made = with_bos;
+  remake(&with_bos, (edit){.value = &add_bos});
+  gguf file;
+  tokenizer t;
+  llm_error error;
+  assert_true(gguf_parse(&file, with_bos.data, with_bos.size, &error));
+  unsigned char *types = with_bos.data + (gguf_find(&file, GGML "token_type")->data - with_bos.data);
+  for (int type = 0; type < 8; type++) {
+    int64_t n;
+    types[4 * x] = (unsigned char)type;  // "<|x|>y" stays a control token
+    if (!tokenizer_open(&t, &file, &error)) {
+      assert_non_null(strstr(error.text, GGML "token_type"));
+      assert_true(type == 0 || type > 5);
+      continue;
+    }
+    assert_true(type >= 1 && type <= 5);
+    int32_t *tokens = tokenizer_encode(&t, text, sizeof text - 1, 1, &n);
+    assert_true(n == 3 && tokens[0] == 5 && tokens[1] == longer && tokens[2] == '1' - '!');
+    free(tokens);
+    tokens = tokenizer_encode(&t, text, sizeof text - 1, 0, &n);
+    assert_true(tokens[0] == 5);
+    if (type == 4)  // the user's own are found in any text
+      assert_true(n == 4 && tokens[1] == x && tokens[2] == 'y' - '!' && tokens[3] == '1' - '!');
+    else
+      assert_true(n == 8 && tokens[1] == '<' - '!' && tokens[7] == '1' - '!');
+    free(tokens);
+    assert_true(tokenizer_is_end(&t, 0) && !tokenizer_is_end(&t, 1) && !tokenizer_is_end(&t, -2));
+    tokenizer_close(&t);
+  }
+  free(file.values), free(file.tensors);
+  make(NULL);
+}
+
+static void merges_make_tokens_of_tokens(void **state) {
+  (void)state;
+  static const char *const bad[] = {"hhe", " he", "he ", "h \xff", "h h"};
+  gguf file;
+  tokenizer t;
+  llm_error error;
+  assert_true(gguf_parse(&file, made.data, made.size, &error));
+  unsigned char *first = made.data + (gguf_find(&file, GGML "merges")->data - made.data) + 8;
+  assert_memory_equal(first, "h e", 3);
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    memcpy(first, bad[i], 3);
+    assert_false(tokenizer_open(&t, &file, &error));
+    assert_non_null(strstr(error.text, GGML "merges"));
+    assert_non_null(strstr(error.text, bad[i]));
+  }
+  free(file.values), free(file.tensors);
+  make(NULL);
+}
+
+// ---- Merging, beside the plain way to do it -------------------------------------------------------
+
+enum { MOST_MERGES = 1500, MOST_TOKENS = 26 + MOST_MERGES, MOST_LETTERS = 12 };
+
+// Letters, and merges of random tokens with one another, by rank.
+typedef struct merge_table {
+  int n_letters, n_tokens, n_merges;
+  char tokens[MOST_TOKENS][MOST_LETTERS + 1];
+  int32_t merges[MOST_MERGES][3];           // left, right, result
+  int32_t ranks[MOST_TOKENS][MOST_TOKENS];  // of left and right; -1: they do not merge
+} merge_table;
+
+static uint32_t below(uint32_t *state, uint32_t n) {
+  *state = *state * 1664525u + 1013904223u;
+  return (uint32_t)(((uint64_t)*state * n) >> 32);
+}
+
+static void add_merge(merge_table *m, int32_t left, int32_t right) {
+  char both[2 * MOST_LETTERS + 1];
+  if (strlen(m->tokens[left]) + strlen(m->tokens[right]) > MOST_LETTERS || m->ranks[left][right] >= 0)
+    return;
+  snprintf(both, sizeof both, "%s%s", m->tokens[left], m->tokens[right]);
+  int32_t result = 0;
+  while (result < m->n_tokens && strcmp(m->tokens[result], both) != 0) result++;
+  if (result == m->n_tokens) memcpy(m->tokens[m->n_tokens++], both, strlen(both) + 1);
+  m->ranks[left][right] = m->n_merges;
+  memcpy(m->merges[m->n_merges++], (int32_t[3]){left, right, result}, sizeof *m->merges);
+}
+
+// Every token with every other, from the letters on; or random ones; or these in any order, so that a token may
+// merge on before its own turn has come, which no trained table has.
+typedef enum table_kind { REGULAR, RANDOM, SHUFFLED } table_kind;
+
+static void make_table(merge_table *m, table_kind kind, int n_letters, int n_merges, uint32_t *state) {
+  m->n_letters = m->n_tokens = n_letters, m->n_merges = 0;
+  memset(m->ranks, 0xff, sizeof m->ranks);
+  for (int i = 0; i < n_letters; i++) m->tokens[i][0] = (char)('a' + i), m->tokens[i][1] = 0;
+  for (int32_t i = 0; kind == REGULAR && i < m->n_tokens; i++)
+    for (int32_t k = 0; k <= i && m->n_merges + 2 <= n_merges; k++) add_merge(m, i, k), add_merge(m, k, i);
+  for (int tries = 0; kind != REGULAR && m->n_merges < n_merges && tries < 100 * n_merges; tries++) {
+    const int32_t left = (int32_t)below(state, (uint32_t)m->n_tokens);
+    add_merge(m, left, (int32_t)below(state, (uint32_t)m->n_tokens));
+  }
+  for (int i = m->n_merges - 1; kind == SHUFFLED && i > 0; i--) {
+    int32_t kept[3], k = (int32_t)below(state, (uint32_t)i + 1);
+    memcpy(kept, m->merges[i], sizeof kept), memcpy(m->merges[i], m->merges[k], sizeof kept);
+    memcpy(m->merges[k], kept, sizeof kept);
+  }
+  for (int32_t rank = 0; rank < m->n_merges; rank++)
+    m->ranks[m->merges[rank][0]][m->merges[rank][1]] = rank;
+}
+
+// A file without tensors whose tokenizer is that table's.
+static void open_table(const merge_table *m, bytes *to, gguf *file, tokenizer *t) {
+  llm_error error;
+  to->size = 0;
+  put(to, "GGUF", 4), put_integer(to, 3, 4), put_integer(to, 0, 8), put_integer(to, 4, 8);
+  put_text(to, "tokenizer.ggml.model", "gpt2"), put_text(to, "tokenizer.ggml.pre", "gpt-2");
+  put_array(to, "tokenizer.ggml.tokens", GGUF_STRING, (uint64_t)m->n_tokens);
+  for (int i = 0; i < m->n_tokens; i++) put_string(to, m->tokens[i]);
+  put_array(to, "tokenizer.ggml.merges", GGUF_STRING, (uint64_t)m->n_merges);
+  for (int i = 0; i < m->n_merges; i++) {
+    char pair[2 * MOST_LETTERS + 2];
+    snprintf(pair, sizeof pair, "%s %s", m->tokens[m->merges[i][0]], m->tokens[m->merges[i][1]]);
+    put_string(to, pair);
+  }
+  if (!gguf_parse(file, to->data, to->size, &error) || !tokenizer_open(t, file, &error))
+    fail_msg("%s", error.text);
+}
+
+// By definition: the pair of lowest rank merges wherever it stands, from the left, until none can. Every turn
+// looks at the whole word.
+static int64_t merge_plainly(const merge_table *m, int32_t *tokens, int64_t n, int64_t *n_steps) {
+  for (;;) {
+    int32_t rank = INT32_MAX;
+    for (int64_t i = 0; i + 1 < n; i++, ++*n_steps) {
+      int32_t other = m->ranks[tokens[i]][tokens[i + 1]];
+      if (other >= 0 && other < rank) rank = other;
+    }
+    if (rank == INT32_MAX) return n;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; kept++) {
+      int is_pair = i + 1 < n && m->ranks[tokens[i]][tokens[i + 1]] == rank;
+      tokens[kept] = is_pair ? m->merges[rank][2] : tokens[i];
+      i += is_pair ? 2 : 1;
+    }
+    n = kept;
+  }
+}
+
+static merge_table table;
+static bytes table_file;
+
+static void merging_equals_its_definition(void **state) {
+  (void)state;
+  uint32_t random = 1;
+  int64_t n_steps = 0, n_merged = 0;
+  for (int k = 0; k < 200; k++) {
+    gguf file;
+    tokenizer t;
+    make_table(&table, (table_kind)(k % 3), 1 + (int)below(&random, 5), (int)below(&random, 80), &random);
+    open_table(&table, &table_file, &file, &t);
+    for (int i = 0; i < 50; i++) {
+      char word[100];
+      int32_t expected[100];
+      int64_t n = 1 + below(&random, 100), n_tokens;
+      for (int64_t c = 0; c < n; c++) {
+        expected[c] = (int32_t)below(&random, (uint32_t)table.n_letters);
+        word[c] = (char)('a' + expected[c]);
+      }
+      const int64_t n_expected = merge_plainly(&table, expected, n, &n_steps);
+      int32_t *tokens = tokenizer_encode(&t, word, (size_t)n, 0, &n_tokens);
+      if (n_tokens != n_expected || memcmp(tokens, expected, (size_t)n_tokens * sizeof *tokens) != 0)
+        fail_msg("table %d, %.*s: %d tokens, not %d", k, (int)n, word, (int)n_tokens, (int)n_expected);
+      n_merged += n - n_tokens;
+      free(tokens);
+    }
+    tokenizer_close(&t);
+    free(file.values), free(file.tensors);
+  }
+  assert_true(n_merged > 100000);
+}
+
+// Of one word of n letters, all alike or random ones: at most 4 n log n steps. Of random ones the plain way takes
+// many times as many.
+static void a_long_word_takes_n_log_n_steps(void **state) {
+  (void)state;
+  enum { N = 20000 };
+  static int32_t tokens[N], plain[N];
+  uint32_t random = 7;
+  for (int n_letters = 1; n_letters <= 8; n_letters += 7) {
+    gguf file;
+    tokenizer t;
+    tokenizer_work work = {0};
+    make_table(&table, REGULAR, n_letters, MOST_MERGES, &random);
+    open_table(&table, &table_file, &file, &t);
+    for (int i = 0; i < N; i++) tokens[i] = plain[i] = (int32_t)below(&random, (uint32_t)n_letters);
+    int64_t plain_steps = 0, bound = (int64_t)(4 * N * log2(N));
+    int64_t n = tokenizer_merge_word(&t, &work, tokens, N);
+    assert_int_equal(n, merge_plainly(&table, plain, N, &plain_steps));
+    assert_memory_equal(tokens, plain, (size_t)n * sizeof *tokens);
+    if (work.n_steps > bound)
+      fail_msg("%lld steps, at most %lld", (long long)work.n_steps, (long long)bound);
+    if (n_letters > 1 && plain_steps < 4 * bound)
+      fail_msg("the plain way takes only %lld", (long long)plain_steps);
+    free(work.links), free(work.pairs);
+    tokenizer_close(&t);
+    free(file.values), free(file.tensors);
+  }
+}
+
 // Logits of the last of n tokens: read at once by two threads, and one by one over the cache.
 static void decoding_equals_reading_at_once(void **state) {
   (void)state;
@@ -331,10 +948,23 @@ static void decoding_equals_reading_at_once(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_file_is_accepted),          cmocka_unit_test(every_truncation_is_an_error),
-      cmocka_unit_test(no_damage_to_the_header_crashes), cmocka_unit_test(foreign_files_are_refused),
-      cmocka_unit_test(formats_agree_with_gguf),         cmocka_unit_test(halves_round_to_even_and_back),
-      cmocka_unit_test(words_merge_and_come_back),       cmocka_unit_test(decoding_equals_reading_at_once),
+      cmocka_unit_test(whole_file_is_accepted),
+      cmocka_unit_test(every_truncation_is_an_error),
+      cmocka_unit_test(no_damage_to_the_header_crashes),
+      cmocka_unit_test(foreign_files_are_refused),
+      cmocka_unit_test(formats_agree_with_gguf),
+      cmocka_unit_test(halves_round_to_even_and_back),
+      cmocka_unit_test(keys_are_understood_or_refused_by_name),
+      cmocka_unit_test(alignment_is_of_its_type_and_that_of_the_data),
+      cmocka_unit_test(names_are_there_once),
+      cmocka_unit_test(scaling_is_followed_as_far_as_it_is_declared),
+      cmocka_unit_test(tensors_are_understood_or_refused_by_name),
+      cmocka_unit_test(words_merge_and_come_back),
+      cmocka_unit_test(special_tokens_are_those_of_their_type),
+      cmocka_unit_test(merges_make_tokens_of_tokens),
+      cmocka_unit_test(merging_equals_its_definition),
+      cmocka_unit_test(a_long_word_takes_n_log_n_steps),
+      cmocka_unit_test(decoding_equals_reading_at_once),
   };
   return cmocka_run_group_tests(tests, make, NULL);
 }
