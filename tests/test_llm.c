@@ -273,7 +273,7 @@ static void remake(bytes *to, edit e) {
   uint64_t n_values = 0, n_tensors = 0, offset = 0, layout = e.layout ? e.layout : 64;
   assert_true(gguf_parse(&file, made.data, made.size, &error));
   to->size = 0;
-  put(to, "GGUF", 4), put_integer(to, 3, 4), put_integer(to, 0, 16);
+  put(to, "GGUF", 4), put_integer(to, 3, 4), put_integer(to, 0, 8), put_integer(to, 0, 8);
   for (size_t i = 0; i < file.n_values; i++) {
     gguf_string next = i + 1 < file.n_values ? file.values[i + 1].key : file.tensors[0].name;
     const char *begin = file.values[i].key.data - 8;
@@ -281,14 +281,14 @@ static void remake(bytes *to, edit e) {
     put(to, begin, (size_t)(next.data - 8 - begin)), n_values++;
   }
   if (e.value && e.value->type != ABSENT) put_change(to, e.value), n_values++;
-  for (size_t i = 0; i < file.n_tensors; i++)
-    if (!e.tensor || e.is_added || !gguf_equal(file.tensors[i].name, e.tensor->name))
-      tensors[n_tensors++] = file.tensors[i];
   if (e.tensor && e.tensor->type != ABSENT)
     tensors[n_tensors++] =
         (gguf_tensor){.name = {e.tensor->name, strlen(e.tensor->name)},
                       .type = (uint32_t)e.tensor->type,
                       .shape = {(int64_t)e.tensor->columns, (int64_t)e.tensor->rows, 1, 1}};
+  for (size_t i = 0; i < file.n_tensors; i++)
+    if (!e.tensor || e.is_added || !gguf_equal(file.tensors[i].name, e.tensor->name))
+      tensors[n_tensors++] = file.tensors[i];
   size_t sizes[2 + 9 * LAYERS + 1];
   for (size_t i = 0; i < n_tensors; i++) {
     const dequant_format *format = dequant_find(tensors[i].type);
@@ -393,7 +393,7 @@ static void keys_are_understood_or_refused_by_name(void **state) {
       {LLAMA "embedding_length", DIM, {0, -1, 1 << 20, 1LL << 40}},
       {LLAMA "feed_forward_length", HIDDEN, {0, -1, 1 << 24, 1LL << 40}},
       {LLAMA "vocab_size", VOCAB, {0, -1, VOCAB - 1, VOCAB + 1}},
-      {ATTENTION "head_count", HEADS, {0, -1, 5, DIM + 1}},
+      {ATTENTION "head_count", HEADS, {0, -1, 6, 1 << 20}},
       {ATTENTION "head_count_kv", KV_HEADS, {0, -1, 3, 2 * HEADS}},
       {ATTENTION "key_length", DIM / HEADS, {0, -1, 1 << 20, 1LL << 40}},
       {ATTENTION "value_length", DIM / HEADS, {0, -1, DIM / HEADS / 2, DIM}},
@@ -489,6 +489,7 @@ static void keys_are_understood_or_refused_by_name(void **state) {
   }
   check_change((change){GGML "add_bos_token", GGUF_BOOL, 0, NULL}, 1);
   check_change((change){GGML "add_bos_token", GGUF_U32, 0, NULL}, 0);
+  check_change((change){GGML "add_bos_token", GGUF_BOOL, 2, NULL}, 0);
   const change without_bos = {GGML "add_bos_token", GGUF_BOOL, 1, NULL};
   check_edit((edit){.value = &without_bos}, GGML "bos_token_id", "a text begins with no token");
 }
@@ -513,6 +514,12 @@ static void alignment_is_of_its_type_and_that_of_the_data(void **state) {
   check_edit((edit){.value = &absent, .layout = 128}, key, "128 where none is declared");
 }
 
+static void check_twice(edit e, const char *name) {
+  char named[80];
+  snprintf(named, sizeof named, "'%s' is there twice", name);
+  check_edit(e, named, "a name there twice");
+}
+
 static void names_are_there_once(void **state) {
   (void)state;
   static const change values[] = {{ROPE "freq_base", GGUF_F32, 10000, NULL},
@@ -523,35 +530,42 @@ static void names_are_there_once(void **state) {
                                   {GGML "tokens", GGUF_ARRAY, 0, NULL},
                                   {GGML "eos_token_id", GGUF_U32, 0, NULL}};
   for (size_t i = 0; i < sizeof values / sizeof *values; i++)
-    check_edit((edit){.value = &values[i], .is_added = 1}, values[i].key, "a key there twice");
+    check_twice((edit){.value = &values[i], .is_added = 1}, values[i].key);
   static const tensor_change tensors[] = {{"output_norm.weight", GGUF_U8, DIM, 1, 1},
                                           {"blk.1.attn_norm.weight", GGUF_U8, DIM, 1, 1}};
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
-    check_edit((edit){.tensor = &tensors[i], .is_added = 1}, tensors[i].name, "a tensor there twice");
+    check_twice((edit){.tensor = &tensors[i], .is_added = 1}, tensors[i].name);
+}
+
+// By how much the positions of a file with both keys are divided.
+static double scale_of(const char *type, double factor) {
+  static bytes once, twice;
+  const change named = {ROPE "scaling.type", GGUF_STRING, 0, type};
+  const change by = {ROPE "scaling.factor", GGUF_F32, factor, NULL};
+  gguf file;
+  model m;
+  llm_error error;
+  remake(&once, (edit){.value = &named});
+  made = once;
+  remake(&twice, (edit){.value = &by});
+  make(NULL);
+  assert_true(gguf_parse(&file, twice.data, twice.size, &error));
+  double scale = -1;
+  if (model_open(&m, &file, &error))
+    scale = m.rope_scale, model_close(&m);
+  else if (!strstr(error.text, by.key))
+    fail_msg("%s by %g: %s", type, factor, error.text);
+  free(file.values), free(file.tensors);
+  return scale;
 }
 
 static void scaling_is_followed_as_far_as_it_is_declared(void **state) {
   (void)state;
-  static bytes linear;
-  const change type = {ROPE "scaling.type", GGUF_STRING, 0, "linear"};
-  check_edit((edit){.value = &type}, ROPE "scaling.factor", "linear by nothing");
-  gguf file;
-  model m;
-  llm_error error;
-  remake(&linear, (edit){.value = &type});
-  made = linear;
-  const double factors[] = {4, 0.5, 0, -1, NAN, INFINITY};
-  for (int i = 0; i < 6; i++) {
-    const change factor = {ROPE "scaling.factor", GGUF_F32, factors[i], NULL};
-    check_change(factor, i < 2);
-    if (i > 0) continue;
-    remake(&linear, (edit){.value = &factor});
-    assert_true(gguf_parse(&file, linear.data, linear.size, &error) && model_open(&m, &file, &error));
-    assert_true(m.rope_scale == 4);
-    model_close(&m);
-    free(file.values), free(file.tensors);
-  }
-  make(NULL);
+  const change linear = {ROPE "scaling.type", GGUF_STRING, 0, "linear"};
+  check_edit((edit){.value = &linear}, ROPE "scaling.factor", "linear by nothing");
+  assert_true(scale_of("linear", 4) == 4 && scale_of("linear", 0.5) == 0.5 && scale_of("none", 4) == 1);
+  static const double bad[] = {0, -1, 1e30, NAN, INFINITY};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_true(scale_of("linear", bad[i]) == -1);
 }
 
 enum { F32 = 0, Q2_K = 10 };
@@ -600,6 +614,9 @@ static void tensors_are_understood_or_refused_by_name(void **state) {
       {{"output.weight", F32, DIM, VOCAB, 0.1}, 1},
       {{"output.weight", F32, DIM, VOCAB + 1, 0.1}, 0},
       {{"output.weight", F32, DIM, VOCAB, NAN}, 0},
+      {{"token_embd.weight", F32, DIM, VOCAB, 0.1}, 1},
+      {{"token_embd.weight", F32, DIM, VOCAB - 1, 0.1}, 0},
+      {{"token_embd.weight", F32, DIM, VOCAB + 1, 0.1}, 0},
       {{"output_norm.weight", ABSENT, 0, 0, 0}, 0},
       {{"blk.1.ffn_up.weight", ABSENT, 0, 0, 0}, 0},
       {{"blk.0.attn_norm.weight", F32, DIM, 1, 1}, 1},
@@ -703,6 +720,7 @@ static void special_tokens_are_those_of_their_type(void **state) {
   llm_error error;
   assert_true(gguf_parse(&file, with_bos.data, with_bos.size, &error));
   unsigned char *types = with_bos.data + (gguf_find(&file, GGML "token_type")->data - with_bos.data);
+  types[4 * ('y' - '!')] = 4;
   for (int type = 0; type < 8; type++) {
     int64_t n;
     types[4 * x] = (unsigned char)type;  // "<|x|>y" stays a control token

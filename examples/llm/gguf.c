@@ -127,11 +127,10 @@ static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t s
 static int place_tensors(gguf *file, const unsigned char *data, size_t size, uint64_t alignment,
                          llm_error *error) {
   uint64_t end = 0;
-  int is_known = 1;  // whether `end` is; after a type of unknown size it is only a lower bound
+  int is_known = 1;  // whether `end` is: not after a type of unknown size
   for (size_t i = 0; i < file->n_tensors; i++) {
     gguf_tensor *tensor = &file->tensors[i];
-    uint64_t begin = (end + alignment - 1) / alignment * alignment;
-    if (tensor->offset % alignment || (is_known ? tensor->offset != begin : tensor->offset < end))
+    if (is_known && tensor->offset != (end + alignment - 1) / alignment * alignment)
       return llm_fail(error, "tensor '%.*s' does not follow the one before it by general.alignment, %llu",
                       gguf_shown(tensor->name), tensor->name.data, (unsigned long long)alignment);
     if (!place_tensor(tensor, data, size, &end, error)) return 0;
