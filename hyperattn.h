@@ -581,6 +581,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_NEON_BF16 0
 #endif
 #define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON) /* any of them: the compiler is gcc or clang */
+#define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16) /* does any kernel round weights */
 #if HAI_SIMD
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
@@ -615,12 +616,18 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LONG_SUMS 1
 #endif
 
-/* A function whose frame shall not be part of its caller's: the stack is as deep as the deepest, not as
-   all. */
+/* A function that is never inlined: stack use is then that of the deepest callee, not the sum of all that were
+   inlined into one frame. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HAI_APART static __attribute__((noinline))
 #else
 #define HAI_APART static
+#endif
+/* A small function with many callers: inlined for speed, kept once where size counts. */
+#ifdef __OPTIMIZE_SIZE__
+#define HAI_ONCE HAI_APART
+#else
+#define HAI_ONCE HAI_HOT
 #endif
 #if HAI_SIMD
 #define HAI_PREFETCH(at) __builtin_prefetch(at)
@@ -670,11 +677,11 @@ static hai_index hai_power_of_2(int exponent) {
   hai_index one = 1;
   return one << exponent;
 }
-HAI_HOT hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
+HAI_ONCE hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
 HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
-static hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
+HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
 /* A caller's number, cut at `most`. */
-static hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
+HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
 
 /* Sizes that would not fit stay at SIZE_MAX. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
@@ -682,12 +689,12 @@ static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX 
 static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
-static hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
+HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
   int64_t wide = n;
   return hai_to_index(wide * i / parts); /* NOLINT(clang-analyzer-core.DivideZero): parts > 0 */
 }
 /* The part that holds x. */
-static hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
+HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   int64_t wide = x;
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
@@ -774,7 +781,7 @@ static float hai_sqrt(float x) {
 static float hai_largest(const float *x, hai_index n) {
   float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
   hai_index i;
-  for (i = 0; i + 4 <= n; i += 4) {
+  for (i = 0; HAI_SIMD && i + 4 <= n; i += 4) {
     most0 = x[i] > most0 ? x[i] : most0;
     most1 = x[i + 1] > most1 ? x[i + 1] : most1;
     most2 = x[i + 2] > most2 ? x[i + 2] : most2;
@@ -3408,7 +3415,7 @@ struct hai_tile {
   hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
   hai_index min_first, max_last;                       /* keys beyond are seen by none */
   hai_index max_first, min_last;                       /* keys between are seen by all */
-  int chunks;                                          /* that o holds, of the lanes aimed at */
+  int chunks;                                          /* that the lanes aimed at have met */
   int carried;          /* how many arrays o has been carried to: none, sum alone, or sum and lost */
   int n_keys;           /* keys waiting */
   int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
@@ -3439,10 +3446,10 @@ static hai_index hai_column_floats(const hai_plan *plan) {
 
 /* Rows of a tile's o: the coordinates of a value and, where weights are rounded, the sum of those. */
 static hai_index hai_sum_rows(const hai_tile *tile) {
-  return tile->value_dim + (tile->value_dim && tile->kernel->round);
+  return tile->value_dim + (HAI_ROUNDS && tile->value_dim && tile->kernel->round);
 }
 static hai_index hai_most_sum_rows(const hai_plan *plan) {
-  return plan->value_dim + (plan->may_use_amx || plan->reader->round);
+  return plan->value_dim + (HAI_ROUNDS && (plan->may_use_amx || plan->reader->round));
 }
 /* May a tile meet so many keys that its sums are carried? */
 static int hai_may_carry(const hai_plan *plan) {
@@ -3638,7 +3645,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
 static void hai_tile_reset_sums(hai_tile *tile) {
   int lanes = tile->kernel->lanes;
   HYPERATTN_MEMSET(tile->l + lanes, 0, HAI_AS(size_t, lanes) * sizeof(float));
-  if (hai_sum_rows(tile) > tile->value_dim)
+  if (HAI_ROUNDS && hai_sum_rows(tile) > tile->value_dim)
     HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, HAI_AS(size_t, lanes) * sizeof(float));
   tile->carried = 0;
 }
@@ -3648,8 +3655,7 @@ static void hai_tile_reset_sums(hai_tile *tile) {
    places, and nothing is lost yet. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
-  tile->chunks = 1;
-  if (!tile->carried && tile->begin == 0 && tile->end >= tile->n) {
+  if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
     float *o = tile->o;
     tile->o = tile->sum;
     tile->sum = o;
@@ -3673,7 +3679,7 @@ HAI_APART void hai_tile_settle(hai_tile *tile) {
     tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum,
                          tile->carried > 1 ? tile->lost : HAI_NULL);
   }
-  if (rows > tile->value_dim) {
+  if (HAI_ROUNDS && rows > tile->value_dim) {
     const float *rounded = tile->o + tile->value_dim * lanes;
     for (i = 0; i < lanes; i++) tile->factor[i] = rounded[i] == 0.0f ? 0.0f : tile->l[i] / rounded[i];
     tile->kernel->scale(tile->o, tile->value_dim, tile->factor, 0, lanes);
@@ -3822,12 +3828,13 @@ static void hai_tile_flush(hai_job *job) {
   moved = kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
                           tile->masked ? tile->visible : HAI_NULL, tile->begin, tile->end, tile->m, tile->l,
                           tile->factor);
-  if (tile->chunks++ == HAI_CARRY_CHUNKS && HAI_LONG_SUMS && rows && tile->sum) hai_tile_carry(tile);
-  if (HAI_LONG_SUMS && rows && tile->carried && moved) {
-    kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
-    if (tile->carried > 1) kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
+  if (HAI_LONG_SUMS && rows && tile->sum) {
+    if (tile->chunks && tile->chunks % HAI_CARRY_CHUNKS == 0) hai_tile_carry(tile);
+    tile->chunks++;
+    if (tile->carried && moved) kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
+    if (tile->carried > 1 && moved) kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
   }
-  if (tile->value_dim && kernel->round)
+  if (HAI_ROUNDS && tile->value_dim && kernel->round)
     kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
                   tile->o + tile->value_dim * kernel->lanes);
   if (tile->value_dim && tile->masked && tile->spoilt)
@@ -3921,8 +3928,7 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
       if (tiles[i]->guard && tiles[i]->masked && spoilt < 0)
         spoilt = !hai_tile_clean(tiles[0], next - begin);
       tiles[i]->spoilt = spoilt > 0;
-      /* counted from key 0, whichever queries share the tile */
-      tiles[i]->chunks = begin ? HAI_AS(int, (begin / HAI_CHUNK - 1) % HAI_CARRY_CHUNKS) + 1 : 0;
+      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* from key 0, whichever queries share the tile */
       hai_tile_flush(job);
     }
   }
@@ -4407,7 +4413,7 @@ HAI_APART void hai_stage_columns(hai_job *job) {
 /* sum [dim] += row; read before written, four at a time, so that compilers need not fear an overlap. */
 static void hai_add_row(const float *row, hai_index dim, float *sum) {
   hai_index t;
-  for (t = 0; t + 4 <= dim; t += 4) {
+  for (t = 0; HAI_SIMD && t + 4 <= dim; t += 4) {
     float a = sum[t] + row[t], b = sum[t + 1] + row[t + 1], c = sum[t + 2] + row[t + 2],
           d = sum[t + 3] + row[t + 3];
     sum[t] = a;
@@ -5653,6 +5659,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_PLACE
 #undef HAI_ALIGN
 #undef HAI_APART
+#undef HAI_ONCE
 #undef HAI_PREFETCH
 #undef HAI_HYPER
 #undef HAI_JUDGING
@@ -5673,6 +5680,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_INLINE
 #undef HAI_HOT
 #undef HAI_SIMD
+#undef HAI_ROUNDS
 #undef HAI_KERNEL
 #undef HAI_KEY_ROW
 #undef HAI_KEY_STEP
