@@ -1,0 +1,10 @@
+# The library has no components: one that is required cannot be had.
+foreach(component IN LISTS hyperattn_FIND_COMPONENTS)
+  set(hyperattn_${component}_FOUND FALSE)
+  if(hyperattn_FIND_REQUIRED_${component})
+    set(hyperattn_FOUND FALSE)
+    set(hyperattn_NOT_FOUND_MESSAGE "hyperattn has no components, and ${component} is required of it")
+    return()
+  endif()
+endforeach()
+include("${CMAKE_CURRENT_LIST_DIR}/hyperattn-targets.cmake")
