@@ -1,5 +1,5 @@
 /* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
-   MIT licence, full text in LICENSE. C11; also compiles as C++11. No dependency, no libm.
+   MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet a fixed number of keys: those that locality
@@ -13,7 +13,7 @@
      Everywhere else:          #include "hyperattn.h"
      For a private copy:       #define HYPERATTN_STATIC as well, in each file that has the IMPLEMENTATION.
 
-   EXAMPLE (examples/minimal.c)
+   EXAMPLE (cc -std=c11 -O2 -I. examples/minimal.c)
 
      // Causal attention of 4 heads over 4096 tokens, approximated by the default preset.
      #define HYPERATTN_IMPLEMENTATION
@@ -118,6 +118,10 @@
      None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself
      (examples/threads.c does both).
    OPTIONS (macros, defined before the implementation)
+     HYPERATTN_API          what stands before every function, in each file that includes this one; default:
+                            extern. A shared library: __attribute__((visibility("default"))); a DLL:
+                            __declspec(dllexport) where the implementation is, dllimport in files that use
+                            it. HYPERATTN_STATIC overrules it: a private copy exports nothing
      HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
      that code out
@@ -162,11 +166,15 @@
 #define HYPERATTN_VERSION_MINOR 1
 #define HYPERATTN_VERSION_PATCH 0
 
-#if defined(HYPERATTN_STATIC) && (defined(__GNUC__) || defined(__clang__))
+/* What stands before every function, declared or defined. */
+#ifdef HYPERATTN_STATIC
+#undef HYPERATTN_API
+#if defined(__GNUC__) || defined(__clang__)
 #define HYPERATTN_API static __attribute__((unused))
-#elif defined(HYPERATTN_STATIC)
-#define HYPERATTN_API static
 #else
+#define HYPERATTN_API static
+#endif
+#elif !defined(HYPERATTN_API)
 #define HYPERATTN_API extern
 #endif
 
@@ -5819,3 +5827,27 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_ZERO_3
 
 #endif /* HYPERATTN_IMPLEMENTATION */
+
+/*
+MIT License
+
+Copyright (c) 2026 the hyperattn.h authors
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+*/

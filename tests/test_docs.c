@@ -50,8 +50,18 @@ static void test_the_readme_has_both_commands(void **state) {
   free(readme), free(ci);
 }
 
+/* Who copies the header has the licence, as it demands. */
+static void test_the_header_has_the_licence(void **state) {
+  (void)state;
+  char *licence = read_text("LICENSE"), *header = read_text("hyperattn.h");
+  assert_non_null(strstr(licence, "Copyright (c)"));
+  assert_non_null(strstr(header, licence));
+  free(licence), free(header);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_example_is_the_same_everywhere),
+                                     cmocka_unit_test(test_the_header_has_the_licence),
                                      cmocka_unit_test(test_the_readme_has_both_commands)};
   return cmocka_run_group_tests_name("docs", tests, NULL, NULL);
 }

@@ -5,7 +5,7 @@
 int main(void) {
   float q[2] = {1, 0}, k[4] = {1, 0, 0, 1}, v[4] = {1, 2, 3, 4}, out[2];
   static unsigned char workspace[1 << 18];
-  hyperattn_problem problem = {0};
+  static hyperattn_problem problem; /* zeros; an initialiser would warn in C++ */
   hyperattn_params params = hyperattn_default_params();
   problem.batch = problem.n_heads = problem.n_kv_heads = 1;
   problem.n_query = 1, problem.n_key = 2, problem.head_dim = problem.value_dim = 2;

@@ -3,8 +3,8 @@
 # project; each WAY is tried from C and from C++ alone; CMAKE is a program, or the folder that "run.sh get VERSION FOLDER"
 # fills with another version (by pip). Exit code 77, and a line that says why, where one cannot be had.
 set -eu
-ways="plain subdirectory fetch_content twice examples find_package versions found_then_added added_then_found
-  include_folder data_folder destdir moved pkg_config exported depended"
+ways="subdirectory fetch_content twice examples find_package versions found_then_added added_then_found
+  include_folder data_folder destdir moved pkg_config exported depended readme no_python"
 # shellcheck disable=SC2086 # ways are words
 [ $# -gt 0 ] || { printf '%s\n' $ways && exit; }
 skip() { echo "SKIP: $*"; exit 77; }
@@ -71,11 +71,6 @@ refused() { # REQUEST MESSAGE
 }
 
 case $way in
-plain)
-  cp "$source/hyperattn.h" "$work/"
-  CFLAGS='' CXXFLAGS=''
-  compile "-I'$work'"
-  ;;
 subdirectory | fetch_content) both -DWAY="$way" ;;
 twice)
   both -DWAY="$way" -DCMAKE_C_COMPILER="$CC"
@@ -166,6 +161,33 @@ exported | depended)
     "$cmake" --install "$work/parent"
     consumer "$language" -DWAY=parent -DCMAKE_PREFIX_PATH="$prefix"
   done
+  ;;
+readme)
+  # The line that needs no preset.
+  command=$(sed -n 's/^    \(cmake -S .* run_demo\)$/\1/p' "$source/README.md")
+  [ -n "$command" ] || fail "the README has no such line"
+  (cd "$source" && cp -R CMakeLists.txt CMakePresets.json cmake bench examples hyperattn.h README.md "$work/")
+  cd "$work"
+  CFLAGS='' PATH="$(dirname "$cmake"):$PATH" sh -c "$command" | tee said
+  grep -q '^  default  *[0-9.]' said || fail "the demo has not run: $command"
+  ;;
+no_python)
+  # What runs the language model says what it lacks before anything is built; nothing else needs it.
+  lacking() { # MESSAGE OPTION...
+    message=$1
+    shift
+    if "$cmake" -S "$source" -B "$work/build" "$@" >"$work/said" 2>&1; then fail "configured without it: $*"; fi
+    for words in "$message" 'apt-get install python3 python3-pip'; do
+      tr -s ' \n' ' ' <"$work/said" | grep -q "$words" || { cat "$work/said" && fail "$*: not said: $words"; }
+    done
+  }
+  missing=-DPython3_EXECUTABLE=/no/python3
+  "$cmake" -S "$source" -B "$work/build" $missing
+  lacking 'there is no Python' -DHYPERATTN_RUN_LLM=ON $missing
+  rm -r "$work/build"
+  if "$cmake" --help | grep -q -e --preset; then lacking 'there is no Python' --preset llm $missing; fi
+  python3 -m venv --without-pip "$work/python" || skip "$way: passed but for pip: python3 makes no environment"
+  lacking 'by pip, which' -DHYPERATTN_RUN_LLM=ON "-DPython3_EXECUTABLE=$work/python/bin/python3"
   ;;
 *) fail "no such way" ;;
 esac

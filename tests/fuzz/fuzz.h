@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
     }                                                                    \
   } while (0)
 
-#ifdef HYPERATTN_API
+#ifdef HYPERATTN_H
 
 /* The input; past its end come zeros. */
 typedef struct bytes {
