@@ -1,6 +1,6 @@
 #!/bin/sh
-# The header and a compiler alone: compile.sh WAY SOURCE WORK, SOURCE the project. Without arguments: each WAY, one a line.
-# Exit code 77, and a line that says why, where a tool is missing.
+# The header and a compiler alone: compile.sh WAY SOURCE WORK, SOURCE the project. Without arguments: each WAY, one a
+# line. Exit code 77, and a line that says why, where a tool is missing.
 #   plain    the header copied into a program of two units
 #   example  the command by which the README and the manual compile the example
 #   shared   a shared library that exports the interface and nothing else, if HYPERATTN_API says so
@@ -55,7 +55,8 @@ shared)
   command -v nm >/dev/null 2>&1 || skip "nm is not installed"
   for compiler in $compilers; do
     for api in "$public" -DNONE; do
-      compile "$compiler" -DHYPERATTN_NO_SIMD -fPIC -fvisibility=hidden "$api" -shared "$here/library.c" -o libhyperattn.so
+      compile "$compiler" -DHYPERATTN_NO_SIMD -fPIC -fvisibility=hidden "$api" -shared "$here/library.c" \
+        -o libhyperattn.so
       nm -D --defined-only libhyperattn.so | awk '{print $3}' | grep hyper | sort >exported || true
       case $api in
       -DNONE) same exported /dev/null ;;

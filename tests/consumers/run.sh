@@ -1,7 +1,8 @@
 #!/bin/sh
 # A user's project, built and run: run.sh WAY CMAKE SOURCE WORK. Without arguments: each WAY, one a line. SOURCE is the
-# project; each WAY is tried from C and from C++ alone; CMAKE is a program, or the folder that "run.sh get VERSION FOLDER"
-# fills with another version (by pip). Exit code 77, and a line that says why, where one cannot be had.
+# library's folder; each WAY is tried from C and from C++ alone; CMAKE is a program, or the folder that
+# "run.sh get VERSION FOLDER" fills with another version (by pip). Exit code 77, and a line that says why, where one
+# cannot be had.
 set -eu
 ways="subdirectory fetch_content twice examples find_package versions found_then_added added_then_found
   include_folder data_folder destdir moved pkg_config exported depended readme no_python"
@@ -38,12 +39,13 @@ consumer() { # LANGUAGE OPTION...: builds and runs it
   rm -rf "$work/build"
   compiler=$([ "$used" != C ] || echo "$CC")
   CC=${compiler:-no-C-here} "$cmake" --no-warn-unused-cli -S "$here" -B "$work/build" -DLANGUAGE="$used" \
-    -DHYPERATTN_SOURCE="$source" "$@" && "$cmake" --build "$work/build" && { [ "$used" = NONE ] || "$work/build/consumer"; }
+    -DHYPERATTN_SOURCE="$source" "$@" && "$cmake" --build "$work/build" &&
+    { [ "$used" = NONE ] || "$work/build/consumer"; }
 }
 languages="C CXX"
 command -v "$CXX" >/dev/null 2>&1 || languages=C
 both() { for language in $languages; do consumer "$language" "$@"; done; }
-install() { # OPTION...: installs the library, for which no compiler is needed
+install_library() { # OPTION...: installs the library, for which no compiler is needed
   rm -rf "$work/library"
   CC=no-C-here "$cmake" -S "$source" -B "$work/library" -DHYPERATTN_EXAMPLES=OFF -DHYPERATTN_BENCH=OFF \
     -DCMAKE_INSTALL_PREFIX="$prefix" "$@"
@@ -63,11 +65,14 @@ by_pkg_config() { # FOLDER of the .pc file
   flags=$(pkg-config --cflags --libs hyperattn)
   compile "$flags"
 }
+said() { # MESSAGE BY: CMake breaks lines
+  tr -s ' \n' ' ' <"$work/said" | grep -q "$1" || { cat "$work/said" && fail "$2 does not say: $1"; }
+}
 refused() { # REQUEST MESSAGE
   if consumer NONE -DWAY=find_package -DREQUEST="$1" -DCMAKE_PREFIX_PATH="$prefix" >"$work/said" 2>&1; then
     fail "find_package(hyperattn $1) is content"
   fi
-  tr -s ' \n' ' ' <"$work/said" | grep -q "$2" || { cat "$work/said" && fail "find_package(hyperattn $1) does not say why"; }
+  said "$2" "find_package(hyperattn $1)"
 }
 
 case $way in
@@ -85,11 +90,11 @@ examples)
   done
   ;;
 find_package)
-  install
+  install_library
   found -DCMAKE_PREFIX_PATH="$prefix"
   ;;
 versions)
-  install
+  install_library
   version=$(sed -n 's/^#define HYPERATTN_VERSION_[A-Z]* //p' "$source/hyperattn.h" | paste -s -d . -)
   major=${version%%.*} patch=${version##*.} minor=${version#*.}
   minor=${minor%.*}
@@ -104,12 +109,12 @@ versions)
   refused "$major.$minor;COMPONENTS;gpu" 'hyperattn has no components, and gpu is required of it'
   ;;
 found_then_added | added_then_found)
-  install
+  install_library
   both -DWAY="$way" -DCMAKE_PREFIX_PATH="$prefix"
   ;;
 include_folder)
   for folder in include/attention "$work/elsewhere/a header"; do
-    install -DCMAKE_INSTALL_INCLUDEDIR="$folder"
+    install_library -DCMAKE_INSTALL_INCLUDEDIR="$folder"
     [ ! -e "$prefix/include/hyperattn.h" ] || fail "the header is in include"
     found -DCMAKE_PREFIX_PATH="$prefix"
     by_pkg_config "$prefix/share/pkgconfig"
@@ -118,20 +123,20 @@ include_folder)
   ;;
 data_folder)
   for folder in lib data/of/all "$work/elsewhere"; do
-    install -DCMAKE_INSTALL_DATADIR="$folder"
+    install_library -DCMAKE_INSTALL_DATADIR="$folder"
     case $folder in /*) ;; *) folder=$prefix/$folder ;; esac
     found -Dhyperattn_DIR="$folder/cmake/hyperattn"
     by_pkg_config "$folder/pkgconfig"
     rm -r "$prefix"
   done
-  install -DCMAKE_INSTALL_LIBDIR=lib/of/machine
+  install_library -DCMAKE_INSTALL_LIBDIR=lib/of/machine
   found -DCMAKE_PREFIX_PATH="$prefix"
   ;;
 destdir)
   for folder in include "$work/final/header"; do
     (
       export DESTDIR="$work/staged"
-      install -DCMAKE_INSTALL_INCLUDEDIR="$folder"
+      install_library -DCMAKE_INSTALL_INCLUDEDIR="$folder"
     )
     [ ! -e "$prefix" ] || fail "DESTDIR is not kept to"
     mv "$work/staged$work"/* "$work" # as a package manager does it
@@ -141,7 +146,7 @@ destdir)
   done
   ;;
 moved)
-  install
+  install_library
   mv "$prefix" "$work/another place"
   found -DCMAKE_PREFIX_PATH="$work/another place"
   by_pkg_config "$work/another place/share/pkgconfig"
@@ -149,7 +154,7 @@ moved)
 pkg_config)
   command -v pkg-config >/dev/null 2>&1 || skip "$way: pkg-config is not installed"
   prefix=$work/prefix # CMake 3.16's FindPkgConfig does not know spaces
-  install
+  install_library
   by_pkg_config "$prefix/share/pkgconfig"
   both -DWAY=pkg_config
   ;;
@@ -177,15 +182,14 @@ no_python)
     message=$1
     shift
     if "$cmake" -S "$source" -B "$work/build" "$@" >"$work/said" 2>&1; then fail "configured without it: $*"; fi
-    for words in "$message" 'apt-get install python3 python3-pip'; do
-      tr -s ' \n' ' ' <"$work/said" | grep -q "$words" || { cat "$work/said" && fail "$*: not said: $words"; }
-    done
+    said "$message" "$*"
+    said ' install python3 python3-pip python3-venv' "$*"
   }
   missing=-DPython3_EXECUTABLE=/no/python3
   "$cmake" -S "$source" -B "$work/build" $missing
   lacking 'there is no Python' -DHYPERATTN_RUN_LLM=ON $missing
   rm -r "$work/build"
-  if "$cmake" --help | grep -q -e --preset; then lacking 'there is no Python' --preset llm $missing; fi
+  if "$cmake" --help | grep -q -e --workflow; then lacking 'there is no Python' --preset llm $missing; fi
   python3 -m venv --without-pip "$work/python" || skip "$way: passed but for pip: python3 makes no environment"
   lacking 'by pip, which' -DHYPERATTN_RUN_LLM=ON "-DPython3_EXECUTABLE=$work/python/bin/python3"
   ;;
