@@ -5,7 +5,7 @@
 # cannot be had.
 set -eu
 ways="subdirectory fetch_content twice examples find_package versions found_then_added added_then_found
-  include_folder data_folder destdir moved pkg_config exported depended readme no_python"
+  include_folder data_folder destdir moved pkg_config exported depended readme no_python slow_blas"
 # shellcheck disable=SC2086 # ways are words
 [ $# -gt 0 ] || { printf '%s\n' $ways && exit; }
 skip() { echo "SKIP: $*"; exit 77; }
@@ -192,6 +192,21 @@ no_python)
   if "$cmake" --help | grep -q -e --workflow; then lacking 'there is no Python' --preset llm $missing; fi
   python3 -m venv --without-pip "$work/python" || skip "$way: passed but for pip: python3 makes no environment"
   lacking 'by pip, which' -DHYPERATTN_RUN_LLM=ON "-DPython3_EXECUTABLE=$work/python/bin/python3"
+  ;;
+slow_blas)
+  # The language model's engine takes a BLAS that it knows to be fast, by what only that one has; not the reference BLAS.
+  for functions in 'sgemm_ cblas_sgemm' 'sgemm_ cblas_sgemm openblas_set_num_threads'; do
+    rm -rf "$work/build"
+    for function in $functions; do echo "void $function(void);void $function(void) {}"; done >"$work/blas.c"
+    "$CC" -shared -fPIC "$work/blas.c" -o "$work/libblas.so"
+    "$cmake" -S "$source" -B "$work/build" -DBLA_VENDOR=Generic -DCMAKE_LIBRARY_PATH="$work" >"$work/said"
+    grep -q "Found BLAS: $work" "$work/said" || { cat "$work/said" && fail "the stand-in is not found"; }
+    taken=$(grep -q 'no fast BLAS' "$work/said" || echo taken)
+    case $functions in
+    *openblas*) [ "$taken" ] || fail "OpenBLAS is not taken" ;;
+    *) [ ! "$taken" ] || fail "the reference BLAS is taken" ;;
+    esac
+  done
   ;;
 *) fail "no such way" ;;
 esac
