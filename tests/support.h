@@ -1,141 +1,14 @@
-/* What the tests share: data, calls, and attention in double precision, written to be read.
-   The library is included with its implementation, so that tests reach its inner functions too. */
+/* What tests of the library's inner functions share: its implementation, and looks into what it does. */
 #ifndef HYPERATTN_TESTS_SUPPORT_H
 #define HYPERATTN_TESTS_SUPPORT_H
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 #ifndef HYPERATTN_STATIC
 #define HYPERATTN_STATIC
 #endif
+#ifndef HYPERATTN_IMPLEMENTATION
 #define HYPERATTN_IMPLEMENTATION
-#include "hyperattn.h"
-
-#if defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
-
-#if defined(__has_feature)
-#if __has_feature(memory_sanitizer)
-#include <sanitizer/msan_interface.h>
-#define TEST_NEVER_WRITTEN(memory, bytes) __msan_allocated_memory(memory, bytes)
-#endif
-#endif
-#ifndef TEST_NEVER_WRITTEN
-#define TEST_NEVER_WRITTEN(memory, bytes) ((void)0)
-#endif
-
-/* ---- Data ---- */
-
-static uint64_t test_random(uint64_t *state) { /* SplitMix64 */
-  uint64_t x = *state += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-static double test_uniform(uint64_t *state) {
-  return ((double)(test_random(state) >> 11) + 0.5) / 9007199254740992.0;
-}
-/* x as memory holds it: x87 and others compute floats with more digits, and some compilers keep those. */
-static float stored(float x) {
-  volatile float in_memory = x;
-  return in_memory;
-}
-static float test_gaussian(uint64_t *state) {
-  double u = test_uniform(state), v = test_uniform(state);
-  return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
-}
-static void *test_alloc(size_t bytes) {
-  void *p = malloc(bytes ? bytes : 1);
-  assert_non_null(p);
-  return p;
-}
-/* Memory whose contents must not matter: NaN, and, under MemorySanitizer, never written. */
-static void forget(void *memory, size_t bytes) {
-  memset(memory, 0xff, bytes);
-  TEST_NEVER_WRITTEN(memory, bytes);
-}
-static float *gaussians(int64_t n, uint64_t seed) {
-  float *x = (float *)test_alloc((size_t)n * sizeof(float));
-  for (int64_t i = 0; i < n; i++) x[i] = test_gaussian(&seed);
-  return x;
-}
-
-/* ---- Calls ---- */
-
-/* A problem with contiguous tensors of its own, filled with Gaussians. */
-typedef struct call {
-  hyperattn_problem problem;
-  hyperattn_params params;
-  float *q, *k, *v, *out, *lse;
-} call;
-
-static void set_strides(ptrdiff_t *batch, ptrdiff_t *head, ptrdiff_t *row, int64_t heads, int64_t rows,
-                        int64_t dim) {
-  *row = (ptrdiff_t)dim;
-  *head = (ptrdiff_t)(rows * dim);
-  *batch = (ptrdiff_t)(heads * rows * dim);
-}
-
-static void bind(call *c) { /* contiguous strides for the shape in c->problem */
-  hyperattn_problem *p = &c->problem;
-  p->query.data = c->q, p->key.data = c->k, p->value.data = c->v, p->out.data = c->out, p->lse = c->lse;
-  set_strides(&p->query.batch_stride, &p->query.head_stride, &p->query.row_stride, p->n_heads, p->n_query,
-              p->head_dim);
-  set_strides(&p->key.batch_stride, &p->key.head_stride, &p->key.row_stride, p->n_kv_heads, p->n_key,
-              p->head_dim);
-  set_strides(&p->value.batch_stride, &p->value.head_stride, &p->value.row_stride, p->n_kv_heads, p->n_key,
-              p->value_dim);
-  set_strides(&p->out.batch_stride, &p->out.head_stride, &p->out.row_stride, p->n_heads, p->n_query,
-              p->value_dim);
-}
-
-static int64_t out_size(const hyperattn_problem *p) {
-  return p->batch * p->n_heads * p->n_query * p->value_dim;
-}
-static int64_t lse_size(const hyperattn_problem *p) { return p->batch * p->n_heads * p->n_query; }
-
-static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key,
-                     int64_t head_dim, int64_t value_dim, int causal, uint64_t seed) {
-  call c;
-  memset(&c, 0, sizeof c);
-  c.problem.batch = batch, c.problem.n_heads = heads, c.problem.n_kv_heads = kv_heads;
-  c.problem.n_query = n_query, c.problem.n_key = n_key;
-  c.problem.head_dim = head_dim, c.problem.value_dim = value_dim, c.problem.causal = causal;
-  c.q = gaussians(batch * heads * n_query * head_dim, seed * 3 + 1);
-  c.k = gaussians(batch * kv_heads * n_key * head_dim, seed * 3 + 2);
-  c.v = gaussians(batch * kv_heads * n_key * value_dim, seed * 3 + 3);
-  c.out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float));
-  c.lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
-  for (int64_t i = 0; i < out_size(&c.problem); i++) c.out[i] = NAN; /* whatever is not written shows */
-  for (int64_t i = 0; i < lse_size(&c.problem); i++) c.lse[i] = NAN;
-  bind(&c);
-  c.params = hyperattn_default_params();
-  return c;
-}
-
-static void free_call(call *c) { free(c->q), free(c->k), free(c->v), free(c->out), free(c->lse); }
-
-/* Small enough that a few hundred tokens are approximated. */
-static hyperattn_params small_params(hyperattn_params p, int64_t min_seq_len, int64_t block,
-                                     int64_t sample) {
-  p.min_seq_len = min_seq_len, p.block_size = block, p.sample_size = sample;
-  if (p.window) p.window = 16;
-  if (p.probe_queries) p.probe_queries = 8, p.heavy_keys = 4;
-  if (p.query_group) p.query_group = 8, p.key_group = 4;
-  p.tolerance = 0.0f; /* judging has tests of its own */
-  if (p.order == HYPERATTN_ORDER_PROBED) p.order = HYPERATTN_ORDER_POSITION;
-  return p;
-}
+#include "calls.h"
 
 /* Does the library approximate a rectangle of these sides, with such parameters? */
 static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_key) {
@@ -147,14 +20,6 @@ static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_k
   assert_true(status == HYPERATTN_OK ||
               status == HYPERATTN_ERROR_SIZE_OVERFLOW); /* found behind the regions */
   return plan.outer;
-}
-
-static void run(call *c) {
-  size_t bytes = hyperattn_workspace_size(&c->problem, &c->params, 1);
-  void *workspace = test_alloc(bytes);
-  forget(workspace, bytes);
-  assert_int_equal(hyperattn_forward(&c->problem, &c->params, workspace, bytes), HYPERATTN_OK);
-  free(workspace);
 }
 
 /* Runs c and leaves the choices of its last phase readable through job; the workspace is the caller's to free. */
@@ -173,105 +38,6 @@ static int64_t query_at(const hai_job *job, int64_t position) {
 }
 static int64_t key_at(const hai_job *job, int64_t rank) {
   return hai_at(hai_key_order(job), job->rect.key_begin, rank);
-}
-
-/* ---- The reference ---- */
-
-/* Attention of one row with given log-weights: out = sum w_j e^s_j v_j / sum w_j e^s_j; -inf hides a key. */
-static double reference_row(const float *q, const float *k, const float *v, int64_t n_key, int64_t head_dim,
-                            int64_t value_dim, ptrdiff_t k_row, ptrdiff_t v_row, double scale,
-                            const double *log_weight, double *out) {
-  double *s = (double *)test_alloc((size_t)n_key * sizeof(double)), high = -INFINITY, sum = 0.0;
-  for (int64_t j = 0; j < n_key; j++) {
-    s[j] = 0.0;
-    for (int64_t t = 0; t < head_dim; t++) s[j] += (double)q[t] * (double)k[j * k_row + t];
-    s[j] = log_weight[j] == -INFINITY ? -INFINITY : s[j] * scale + log_weight[j];
-    if (s[j] > high) high = s[j];
-  }
-  for (int64_t t = 0; t < value_dim; t++) out[t] = 0.0;
-  for (int64_t j = 0; j < n_key; j++) {
-    if (log_weight[j] == -INFINITY) continue;
-    double w = exp(s[j] - high);
-    sum += w;
-    for (int64_t t = 0; t < value_dim; t++) out[t] += w * (double)v[j * v_row + t];
-  }
-  for (int64_t t = 0; t < value_dim; t++) out[t] = sum == 0.0 ? 0.0 : out[t] / sum;
-  free(s);
-  return sum == 0.0 ? -INFINITY : high + log(sum);
-}
-
-static double reference_scale(const hyperattn_problem *p) {
-  return p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
-}
-
-/* Exact attention of the whole problem into contiguous arrays. */
-static void reference(const hyperattn_problem *p, double *out, double *lse) {
-  double *weight = (double *)test_alloc((size_t)p->n_key * sizeof(double));
-  for (int64_t b = 0; b < p->batch; b++)
-    for (int64_t h = 0; h < p->n_heads; h++)
-      for (int64_t i = 0; i < p->n_query; i++) {
-        int64_t kv = h / (p->n_heads / p->n_kv_heads), row = (b * p->n_heads + h) * p->n_query + i;
-        for (int64_t j = 0; j < p->n_key; j++)
-          weight[j] = p->causal && j > i + p->n_key - p->n_query ? -INFINITY : 0.0;
-        lse[row] = reference_row(
-            (const float *)p->query.data + b * p->query.batch_stride + h * p->query.head_stride +
-                i * p->query.row_stride,
-            (const float *)p->key.data + b * p->key.batch_stride + kv * p->key.head_stride,
-            (const float *)p->value.data + b * p->value.batch_stride + kv * p->value.head_stride, p->n_key,
-            p->head_dim, p->value_dim, p->key.row_stride, p->value.row_stride, reference_scale(p), weight,
-            out + row * p->value_dim);
-      }
-  free(weight);
-}
-
-static int holds_key(const int32_t *list, int64_t n, int32_t key) {
-  for (int64_t i = 0; i < n; i++)
-    if (list[i] == key) return 1;
-  return 0;
-}
-
-/* ---- Measures ---- */
-
-/* |x - y| / |y|, Frobenius. NaN or infinity anywhere makes it NaN or infinite. */
-static double relative_error(const float *x, const double *y, int64_t n) {
-  double difference = 0.0, size = 0.0;
-  for (int64_t i = 0; i < n; i++) {
-    difference += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-    size += y[i] * y[i];
-  }
-  return sqrt(difference) / (size > 0.0 ? sqrt(size) : 1.0);
-}
-
-/* max |x - y| / max(1, |y|); equal infinities are equal, NaN gives infinity. */
-static double lse_error(const float *x, const double *y, int64_t n) {
-  double most = 0.0;
-  for (int64_t i = 0; i < n; i++) {
-    double e = (double)x[i] == y[i] ? 0.0 : fabs((double)x[i] - y[i]) / fmax(1.0, fabs(y[i]));
-    if (!(e <= most)) most = isnan(e) ? INFINITY : e;
-  }
-  return most;
-}
-
-#define assert_below(x, bound)                                                    \
-  do {                                                                            \
-    double x_ = (x);                                                              \
-    if (!(x_ <= (bound))) fail_msg("%s = %g, above %g", #x, x_, (double)(bound)); \
-  } while (0)
-#define assert_above(x, bound)                                                    \
-  do {                                                                            \
-    double x_ = (x);                                                              \
-    if (!(x_ >= (bound))) fail_msg("%s = %g, below %g", #x, x_, (double)(bound)); \
-  } while (0)
-
-/* Runs c and holds out and lse to exact attention. */
-static void assert_exact(call *c, double bound) {
-  double *out = (double *)test_alloc((size_t)out_size(&c->problem) * sizeof(double));
-  double *lse = (double *)test_alloc((size_t)lse_size(&c->problem) * sizeof(double));
-  run(c);
-  reference(&c->problem, out, lse);
-  assert_below(relative_error(c->out, out, out_size(&c->problem)), bound);
-  assert_below(lse_error(c->lse, lse, lse_size(&c->problem)), bound);
-  free(out), free(lse);
 }
 
 #endif

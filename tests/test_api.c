@@ -1,5 +1,7 @@
 /* The interface: layouts, heads, slices, workers, merging, and every mistake with its own status. */
-#include "support.h"
+#include "calls.h"
+
+static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
 
 static const int n_presets = 3;
 static hyperattn_params preset(int which) {
@@ -207,7 +209,7 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
 /* What the header says of the presets. */
 static void test_presets(void **state) {
   (void)state;
-  hyperattn_params p = hyperattn_paper_params(), d = hyperattn_default_params();
+  hyperattn_params p = (hyperattn_paper_params)(), d = (hyperattn_default_params)(); /* as users get them */
   assert_true(p.method == HYPERATTN_HYPER && p.min_seq_len == 4096 && p.block_size == 256);
   assert_true(p.sample_size == 256 && p.lsh_bits == 7 && !p.query_group && !p.key_group);
   assert_true(p.order == HYPERATTN_ORDER_SORTLSH && p.sampling == HYPERATTN_SAMPLE_UNIFORM);
@@ -564,7 +566,7 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT((a->method = HYPERATTN_EXACT, a->block_size = -1), BLOCK_SIZE); /* also where unused */
   int absent = 0;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++)
-    if (!hai_kernel_of((hyperattn_isa)isa)) {
+    if (!has_kernel((hyperattn_isa)isa)) {
       EXPECT(a->isa = (hyperattn_isa)isa, ISA_ABSENT);
       absent++;
     }
@@ -595,17 +597,103 @@ static void test_every_mistake_has_its_status(void **state) {
   a->method = HYPERATTN_EXACT;
   assert_int_equal(hyperattn_forward(p, a, w, bytes), HYPERATTN_ERROR_SIZE_OVERFLOW);
   assert_int_equal(hyperattn_phase_tasks(p, a, 0), 0);
-  /* the largest budgets and groups of one: counted without overflow */
-  p->batch = p->n_heads = p->n_kv_heads = 1;
-  a->method = HYPERATTN_HYPER;
-  a->block_size = a->sample_size = a->probe_queries = INT64_MAX, a->query_group = a->key_group = 1;
-  assert_false(is_worth(a, p->n_query, p->n_key));
   /* out within a workspace said to be endless */
   c = good;
   p->out.data = (char *)w + 64;
   assert_int_equal(hyperattn_check(p, a, w, SIZE_MAX, 1), HYPERATTN_ERROR_OVERLAP);
   free(w);
   free_call(&good);
+}
+
+/* Scratch is wide enough for mean queries, and for the masses of many heavy keys. */
+static void test_scratch(void **state) {
+  (void)state;
+  for (int heavy = 0; heavy < 2; heavy++) {
+    call c = new_call(1, 2, 1, 2000, 2000, 64, 64, !heavy, 107);
+    c.params = tiny();
+    if (heavy) {
+      c.params.block_size = c.params.sample_size = c.params.query_group = c.params.key_group = 0;
+      c.params.heavy_keys = 600, c.params.probe_queries = 2;
+    }
+    size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+    unsigned char *w = (unsigned char *)test_alloc(bytes + 8192);
+    memset(w, 0xa5, bytes + 8192);
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, w, bytes), HYPERATTN_OK);
+    for (size_t i = bytes; i < bytes + 8192; i++) assert_int_equal(w[i], 0xa5);
+    free(w);
+    free_call(&c);
+  }
+}
+
+static void test_more_tasks_than_int64(void **state) {
+  (void)state;
+  hyperattn_problem p;
+  hyperattn_params a = hyperattn_default_params();
+  memset(&p, 0, sizeof p);
+  p.batch = p.n_heads = p.n_kv_heads = 0x7fffffff;
+  p.n_query = p.n_key = p.head_dim = p.value_dim = 1;
+  assert_int_equal(hyperattn_workspace_size(&p, &a, 1), 0);
+}
+
+static void test_extents_of_negative_strides(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 1, 2, 1, 1, 0, 3);
+  float b[8] = {0};
+  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+  void *w = test_alloc(bytes);
+  c.problem.value.data = b + 5, c.problem.value.row_stride = -1,
+  c.problem.out.data = b + 4; /* value's second row */
+  assert_int_equal(hyperattn_check(&c.problem, &c.params, w, bytes, 1), HYPERATTN_ERROR_OVERLAP);
+  free(w);
+  free_call(&c);
+  /* each side fits, both together do not */
+  c = new_call(1, 2, 2, 2, 2, 1, 1, 0, 3);
+  bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+  w = test_alloc(bytes);
+  c.problem.query.head_stride = PTRDIFF_MAX / 4 - PTRDIFF_MAX / 12,
+  c.problem.query.row_stride = -(PTRDIFF_MAX / 8);
+  assert_int_equal(hyperattn_check(&c.problem, &c.params, w, bytes, 1), HYPERATTN_ERROR_EXTENT);
+  free(w);
+  free_call(&c);
+}
+
+/* An empty part is not looked at, whichever side it is on, nor is one that weighs nothing. */
+static void test_merging_with_nothing(void **state) {
+  (void)state;
+  const float light[] = {-INFINITY, -200.0f};
+  for (int i = 0; i < 2; i++)
+    for (int swap = 0; swap < 2; swap++) {
+      float heavy[2] = {-0.0f, 3.0f}, none[2] = {NAN, INFINITY}, lse_heavy = 1.0f, lse_none = light[i];
+      hyperattn_output a = {swap ? none : heavy, HYPERATTN_F32, 0, 0, 0};
+      hyperattn_input b = {swap ? heavy : none, HYPERATTN_F32, 0, 0, 0};
+      float *lse_a = swap ? &lse_none : &lse_heavy;
+      assert_int_equal(hyperattn_merge(1, 1, 1, 2, a, lse_a, b, swap ? &lse_heavy : &lse_none),
+                       HYPERATTN_OK);
+      assert_true(((float *)a.data)[0] == 0.0f && ((float *)a.data)[1] == 3.0f && *lse_a == 1.0f);
+      if (!swap) assert_true(signbit(heavy[0]));
+    }
+  /* an empty part adds nothing to one that overflowed either */
+  for (int i = 0; i < 2; i++) {
+    float kept = 3.0f, none = NAN, lse_kept = i ? NAN : INFINITY, lse_none = -INFINITY;
+    hyperattn_output a = {&none, HYPERATTN_F32, 0, 0, 0};
+    hyperattn_input b = {&kept, HYPERATTN_F32, 0, 0, 0};
+    assert_int_equal(hyperattn_merge(1, 1, 1, 1, a, &lse_none, b, &lse_kept), HYPERATTN_OK);
+    assert_true(none == 3.0f && (i ? lse_none != lse_none : lse_none == INFINITY));
+  }
+}
+
+/* Without queries nothing is asked for, so nothing may be touched: no workspace, no report. */
+static void test_no_queries_touch_nothing(void **state) {
+  (void)state;
+  call c = new_call(1, 2, 1, 0, 8, 16, 16, 0, 5);
+  hyperattn_report report[2];
+  memset(report, 0x55, sizeof report);
+  c.problem.report = report;
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, NULL, 0), HYPERATTN_OK);
+  for (int phase = 0; phase < hyperattn_phase_count(&c.problem, &c.params); phase++)
+    assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, phase), 0);
+  for (size_t i = 0; i < sizeof report; i++) assert_int_equal(((unsigned char *)report)[i], 0x55);
+  free_call(&c);
 }
 
 static void test_statuses_have_texts(void **state) {
@@ -620,7 +708,7 @@ static void test_statuses_have_texts(void **state) {
   for (int isa = 0; isa < 6; isa++)
     assert_string_not_equal(hyperattn_isa_name((hyperattn_isa)isa), "unknown");
   assert_string_equal(hyperattn_isa_name((hyperattn_isa)77), "unknown");
-  assert_non_null(hai_kernel_of(hyperattn_detect_isa()));
+  assert_true(has_kernel(hyperattn_detect_isa()));
 }
 
 int main(void) {
@@ -643,6 +731,11 @@ int main(void) {
       cmocka_unit_test(test_merge_mistakes),
       cmocka_unit_test(test_every_mistake_has_its_status),
       cmocka_unit_test(test_statuses_have_texts),
+      cmocka_unit_test(test_scratch),
+      cmocka_unit_test(test_more_tasks_than_int64),
+      cmocka_unit_test(test_extents_of_negative_strides),
+      cmocka_unit_test(test_merging_with_nothing),
+      cmocka_unit_test(test_no_queries_touch_nothing),
   };
   return cmocka_run_group_tests_name("api", tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* What a row may depend on: never on a key or value after it; and the window's exactness. */
-#include "support.h"
+/* What a row may depend on: never on a key or value after it. */
+#include "calls.h"
 
 static hyperattn_params preset(int which) {
   hyperattn_params p =
@@ -31,7 +31,7 @@ static void test_no_row_feels_a_later_key(void **state) {
             *x = to[t];
             run(&c);
             *x = was;
-            int64_t before = hai_max(0, hai_min(nq, j - (nk - nq))); /* rows 0 .. before - 1 cannot see j */
+            int64_t before = j < nk - nq ? 0 : j - (nk - nq); /* rows 0 .. before - 1 cannot see j */
             for (int64_t h = 0; h < 2; h++) {
               assert_memory_equal(c.out + h * nq * 8, out + h * nq * 8, (size_t)before * 8 * sizeof(float));
               assert_memory_equal(c.lse + h * nq, lse + h * nq, (size_t)before * sizeof(float));
@@ -63,34 +63,6 @@ static void test_a_bad_query_spoils_its_own_row(void **state) {
       }
 }
 
-/* The window is exact wherever rectangles are cut: with all else left out, rows are exact over their segment and window. */
-static void test_window_is_exact(void **state) {
-  (void)state;
-  for (int64_t window = 0; window <= 203; window += 29) {
-    call c = new_call(1, 1, 1, 203, 203, 8, 8, 1, 71);
-    c.params = small_params(hyperattn_paper_params(), 20, 0, 0);
-    c.params.window = window;
-    c.params.sink_keys = 1; /* something must be left to approximate with */
-    run(&c);
-    hai_plan plan;
-    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
-    assert_true(plan.depth > 1);
-    for (int i = 0; i < 203; i++) {
-      double weight[203], out[8];
-      for (int j = 0; j < 203; j++)
-        weight[j] = j > i || (i - j >= window && j != 0 &&
-                              hai_part_of(203, 1 << plan.depth, i) != hai_part_of(203, 1 << plan.depth, j))
-                        ? -INFINITY
-                        : 0.0;
-      double lse =
-          reference_row(c.q + i * 8, c.k, c.v, 203, 8, 8, 8, 8, reference_scale(&c.problem), weight, out);
-      assert_below(fabs((double)c.lse[i] - lse), 1e-5);
-      assert_below(relative_error(c.out + i * 8, out, 8), 1e-5);
-    }
-    free_call(&c);
-  }
-}
-
 /* Chunked prefill: exact attention of the last rows alone equals those rows of the whole. */
 static void test_chunks_equal_the_whole(void **state) {
   (void)state;
@@ -116,7 +88,6 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_no_row_feels_a_later_key),
       cmocka_unit_test(test_a_bad_query_spoils_its_own_row),
-      cmocka_unit_test(test_window_is_exact),
       cmocka_unit_test(test_chunks_equal_the_whole),
   };
   return cmocka_run_group_tests_name("causal", tests, NULL, NULL);

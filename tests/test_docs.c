@@ -1,5 +1,5 @@
 /* What is written is true: the example stands alike in examples/minimal.c, the README and the header's manual. */
-#include "support.h"
+#include "calls.h"
 
 #ifndef SOURCE_DIR
 #define SOURCE_DIR "."

@@ -1,5 +1,5 @@
 // What small targets rely on: bounds on the workspace at compile time, little memory, and builds with parts left out.
-#include "support.h"
+#include "calls.h"
 
 #ifdef HYPERATTN_NO_HYPER
 enum { WITH_HYPER = 0 };

@@ -1,5 +1,5 @@
 /* Exact attention against the double reference, over shapes. */
-#include "support.h"
+#include "calls.h"
 
 static void check(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key,
                   int64_t head_dim, int64_t value_dim, int causal) {

@@ -2,6 +2,8 @@
    the rule to them: every visible pair once, by the first of window, pinned, block, sample that holds it. */
 #include "oracle.h"
 
+static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
+
 /* Every combination of what params can choose. */
 static void test_params(void **state) {
   (void)state;
@@ -120,6 +122,34 @@ static void test_stages_with_all_keys_are_exact(void **state) {
   }
 }
 
+/* The window is exact wherever rectangles are cut: with all else left out, rows are exact over their segment and window. */
+static void test_window_is_exact(void **state) {
+  (void)state;
+  for (int64_t window = 0; window <= 203; window += 29) {
+    call c = new_call(1, 1, 1, 203, 203, 8, 8, 1, 71);
+    c.params = small_params(hyperattn_paper_params(), 20, 0, 0);
+    c.params.window = window;
+    c.params.sink_keys = 1; /* something must be left to approximate with */
+    run(&c);
+    hai_plan plan;
+    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+    assert_true(plan.depth > 1);
+    for (int i = 0; i < 203; i++) {
+      double weight[203], out[8];
+      for (int j = 0; j < 203; j++)
+        weight[j] = j > i || (i - j >= window && j != 0 &&
+                              hai_part_of(203, 1 << plan.depth, i) != hai_part_of(203, 1 << plan.depth, j))
+                        ? -INFINITY
+                        : 0.0;
+      double lse =
+          reference_row(c.q + i * 8, c.k, c.v, 203, 8, 8, 8, 8, reference_scale(&c.problem), weight, out);
+      assert_below(fabs((double)c.lse[i] - lse), 1e-5);
+      assert_below(relative_error(c.out + i * 8, out, 8), 1e-5);
+    }
+    free_call(&c);
+  }
+}
+
 /* Rectangles that would cost more by choice than exactly are exact; larger ones are not. */
 static void test_what_is_worth_approximating(void **state) {
   (void)state;
@@ -131,6 +161,9 @@ static void test_what_is_worth_approximating(void **state) {
   assert_true(is_worth(&p, 4096, 1024));
   p.sample_size = 1024;
   assert_false(is_worth(&p, 4096, 1024));
+  /* the largest budgets and groups of one: counted without overflow */
+  p.block_size = p.sample_size = p.probe_queries = INT64_MAX, p.query_group = p.key_group = 1;
+  assert_false(is_worth(&p, 0x7fffffff, 0x7fffffff));
 }
 
 /* Algorithm 2's normaliser, recomputed in double from the same choices. */
@@ -224,6 +257,185 @@ static void test_cap(void **state) {
   check_cap(100.0f, 1000.0f, 1.0f); /* neither bites: plain */
 }
 
+/* Turning queries and scale around changes nothing: hashing and pairing follow the sign of the scale. */
+static void test_a_negative_scale(void **state) {
+  (void)state;
+  for (int order = 0; order < 2; order++) {
+    call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 53), d = new_call(1, 1, 1, 90, 211, 8, 8, 0, 53);
+    c.params = d.params = tiny();
+    c.params.order = d.params.order = (hyperattn_order)order;
+    for (int i = 0; i < 90 * 8; i++) d.q[i] = -c.q[i];
+    d.problem.scale = -1.0f / hai_sqrt(8.0f);
+    run(&c), run(&d);
+    assert_memory_equal(c.out, d.out, 90 * 8 * sizeof(float));
+    free_call(&c), free_call(&d);
+  }
+}
+
+/* T is the largest over all tasks that look for it. */
+static void test_cap_floor_over_several_tasks(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 600, 700, 8, 8, 0, 37);
+  hai_plan plan;
+  hai_job job;
+  c.params = small_params(hyperattn_paper_params(), 20, 14, 250);
+  c.params.order = HYPERATTN_ORDER_POSITION, c.params.cap_kappa = 1.0f;
+  for (int i = 0; i < 600 * 8; i++) c.q[i] *= i >= 500 * 8 ? 2.0f : 0.1f;
+  void *workspace = run_and_look(&c, &plan, &job);
+  assert_true(hai_cap(&job)[1] > hai_cap(&job)[0]);
+  for (int i = 0; i < 600; i++) assert_true(c.lse[i] >= hai_cap(&job)[1] - 1e-4f);
+  free(workspace);
+  free_call(&c);
+}
+
+/* A rectangle of fewer than min_seq_len keys is exact, also where its twin has one key more. */
+static void test_the_smaller_half_decides(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 255, 255, 1, 1, 1, 1);
+  hai_plan plan;
+  c.params = small_params(hyperattn_paper_params(), 128, 4, 4);
+  assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+  assert_int_equal(plan.depth, 0);
+  free_call(&c);
+}
+
+/* A prefix too short to approximate is exact beside a square that is not. */
+static void test_a_short_prefix_is_exact(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 256, 316, 8, 8, 1, 5);
+  double *out = (double *)test_alloc(256 * 8 * sizeof(double)),
+         *lse = (double *)test_alloc(256 * sizeof(double));
+  c.params = small_params(hyperattn_paper_params(), 64, 8, 8);
+  run(&c);
+  reference(&c.problem, out, lse);
+  for (int i = 0; i < 64; i++) assert_below(fabs((double)c.lse[i] - lse[i]), 1e-5); /* the first segment */
+  assert_above(fabs((double)c.lse[255] - lse[255]), 1e-5);
+  free(out), free(lse);
+  free_call(&c);
+}
+
+static void test_pairing_is_counted(void **state) {
+  (void)state;
+  hyperattn_params p = hyperattn_default_params();
+  p.min_seq_len = 1, p.block_size = 64, p.query_group = p.key_group = 1;
+  p.sample_size = p.heavy_keys = p.sink_keys = p.probe_queries = 0;
+  p.sampling = HYPERATTN_SAMPLE_UNIFORM, p.order = HYPERATTN_ORDER_POSITION, p.tolerance = 0.0f;
+  assert_false(is_worth(&p, 4096, 4096));
+  p.query_group = p.key_group = 2;
+  assert_true(is_worth(&p, 4096, 4096));
+}
+
+/* Many rectangles in a level, four heads: no head's arrays reach into another's. */
+static void test_many_rectangles(void **state) {
+  (void)state;
+  for (int64_t group = 4; group <= 8; group += 4) {
+    call c = new_call(1, 4, 4, 4096, 4096, 8, 8, 1, 97), d = c;
+    hai_plan plan;
+    c.params = tiny();
+    c.params.block_size = 8, c.params.sample_size = 4, c.params.heavy_keys = 2, c.params.sink_keys = 1;
+    c.params.probe_queries = 4, c.params.query_group = c.params.key_group = group;
+    assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+    assert_true(plan.max_rects >= 32);
+    run(&c);
+    d.params = c.params;
+    d.problem.n_heads = d.problem.n_kv_heads = 1;
+    d.out = (float *)test_alloc(4096 * 8 * sizeof(float)),
+    d.lse = (float *)test_alloc(4096 * sizeof(float));
+    for (int h = 0; h < 4; h++) {
+      d.q = c.q + h * 32768, d.k = c.k + h * 32768, d.v = c.v + h * 32768;
+      bind(&d);
+      run(&d);
+      assert_memory_equal(d.out, c.out + h * 32768, 32768 * sizeof(float));
+    }
+    free(d.out), free(d.lse);
+    free_call(&c);
+  }
+}
+
+/* ---- What goes wrong in the authors' code (float32, CUDA, Triton): it must be right here ---- */
+
+/* Their float32 path loses the block mask: a sampled column in the query's own block counts twice. With blocks of half
+   the keys and as many samples, the sum over e^lse would be far too large. */
+static void test_a_column_in_the_own_block_counts_once(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 128, 128, 8, 8, 0, 201);
+  memset(c.k, 0,
+         128 * 8 * sizeof(float)); /* every key alike: the sum is 128 exactly, however columns fall */
+  c.params = small_params(hyperattn_paper_params(), 16, 32, 32);
+  double mean = 0.0;
+  for (int seed = 0; seed < 400; seed++) {
+    c.params.seed = (uint64_t)seed;
+    run(&c);
+    for (int i = 0; i < 128; i++) mean += exp((double)c.lse[i]) / (400 * 128);
+  }
+  assert_below(fabs(mean - 128.0), 0.5); /* counted twice: 160 */
+  free_call(&c);
+}
+
+/* Their merge adds a float32 epsilon inside a logarithm: lse off by up to 0.05 where the second part dominates. */
+static void test_lse_of_a_dominant_part(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 512, 512, 8, 8, 1, 203);
+  for (int i = 0; i < 8; i++) c.k[500 * 8 + i] *= 40.0f;
+  c.params =
+      small_params(hyperattn_default_params(), 64, 512, 512); /* all keys: exact, through every level */
+  assert_exact(&c, 2e-6);
+  c.params.method = HYPERATTN_EXACT;
+  assert_exact(&c, 2e-6);
+  free_call(&c);
+}
+
+/* Their last sorted block is padded with zero keys that nobody masks: mass e^0 for keys that do not exist. */
+static void test_no_padding_in_ragged_blocks(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 100, 101, 8, 8, 0, 207);
+  for (int i = 0; i < 100 * 8; i++) c.q[i] = 3.0f;
+  for (int i = 0; i < 101 * 8; i++) c.k[i] = -3.0f; /* scores of -25: a padded key would outweigh all */
+  c.params = small_params(hyperattn_paper_params(), 16, 32, 32);
+  run(&c);
+  for (int i = 0; i < 100; i++) assert_below((double)c.lse[i], -15.0);
+  free_call(&c);
+}
+
+/* block_size = 0 divides by zero there. */
+static void test_no_blocks(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 300, 300, 8, 8, 1, 209);
+  c.params = small_params(hyperattn_paper_params(), 32, 0, 16);
+  run(&c);
+  for (int64_t i = 0; i < out_size(&c.problem); i++) assert_true(isfinite(c.out[i]));
+  free_call(&c);
+}
+
+/* Causal wants n_query == n_key there, value_dim == head_dim, and one key head per query head. */
+static void test_causal_chunks_other_dims_shared_keys(void **state) {
+  (void)state;
+  call c = new_call(1, 4, 2, 200, 700, 16, 24, 1, 211);
+  c.params = small_params(hyperattn_default_params(), 64, 256, 256);
+  run(&c);
+  double *out = (double *)test_alloc((size_t)out_size(&c.problem) * sizeof(double)),
+         *lse = (double *)test_alloc((size_t)lse_size(&c.problem) * sizeof(double));
+  reference(&c.problem, out, lse);
+  assert_below(relative_error(c.out, out, out_size(&c.problem)), 1.0);
+  for (int64_t i = 0; i < lse_size(&c.problem); i++) assert_below(fabs((double)c.lse[i] - lse[i]), 1.0);
+  free(out), free(lse);
+  free_call(&c);
+}
+
+/* An odd length pads a zero row at every level there. With keys alike and no blocks, the strata's weights add up to the
+   keys of each rectangle: row i sums to i + 1, whatever was drawn. */
+static void test_odd_lengths(void **state) {
+  (void)state;
+  for (int64_t n = 333; n < 341; n++) {
+    call c = new_call(1, 1, 1, n, n, 8, 8, 1, 217);
+    memset(c.k, 0, (size_t)n * 8 * sizeof(float));
+    c.params = small_params(hyperattn_paper_params(), 20, 0, 7);
+    run(&c);
+    for (int64_t i = 0; i < n; i++) assert_below(fabs((double)c.lse[i] - log((double)i + 1.0)), 2e-6);
+    free_call(&c);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_params),
@@ -233,9 +445,22 @@ int main(void) {
       cmocka_unit_test(test_two_levels),
       cmocka_unit_test(test_a_budget_of_all_keys_is_exact),
       cmocka_unit_test(test_stages_with_all_keys_are_exact),
+      cmocka_unit_test(test_window_is_exact),
       cmocka_unit_test(test_what_is_worth_approximating),
       cmocka_unit_test(test_cap),
       cmocka_unit_test(test_cap_beside_pins),
+      cmocka_unit_test(test_a_negative_scale),
+      cmocka_unit_test(test_cap_floor_over_several_tasks),
+      cmocka_unit_test(test_the_smaller_half_decides),
+      cmocka_unit_test(test_a_short_prefix_is_exact),
+      cmocka_unit_test(test_pairing_is_counted),
+      cmocka_unit_test(test_many_rectangles),
+      cmocka_unit_test(test_a_column_in_the_own_block_counts_once),
+      cmocka_unit_test(test_lse_of_a_dominant_part),
+      cmocka_unit_test(test_no_padding_in_ragged_blocks),
+      cmocka_unit_test(test_no_blocks),
+      cmocka_unit_test(test_causal_chunks_other_dims_shared_keys),
+      cmocka_unit_test(test_odd_lengths),
   };
   return cmocka_run_group_tests_name("hyper", tests, NULL, NULL);
 }

@@ -579,7 +579,7 @@ static void test_bad_reports(void **state) {
 }
 
 /* A NaN or infinity in a query has no say in verdicts; in a key or value it reaches only rows that see it. */
-static void test_defects(void **state) {
+static void test_what_is_not_finite(void **state) {
   const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;
   for (int b = 0; b < 3; b++)
@@ -696,7 +696,7 @@ int main(void) {
       cmocka_unit_test(test_report_counts_keys_of_many_queries),
       cmocka_unit_test(test_causal_report),
       cmocka_unit_test(test_bad_reports),
-      cmocka_unit_test(test_defects),
+      cmocka_unit_test(test_what_is_not_finite),
       cmocka_unit_test(test_causality),
       cmocka_unit_test(test_who_is_held_out),
       cmocka_unit_test(test_workspace),

@@ -1,6 +1,8 @@
 /* Hashing, ordering, drawing, choosing: each stage by a property that a wrong one violates. */
 #include "support.h"
 
+static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
+
 /* Consecutive positions are Gray codes that differ in one bit, all 2^r - 1 times (the authors' order: 96 of 127). */
 static void test_neighbouring_buckets_differ_in_one_bit(void **state) {
   (void)state;
@@ -434,6 +436,144 @@ static void test_pairing_in_two_levels(void **state) {
   free_call(&c);
 }
 
+/* 0.8 w / sum + 0.2 / n. */
+static void test_probabilities_are_mixed_with_uniform(void **state) {
+  (void)state;
+  assert_below(fabs((double)hai_units(0.0f, 1.0f, 10) / 17592186044416.0 - 0.02), 1e-6);
+  assert_below(fabs((double)hai_units(1.0f, 1.0f, 10) / 17592186044416.0 - 0.82), 1e-6);
+}
+
+/* |v|^2 for VALUE_NORM, M |v| for COLUMN_MASS: any positive weights would be unbiased. */
+static void test_sampling_weights(void **state) {
+  (void)state;
+  for (int sampling = 1; sampling < 3; sampling++) {
+    call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 43);
+    hai_plan plan;
+    hai_job job;
+    c.params = tiny();
+    c.params.sampling = HYPERATTN_SAMPLE_UNIFORM;
+    void *workspace = run_and_look(&c, &plan, &job); /* uniform: masses stay */
+    float mass[211];
+    memcpy(mass, hai_mass(&job), sizeof mass);
+    free(workspace);
+    c.params.sampling = (hyperattn_sampling)sampling;
+    workspace = run_and_look(&c, &plan, &job);
+    for (int j = 0; j < 211; j++) {
+      double norm = 0.0;
+      for (int t = 0; t < 8; t++) norm += (double)c.v[j * 8 + t] * (double)c.v[j * 8 + t];
+      double want = sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : (double)mass[j] * sqrt(norm);
+      assert_below(fabs((double)hai_mass(&job)[j] - want), 1e-5 * (1.0 + want));
+    }
+    free(workspace);
+    free_call(&c);
+  }
+}
+
+static void test_sinks_stay_out_of_means(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 53);
+  hai_plan plan;
+  hai_job job;
+  c.params = tiny();
+  c.params.sink_keys = 5; /* sub-block 0 and the first key of sub-block 1 */
+  void *workspace = run_and_look(&c, &plan, &job);
+  int64_t parts = hai_key_parts(&plan, 211), begin = hai_cut(211, parts, 1), end = hai_cut(211, parts, 2);
+  assert_true(begin < 5 && end > 5);
+  for (int t = 0; t < 8; t++) {
+    double mean = 0.0;
+    for (int64_t i = 5; i < end; i++) mean += (double)c.k[i * 8 + t] / (double)(end - 5);
+    assert_below(fabs((double)hai_mean(&job)[8 + t] - mean), 1e-5);
+  }
+  assert_true(isnan(hai_mean(&job)[0])); /* sinks alone: the worst score */
+  free(workspace);
+  free_call(&c);
+}
+
+/* Sinks that are heavy as well leave all places for other heavy keys. */
+static void test_sinks_take_no_heavy_places(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 90, 211, 8, 8, 0, 43);
+  hai_plan plan;
+  hai_job job;
+  c.params = tiny();
+  c.params.sink_keys = 3, c.params.heavy_keys = 9;
+  for (int i = 0; i < 90; i++) c.q[i * 8] = 4.0f;
+  for (int i = 0; i < 3; i++) c.k[i * 8] = 8.0f;
+  void *workspace = run_and_look(&c, &plan, &job);
+  assert_int_equal(hai_counts(&job)[0], 12);
+  free(workspace);
+  free_call(&c);
+}
+
+/* A probe that is NaN or infinite has no say; the others find the heavy keys. */
+static void test_a_bad_probe_has_no_say(void **state) {
+  static const float bad[] = {NAN, INFINITY};
+  (void)state;
+  for (int b = 0; b < 2; b++) {
+    call c = new_call(1, 1, 1, 300, 2000, 8, 8, 0, 43);
+    hai_plan plan;
+    hai_job job;
+    c.params = tiny();
+    c.params.sink_keys = 0;
+    c.params.sampling = HYPERATTN_SAMPLE_UNIFORM; /* masses stay */
+    for (int i = 0; i < 300; i++) c.q[i * 8] += 3.0f;
+    c.k[555 * 8] = c.k[777 * 8] = c.k[1234 * 8] = c.k[1900 * 8] = 9.0f;
+    hai_plan before;
+    void *unused = run_and_look(&c, &before, &job);
+    c.q[hai_probe_row(&job, 0) * 8] = bad[b];
+    free(unused);
+    void *workspace = run_and_look(&c, &plan, &job);
+    double total = 0.0;
+    for (int j = 0; j < 2000; j++) total += (double)hai_mass(&job)[j];
+    assert_below(fabs(total - 7.0), 1e-3);
+    assert_int_equal(hai_counts(&job)[0], 4);
+    assert_true(hai_pins(&job)[0] == 555 && hai_pins(&job)[1] == 777 && hai_pins(&job)[2] == 1234 &&
+                hai_pins(&job)[3] == 1900);
+    free(workspace);
+    free_call(&c);
+  }
+}
+
+static void test_every_rectangle_has_its_own_random_numbers(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 1024, 1024, 8, 8, 1, 1);
+  hai_plan plan;
+  char seen[4096] = {0};
+  c.params = tiny();
+  assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
+  assert_true(plan.depth > 1);
+  for (int level = 0; level < hai_plan_levels(&plan); level++)
+    for (int64_t i = 0; i < hai_plan_rects(&plan, level); i++)
+      assert_false(seen[hai_rect_at(&plan, level, i).region]++);
+  free_call(&c);
+}
+
+/* The authors' code draws columns with replacement, from a generator that every call moves on. */
+static void test_columns_are_distinct_and_reproducible(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 300, 300, 8, 8, 0, 213);
+  c.params = small_params(hyperattn_paper_params(), 32, 16, 100);
+  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
+  void *workspace = test_alloc(bytes);
+  int32_t first[100];
+  for (int round = 0; round < 2; round++) {
+    hai_plan plan;
+    hai_job job;
+    char seen[300] = {0};
+    assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes), HYPERATTN_OK);
+    hai_resolve(&plan, &c.problem, &c.params);
+    hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0);
+    assert_int_equal(hai_counts(&job)[1], 100);
+    for (int i = 0; i < 100; i++) {
+      assert_false(seen[hai_columns(&job, 0)[i].key]++);
+      if (round) assert_int_equal(first[i], hai_columns(&job, 0)[i].key);
+      first[i] = hai_columns(&job, 0)[i].key;
+    }
+  }
+  free(workspace);
+  free_call(&c);
+}
+
 /* ---- CPU detection: what the processor says and what the system saves, by fakes ---- */
 #if defined(__x86_64__) && !defined(HYPERATTN_NO_SIMD)
 static uint32_t fake_leaves, fake_1_ecx, fake_7_ebx, fake_7_edx, fake_7_1_eax;
@@ -538,6 +678,13 @@ static void test_the_widest_kernel_is_chosen(void **state) {
 }
 #endif
 
+/* A kernel can be asked for where there is one, and only there. */
+static void test_kernels_that_are_not_here_are_refused(void **state) {
+  (void)state;
+  for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_AMX_BF16; isa++)
+    assert_int_equal(has_kernel((hyperattn_isa)isa), hai_kernel_of((hyperattn_isa)isa) != NULL);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_neighbouring_buckets_differ_in_one_bit),
@@ -554,6 +701,14 @@ int main(void) {
       cmocka_unit_test(test_pairing_in_two_levels),
       cmocka_unit_test(test_detection),
       cmocka_unit_test(test_the_widest_kernel_is_chosen),
+      cmocka_unit_test(test_kernels_that_are_not_here_are_refused),
+      cmocka_unit_test(test_probabilities_are_mixed_with_uniform),
+      cmocka_unit_test(test_sampling_weights),
+      cmocka_unit_test(test_sinks_stay_out_of_means),
+      cmocka_unit_test(test_sinks_take_no_heavy_places),
+      cmocka_unit_test(test_a_bad_probe_has_no_say),
+      cmocka_unit_test(test_every_rectangle_has_its_own_random_numbers),
+      cmocka_unit_test(test_columns_are_distinct_and_reproducible),
   };
   return cmocka_run_group_tests_name("selection", tests, NULL, NULL);
 }

@@ -1,7 +1,5 @@
 /* Fuzzes hyperattn_forward: bytes become a call, valid or not; what the manual promises is checked. */
 #define _POSIX_C_SOURCE 200809L
-#define HYPERATTN_STATIC
-#define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
 #include "amx.h"

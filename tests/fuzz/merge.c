@@ -1,6 +1,4 @@
 /* Fuzzes hyperattn_merge. */
-#define HYPERATTN_STATIC
-#define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
 #include "fuzz.h"

@@ -408,5 +408,5 @@ int main(void) {
       cmocka_unit_test(test_reports_leave_out_what_is_not_finite),
       cmocka_unit_test(test_what_meets_nothing_is_reported),
   };
-  return cmocka_run_group_tests_name("adversarial", tests, find_kernels, NULL);
+  return cmocka_run_group_tests_name("extreme_data", tests, find_kernels, NULL);
 }
