@@ -1,0 +1,127 @@
+#!/bin/sh
+# Tests of the scripts of tests/: test_scripts.sh WHAT WORK
+#   run       what run.sh does, says and installs, with commands that only pretend
+#   units     units.txt and lib.sh are the only places for what they hold
+#   coverage  coverage.sh on a machine that has less than this one
+set -eu
+cd "$(dirname "$0")/.."
+root=$PWD what=$1
+. tests/lib.sh
+rm -rf "$2"
+mkdir -p "$2"
+work=$(cd "$2" && pwd)
+fail() {
+  echo "$what: $1"
+  [ ! -f "$work/said" ] || sed 's/^/  said: /' "$work/said"
+  [ ! -f "$work/log" ] || sed 's/^/  ran: /' "$work/log"
+  exit 1
+}
+
+# A PATH of real tools, and of others that write down how they were called. In $work/state: cmocka, network and root
+# where the machine has them; broken, a word that makes the command fail.
+pretend() {
+  mkdir -p "$work/bin" "$work/state"
+  for tool in awk basename cat cut date dirname env flock getconf grep mktemp printf rm sed sh sort tail tr wc; do
+    path=$(command -v $tool) || continue
+    [ ! -f "$path" ] || ln -sf "$path" "$work/bin/$tool"
+  done
+  for tool in cmake ctest cc apt-get clang clang++ g++ pkg-config sudo id valgrind; do
+    cat >"$work/bin/$tool" <<'END'
+#!/bin/sh
+here=$(dirname "$0")/..
+[ "${0##*/}" = id ] || echo "${0##*/} $*" >>"$here/log"
+if [ -f "$here/state/broken" ] && echo "${0##*/} $*" | grep -q "$(cat "$here/state/broken")"; then exit 1; fi
+case "${0##*/} $*" in
+cc*-lcmocka*) [ -f "$here/state/cmocka" ] ;;
+id*) [ -f "$here/state/root" ] && echo 0 || echo 1000 ;;
+sudo*) exit 1 ;;
+apt-get*install*)
+  [ -f "$here/state/network" ] && [ -f "$here/state/root" ] || { echo "E: cannot" && exit 100; }
+  case $* in *libcmocka-dev*) echo >"$here/state/cmocka" ;; esac
+  ;;
+apt-get*) [ -f "$here/state/network" ] ;;
+*cmake*--build*) echo "[ 50%] Building C object x.c.o" && echo "[100%] Built target test_x" ;;
+clang*-dumpversion*) echo 14.0.6 ;;
+esac
+END
+    chmod +x "$work/bin/$tool"
+  done
+}
+runs() { # STATE... -- ARGUMENT...: run.sh on such a machine; its exit status in $code
+  rm -rf "$work/state" "$work/log"
+  pretend
+  while [ "$1" != -- ]; do
+    echo "${1#*=}" >"$work/state/${1%%=*}"
+    shift
+  done
+  shift
+  code=0
+  PATH="$work/bin" CC=cc sh tests/run.sh "$@" >"$work/said" 2>&1 </dev/null || code=$?
+}
+said() { grep -q -e "$1" "$work/said" || fail "does not say: $1"; }
+ran() { grep -q -e "$1" "$work/log" || fail "did not run: $1"; }
+never_ran() { ! grep -e "$1" "$work/log" || fail "ran: $1"; }
+
+case $what in
+run)
+  runs root network --
+  [ $code = 0 ] || fail "fails"
+  said 'installing libcmocka-dev: '
+  ran 'apt-get.* install .*libcmocka-dev$'
+  never_ran 'install.*\(clang\|g++\|pkg-config\|valgrind\)'
+  said 'stage 1 of 1: quick'
+  said 'Built target test_x'
+  ran 'cmake --build .*--target quick'
+  ran 'ctest .*-LE rest'
+  ! grep -q "$(printf '\r')" "$work/said" || fail "moves the cursor in a pipe"
+
+  runs root network cmocka --
+  [ $code = 0 ] || fail "fails where cmocka is there"
+  never_ran apt-get
+
+  for lacking in root network; do
+    runs $lacking --
+    [ $code != 0 ] || fail "passes without cmocka"
+    said '^    apt-get install -y --no-install-recommends libcmocka-dev$'
+    never_ran cmake
+  done
+
+  runs root network cmocka -- full
+  [ $code = 0 ] || fail "full fails"
+  number=0
+  for preset in test sanitize ubsan msan fuzz; do
+    number=$((number + 1))
+    said "stage $number of 5: $preset"
+    ran "cmake --preset $preset"
+    ran "ctest --preset $preset"
+  done
+  runs root network cmocka -- rest
+  [ $code = 0 ] || fail "rest fails"
+  ran 'ctest .*-L rest'
+  for preset in sanitize ubsan msan fuzz; do ran "ctest --preset $preset"; done
+  runs root network cmocka -- 'all'
+  for preset in test sanitize ubsan msan fuzz valgrind cross; do ran "ctest --preset $preset"; done
+
+  for broken in 'cmake -S' 'cmake --build' 'ctest'; do
+    runs root network cmocka "broken=$broken" --
+    [ $code != 0 ] || fail "passes where $broken fails"
+    said 'FAILED: quick'
+  done
+  runs root network cmocka 'broken=clang -fsanitize' -- msan
+  said 'SKIP: msan'
+  ;;
+units)
+  (cd tests && ls test_*.c) | sed 's/^test_//; s/\.c$//; /^llm$/d' | sort >"$work/files"
+  units tests/units.txt | sort >"$work/listed"
+  diff "$work/files" "$work/listed" || fail "units.txt is not what tests/test_*.c is"
+  for unit in $(cat "$work/files"); do
+    if grep -nw "test_$unit\.c" tests/*.txt tests/*.py tests/*/*.txt; then fail "a second place names $unit"; fi
+  done
+  find tests -name '*.sh' ! -name lib.sh ! -name test_scripts.sh >"$work/scripts"
+  # shellcheck disable=SC2046
+  if grep -nE 'exit 77|apt-get (-[^ ]+ )*install|dnf install' $(cat "$work/scripts") .ci/run; then
+    fail "skips or installs by itself, not by lib.sh"
+  fi
+  ;;
+*) echo "test_scripts.sh: no test $what" >&2 && exit 2 ;;
+esac
