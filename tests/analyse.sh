@@ -1,21 +1,12 @@
 #!/bin/sh
 # Static analysis of the implementation, no finding allowed: analyse.sh TOOL (cppcheck, clang_tidy or gcc).
-# Installs a tool that is missing (by apt, as root); exit code 77, and a line that says why, where that
-# cannot be done.
+# Installs a tool that is missing, or is skipped (lib.sh).
 # What is suppressed, and why: .clang-tidy, and comments in the header with NOLINT or cppcheck-suppress.
 set -eu
 cd "$(dirname "$0")/.."
 tool=${1:?analyse.sh: which of cppcheck, clang_tidy, gcc?}
 
-skip() { echo "SKIP: $tool: $1"; exit 77; }
-has() { command -v "$1" >/dev/null 2>&1; }
-need() { # command, package
-  has "$1" && return 0
-  has apt-get && [ "$(id -u)" = 0 ] || skip "no $1, and no apt-get as root"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq || true
-  apt-get install -y -qq --no-install-recommends "$2" >/dev/null || skip "$2 could not be installed"
-}
+. tests/lib.sh
 implementation="-x c -std=c11 -DHYPERATTN_IMPLEMENTATION"
 
 case $tool in

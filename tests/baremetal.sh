@@ -1,9 +1,10 @@
 #!/bin/sh
 # Runs the library on an emulated Cortex-M, without an operating system, heap or C library: baremetal.sh TARGET WORK
 # Prints flash, RAM and stack, and flash without this or that part. Without arguments: the targets, one a line.
-# Installs what is missing (by apt, as root); exit code 77, and a line that says why, where that cannot be done.
+# Installs what is missing, or is skipped (lib.sh).
 set -eu
 cd "$(dirname "$0")/baremetal"
+. ../lib.sh
 
 # target | gcc's flags | QEMU's board
 table() {
@@ -19,21 +20,10 @@ fi
 target=$1 data=$PWD/../data/golden/full
 mkdir -p "$2"
 work=$(cd "$2" && pwd)
-skip() { echo "SKIP: $target: $1"; exit 77; }
-has() { command -v "$1" >/dev/null 2>&1; }
 row=$(table | grep "^$target ") || { echo "baremetal.sh: no target $target" >&2; exit 1; }
 column() { echo "$row" | cut -d '|' -f "$1" | sed 's/^ *//; s/ *$//'; }
-tools() { has arm-none-eabi-gcc && has qemu-system-arm; }
-if ! tools; then
-  has apt-get && [ "$(id -u)" = 0 ] || skip "no arm-none-eabi-gcc or qemu-system-arm, and no apt-get as root"
-  export DEBIAN_FRONTEND=noninteractive
-  install() {
-    apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends gcc-arm-none-eabi qemu-system-arm \
-      >"$work/apt.log" 2>&1
-  }
-  install || { apt-get update -qq && install; } || skip "apt-get cannot install gcc-arm-none-eabi qemu-system-arm"
-  tools || skip "no arm-none-eabi-gcc or qemu-system-arm in Debian's packages"
-fi
+need arm-none-eabi-gcc gcc-arm-none-eabi
+need qemu-system-arm qemu-system-arm
 
 ${CC:-cc} -O1 -I../.. expected.c -o "$work/expected"
 "$work/expected" "$data" "$work/expected.f32"

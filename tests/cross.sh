@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds unit tests for another machine and runs them: cross.sh TARGET WORK TEST[:FILTER]...
-# Without arguments: the targets, one a line. Installs what is missing (by apt, as root); exit code 77, and a
-# line that says why, where that cannot be done.
+# Without arguments: the targets, one a line. Installs what is missing, or is skipped (lib.sh).
 set -eu
 cd "$(dirname "$0")/.."
+. tests/lib.sh
 
 # target | Debian packages | compiler, flags | what runs a program; slowest first. armv7, i386 and wasm have a size_t
 # of 32 bits, s390x is big-endian. fast: floats may keep more digits than they have, as gcc lets them without -std=c11
@@ -32,8 +32,6 @@ target=$1
 mkdir -p "$2"
 work=$(cd "$2" && pwd)
 shift 2
-skip() { echo "SKIP: $target: $1"; exit 77; }
-has() { command -v "$1" >/dev/null 2>&1; }
 
 row=$(table | grep "^$target ") || { echo "cross.sh: no target $target" >&2; exit 1; }
 column() { echo "$row" | cut -d '|' -f "$1" | sed 's/^ *//; s/ *$//'; }
@@ -54,20 +52,15 @@ emulator() { # Debian's names of the static qemus, where these are the ones
   has "${run%% *}"
 }
 
-# Several targets may run at a time, and share one apt and one cmocka.
+if ! has "${cc%% *}" || ! emulator; then
+  install xz-utils $packages || skip "no ${cc%% *} or ${run%% *}"
+  { has "${cc%% *}" && emulator; } || skip "no ${cc%% *} or ${run%% *} in $packages"
+fi
+
+# Several targets may run at a time, and share one cmocka.
 shared=$(dirname "$work")/shared
 mkdir -p "$shared"
 locked() { if has flock; then flock "$shared" "$@"; else "$@"; fi; }
-if ! has "${cc%% *}" || ! emulator; then
-  has apt-get || skip "no ${cc%% *} or ${run%% *}, and no apt-get"
-  [ "$(id -u)" = 0 ] || skip "no ${cc%% *} or ${run%% *}, and not root"
-  install() {
-    DEBIAN_FRONTEND=noninteractive locked apt-get -o DPkg::Lock::Timeout=600 install -y -qq \
-      --no-install-recommends xz-utils $packages >"$work/apt.log" 2>&1
-  }
-  install || { locked apt-get update -qq && install; } || skip "apt-get cannot install $packages"
-  { has "${cc%% *}" && emulator; } || skip "no ${cc%% *} or ${run%% *} in $packages"
-fi
 
 # cmocka is built from the distribution's source: a foreign package is not to be had for every target. apt works in
 # a folder of ours and leaves its own lists as they are.
@@ -100,7 +93,7 @@ $run "$work/nothing$suffix" >"$work/nothing.log" 2>&1 || skip "$run runs no prog
 
 for test; do # TEST:FILTER runs those of its cases whose names match
   name=${test%%:*} filter=${test#"${test%%:*}"} program=$work/test_${test%%:*}$suffix
-  $cc -std=c11 -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64 -O2 -Wall -Wextra -Werror -I. -Itests \
+  $cc -std=c11 -D_POSIX_C_SOURCE=200809L -D_FILE_OFFSET_BITS=64 -DHYPERATTN_IMPLEMENTATION -O2 -Wall -Wextra -Werror -I. -Itests \
     -I"$cmocka/include" "tests/test_$name.c" "$work/cmocka.o" -o "$program" -lm
   $run "$program" ${filter:+"${filter#:}"}
 done

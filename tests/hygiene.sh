@@ -1,7 +1,6 @@
 #!/bin/sh
 # What the header does to those who include it: hygiene.sh CHECK COMPILER WORK. Without arguments: each CHECK COMPILER,
-# one a line. Installs a compiler that is missing (by apt, as root); exit code 77, and a line that says why, where that
-# cannot be done.
+# one a line. Installs a compiler that is missing, or is skipped (lib.sh).
 #   standards  compiles and runs among hostile macros, twice included, under every standard
 #   units      several units, one implementation or one in each
 #   leaks      no macro and no symbol but hyperattn's; no reserved identifier; memcpy and memset are all it calls
@@ -11,6 +10,7 @@
 set -eu
 cd "$(dirname "$0")/hygiene"
 here=$PWD root=$(cd ../.. && pwd)
+. ../lib.sh
 
 if [ $# = 0 ]; then
   for compiler in gcc clang newer_clang tcc; do echo "standards $compiler" && echo "units $compiler"; done
@@ -20,8 +20,6 @@ fi
 check=$1 compiler=$2
 mkdir -p "$3"
 cd "$3"
-skip() { echo "SKIP: $check $compiler: $1"; exit 77; }
-has() { command -v "$1" >/dev/null 2>&1; }
 fail() { echo "$check $compiler: $1"; exit 1; }
 
 package=$compiler cc=$compiler cxx=
@@ -35,11 +33,7 @@ newer_clang)
   package=clang-$version cc=clang-$version cxx=clang++-$version
   ;;
 esac
-if ! has "$cc"; then
-  has apt-get && [ "$(id -u)" = 0 ] || skip "$cc is not installed, and no apt-get as root"
-  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "$package" \
-    >apt.log 2>&1 || skip "apt-get cannot install $package"
-fi
+need "$cc" "$package"
 headers='-include stddef.h -include stdint.h'
 implementation='-x c -DHYPERATTN_IMPLEMENTATION'
 
@@ -135,7 +129,7 @@ fast_math)
   grep -q 'hyperattn.h needs infinities' message || fail "does not say why"
   for optimise in -O1 -O3; do
     "$cc" $optimise -ffast-math -fno-finite-math-only -I"$root" -I"$here/.." -DTEST_DATA="\"$here/../data\"" \
-      -D_POSIX_C_SOURCE=200809L "$here/../test_exact.c" -o fast_math -lcmocka -lm
+      -DHYPERATTN_IMPLEMENTATION -D_POSIX_C_SOURCE=200809L "$here/../test_exact.c" -o fast_math -lcmocka -lm
     ./fast_math
   done
   ;;

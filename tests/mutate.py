@@ -34,12 +34,19 @@ import time
 
 TESTS = pathlib.Path(__file__).resolve().parent
 HEADER = TESTS.parent / "hyperattn.h"
-QUICK = ["golden", "defects", "causal", "numbers", "exact", "embedded", "edges", "api", "hyper"]
-SLOW = ["adversarial", "judge", "selection", "dtypes", "bounds"]
-VECTOR = ["golden", "dtypes", "numbers"]  # kill most of the mutants in vector kernels
-# These see nothing more in plain code where vector kernels are built too.
-PLAIN = ["golden", "defects", "causal", "exact"]
+
+
+def units(mark):
+    """The units that units.txt gives this mark; what marks mean stands there."""
+    lines = (TESTS / "units.txt").read_text().splitlines()
+    return [line.split()[0] for line in lines if line[:1] not in ("", "#") and mark in line.split()[1:]]
+
+
+SLOW = units("slow")
+QUICK = [name for name in units("mutants") if name not in SLOW]
+VECTOR, PLAIN = units("vector"), units("plain")
 FLAGS = [
+    "-DHYPERATTN_IMPLEMENTATION",
     "-std=c11",
     "-w",
     f'-DTEST_DATA="{TESTS}/data"',
@@ -317,12 +324,9 @@ def programs(with_sanitizers):
     yield from (("tcc" if tcc else "scalar", name) for name in QUICK)
     yield from (("scalar", name) for name in SLOW)
     yield from (("all", name) for name in QUICK + SLOW)
-    yield from (("AVX2", name) for name in ["exact", "numbers", "dtypes"])
+    yield from (("AVX2", name) for name in units("avx2"))
     if with_sanitizers:
-        yield from (
-            ("sanitize", name)
-            for name in ["exact", "causal", "edges", "hyper", "defects", "embedded", "selection"]
-        )
+        yield from (("sanitize", name) for name in units("sanitized"))
 
 
 def fate(header, simd, plan, timeout, original_code):

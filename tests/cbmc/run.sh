@@ -1,21 +1,20 @@
 #!/bin/sh
 # Proves that the arithmetic of sizes does not overflow: sh tests/cbmc/run.sh [WORK [PROOF..]]   (LIMIT=300 s a proof)
-# Installs cbmc if it is missing (by apt; Debian 12 has none, so Debian 11's is unpacked in WORK). Exit 77, and a line that
-# says why, where that cannot be done. A proof that runs out of time fails.
+# Debian 12 has no cbmc, so Debian 11's is unpacked in WORK where there is none, or this is skipped (lib.sh). A proof that runs out of time fails.
 # Not proved, since CBMC does not finish on products and quotients of several 31-bit numbers: hai_resolve as a whole
 # (its layout and regions at every limit are in test_bounds.c).
 set -eu
 cd "$(dirname "$0")"
+. ../lib.sh
 here=$PWD limit=${LIMIT:-300} failed=0 passed=0
 mkdir -p "${1:-../../build/cbmc}"
 work=$(cd "${1:-../../build/cbmc}" && pwd)
 [ $# = 0 ] || shift
-skip() { echo "SKIP: cbmc: $1"; exit 77; }
 
 cbmc=$(command -v cbmc || echo "$work/unpacked/usr/bin/cbmc")
 export LD_LIBRARY_PATH="$work/unpacked/usr/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 if ! "$cbmc" --version >/dev/null 2>&1; then
-  command -v apt-get >/dev/null 2>&1 || skip "not installed, and no apt-get"
+  has apt-get || skip "not installed, and no apt-get"
   cd "$work" && mkdir -p lists/partial cache/archives/partial
   apt-get indextargets --format '$(ORIGIN) deb [trusted=yes] $(REPO_URI) bullseye main' 'Created-By: Packages' |
     sed -n 's/^Debian //p' | grep -v security | sort -u >sources.list

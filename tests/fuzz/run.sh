@@ -5,6 +5,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
+. "$here/../lib.sh"
 engine=libfuzzer
 [ "${1:-}" != afl ] || { engine=afl && shift; }
 target=${1:?TARGET} seconds=${2:?SECONDS}
@@ -13,19 +14,13 @@ work=${3:-$root/build/fuzz-$target}
 mkdir -p "$work/found"
 work=$(cd "$work" && pwd)
 
-install() {
-  sudo=
-  [ "$(id -u)" = 0 ] || sudo="sudo -n"
-  command -v apt-get >/dev/null 2>&1 || return 0
-  { $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } \
-    >"$work/install.log" 2>&1 || true
+sources="$here/$target.c" library=-DHYPERATTN_IMPLEMENTATION
+[ "$target" != gguf ] || {
+  library=
+  for part in gguf dequant tokenizer; do sources="$sources $root/examples/llm/$part.c"; done
 }
-skip() { echo "SKIP: $*" && exit 77; }
-
-sources="$here/$target.c"
-[ "$target" != gguf ] || for part in gguf dequant tokenizer; do sources="$sources $root/examples/llm/$part.c"; done
 build() { # COMPILER FLAGS..
-  "$@" -O1 -g -std=c11 -D_POSIX_C_SOURCE=200809L -fno-sanitize-recover=all -I"$root" -I"$root/examples" \
+  "$@" -O1 -g -std=c11 -D_POSIX_C_SOURCE=200809L -fno-sanitize-recover=all $library -I"$root" -I"$root/examples" \
     -I"$root/examples/llm" $sources -lm -o "$work/fuzz_$target"
 }
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
@@ -33,12 +28,12 @@ dictionary=$here/$target.dict
 
 if [ $engine = libfuzzer ]; then
   has_fuzzer() {
-    command -v clang >/dev/null 2>&1 &&
+    has clang &&
       echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n ? 0 : 0; }' |
       clang -x c - -fsanitize=fuzzer,address,undefined -o "$work/probe" 2>/dev/null
   }
-  has_fuzzer || install clang libclang-rt-dev
-  has_fuzzer || install "libclang-rt-$(clang -dumpversion 2>/dev/null | cut -d. -f1)-dev"
+  has_fuzzer || install clang libclang-rt-dev || true
+  has_fuzzer || install "libclang-rt-$(clang -dumpversion 2>/dev/null | cut -d. -f1)-dev" || true
   has_fuzzer || skip "no clang with libFuzzer, and none could be installed (clang, libclang-rt-dev)"
   build clang -fsanitize=fuzzer,address,undefined
   set -- -max_total_time="$seconds" -max_len=4096 -timeout=25 -rss_limit_mb=2048 -print_final_stats=1
@@ -53,11 +48,11 @@ else
   compiler=
   for try in 1 2; do
     for name in afl-clang-fast afl-gcc-fast; do
-      [ -n "$compiler" ] || ! command -v $name >/dev/null 2>&1 || compiler=$name
+      [ -n "$compiler" ] || ! has $name || compiler=$name
     done
-    [ -n "$compiler" ] || [ $try = 2 ] || install afl++ clang
+    [ -n "$compiler" ] || [ $try = 2 ] || install afl++ clang || true
   done
-  [ -n "$compiler" ] && command -v afl-fuzz >/dev/null 2>&1 || skip "no AFL++, and none could be installed (afl++)"
+  [ -n "$compiler" ] && has afl-fuzz || skip "no AFL++, and none could be installed (afl++)"
   sources="$sources $here/replay.c"
   build $compiler -fsanitize=address,undefined >"$work/log" 2>&1 || skip "$compiler: $(tail -n 1 "$work/log")"
   export AFL_SKIP_CPUFREQ=1 AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_NO_UI=1 AFL_NO_AFFINITY=1
