@@ -68,7 +68,7 @@ show() {
   while IFS= read -r line; do
     case $line in
     'Scanning dependencies'* | 'Consolidate compiler'* | 'Internal ctest'* | 'Test project'* | *'  Start '*) continue ;;
-    '['*'] Built target '* | '['*'] Linking '* | *' Test '*'#'*' Passed '*) kind=progress ;;
+    '['*'] Built target '* | *' Test '*'#'*' Passed '*) kind=progress ;;
     '['*']'*) kind=passing ;;
     *) kind=told ;;
     esac
