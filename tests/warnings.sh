@@ -1,11 +1,10 @@
 #!/bin/sh
 # The header in units whose warnings are strict: warnings.sh COMPILER STANDARD, or warnings.sh everything STANDARD for
-# clang's -Weverything, by clang and by the newest one there is. Exit code 77, and a line that says why, where the
-# compiler is missing.
+# clang's -Weverything, by clang and by the newest one there is. Skipped (lib.sh) where the compiler is missing.
 set -eu
 cd "$(dirname "$0")/hygiene"
 compiler=$1 standard=$2
-has() { command -v "$1" >/dev/null 2>&1; }
+. ../lib.sh
 
 # What -Weverything says that is no fault here, and why.
 exceptions() {
@@ -40,7 +39,7 @@ everything)
 g++) compilers=g++ flags="$flags -Wcast-align=strict -Wuseless-cast" ;;
 *) compilers=$compiler ;;
 esac
-for cc in ${compilers:-clang}; do has "$cc" || { echo "SKIP: $cc is not installed" && exit 77; }; done
+for cc in ${compilers:-clang}; do has "$cc" || skip "$cc is not installed"; done
 
 failed=0
 check() { # OPTION... UNIT
