@@ -88,7 +88,12 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
 
 static int pool_open(pool *p, int n_workers) {
   p->n_workers = n_workers;
-  p->round = 0, p->busy = 0, p->looks = POOL_LOOKS, p->asleep = 0, p->stop = 0, p->next_worker = 1;
+  p->round = 0;
+  p->busy = 0;
+  p->looks = POOL_LOOKS;
+  p->asleep = 0;
+  p->stop = 0;
+  p->next_worker = 1;
   p->threads = malloc((size_t)n_workers * sizeof *p->threads);
   if (!p->threads) return 0;
   pthread_mutex_init(&p->lock, NULL);

@@ -11,14 +11,14 @@ set -eu
 way=$1 source=$2 work=$3
 here=$source/tests/consumers header=$2/hyperattn.h
 fail() { echo "$way: $*" >&2; exit 1; }
-skip() { echo "SKIP: $way: $*"; exit 77; }
+. "$source/tests/lib.sh"
 rm -rf "$work"
 mkdir -p "$work"
 cd "$work"
 
 compilers=
 for compiler in "${CC:-cc}" "${CXX:-c++}" gcc g++ clang clang++; do
-  ! command -v "$compiler" >/dev/null 2>&1 || compilers="$compilers $compiler"
+  ! has "$compiler" || compilers="$compilers $compiler"
 done
 compile() { # COMPILER OPTION... SOURCE: as C11 or C++11, without a warning
   driver=$1
@@ -52,7 +52,7 @@ example)
   done
   ;;
 shared)
-  command -v nm >/dev/null 2>&1 || skip "nm is not installed"
+  has nm || skip "$way: nm is not installed"
   for compiler in $compilers; do
     for api in "$public" -DNONE; do
       compile "$compiler" -DHYPERATTN_NO_SIMD -fPIC -fvisibility=hidden "$api" -shared "$here/library.c" \
@@ -70,7 +70,7 @@ shared)
   done
   ;;
 private)
-  command -v nm >/dev/null 2>&1 || skip "nm is not installed"
+  has nm || skip "$way: nm is not installed"
   for compiler in $compilers; do
     for api in "$public" -DHYPERATTN_API= '-DHYPERATTN_API=__attribute__((dllimport))' -DNONE; do
       compile "$compiler" -DHYPERATTN_NO_SIMD -DHYPERATTN_STATIC "$api" -c "$here/library.c" -o library.o
@@ -80,7 +80,7 @@ private)
   done
   ;;
 dll)
-  command -v clang >/dev/null 2>&1 || skip "clang is not installed"
+  has clang || skip "$way: clang is not installed"
   windows="--target=x86_64-pc-windows-gnu -ffreestanding -O1 -DHYPERATTN_MEMCPY=__builtin_memcpy
     -DHYPERATTN_MEMSET=__builtin_memset"
   printf '#include "hyperattn.h"\nint used(void);\nint used(void) { return (int)hyperattn_detect_isa(); }\n' >user.c

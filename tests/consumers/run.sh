@@ -8,7 +8,7 @@ ways="subdirectory fetch_content twice examples find_package versions found_then
   include_folder data_folder destdir moved pkg_config exported depended readme no_python slow_blas"
 # shellcheck disable=SC2086 # ways are words
 [ $# -gt 0 ] || { printf '%s\n' $ways && exit; }
-skip() { echo "SKIP: $*"; exit 77; }
+. "$(dirname "$0")/../lib.sh"
 
 if [ "$1" = get ]; then
   version=$2 folder=$3 wanted=cmake
@@ -43,7 +43,7 @@ consumer() { # LANGUAGE OPTION...: builds and runs it
     { [ "$used" = NONE ] || "$work/build/consumer"; }
 }
 languages="C CXX"
-command -v "$CXX" >/dev/null 2>&1 || languages=C
+has "$CXX" || languages=C
 both() { for language in $languages; do consumer "$language" "$@"; done; }
 install_library() { # OPTION...: installs the library, for which no compiler is needed
   rm -rf "$work/library"
@@ -60,7 +60,7 @@ compile() { # FLAG...: as they stand on a command line
   "$work/consumer"
 }
 by_pkg_config() { # FOLDER of the .pc file
-  command -v pkg-config >/dev/null 2>&1 || { echo "pkg-config is not installed: not tried" && return; }
+  has pkg-config || { echo "pkg-config is not installed: not tried" && return; }
   export PKG_CONFIG_PATH="$1"
   flags=$(pkg-config --cflags --libs hyperattn)
   compile "$flags"
@@ -152,7 +152,7 @@ moved)
   by_pkg_config "$work/another place/share/pkgconfig"
   ;;
 pkg_config)
-  command -v pkg-config >/dev/null 2>&1 || skip "$way: pkg-config is not installed"
+  has pkg-config || skip "$way: pkg-config is not installed"
   prefix=$work/prefix # CMake 3.16's FindPkgConfig does not know spaces
   install_library
   by_pkg_config "$prefix/share/pkgconfig"
