@@ -159,6 +159,8 @@
 #ifndef HYPERATTN_H
 #define HYPERATTN_H
 
+/* ======== api.h ======== */
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -505,13 +507,13 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #ifdef __cplusplus
 }
 #endif
+
 #endif /* HYPERATTN_H */
 
-/* ====================================================================================================
-   Implementation
-   ==================================================================================================== */
 #if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
 #define HYPERATTN_IMPLEMENTED
+
+/* ======== portability.h ======== */
 
 /* ==== 1. Portability ================================================================================ */
 
@@ -660,7 +662,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, sub-blocks are chosen in two levels: */
-#define HAI_PAIR_SPAN 16     /* sub-blocks of a span; divides HAI_TASK_GROUPS and HAI_CHUNK */
+#define HAI_SUPERBLOCK 16    /* sub-blocks of a span; divides HAI_TASK_GROUPS and HAI_CHUNK */
 #define HAI_PAIR_GROUPS 16   /* query groups that choose spans together; divides HAI_TASK_GROUPS */
 #define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
 #define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
@@ -708,6 +710,8 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
 }
 
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
+
+/* ======== numbers.h ======== */
 
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
@@ -816,6 +820,8 @@ static float hai_share(float part, float whole) {
 /* ln of a state's sum: m + ln l, -inf where nothing was met. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
+/* ======== elements.h ======== */
+
 /* ---- Elements ----
    Rows lie in units of one element, or of a Q8_0 block. To float32 every conversion is exact; back it rounds
    to nearest, ties to even, and a NaN stays one. */
@@ -898,6 +904,8 @@ static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, vo
   for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);
 }
 
+/* ======== random.h ======== */
+
 /* ==== 3. Random numbers ==============================================================================
    A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
    and no batch or head in it, so heads that share keys share their draws. */
@@ -936,6 +944,8 @@ static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t ra
   hai_index begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
   return HAI_AS(hai_index, hai_uniform(HAI_AS(uint64_t, begin), HAI_AS(uint64_t, end - begin), random));
 }
+
+/* ======== kernel.h ======== */
 
 /* ==== 4. Kernels =====================================================================================
    One lane is one query. A kernel knows tiles of `lanes` queries, packed transposed, and chunks of at most
@@ -985,8 +995,8 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int room; /* rows that rounding and values need behind the HAI_CHUNK rows of score, */
-  int step; /* and what the dim of values is a multiple of */
+  int extra_rows;     /* rows that rounding and values need behind the HAI_CHUNK rows of score, */
+  int value_multiple; /* and what the dim of values is a multiple of */
   /* NULL, or what the thread does before and after a task that uses the kernel; leave takes what enter
      gave. */
   uint32_t (*enter)(void);
@@ -1000,6 +1010,8 @@ static float hai_two_sum(float sum, float x, float *lost) {
   if (rest == rest) *lost += rest; /* of an infinite sum nothing is lost */
   return next;
 }
+
+/* ======== kernel_scalar.h ======== */
 
 /* ---- Scalar: the specification ---- */
 
@@ -1150,10 +1162,12 @@ static const hai_kernel hai_kernel_scalar = {
     /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : HAI_NULL,
     /* gather */ HAI_LONG_SUMS ? hai_gather_scalar : HAI_NULL,
     /* sum_lanes */ hai_sum_lanes_scalar,
-    /* room */ 0,
-    /* step */ 1,
+    /* extra_rows */ 0,
+    /* value_multiple */ 1,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
+
+/* ======== kernel_vector.h ======== */
 
 #if HAI_SIMD
 
@@ -1168,13 +1182,13 @@ static const hai_kernel hai_kernel_scalar = {
 
 #if HAI_AVX512_BF16 || HAI_NEON_BF16
 /* Two bfloat16: neighbouring coordinates of a row, or one coordinate of neighbouring keys. */
-typedef struct hai_pair {
+typedef struct hai_bf16x2 {
   uint16_t x[2];
-} hai_pair;
+} hai_bf16x2;
 
 /* hai_pack_plain for pairs, which nothing multiplies. */
-static void hai_pack_pairs(const void *const *row, hai_index from, hai_index dim, float factor,
-                           float *packed, int lanes, int begin, int end) {
+static void hai_pack_bf16x2(const void *const *row, hai_index from, hai_index dim, float factor,
+                            float *packed, int lanes, int begin, int end) {
   hai_index t;
   int i;
   (void)factor;
@@ -1182,7 +1196,7 @@ static void hai_pack_pairs(const void *const *row, hai_index from, hai_index dim
     for (t = from; t < dim; t++) {
       float *at = packed + t * lanes + i;
       if (row[i])
-        HYPERATTN_MEMCPY(at, HAI_AS(const hai_pair *, row[i]) + t, sizeof(hai_pair));
+        HYPERATTN_MEMCPY(at, HAI_AS(const hai_bf16x2 *, row[i]) + t, sizeof(hai_bf16x2));
       else
         *at = 0.0f;
     }
@@ -1225,6 +1239,8 @@ static int hai_rows_present(const void *const *row, int n) {
     if (!row[i]) return 0;
   return 1;
 }
+
+/* ======== kernel_tile.h ======== */
 
 /* ---- The register tile: said once for every vector ISA ----
    HAI_MICRO(isa, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time:
@@ -1603,7 +1619,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
     hai_scores_##isa(query, dim / 2, key, n_keys, begin, end, score);                                      \
   }                                                                                                        \
   HAI_TARGET_##isa static void hai_pair_values_##isa(const void *const *value, int n_keys, hai_index at,   \
-                                                     hai_pair *pair) {                                     \
+                                                     hai_bf16x2 *pair) {                                   \
     static const uint16_t none[8] = {0};                                                                   \
     int j;                                                                                                 \
     for (j = 0; j < n_keys; j += 2, pair += 8)                                                             \
@@ -1612,7 +1628,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
   }                                                                                                        \
   HAI_TARGET_##isa static void hai_round_##isa(float *score, int n_keys, const float *factor, int begin,   \
                                                int end, float *sum) {                                      \
-    static const hai_pair ones = {{0x3f80, 0x3f80}};                                                       \
+    static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};                                                     \
     const hai_vector_##isa one = hai_each_##isa(&ones), zero = hai_zero_##isa();                           \
     int i, j;                                                                                              \
     for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                       \
@@ -1640,7 +1656,7 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
   }                                                                                                        \
   static void hai_values_bf16_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
                                     const float *factor, int begin, int end, float *o) {                   \
-    hai_pair pair[HAI_CHUNK / 2][8];                                                                       \
+    hai_bf16x2 pair[HAI_CHUNK / 2][8];                                                                     \
     const void *row[HAI_CHUNK / 2];                                                                        \
     float *weight = score + HAI_CHUNK * HAI_LANES_##isa;                                                   \
     int pairs = (n_keys + 1) / 2, j;                                                                       \
@@ -1658,6 +1674,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
       }                                                                                                    \
     if (rest) hai_values_##isa(weight, pairs, row, rest, factor, begin, end, o + t * HAI_LANES_##isa);     \
   }
+
+/* ======== kernel_avx512.h ======== */
 
 /* ---- AVX-512: 16 lanes, tiles of 48; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
 
@@ -1774,11 +1792,13 @@ static const hai_kernel hai_kernel_avx512 = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
-    /* room */ 0,
-    /* step */ 1,
+    /* extra_rows */ 0,
+    /* value_multiple */ 1,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
+
+/* ======== kernel_avx512_bf16.h ======== */
 
 /* ---- AVX-512 BF16: the same tile of pairs ---- */
 
@@ -1787,7 +1807,7 @@ static const hai_kernel hai_kernel_avx512 = {
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")))
 #define HAI_WIDTH_avx512bf HAI_WIDTH_avx512
 #define HAI_LANES_avx512bf HAI_LANES_avx512
-#define HAI_ELEMENT_avx512bf hai_pair
+#define HAI_ELEMENT_avx512bf hai_bf16x2
 #define HAI_FINISH_avx512bf HAI_FINISH_PAIRS
 typedef __m512 hai_vector_avx512bf;
 #define HAI_V_avx512bf HAI_TARGET_avx512bf HAI_INLINE __m512
@@ -1799,13 +1819,13 @@ typedef __m512 hai_vector_avx512bf;
 #define hai_add_avx512bf hai_add_avx512
 #define hai_gather4_avx512bf hai_gather4_avx512
 #define hai_transpose4_avx512bf hai_transpose4_avx512
-#define hai_pack_rest_avx512bf hai_pack_pairs
+#define hai_pack_rest_avx512bf hai_pack_bf16x2
 HAI_V_avx512bf hai_set1_avx512bf(float x) { return _mm512_set1_ps(x); }
 HAI_V_avx512bf hai_times_avx512bf(__m512 x, __m512 factor) {
   (void)factor;
   return x;
 }
-HAI_V_avx512bf hai_each_avx512bf(const hai_pair *p) {
+HAI_V_avx512bf hai_each_avx512bf(const hai_bf16x2 *p) {
   int bits;
   HYPERATTN_MEMCPY(&bits, p, sizeof bits);
   return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
@@ -1824,7 +1844,7 @@ HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(),
                                                       HAI_REINTERPRET(__m512i, _mm512_cvtne2ps_pbh(b, a))));
 }
-HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *b, hai_pair *pair) {
+HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *b, hai_bf16x2 *pair) {
   __m128i x = _mm_loadu_si128(HAI_AS(const __m128i *, a));
   __m128i y = _mm_loadu_si128(HAI_AS(const __m128i *, b));
   _mm_storeu_si128(HAI_PLACE(__m128i, pair), _mm_unpacklo_epi16(x, y));
@@ -1849,11 +1869,13 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
-    /* room */ HAI_CHUNK / 2,
-    /* step */ 1,
+    /* extra_rows */ HAI_CHUNK / 2,
+    /* value_multiple */ 1,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
+
+/* ======== kernel_amx.h ======== */
 
 /* ---- AMX: the same products, 16 x 16 sums of 32 products at a time ----
    A tile register holds 16 rows of 64 bytes. Scores: 16 keys x 32 coordinates, as they lie, by the packed
@@ -2023,11 +2045,13 @@ static const hai_kernel hai_kernel_amx = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
-    /* room */ HAI_AMX_ROOM,
-    /* step */ HAI_AMX_ROWS,
+    /* extra_rows */ HAI_AMX_ROOM,
+    /* value_multiple */ HAI_AMX_ROWS,
     /* enter */ hai_enter_amx,
     /* leave */ hai_leave_amx};
 #endif
+
+/* ======== kernel_avx2.h ======== */
 
 /* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
 
@@ -2146,11 +2170,13 @@ static const hai_kernel hai_kernel_avx2 = {
     /* carry */ hai_carry_avx2,
     /* gather */ hai_gather_avx2,
     /* sum_lanes */ hai_sum_lanes_avx2,
-    /* room */ 0,
-    /* step */ 1,
+    /* extra_rows */ 0,
+    /* value_multiple */ 1,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
+
+/* ======== kernel_neon.h ======== */
 
 /* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
 
@@ -2264,11 +2290,13 @@ static const hai_kernel hai_kernel_neon = {
     /* carry */ hai_carry_neon,
     /* gather */ hai_gather_neon,
     /* sum_lanes */ hai_sum_lanes_neon,
-    /* room */ 0,
-    /* step */ 1,
+    /* extra_rows */ 0,
+    /* value_multiple */ 1,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif
+
+/* ======== kernel_neon_bf16.h ======== */
 
 /* ---- NEON BF16 (ARMv8.6), where the compiler may use it everywhere: the same tile of pairs ---- */
 
@@ -2276,7 +2304,7 @@ static const hai_kernel hai_kernel_neon = {
 #define HAI_TARGET_neonbf
 #define HAI_WIDTH_neonbf HAI_WIDTH_neon
 #define HAI_LANES_neonbf HAI_LANES_neon
-#define HAI_ELEMENT_neonbf hai_pair
+#define HAI_ELEMENT_neonbf hai_bf16x2
 #define HAI_FINISH_neonbf HAI_FINISH_PAIRS
 typedef float32x4_t hai_vector_neonbf;
 #define hai_zero_neonbf hai_zero_neon
@@ -2287,13 +2315,13 @@ typedef float32x4_t hai_vector_neonbf;
 #define hai_add_neonbf hai_add_neon
 #define hai_gather4_neonbf hai_gather4_neon
 #define hai_transpose4_neonbf hai_transpose4_neon
-#define hai_pack_rest_neonbf hai_pack_pairs
+#define hai_pack_rest_neonbf hai_pack_bf16x2
 HAI_V_neon hai_set1_neonbf(float x) { return vdupq_n_f32(x); }
 HAI_V_neon hai_times_neonbf(float32x4_t x, float32x4_t factor) {
   (void)factor;
   return x;
 }
-HAI_V_neon hai_each_neonbf(const hai_pair *p) {
+HAI_V_neon hai_each_neonbf(const hai_bf16x2 *p) {
   uint32_t bits;
   HYPERATTN_MEMCPY(&bits, p, sizeof bits);
   return vreinterpretq_f32_u32(vdupq_n_u32(bits));
@@ -2308,7 +2336,7 @@ HAI_V_neon hai_pair_neonbf(float32x4_t a, float32x4_t b) {
   uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(b)));
   return vreinterpretq_f32_u32(vorrq_u32(low, vshlq_n_u32(high, 16)));
 }
-HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_pair *pair) {
+HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 *pair) {
   uint16x8x2_t both = vzipq_u16(vld1q_u16(a), vld1q_u16(b));
   HYPERATTN_MEMCPY(pair, &both.val[0], sizeof both.val[0]);
   HYPERATTN_MEMCPY(pair + 4, &both.val[1], sizeof both.val[1]);
@@ -2332,16 +2360,20 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* carry */ hai_carry_neon,
     /* gather */ hai_gather_neon,
     /* sum_lanes */ hai_sum_lanes_neon,
-    /* room */ HAI_CHUNK / 2,
-    /* step */ 1,
+    /* extra_rows */ HAI_CHUNK / 2,
+    /* value_multiple */ 1,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif
+
+/* ======== kernel_end.h ======== */
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
 #endif /* any vector ISA */
+
+/* ======== detect.h ======== */
 
 /* ---- CPU detection and choice ---- */
 
@@ -2482,6 +2514,8 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   return HAI_NULL;
 }
 
+/* ======== plan.h ======== */
+
 /* ==== 5. Plan ========================================================================================
    A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
 
@@ -2528,24 +2562,24 @@ typedef struct hai_layout {
   size_t out; /* f32 [n_query][value_dim]: the result so far, where out itself is not float32 */
   size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket; in the place of the choices, made later */
   size_t query_order,
-      key_order;    /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
-  size_t mean;      /* f32 [n_means][head_dim] */
-  size_t span_mean; /* f32 [n_spans][head_dim]: of HAI_PAIR_SPAN sub-blocks */
-  size_t partial;   /* f32 [n_partials][probe_queries][2]: m and l of a probe over a chunk of keys */
-  size_t mass;      /* f32 [n_key]: column mass, then sampling weight before mixing */
-  size_t square;    /* f32 [n_key]: for the report, sum of the probes' squared weights */
-  size_t truth;     /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
+      key_order;          /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
+  size_t mean;            /* f32 [n_means][head_dim] */
+  size_t superblock_mean; /* f32 [n_superblocks][head_dim]: of HAI_SUPERBLOCK sub-blocks */
+  size_t partial;         /* f32 [n_partials][probe_queries][2]: m and l of a probe over a chunk of keys */
+  size_t mass;            /* f32 [n_key]: column mass, then sampling weight before mixing */
+  size_t squared_mass;    /* f32 [n_key]: for the report, sum of the probes' squared weights */
+  size_t truth;   /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
                           in the place of the masses, done with by then */
-  size_t pinned;    /* u32 [n_pin_words]: one bit per key of a rectangle */
-  size_t pins;      /* i32 [n_rects][max_pins] */
-  size_t columns;   /* hai_column [n_rects][max_columns + max_wide] */
-  size_t counts;    /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
-  size_t choice;    /* i32 [n_choices][take]: sub-blocks of each query group, ascending */
-  size_t verdict;   /* hai_verdict [n_rects] */
-  size_t record;    /* hai_record [all rectangles] */
-  size_t cap;       /* f32 [cap_chunks]: ln of the largest residual sum */
+  size_t pinned;  /* u32 [n_pin_words]: one bit per key of a rectangle */
+  size_t pins;    /* i32 [n_rects][max_pins] */
+  size_t columns; /* hai_column [n_rects][max_columns + max_wide] */
+  size_t counts;  /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
+  size_t choice;  /* i32 [n_choices][take]: sub-blocks of each query group, ascending */
+  size_t verdict; /* hai_verdict [n_rects] */
+  size_t record;  /* hai_record [all rectangles] */
+  size_t cap;     /* f32 [cap_chunks]: ln of the largest residual sum */
   size_t scratch, scratch_bytes; /* last: one per worker */
-  hai_index n_means, n_spans, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
+  hai_index n_means, n_superblocks, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
       max_wide, n_choices, n_records, cap_chunks;
   int overflow;
 } hai_layout;
@@ -2557,8 +2591,9 @@ typedef struct hai_plan {
   hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries, window;
-  const hai_kernel *kernel; /* for rows in float32, */
-  const hai_kernel *reader; /* and for rows of the problem, as `lanes` and `width` are; perhaps the same */
+  const hai_kernel *float_kernel; /* takes rows of float32 */
+  const hai_kernel *kernel; /* takes the problem's rows as they lie, where one does; else float_kernel. Both
+                                     have the same lanes and width */
   int may_use_amx;          /* sizes provide for it, and for doing without */
   float scale;
   hai_index heads_per_kv;
@@ -2582,42 +2617,42 @@ typedef struct hai_rect {
 } hai_rect;
 
 /* Sub-blocks that a query group scores in two levels, but for the spans. */
-static hai_index hai_span_blocks(const hai_plan *plan, hai_index n_key) {
-  return 2 * HAI_PAIR_SPAN * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
+static hai_index hai_superblock_blocks(const hai_plan *plan, hai_index n_key) {
+  return 2 * HAI_SUPERBLOCK * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
 /* Are sub-blocks chosen in two levels: in many keys, if it is less work. */
 static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   hai_index blocks = n_key / plan->key_group;
-  return n_key > HAI_PAIR_DENSE && hai_span_blocks(plan, n_key) < blocks - blocks / HAI_PAIR_SPAN;
+  return n_key > HAI_PAIR_DENSE && hai_superblock_blocks(plan, n_key) < blocks - blocks / HAI_SUPERBLOCK;
 }
 
 /* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of
    all pairs must not rise with the sides, or a region could cease to be worth it as it grows. */
-static uint64_t hai_pairing_pairs(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+static uint64_t hai_pairing_products(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   uint64_t dense, group = HAI_AS(uint64_t, plan->query_group);
   if (!plan->by_score) return 0;
   dense = HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key) / (group * HAI_AS(uint64_t, plan->key_group));
   if (!hai_two_levels(plan, n_key)) return dense;
-  return dense / HAI_PAIR_SPAN +
-         HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, hai_span_blocks(plan, n_key)) / group;
+  return dense / HAI_SUPERBLOCK +
+         HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, hai_superblock_blocks(plan, n_key)) / group;
 }
 
 /* Key-query pairs that probing, judging, pairing and the budget touch in a rectangle, to be held against all
    of them. */
-static uint64_t hai_rect_pairs(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   hai_index pins = hai_min(hai_min(plan->heavy_keys, n_key) + hai_min(plan->sink_keys, n_key), n_key);
   hai_index budget = hai_min(plan->block_size, n_key) + hai_min(plan->sample_size, n_key) + pins;
   hai_index probes = hai_min(plan->probe_queries, n_query);
   if (plan->choosing) probes += hai_min(HAI_JUDGES, n_query);
   return HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, hai_min(budget, n_key)) +
-         HAI_AS(uint64_t, probes) * HAI_AS(uint64_t, n_key) + hai_pairing_pairs(plan, n_query, n_key);
+         HAI_AS(uint64_t, probes) * HAI_AS(uint64_t, n_key) + hai_pairing_products(plan, n_query, n_key);
 }
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
-         hai_rect_pairs(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
+         hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 
 static int hai_plan_levels(const hai_plan *plan) { return plan->depth + plan->outer; }
@@ -2678,6 +2713,8 @@ static hai_index hai_judge_chunks(hai_index n_key) {
 static hai_index hai_probe_chunks(hai_index n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
 }
+
+/* ======== validation.h ======== */
 
 /* ---- Validation of shapes and parameters ---- */
 
@@ -2751,6 +2788,104 @@ static int hai_too_many(const hyperattn_problem *p) {
   return heads > limit || HAI_AS(uint64_t, p->n_key) > limit || HAI_AS(uint64_t, p->batch) > limit ||
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
+
+/* ---- Validation of pointers and strides ---- */
+
+/* The bytes that a tensor [batch][heads][rows][dim] spans: [data - before, data + after). */
+typedef struct hai_extent {
+  const char *data;
+  size_t before, after;
+} hai_extent;
+
+/* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
+static int hai_extent_add(hai_extent *span, hai_index n, ptrdiff_t stride, size_t size) {
+  size_t limit = PTRDIFF_MAX, steps, step;
+  size_t *side = stride < 0 ? &span->before : &span->after;
+  if (n <= 1 || stride == 0) return 1;
+  steps = HAI_AS(size_t, n - 1);
+  step = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
+  if (step > limit / size || steps > limit / (step * size)) return 0;
+  if (*side > limit - steps * step * size) return 0;
+  *side += steps * step * size;
+  return span->before <= limit - span->after;
+}
+
+static hyperattn_status hai_extent_of(hai_extent *span, const void *data, hyperattn_dtype dtype,
+                                      const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
+  int unit = hai_unit(dtype), i;
+  size_t bytes = hai_unit_bytes(dtype);
+  span->data = HAI_AS(const char *, data);
+  span->before = 0;
+  span->after = HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes;
+  for (i = 0; i < 3; i++) {
+    if (n[i] > 1 && stride[i] % unit) return HYPERATTN_ERROR_STRIDE_Q8_0;
+    if (!hai_extent_add(span, n[i], stride[i] / unit, bytes)) return HYPERATTN_ERROR_EXTENT;
+  }
+  return HAI_REINTERPRET(uintptr_t, data) % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+}
+
+static int hai_extents_meet(const hai_extent *a, const hai_extent *b) {
+  uintptr_t a_begin = HAI_REINTERPRET(uintptr_t, a->data) - a->before,
+            a_end = HAI_REINTERPRET(uintptr_t, a->data) + a->after;
+  uintptr_t b_begin = HAI_REINTERPRET(uintptr_t, b->data) - b->before,
+            b_end = HAI_REINTERPRET(uintptr_t, b->data) + b->after;
+  return a->data && b->data && a_begin < b_end && b_begin < a_end;
+}
+
+/* Rows of an output are apart when, from the smallest stride up, each steps over all that the smaller
+   ones span. */
+static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
+  int done[3] = {0, 0, 0}, i, round;
+  hai_index span = dim;
+  for (round = 0; round < 3; round++) {
+    int least = -1;
+    for (i = 0; i < 3; i++)
+      if (!done[i] && (least < 0 || stride[i] < stride[least])) least = i;
+    done[least] = 1;
+    if (n[least] <= 1) continue;
+    if (stride[least] < span) return 0;
+    span += (n[least] - 1) * stride[least];
+  }
+  return 1;
+}
+
+static hyperattn_status hai_check_input(hai_extent *span, const hyperattn_input *x, hai_index batch,
+                                        hai_index heads, hai_index rows, hai_index dim) {
+  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
+  const hai_index n[3] = {batch, heads, rows};
+  return hai_extent_of(span, x->data, x->dtype, stride, n, dim);
+}
+
+static hyperattn_status hai_check_output(hai_extent *span, const hyperattn_output *x, hai_index batch,
+                                         hai_index heads, hai_index rows, hai_index dim) {
+  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
+  const hai_index n[3] = {batch, heads, rows};
+  hyperattn_status status;
+  if ((status = hai_extent_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
+  return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
+}
+
+/* A contiguous [batch][heads][rows] of things of `size` bytes that hold floats; no data: nothing. */
+static hyperattn_status hai_check_flat(hai_extent *span, const void *data, hai_index batch, hai_index heads,
+                                       hai_index rows, size_t size) {
+  span->data = HAI_AS(const char *, data);
+  span->before = 0;
+  span->after = hai_times(hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, heads)),
+                          hai_times(HAI_AS(size_t, rows), size));
+  if (span->after > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
+  return HAI_REINTERPRET(uintptr_t, data) % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+}
+
+/* No result may share a byte with anything else; inputs may share with one another. Results come first. */
+static hyperattn_status hai_check_overlap(const hai_extent *spans, int n_results, int n) {
+  int i, j;
+  for (i = 0; i < n_results; i++)
+    for (j = i + 1; j < n; j++)
+      if (hai_extents_meet(&spans[i], &spans[j])) return HYPERATTN_ERROR_OVERLAP;
+  return HYPERATTN_OK;
+}
+
+/* ======== resolve_parts.h ======== */
 
 /* ---- Resolution ---- */
 
@@ -2872,101 +3007,7 @@ static void hai_resolve_steps(hai_plan *plan) {
   hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
 }
 
-/* ---- Validation of pointers and strides ---- */
-
-/* The bytes that a tensor [batch][heads][rows][dim] spans: [data - before, data + after). */
-typedef struct hai_span {
-  const char *data;
-  size_t before, after;
-} hai_span;
-
-/* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
-static int hai_span_add(hai_span *span, hai_index n, ptrdiff_t stride, size_t size) {
-  size_t limit = PTRDIFF_MAX, steps, step;
-  size_t *side = stride < 0 ? &span->before : &span->after;
-  if (n <= 1 || stride == 0) return 1;
-  steps = HAI_AS(size_t, n - 1);
-  step = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
-  if (step > limit / size || steps > limit / (step * size)) return 0;
-  if (*side > limit - steps * step * size) return 0;
-  *side += steps * step * size;
-  return span->before <= limit - span->after;
-}
-
-static hyperattn_status hai_span_of(hai_span *span, const void *data, hyperattn_dtype dtype,
-                                    const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
-  int unit = hai_unit(dtype), i;
-  size_t bytes = hai_unit_bytes(dtype);
-  span->data = HAI_AS(const char *, data);
-  span->before = 0;
-  span->after = HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes;
-  for (i = 0; i < 3; i++) {
-    if (n[i] > 1 && stride[i] % unit) return HYPERATTN_ERROR_STRIDE_Q8_0;
-    if (!hai_span_add(span, n[i], stride[i] / unit, bytes)) return HYPERATTN_ERROR_EXTENT;
-  }
-  return HAI_REINTERPRET(uintptr_t, data) % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
-}
-
-static int hai_spans_meet(const hai_span *a, const hai_span *b) {
-  uintptr_t a_begin = HAI_REINTERPRET(uintptr_t, a->data) - a->before,
-            a_end = HAI_REINTERPRET(uintptr_t, a->data) + a->after;
-  uintptr_t b_begin = HAI_REINTERPRET(uintptr_t, b->data) - b->before,
-            b_end = HAI_REINTERPRET(uintptr_t, b->data) + b->after;
-  return a->data && b->data && a_begin < b_end && b_begin < a_end;
-}
-
-/* Rows of an output are apart when, from the smallest stride up, each steps over all that the smaller
-   ones span. */
-static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
-  int done[3] = {0, 0, 0}, i, round;
-  hai_index span = dim;
-  for (round = 0; round < 3; round++) {
-    int least = -1;
-    for (i = 0; i < 3; i++)
-      if (!done[i] && (least < 0 || stride[i] < stride[least])) least = i;
-    done[least] = 1;
-    if (n[least] <= 1) continue;
-    if (stride[least] < span) return 0;
-    span += (n[least] - 1) * stride[least];
-  }
-  return 1;
-}
-
-static hyperattn_status hai_check_input(hai_span *span, const hyperattn_input *x, hai_index batch,
-                                        hai_index heads, hai_index rows, hai_index dim) {
-  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
-  const hai_index n[3] = {batch, heads, rows};
-  return hai_span_of(span, x->data, x->dtype, stride, n, dim);
-}
-
-static hyperattn_status hai_check_output(hai_span *span, const hyperattn_output *x, hai_index batch,
-                                         hai_index heads, hai_index rows, hai_index dim) {
-  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
-  const hai_index n[3] = {batch, heads, rows};
-  hyperattn_status status;
-  if ((status = hai_span_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
-  return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
-}
-
-/* A contiguous [batch][heads][rows] of things of `size` bytes that hold floats; no data: nothing. */
-static hyperattn_status hai_check_flat(hai_span *span, const void *data, hai_index batch, hai_index heads,
-                                       hai_index rows, size_t size) {
-  span->data = HAI_AS(const char *, data);
-  span->before = 0;
-  span->after = hai_times(hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, heads)),
-                          hai_times(HAI_AS(size_t, rows), size));
-  if (span->after > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
-  return HAI_REINTERPRET(uintptr_t, data) % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
-}
-
-/* No result may share a byte with anything else; inputs may share with one another. Results come first. */
-static hyperattn_status hai_check_overlap(const hai_span *spans, int n_results, int n) {
-  int i, j;
-  for (i = 0; i < n_results; i++)
-    for (j = i + 1; j < n; j++)
-      if (hai_spans_meet(&spans[i], &spans[j])) return HYPERATTN_ERROR_OVERLAP;
-  return HYPERATTN_OK;
-}
+/* ======== workspace.h ======== */
 
 /* ==== 6. Workspace ===================================================================================
    One function lays out; the size query and the run both call it. Bounds depend on shapes through functions
@@ -3034,13 +3075,13 @@ static int hai_may_approximate(const hai_plan *plan) {
 }
 
 /* Are states put down between phases? */
-static int hai_resting(const hai_plan *plan) {
+static int hai_stores_states(const hai_plan *plan) {
   return hai_may_approximate(plan) && (plan->problem->causal || plan->reporting);
 }
 
 /* Scratch beside the tile, used by one stage at a time. */
 static size_t hai_stage_bytes(const hai_plan *plan) {
-  size_t dim = HAI_AS(size_t, plan->head_dim), lanes = HAI_AS(size_t, plan->kernel->lanes),
+  size_t dim = HAI_AS(size_t, plan->head_dim), lanes = HAI_AS(size_t, plan->float_kernel->lanes),
          take = HAI_AS(size_t, plan->take);
   size_t most = HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* further tiles of a task */
   if (!hai_may_approximate(plan)) return most;
@@ -3050,7 +3091,7 @@ static size_t hai_stage_bytes(const hai_plan *plan) {
   }
   if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
     size_t spans = hai_two_levels(plan, plan->n_key)
-                       ? HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_PAIR_SPAN + 1
+                       ? HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1
                        : 0;
     most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
                                    hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
@@ -3068,18 +3109,18 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   size_t kv_heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_kv_heads)),
          least;
   hai_index n_query = plan->n_query, n_key = plan->n_key, rects = plan->max_rects,
-            lanes = plan->kernel->lanes;
+            lanes = plan->float_kernel->lanes;
   hai_index square = hai_min(n_query, n_key); /* or less; half of its keys in each level */
   int hyper = hai_may_approximate(plan), probing = hyper && plan->probing,
       choosing = hyper && plan->choosing;
   int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
-  int reporting = hyper && plan->reporting, resting = hai_resting(plan);
+  int reporting = hyper && plan->reporting, resting = hai_stores_states(plan);
 
   y->overflow = 0;
   y->n_means = score ? hai_ceil_div(n_key, plan->key_group) + rects : 0;
-  y->n_spans = score && hai_two_levels(plan, n_key)
-                   ? y->n_means / HAI_PAIR_SPAN + hai_min(rects, n_key / HAI_PAIR_DENSE) + 2
-                   : 0;
+  y->n_superblocks = score && hai_two_levels(plan, n_key)
+                         ? y->n_means / HAI_SUPERBLOCK + hai_min(rects, n_key / HAI_PAIR_DENSE) + 2
+                         : 0;
   y->n_partials = probing ? hai_max(hai_probe_chunks(n_key), square / 2 / HAI_PROBE_KEYS + rects) : 0;
   y->n_truths = choosing || reporting /* one a rectangle, or they are few and large */
                     ? hai_max(hai_judge_chunks(n_key), hai_max(square / HAI_JUDGE_KEYS, rects))
@@ -3108,14 +3149,14 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->mean = hai_take(y, kv_heads, y->n_means, each * HAI_AS(size_t, plan->head_dim));
   y->query_order = hai_take(y, heads, sorting ? n_query : 0, sizeof(int32_t));
   y->key_order = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(int32_t));
-  y->span_mean = hai_take(y, kv_heads, y->n_spans, each * HAI_AS(size_t, plan->head_dim));
+  y->superblock_mean = hai_take(y, kv_heads, y->n_superblocks, each * HAI_AS(size_t, plan->head_dim));
   y->partial = hai_take(y, heads, y->n_partials, hai_times(HAI_AS(size_t, plan->probe_queries), 2 * each));
   y->mass = y->truth = hai_take(y, heads, y->n_truths, HAI_AS(size_t, y->truth_floats) * each);
   least = y->scratch;
   y->scratch = y->mass; /* the truths' place */
   hai_take(y, heads, hyper && (plan->probing || plan->weighing) ? n_key : 0, each);
   y->scratch = hai_most(y->scratch, least);
-  y->square = hai_take(y, heads, probing && reporting ? n_key : 0, each);
+  y->squared_mass = hai_take(y, heads, probing && reporting ? n_key : 0, each);
   y->pinned = hai_take(y, heads, y->n_pin_words, sizeof(uint32_t));
   y->pins = hai_take(y, heads, rects, hai_times(HAI_AS(size_t, y->max_pins), sizeof(int32_t)));
   y->columns = hai_take(y, heads, rects,
@@ -3129,6 +3170,8 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
   y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
 }
+
+/* ======== resolve.h ======== */
 
 /* Can products take queries, keys and values as they are, in bfloat16? */
 static int hai_all_bf16(const hyperattn_problem *p) {
@@ -3152,17 +3195,19 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->problem = problem;
   plan->params = params;
   hai_resolve_shape(plan);
-  plan->kernel = hai_kernel_of(isa);
-  plan->scale = hai_scale_of(problem, plan->kernel);
-  plan->reader = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
+  plan->float_kernel = hai_kernel_of(isa);
+  plan->scale = hai_scale_of(problem, plan->float_kernel);
+  plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
-  if (!plan->reader) plan->reader = plan->kernel;
+  if (!plan->kernel) plan->kernel = plan->float_kernel;
   hai_resolve_params(plan);
   hai_resolve_regions(plan);
   hai_resolve_steps(plan);
   hai_resolve_layout(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }
+
+/* ======== check_buffers.h ======== */
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
 static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
@@ -3176,7 +3221,7 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   const hyperattn_problem *p = plan->problem;
   hai_index batch = hai_to_index(p->batch);
   size_t need;
-  hai_span spans[7]; /* out, lse, report, workspace, query, key, value */
+  hai_extent spans[7]; /* out, lse, report, workspace, query, key, value */
   hyperattn_status status;
   if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
   need = hai_layout_size(&plan->layout, n_workers);
@@ -3204,6 +3249,8 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
     status = hai_check_input(&spans[6], &p->value, batch, plan->n_kv_heads, plan->n_key, plan->value_dim);
   return status == HYPERATTN_OK ? hai_check_overlap(spans, 4, 7) : status;
 }
+
+/* ======== access.h ======== */
 
 /* ---- Access: a call's arrays, for one head and one rectangle ---- */
 
@@ -3246,7 +3293,7 @@ static char *hai_out_row(const hyperattn_output *x, hai_index batch, hai_index h
 static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
                              float *room) {
   if (hai_is_f32(dtype)) return HAI_AS(const float *, row);
-  job->plan->kernel->widen(row, dtype, dim, room);
+  job->plan->float_kernel->widen(row, dtype, dim, room);
   return room;
 }
 static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
@@ -3300,12 +3347,12 @@ static float *hai_mean(const hai_job *job) {
   return hai_floats(job, plan->layout.mean) +
          (hai_flat_kv_head(job) * plan->layout.n_means + first) * plan->head_dim;
 }
-static float *hai_span_mean(const hai_job *job) {
+static float *hai_superblock_mean(const hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index first =
-      (job->rect.key_begin / plan->key_group + job->rect.index) / HAI_PAIR_SPAN + job->rect.index;
-  return hai_floats(job, plan->layout.span_mean) +
-         (hai_flat_kv_head(job) * plan->layout.n_spans + first) * plan->head_dim;
+      (job->rect.key_begin / plan->key_group + job->rect.index) / HAI_SUPERBLOCK + job->rect.index;
+  return hai_floats(job, plan->layout.superblock_mean) +
+         (hai_flat_kv_head(job) * plan->layout.n_superblocks + first) * plan->head_dim;
 }
 static float *hai_partial(const hai_job *job, hai_index chunk) { /* of one chunk: [probe][2] */
   const hai_plan *plan = job->plan;
@@ -3326,8 +3373,8 @@ static float *hai_mass(const hai_job *job) {
   return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
-static float *hai_square(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.square) + hai_flat_head(job) * job->plan->n_key +
+static float *hai_squared_mass(const hai_job *job) {
+  return hai_floats(job, job->plan->layout.squared_mass) + hai_flat_head(job) * job->plan->n_key +
          job->rect.key_begin;
 }
 static uint32_t *hai_pinned(const hai_job *job) {
@@ -3380,6 +3427,8 @@ static float *hai_cap(const hai_job *job) {
   return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
 }
 
+/* ======== tiles.h ======== */
+
 /* ==== 7. Tiles =======================================================================================
    A tile holds up to kernel->lanes queries and their running states. Keys come in chunks, whose rows the
    tiles of a task share where all meet the same ones, or are pushed one by one; each chunk goes through the
@@ -3401,7 +3450,7 @@ typedef struct hai_rows {
   ptrdiff_t stride;  /* bytes */
   hyperattn_dtype dtype;
   hai_index dim;
-  float *room; /* [chunk][dim], or NULL */
+  float *widened; /* [chunk][dim], or NULL */
 } hai_rows;
 
 struct hai_tile {
@@ -3440,11 +3489,12 @@ struct hai_tile {
   /* each tile's own: */
   int32_t id[HAI_CHUNK];   /* keys of a list, or sub-blocks where these are paired; */
   int held[HAI_MAX_LANES]; /* how many each lane holds so far */
-  float *column; /* [chunk]: for the stage's use; [chunk][kernel->step] elements of values in a guard */
+  float *
+      per_key; /* [chunk]: for the stage's use; [chunk][kernel->value_multiple] elements of values in a guard */
   uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
 
-static hai_index hai_column_floats(const hai_plan *plan) {
+static hai_index hai_per_key_floats(const hai_plan *plan) {
 #if HAI_AMX
   if (plan->may_use_amx) return HAI_CHUNK * HAI_AMX_ROWS / 2;
 #endif
@@ -3457,7 +3507,7 @@ static hai_index hai_sum_rows(const hai_tile *tile) {
   return tile->value_dim + (HAI_ROUNDS && tile->value_dim && tile->kernel->round);
 }
 static hai_index hai_most_sum_rows(const hai_plan *plan) {
-  return plan->value_dim + (HAI_ROUNDS && (plan->may_use_amx || plan->reader->round));
+  return plan->value_dim + (HAI_ROUNDS && (plan->may_use_amx || plan->kernel->round));
 }
 /* May a tile meet so many keys that its sums are carried? */
 static int hai_may_carry(const hai_plan *plan) {
@@ -3466,14 +3516,14 @@ static int hai_may_carry(const hai_plan *plan) {
 
 /* Bytes of a tile's own, without and with what it rarely touches. */
 static size_t hai_tile_core_bytes(const hai_plan *plan) {
-  size_t lanes = HAI_AS(size_t, plan->kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
+  size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
-  floats += HAI_AS(size_t, hai_column_floats(plan));
+  floats += HAI_AS(size_t, hai_per_key_floats(plan));
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
-  return hai_tile_core_bytes(plan) + rows * HAI_AS(size_t, plan->kernel->lanes) * sizeof(float) +
+  return hai_tile_core_bytes(plan) + rows * HAI_AS(size_t, plan->float_kernel->lanes) * sizeof(float) +
          2 * HAI_ALIGN;
 }
 
@@ -3484,31 +3534,31 @@ static hai_index hai_line_dim(const hai_plan *plan) {
                  hai_is_f32(p->out.dtype);
   return is_float ? 0 : hai_max(plan->head_dim, plan->value_dim);
 }
-static hai_index hai_room_floats(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
-  int is_read = hai_is_f32(dtype) || (dtype == plan->reader->dtype && !plan->may_use_amx);
+static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
+  int is_read = hai_is_f32(dtype) || (dtype == plan->kernel->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
 static hai_index hai_score_rows(const hai_plan *plan) {
-  int room = plan->reader->room;
+  int room = plan->kernel->extra_rows;
 #if HAI_AMX
-  if (plan->may_use_amx) room = HAI_AS(int, hai_max(room, hai_kernel_amx.room));
+  if (plan->may_use_amx) room = HAI_AS(int, hai_max(room, hai_kernel_amx.extra_rows));
 #endif
   return HAI_CHUNK + room;
 }
 /* Bytes of what the tiles of a task share. */
 static size_t hai_chunk_bytes(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  hai_index floats = HAI_CHUNK + plan->kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
-                     hai_room_floats(plan, p->key.dtype, plan->head_dim) +
-                     hai_room_floats(plan, p->value.dtype, plan->value_dim);
+  hai_index floats = HAI_CHUNK + plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
+                     hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
+                     hai_widened_floats(plan, p->value.dtype, plan->value_dim);
   return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
 /* Tiles of a task: what the kernel asks for, while they stay in the cache. */
 static int hai_tiles(const hai_plan *plan) {
   if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
-  return hai_to_int(hai_max(
-      1, hai_min(plan->kernel->tiles, HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
+  return hai_to_int(hai_max(1, hai_min(plan->float_kernel->tiles,
+                                       HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
 }
 
 /* Memory for so many floats, NULL for none. */
@@ -3524,7 +3574,7 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
   rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
   rows.dtype = x->dtype;
   rows.dim = dim;
-  rows.room = hai_carve(at, hai_room_floats(job->plan, x->dtype, dim));
+  rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
   return rows;
 }
 
@@ -3532,10 +3582,10 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
 HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
-  hai_index lanes = plan->kernel->lanes;
+  hai_index lanes = plan->float_kernel->lanes;
   hai_tile *tile = HAI_PLACE(hai_tile, *at);
   *at += hai_round_up(sizeof(hai_tile));
-  tile->kernel = plan->reader;
+  tile->kernel = plan->kernel;
   tile->query = hai_carve(at, plan->head_dim * lanes);
   tile->o = hai_carve(at, hai_most_sum_rows(plan) * lanes);
   tile->sum = hai_carve(at, hai_may_carry(plan) ? hai_most_sum_rows(plan) * lanes : 0);
@@ -3544,7 +3594,7 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->l = hai_carve(at, 2 * lanes);
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
-  tile->column = hai_carve(at, hai_column_floats(plan));
+  tile->per_key = hai_carve(at, hai_per_key_floats(plan));
   if (first) {
     tile->keys = first->keys;
     tile->values = first->values;
@@ -3585,8 +3635,8 @@ static float *hai_line(const hai_tile *tile, int i) {
 HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = rows->first + row * rows->stride;
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
-  tile->kernel->widen(at, rows->dtype, rows->dim, rows->room + j * rows->dim);
-  return rows->room + j * rows->dim;
+  tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
+  return rows->widened + j * rows->dim;
 }
 
 HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
@@ -3616,7 +3666,7 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
-                    : hai_resting(job->plan)
+                    : hai_stores_states(job->plan)
                         ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
                         : hai_line(tile, lane);
   tile->first[lane] = first;
@@ -3700,7 +3750,7 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile *tile = job->tile;
   int i;
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
-  job->plan->kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
+  job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++) {
     tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
     tile->l[i] = tile->m[i] == -hai_inf() ? 0.0f : 1.0f;
@@ -3713,7 +3763,7 @@ static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hyperattn_dtype dtype = plan->problem->out.dtype;
-  int resting = hai_resting(plan), i;
+  int resting = hai_stores_states(plan), i;
   hai_tile_settle(tile);
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
@@ -3774,7 +3824,7 @@ static int hai_tile_bad(const hai_tile *tile, hai_index t) {
   for (j = 0; j < tile->n_keys; j++)
     if ((tile->visible[j] & all) != all &&
         !hai_row_finite(HAI_AS(const char *, tile->value[j]) + HAI_AS(size_t, t) * hai_unit_bytes(dtype),
-                        dtype, tile->kernel->step))
+                        dtype, tile->kernel->value_multiple))
       return 1;
   return 0;
 }
@@ -3785,7 +3835,7 @@ static int hai_tile_bad(const hai_tile *tile, hai_index t) {
 HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   size_t bytes = hai_unit_bytes(dtype);
-  int lanes = tile->kernel->lanes, step = tile->kernel->step, i, j;
+  int lanes = tile->kernel->lanes, step = tile->kernel->value_multiple, i, j;
   hai_index t = 0, run;
   while (t < tile->value_dim) {
     for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run += step;
@@ -3798,7 +3848,7 @@ HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
       continue;
     }
     for (j = 0; j < tile->n_keys; j++) {
-      char *kept = HAI_PLACE(char, tile->column) + HAI_AS(size_t, j * step) * bytes;
+      char *kept = HAI_PLACE(char, tile->per_key) + HAI_AS(size_t, j * step) * bytes;
       for (i = 0; i < step; i++) {
         float value = hai_get(tile->value[j], dtype, t + i);
         hai_put(kept, dtype, i, hai_finite(value) ? value : 0.0f);
@@ -3942,6 +3992,8 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
   }
 }
 
+/* ======== hashing.h ======== */
+
 /* ==== 8. Selection ===================================================================================
    Which keys, with which log-weight, a group of queries meets. Plain C; the only arithmetic in bulk is the
    kernel's products of a tile with a list of rows. */
@@ -3989,7 +4041,7 @@ static int hai_wanted(const hai_job *job) {
 HAI_APART void hai_stage_hash(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int of_key = job->head < 0, bits = plan->params->lsh_bits, lanes = plan->kernel->lanes, i, b;
+  int of_key = job->head < 0, bits = plan->params->lsh_bits, lanes = plan->float_kernel->lanes, i, b;
   hai_index first = of_key ? job->rect.key_begin : job->rect.query_begin,
             row = first + job->chunk * HAI_TASK_ROWS;
   hai_index end = hai_min(row + HAI_TASK_ROWS, first + (of_key ? job->rect.n_key : job->rect.n_query));
@@ -4006,8 +4058,9 @@ HAI_APART void hai_stage_hash(hai_job *job) {
                      : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
                                 : hai_query_row(job, job->head, row + i, hai_line(tile, i));
     /* a negative scale turns every query around */
-    plan->kernel->pack(tile->row, plan->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f, tile->query);
-    plan->kernel->scores(tile->query, plan->head_dim, plane, bits, 0, lanes, tile->score);
+    plan->float_kernel->pack(tile->row, plan->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f,
+                             tile->query);
+    plan->float_kernel->scores(tile->query, plan->head_dim, plane, bits, 0, lanes, tile->score);
     for (i = 0; i < count; i++) {
       uint32_t gray = 0;
       for (b = 0; b < bits; b++) gray |= HAI_AS(uint32_t, tile->score[b * lanes + i] > 0.0f) << b;
@@ -4015,6 +4068,8 @@ HAI_APART void hai_stage_hash(hai_job *job) {
     }
   }
 }
+
+/* ======== ordering.h ======== */
 
 /* ---- Ordering ---- */
 
@@ -4043,6 +4098,8 @@ HAI_APART void hai_stage_order(hai_job *job) {
                     of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
                     HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));
 }
+
+/* ======== probing.h ======== */
 
 /* ---- Probing: what a few queries think of every key ---- */
 
@@ -4100,7 +4157,8 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
   int opened, i;
   for (opened = 0; opened < n && first < end; opened++) {
     job->tile = tiles[opened];
-    for (i = 0; i < plan->kernel->lanes && first < end; i++) hai_rect_query(job, i, row_of(job, first++));
+    for (i = 0; i < plan->float_kernel->lanes && first < end; i++)
+      hai_rect_query(job, i, row_of(job, first++));
     hai_tile_open(job, i, plan->scale, value_dim);
   }
   return opened;
@@ -4148,7 +4206,7 @@ HAI_APART void hai_stage_sum(hai_job *job) {
 /* For the report: over the lanes in use, the squares of what is in the place of the scores of n_keys keys. */
 static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int anew) {
   const hai_tile *tile = job->tile;
-  float *square = hai_square(job) + (key - job->rect.key_begin);
+  float *square = hai_squared_mass(job) + (key - job->rect.key_begin);
   int lanes = tile->kernel->lanes, i, j;
   for (j = 0; j < n_keys; j++) {
     if (anew) square[j] = 0.0f;
@@ -4168,8 +4226,8 @@ static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good,
                        tile->score);
   tile->kernel->softmax(tile->score, count, HAI_NULL, tile->visible, tile->begin, tile->end, tile->m,
                         tile->l, tile->factor);
-  tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->column);
-  for (j = 0; j < count; j++) mass[j] += tile->column[j];
+  tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->per_key);
+  for (j = 0; j < count; j++) mass[j] += tile->per_key[j];
 }
 
 /* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
@@ -4180,7 +4238,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
   float *mass = hai_mass(job) - job->rect.key_begin;
   hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
-  int most = hai_tiles_place(job, tiles), lanes = plan->kernel->lanes, n, t, i;
+  int most = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, n, t, i;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
   while (first < probes) {
     /* probes that saw something, all of it finite: a bad one has no say */
@@ -4206,7 +4264,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
   }
   if (plan->reporting)
     hai_partial(job, job->chunk)[1] =
-        hai_largest(hai_square(job) + (begin - job->rect.key_begin), end - begin);
+        hai_largest(hai_squared_mass(job) + (begin - job->rect.key_begin), end - begin);
 }
 
 /* In four sums, since one would wait for itself. */
@@ -4235,6 +4293,8 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
   }
 }
+
+/* ======== best.h ======== */
 
 /* ---- The k best of a stream ----
    A candidate is one word: its value, as bits in the order of the numbers, over the complement of its id. The
@@ -4290,6 +4350,8 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
     hai_sink(heap, at, 0);
   }
 }
+
+/* ======== columns.h ======== */
 
 /* ---- Pins and columns ---- */
 
@@ -4416,6 +4478,8 @@ HAI_APART void hai_stage_columns(hai_job *job) {
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
 }
 
+/* ======== pairing.h ======== */
+
 /* ---- Pairing query groups with key sub-blocks by score ---- */
 
 /* sum [dim] += row; read before written, four at a time, so that compilers need not fear an overlap. */
@@ -4451,7 +4515,7 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Mean keys of some sub-blocks, and of spans of HAI_PAIR_SPAN sub-blocks; sinks, pinned for every head,
+/* Mean keys of some sub-blocks, and of spans of HAI_SUPERBLOCK sub-blocks; sinks, pinned for every head,
    stay out. */
 HAI_APART void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -4463,27 +4527,27 @@ HAI_APART void hai_stage_means(hai_job *job) {
                  plan->sink_keys, hai_mean(job) + i * dim);
   if (!hai_two_levels(plan, job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
-    float *span = hai_span_mean(job) + i / HAI_PAIR_SPAN * dim;
+    float *span = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
     const float *mean = hai_mean(job) + i * dim;
-    for (t = 0; t < dim && i % HAI_PAIR_SPAN == 0; t++) span[t] = 0.0f;
-    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / HAI_AS(float, HAI_PAIR_SPAN);
+    for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) span[t] = 0.0f;
+    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
   }
 }
 
 /* Pairing's scratch. */
-typedef struct hai_pair_room {
-  uint64_t *best; /* [lanes][take] candidates of each lane, or the best spans */
-  int32_t *span;  /* [2 take] */
-  float *query;   /* [lanes][head_dim]: mean queries */
-  float *reach;   /* [spans]: best score of any lane */
-} hai_pair_room;
+typedef struct hai_pairing_scratch {
+  uint64_t *best;      /* [lanes][take] candidates of each lane, or the best spans */
+  int32_t *superblock; /* [2 take] */
+  float *query;        /* [lanes][head_dim]: mean queries */
+  float *reach;        /* [spans]: best score of any lane */
+} hai_pairing_scratch;
 
-static hai_pair_room hai_pair_room_of(const hai_job *job) {
-  hai_index lanes = job->plan->kernel->lanes, take = job->plan->take;
-  hai_pair_room room;
+static hai_pairing_scratch hai_pairing_scratch_of(const hai_job *job) {
+  hai_index lanes = job->plan->float_kernel->lanes, take = job->plan->take;
+  hai_pairing_scratch room;
   room.best = HAI_PLACE(uint64_t, job->scratch);
-  room.span = HAI_PLACE(int32_t, room.best + lanes * take);
-  room.query = HAI_PLACE(float, room.span + 2 * take);
+  room.superblock = HAI_PLACE(int32_t, room.best + lanes * take);
+  room.query = HAI_PLACE(float, room.superblock + 2 * take);
   room.reach = room.query + lanes * job->plan->head_dim;
   return room;
 }
@@ -4491,13 +4555,13 @@ static hai_pair_room hai_pair_room_of(const hai_job *job) {
 /* Puts the next of the wanted query groups (bits, groups first .. first + 63) that no lane holds yet into the
    lanes, their means packed: none from bit `end` on, no more than fit. Returns the bits beyond them. */
 static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, int end,
-                              const hai_pair_room *room) {
+                              const hai_pairing_scratch *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, n_query = job->rect.n_query;
   hai_index groups = hai_query_parts(plan, n_query, job->rect.n_key);
   float *query = room->query;
-  int lanes = plan->kernel->lanes, n = 0, i;
+  int lanes = plan->float_kernel->lanes, n = 0, i;
   for (i = 0; i < end && n < lanes; i++) {
     hai_index id = first + i;
     if (!(wanted >> i & 1)) continue;
@@ -4508,7 +4572,7 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
   }
   wanted &= ~hai_lane_bits(0, i);
   for (i = n; i < lanes; i++) tile->row[i] = HAI_NULL;
-  plan->kernel->pack(tile->row, dim, plan->scale, tile->query);
+  plan->float_kernel->pack(tile->row, dim, plan->scale, tile->query);
   tile->n = n;
   hai_tile_aim(tile, 0, n);
   return wanted;
@@ -4516,20 +4580,20 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
 
 /* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. The last of
    the groups stay in the lanes. */
-static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_room *room) {
+static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_pairing_scratch *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, s;
-  hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_PAIR_SPAN);
+  hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_SUPERBLOCK);
   uint64_t all = hai_lane_bits(0, n), rest = all;
-  int lanes = plan->kernel->lanes, held = 0, j;
+  int lanes = plan->float_kernel->lanes, held = 0, j;
   while (rest) {
     int anew = rest == all;
     rest = hai_pair_open(job, first, rest, n, room);
     for (s = 0; s < spans; s += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, spans - s));
-      for (j = 0; j < count; j++) tile->key[j] = hai_span_mean(job) + (s + j) * dim;
-      plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+      for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
+      plan->float_kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
       for (j = 0; j < count; j++) {
         float most = hai_largest(tile->score + j * lanes, tile->n);
         room->reach[s + j] = !anew && room->reach[s + j] > most ? room->reach[s + j] : most;
@@ -4538,28 +4602,30 @@ static int hai_pair_spans(hai_job *job, hai_index first, int n, const hai_pair_r
   }
   for (s = 0; s < spans; s++)
     hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], hai_to_int(s)));
-  hai_heap_ids(room->best, held, room->span);
+  hai_heap_ids(room->best, held, room->superblock);
   return held;
 }
 
 /* Each group in the lanes takes the sub-blocks whose mean key its mean query likes best, of some spans
    (span[0 .. spans - 1]; NULL: the first). */
-static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, const hai_pair_room *room) {
+static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans,
+                          const hai_pairing_scratch *room) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
-  int lanes = plan->kernel->lanes, take = hai_to_int(hai_min(plan->take, blocks)), i, j;
+  int lanes = plan->float_kernel->lanes, take = hai_to_int(hai_min(plan->take, blocks)), i, j;
   HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
   for (s = 0; s < spans;) {
     int count = 0;
-    for (; s < spans && count + HAI_PAIR_SPAN <= HAI_CHUNK; s++) {
-      hai_index block = (span ? span[s] : s) * HAI_PAIR_SPAN, last = hai_min(block + HAI_PAIR_SPAN, blocks);
+    for (; s < spans && count + HAI_SUPERBLOCK <= HAI_CHUNK; s++) {
+      hai_index block = (span ? span[s] : s) * HAI_SUPERBLOCK,
+                last = hai_min(block + HAI_SUPERBLOCK, blocks);
       for (; block < last; block++, count++) {
         tile->key[count] = hai_mean(job) + block * dim;
         tile->id[count] = hai_to_int(block);
       }
     }
-    plan->kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+    plan->float_kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
     for (i = 0; i < tile->n; i++) {
       uint64_t *heap = room->best + i * stride;
       for (j = 0; j < count; j++) {
@@ -4576,22 +4642,22 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans, co
 
 /* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
    neighbours first choose 2 * take spans of sub-blocks together, wanted or not, and look only there. Cost, a
-   group: keys / key_group products of head_dim; in two levels, a HAI_PAIR_SPAN-th of that and 2 * take *
-   HAI_PAIR_SPAN. */
+   group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and 2 * take *
+   HAI_SUPERBLOCK. */
 static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_index first = job->chunk * HAI_TASK_GROUPS, n_key = job->rect.n_key;
   hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
-  hai_index spans = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_PAIR_SPAN);
-  hai_pair_room room = hai_pair_room_of(job);
+  hai_index spans = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
+  hai_pairing_scratch room = hai_pairing_scratch_of(job);
   int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
   for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
     int end = hai_to_int(hai_min(begin + step, groups - first));
     uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
-    int in_lanes = two && rest == all && end - begin <= job->plan->kernel->lanes;
-    if (rest && two) spans = hai_pair_spans(job, first + begin, end - begin, &room);
+    int in_lanes = two && rest == all && end - begin <= job->plan->float_kernel->lanes;
+    if (rest && two) spans = hai_pair_superblocks(job, first + begin, end - begin, &room);
     while (rest) {
       rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &room);
-      hai_pair_tile(job, two ? room.span : HAI_NULL, spans, &room);
+      hai_pair_tile(job, two ? room.superblock : HAI_NULL, spans, &room);
     }
   }
 }
@@ -4599,6 +4665,8 @@ static void hai_pair_groups(hai_job *job, uint64_t wanted) {
 HAI_APART void hai_stage_pair(hai_job *job) {
   if (hai_wanted(job)) hai_pair_groups(job, UINT64_MAX);
 }
+
+/* ======== exact.h ======== */
 
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, tile by tile. */
@@ -4634,7 +4702,7 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
 static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int),
                             void (*meet)(hai_job *, hai_tile *const *, int), hai_index row, hai_index end) {
   hai_tile *tiles[HAI_MAX_TILES];
-  int n = hai_tiles_place(job, tiles), lanes = job->plan->kernel->lanes, i;
+  int n = hai_tiles_place(job, tiles), lanes = job->plan->float_kernel->lanes, i;
   while (row < end) {
     for (i = 0; i < n && row < end; i++, row += lanes) {
       job->tile = tiles[i];
@@ -4662,6 +4730,8 @@ HAI_APART void hai_stage_exact(hai_job *job) {
   hai_attend_rows(job, hai_exact_open, hai_exact_meet, row,
                   hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv));
 }
+
+/* ======== rectangle.h ======== */
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
@@ -4780,6 +4850,8 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
 static void hai_attend_pins(hai_job *job) { hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], -1); }
 static void hai_attend_columns(hai_job *job, int wide) { hai_tiles_list(job, &job->tile, 1, 0, wide); }
 
+/* ======== capping.h ======== */
+
 /* ---- Algorithm 2's normaliser ---- */
 
 /* ln T over some of the sampled rows, one from each stratum of the sorted queries: their sums over all keys
@@ -4794,7 +4866,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
   float most = -hai_inf();
   int n, i;
   for (; at < end; at += n) {
-    n = hai_to_int(hai_min(plan->kernel->lanes, end - at));
+    n = hai_to_int(hai_min(plan->float_kernel->lanes, end - at));
     job->tile->n_groups = 0;
     for (i = 0; i < n; i++) {
       uint64_t random = hai_random_of(job, HAI_FOR_CAP, at + i);
@@ -4857,6 +4929,8 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
+/* ======== attending.h ======== */
+
 /* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks, if any. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   const hai_plan *plan = job->plan;
@@ -4889,6 +4963,8 @@ HAI_APART void hai_stage_attend(hai_job *job) {
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
+/* ======== judging.h ======== */
+
 /* ==== 10. Judging ====================================================================================
    Queries that had no part in a rectangle's choices meet all of its keys, the truth, and then what was chosen
    for them: the relative error of that, over all of them, is the choice's worth. At a fixed budget the best
@@ -4911,7 +4987,7 @@ HAI_APART void hai_stage_judge(hai_job *job) {
                   begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
     for (t = 0; t < n; t++) {
       hai_tile_save(tiles[t], truth);
-      truth += (2 + plan->value_dim) * plan->kernel->lanes;
+      truth += (2 + plan->value_dim) * plan->float_kernel->lanes;
       first += tiles[t]->n;
     }
   }
@@ -4920,7 +4996,7 @@ HAI_APART void hai_stage_judge(hai_job *job) {
 /* The states over all chunks, in the place of the first chunk's. */
 static void hai_gather_truth(const hai_job *job) {
   const hai_plan *plan = job->plan;
-  int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, i;
+  int judges = hai_n_judges(job), lanes = plan->float_kernel->lanes, first, i;
   hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->value_dim;
   hai_index size = (2 + value_dim) * lanes, c, t;
   for (first = 0; first < judges; first += lanes)
@@ -5024,7 +5100,7 @@ static float hai_relative(float error, float norm) {
 }
 
 /* x^2 of an x that is not 0, never so small that it is lost: what is wrong must not pass for right. */
-static float hai_square_of(float x) {
+static float hai_squared(float x) {
   float least = hai_float(0x00800000u);
   return x * x < least ? least : x * x;
 }
@@ -5036,7 +5112,7 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
                          float *norm) {
   const hai_plan *plan = job->plan;
   const hai_tile *tile = job->tile;
-  int lanes = plan->kernel->lanes;
+  int lanes = plan->float_kernel->lanes;
   hai_index t;
   float before =
       resting && plan->problem->causal ? hai_floats(job, plan->layout.lse)[tile->state[i]] : -hai_inf();
@@ -5052,8 +5128,8 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
     float old = before == -hai_inf() ? 0.0f : tile->out[i][t];
     float x = tile->o[t * lanes + i] * a + old * rest, y = truth[(2 + t) * lanes + i] * b + old * rest_b;
     if (!hai_finite(y)) whole = hai_float(0x7fc00000u);
-    *error += x == y ? 0.0f : hai_square_of(x - y);
-    *norm += y == 0.0f ? 0.0f : hai_square_of(y);
+    *error += x == y ? 0.0f : hai_squared(x - y);
+    *norm += y == 0.0f ? 0.0f : hai_squared(y);
   }
   if (!hai_finite(*error)) *error = hai_inf();
   if (!hai_finite(*norm)) *norm = hai_float(0x7f7fffffu);
@@ -5093,7 +5169,7 @@ static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
 HAI_APART void hai_stage_try(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  int alone = job->pairing == HAI_NO_BLOCKS, judges = hai_n_judges(job), lanes = plan->kernel->lanes;
+  int alone = job->pairing == HAI_NO_BLOCKS, judges = hai_n_judges(job), lanes = plan->float_kernel->lanes;
   /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
   int bound = plan->params->tolerance > 0.0f,
       n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
@@ -5143,7 +5219,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   hai_tile *tile = job->tile;
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);
-  int judges = hai_n_judges(job), lanes = plan->kernel->lanes, first, n, i;
+  int judges = hai_n_judges(job), lanes = plan->float_kernel->lanes, first, n, i;
   hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
   hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
   hai_index probes = hai_n_probes(job), taken = hai_min(plan->take, parts);
@@ -5194,6 +5270,8 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   }
   if (most >= least) record->kappa = hai_exp(most - least);
 }
+
+/* ======== report.h ======== */
 
 /* ---- The report ---- */
 
@@ -5258,13 +5336,13 @@ static float hai_overhead(const hai_job *job, const hai_record *record) {
   const hai_plan *plan = job->plan;
   hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_judges(job);
   hai_index probed = hai_n_probes(job);
-  uint64_t paired = hai_pairing_pairs(plan, n_query, n_key);
+  uint64_t paired = hai_pairing_products(plan, n_query, n_key);
   float probes = plan->probing ? HAI_AS(float, probed) : 0.0f, pairs = 0.0f;
   if (plan->choosing) probes += HAI_AS(float, judges);
   if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) pairs = HAI_AS(float, paired);
   /* trials pair the held-out queries' groups alone */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
-  paired = hai_pairing_pairs(plan, n_query, n_key);
+  paired = hai_pairing_products(plan, n_query, n_key);
   pairs += HAI_AS(float, record->tried) * HAI_AS(float, paired);
   return HAI_AS(float, n_key) * probes + pairs;
 }
@@ -5316,6 +5394,8 @@ HAI_APART void hai_stage_report(hai_job *job) {
   }
   p->report[hai_flat_head(job)] = r;
 }
+
+/* ======== phases.h ======== */
 
 /* ==== 11. Phases =====================================================================================
    Phase by phase, independent tasks: a task is (batch, head, rectangle, chunk), and writes what no other task
@@ -5450,15 +5530,17 @@ static void hai_run_judging(hai_job *job, hai_stage stage) {
 HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
   hai_job job;
   hai_stage stage = hai_job_at(&job, plan, workspace, phase, index, worker);
-  uint32_t before = plan->reader->enter ? plan->reader->enter() : 0;
+  uint32_t before = plan->kernel->enter ? plan->kernel->enter() : 0;
   if (stage == HAI_STAGE_EXACT)
     hai_stage_exact(&job);
   else if (HAI_JUDGING && stage >= HAI_STAGE_JUDGE)
     hai_run_judging(&job, stage);
   else if (HAI_HYPER)
     hai_run_hyper(&job, stage);
-  if (plan->reader->leave) plan->reader->leave(before);
+  if (plan->kernel->leave) plan->kernel->leave(before);
 }
+
+/* ======== entry.h ======== */
 
 /* ==== 12. Entry points =============================================================================== */
 
@@ -5472,7 +5554,6 @@ HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
   case code:                              \
     return text;
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
-#undef HAI_STATUS_CASE
     default: return "unknown status";
   }
 #endif
@@ -5598,7 +5679,7 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
                                         const hyperattn_input *b, const float *lse_b) {
   hai_index parts = hai_to_index(batch), heads = hai_to_index(n_heads), rows = hai_to_index(n_query);
   hai_index dim = hai_to_index(value_dim);
-  hai_span spans[4]; /* out a, lse a, out b, lse b */
+  hai_extent spans[4]; /* out a, lse a, out b, lse b */
   hyperattn_status status;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
@@ -5661,56 +5742,69 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
   }
 }
 
-#undef HAI_AS
-#undef HAI_REINTERPRET
-#undef HAI_NULL
-#undef HAI_PLACE
+
+#undef HAI_AHEAD
 #undef HAI_ALIGN
+#undef HAI_AMX
+#undef HAI_AMX_FENCE
+#undef HAI_AMX_PRODUCTS
+#undef HAI_AMX_ROOM
+#undef HAI_AMX_ROWS
+#undef HAI_AMX_TILE
 #undef HAI_APART
-#undef HAI_ONCE
-#undef HAI_PREFETCH
-#undef HAI_HYPER
-#undef HAI_JUDGING
-#undef HAI_HALVES
-#undef HAI_LONG_SUMS
-#undef HAI_MAX_INDEX
+#undef HAI_AS
+#undef HAI_AUDITORS
 #undef HAI_AVX2
 #undef HAI_AVX512
-#undef HAI_CHUNK
+#undef HAI_AVX512_BF16
 #undef HAI_CARRY
 #undef HAI_CARRY_CHUNKS
-#undef HAI_AHEAD
-#undef HAI_LEAP
-#undef HAI_SCALE
+#undef HAI_CHUNK
+#undef HAI_ELEMENT_avx2
+#undef HAI_ELEMENT_avx512
+#undef HAI_ELEMENT_avx512bf
+#undef HAI_ELEMENT_neon
+#undef HAI_ELEMENT_neonbf
+#undef HAI_FAIR
+#undef HAI_FINISH_PAIRS
+#undef HAI_FINISH_avx2
+#undef HAI_FINISH_avx512
+#undef HAI_FINISH_avx512bf
+#undef HAI_FINISH_neon
+#undef HAI_FINISH_neonbf
 #undef HAI_FMA_1
 #undef HAI_FMA_2
 #undef HAI_FMA_3
-#undef HAI_INLINE
+#undef HAI_GOOD
+#undef HAI_HALVES
+#undef HAI_HIGH
 #undef HAI_HOT
-#undef HAI_SIMD
-#undef HAI_ROUNDS
+#undef HAI_HYPER
+#undef HAI_INLINE
+#undef HAI_JUDGES
+#undef HAI_JUDGE_CHUNKS
+#undef HAI_JUDGE_KEYS
+#undef HAI_JUDGE_RUN
+#undef HAI_JUDGING
 #undef HAI_KERNEL
+#undef HAI_KERNEL_BF16
 #undef HAI_KEY_ROW
 #undef HAI_KEY_STEP
 #undef HAI_LANES_avx2
 #undef HAI_LANES_avx512
+#undef HAI_LANES_avx512bf
 #undef HAI_LANES_neon
+#undef HAI_LANES_neonbf
+#undef HAI_LEAP
 #undef HAI_LOAD_1
 #undef HAI_LOAD_2
 #undef HAI_LOAD_3
+#undef HAI_LONG_SUMS
 #undef HAI_MAX_DIM
+#undef HAI_MAX_INDEX
 #undef HAI_MAX_LANES
 #undef HAI_MAX_STEPS
-#undef HAI_JUDGES
-#undef HAI_AUDITORS
-#undef HAI_JUDGE_RUN
-#undef HAI_SIEVE
-#undef HAI_JUDGE_CHUNKS
-#undef HAI_JUDGE_KEYS
-#undef HAI_GOOD
-#undef HAI_FAIR
 #undef HAI_MAX_TILES
-#undef HAI_TILES_BYTES
 #undef HAI_MERGE_1
 #undef HAI_MERGE_2
 #undef HAI_MERGE_3
@@ -5722,35 +5816,57 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_NAMES_2
 #undef HAI_NAMES_3
 #undef HAI_NEON
+#undef HAI_NEON_BF16
+#undef HAI_NULL
+#undef HAI_ONCE
 #undef HAI_PACK
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
-#undef HAI_PAIR_SPAN
+#undef HAI_PLACE
+#undef HAI_PREFETCH
 #undef HAI_PROBE_CHUNKS
 #undef HAI_PROBE_KEYS
+#undef HAI_PRODUCTS
+#undef HAI_Q8_0_BYTES
+#undef HAI_Q8_0_ELEMENTS
+#undef HAI_REINTERPRET
+#undef HAI_ROUNDS
 #undef HAI_ROWS_1
+#undef HAI_ROWS_16
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
-#undef HAI_ROWS_16
 #undef HAI_SCALAR_LANES
+#undef HAI_SCALE
 #undef HAI_SCORE_OUT
-#undef HAI_SHOW
-#undef HAI_HIGH
 #undef HAI_SCORE_STEP
 #undef HAI_SCORE_STEPS_1
 #undef HAI_SCORE_STEPS_2
 #undef HAI_SCORE_STEPS_3
+#undef HAI_SHOW
+#undef HAI_SIEVE
+#undef HAI_SIMD
 #undef HAI_SOFTMAX
+#undef HAI_STATUS_CASE
 #undef HAI_STORE_1
 #undef HAI_STORE_2
 #undef HAI_STORE_3
 #undef HAI_SUM_LANES
+#undef HAI_SUPERBLOCK
+#undef HAI_TARGET_amx
 #undef HAI_TARGET_avx2
 #undef HAI_TARGET_avx512
+#undef HAI_TARGET_avx512bf
 #undef HAI_TARGET_neon
+#undef HAI_TARGET_neonbf
 #undef HAI_TASK_GROUPS
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
+#undef HAI_TILES_BYTES
+#undef HAI_TIMES
+#undef HAI_TIMES_1
+#undef HAI_TIMES_2
+#undef HAI_TIMES_3
+#undef HAI_UNPACK
 #undef HAI_VALUE_OUT
 #undef HAI_VALUE_STEP
 #undef HAI_VECTORS_1
@@ -5758,73 +5874,40 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_VECTORS_3
 #undef HAI_V_avx2
 #undef HAI_V_avx512
+#undef HAI_V_avx512bf
 #undef HAI_V_neon
-#undef HAI_Q8_0_BYTES
-#undef HAI_Q8_0_ELEMENTS
 #undef HAI_WIDEN
 #undef HAI_WIDTH_avx2
 #undef HAI_WIDTH_avx512
-#undef HAI_WIDTH_neon
-#undef HAI_AVX512_BF16
-#undef HAI_NEON_BF16
-#undef HAI_ELEMENT_avx512
-#undef HAI_ELEMENT_avx2
-#undef HAI_ELEMENT_neon
-#undef HAI_ELEMENT_avx512bf
-#undef HAI_ELEMENT_neonbf
-#undef HAI_FINISH_PAIRS
-#undef HAI_FINISH_avx512
-#undef HAI_FINISH_avx2
-#undef HAI_FINISH_neon
-#undef HAI_FINISH_avx512bf
-#undef HAI_FINISH_neonbf
-#undef HAI_TIMES
-#undef HAI_TIMES_1
-#undef HAI_TIMES_2
-#undef HAI_TIMES_3
-#undef HAI_PRODUCTS
-#undef HAI_KERNEL_BF16
-#undef HAI_UNPACK
-#undef HAI_TARGET_avx512bf
-#undef HAI_TARGET_neonbf
 #undef HAI_WIDTH_avx512bf
+#undef HAI_WIDTH_neon
 #undef HAI_WIDTH_neonbf
-#undef HAI_LANES_avx512bf
-#undef HAI_LANES_neonbf
-#undef HAI_V_avx512bf
-#undef hai_pack_rest_avx512
-#undef hai_pack_rest_avx2
-#undef hai_pack_rest_neon
-#undef hai_zero_avx512bf
-#undef hai_load_avx512bf
-#undef hai_store_avx512bf
-#undef hai_fma_avx512bf
-#undef hai_mul_avx512bf
-#undef hai_add_avx512bf
-#undef hai_gather4_avx512bf
-#undef hai_transpose4_avx512bf
-#undef hai_pack_rest_avx512bf
-#undef hai_zero_neonbf
-#undef hai_load_neonbf
-#undef hai_store_neonbf
-#undef hai_fma_neonbf
-#undef hai_mul_neonbf
-#undef hai_add_neonbf
-#undef hai_gather4_neonbf
-#undef hai_transpose4_neonbf
-#undef hai_pack_rest_neonbf
-#undef HAI_AMX
-#undef HAI_AMX_FENCE
-#undef HAI_AMX_PRODUCTS
-#undef HAI_AMX_ROOM
-#undef HAI_AMX_ROWS
-#undef HAI_AMX_TILE
-#undef HAI_TARGET_amx
 #undef HAI_X86_64
 #undef HAI_ZERO
 #undef HAI_ZERO_1
 #undef HAI_ZERO_2
 #undef HAI_ZERO_3
+#undef hai_add_avx512bf
+#undef hai_add_neonbf
+#undef hai_fma_avx512bf
+#undef hai_fma_neonbf
+#undef hai_gather4_avx512bf
+#undef hai_gather4_neonbf
+#undef hai_load_avx512bf
+#undef hai_load_neonbf
+#undef hai_mul_avx512bf
+#undef hai_mul_neonbf
+#undef hai_pack_rest_avx2
+#undef hai_pack_rest_avx512
+#undef hai_pack_rest_avx512bf
+#undef hai_pack_rest_neon
+#undef hai_pack_rest_neonbf
+#undef hai_store_avx512bf
+#undef hai_store_neonbf
+#undef hai_transpose4_avx512bf
+#undef hai_transpose4_neonbf
+#undef hai_zero_avx512bf
+#undef hai_zero_neonbf
 
 #endif /* HYPERATTN_IMPLEMENTATION */
 

@@ -172,7 +172,7 @@ static const char *isa_of(const hyperattn_problem *p, hyperattn_isa isa) {
   hai_plan plan;
   params.isa = isa;
   hai_resolve(&plan, p, &params);
-  return hyperattn_isa_name(plan.reader->isa);
+  return hyperattn_isa_name(plan.kernel->isa);
 }
 
 // Key-query pairs that a call touches, by its report.

@@ -90,19 +90,19 @@ static int parts_of(const hai_plan *plan, part *parts) {
   int hyper = hai_may_approximate(plan), is_f32 = hai_is_f32(plan->problem->out.dtype), n = 0;
   int sorting = hyper && plan->sorted[plan->n_pairings - 1];
 #define PART(name, things, size) parts[n].begin = y->name, parts[n++].bytes = (things) * (double)(size)
-  PART(lse, heads * n_query, hai_resting(plan) ? 4 : 0);
-  PART(out, heads * n_query * (double)plan->value_dim, hai_resting(plan) && !is_f32 ? 4 : 0);
+  PART(lse, heads * n_query, hai_stores_states(plan) ? 4 : 0);
+  PART(out, heads * n_query * (double)plan->value_dim, hai_stores_states(plan) && !is_f32 ? 4 : 0);
   PART(choice, heads * (double)y->n_choices * (double)plan->take, 4);
   PART(query_code, heads * n_query, sorting ? 2 : 0);
   PART(key_code, kv_heads * n_key, sorting ? 2 : 0);
   PART(mean, kv_heads * (double)y->n_means * (double)plan->head_dim, 4);
   PART(query_order, heads * n_query, sorting ? 4 : 0);
   PART(key_order, kv_heads * n_key, sorting ? 4 : 0);
-  PART(span_mean, kv_heads * (double)y->n_spans * (double)plan->head_dim, 4);
+  PART(superblock_mean, kv_heads * (double)y->n_superblocks * (double)plan->head_dim, 4);
   PART(partial, heads * (double)y->n_partials * probes, 8);
   PART(truth, heads * (double)y->n_truths * (double)y->truth_floats, 4);
   PART(mass, heads * n_key, hyper && (plan->probing || plan->weighing) ? 4 : 0);
-  PART(square, heads * n_key, hyper && plan->probing && plan->reporting ? 4 : 0);
+  PART(squared_mass, heads * n_key, hyper && plan->probing && plan->reporting ? 4 : 0);
   PART(pinned, heads * (double)y->n_pin_words, 4);
   PART(pins, rects * (double)y->max_pins, 4);
   PART(columns, rects * (double)(y->max_columns + y->max_wide), sizeof(hai_column));
@@ -495,13 +495,13 @@ static void test_extents_at_their_limit(void **state) {
         ptrdiff_t step = (PTRDIFF_MAX - bytes) / bytes / (n - 1),
                   stride[3] = {0, 0, 0}; /* beside one unit */
         hai_index counts[3] = {1, 1, n};
-        hai_span span;
+        hai_extent span;
         if (step >= PTRDIFF_MAX / unit) continue;
         stride[2] = sign * step * unit;
-        assert_int_equal(hai_span_of(&span, NULL, dtypes[i], stride, counts, unit), HYPERATTN_OK);
+        assert_int_equal(hai_extent_of(&span, NULL, dtypes[i], stride, counts, unit), HYPERATTN_OK);
         assert_true(span.before + span.after == (size_t)(step * (n - 1) * bytes + bytes));
         stride[2] += sign * unit;
-        assert_int_equal(hai_span_of(&span, NULL, dtypes[i], stride, counts, unit), HYPERATTN_ERROR_EXTENT);
+        assert_int_equal(hai_extent_of(&span, NULL, dtypes[i], stride, counts, unit), HYPERATTN_ERROR_EXTENT);
         tried++;
       }
   assert_true(tried > 40);

@@ -92,14 +92,14 @@ void prove_pairing_pairs(void) {
   hai_plan plan;
   hai_index n_query = any_index(0, MOST), n_key = any_index(0, MOST);
   any_plan(&plan);
-  hai_pairing_pairs(&plan, n_query, n_key);
+  hai_pairing_products(&plan, n_query, n_key);
 }
 void prove_rect_pairs_by_rank(void) {
   hai_plan plan;
   hai_index n_query = any_index(0, MOST), n_key = any_index(0, MOST);
   any_plan(&plan);
   plan.by_score = 0;
-  hai_rect_pairs(&plan, n_query, n_key);
+  hai_rect_products(&plan, n_query, n_key);
 }
 
 /* ---- Validation ---- */
@@ -113,14 +113,14 @@ void prove_too_many(void) {
 
 /* A side of a span: what is accepted fits. The size of a negative stride wraps around on purpose. */
 void prove_span_add(void) {
-  hai_span span;
+  hai_extent span;
   ptrdiff_t stride = any_ptrdiff();
   hai_index n = any_index(1, FEW);
   size_t size = any_int() & 1 ? 4 : 34;
   span.before = any_size(), span.after = any_size();
   ASSUME(stride >= 0 && span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
   size_t before = span.before, after = span.after;
-  if (!hai_span_add(&span, n, stride, size)) return;
+  if (!hai_extent_add(&span, n, stride, size)) return;
   PROVE(span.before >= before && span.after >= after);
   PROVE(span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
 }
@@ -139,7 +139,7 @@ void prove_rows_apart(void) {
 }
 
 void prove_check_flat(void) {
-  hai_span span;
+  hai_extent span;
   hai_index batch = any_index(0, MOST), heads = any_index(1, FEW), rows = any_index(0, FEW);
   if (hai_check_flat(&span, NULL, batch, heads, rows, sizeof(float)) == HYPERATTN_OK)
     PROVE(span.before == 0 && span.after <= PTRDIFF_MAX);

@@ -1,0 +1,56 @@
+/* The order of the sources: that in which a reader needs them, in which a compiler can take them, and in which
+   hyperattn.h holds them. A file uses only what stands above it. */
+#include "manual.h"
+
+#ifndef HYPERATTN_H
+#define HYPERATTN_H
+
+#include "api.h"
+#endif /* HYPERATTN_H */
+
+#if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
+#define HYPERATTN_IMPLEMENTED
+
+#include "portability.h"
+#include "numbers.h"
+#include "elements.h"
+#include "random.h"
+#include "kernel.h"
+#include "kernel_scalar.h"
+#include "kernel_vector.h"
+#include "kernel_tile.h"
+#include "kernel_avx512.h"
+#include "kernel_avx512_bf16.h"
+#include "kernel_amx.h"
+#include "kernel_avx2.h"
+#include "kernel_neon.h"
+#include "kernel_neon_bf16.h"
+#include "kernel_end.h"
+#include "detect.h"
+#include "plan.h"
+#include "validation.h"
+#include "resolve_parts.h"
+#include "workspace.h"
+#include "resolve.h"
+#include "check_buffers.h"
+#include "access.h"
+#include "tiles.h"
+#include "hashing.h"
+#include "ordering.h"
+#include "probing.h"
+#include "best.h"
+#include "columns.h"
+#include "pairing.h"
+#include "exact.h"
+#include "rectangle.h"
+#include "capping.h"
+#include "attending.h"
+#include "judging.h"
+#include "report.h"
+#include "phases.h"
+#include "entry.h"
+
+#include "undef.h"
+#endif /* HYPERATTN_IMPLEMENTATION */
+
+#include "licence.h"

@@ -1,0 +1,138 @@
+/* ---- CPU detection and choice ---- */
+
+/* FAST: bfloat16 products are faster than float32's multiply-adds, as on AMD's cores; on Intel's they are
+   half as fast. */
+enum {
+  HAI_CPU_KNOWN = 1,
+  HAI_CPU_AVX2 = 2,
+  HAI_CPU_AVX512 = 4,
+  HAI_CPU_AVX512_BF16 = 8,
+  HAI_CPU_AVX512_BF16_FAST = 16,
+  HAI_CPU_AMX = 32
+};
+
+#if HAI_AVX512 || HAI_AVX2
+/* CPUID leaf and subleaf into eax, ebx, ecx, edx. */
+static void hai_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
+  __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(subleaf));
+}
+/* Which register states the system saves: bit 1 SSE, 2 AVX, 5 to 7 AVX-512. Only after CPUID has shown
+   OSXSAVE. */
+static uint64_t hai_xcr0(void) {
+  uint32_t low, high;
+  __asm__ volatile(".byte 0x0f, 0x01, 0xd0"
+                   : "=a"(low), "=d"(high)
+                   : "c"(0)); /* xgetbv, for old assemblers */
+  return HAI_AS(uint64_t, high) << 32 | low;
+}
+
+/* What both the processor offers and the system saves. Tests hand in their own two functions. */
+static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
+  uint32_t r[4], leaves;
+  uint64_t saved;
+  int features = HAI_CPU_KNOWN, is_amd, has_tiles;
+  cpuid(0, 0, r);
+  leaves = r[0];
+  is_amd = r[1] == 0x68747541u && r[3] == 0x69746e65u && r[2] == 0x444d4163u; /* "AuthenticAMD" */
+  if (leaves < 7) return features;
+  cpuid(1, 0, r);
+  if (!(r[2] >> 27 & 1)) return features; /* OSXSAVE */
+  saved = xcr0();
+  if ((saved & 0x06) != 0x06) return features;
+  if (!(r[2] >> 28 & 1) || !(r[2] >> 12 & 1) || !(r[2] >> 29 & 1)) return features; /* AVX, FMA, F16C */
+  cpuid(7, 0, r);
+  if (!(r[1] >> 5 & 1)) return features; /* AVX2 */
+  features |= HAI_CPU_AVX2;
+  if ((saved & 0xe6) != 0xe6) return features;
+  if ((r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) /* F, DQ, BW, VL */
+    features |= HAI_CPU_AVX512;
+  has_tiles = (r[3] >> 22 & 1) && (r[3] >> 24 & 1) && (saved & 0x60000) == 0x60000; /* BF16, TILE */
+  if (!(features & HAI_CPU_AVX512) || !r[0]) return features;
+  cpuid(7, 1, r);
+  if (!(r[0] >> 5 & 1)) return features;
+  if (has_tiles) features |= HAI_CPU_AMX;
+  features |= HAI_CPU_AVX512_BF16 | (is_amd ? HAI_CPU_AVX512_BF16_FAST : 0);
+  return features;
+}
+
+/* Asked once: CPUID is slow, above all in a virtual machine. Whoever comes first writes the same word as
+   any other. */
+static int hai_cpu(void) {
+  static int word;
+  int features = __atomic_load_n(&word, __ATOMIC_RELAXED);
+  if (!features) {
+    features = hai_cpu_features(hai_cpuid, hai_xcr0);
+    __atomic_store_n(&word, features, __ATOMIC_RELAXED);
+  }
+  return features;
+}
+#endif
+
+#if HAI_AMX
+/* Has the process asked Linux for AMX's registers? Whoever uses them without has done something illegal. The
+   answer can turn to yes at any time, never back, so only yes is remembered, and no size depends on it. */
+static int hai_amx_permitted(void) {
+  static int word;
+  uint64_t mask = 0;
+  long result = 158; /* arch_prctl */
+  if (!(hai_cpu() & HAI_CPU_AMX)) return 0;
+  if (__atomic_load_n(&word, __ATOMIC_RELAXED)) return 1;
+  __asm__ volatile("syscall" /* ARCH_GET_XCOMP_PERM */
+                   : "+a"(result)
+                   : "D"(0x1022L), "S"(&mask)
+                   : "rcx", "r11", "memory");
+  if (result || !(mask >> 18 & 1)) return 0;
+  __atomic_store_n(&word, 1, __ATOMIC_RELAXED);
+  return 1;
+}
+#endif
+
+/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. It reads float32. */
+static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
+  int any = isa == HYPERATTN_ISA_AUTO;
+#if HAI_AVX512_BF16
+  if (isa == HYPERATTN_ISA_AVX512_BF16 && (hai_cpu() & HAI_CPU_AVX512_BF16)) return &hai_kernel_avx512;
+#endif
+#if HAI_AMX
+  if (isa == HYPERATTN_ISA_AMX_BF16 && hai_amx_permitted()) return &hai_kernel_avx512;
+#endif
+#if HAI_AVX512
+  if ((any || isa == HYPERATTN_ISA_AVX512) && (hai_cpu() & HAI_CPU_AVX512)) return &hai_kernel_avx512;
+#endif
+#if HAI_AVX2
+  if ((any || isa == HYPERATTN_ISA_AVX2) && (hai_cpu() & HAI_CPU_AVX2)) return &hai_kernel_avx2;
+#endif
+#if HAI_NEON
+  if (any || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon;
+#endif
+  return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : HAI_NULL;
+}
+
+/* May AMX's kernel be chosen now, or, once the process asks for it, later? */
+static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
+#if HAI_AMX
+  return (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_AMX_BF16) && (hai_cpu() & HAI_CPU_AMX) &&
+         head_dim % HAI_AMX_PRODUCTS == 0 && value_dim % HAI_AMX_ROWS == 0;
+#else
+  (void)isa, (void)head_dim, (void)value_dim;
+  return 0;
+#endif
+}
+
+/* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the fastest one. */
+static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
+#if HAI_AMX
+  if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;
+#endif
+  if (head_dim % 2) return HAI_NULL;
+#if HAI_AVX512_BF16
+  if (isa == HYPERATTN_ISA_AVX512_BF16 || isa == HYPERATTN_ISA_AMX_BF16 ||
+      (isa == HYPERATTN_ISA_AUTO && (hai_cpu() & HAI_CPU_AVX512_BF16_FAST)))
+    return &hai_kernel_avx512_bf16;
+#endif
+#if HAI_NEON_BF16
+  if (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon_bf16;
+#endif
+  (void)isa, (void)value_dim;
+  return HAI_NULL;
+}

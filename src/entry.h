@@ -1,0 +1,199 @@
+/* ==== 12. Entry points =============================================================================== */
+
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+#ifdef HYPERATTN_NO_TEXTS
+  (void)status;
+  return "";
+#else
+  switch (HAI_AS(int, status)) {
+#define HAI_STATUS_CASE(name, code, text) \
+  case code:                              \
+    return text;
+    HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
+    default: return "unknown status";
+  }
+#endif
+}
+
+HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
+  hyperattn_params p;
+  HYPERATTN_MEMSET(&p, 0, sizeof p);
+  p.method = HYPERATTN_HYPER;
+  p.min_seq_len = 4096;
+  p.block_size = 256;
+  p.sample_size = 256;
+  p.lsh_bits = 7;
+  p.order = HYPERATTN_ORDER_SORTLSH;
+  p.sampling = HYPERATTN_SAMPLE_UNIFORM;
+  p.isa = HYPERATTN_ISA_AUTO;
+  return p;
+}
+
+HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+  hyperattn_params p = hyperattn_paper_params();
+  p.min_seq_len = 1024;
+  p.sample_size = 160;
+  p.heavy_keys = 96;
+  p.sink_keys = 4;
+  p.probe_queries = 96;
+  p.window = 256;
+  p.lsh_bits = 12;
+  p.query_group = 16;
+  p.key_group = 16;
+  p.order = HYPERATTN_ORDER_PROBED;
+  p.tolerance = 0.1f;
+  p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
+  return p;
+}
+
+HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
+                                              const hyperattn_params *params, int n_workers) {
+  hai_plan plan;
+  if (n_workers < 1 || hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0;
+  return hai_layout_size(&plan.layout, n_workers);
+}
+
+static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
+                                  const hyperattn_params *params, const void *workspace,
+                                  size_t workspace_size, int n_workers) {
+  hyperattn_status status = hai_resolve(plan, problem, params);
+  return status == HYPERATTN_OK ? hai_check_buffers(plan, workspace, workspace_size, n_workers) : status;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
+                                               const hyperattn_params *params, const void *workspace,
+                                               size_t workspace_size, int n_workers) {
+  hai_plan plan;
+  return hai_check(&plan, problem, params, workspace, workspace_size, n_workers);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
+                                                 const hyperattn_params *params, void *workspace,
+                                                 size_t workspace_size) {
+  hai_plan plan;
+  hyperattn_status status = hai_check(&plan, problem, params, workspace, workspace_size, 1);
+  int phase;
+  int64_t index, n;
+  if (status != HYPERATTN_OK) return status;
+  for (phase = 0; phase < hai_phases(&plan); phase++)
+    for (index = 0, n = hai_phase_tasks(&plan, phase); index < n; index++)
+      hai_run(&plan, workspace, phase, index, 0);
+  return HYPERATTN_OK;
+}
+
+typedef struct hai_parallel_phase {
+  const hai_plan *plan;
+  void *workspace;
+  int phase;
+} hai_parallel_phase;
+
+static void hai_parallel_task(void *arg, int64_t index, int worker) {
+  const hai_parallel_phase *p = HAI_AS(const hai_parallel_phase *, arg);
+  hai_run(p->plan, p->workspace, p->phase, index, worker);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_problem *problem,
+                                                          const hyperattn_params *params,
+                                                          const hyperattn_parallel *parallel,
+                                                          void *workspace, size_t workspace_size) {
+  hai_plan plan;
+  hai_parallel_phase p;
+  hyperattn_status status;
+  if (!parallel || !parallel->parallel_for) return HYPERATTN_ERROR_NULL_PARALLEL;
+  status = hai_check(&plan, problem, params, workspace, workspace_size, parallel->n_workers);
+  if (status != HYPERATTN_OK) return status;
+  p.plan = &plan;
+  p.workspace = workspace;
+  for (p.phase = 0; p.phase < hai_phases(&plan); p.phase++) {
+    int64_t n = hai_phase_tasks(&plan, p.phase);
+    if (n) parallel->parallel_for(parallel->context, n, hai_parallel_task, &p);
+  }
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params) {
+  hai_plan plan;
+  return hai_resolve(&plan, problem, params) == HYPERATTN_OK ? hai_phases(&plan) : 0;
+}
+
+HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
+                                            const hyperattn_params *params, int phase) {
+  hai_plan plan;
+  if (hai_resolve(&plan, problem, params) != HYPERATTN_OK || phase < 0 || phase >= hai_phases(&plan))
+    return 0;
+  return hai_phase_tasks(&plan, phase);
+}
+
+HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hyperattn_params *params,
+                                      void *workspace, int phase, int64_t index, int worker) {
+  hai_plan plan;
+  if (hai_resolve(&plan, problem, params) == HYPERATTN_OK) hai_run(&plan, workspace, phase, index, worker);
+}
+
+static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
+                                        const hyperattn_output *a, const float *lse_a,
+                                        const hyperattn_input *b, const float *lse_b) {
+  hai_index parts = hai_to_index(batch), heads = hai_to_index(n_heads), rows = hai_to_index(n_query);
+  hai_index dim = hai_to_index(value_dim);
+  hai_extent spans[4]; /* out a, lse a, out b, lse b */
+  hyperattn_status status;
+  if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
+  if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
+  if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
+  if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
+  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
+      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
+    return HYPERATTN_ERROR_DTYPE;
+  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (batch == 0 || n_query == 0) return HYPERATTN_OK;
+  if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
+  if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
+  status = hai_check_output(&spans[0], a, parts, heads, rows, dim);
+  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[1], lse_a, parts, heads, rows, sizeof *lse_a);
+  if (status == HYPERATTN_OK) status = hai_check_input(&spans[2], b, parts, heads, rows, dim);
+  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[3], lse_b, parts, heads, rows, sizeof *lse_b);
+  return status == HYPERATTN_OK ? hai_check_overlap(spans, 2, 4) : status;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
+                                               int64_t value_dim, hyperattn_output a, float *lse_a,
+                                               hyperattn_input b, const float *lse_b) {
+  hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &a, lse_a, &b, lse_b);
+  hai_index i, h, q, t, flat = 0;
+  if (status != HYPERATTN_OK) return status;
+  for (i = 0; i < batch; i++)
+    for (h = 0; h < n_heads; h++)
+      for (q = 0; q < n_query; q++, flat++) {
+        char *out_a = hai_out_row(&a, i, h, q);
+        const char *out_b = hai_row(&b, i, h, q);
+        int alone = lse_a[flat] == -hai_inf() && lse_b[flat] != -hai_inf(); /* b, finite or not */
+        float lse = hai_log_add(lse_a[flat], lse_b[flat]);
+        float weight_a = hai_share(lse_a[flat], lse), weight_b = alone ? 1.0f : hai_share(lse_b[flat], lse);
+        if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
+        for (t = 0; t < value_dim; t++) {
+          float x = weight_b * hai_get(out_b, b.dtype, t);
+          hai_put(out_a, a.dtype, t, weight_a == 0.0f ? x : weight_a * hai_get(out_a, a.dtype, t) + x);
+        }
+        lse_a[flat] = lse;
+      }
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
+  const hai_kernel *bf16 = hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, HAI_MAX_DIM, HAI_MAX_DIM);
+  return (bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO))->isa;
+}
+
+HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
+  switch (HAI_AS(int, isa)) {
+    case HYPERATTN_ISA_AUTO: return "auto";
+    case HYPERATTN_ISA_SCALAR: return "scalar";
+    case HYPERATTN_ISA_AVX2: return "avx2";
+    case HYPERATTN_ISA_AVX512: return "avx512";
+    case HYPERATTN_ISA_AVX512_BF16: return "avx512-bf16";
+    case HYPERATTN_ISA_NEON: return "neon";
+    case HYPERATTN_ISA_AMX_BF16: return "amx-bf16";
+    default: return "unknown";
+  }
+}

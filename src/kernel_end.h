@@ -1,0 +1,4 @@
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif /* any vector ISA */
