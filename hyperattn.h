@@ -1167,7 +1167,9 @@ static const hai_kernel hai_kernel_scalar = {
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
-/* ======== kernel_vector.h ======== */
+/* ======== kernel_shared.h ======== */
+
+/* What the vector kernels share. */
 
 #if HAI_SIMD
 
@@ -1180,13 +1182,18 @@ static const hai_kernel hai_kernel_scalar = {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+/* Lists of rows for the templates. */
+#define HAI_ROWS_4(X) X(0) X(1) X(2) X(3)
+#define HAI_ROWS_8(X) HAI_ROWS_4(X) X(4) X(5) X(6) X(7)
+#define HAI_ROWS_16(X) HAI_ROWS_8(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 #if HAI_AVX512_BF16 || HAI_NEON_BF16
 /* Two bfloat16: neighbouring coordinates of a row, or one coordinate of neighbouring keys. */
 typedef struct hai_bf16x2 {
   uint16_t x[2];
 } hai_bf16x2;
 
-/* hai_pack_plain for pairs, which nothing multiplies. */
+/* hai_pack_plain for two bfloat16 at a time, which nothing multiplies. */
 static void hai_pack_bf16x2(const void *const *row, hai_index from, hai_index dim, float factor,
                             float *packed, int lanes, int begin, int end) {
   hai_index t;
@@ -1239,441 +1246,7 @@ static int hai_rows_present(const void *const *row, int n) {
     if (!row[i]) return 0;
   return 1;
 }
-
-/* ======== kernel_tile.h ======== */
-
-/* ---- The register tile: said once for every vector ISA ----
-   HAI_MICRO(isa, R, N) defines, for a tile of N registers, the two inner loops over R rows at a time:
-     hai_scores_<N>_<isa>   score[r][i] = sum_t query[t][i] key_r[t]                      for R keys
-     hai_values_<N>_<isa>   o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[r]   for R coordinates
-   A step loads N packed vectors a<register>, broadcasts R elements in turn, does N R fused multiply-adds. An
-   element is a float, or a pair of bfloat16 whose two products are summed (hai_dot_<isa>).
-   The accumulators c<row><register> have names: compilers keep an array of them in registers at -O3 only.
-   With one register eight sums hide their own latency and little else: its scores take four steps at
-   a time. */
-
-#define HAI_ROWS_1(X, isa, N) X(0, isa, N)
-#define HAI_ROWS_4(X, isa, N) X(0, isa, N) X(1, isa, N) X(2, isa, N) X(3, isa, N)
-#define HAI_ROWS_8(X, isa, N) HAI_ROWS_4(X, isa, N) X(4, isa, N) X(5, isa, N) X(6, isa, N) X(7, isa, N)
-#define HAI_ROWS_16(X, isa, N) \
-  HAI_ROWS_8(X, isa, N)        \
-  X(8, isa, N)                 \
-  X(9, isa, N) X(10, isa, N) X(11, isa, N) X(12, isa, N) X(13, isa, N) X(14, isa, N) X(15, isa, N)
-
-#define HAI_ZERO_1(r, isa) c##r##0 = hai_zero_##isa();
-#define HAI_ZERO_2(r, isa) HAI_ZERO_1(r, isa) c##r##1 = hai_zero_##isa();
-#define HAI_ZERO_3(r, isa) HAI_ZERO_2(r, isa) c##r##2 = hai_zero_##isa();
-#define HAI_ZERO(r, isa, N) HAI_ZERO_##N(r, isa)
-
-#define HAI_FMA_1(r, isa) c##r##0 = hai_dot_##isa(a0, b, c##r##0);
-#define HAI_FMA_2(r, isa) HAI_FMA_1(r, isa) c##r##1 = hai_dot_##isa(a1, b, c##r##1);
-#define HAI_FMA_3(r, isa) HAI_FMA_2(r, isa) c##r##2 = hai_dot_##isa(a2, b, c##r##2);
-
-#define HAI_LOAD_1(isa, p) a0 = hai_load_##isa(p);
-#define HAI_LOAD_2(isa, p) HAI_LOAD_1(isa, p) a1 = hai_load_##isa((p) + HAI_WIDTH_##isa);
-#define HAI_LOAD_3(isa, p) HAI_LOAD_2(isa, p) a2 = hai_load_##isa((p) + 2 * HAI_WIDTH_##isa);
-
-#define HAI_STORE_1(r, isa, p) hai_store_##isa(p, c##r##0);
-#define HAI_STORE_2(r, isa, p) HAI_STORE_1(r, isa, p) hai_store_##isa((p) + HAI_WIDTH_##isa, c##r##1);
-#define HAI_STORE_3(r, isa, p) HAI_STORE_2(r, isa, p) hai_store_##isa((p) + 2 * HAI_WIDTH_##isa, c##r##2);
-
-#define HAI_MERGE_1(r, isa, p) c##r##0 = hai_fma_##isa(hai_load_##isa(p), a0, c##r##0);
-#define HAI_MERGE_2(r, isa, p) \
-  HAI_MERGE_1(r, isa, p) c##r##1 = hai_fma_##isa(hai_load_##isa((p) + HAI_WIDTH_##isa), a1, c##r##1);
-#define HAI_MERGE_3(r, isa, p) \
-  HAI_MERGE_2(r, isa, p) c##r##2 = hai_fma_##isa(hai_load_##isa((p) + 2 * HAI_WIDTH_##isa), a2, c##r##2);
-
-#define HAI_NAMES_1(r, isa) hai_vector_##isa c##r##0;
-#define HAI_NAMES_2(r, isa) HAI_NAMES_1(r, isa) hai_vector_##isa c##r##1;
-#define HAI_NAMES_3(r, isa) HAI_NAMES_2(r, isa) hai_vector_##isa c##r##2;
-#define HAI_NAMES(r, isa, N) HAI_NAMES_##N(r, isa)
-#define HAI_VECTORS_1(isa) hai_vector_##isa a0, b;
-#define HAI_VECTORS_2(isa) HAI_VECTORS_1(isa) hai_vector_##isa a1;
-#define HAI_VECTORS_3(isa) HAI_VECTORS_2(isa) hai_vector_##isa a2;
-
-#define HAI_KEY_ROW(r, isa, N) const HAI_ELEMENT_##isa *k##r = HAI_AS(const HAI_ELEMENT_##isa *, key[r]);
-#define HAI_KEY_STEP(r, isa, N) \
-  b = hai_each_##isa(k##r + t); \
-  HAI_FMA_##N(r, isa)
-#define HAI_SCORE_STEP(isa, R, N) \
-  HAI_LOAD_##N(isa, query) HAI_ROWS_##R(HAI_KEY_STEP, isa, N) t++, query += HAI_LANES_##isa;
-#define HAI_SCORE_STEPS_1(isa, R) \
-  HAI_SCORE_STEP(isa, R, 1) HAI_SCORE_STEP(isa, R, 1) HAI_SCORE_STEP(isa, R, 1) HAI_SCORE_STEP(isa, R, 1)
-#define HAI_SCORE_STEPS_2(isa, R) HAI_SCORE_STEP(isa, R, 2)
-#define HAI_SCORE_STEPS_3(isa, R) HAI_SCORE_STEP(isa, R, 3)
-enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
-#define HAI_SCORE_OUT(r, isa, N) HAI_STORE_##N(r, isa, score + r * HAI_LANES_##isa)
-#define HAI_VALUE_STEP(r, isa, N) \
-  b = hai_each_##isa(v + r);      \
-  HAI_FMA_##N(r, isa)
-#define HAI_VALUE_OUT(r, isa, N) \
-  HAI_MERGE_##N(r, isa, o + r * HAI_LANES_##isa) HAI_STORE_##N(r, isa, o + r * HAI_LANES_##isa)
-
-/* Scores of pairs are multiplied by the factor that lies behind the packed queries. */
-#define HAI_TIMES_1(r, isa) c##r##0 = hai_mul_##isa(c##r##0, a0);
-#define HAI_TIMES_2(r, isa) HAI_TIMES_1(r, isa) c##r##1 = hai_mul_##isa(c##r##1, a1);
-#define HAI_TIMES_3(r, isa) HAI_TIMES_2(r, isa) c##r##2 = hai_mul_##isa(c##r##2, a2);
-#define HAI_TIMES(r, isa, N) HAI_TIMES_##N(r, isa)
-#define HAI_FINISH_PAIRS(isa, R, N) HAI_LOAD_##N(isa, query) HAI_ROWS_##R(HAI_TIMES, isa, N)
-
-/* clang-format off */
-#define HAI_MICRO_SCORES(isa, R, N)                                                    \
-  HAI_TARGET_##isa static void hai_scores_##N##_##isa(const float *query, hai_index dim, \
-                                                      const void *const *key, float *score) { \
-    hai_index t;                                                                         \
-    HAI_VECTORS_##N(isa)                                                               \
-    HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
-    HAI_ROWS_##R(HAI_KEY_ROW, isa, N)                                                  \
-    HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
-    for (t = 0; t + HAI_STEPS_##N <= dim;) {                                           \
-      HAI_SCORE_STEPS_##N(isa, R)                                                      \
-    }                                                                                  \
-    while (t < dim) {                                                                  \
-      HAI_SCORE_STEP(isa, R, N)                                                        \
-    }                                                                                  \
-    HAI_FINISH_##isa(isa, R, N)                                                        \
-    HAI_ROWS_##R(HAI_SCORE_OUT, isa, N)                                                \
-  }
-#define HAI_MICRO_VALUES(isa, R, N, name)                                              \
-  HAI_TARGET_##isa static void hai_##name##_##N##_##isa(const float *weight, int n_keys, \
-                                                        const void *const *value, hai_index at, \
-                                                        const float *factor, float *o) { \
-    int j;                                                                             \
-    HAI_VECTORS_##N(isa)                                                               \
-    HAI_ROWS_##R(HAI_NAMES, isa, N)                                                    \
-    HAI_ROWS_##R(HAI_ZERO, isa, N)                                                     \
-    for (j = 0; j < n_keys; j++, weight += HAI_LANES_##isa) {                          \
-      const HAI_ELEMENT_##isa *v = HAI_AS(const HAI_ELEMENT_##isa *, value[j]) + at;           \
-      HAI_LOAD_##N(isa, weight)                                                        \
-      HAI_ROWS_##R(HAI_VALUE_STEP, isa, N)                                             \
-    }                                                                                  \
-    HAI_LOAD_##N(isa, factor)                                                          \
-    HAI_ROWS_##R(HAI_VALUE_OUT, isa, N)                                                \
-  }
-/* clang-format on */
-#define HAI_MICRO(isa, R, N)          \
-  HAI_MICRO_SCORES(isa, R, N)         \
-  HAI_MICRO_VALUES(isa, R, N, values) \
-  HAI_MICRO_VALUES(isa, 1, N, value)
-
-/* The largest score goes by four maxima in turn, since one would wait for itself; exponentials wait for
-   it, so all registers look for theirs first. */
-#define HAI_SHOW(isa, r)                                                     \
-  s = hai_load_##isa(at + (r)*HAI_LANES_##isa);                              \
-  if (log_weight) s = hai_add_##isa(s, hai_set1_##isa(log_weight[j + (r)])); \
-  if (visible) s = hai_show_##isa(s, visible[j + (r)] >> i);                 \
-  hai_store_##isa(at + (r)*HAI_LANES_##isa, s);                              \
-  high##r = hai_max_##isa(s, high##r);
-#define HAI_HIGH(isa, r) high##r = hai_max_##isa(hai_load_##isa(at + (r)*HAI_LANES_##isa), high##r);
-#define HAI_SOFTMAX(isa)                                                                               \
-  HAI_TARGET_##isa static int hai_softmax_##isa(float *score, int n_keys, const float *log_weight,     \
-                                                const uint64_t *visible, int begin, int end, float *m, \
-                                                float *l, float *factor) {                             \
-    int moved = 0, i, j;                                                                               \
-    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                   \
-      hai_vector_##isa s, high0 = hai_load_##isa(m + i), high1 = high0, high2 = high0, high3 = high0;  \
-      float *at = score + i;                                                                           \
-      for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa) {                                \
-        if (log_weight || visible) {                                                                   \
-          HAI_SHOW(isa, 0) HAI_SHOW(isa, 1) HAI_SHOW(isa, 2) HAI_SHOW(isa, 3)                          \
-        } else {                                                                                       \
-          HAI_HIGH(isa, 0) HAI_HIGH(isa, 1) HAI_HIGH(isa, 2) HAI_HIGH(isa, 3)                          \
-        }                                                                                              \
-      }                                                                                                \
-      for (; j < n_keys; j++, at += HAI_LANES_##isa) {                                                 \
-        HAI_SHOW(isa, 0)                                                                               \
-      }                                                                                                \
-      high0 = hai_max_##isa(hai_max_##isa(high0, high1), hai_max_##isa(high2, high3));                 \
-      s = hai_load_##isa(m + i);                                                                       \
-      high0 = hai_move_##isa(s, high0);                                                                \
-      moved |= hai_differ_##isa(s, high0);                                                             \
-      s = hai_exp_##isa(hai_sub_##isa(s, hai_or_zero_##isa(high0)));                                   \
-      hai_store_##isa(factor + i, s);                                                                  \
-      hai_store_##isa(m + i, high0);                                                                   \
-    }                                                                                                  \
-    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                   \
-      hai_vector_##isa s, t, shift = hai_or_zero_##isa(hai_load_##isa(m + i));                         \
-      hai_vector_##isa sum = hai_zero_##isa(), odd = sum, next, part;                                  \
-      float *at = score + i;                                                                           \
-      for (j = 0; j + 2 <= n_keys; j += 2, at += 2 * HAI_LANES_##isa) {                                \
-        s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                   \
-        t = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at + HAI_LANES_##isa), shift));                 \
-        hai_store_##isa(at, s);                                                                        \
-        hai_store_##isa(at + HAI_LANES_##isa, t);                                                      \
-        sum = hai_add_##isa(sum, s);                                                                   \
-        odd = hai_add_##isa(odd, t);                                                                   \
-      }                                                                                                \
-      if (j < n_keys) {                                                                                \
-        s = hai_exp_##isa(hai_sub_##isa(hai_load_##isa(at), shift));                                   \
-        hai_store_##isa(at, s);                                                                        \
-        sum = hai_add_##isa(sum, s);                                                                   \
-      }                                                                                                \
-      t = hai_load_##isa(factor + i);                                                                  \
-      s = hai_mul_##isa(hai_load_##isa(l + i), t);                                                     \
-      sum = hai_add_##isa(sum, odd);                                                                   \
-      sum = hai_fma_##isa(hai_load_##isa(l + HAI_LANES_##isa + i), t, sum);                            \
-      next = hai_add_##isa(s, sum), part = hai_sub_##isa(next, s);                                     \
-      s = hai_add_##isa(hai_sub_##isa(s, hai_sub_##isa(next, part)), hai_sub_##isa(sum, part));        \
-      hai_store_##isa(l + i, next);                                                                    \
-      hai_store_##isa(l + HAI_LANES_##isa + i, s);                                                     \
-    }                                                                                                  \
-    return moved;                                                                                      \
-  }
-
-#define HAI_SCALE(isa)                                                                                    \
-  HAI_TARGET_##isa static void hai_scale_##isa(float *x, hai_index rows, const float *factor, int begin,  \
-                                               int end) {                                                 \
-    hai_index t;                                                                                          \
-    int i;                                                                                                \
-    for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
-      for (i = begin; i < end; i += HAI_WIDTH_##isa)                                                      \
-        hai_store_##isa(x + t + i, hai_mul_##isa(hai_load_##isa(x + t + i), hai_load_##isa(factor + i))); \
-  }
-
-/* As hai_two_sum, a register at a time. */
-#define HAI_CARRY(isa)                                                                                    \
-  HAI_TARGET_##isa static void hai_carry_##isa(float *o, hai_index rows, int begin, int end, float *sum,  \
-                                               float *lost) {                                             \
-    hai_vector_##isa a, b, c, next, part; /* loads first: the arrays may alias in the cache */            \
-    hai_index t;                                                                                          \
-    int i;                                                                                                \
-    for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
-      for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
-        a = hai_load_##isa(sum + t + i), b = hai_load_##isa(o + t + i), c = hai_load_##isa(lost + t + i); \
-        next = hai_add_##isa(a, b), part = hai_sub_##isa(next, a);                                        \
-        a = hai_add_##isa(hai_sub_##isa(a, hai_sub_##isa(next, part)), hai_sub_##isa(b, part));           \
-        hai_store_##isa(sum + t + i, next);                                                               \
-        hai_store_##isa(lost + t + i, hai_add_##isa(c, hai_known_##isa(a)));                              \
-        hai_store_##isa(o + t + i, hai_zero_##isa());                                                     \
-      }                                                                                                   \
-  }                                                                                                       \
-  HAI_TARGET_##isa static void hai_gather_##isa(float *o, hai_index rows, int begin, int end,             \
-                                                const float *sum, const float *lost) {                    \
-    hai_index t;                                                                                          \
-    int i;                                                                                                \
-    for (t = 0; t < rows * HAI_LANES_##isa; t += HAI_LANES_##isa)                                         \
-      for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                    \
-        hai_vector_##isa rest = hai_load_##isa(o + t + i);                                                \
-        if (lost) rest = hai_add_##isa(hai_load_##isa(lost + t + i), rest);                               \
-        hai_store_##isa(o + t + i, hai_add_##isa(hai_load_##isa(sum + t + i), rest));                     \
-      }                                                                                                   \
-  }
-
-/* Transposition goes by 4 x 4 squares within 128-bit parts: vector k of four holds rows k, k + 4, k + 8,
-   .. */
-#define HAI_PACK(isa)                                                                              \
-  HAI_TARGET_##isa static void hai_pack_##isa(const void *const *row, hai_index dim, float factor, \
-                                              float *packed) {                                     \
-    hai_vector_##isa f = hai_set1_##isa(factor), x0, x1, x2, x3;                                   \
-    int i;                                                                                         \
-    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                       \
-      hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH_##isa) ? dim / 4 * 4 : 0;       \
-      for (; t < whole; t += 4) {                                                                  \
-        float *at = packed + t * HAI_LANES_##isa + i;                                              \
-        x0 = hai_gather4_##isa(row + i, t), x1 = hai_gather4_##isa(row + i + 1, t);                \
-        x2 = hai_gather4_##isa(row + i + 2, t), x3 = hai_gather4_##isa(row + i + 3, t);            \
-        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                  \
-        hai_store_##isa(at, hai_times_##isa(x0, f));                                               \
-        hai_store_##isa(at + HAI_LANES_##isa, hai_times_##isa(x1, f));                             \
-        hai_store_##isa(at + 2 * HAI_LANES_##isa, hai_times_##isa(x2, f));                         \
-        hai_store_##isa(at + 3 * HAI_LANES_##isa, hai_times_##isa(x3, f));                         \
-      }                                                                                            \
-      if (t < dim)                                                                                 \
-        hai_pack_rest_##isa(row, t, dim, factor, packed, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa); \
-    }                                                                                              \
-  }
-#define HAI_UNPACK(isa)                                                                                    \
-  HAI_TARGET_##isa static void hai_unpack_##isa(const float *packed, hai_index dim, const float *factor,   \
-                                                float *const *row) {                                       \
-    int i;                                                                                                 \
-    for (i = 0; i < HAI_LANES_##isa; i += HAI_WIDTH_##isa) {                                               \
-      hai_vector_##isa f = hai_load_##isa(factor + i), x0, x1, x2, x3;                                     \
-      hai_index t = 0,                                                                                     \
-                whole = hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH_##isa)   \
-                            ? dim / 4 * 4                                                                  \
-                            : 0;                                                                           \
-      for (; t < whole; t += 4) {                                                                          \
-        const float *at = packed + t * HAI_LANES_##isa + i;                                                \
-        x0 = hai_mul_##isa(hai_load_##isa(at), f);                                                         \
-        x1 = hai_mul_##isa(hai_load_##isa(at + HAI_LANES_##isa), f);                                       \
-        x2 = hai_mul_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa), f);                                   \
-        x3 = hai_mul_##isa(hai_load_##isa(at + 3 * HAI_LANES_##isa), f);                                   \
-        hai_transpose4_##isa(&x0, &x1, &x2, &x3);                                                          \
-        hai_scatter4_##isa(x0, row + i, t), hai_scatter4_##isa(x1, row + i + 1, t);                        \
-        hai_scatter4_##isa(x2, row + i + 2, t), hai_scatter4_##isa(x3, row + i + 3, t);                    \
-      }                                                                                                    \
-      if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES_##isa, i, i + HAI_WIDTH_##isa); \
-    }                                                                                                      \
-  }
-
-#define HAI_SUM_LANES(isa)                                                                             \
-  HAI_TARGET_##isa static void hai_sum_lanes_##isa(const float *score, int n_keys, int begin, int end, \
-                                                   float *sum) {                                       \
-    int i, j;                                                                                          \
-    for (j = 0; j < n_keys; j++, score += HAI_LANES_##isa) {                                           \
-      hai_vector_##isa x = hai_load_##isa(score + begin);                                              \
-      for (i = begin + HAI_WIDTH_##isa; i < end; i += HAI_WIDTH_##isa)                                 \
-        x = hai_add_##isa(x, hai_load_##isa(score + i));                                               \
-      sum[j] = hai_sum_##isa(x);                                                                       \
-    }                                                                                                  \
-  }
-
-/* A register of elements at a time, a Q8_0 block at a time; what is left over goes one by one. The vector
-   part is a function of its own that calls none: gcc leaves out vzeroupper before a call in tail
-   position. */
-#define HAI_WIDEN(isa)                                                                           \
-  HAI_TARGET_##isa static hai_index hai_widen_most_##isa(const char *row, hyperattn_dtype dtype, \
-                                                         hai_index n, float *to) {               \
-    hai_index t = 0, k, step = HAI_WIDTH_##isa;                                                  \
-    if (dtype == HYPERATTN_F16) {                                                                \
-      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_f16_##isa(row + 2 * t));      \
-    } else if (dtype == HYPERATTN_BF16) {                                                        \
-      for (; t + step <= n; t += step) hai_store_##isa(to + t, hai_bf16_##isa(row + 2 * t));     \
-    } else {                                                                                     \
-      for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {        \
-        hai_vector_##isa d =                                                                     \
-            hai_first_##isa(hai_f16_##isa(row)); /* a register of halves fits in a block */      \
-        for (k = 0; k < HAI_Q8_0_ELEMENTS; k += step)                                            \
-          hai_store_##isa(to + t + k, hai_mul_##isa(d, hai_int8_##isa(row + 2 + k)));            \
-      }                                                                                          \
-    }                                                                                            \
-    return t;                                                                                    \
-  }                                                                                              \
-  static void hai_widen_##isa(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {  \
-    hai_index t = hai_widen_most_##isa(HAI_AS(const char *, row), dtype, n, to);                 \
-    if (t < n) hai_widen_plain(row, dtype, t, n, to);                                            \
-  }
-
-/* Products over any range of registers and any counts, from a tile of R rows and 1 to 3 registers; one
-   register alone takes R1 rows, since R would wait for one another. */
-#define HAI_PRODUCTS(isa, R, R1)                                                                      \
-  HAI_PACK(isa)                                                                                       \
-  HAI_MICRO(isa, R, 1)                                                                                \
-  HAI_MICRO(isa, R, 2)                                                                                \
-  HAI_MICRO(isa, R, 3)                                                                                \
-  HAI_MICRO_VALUES(isa, R1, 1, values_long)                                                           \
-  static void hai_scores_##isa(const float *query, hai_index dim, const void *const *key, int n_keys, \
-                               int begin, int end, float *score) {                                    \
-    const void *row[R];                                                                               \
-    int j, r, n = (end - begin) / HAI_WIDTH_##isa;                                                    \
-    query += begin, score += begin;                                                                   \
-    for (j = 0; j < n_keys; j += R, key += R, score += R * HAI_LANES_##isa) {                         \
-      if (n_keys - j < R) { /* the first key in place of absent ones */                               \
-        for (r = 0; r < R; r++) row[r] = key[r < n_keys - j ? r : 0];                                 \
-        key = row;                                                                                    \
-      }                                                                                               \
-      if (n == 3)                                                                                     \
-        hai_scores_3_##isa(query, dim, key, score);                                                   \
-      else if (n == 2)                                                                                \
-        hai_scores_2_##isa(query, dim, key, score);                                                   \
-      else                                                                                            \
-        hai_scores_1_##isa(query, dim, key, score);                                                   \
-    }                                                                                                 \
-  }                                                                                                   \
-  static void hai_values_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
-                               const float *factor, int begin, int end, float *o) {                   \
-    hai_index t = 0;                                                                                  \
-    int n = (end - begin) / HAI_WIDTH_##isa;                                                          \
-    score += begin, factor += begin, o += begin;                                                      \
-    for (; n == 1 && t + R1 <= dim; t += R1, o += R1 * HAI_LANES_##isa)                               \
-      hai_values_long_1_##isa(score, n_keys, value, t, factor, o);                                    \
-    for (; t + R <= dim; t += R, o += R * HAI_LANES_##isa) {                                          \
-      if (n == 3)                                                                                     \
-        hai_values_3_##isa(score, n_keys, value, t, factor, o);                                       \
-      else if (n == 2)                                                                                \
-        hai_values_2_##isa(score, n_keys, value, t, factor, o);                                       \
-      else                                                                                            \
-        hai_values_1_##isa(score, n_keys, value, t, factor, o);                                       \
-    }                                                                                                 \
-    for (; t < dim; t++, o += HAI_LANES_##isa) {                                                      \
-      if (n == 3)                                                                                     \
-        hai_value_3_##isa(score, n_keys, value, t, factor, o);                                        \
-      else if (n == 2)                                                                                \
-        hai_value_2_##isa(score, n_keys, value, t, factor, o);                                        \
-      else                                                                                            \
-        hai_value_1_##isa(score, n_keys, value, t, factor, o);                                        \
-    }                                                                                                 \
-  }
-
-#define HAI_KERNEL(isa, R, R1) \
-  HAI_WIDEN(isa)               \
-  HAI_UNPACK(isa)              \
-  HAI_SOFTMAX(isa)             \
-  HAI_SCALE(isa)               \
-  HAI_CARRY(isa)               \
-  HAI_SUM_LANES(isa)           \
-  HAI_PRODUCTS(isa, R, R1)
-
-/* The products of bfloat16, from those of pairs: of coordinates for scores, of keys for values. A value is
-   paired with that of the next key, the last of an odd number with zeros; weights are rounded to bfloat16,
-   which is all that is rounded but sums. Even head_dim only. */
-#define HAI_KERNEL_BF16(isa)                                                                               \
-  HAI_PRODUCTS(isa, 8, 8)                                                                                  \
-  static void hai_pack_bf16_##isa(const void *const *row, hai_index dim, float factor, float *packed) {    \
-    int i;                                                                                                 \
-    hai_pack_##isa(row, dim / 2, 1.0f, packed);                                                            \
-    for (i = 0; i < HAI_LANES_##isa; i++) packed[dim / 2 * HAI_LANES_##isa + i] = factor;                  \
-  }                                                                                                        \
-  static void hai_scores_bf16_##isa(const float *query, hai_index dim, const void *const *key, int n_keys, \
-                                    int begin, int end, float *score) {                                    \
-    hai_scores_##isa(query, dim / 2, key, n_keys, begin, end, score);                                      \
-  }                                                                                                        \
-  HAI_TARGET_##isa static void hai_pair_values_##isa(const void *const *value, int n_keys, hai_index at,   \
-                                                     hai_bf16x2 *pair) {                                   \
-    static const uint16_t none[8] = {0};                                                                   \
-    int j;                                                                                                 \
-    for (j = 0; j < n_keys; j += 2, pair += 8)                                                             \
-      hai_zip_##isa(HAI_AS(const uint16_t *, value[j]) + at,                                               \
-                    j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, pair);            \
-  }                                                                                                        \
-  HAI_TARGET_##isa static void hai_round_##isa(float *score, int n_keys, const float *factor, int begin,   \
-                                               int end, float *sum) {                                      \
-    static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};                                                     \
-    const hai_vector_##isa one = hai_each_##isa(&ones), zero = hai_zero_##isa();                           \
-    int i, j;                                                                                              \
-    for (i = begin; i < end; i += HAI_WIDTH_##isa) {                                                       \
-      const float *at = score + i;                                                                         \
-      float *pair = score + HAI_CHUNK * HAI_LANES_##isa + i;                                               \
-      hai_vector_##isa even = zero, odd = zero, x;                                                         \
-      for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES_##isa, pair += 2 * HAI_LANES_##isa) {       \
-        x = hai_pair_##isa(hai_load_##isa(at), hai_load_##isa(at + HAI_LANES_##isa));                      \
-        hai_store_##isa(pair, x);                                                                          \
-        even = hai_dot_##isa(x, one, even);                                                                \
-        x = hai_pair_##isa(hai_load_##isa(at + 2 * HAI_LANES_##isa),                                       \
-                           hai_load_##isa(at + 3 * HAI_LANES_##isa));                                      \
-        hai_store_##isa(pair + HAI_LANES_##isa, x);                                                        \
-        odd = hai_dot_##isa(x, one, odd);                                                                  \
-      }                                                                                                    \
-      for (; j < n_keys; j += 2, at += 2 * HAI_LANES_##isa, pair += HAI_LANES_##isa) {                     \
-        x = hai_pair_##isa(hai_load_##isa(at),                                                             \
-                           j + 1 < n_keys ? hai_load_##isa(at + HAI_LANES_##isa) : zero);                  \
-        hai_store_##isa(pair, x);                                                                          \
-        even = hai_dot_##isa(x, one, even);                                                                \
-      }                                                                                                    \
-      even = hai_fma_##isa(hai_load_##isa(sum + i), hai_load_##isa(factor + i), hai_add_##isa(even, odd)); \
-      hai_store_##isa(sum + i, even);                                                                      \
-    }                                                                                                      \
-  }                                                                                                        \
-  static void hai_values_bf16_##isa(float *score, int n_keys, const void *const *value, hai_index dim,     \
-                                    const float *factor, int begin, int end, float *o) {                   \
-    hai_bf16x2 pair[HAI_CHUNK / 2][8];                                                                     \
-    const void *row[HAI_CHUNK / 2];                                                                        \
-    float *weight = score + HAI_CHUNK * HAI_LANES_##isa;                                                   \
-    int pairs = (n_keys + 1) / 2, j;                                                                       \
-    hai_index t, rest;                                                                                     \
-    for (j = 0; j < pairs; j++) row[j] = pair[j];                                                          \
-    for (t = 0; t + 8 <= dim; t += 8) {                                                                    \
-      hai_pair_values_##isa(value, n_keys, t, pair[0]);                                                    \
-      hai_values_##isa(weight, pairs, row, 8, factor, begin, end, o + t * HAI_LANES_##isa);                \
-    }                                                                                                      \
-    for (rest = 0; rest < dim - t; rest++)                                                                 \
-      for (j = 0; j < pairs; j++) {                                                                        \
-        pair[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];                             \
-        pair[j][rest].x[1] =                                                                               \
-            2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;                 \
-      }                                                                                                    \
-    if (rest) hai_values_##isa(weight, pairs, row, rest, factor, begin, end, o + t * HAI_LANES_##isa);     \
-  }
+#endif /* HAI_SIMD */
 
 /* ======== kernel_avx512.h ======== */
 
@@ -1682,11 +1255,8 @@ enum { HAI_STEPS_1 = 4, HAI_STEPS_2 = 1, HAI_STEPS_3 = 1 };
 #if HAI_AVX512
 /* What the functions may use, and what HAI_CPU_AVX512 promises: keep the two together. */
 #define HAI_TARGET_avx512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
-#define HAI_WIDTH_avx512 16
-#define HAI_LANES_avx512 48
-#define HAI_ELEMENT_avx512 float
+enum { HAI_WIDTH_avx512 = 16, HAI_LANES_avx512 = 48 };
 #define hai_pack_rest_avx512 hai_pack_plain
-#define HAI_FINISH_avx512(isa, R, N)
 typedef __m512 hai_vector_avx512;
 #define HAI_V_avx512 HAI_TARGET_avx512 HAI_INLINE __m512
 HAI_V_avx512 hai_zero_avx512(void) { return _mm512_setzero_ps(); }
@@ -1774,7 +1344,500 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
   *x3 = _mm512_shuffle_ps(b, d, 0xee);
 }
 
-HAI_KERNEL(avx512, 8, 16)
+#define HAI_ISA(name) hai_##name##_avx512
+#define HAI_TARGET HAI_TARGET_avx512
+#define HAI_VECTOR __m512
+#define HAI_WIDTH HAI_WIDTH_avx512
+#define HAI_LANES HAI_LANES_avx512
+#define HAI_ELEMENT float
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_16(X)
+#define HAI_N_LONG 16
+#define HAI_FACTORED 0
+/* ======== kernel_vector.h ======== */
+
+/* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
+   the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
+     zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
+     dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
+     times(x, factor)      what packing multiplies by
+     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     max(a, b)             the larger; a NaN in a is passed over
+     show(x, bits)         x in the lanes of `bits`, -inf elsewhere
+     or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
+     move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
+     differ(a, b)          whether any lane differs
+     exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
+     gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
+
+/* ======== kernel_tile.h ======== */
+
+/* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
+   these parameters:
+     HAI_ISA(name)   the name that a function or primitive has for this ISA: hai_<name>_<isa>
+     HAI_TARGET      the function attribute that lets the compiler use its instructions
+     HAI_VECTOR      its register, of HAI_WIDTH floats; a tile has HAI_LANES lanes, three registers
+     HAI_ELEMENT     what a product reads: float, or two bfloat16 whose products are summed
+     HAI_ROWS(X)     X(0) X(1) .. for the HAI_N_ROWS keys, or coordinates of values, multiplied at a time
+     HAI_LONG(X)     the same for HAI_N_LONG coordinates where a tile has one register: its sums need to be
+                     more to hide the latency of a multiply-add
+     HAI_FACTORED    1 if a factor for each lane lies behind the packed queries
+   A step of the inner loop loads up to three packed vectors a0 to a2, and for each row broadcasts one
+   element b and does a multiply-add with each vector. The sums c<row><register> are named variables and not
+   an array: gcc -O1 would store an array of them before the loop. The number of registers n is a constant
+   where the inline functions are called, so that what belongs to absent registers is dropped. */
+
+#define HAI_SUMS(r) HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0;
+#define HAI_LOAD(p)                                 \
+  a0 = HAI_ISA(load)(p);                            \
+  a1 = n > 1 ? HAI_ISA(load)((p) + HAI_WIDTH) : a0; \
+  a2 = n > 2 ? HAI_ISA(load)((p) + 2 * HAI_WIDTH) : a0;
+#define HAI_ADD(r)                                   \
+  c##r##0 = HAI_ISA(dot)(a0, b, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_ISA(dot)(a1, b, c##r##1); \
+  if (n > 2) c##r##2 = HAI_ISA(dot)(a2, b, c##r##2);
+#define HAI_STORE(r, p)                                \
+  HAI_ISA(store)(p, c##r##0);                          \
+  if (n > 1) HAI_ISA(store)((p) + HAI_WIDTH, c##r##1); \
+  if (n > 2) HAI_ISA(store)((p) + 2 * HAI_WIDTH, c##r##2);
+
+/* ---- Packing ---- */
+
+/* Transposes 4 x 4 submatrices within parts of 128 bits: vector k of four holds rows k, k + 4, k + 8, ... */
+HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, float factor, float *packed) {
+  HAI_VECTOR f = HAI_ISA(set1)(factor), x0, x1, x2, x3;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(gather4)(row + i, t);
+      x1 = HAI_ISA(gather4)(row + i + 1, t);
+      x2 = HAI_ISA(gather4)(row + i + 2, t);
+      x3 = HAI_ISA(gather4)(row + i + 3, t);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(store)(at, HAI_ISA(times)(x0, f));
+      HAI_ISA(store)(at + HAI_LANES, HAI_ISA(times)(x1, f));
+      HAI_ISA(store)(at + 2 * HAI_LANES, HAI_ISA(times)(x2, f));
+      HAI_ISA(store)(at + 3 * HAI_LANES, HAI_ISA(times)(x3, f));
+    }
+    if (t < dim) HAI_ISA(pack_rest)(row, t, dim, factor, packed, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Scores ---- */
+
+#define HAI_KEY_ROW(r) const HAI_ELEMENT *k##r = HAI_AS(const HAI_ELEMENT *, key[r]);
+#define HAI_KEY_ADD(r)         \
+  b = HAI_ISA(each)(k##r + t); \
+  HAI_ADD(r)
+#define HAI_STEP        \
+  HAI_LOAD(query)       \
+  HAI_ROWS(HAI_KEY_ADD) \
+  t++;                  \
+  query += HAI_LANES;
+#define HAI_TIMES(r)                              \
+  c##r##0 = HAI_ISA(mul)(c##r##0, a0);            \
+  if (n > 1) c##r##1 = HAI_ISA(mul)(c##r##1, a1); \
+  if (n > 2) c##r##2 = HAI_ISA(mul)(c##r##2, a2);
+#define HAI_SCORES_OUT(r) HAI_STORE(r, score + r * HAI_LANES)
+
+/* score[r][i] = sum_t query[t][i] key_r[t], times the lane's factor where there is one. One register alone
+   takes four steps in each iteration: its eight sums leave no time for the loop's own instructions. */
+HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
+                                                    const void *const *key, float *score, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  hai_index t = 0;
+  HAI_ROWS(HAI_SUMS)
+  HAI_ROWS(HAI_KEY_ROW)
+  while (n == 1 && t + 4 <= dim) {
+    HAI_STEP HAI_STEP HAI_STEP HAI_STEP
+  }
+  while (t < dim) {
+    HAI_STEP
+  }
+  if (HAI_FACTORED) {
+    HAI_LOAD(query)
+    HAI_ROWS(HAI_TIMES)
+  }
+  HAI_ROWS(HAI_SCORES_OUT)
+}
+
+HAI_TARGET static void HAI_ISA(score_rows)(const float *query, hai_index dim, const void *const *key,
+                                           float *score, int n) {
+  if (n == 3)
+    HAI_ISA(score_registers)(query, dim, key, score, 3);
+  else if (n == 2)
+    HAI_ISA(score_registers)(query, dim, key, score, 2);
+  else
+    HAI_ISA(score_registers)(query, dim, key, score, 1);
+}
+
+static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                            int begin, int end, float *score) {
+  const void *row[HAI_N_ROWS];
+  int j, r, n = (end - begin) / HAI_WIDTH;
+  query += begin;
+  score += begin;
+  for (j = 0; j < n_keys; j += HAI_N_ROWS, key += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    if (n_keys - j < HAI_N_ROWS) { /* the first key stands for absent ones */
+      for (r = 0; r < HAI_N_ROWS; r++) row[r] = key[r < n_keys - j ? r : 0];
+      key = row;
+    }
+    HAI_ISA(score_rows)(query, dim, key, score, n);
+  }
+}
+
+/* ---- Values ---- */
+
+#define HAI_VALUE_ADD(r)    \
+  b = HAI_ISA(each)(v + r); \
+  HAI_ADD(r)
+#define HAI_UPDATE(r, p)                                                              \
+  c##r##0 = HAI_ISA(fma)(HAI_ISA(load)(p), a0, c##r##0);                              \
+  if (n > 1) c##r##1 = HAI_ISA(fma)(HAI_ISA(load)((p) + HAI_WIDTH), a1, c##r##1);     \
+  if (n > 2) c##r##2 = HAI_ISA(fma)(HAI_ISA(load)((p) + 2 * HAI_WIDTH), a2, c##r##2); \
+  HAI_STORE(r, p)
+#define HAI_VALUES_OUT(r) HAI_UPDATE(r, o + r * HAI_LANES)
+
+#define HAI_EACH(X) HAI_ROWS(X)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_rows)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) HAI_LONG(X)
+#define HAI_REGISTERS 1
+#define HAI_THESE(name) HAI_ISA(name##_long)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) X(0)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_row)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+
+static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
+                            const float *factor, int begin, int end, float *o) {
+  hai_index t = 0;
+  int n = (end - begin) / HAI_WIDTH;
+  score += begin;
+  factor += begin;
+  o += begin;
+  for (; n == 1 && t + HAI_N_LONG <= dim; t += HAI_N_LONG)
+    HAI_ISA(value_long)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t + HAI_N_ROWS <= dim; t += HAI_N_ROWS)
+    HAI_ISA(value_rows)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t < dim; t++) HAI_ISA(value_row)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+}
+
+#undef HAI_SUMS
+#undef HAI_LOAD
+#undef HAI_ADD
+#undef HAI_STORE
+#undef HAI_KEY_ROW
+#undef HAI_KEY_ADD
+#undef HAI_STEP
+#undef HAI_TIMES
+#undef HAI_SCORES_OUT
+#undef HAI_VALUE_ADD
+#undef HAI_UPDATE
+#undef HAI_VALUES_OUT
+
+
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
+                                       float *const *row) {
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    hai_index t = 0;
+    hai_index whole =
+        hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      const float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(scatter4)(x0, row + i, t);
+      HAI_ISA(scatter4)(x1, row + i + 1, t);
+      HAI_ISA(scatter4)(x2, row + i + 2, t);
+      HAI_ISA(scatter4)(x3, row + i + 3, t);
+    }
+    if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Softmax ---- */
+
+/* The largest of m and of each lane's scores, for the lanes of one register: log-weights are added and hidden
+   keys hidden first. Four maxima at a time hide one another's latency. */
+#define HAI_SHOW(r)                                                        \
+  s = HAI_ISA(load)(at + (r)*HAI_LANES);                                   \
+  if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(set1)(log_weight[j + (r)])); \
+  if (visible) s = HAI_ISA(show)(s, visible[j + (r)] >> lane);             \
+  HAI_ISA(store)(at + (r)*HAI_LANES, s);                                   \
+  high##r = HAI_ISA(max)(s, high##r);
+#define HAI_HIGH(r) high##r = HAI_ISA(max)(HAI_ISA(load)(at + (r)*HAI_LANES), high##r);
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const float *log_weight,
+                                               const uint64_t *visible, int lane, HAI_VECTOR m) {
+  HAI_VECTOR s, high0 = m, high1 = m, high2 = m, high3 = m;
+  int j;
+  for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES) {
+    if (log_weight || visible) {
+      HAI_SHOW(0) HAI_SHOW(1) HAI_SHOW(2) HAI_SHOW(3)
+    } else {
+      HAI_HIGH(0) HAI_HIGH(1) HAI_HIGH(2) HAI_HIGH(3)
+    }
+  }
+  for (; j < n_keys; j++, at += HAI_LANES) {
+    HAI_SHOW(0)
+  }
+  return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
+}
+
+/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
+  HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
+  int j;
+  for (j = 0; j + 2 <= n_keys; j += 2, at += 2 * HAI_LANES) {
+    s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+    t = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at + HAI_LANES), shift));
+    HAI_ISA(store)(at, s);
+    HAI_ISA(store)(at + HAI_LANES, t);
+    even = HAI_ISA(add)(even, s);
+    odd = HAI_ISA(add)(odd, t);
+  }
+  if (j < n_keys) {
+    s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+    HAI_ISA(store)(at, s);
+    even = HAI_ISA(add)(even, s);
+  }
+  return HAI_ISA(add)(even, odd);
+}
+
+/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
+  HAI_VECTOR part = HAI_ISA(sub)(next, a);
+  return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
+}
+
+/* Exponentials need the largest score, so all registers look for theirs first. */
+HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *log_weight,
+                                       const uint64_t *visible, int begin, int end, float *m, float *l,
+                                       float *factor) {
+  int moved = 0, i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(m + i);
+    HAI_VECTOR after =
+        HAI_ISA(move)(before, HAI_ISA(high)(score + i, n_keys, log_weight, visible, i, before));
+    moved |= HAI_ISA(differ)(before, after);
+    HAI_ISA(store)(factor + i, HAI_ISA(exp)(HAI_ISA(sub)(before, HAI_ISA(or_zero)(after))));
+    HAI_ISA(store)(m + i, after);
+  }
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
+    next = HAI_ISA(add)(before, sum);
+    HAI_ISA(store)(l + i, next);
+    HAI_ISA(store)(l + HAI_LANES + i, HAI_ISA(lost)(before, sum, next));
+  }
+  return moved;
+}
+
+/* ---- Sums ---- */
+
+HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *factor, int begin, int end) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(x + t + i, HAI_ISA(mul)(HAI_ISA(load)(x + t + i), HAI_ISA(load)(factor + i)));
+}
+
+/* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
+   load then waits for a store to the same place within a page. */
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
+                                      float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR a = HAI_ISA(load)(sum + t + i), b = HAI_ISA(load)(o + t + i);
+      HAI_VECTOR c = HAI_ISA(load)(lost + t + i), next = HAI_ISA(add)(a, b);
+      HAI_ISA(store)(sum + t + i, next);
+      HAI_ISA(store)(lost + t + i, HAI_ISA(add)(c, HAI_ISA(known)(HAI_ISA(lost)(a, b, next))));
+      HAI_ISA(store)(o + t + i, HAI_ISA(zero)());
+    }
+}
+
+HAI_TARGET static void HAI_ISA(gather)(float *o, hai_index rows, int begin, int end, const float *sum,
+                                       const float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR rest = HAI_ISA(load)(o + t + i);
+      if (lost) rest = HAI_ISA(add)(HAI_ISA(load)(lost + t + i), rest);
+      HAI_ISA(store)(o + t + i, HAI_ISA(add)(HAI_ISA(load)(sum + t + i), rest));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES) {
+    HAI_VECTOR x = HAI_ISA(load)(score + begin);
+    for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
+    sum[j] = HAI_ISA(sum)(x);
+  }
+}
+
+/* ---- Widening ---- */
+
+/* A register of elements at a time, a Q8_0 block at a time; returns how many are done. This is a function of
+   its own that calls none: gcc leaves out vzeroupper before a call in tail position. */
+HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype dtype, hai_index n,
+                                                float *to) {
+  hai_index t = 0, k;
+  if (dtype == HYPERATTN_F16) {
+    for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(f16)(row + 2 * t));
+  } else if (dtype == HYPERATTN_BF16) {
+    for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
+  } else {
+    for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
+      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
+        HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
+    }
+  }
+  return t;
+}
+
+static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
+  hai_index t = HAI_ISA(widen_most)(HAI_AS(const char *, row), dtype, n, to);
+  if (t < n) hai_widen_plain(row, dtype, t, n, to);
+}
+
+#undef HAI_SHOW
+#undef HAI_HIGH
+/* ======== kernel_end.h ======== */
+
+#undef HAI_ISA
+#undef HAI_TARGET
+#undef HAI_VECTOR
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ELEMENT
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#undef HAI_LONG
+#undef HAI_N_LONG
+#undef HAI_FACTORED
+
+
+
 static const hai_kernel hai_kernel_avx512 = {
     /* isa */ HYPERATTN_ISA_AVX512,
     /* dtype */ HYPERATTN_F32,
@@ -1805,10 +1868,6 @@ static const hai_kernel hai_kernel_avx512 = {
 #if HAI_AVX512_BF16
 #define HAI_TARGET_avx512bf \
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")))
-#define HAI_WIDTH_avx512bf HAI_WIDTH_avx512
-#define HAI_LANES_avx512bf HAI_LANES_avx512
-#define HAI_ELEMENT_avx512bf hai_bf16x2
-#define HAI_FINISH_avx512bf HAI_FINISH_PAIRS
 typedef __m512 hai_vector_avx512bf;
 #define HAI_V_avx512bf HAI_TARGET_avx512bf HAI_INLINE __m512
 #define hai_zero_avx512bf hai_zero_avx512
@@ -1840,7 +1899,7 @@ HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 }
 /* a in the low half of each lane, b in the high one */
-HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
+HAI_V_avx512bf hai_join_avx512bf(__m512 a, __m512 b) {
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(),
                                                       HAI_REINTERPRET(__m512i, _mm512_cvtne2ps_pbh(b, a))));
 }
@@ -1851,7 +1910,385 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *
   _mm_storeu_si128(HAI_PLACE(__m128i, pair + 4), _mm_unpackhi_epi16(x, y));
 }
 
-HAI_KERNEL_BF16(avx512bf)
+#define HAI_ISA(name) hai_##name##_avx512bf
+#define HAI_TARGET HAI_TARGET_avx512bf
+#define HAI_VECTOR __m512
+#define HAI_WIDTH HAI_WIDTH_avx512
+#define HAI_LANES HAI_LANES_avx512
+#define HAI_ELEMENT hai_bf16x2
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_8(X)
+#define HAI_N_LONG 8
+#define HAI_FACTORED 1
+/* ======== kernel_bf16.h ======== */
+
+/* Template: the products of bfloat16, in plain C. Included once per ISA that has them, with the parameters of
+   kernel_tile.h, which it undefines at its end. An element is two bfloat16: two coordinates of a row for
+   scores, one coordinate of two keys for values. A value is joined with that of the next key, the last of an
+   odd number with zeros. Weights are rounded to bfloat16; nothing else is rounded but sums. head_dim is even.
+   Its own primitives: join(a, b) rounds a into the low and b into the high half of each lane; zip(a, b, to)
+   joins 8 elements of two rows. */
+
+/* ======== kernel_tile.h ======== */
+
+/* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
+   these parameters:
+     HAI_ISA(name)   the name that a function or primitive has for this ISA: hai_<name>_<isa>
+     HAI_TARGET      the function attribute that lets the compiler use its instructions
+     HAI_VECTOR      its register, of HAI_WIDTH floats; a tile has HAI_LANES lanes, three registers
+     HAI_ELEMENT     what a product reads: float, or two bfloat16 whose products are summed
+     HAI_ROWS(X)     X(0) X(1) .. for the HAI_N_ROWS keys, or coordinates of values, multiplied at a time
+     HAI_LONG(X)     the same for HAI_N_LONG coordinates where a tile has one register: its sums need to be
+                     more to hide the latency of a multiply-add
+     HAI_FACTORED    1 if a factor for each lane lies behind the packed queries
+   A step of the inner loop loads up to three packed vectors a0 to a2, and for each row broadcasts one
+   element b and does a multiply-add with each vector. The sums c<row><register> are named variables and not
+   an array: gcc -O1 would store an array of them before the loop. The number of registers n is a constant
+   where the inline functions are called, so that what belongs to absent registers is dropped. */
+
+#define HAI_SUMS(r) HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0;
+#define HAI_LOAD(p)                                 \
+  a0 = HAI_ISA(load)(p);                            \
+  a1 = n > 1 ? HAI_ISA(load)((p) + HAI_WIDTH) : a0; \
+  a2 = n > 2 ? HAI_ISA(load)((p) + 2 * HAI_WIDTH) : a0;
+#define HAI_ADD(r)                                   \
+  c##r##0 = HAI_ISA(dot)(a0, b, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_ISA(dot)(a1, b, c##r##1); \
+  if (n > 2) c##r##2 = HAI_ISA(dot)(a2, b, c##r##2);
+#define HAI_STORE(r, p)                                \
+  HAI_ISA(store)(p, c##r##0);                          \
+  if (n > 1) HAI_ISA(store)((p) + HAI_WIDTH, c##r##1); \
+  if (n > 2) HAI_ISA(store)((p) + 2 * HAI_WIDTH, c##r##2);
+
+/* ---- Packing ---- */
+
+/* Transposes 4 x 4 submatrices within parts of 128 bits: vector k of four holds rows k, k + 4, k + 8, ... */
+HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, float factor, float *packed) {
+  HAI_VECTOR f = HAI_ISA(set1)(factor), x0, x1, x2, x3;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(gather4)(row + i, t);
+      x1 = HAI_ISA(gather4)(row + i + 1, t);
+      x2 = HAI_ISA(gather4)(row + i + 2, t);
+      x3 = HAI_ISA(gather4)(row + i + 3, t);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(store)(at, HAI_ISA(times)(x0, f));
+      HAI_ISA(store)(at + HAI_LANES, HAI_ISA(times)(x1, f));
+      HAI_ISA(store)(at + 2 * HAI_LANES, HAI_ISA(times)(x2, f));
+      HAI_ISA(store)(at + 3 * HAI_LANES, HAI_ISA(times)(x3, f));
+    }
+    if (t < dim) HAI_ISA(pack_rest)(row, t, dim, factor, packed, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Scores ---- */
+
+#define HAI_KEY_ROW(r) const HAI_ELEMENT *k##r = HAI_AS(const HAI_ELEMENT *, key[r]);
+#define HAI_KEY_ADD(r)         \
+  b = HAI_ISA(each)(k##r + t); \
+  HAI_ADD(r)
+#define HAI_STEP        \
+  HAI_LOAD(query)       \
+  HAI_ROWS(HAI_KEY_ADD) \
+  t++;                  \
+  query += HAI_LANES;
+#define HAI_TIMES(r)                              \
+  c##r##0 = HAI_ISA(mul)(c##r##0, a0);            \
+  if (n > 1) c##r##1 = HAI_ISA(mul)(c##r##1, a1); \
+  if (n > 2) c##r##2 = HAI_ISA(mul)(c##r##2, a2);
+#define HAI_SCORES_OUT(r) HAI_STORE(r, score + r * HAI_LANES)
+
+/* score[r][i] = sum_t query[t][i] key_r[t], times the lane's factor where there is one. One register alone
+   takes four steps in each iteration: its eight sums leave no time for the loop's own instructions. */
+HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
+                                                    const void *const *key, float *score, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  hai_index t = 0;
+  HAI_ROWS(HAI_SUMS)
+  HAI_ROWS(HAI_KEY_ROW)
+  while (n == 1 && t + 4 <= dim) {
+    HAI_STEP HAI_STEP HAI_STEP HAI_STEP
+  }
+  while (t < dim) {
+    HAI_STEP
+  }
+  if (HAI_FACTORED) {
+    HAI_LOAD(query)
+    HAI_ROWS(HAI_TIMES)
+  }
+  HAI_ROWS(HAI_SCORES_OUT)
+}
+
+HAI_TARGET static void HAI_ISA(score_rows)(const float *query, hai_index dim, const void *const *key,
+                                           float *score, int n) {
+  if (n == 3)
+    HAI_ISA(score_registers)(query, dim, key, score, 3);
+  else if (n == 2)
+    HAI_ISA(score_registers)(query, dim, key, score, 2);
+  else
+    HAI_ISA(score_registers)(query, dim, key, score, 1);
+}
+
+static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                            int begin, int end, float *score) {
+  const void *row[HAI_N_ROWS];
+  int j, r, n = (end - begin) / HAI_WIDTH;
+  query += begin;
+  score += begin;
+  for (j = 0; j < n_keys; j += HAI_N_ROWS, key += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    if (n_keys - j < HAI_N_ROWS) { /* the first key stands for absent ones */
+      for (r = 0; r < HAI_N_ROWS; r++) row[r] = key[r < n_keys - j ? r : 0];
+      key = row;
+    }
+    HAI_ISA(score_rows)(query, dim, key, score, n);
+  }
+}
+
+/* ---- Values ---- */
+
+#define HAI_VALUE_ADD(r)    \
+  b = HAI_ISA(each)(v + r); \
+  HAI_ADD(r)
+#define HAI_UPDATE(r, p)                                                              \
+  c##r##0 = HAI_ISA(fma)(HAI_ISA(load)(p), a0, c##r##0);                              \
+  if (n > 1) c##r##1 = HAI_ISA(fma)(HAI_ISA(load)((p) + HAI_WIDTH), a1, c##r##1);     \
+  if (n > 2) c##r##2 = HAI_ISA(fma)(HAI_ISA(load)((p) + 2 * HAI_WIDTH), a2, c##r##2); \
+  HAI_STORE(r, p)
+#define HAI_VALUES_OUT(r) HAI_UPDATE(r, o + r * HAI_LANES)
+
+#define HAI_EACH(X) HAI_ROWS(X)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_rows)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) HAI_LONG(X)
+#define HAI_REGISTERS 1
+#define HAI_THESE(name) HAI_ISA(name##_long)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) X(0)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_row)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+
+static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
+                            const float *factor, int begin, int end, float *o) {
+  hai_index t = 0;
+  int n = (end - begin) / HAI_WIDTH;
+  score += begin;
+  factor += begin;
+  o += begin;
+  for (; n == 1 && t + HAI_N_LONG <= dim; t += HAI_N_LONG)
+    HAI_ISA(value_long)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t + HAI_N_ROWS <= dim; t += HAI_N_ROWS)
+    HAI_ISA(value_rows)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t < dim; t++) HAI_ISA(value_row)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+}
+
+#undef HAI_SUMS
+#undef HAI_LOAD
+#undef HAI_ADD
+#undef HAI_STORE
+#undef HAI_KEY_ROW
+#undef HAI_KEY_ADD
+#undef HAI_STEP
+#undef HAI_TIMES
+#undef HAI_SCORES_OUT
+#undef HAI_VALUE_ADD
+#undef HAI_UPDATE
+#undef HAI_VALUES_OUT
+
+
+static void HAI_ISA(pack_bf16)(const void *const *row, hai_index dim, float factor, float *packed) {
+  int i;
+  HAI_ISA(pack)(row, dim / 2, 1.0f, packed);
+  for (i = 0; i < HAI_LANES; i++) packed[dim / 2 * HAI_LANES + i] = factor;
+}
+
+static void HAI_ISA(scores_bf16)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                                 int begin, int end, float *score) {
+  HAI_ISA(scores)(query, dim / 2, key, n_keys, begin, end, score);
+}
+
+/* Two sums in turn hide each other's latency. */
+HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *factor, int begin, int end,
+                                      float *sum) {
+  static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};
+  const HAI_VECTOR one = HAI_ISA(each)(&ones), zero = HAI_ISA(zero)();
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    const float *at = score + i;
+    float *joined = score + HAI_CHUNK * HAI_LANES + i;
+    HAI_VECTOR even = zero, odd = zero, x;
+    for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
+      x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
+      HAI_ISA(store)(joined, x);
+      even = HAI_ISA(dot)(x, one, even);
+      x = HAI_ISA(join)(HAI_ISA(load)(at + 2 * HAI_LANES), HAI_ISA(load)(at + 3 * HAI_LANES));
+      HAI_ISA(store)(joined + HAI_LANES, x);
+      odd = HAI_ISA(dot)(x, one, odd);
+    }
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+      x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
+      HAI_ISA(store)(joined, x);
+      even = HAI_ISA(dot)(x, one, even);
+    }
+    even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
+    HAI_ISA(store)(sum + i, even);
+  }
+}
+
+/* Coordinates at .. at + 7 of the values, those of two keys joined: joined[key / 2][8]. */
+HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index at,
+                                            hai_bf16x2 *joined) {
+  static const uint16_t none[8] = {0};
+  int j;
+  for (j = 0; j < n_keys; j += 2, joined += 8)
+    HAI_ISA(zip)
+    (HAI_AS(const uint16_t *, value[j]) + at,
+     j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+}
+
+static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
+                                 const float *factor, int begin, int end, float *o) {
+  hai_bf16x2 joined[HAI_CHUNK / 2][8];
+  const void *row[HAI_CHUNK / 2];
+  float *weight = score + HAI_CHUNK * HAI_LANES;
+  int n = (n_keys + 1) / 2, j;
+  hai_index t, rest;
+  for (j = 0; j < n; j++) row[j] = joined[j];
+  for (t = 0; t + 8 <= dim; t += 8) {
+    HAI_ISA(join_values)(value, n_keys, t, joined[0]);
+    HAI_ISA(values)(weight, n, row, 8, factor, begin, end, o + t * HAI_LANES);
+  }
+  for (rest = 0; rest < dim - t; rest++)
+    for (j = 0; j < n; j++) {
+      joined[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];
+      joined[j][rest].x[1] = 2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;
+    }
+  if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
+}
+
+/* ======== kernel_end.h ======== */
+
+#undef HAI_ISA
+#undef HAI_TARGET
+#undef HAI_VECTOR
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ELEMENT
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#undef HAI_LONG
+#undef HAI_N_LONG
+#undef HAI_FACTORED
+
+
+
 static const hai_kernel hai_kernel_avx512_bf16 = {
     /* isa */ HYPERATTN_ISA_AVX512_BF16,
     /* dtype */ HYPERATTN_BF16,
@@ -2057,11 +2494,8 @@ static const hai_kernel hai_kernel_amx = {
 
 #if HAI_AVX2
 #define HAI_TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
-#define HAI_WIDTH_avx2 8
-#define HAI_LANES_avx2 24
-#define HAI_ELEMENT_avx2 float
+enum { HAI_WIDTH_avx2 = 8, HAI_LANES_avx2 = 24 };
 #define hai_pack_rest_avx2 hai_pack_plain
-#define HAI_FINISH_avx2(isa, R, N)
 typedef __m256 hai_vector_avx2;
 #define HAI_V_avx2 HAI_TARGET_avx2 HAI_INLINE __m256
 HAI_V_avx2 hai_zero_avx2(void) { return _mm256_setzero_ps(); }
@@ -2152,7 +2586,500 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
   *x3 = _mm256_shuffle_ps(b, d, 0xee);
 }
 
-HAI_KERNEL(avx2, 4, 8)
+#define HAI_ISA(name) hai_##name##_avx2
+#define HAI_TARGET HAI_TARGET_avx2
+#define HAI_VECTOR __m256
+#define HAI_WIDTH HAI_WIDTH_avx2
+#define HAI_LANES HAI_LANES_avx2
+#define HAI_ELEMENT float
+#define HAI_ROWS(X) HAI_ROWS_4(X)
+#define HAI_N_ROWS 4
+#define HAI_LONG(X) HAI_ROWS_8(X)
+#define HAI_N_LONG 8
+#define HAI_FACTORED 0
+/* ======== kernel_vector.h ======== */
+
+/* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
+   the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
+     zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
+     dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
+     times(x, factor)      what packing multiplies by
+     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     max(a, b)             the larger; a NaN in a is passed over
+     show(x, bits)         x in the lanes of `bits`, -inf elsewhere
+     or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
+     move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
+     differ(a, b)          whether any lane differs
+     exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
+     gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
+
+/* ======== kernel_tile.h ======== */
+
+/* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
+   these parameters:
+     HAI_ISA(name)   the name that a function or primitive has for this ISA: hai_<name>_<isa>
+     HAI_TARGET      the function attribute that lets the compiler use its instructions
+     HAI_VECTOR      its register, of HAI_WIDTH floats; a tile has HAI_LANES lanes, three registers
+     HAI_ELEMENT     what a product reads: float, or two bfloat16 whose products are summed
+     HAI_ROWS(X)     X(0) X(1) .. for the HAI_N_ROWS keys, or coordinates of values, multiplied at a time
+     HAI_LONG(X)     the same for HAI_N_LONG coordinates where a tile has one register: its sums need to be
+                     more to hide the latency of a multiply-add
+     HAI_FACTORED    1 if a factor for each lane lies behind the packed queries
+   A step of the inner loop loads up to three packed vectors a0 to a2, and for each row broadcasts one
+   element b and does a multiply-add with each vector. The sums c<row><register> are named variables and not
+   an array: gcc -O1 would store an array of them before the loop. The number of registers n is a constant
+   where the inline functions are called, so that what belongs to absent registers is dropped. */
+
+#define HAI_SUMS(r) HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0;
+#define HAI_LOAD(p)                                 \
+  a0 = HAI_ISA(load)(p);                            \
+  a1 = n > 1 ? HAI_ISA(load)((p) + HAI_WIDTH) : a0; \
+  a2 = n > 2 ? HAI_ISA(load)((p) + 2 * HAI_WIDTH) : a0;
+#define HAI_ADD(r)                                   \
+  c##r##0 = HAI_ISA(dot)(a0, b, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_ISA(dot)(a1, b, c##r##1); \
+  if (n > 2) c##r##2 = HAI_ISA(dot)(a2, b, c##r##2);
+#define HAI_STORE(r, p)                                \
+  HAI_ISA(store)(p, c##r##0);                          \
+  if (n > 1) HAI_ISA(store)((p) + HAI_WIDTH, c##r##1); \
+  if (n > 2) HAI_ISA(store)((p) + 2 * HAI_WIDTH, c##r##2);
+
+/* ---- Packing ---- */
+
+/* Transposes 4 x 4 submatrices within parts of 128 bits: vector k of four holds rows k, k + 4, k + 8, ... */
+HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, float factor, float *packed) {
+  HAI_VECTOR f = HAI_ISA(set1)(factor), x0, x1, x2, x3;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(gather4)(row + i, t);
+      x1 = HAI_ISA(gather4)(row + i + 1, t);
+      x2 = HAI_ISA(gather4)(row + i + 2, t);
+      x3 = HAI_ISA(gather4)(row + i + 3, t);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(store)(at, HAI_ISA(times)(x0, f));
+      HAI_ISA(store)(at + HAI_LANES, HAI_ISA(times)(x1, f));
+      HAI_ISA(store)(at + 2 * HAI_LANES, HAI_ISA(times)(x2, f));
+      HAI_ISA(store)(at + 3 * HAI_LANES, HAI_ISA(times)(x3, f));
+    }
+    if (t < dim) HAI_ISA(pack_rest)(row, t, dim, factor, packed, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Scores ---- */
+
+#define HAI_KEY_ROW(r) const HAI_ELEMENT *k##r = HAI_AS(const HAI_ELEMENT *, key[r]);
+#define HAI_KEY_ADD(r)         \
+  b = HAI_ISA(each)(k##r + t); \
+  HAI_ADD(r)
+#define HAI_STEP        \
+  HAI_LOAD(query)       \
+  HAI_ROWS(HAI_KEY_ADD) \
+  t++;                  \
+  query += HAI_LANES;
+#define HAI_TIMES(r)                              \
+  c##r##0 = HAI_ISA(mul)(c##r##0, a0);            \
+  if (n > 1) c##r##1 = HAI_ISA(mul)(c##r##1, a1); \
+  if (n > 2) c##r##2 = HAI_ISA(mul)(c##r##2, a2);
+#define HAI_SCORES_OUT(r) HAI_STORE(r, score + r * HAI_LANES)
+
+/* score[r][i] = sum_t query[t][i] key_r[t], times the lane's factor where there is one. One register alone
+   takes four steps in each iteration: its eight sums leave no time for the loop's own instructions. */
+HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
+                                                    const void *const *key, float *score, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  hai_index t = 0;
+  HAI_ROWS(HAI_SUMS)
+  HAI_ROWS(HAI_KEY_ROW)
+  while (n == 1 && t + 4 <= dim) {
+    HAI_STEP HAI_STEP HAI_STEP HAI_STEP
+  }
+  while (t < dim) {
+    HAI_STEP
+  }
+  if (HAI_FACTORED) {
+    HAI_LOAD(query)
+    HAI_ROWS(HAI_TIMES)
+  }
+  HAI_ROWS(HAI_SCORES_OUT)
+}
+
+HAI_TARGET static void HAI_ISA(score_rows)(const float *query, hai_index dim, const void *const *key,
+                                           float *score, int n) {
+  if (n == 3)
+    HAI_ISA(score_registers)(query, dim, key, score, 3);
+  else if (n == 2)
+    HAI_ISA(score_registers)(query, dim, key, score, 2);
+  else
+    HAI_ISA(score_registers)(query, dim, key, score, 1);
+}
+
+static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                            int begin, int end, float *score) {
+  const void *row[HAI_N_ROWS];
+  int j, r, n = (end - begin) / HAI_WIDTH;
+  query += begin;
+  score += begin;
+  for (j = 0; j < n_keys; j += HAI_N_ROWS, key += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    if (n_keys - j < HAI_N_ROWS) { /* the first key stands for absent ones */
+      for (r = 0; r < HAI_N_ROWS; r++) row[r] = key[r < n_keys - j ? r : 0];
+      key = row;
+    }
+    HAI_ISA(score_rows)(query, dim, key, score, n);
+  }
+}
+
+/* ---- Values ---- */
+
+#define HAI_VALUE_ADD(r)    \
+  b = HAI_ISA(each)(v + r); \
+  HAI_ADD(r)
+#define HAI_UPDATE(r, p)                                                              \
+  c##r##0 = HAI_ISA(fma)(HAI_ISA(load)(p), a0, c##r##0);                              \
+  if (n > 1) c##r##1 = HAI_ISA(fma)(HAI_ISA(load)((p) + HAI_WIDTH), a1, c##r##1);     \
+  if (n > 2) c##r##2 = HAI_ISA(fma)(HAI_ISA(load)((p) + 2 * HAI_WIDTH), a2, c##r##2); \
+  HAI_STORE(r, p)
+#define HAI_VALUES_OUT(r) HAI_UPDATE(r, o + r * HAI_LANES)
+
+#define HAI_EACH(X) HAI_ROWS(X)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_rows)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) HAI_LONG(X)
+#define HAI_REGISTERS 1
+#define HAI_THESE(name) HAI_ISA(name##_long)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) X(0)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_row)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+
+static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
+                            const float *factor, int begin, int end, float *o) {
+  hai_index t = 0;
+  int n = (end - begin) / HAI_WIDTH;
+  score += begin;
+  factor += begin;
+  o += begin;
+  for (; n == 1 && t + HAI_N_LONG <= dim; t += HAI_N_LONG)
+    HAI_ISA(value_long)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t + HAI_N_ROWS <= dim; t += HAI_N_ROWS)
+    HAI_ISA(value_rows)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t < dim; t++) HAI_ISA(value_row)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+}
+
+#undef HAI_SUMS
+#undef HAI_LOAD
+#undef HAI_ADD
+#undef HAI_STORE
+#undef HAI_KEY_ROW
+#undef HAI_KEY_ADD
+#undef HAI_STEP
+#undef HAI_TIMES
+#undef HAI_SCORES_OUT
+#undef HAI_VALUE_ADD
+#undef HAI_UPDATE
+#undef HAI_VALUES_OUT
+
+
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
+                                       float *const *row) {
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    hai_index t = 0;
+    hai_index whole =
+        hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      const float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(scatter4)(x0, row + i, t);
+      HAI_ISA(scatter4)(x1, row + i + 1, t);
+      HAI_ISA(scatter4)(x2, row + i + 2, t);
+      HAI_ISA(scatter4)(x3, row + i + 3, t);
+    }
+    if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Softmax ---- */
+
+/* The largest of m and of each lane's scores, for the lanes of one register: log-weights are added and hidden
+   keys hidden first. Four maxima at a time hide one another's latency. */
+#define HAI_SHOW(r)                                                        \
+  s = HAI_ISA(load)(at + (r)*HAI_LANES);                                   \
+  if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(set1)(log_weight[j + (r)])); \
+  if (visible) s = HAI_ISA(show)(s, visible[j + (r)] >> lane);             \
+  HAI_ISA(store)(at + (r)*HAI_LANES, s);                                   \
+  high##r = HAI_ISA(max)(s, high##r);
+#define HAI_HIGH(r) high##r = HAI_ISA(max)(HAI_ISA(load)(at + (r)*HAI_LANES), high##r);
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const float *log_weight,
+                                               const uint64_t *visible, int lane, HAI_VECTOR m) {
+  HAI_VECTOR s, high0 = m, high1 = m, high2 = m, high3 = m;
+  int j;
+  for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES) {
+    if (log_weight || visible) {
+      HAI_SHOW(0) HAI_SHOW(1) HAI_SHOW(2) HAI_SHOW(3)
+    } else {
+      HAI_HIGH(0) HAI_HIGH(1) HAI_HIGH(2) HAI_HIGH(3)
+    }
+  }
+  for (; j < n_keys; j++, at += HAI_LANES) {
+    HAI_SHOW(0)
+  }
+  return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
+}
+
+/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
+  HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
+  int j;
+  for (j = 0; j + 2 <= n_keys; j += 2, at += 2 * HAI_LANES) {
+    s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+    t = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at + HAI_LANES), shift));
+    HAI_ISA(store)(at, s);
+    HAI_ISA(store)(at + HAI_LANES, t);
+    even = HAI_ISA(add)(even, s);
+    odd = HAI_ISA(add)(odd, t);
+  }
+  if (j < n_keys) {
+    s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+    HAI_ISA(store)(at, s);
+    even = HAI_ISA(add)(even, s);
+  }
+  return HAI_ISA(add)(even, odd);
+}
+
+/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
+  HAI_VECTOR part = HAI_ISA(sub)(next, a);
+  return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
+}
+
+/* Exponentials need the largest score, so all registers look for theirs first. */
+HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *log_weight,
+                                       const uint64_t *visible, int begin, int end, float *m, float *l,
+                                       float *factor) {
+  int moved = 0, i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(m + i);
+    HAI_VECTOR after =
+        HAI_ISA(move)(before, HAI_ISA(high)(score + i, n_keys, log_weight, visible, i, before));
+    moved |= HAI_ISA(differ)(before, after);
+    HAI_ISA(store)(factor + i, HAI_ISA(exp)(HAI_ISA(sub)(before, HAI_ISA(or_zero)(after))));
+    HAI_ISA(store)(m + i, after);
+  }
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
+    next = HAI_ISA(add)(before, sum);
+    HAI_ISA(store)(l + i, next);
+    HAI_ISA(store)(l + HAI_LANES + i, HAI_ISA(lost)(before, sum, next));
+  }
+  return moved;
+}
+
+/* ---- Sums ---- */
+
+HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *factor, int begin, int end) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(x + t + i, HAI_ISA(mul)(HAI_ISA(load)(x + t + i), HAI_ISA(load)(factor + i)));
+}
+
+/* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
+   load then waits for a store to the same place within a page. */
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
+                                      float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR a = HAI_ISA(load)(sum + t + i), b = HAI_ISA(load)(o + t + i);
+      HAI_VECTOR c = HAI_ISA(load)(lost + t + i), next = HAI_ISA(add)(a, b);
+      HAI_ISA(store)(sum + t + i, next);
+      HAI_ISA(store)(lost + t + i, HAI_ISA(add)(c, HAI_ISA(known)(HAI_ISA(lost)(a, b, next))));
+      HAI_ISA(store)(o + t + i, HAI_ISA(zero)());
+    }
+}
+
+HAI_TARGET static void HAI_ISA(gather)(float *o, hai_index rows, int begin, int end, const float *sum,
+                                       const float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR rest = HAI_ISA(load)(o + t + i);
+      if (lost) rest = HAI_ISA(add)(HAI_ISA(load)(lost + t + i), rest);
+      HAI_ISA(store)(o + t + i, HAI_ISA(add)(HAI_ISA(load)(sum + t + i), rest));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES) {
+    HAI_VECTOR x = HAI_ISA(load)(score + begin);
+    for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
+    sum[j] = HAI_ISA(sum)(x);
+  }
+}
+
+/* ---- Widening ---- */
+
+/* A register of elements at a time, a Q8_0 block at a time; returns how many are done. This is a function of
+   its own that calls none: gcc leaves out vzeroupper before a call in tail position. */
+HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype dtype, hai_index n,
+                                                float *to) {
+  hai_index t = 0, k;
+  if (dtype == HYPERATTN_F16) {
+    for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(f16)(row + 2 * t));
+  } else if (dtype == HYPERATTN_BF16) {
+    for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
+  } else {
+    for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
+      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
+        HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
+    }
+  }
+  return t;
+}
+
+static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
+  hai_index t = HAI_ISA(widen_most)(HAI_AS(const char *, row), dtype, n, to);
+  if (t < n) hai_widen_plain(row, dtype, t, n, to);
+}
+
+#undef HAI_SHOW
+#undef HAI_HIGH
+/* ======== kernel_end.h ======== */
+
+#undef HAI_ISA
+#undef HAI_TARGET
+#undef HAI_VECTOR
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ELEMENT
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#undef HAI_LONG
+#undef HAI_N_LONG
+#undef HAI_FACTORED
+
+
+
 static const hai_kernel hai_kernel_avx2 = {
     /* isa */ HYPERATTN_ISA_AVX2,
     /* dtype */ HYPERATTN_F32,
@@ -2182,11 +3109,8 @@ static const hai_kernel hai_kernel_avx2 = {
 
 #if HAI_NEON
 #define HAI_TARGET_neon
-#define HAI_WIDTH_neon 4
-#define HAI_LANES_neon 12
-#define HAI_ELEMENT_neon float
+enum { HAI_WIDTH_neon = 4, HAI_LANES_neon = 12 };
 #define hai_pack_rest_neon hai_pack_plain
-#define HAI_FINISH_neon(isa, R, N)
 typedef float32x4_t hai_vector_neon;
 #define HAI_V_neon HAI_INLINE float32x4_t
 HAI_V_neon hai_zero_neon(void) { return vdupq_n_f32(0.0f); }
@@ -2272,7 +3196,500 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
   *x3 = vzip2q_f32(b, d);
 }
 
-HAI_KERNEL(neon, 8, 16)
+#define HAI_ISA(name) hai_##name##_neon
+#define HAI_TARGET HAI_TARGET_neon
+#define HAI_VECTOR float32x4_t
+#define HAI_WIDTH HAI_WIDTH_neon
+#define HAI_LANES HAI_LANES_neon
+#define HAI_ELEMENT float
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_16(X)
+#define HAI_N_LONG 16
+#define HAI_FACTORED 0
+/* ======== kernel_vector.h ======== */
+
+/* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
+   the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
+     zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
+     dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
+     times(x, factor)      what packing multiplies by
+     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     max(a, b)             the larger; a NaN in a is passed over
+     show(x, bits)         x in the lanes of `bits`, -inf elsewhere
+     or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
+     move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
+     differ(a, b)          whether any lane differs
+     exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
+     gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
+
+/* ======== kernel_tile.h ======== */
+
+/* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
+   these parameters:
+     HAI_ISA(name)   the name that a function or primitive has for this ISA: hai_<name>_<isa>
+     HAI_TARGET      the function attribute that lets the compiler use its instructions
+     HAI_VECTOR      its register, of HAI_WIDTH floats; a tile has HAI_LANES lanes, three registers
+     HAI_ELEMENT     what a product reads: float, or two bfloat16 whose products are summed
+     HAI_ROWS(X)     X(0) X(1) .. for the HAI_N_ROWS keys, or coordinates of values, multiplied at a time
+     HAI_LONG(X)     the same for HAI_N_LONG coordinates where a tile has one register: its sums need to be
+                     more to hide the latency of a multiply-add
+     HAI_FACTORED    1 if a factor for each lane lies behind the packed queries
+   A step of the inner loop loads up to three packed vectors a0 to a2, and for each row broadcasts one
+   element b and does a multiply-add with each vector. The sums c<row><register> are named variables and not
+   an array: gcc -O1 would store an array of them before the loop. The number of registers n is a constant
+   where the inline functions are called, so that what belongs to absent registers is dropped. */
+
+#define HAI_SUMS(r) HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0;
+#define HAI_LOAD(p)                                 \
+  a0 = HAI_ISA(load)(p);                            \
+  a1 = n > 1 ? HAI_ISA(load)((p) + HAI_WIDTH) : a0; \
+  a2 = n > 2 ? HAI_ISA(load)((p) + 2 * HAI_WIDTH) : a0;
+#define HAI_ADD(r)                                   \
+  c##r##0 = HAI_ISA(dot)(a0, b, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_ISA(dot)(a1, b, c##r##1); \
+  if (n > 2) c##r##2 = HAI_ISA(dot)(a2, b, c##r##2);
+#define HAI_STORE(r, p)                                \
+  HAI_ISA(store)(p, c##r##0);                          \
+  if (n > 1) HAI_ISA(store)((p) + HAI_WIDTH, c##r##1); \
+  if (n > 2) HAI_ISA(store)((p) + 2 * HAI_WIDTH, c##r##2);
+
+/* ---- Packing ---- */
+
+/* Transposes 4 x 4 submatrices within parts of 128 bits: vector k of four holds rows k, k + 4, k + 8, ... */
+HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, float factor, float *packed) {
+  HAI_VECTOR f = HAI_ISA(set1)(factor), x0, x1, x2, x3;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(gather4)(row + i, t);
+      x1 = HAI_ISA(gather4)(row + i + 1, t);
+      x2 = HAI_ISA(gather4)(row + i + 2, t);
+      x3 = HAI_ISA(gather4)(row + i + 3, t);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(store)(at, HAI_ISA(times)(x0, f));
+      HAI_ISA(store)(at + HAI_LANES, HAI_ISA(times)(x1, f));
+      HAI_ISA(store)(at + 2 * HAI_LANES, HAI_ISA(times)(x2, f));
+      HAI_ISA(store)(at + 3 * HAI_LANES, HAI_ISA(times)(x3, f));
+    }
+    if (t < dim) HAI_ISA(pack_rest)(row, t, dim, factor, packed, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Scores ---- */
+
+#define HAI_KEY_ROW(r) const HAI_ELEMENT *k##r = HAI_AS(const HAI_ELEMENT *, key[r]);
+#define HAI_KEY_ADD(r)         \
+  b = HAI_ISA(each)(k##r + t); \
+  HAI_ADD(r)
+#define HAI_STEP        \
+  HAI_LOAD(query)       \
+  HAI_ROWS(HAI_KEY_ADD) \
+  t++;                  \
+  query += HAI_LANES;
+#define HAI_TIMES(r)                              \
+  c##r##0 = HAI_ISA(mul)(c##r##0, a0);            \
+  if (n > 1) c##r##1 = HAI_ISA(mul)(c##r##1, a1); \
+  if (n > 2) c##r##2 = HAI_ISA(mul)(c##r##2, a2);
+#define HAI_SCORES_OUT(r) HAI_STORE(r, score + r * HAI_LANES)
+
+/* score[r][i] = sum_t query[t][i] key_r[t], times the lane's factor where there is one. One register alone
+   takes four steps in each iteration: its eight sums leave no time for the loop's own instructions. */
+HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
+                                                    const void *const *key, float *score, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  hai_index t = 0;
+  HAI_ROWS(HAI_SUMS)
+  HAI_ROWS(HAI_KEY_ROW)
+  while (n == 1 && t + 4 <= dim) {
+    HAI_STEP HAI_STEP HAI_STEP HAI_STEP
+  }
+  while (t < dim) {
+    HAI_STEP
+  }
+  if (HAI_FACTORED) {
+    HAI_LOAD(query)
+    HAI_ROWS(HAI_TIMES)
+  }
+  HAI_ROWS(HAI_SCORES_OUT)
+}
+
+HAI_TARGET static void HAI_ISA(score_rows)(const float *query, hai_index dim, const void *const *key,
+                                           float *score, int n) {
+  if (n == 3)
+    HAI_ISA(score_registers)(query, dim, key, score, 3);
+  else if (n == 2)
+    HAI_ISA(score_registers)(query, dim, key, score, 2);
+  else
+    HAI_ISA(score_registers)(query, dim, key, score, 1);
+}
+
+static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                            int begin, int end, float *score) {
+  const void *row[HAI_N_ROWS];
+  int j, r, n = (end - begin) / HAI_WIDTH;
+  query += begin;
+  score += begin;
+  for (j = 0; j < n_keys; j += HAI_N_ROWS, key += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    if (n_keys - j < HAI_N_ROWS) { /* the first key stands for absent ones */
+      for (r = 0; r < HAI_N_ROWS; r++) row[r] = key[r < n_keys - j ? r : 0];
+      key = row;
+    }
+    HAI_ISA(score_rows)(query, dim, key, score, n);
+  }
+}
+
+/* ---- Values ---- */
+
+#define HAI_VALUE_ADD(r)    \
+  b = HAI_ISA(each)(v + r); \
+  HAI_ADD(r)
+#define HAI_UPDATE(r, p)                                                              \
+  c##r##0 = HAI_ISA(fma)(HAI_ISA(load)(p), a0, c##r##0);                              \
+  if (n > 1) c##r##1 = HAI_ISA(fma)(HAI_ISA(load)((p) + HAI_WIDTH), a1, c##r##1);     \
+  if (n > 2) c##r##2 = HAI_ISA(fma)(HAI_ISA(load)((p) + 2 * HAI_WIDTH), a2, c##r##2); \
+  HAI_STORE(r, p)
+#define HAI_VALUES_OUT(r) HAI_UPDATE(r, o + r * HAI_LANES)
+
+#define HAI_EACH(X) HAI_ROWS(X)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_rows)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) HAI_LONG(X)
+#define HAI_REGISTERS 1
+#define HAI_THESE(name) HAI_ISA(name##_long)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) X(0)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_row)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+
+static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
+                            const float *factor, int begin, int end, float *o) {
+  hai_index t = 0;
+  int n = (end - begin) / HAI_WIDTH;
+  score += begin;
+  factor += begin;
+  o += begin;
+  for (; n == 1 && t + HAI_N_LONG <= dim; t += HAI_N_LONG)
+    HAI_ISA(value_long)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t + HAI_N_ROWS <= dim; t += HAI_N_ROWS)
+    HAI_ISA(value_rows)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t < dim; t++) HAI_ISA(value_row)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+}
+
+#undef HAI_SUMS
+#undef HAI_LOAD
+#undef HAI_ADD
+#undef HAI_STORE
+#undef HAI_KEY_ROW
+#undef HAI_KEY_ADD
+#undef HAI_STEP
+#undef HAI_TIMES
+#undef HAI_SCORES_OUT
+#undef HAI_VALUE_ADD
+#undef HAI_UPDATE
+#undef HAI_VALUES_OUT
+
+
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
+                                       float *const *row) {
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    hai_index t = 0;
+    hai_index whole =
+        hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      const float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(scatter4)(x0, row + i, t);
+      HAI_ISA(scatter4)(x1, row + i + 1, t);
+      HAI_ISA(scatter4)(x2, row + i + 2, t);
+      HAI_ISA(scatter4)(x3, row + i + 3, t);
+    }
+    if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Softmax ---- */
+
+/* The largest of m and of each lane's scores, for the lanes of one register: log-weights are added and hidden
+   keys hidden first. Four maxima at a time hide one another's latency. */
+#define HAI_SHOW(r)                                                        \
+  s = HAI_ISA(load)(at + (r)*HAI_LANES);                                   \
+  if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(set1)(log_weight[j + (r)])); \
+  if (visible) s = HAI_ISA(show)(s, visible[j + (r)] >> lane);             \
+  HAI_ISA(store)(at + (r)*HAI_LANES, s);                                   \
+  high##r = HAI_ISA(max)(s, high##r);
+#define HAI_HIGH(r) high##r = HAI_ISA(max)(HAI_ISA(load)(at + (r)*HAI_LANES), high##r);
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const float *log_weight,
+                                               const uint64_t *visible, int lane, HAI_VECTOR m) {
+  HAI_VECTOR s, high0 = m, high1 = m, high2 = m, high3 = m;
+  int j;
+  for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES) {
+    if (log_weight || visible) {
+      HAI_SHOW(0) HAI_SHOW(1) HAI_SHOW(2) HAI_SHOW(3)
+    } else {
+      HAI_HIGH(0) HAI_HIGH(1) HAI_HIGH(2) HAI_HIGH(3)
+    }
+  }
+  for (; j < n_keys; j++, at += HAI_LANES) {
+    HAI_SHOW(0)
+  }
+  return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
+}
+
+/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
+  HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
+  int j;
+  for (j = 0; j + 2 <= n_keys; j += 2, at += 2 * HAI_LANES) {
+    s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+    t = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at + HAI_LANES), shift));
+    HAI_ISA(store)(at, s);
+    HAI_ISA(store)(at + HAI_LANES, t);
+    even = HAI_ISA(add)(even, s);
+    odd = HAI_ISA(add)(odd, t);
+  }
+  if (j < n_keys) {
+    s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+    HAI_ISA(store)(at, s);
+    even = HAI_ISA(add)(even, s);
+  }
+  return HAI_ISA(add)(even, odd);
+}
+
+/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
+  HAI_VECTOR part = HAI_ISA(sub)(next, a);
+  return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
+}
+
+/* Exponentials need the largest score, so all registers look for theirs first. */
+HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *log_weight,
+                                       const uint64_t *visible, int begin, int end, float *m, float *l,
+                                       float *factor) {
+  int moved = 0, i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(m + i);
+    HAI_VECTOR after =
+        HAI_ISA(move)(before, HAI_ISA(high)(score + i, n_keys, log_weight, visible, i, before));
+    moved |= HAI_ISA(differ)(before, after);
+    HAI_ISA(store)(factor + i, HAI_ISA(exp)(HAI_ISA(sub)(before, HAI_ISA(or_zero)(after))));
+    HAI_ISA(store)(m + i, after);
+  }
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
+    next = HAI_ISA(add)(before, sum);
+    HAI_ISA(store)(l + i, next);
+    HAI_ISA(store)(l + HAI_LANES + i, HAI_ISA(lost)(before, sum, next));
+  }
+  return moved;
+}
+
+/* ---- Sums ---- */
+
+HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *factor, int begin, int end) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(x + t + i, HAI_ISA(mul)(HAI_ISA(load)(x + t + i), HAI_ISA(load)(factor + i)));
+}
+
+/* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
+   load then waits for a store to the same place within a page. */
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
+                                      float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR a = HAI_ISA(load)(sum + t + i), b = HAI_ISA(load)(o + t + i);
+      HAI_VECTOR c = HAI_ISA(load)(lost + t + i), next = HAI_ISA(add)(a, b);
+      HAI_ISA(store)(sum + t + i, next);
+      HAI_ISA(store)(lost + t + i, HAI_ISA(add)(c, HAI_ISA(known)(HAI_ISA(lost)(a, b, next))));
+      HAI_ISA(store)(o + t + i, HAI_ISA(zero)());
+    }
+}
+
+HAI_TARGET static void HAI_ISA(gather)(float *o, hai_index rows, int begin, int end, const float *sum,
+                                       const float *lost) {
+  hai_index t;
+  int i;
+  for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR rest = HAI_ISA(load)(o + t + i);
+      if (lost) rest = HAI_ISA(add)(HAI_ISA(load)(lost + t + i), rest);
+      HAI_ISA(store)(o + t + i, HAI_ISA(add)(HAI_ISA(load)(sum + t + i), rest));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES) {
+    HAI_VECTOR x = HAI_ISA(load)(score + begin);
+    for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
+    sum[j] = HAI_ISA(sum)(x);
+  }
+}
+
+/* ---- Widening ---- */
+
+/* A register of elements at a time, a Q8_0 block at a time; returns how many are done. This is a function of
+   its own that calls none: gcc leaves out vzeroupper before a call in tail position. */
+HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype dtype, hai_index n,
+                                                float *to) {
+  hai_index t = 0, k;
+  if (dtype == HYPERATTN_F16) {
+    for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(f16)(row + 2 * t));
+  } else if (dtype == HYPERATTN_BF16) {
+    for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
+  } else {
+    for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
+      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
+        HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
+    }
+  }
+  return t;
+}
+
+static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
+  hai_index t = HAI_ISA(widen_most)(HAI_AS(const char *, row), dtype, n, to);
+  if (t < n) hai_widen_plain(row, dtype, t, n, to);
+}
+
+#undef HAI_SHOW
+#undef HAI_HIGH
+/* ======== kernel_end.h ======== */
+
+#undef HAI_ISA
+#undef HAI_TARGET
+#undef HAI_VECTOR
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ELEMENT
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#undef HAI_LONG
+#undef HAI_N_LONG
+#undef HAI_FACTORED
+
+
+
 static const hai_kernel hai_kernel_neon = {
     /* isa */ HYPERATTN_ISA_NEON,
     /* dtype */ HYPERATTN_F32,
@@ -2302,10 +3719,6 @@ static const hai_kernel hai_kernel_neon = {
 
 #if HAI_NEON_BF16
 #define HAI_TARGET_neonbf
-#define HAI_WIDTH_neonbf HAI_WIDTH_neon
-#define HAI_LANES_neonbf HAI_LANES_neon
-#define HAI_ELEMENT_neonbf hai_bf16x2
-#define HAI_FINISH_neonbf HAI_FINISH_PAIRS
 typedef float32x4_t hai_vector_neonbf;
 #define hai_zero_neonbf hai_zero_neon
 #define hai_load_neonbf hai_load_neon
@@ -2331,7 +3744,7 @@ HAI_V_neon hai_dot_neonbf(float32x4_t a, float32x4_t b, float32x4_t c) {
   return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
 }
 /* a in the low half of each lane, b in the high one */
-HAI_V_neon hai_pair_neonbf(float32x4_t a, float32x4_t b) {
+HAI_V_neon hai_join_neonbf(float32x4_t a, float32x4_t b) {
   uint32x4_t low = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(a)));
   uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(b)));
   return vreinterpretq_f32_u32(vorrq_u32(low, vshlq_n_u32(high, 16)));
@@ -2342,7 +3755,385 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 
   HYPERATTN_MEMCPY(pair + 4, &both.val[1], sizeof both.val[1]);
 }
 
-HAI_KERNEL_BF16(neonbf)
+#define HAI_ISA(name) hai_##name##_neonbf
+#define HAI_TARGET HAI_TARGET_neonbf
+#define HAI_VECTOR float32x4_t
+#define HAI_WIDTH HAI_WIDTH_neon
+#define HAI_LANES HAI_LANES_neon
+#define HAI_ELEMENT hai_bf16x2
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_8(X)
+#define HAI_N_LONG 8
+#define HAI_FACTORED 1
+/* ======== kernel_bf16.h ======== */
+
+/* Template: the products of bfloat16, in plain C. Included once per ISA that has them, with the parameters of
+   kernel_tile.h, which it undefines at its end. An element is two bfloat16: two coordinates of a row for
+   scores, one coordinate of two keys for values. A value is joined with that of the next key, the last of an
+   odd number with zeros. Weights are rounded to bfloat16; nothing else is rounded but sums. head_dim is even.
+   Its own primitives: join(a, b) rounds a into the low and b into the high half of each lane; zip(a, b, to)
+   joins 8 elements of two rows. */
+
+/* ======== kernel_tile.h ======== */
+
+/* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
+   these parameters:
+     HAI_ISA(name)   the name that a function or primitive has for this ISA: hai_<name>_<isa>
+     HAI_TARGET      the function attribute that lets the compiler use its instructions
+     HAI_VECTOR      its register, of HAI_WIDTH floats; a tile has HAI_LANES lanes, three registers
+     HAI_ELEMENT     what a product reads: float, or two bfloat16 whose products are summed
+     HAI_ROWS(X)     X(0) X(1) .. for the HAI_N_ROWS keys, or coordinates of values, multiplied at a time
+     HAI_LONG(X)     the same for HAI_N_LONG coordinates where a tile has one register: its sums need to be
+                     more to hide the latency of a multiply-add
+     HAI_FACTORED    1 if a factor for each lane lies behind the packed queries
+   A step of the inner loop loads up to three packed vectors a0 to a2, and for each row broadcasts one
+   element b and does a multiply-add with each vector. The sums c<row><register> are named variables and not
+   an array: gcc -O1 would store an array of them before the loop. The number of registers n is a constant
+   where the inline functions are called, so that what belongs to absent registers is dropped. */
+
+#define HAI_SUMS(r) HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0;
+#define HAI_LOAD(p)                                 \
+  a0 = HAI_ISA(load)(p);                            \
+  a1 = n > 1 ? HAI_ISA(load)((p) + HAI_WIDTH) : a0; \
+  a2 = n > 2 ? HAI_ISA(load)((p) + 2 * HAI_WIDTH) : a0;
+#define HAI_ADD(r)                                   \
+  c##r##0 = HAI_ISA(dot)(a0, b, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_ISA(dot)(a1, b, c##r##1); \
+  if (n > 2) c##r##2 = HAI_ISA(dot)(a2, b, c##r##2);
+#define HAI_STORE(r, p)                                \
+  HAI_ISA(store)(p, c##r##0);                          \
+  if (n > 1) HAI_ISA(store)((p) + HAI_WIDTH, c##r##1); \
+  if (n > 2) HAI_ISA(store)((p) + 2 * HAI_WIDTH, c##r##2);
+
+/* ---- Packing ---- */
+
+/* Transposes 4 x 4 submatrices within parts of 128 bits: vector k of four holds rows k, k + 4, k + 8, ... */
+HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, float factor, float *packed) {
+  HAI_VECTOR f = HAI_ISA(set1)(factor), x0, x1, x2, x3;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    hai_index t = 0, whole = hai_rows_present(row + i, HAI_WIDTH) ? dim / 4 * 4 : 0;
+    for (; t < whole; t += 4) {
+      float *at = packed + t * HAI_LANES + i;
+      x0 = HAI_ISA(gather4)(row + i, t);
+      x1 = HAI_ISA(gather4)(row + i + 1, t);
+      x2 = HAI_ISA(gather4)(row + i + 2, t);
+      x3 = HAI_ISA(gather4)(row + i + 3, t);
+      HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
+      HAI_ISA(store)(at, HAI_ISA(times)(x0, f));
+      HAI_ISA(store)(at + HAI_LANES, HAI_ISA(times)(x1, f));
+      HAI_ISA(store)(at + 2 * HAI_LANES, HAI_ISA(times)(x2, f));
+      HAI_ISA(store)(at + 3 * HAI_LANES, HAI_ISA(times)(x3, f));
+    }
+    if (t < dim) HAI_ISA(pack_rest)(row, t, dim, factor, packed, HAI_LANES, i, i + HAI_WIDTH);
+  }
+}
+
+/* ---- Scores ---- */
+
+#define HAI_KEY_ROW(r) const HAI_ELEMENT *k##r = HAI_AS(const HAI_ELEMENT *, key[r]);
+#define HAI_KEY_ADD(r)         \
+  b = HAI_ISA(each)(k##r + t); \
+  HAI_ADD(r)
+#define HAI_STEP        \
+  HAI_LOAD(query)       \
+  HAI_ROWS(HAI_KEY_ADD) \
+  t++;                  \
+  query += HAI_LANES;
+#define HAI_TIMES(r)                              \
+  c##r##0 = HAI_ISA(mul)(c##r##0, a0);            \
+  if (n > 1) c##r##1 = HAI_ISA(mul)(c##r##1, a1); \
+  if (n > 2) c##r##2 = HAI_ISA(mul)(c##r##2, a2);
+#define HAI_SCORES_OUT(r) HAI_STORE(r, score + r * HAI_LANES)
+
+/* score[r][i] = sum_t query[t][i] key_r[t], times the lane's factor where there is one. One register alone
+   takes four steps in each iteration: its eight sums leave no time for the loop's own instructions. */
+HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
+                                                    const void *const *key, float *score, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  hai_index t = 0;
+  HAI_ROWS(HAI_SUMS)
+  HAI_ROWS(HAI_KEY_ROW)
+  while (n == 1 && t + 4 <= dim) {
+    HAI_STEP HAI_STEP HAI_STEP HAI_STEP
+  }
+  while (t < dim) {
+    HAI_STEP
+  }
+  if (HAI_FACTORED) {
+    HAI_LOAD(query)
+    HAI_ROWS(HAI_TIMES)
+  }
+  HAI_ROWS(HAI_SCORES_OUT)
+}
+
+HAI_TARGET static void HAI_ISA(score_rows)(const float *query, hai_index dim, const void *const *key,
+                                           float *score, int n) {
+  if (n == 3)
+    HAI_ISA(score_registers)(query, dim, key, score, 3);
+  else if (n == 2)
+    HAI_ISA(score_registers)(query, dim, key, score, 2);
+  else
+    HAI_ISA(score_registers)(query, dim, key, score, 1);
+}
+
+static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                            int begin, int end, float *score) {
+  const void *row[HAI_N_ROWS];
+  int j, r, n = (end - begin) / HAI_WIDTH;
+  query += begin;
+  score += begin;
+  for (j = 0; j < n_keys; j += HAI_N_ROWS, key += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    if (n_keys - j < HAI_N_ROWS) { /* the first key stands for absent ones */
+      for (r = 0; r < HAI_N_ROWS; r++) row[r] = key[r < n_keys - j ? r : 0];
+      key = row;
+    }
+    HAI_ISA(score_rows)(query, dim, key, score, n);
+  }
+}
+
+/* ---- Values ---- */
+
+#define HAI_VALUE_ADD(r)    \
+  b = HAI_ISA(each)(v + r); \
+  HAI_ADD(r)
+#define HAI_UPDATE(r, p)                                                              \
+  c##r##0 = HAI_ISA(fma)(HAI_ISA(load)(p), a0, c##r##0);                              \
+  if (n > 1) c##r##1 = HAI_ISA(fma)(HAI_ISA(load)((p) + HAI_WIDTH), a1, c##r##1);     \
+  if (n > 2) c##r##2 = HAI_ISA(fma)(HAI_ISA(load)((p) + 2 * HAI_WIDTH), a2, c##r##2); \
+  HAI_STORE(r, p)
+#define HAI_VALUES_OUT(r) HAI_UPDATE(r, o + r * HAI_LANES)
+
+#define HAI_EACH(X) HAI_ROWS(X)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_rows)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) HAI_LONG(X)
+#define HAI_REGISTERS 1
+#define HAI_THESE(name) HAI_ISA(name##_long)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+#define HAI_EACH(X) X(0)
+#define HAI_REGISTERS 3
+#define HAI_THESE(name) HAI_ISA(name##_row)
+/* ======== kernel_values.h ======== */
+
+/* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
+   functions named by HAI_THESE. */
+
+/* o[r][i] = o[r][i] factor[i] + sum_j weight[j][i] value_j[at + r], in the lanes of n registers. */
+HAI_TARGET HAI_INLINE void HAI_THESE(value_registers)(const float *weight, int n_keys,
+                                                      const void *const *value, hai_index at,
+                                                      const float *factor, float *o, const int n) {
+  HAI_VECTOR a0, a1, a2, b;
+  int j;
+  HAI_EACH(HAI_SUMS)
+  for (j = 0; j < n_keys; j++, weight += HAI_LANES) {
+    const HAI_ELEMENT *v = HAI_AS(const HAI_ELEMENT *, value[j]) + at;
+    HAI_LOAD(weight)
+    HAI_EACH(HAI_VALUE_ADD)
+  }
+  HAI_LOAD(factor)
+  HAI_EACH(HAI_VALUES_OUT)
+}
+
+HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const void *const *value,
+                                        hai_index at, const float *factor, float *o, int n) {
+  if (HAI_REGISTERS > 2 && n == 3)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 2 ? 3 : 1);
+  else if (HAI_REGISTERS > 1 && n == 2)
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, HAI_REGISTERS > 1 ? 2 : 1);
+  else
+    HAI_THESE(value_registers)(weight, n_keys, value, at, factor, o, 1);
+}
+
+#undef HAI_EACH
+#undef HAI_REGISTERS
+#undef HAI_THESE
+
+
+static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
+                            const float *factor, int begin, int end, float *o) {
+  hai_index t = 0;
+  int n = (end - begin) / HAI_WIDTH;
+  score += begin;
+  factor += begin;
+  o += begin;
+  for (; n == 1 && t + HAI_N_LONG <= dim; t += HAI_N_LONG)
+    HAI_ISA(value_long)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t + HAI_N_ROWS <= dim; t += HAI_N_ROWS)
+    HAI_ISA(value_rows)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+  for (; t < dim; t++) HAI_ISA(value_row)(score, n_keys, value, t, factor, o + t * HAI_LANES, n);
+}
+
+#undef HAI_SUMS
+#undef HAI_LOAD
+#undef HAI_ADD
+#undef HAI_STORE
+#undef HAI_KEY_ROW
+#undef HAI_KEY_ADD
+#undef HAI_STEP
+#undef HAI_TIMES
+#undef HAI_SCORES_OUT
+#undef HAI_VALUE_ADD
+#undef HAI_UPDATE
+#undef HAI_VALUES_OUT
+
+
+static void HAI_ISA(pack_bf16)(const void *const *row, hai_index dim, float factor, float *packed) {
+  int i;
+  HAI_ISA(pack)(row, dim / 2, 1.0f, packed);
+  for (i = 0; i < HAI_LANES; i++) packed[dim / 2 * HAI_LANES + i] = factor;
+}
+
+static void HAI_ISA(scores_bf16)(const float *query, hai_index dim, const void *const *key, int n_keys,
+                                 int begin, int end, float *score) {
+  HAI_ISA(scores)(query, dim / 2, key, n_keys, begin, end, score);
+}
+
+/* Two sums in turn hide each other's latency. */
+HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *factor, int begin, int end,
+                                      float *sum) {
+  static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};
+  const HAI_VECTOR one = HAI_ISA(each)(&ones), zero = HAI_ISA(zero)();
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    const float *at = score + i;
+    float *joined = score + HAI_CHUNK * HAI_LANES + i;
+    HAI_VECTOR even = zero, odd = zero, x;
+    for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
+      x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
+      HAI_ISA(store)(joined, x);
+      even = HAI_ISA(dot)(x, one, even);
+      x = HAI_ISA(join)(HAI_ISA(load)(at + 2 * HAI_LANES), HAI_ISA(load)(at + 3 * HAI_LANES));
+      HAI_ISA(store)(joined + HAI_LANES, x);
+      odd = HAI_ISA(dot)(x, one, odd);
+    }
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+      x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
+      HAI_ISA(store)(joined, x);
+      even = HAI_ISA(dot)(x, one, even);
+    }
+    even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
+    HAI_ISA(store)(sum + i, even);
+  }
+}
+
+/* Coordinates at .. at + 7 of the values, those of two keys joined: joined[key / 2][8]. */
+HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index at,
+                                            hai_bf16x2 *joined) {
+  static const uint16_t none[8] = {0};
+  int j;
+  for (j = 0; j < n_keys; j += 2, joined += 8)
+    HAI_ISA(zip)
+    (HAI_AS(const uint16_t *, value[j]) + at,
+     j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+}
+
+static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
+                                 const float *factor, int begin, int end, float *o) {
+  hai_bf16x2 joined[HAI_CHUNK / 2][8];
+  const void *row[HAI_CHUNK / 2];
+  float *weight = score + HAI_CHUNK * HAI_LANES;
+  int n = (n_keys + 1) / 2, j;
+  hai_index t, rest;
+  for (j = 0; j < n; j++) row[j] = joined[j];
+  for (t = 0; t + 8 <= dim; t += 8) {
+    HAI_ISA(join_values)(value, n_keys, t, joined[0]);
+    HAI_ISA(values)(weight, n, row, 8, factor, begin, end, o + t * HAI_LANES);
+  }
+  for (rest = 0; rest < dim - t; rest++)
+    for (j = 0; j < n; j++) {
+      joined[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];
+      joined[j][rest].x[1] = 2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;
+    }
+  if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
+}
+
+/* ======== kernel_end.h ======== */
+
+#undef HAI_ISA
+#undef HAI_TARGET
+#undef HAI_VECTOR
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ELEMENT
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#undef HAI_LONG
+#undef HAI_N_LONG
+#undef HAI_FACTORED
+
+
+
 static const hai_kernel hai_kernel_neon_bf16 = {
     /* isa */ HYPERATTN_ISA_NEON,
     /* dtype */ HYPERATTN_BF16,
@@ -2366,19 +4157,16 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* leave */ hai_leave_neon};
 #endif
 
-/* ======== kernel_end.h ======== */
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-#endif /* any vector ISA */
-
 /* ======== detect.h ======== */
 
-/* ---- CPU detection and choice ---- */
+#if HAI_SIMD && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
-/* FAST: bfloat16 products are faster than float32's multiply-adds, as on AMD's cores; on Intel's they are
-   half as fast. */
+/* Which kernels this machine can run, and which one a call takes. */
+
+/* What the processor has. FAST: bfloat16 products take less time than float32's multiply-adds, as on AMD's cores;
+   on Intel's they take twice as long. */
 enum {
   HAI_CPU_KNOWN = 1,
   HAI_CPU_AVX2 = 2,
@@ -2403,7 +4191,8 @@ static uint64_t hai_xcr0(void) {
   return HAI_AS(uint64_t, high) << 32 | low;
 }
 
-/* What both the processor offers and the system saves. Tests hand in their own two functions. */
+/* The features that the processor has and whose registers the system saves. Tests pass two functions of their
+   own. */
 static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
   uint32_t r[4], leaves;
   uint64_t saved;
@@ -2432,8 +4221,8 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   return features;
 }
 
-/* Asked once: CPUID is slow, above all in a virtual machine. Whoever comes first writes the same word as
-   any other. */
+/* The same, kept after the first call: CPUID is slow, above all in a virtual machine. Threads that come first
+   together write the same word. */
 static int hai_cpu(void) {
   static int word;
   int features = __atomic_load_n(&word, __ATOMIC_RELAXED);
@@ -2443,11 +4232,13 @@ static int hai_cpu(void) {
   }
   return features;
 }
+#else
+static int hai_cpu(void) { return HAI_CPU_KNOWN; }
 #endif
 
 #if HAI_AMX
-/* Has the process asked Linux for AMX's registers? Whoever uses them without has done something illegal. The
-   answer can turn to yes at any time, never back, so only yes is remembered, and no size depends on it. */
+/* Whether the process has asked Linux for AMX's registers: using them without permission raises SIGILL. The answer
+   can turn to yes at any time and never back, so only yes is kept, and no size depends on it. */
 static int hai_amx_permitted(void) {
   static int word;
   uint64_t mask = 0;
@@ -2464,28 +4255,71 @@ static int hai_amx_permitted(void) {
 }
 #endif
 
-/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. It reads float32. */
-static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
-  int any = isa == HYPERATTN_ISA_AUTO;
+/* ---- The table of ISAs ---- */
+
+#if HAI_AVX512
+#define HAI_IF_AVX512(x) x
+#else
+#define HAI_IF_AVX512(x) HAI_NULL
+#endif
 #if HAI_AVX512_BF16
-  if (isa == HYPERATTN_ISA_AVX512_BF16 && (hai_cpu() & HAI_CPU_AVX512_BF16)) return &hai_kernel_avx512;
+#define HAI_IF_AVX512_BF16(x) x
+#else
+#define HAI_IF_AVX512_BF16(x) HAI_NULL
 #endif
 #if HAI_AMX
-  if (isa == HYPERATTN_ISA_AMX_BF16 && hai_amx_permitted()) return &hai_kernel_avx512;
-#endif
-#if HAI_AVX512
-  if ((any || isa == HYPERATTN_ISA_AVX512) && (hai_cpu() & HAI_CPU_AVX512)) return &hai_kernel_avx512;
+#define HAI_IF_AMX(x) x
+#else
+#define HAI_IF_AMX(x) HAI_NULL
 #endif
 #if HAI_AVX2
-  if ((any || isa == HYPERATTN_ISA_AVX2) && (hai_cpu() & HAI_CPU_AVX2)) return &hai_kernel_avx2;
+#define HAI_IF_AVX2(x) x
+#else
+#define HAI_IF_AVX2(x) HAI_NULL
 #endif
 #if HAI_NEON
-  if (any || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon;
+#define HAI_IF_NEON(x) x
+#else
+#define HAI_IF_NEON(x) HAI_NULL
 #endif
-  return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : HAI_NULL;
+
+typedef struct hai_isa {
+  unsigned char isa;        /* hyperattn_isa */
+  unsigned char features;   /* that the processor must have */
+  const hai_kernel *kernel; /* for rows of float32; NULL where this build has none */
+  const char *name;
+} hai_isa;
+
+/* One row for each ISA, the best first: HYPERATTN_ISA_AUTO stands for the first that this machine has. */
+static const hai_isa hai_isas[] = {
+    {HYPERATTN_ISA_AMX_BF16, HAI_CPU_AMX, HAI_IF_AMX(&hai_kernel_avx512), "amx-bf16"},
+    {HYPERATTN_ISA_AVX512_BF16, HAI_CPU_AVX512_BF16, HAI_IF_AVX512_BF16(&hai_kernel_avx512), "avx512-bf16"},
+    {HYPERATTN_ISA_AVX512, HAI_CPU_AVX512, HAI_IF_AVX512(&hai_kernel_avx512), "avx512"},
+    {HYPERATTN_ISA_AVX2, HAI_CPU_AVX2, HAI_IF_AVX2(&hai_kernel_avx2), "avx2"},
+    {HYPERATTN_ISA_NEON, 0, HAI_IF_NEON(&hai_kernel_neon), "neon"},
+    {HYPERATTN_ISA_SCALAR, 0, &hai_kernel_scalar, "scalar"},
+    {HYPERATTN_ISA_AUTO, 0, HAI_NULL, "auto"}};
+enum { HAI_N_ISAS = sizeof hai_isas / sizeof hai_isas[0] };
+
+static int hai_can_run(const hai_isa *row) {
+#if HAI_AMX
+  if (row->isa == HYPERATTN_ISA_AMX_BF16) return hai_amx_permitted();
+#endif
+  return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* May AMX's kernel be chosen now, or, once the process asks for it, later? */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. */
+HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
+  int i;
+  for (i = 0; i < HAI_N_ISAS; i++)
+    if ((hai_isas[i].isa == HAI_AS(int, isa) || isa == HYPERATTN_ISA_AUTO) && hai_can_run(&hai_isas[i]))
+      return hai_isas[i].kernel;
+  return HAI_NULL;
+}
+
+/* ---- Kernels that read bfloat16 ---- */
+
+/* Whether AMX's kernel may be chosen now, or later, once the process asks for it. */
 static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   return (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_AMX_BF16) && (hai_cpu() & HAI_CPU_AMX) &&
@@ -2496,7 +4330,8 @@ static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index valu
 #endif
 }
 
-/* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the fastest one. */
+/* The kernel whose products read bfloat16, NULL where there is none or, under AUTO, where it is slower than the
+   one for float32. */
 static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;
@@ -5730,19 +7565,14 @@ HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
 }
 
 HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
-  switch (HAI_AS(int, isa)) {
-    case HYPERATTN_ISA_AUTO: return "auto";
-    case HYPERATTN_ISA_SCALAR: return "scalar";
-    case HYPERATTN_ISA_AVX2: return "avx2";
-    case HYPERATTN_ISA_AVX512: return "avx512";
-    case HYPERATTN_ISA_AVX512_BF16: return "avx512-bf16";
-    case HYPERATTN_ISA_NEON: return "neon";
-    case HYPERATTN_ISA_AMX_BF16: return "amx-bf16";
-    default: return "unknown";
-  }
+  int i;
+  for (i = 0; i < HAI_N_ISAS; i++)
+    if (hai_isas[i].isa == HAI_AS(int, isa)) return hai_isas[i].name;
+  return "unknown";
 }
 
 
+#undef HAI_ADD
 #undef HAI_AHEAD
 #undef HAI_ALIGN
 #undef HAI_AMX
@@ -5757,101 +7587,73 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AVX2
 #undef HAI_AVX512
 #undef HAI_AVX512_BF16
-#undef HAI_CARRY
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
-#undef HAI_ELEMENT_avx2
-#undef HAI_ELEMENT_avx512
-#undef HAI_ELEMENT_avx512bf
-#undef HAI_ELEMENT_neon
-#undef HAI_ELEMENT_neonbf
+#undef HAI_EACH
+#undef HAI_ELEMENT
+#undef HAI_FACTORED
 #undef HAI_FAIR
-#undef HAI_FINISH_PAIRS
-#undef HAI_FINISH_avx2
-#undef HAI_FINISH_avx512
-#undef HAI_FINISH_avx512bf
-#undef HAI_FINISH_neon
-#undef HAI_FINISH_neonbf
-#undef HAI_FMA_1
-#undef HAI_FMA_2
-#undef HAI_FMA_3
 #undef HAI_GOOD
 #undef HAI_HALVES
 #undef HAI_HIGH
 #undef HAI_HOT
 #undef HAI_HYPER
+#undef HAI_IF_AMX
+#undef HAI_IF_AVX2
+#undef HAI_IF_AVX512
+#undef HAI_IF_AVX512_BF16
+#undef HAI_IF_NEON
 #undef HAI_INLINE
+#undef HAI_ISA
 #undef HAI_JUDGES
 #undef HAI_JUDGE_CHUNKS
 #undef HAI_JUDGE_KEYS
 #undef HAI_JUDGE_RUN
 #undef HAI_JUDGING
-#undef HAI_KERNEL
-#undef HAI_KERNEL_BF16
+#undef HAI_KEY_ADD
 #undef HAI_KEY_ROW
-#undef HAI_KEY_STEP
-#undef HAI_LANES_avx2
-#undef HAI_LANES_avx512
-#undef HAI_LANES_avx512bf
-#undef HAI_LANES_neon
-#undef HAI_LANES_neonbf
+#undef HAI_LANES
 #undef HAI_LEAP
-#undef HAI_LOAD_1
-#undef HAI_LOAD_2
-#undef HAI_LOAD_3
+#undef HAI_LOAD
+#undef HAI_LONG
 #undef HAI_LONG_SUMS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
 #undef HAI_MAX_LANES
 #undef HAI_MAX_STEPS
 #undef HAI_MAX_TILES
-#undef HAI_MERGE_1
-#undef HAI_MERGE_2
-#undef HAI_MERGE_3
-#undef HAI_MICRO
-#undef HAI_MICRO_SCORES
-#undef HAI_MICRO_VALUES
-#undef HAI_NAMES
-#undef HAI_NAMES_1
-#undef HAI_NAMES_2
-#undef HAI_NAMES_3
 #undef HAI_NEON
 #undef HAI_NEON_BF16
 #undef HAI_NULL
+#undef HAI_N_LONG
+#undef HAI_N_ROWS
 #undef HAI_ONCE
-#undef HAI_PACK
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
 #undef HAI_PLACE
 #undef HAI_PREFETCH
 #undef HAI_PROBE_CHUNKS
 #undef HAI_PROBE_KEYS
-#undef HAI_PRODUCTS
 #undef HAI_Q8_0_BYTES
 #undef HAI_Q8_0_ELEMENTS
+#undef HAI_REGISTERS
 #undef HAI_REINTERPRET
 #undef HAI_ROUNDS
-#undef HAI_ROWS_1
+#undef HAI_ROWS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
-#undef HAI_SCALE
-#undef HAI_SCORE_OUT
-#undef HAI_SCORE_STEP
-#undef HAI_SCORE_STEPS_1
-#undef HAI_SCORE_STEPS_2
-#undef HAI_SCORE_STEPS_3
+#undef HAI_SCORES_OUT
 #undef HAI_SHOW
 #undef HAI_SIEVE
 #undef HAI_SIMD
-#undef HAI_SOFTMAX
 #undef HAI_STATUS_CASE
-#undef HAI_STORE_1
-#undef HAI_STORE_2
-#undef HAI_STORE_3
-#undef HAI_SUM_LANES
+#undef HAI_STEP
+#undef HAI_STORE
+#undef HAI_SUMS
 #undef HAI_SUPERBLOCK
+#undef HAI_TARGET
 #undef HAI_TARGET_amx
 #undef HAI_TARGET_avx2
 #undef HAI_TARGET_avx512
@@ -5861,32 +7663,19 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_TASK_GROUPS
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
+#undef HAI_THESE
 #undef HAI_TILES_BYTES
 #undef HAI_TIMES
-#undef HAI_TIMES_1
-#undef HAI_TIMES_2
-#undef HAI_TIMES_3
-#undef HAI_UNPACK
-#undef HAI_VALUE_OUT
-#undef HAI_VALUE_STEP
-#undef HAI_VECTORS_1
-#undef HAI_VECTORS_2
-#undef HAI_VECTORS_3
+#undef HAI_UPDATE
+#undef HAI_VALUES_OUT
+#undef HAI_VALUE_ADD
+#undef HAI_VECTOR
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf
 #undef HAI_V_neon
-#undef HAI_WIDEN
-#undef HAI_WIDTH_avx2
-#undef HAI_WIDTH_avx512
-#undef HAI_WIDTH_avx512bf
-#undef HAI_WIDTH_neon
-#undef HAI_WIDTH_neonbf
+#undef HAI_WIDTH
 #undef HAI_X86_64
-#undef HAI_ZERO
-#undef HAI_ZERO_1
-#undef HAI_ZERO_2
-#undef HAI_ZERO_3
 #undef hai_add_avx512bf
 #undef hai_add_neonbf
 #undef hai_fma_avx512bf

@@ -1,7 +1,11 @@
-/* ---- CPU detection and choice ---- */
+#if HAI_SIMD && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
-/* FAST: bfloat16 products are faster than float32's multiply-adds, as on AMD's cores; on Intel's they are
-   half as fast. */
+/* Which kernels this machine can run, and which one a call takes. */
+
+/* What the processor has. FAST: bfloat16 products take less time than float32's multiply-adds, as on AMD's cores;
+   on Intel's they take twice as long. */
 enum {
   HAI_CPU_KNOWN = 1,
   HAI_CPU_AVX2 = 2,
@@ -26,7 +30,8 @@ static uint64_t hai_xcr0(void) {
   return HAI_AS(uint64_t, high) << 32 | low;
 }
 
-/* What both the processor offers and the system saves. Tests hand in their own two functions. */
+/* The features that the processor has and whose registers the system saves. Tests pass two functions of their
+   own. */
 static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
   uint32_t r[4], leaves;
   uint64_t saved;
@@ -55,8 +60,8 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   return features;
 }
 
-/* Asked once: CPUID is slow, above all in a virtual machine. Whoever comes first writes the same word as
-   any other. */
+/* The same, kept after the first call: CPUID is slow, above all in a virtual machine. Threads that come first
+   together write the same word. */
 static int hai_cpu(void) {
   static int word;
   int features = __atomic_load_n(&word, __ATOMIC_RELAXED);
@@ -66,11 +71,13 @@ static int hai_cpu(void) {
   }
   return features;
 }
+#else
+static int hai_cpu(void) { return HAI_CPU_KNOWN; }
 #endif
 
 #if HAI_AMX
-/* Has the process asked Linux for AMX's registers? Whoever uses them without has done something illegal. The
-   answer can turn to yes at any time, never back, so only yes is remembered, and no size depends on it. */
+/* Whether the process has asked Linux for AMX's registers: using them without permission raises SIGILL. The answer
+   can turn to yes at any time and never back, so only yes is kept, and no size depends on it. */
 static int hai_amx_permitted(void) {
   static int word;
   uint64_t mask = 0;
@@ -87,28 +94,71 @@ static int hai_amx_permitted(void) {
 }
 #endif
 
-/* The kernel of an ISA, NULL where this machine or build has none; AUTO: the widest. It reads float32. */
-static const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
-  int any = isa == HYPERATTN_ISA_AUTO;
+/* ---- The table of ISAs ---- */
+
+#if HAI_AVX512
+#define HAI_IF_AVX512(x) x
+#else
+#define HAI_IF_AVX512(x) HAI_NULL
+#endif
 #if HAI_AVX512_BF16
-  if (isa == HYPERATTN_ISA_AVX512_BF16 && (hai_cpu() & HAI_CPU_AVX512_BF16)) return &hai_kernel_avx512;
+#define HAI_IF_AVX512_BF16(x) x
+#else
+#define HAI_IF_AVX512_BF16(x) HAI_NULL
 #endif
 #if HAI_AMX
-  if (isa == HYPERATTN_ISA_AMX_BF16 && hai_amx_permitted()) return &hai_kernel_avx512;
-#endif
-#if HAI_AVX512
-  if ((any || isa == HYPERATTN_ISA_AVX512) && (hai_cpu() & HAI_CPU_AVX512)) return &hai_kernel_avx512;
+#define HAI_IF_AMX(x) x
+#else
+#define HAI_IF_AMX(x) HAI_NULL
 #endif
 #if HAI_AVX2
-  if ((any || isa == HYPERATTN_ISA_AVX2) && (hai_cpu() & HAI_CPU_AVX2)) return &hai_kernel_avx2;
+#define HAI_IF_AVX2(x) x
+#else
+#define HAI_IF_AVX2(x) HAI_NULL
 #endif
 #if HAI_NEON
-  if (any || isa == HYPERATTN_ISA_NEON) return &hai_kernel_neon;
+#define HAI_IF_NEON(x) x
+#else
+#define HAI_IF_NEON(x) HAI_NULL
 #endif
-  return any || isa == HYPERATTN_ISA_SCALAR ? &hai_kernel_scalar : HAI_NULL;
+
+typedef struct hai_isa {
+  unsigned char isa;        /* hyperattn_isa */
+  unsigned char features;   /* that the processor must have */
+  const hai_kernel *kernel; /* for rows of float32; NULL where this build has none */
+  const char *name;
+} hai_isa;
+
+/* One row for each ISA, the best first: HYPERATTN_ISA_AUTO stands for the first that this machine has. */
+static const hai_isa hai_isas[] = {
+    {HYPERATTN_ISA_AMX_BF16, HAI_CPU_AMX, HAI_IF_AMX(&hai_kernel_avx512), "amx-bf16"},
+    {HYPERATTN_ISA_AVX512_BF16, HAI_CPU_AVX512_BF16, HAI_IF_AVX512_BF16(&hai_kernel_avx512), "avx512-bf16"},
+    {HYPERATTN_ISA_AVX512, HAI_CPU_AVX512, HAI_IF_AVX512(&hai_kernel_avx512), "avx512"},
+    {HYPERATTN_ISA_AVX2, HAI_CPU_AVX2, HAI_IF_AVX2(&hai_kernel_avx2), "avx2"},
+    {HYPERATTN_ISA_NEON, 0, HAI_IF_NEON(&hai_kernel_neon), "neon"},
+    {HYPERATTN_ISA_SCALAR, 0, &hai_kernel_scalar, "scalar"},
+    {HYPERATTN_ISA_AUTO, 0, HAI_NULL, "auto"}};
+enum { HAI_N_ISAS = sizeof hai_isas / sizeof hai_isas[0] };
+
+static int hai_can_run(const hai_isa *row) {
+#if HAI_AMX
+  if (row->isa == HYPERATTN_ISA_AMX_BF16) return hai_amx_permitted();
+#endif
+  return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* May AMX's kernel be chosen now, or, once the process asks for it, later? */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. */
+HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
+  int i;
+  for (i = 0; i < HAI_N_ISAS; i++)
+    if ((hai_isas[i].isa == HAI_AS(int, isa) || isa == HYPERATTN_ISA_AUTO) && hai_can_run(&hai_isas[i]))
+      return hai_isas[i].kernel;
+  return HAI_NULL;
+}
+
+/* ---- Kernels that read bfloat16 ---- */
+
+/* Whether AMX's kernel may be chosen now, or later, once the process asks for it. */
 static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   return (isa == HYPERATTN_ISA_AUTO || isa == HYPERATTN_ISA_AMX_BF16) && (hai_cpu() & HAI_CPU_AMX) &&
@@ -119,7 +169,8 @@ static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index valu
 #endif
 }
 
-/* The kernel that reads bfloat16 itself, NULL where there is none; AUTO: if it is the fastest one. */
+/* The kernel whose products read bfloat16, NULL where there is none or, under AUTO, where it is slower than the
+   one for float32. */
 static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;

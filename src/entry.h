@@ -186,14 +186,8 @@ HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
 }
 
 HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
-  switch (HAI_AS(int, isa)) {
-    case HYPERATTN_ISA_AUTO: return "auto";
-    case HYPERATTN_ISA_SCALAR: return "scalar";
-    case HYPERATTN_ISA_AVX2: return "avx2";
-    case HYPERATTN_ISA_AVX512: return "avx512";
-    case HYPERATTN_ISA_AVX512_BF16: return "avx512-bf16";
-    case HYPERATTN_ISA_NEON: return "neon";
-    case HYPERATTN_ISA_AMX_BF16: return "amx-bf16";
-    default: return "unknown";
-  }
+  int i;
+  for (i = 0; i < HAI_N_ISAS; i++)
+    if (hai_isas[i].isa == HAI_AS(int, isa)) return hai_isas[i].name;
+  return "unknown";
 }

@@ -2,11 +2,8 @@
 
 #if HAI_AVX2
 #define HAI_TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
-#define HAI_WIDTH_avx2 8
-#define HAI_LANES_avx2 24
-#define HAI_ELEMENT_avx2 float
+enum { HAI_WIDTH_avx2 = 8, HAI_LANES_avx2 = 24 };
 #define hai_pack_rest_avx2 hai_pack_plain
-#define HAI_FINISH_avx2(isa, R, N)
 typedef __m256 hai_vector_avx2;
 #define HAI_V_avx2 HAI_TARGET_avx2 HAI_INLINE __m256
 HAI_V_avx2 hai_zero_avx2(void) { return _mm256_setzero_ps(); }
@@ -97,7 +94,19 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
   *x3 = _mm256_shuffle_ps(b, d, 0xee);
 }
 
-HAI_KERNEL(avx2, 4, 8)
+#define HAI_ISA(name) hai_##name##_avx2
+#define HAI_TARGET HAI_TARGET_avx2
+#define HAI_VECTOR __m256
+#define HAI_WIDTH HAI_WIDTH_avx2
+#define HAI_LANES HAI_LANES_avx2
+#define HAI_ELEMENT float
+#define HAI_ROWS(X) HAI_ROWS_4(X)
+#define HAI_N_ROWS 4
+#define HAI_LONG(X) HAI_ROWS_8(X)
+#define HAI_N_LONG 8
+#define HAI_FACTORED 0
+#include "kernel_vector.h"
+
 static const hai_kernel hai_kernel_avx2 = {
     /* isa */ HYPERATTN_ISA_AVX2,
     /* dtype */ HYPERATTN_F32,

@@ -3,11 +3,8 @@
 #if HAI_AVX512
 /* What the functions may use, and what HAI_CPU_AVX512 promises: keep the two together. */
 #define HAI_TARGET_avx512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
-#define HAI_WIDTH_avx512 16
-#define HAI_LANES_avx512 48
-#define HAI_ELEMENT_avx512 float
+enum { HAI_WIDTH_avx512 = 16, HAI_LANES_avx512 = 48 };
 #define hai_pack_rest_avx512 hai_pack_plain
-#define HAI_FINISH_avx512(isa, R, N)
 typedef __m512 hai_vector_avx512;
 #define HAI_V_avx512 HAI_TARGET_avx512 HAI_INLINE __m512
 HAI_V_avx512 hai_zero_avx512(void) { return _mm512_setzero_ps(); }
@@ -95,7 +92,19 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
   *x3 = _mm512_shuffle_ps(b, d, 0xee);
 }
 
-HAI_KERNEL(avx512, 8, 16)
+#define HAI_ISA(name) hai_##name##_avx512
+#define HAI_TARGET HAI_TARGET_avx512
+#define HAI_VECTOR __m512
+#define HAI_WIDTH HAI_WIDTH_avx512
+#define HAI_LANES HAI_LANES_avx512
+#define HAI_ELEMENT float
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_16(X)
+#define HAI_N_LONG 16
+#define HAI_FACTORED 0
+#include "kernel_vector.h"
+
 static const hai_kernel hai_kernel_avx512 = {
     /* isa */ HYPERATTN_ISA_AVX512,
     /* dtype */ HYPERATTN_F32,

@@ -3,10 +3,6 @@
 #if HAI_AVX512_BF16
 #define HAI_TARGET_avx512bf \
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")))
-#define HAI_WIDTH_avx512bf HAI_WIDTH_avx512
-#define HAI_LANES_avx512bf HAI_LANES_avx512
-#define HAI_ELEMENT_avx512bf hai_bf16x2
-#define HAI_FINISH_avx512bf HAI_FINISH_PAIRS
 typedef __m512 hai_vector_avx512bf;
 #define HAI_V_avx512bf HAI_TARGET_avx512bf HAI_INLINE __m512
 #define hai_zero_avx512bf hai_zero_avx512
@@ -38,7 +34,7 @@ HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 }
 /* a in the low half of each lane, b in the high one */
-HAI_V_avx512bf hai_pair_avx512bf(__m512 a, __m512 b) {
+HAI_V_avx512bf hai_join_avx512bf(__m512 a, __m512 b) {
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(),
                                                       HAI_REINTERPRET(__m512i, _mm512_cvtne2ps_pbh(b, a))));
 }
@@ -49,7 +45,19 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *
   _mm_storeu_si128(HAI_PLACE(__m128i, pair + 4), _mm_unpackhi_epi16(x, y));
 }
 
-HAI_KERNEL_BF16(avx512bf)
+#define HAI_ISA(name) hai_##name##_avx512bf
+#define HAI_TARGET HAI_TARGET_avx512bf
+#define HAI_VECTOR __m512
+#define HAI_WIDTH HAI_WIDTH_avx512
+#define HAI_LANES HAI_LANES_avx512
+#define HAI_ELEMENT hai_bf16x2
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_8(X)
+#define HAI_N_LONG 8
+#define HAI_FACTORED 1
+#include "kernel_bf16.h"
+
 static const hai_kernel hai_kernel_avx512_bf16 = {
     /* isa */ HYPERATTN_ISA_AVX512_BF16,
     /* dtype */ HYPERATTN_BF16,

@@ -1,4 +1,11 @@
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-#endif /* any vector ISA */
+#undef HAI_ISA
+#undef HAI_TARGET
+#undef HAI_VECTOR
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ELEMENT
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#undef HAI_LONG
+#undef HAI_N_LONG
+#undef HAI_FACTORED

@@ -2,11 +2,8 @@
 
 #if HAI_NEON
 #define HAI_TARGET_neon
-#define HAI_WIDTH_neon 4
-#define HAI_LANES_neon 12
-#define HAI_ELEMENT_neon float
+enum { HAI_WIDTH_neon = 4, HAI_LANES_neon = 12 };
 #define hai_pack_rest_neon hai_pack_plain
-#define HAI_FINISH_neon(isa, R, N)
 typedef float32x4_t hai_vector_neon;
 #define HAI_V_neon HAI_INLINE float32x4_t
 HAI_V_neon hai_zero_neon(void) { return vdupq_n_f32(0.0f); }
@@ -92,7 +89,19 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
   *x3 = vzip2q_f32(b, d);
 }
 
-HAI_KERNEL(neon, 8, 16)
+#define HAI_ISA(name) hai_##name##_neon
+#define HAI_TARGET HAI_TARGET_neon
+#define HAI_VECTOR float32x4_t
+#define HAI_WIDTH HAI_WIDTH_neon
+#define HAI_LANES HAI_LANES_neon
+#define HAI_ELEMENT float
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_16(X)
+#define HAI_N_LONG 16
+#define HAI_FACTORED 0
+#include "kernel_vector.h"
+
 static const hai_kernel hai_kernel_neon = {
     /* isa */ HYPERATTN_ISA_NEON,
     /* dtype */ HYPERATTN_F32,

@@ -2,10 +2,6 @@
 
 #if HAI_NEON_BF16
 #define HAI_TARGET_neonbf
-#define HAI_WIDTH_neonbf HAI_WIDTH_neon
-#define HAI_LANES_neonbf HAI_LANES_neon
-#define HAI_ELEMENT_neonbf hai_bf16x2
-#define HAI_FINISH_neonbf HAI_FINISH_PAIRS
 typedef float32x4_t hai_vector_neonbf;
 #define hai_zero_neonbf hai_zero_neon
 #define hai_load_neonbf hai_load_neon
@@ -31,7 +27,7 @@ HAI_V_neon hai_dot_neonbf(float32x4_t a, float32x4_t b, float32x4_t c) {
   return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
 }
 /* a in the low half of each lane, b in the high one */
-HAI_V_neon hai_pair_neonbf(float32x4_t a, float32x4_t b) {
+HAI_V_neon hai_join_neonbf(float32x4_t a, float32x4_t b) {
   uint32x4_t low = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(a)));
   uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(b)));
   return vreinterpretq_f32_u32(vorrq_u32(low, vshlq_n_u32(high, 16)));
@@ -42,7 +38,19 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 
   HYPERATTN_MEMCPY(pair + 4, &both.val[1], sizeof both.val[1]);
 }
 
-HAI_KERNEL_BF16(neonbf)
+#define HAI_ISA(name) hai_##name##_neonbf
+#define HAI_TARGET HAI_TARGET_neonbf
+#define HAI_VECTOR float32x4_t
+#define HAI_WIDTH HAI_WIDTH_neon
+#define HAI_LANES HAI_LANES_neon
+#define HAI_ELEMENT hai_bf16x2
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_LONG(X) HAI_ROWS_8(X)
+#define HAI_N_LONG 8
+#define HAI_FACTORED 1
+#include "kernel_bf16.h"
+
 static const hai_kernel hai_kernel_neon_bf16 = {
     /* isa */ HYPERATTN_ISA_NEON,
     /* dtype */ HYPERATTN_BF16,
