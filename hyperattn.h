@@ -947,23 +947,23 @@ static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t ra
 
 /* ======== kernel.h ======== */
 
-/* ==== 4. Kernels =====================================================================================
-   One lane is one query. A kernel knows tiles of `lanes` queries, packed transposed, and chunks of at most
-   HAI_CHUNK keys given by pointers to their rows; it knows nothing of where the keys come from. Functions
-   take lanes [begin, end) of the tile, multiples of `width`, and leave other lanes alone; a lane's result
-   does not depend on which other lanes are present. Arrays over lanes have row stride `lanes`. */
+/* What a kernel is: the arithmetic of one tile of queries with one chunk of keys, for one ISA. One lane holds
+   one query. A tile has `lanes` queries, packed transposed; a chunk has at most HAI_CHUNK keys, given by
+   pointers to their rows. A kernel does not know where the keys come from. Its functions compute lanes
+   [begin, end) of the tile, which are multiples of `width`, and leave other lanes alone. A lane's result does
+   not depend on which other lanes hold queries. Arrays over lanes have row stride `lanes`. */
 
 typedef struct hai_kernel {
   hyperattn_isa isa;
-  hyperattn_dtype dtype; /* of the rows of queries, keys and values that it reads */
+  hyperattn_dtype dtype; /* of the query, key and value rows that it reads */
   int lanes;             /* queries per tile */
   int width;             /* lanes per register */
   int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
   /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
   void (*widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to);
-  /* packed[t][i] = factor * row[i][t], for t < dim, all lanes; a NULL row packs as zeros. Kernels of bfloat16
-     pack pairs of coordinates, and the factor behind them. */
+  /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
+     read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
   /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
@@ -974,13 +974,13 @@ typedef struct hai_kernel {
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
        factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].
-     m is the reference of a lane's sums, no score is above it. It moves ahead of slowly rising scores, so
-     that they do not multiply a state by a rounded factor in every chunk; a factor is exactly 1 where m
-     stays. m = -inf: nothing seen yet. l is [2][lanes]: a sum, and what rounding has taken from it so far.
-     NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
+     m is the reference of a lane's sums; no score is above it. It moves ahead of slowly rising scores, so that
+     they do not multiply a state by a rounded factor in every chunk; the factor is exactly 1 where m stays.
+     m = -inf means that nothing was met yet. l is [2][lanes]: a sum, and what rounding has taken from it so
+     far. A NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
   int (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                  int end, float *m, float *l, float *factor);
-  /* NULL where products take the weights as they are. Otherwise: writes the weights, rounded, behind the
+  /* NULL where products take the weights as they are. Otherwise it writes the rounded weights behind the
      scores, where `values` finds them, and adds them up as `values` would for a value of 1:
      sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
   void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
@@ -989,41 +989,41 @@ typedef struct hai_kernel {
                  int begin, int end, float *o);
   /* x[t][i] = x[t][i] * factor[i], for t < rows. */
   void (*scale)(float *x, hai_index rows, const float *factor, int begin, int end);
-  /* Adds o [rows][lanes] to sum, and what rounding takes from that to lost; o becomes 0. */
+  /* Adds o [rows][lanes] to sum, and what rounding takes from that addition to lost; o becomes 0. */
   void (*carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost);
-  /* o = sum + (lost + o), the way back; lost may be NULL. */
+  /* o = sum + (lost + o), the way back from `carry`; lost may be NULL. */
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int extra_rows;     /* rows that rounding and values need behind the HAI_CHUNK rows of score, */
-  int value_multiple; /* and what the dim of values is a multiple of */
-  /* NULL, or what the thread does before and after a task that uses the kernel; leave takes what enter
-     gave. */
+  int extra_rows;     /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
+  int value_multiple; /* the dim of `values` is a multiple of it */
+  /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`
+     returned. */
   uint32_t (*enter)(void);
   void (*leave)(uint32_t before);
 } hai_kernel;
 
-/* Of a sum and an addend, the rounded sum; *lost += the rest, exactly, if rounding is to nearest (Knuth's
-   TwoSum). */
+/* Returns the rounded sum + x and adds to *lost what rounding took from it, which is exact where rounding is
+   to nearest (Knuth's TwoSum). */
 static float hai_two_sum(float sum, float x, float *lost) {
   float next = sum + x, part = next - sum, rest = (sum - (next - part)) + (x - part);
-  if (rest == rest) *lost += rest; /* of an infinite sum nothing is lost */
+  if (rest == rest) *lost += rest; /* an infinite sum loses nothing */
   return next;
 }
 
 /* ======== kernel_scalar.h ======== */
 
-/* ---- Scalar: the specification ---- */
+/* The kernel in plain C: the specification of the others, and the one of machines without vectors. */
 
 #define HAI_SCALAR_LANES 16
 
-/* Elements from .. n - 1 of a row. */
+/* Elements from .. n - 1 of a row, as floats. */
 static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n,
                             float *to) {
   for (; from < n; from++) to[from] = hai_get(row, dtype, from);
 }
 
-/* Coordinates from .. dim - 1 of lanes begin .. end - 1. */
+/* Packs coordinates from .. dim - 1 of lanes begin .. end - 1. */
 static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor,
                            float *packed, int lanes, int begin, int end) {
   hai_index t;
@@ -1169,12 +1169,12 @@ static const hai_kernel hai_kernel_scalar = {
 
 /* ======== kernel_shared.h ======== */
 
-/* What the vector kernels share. */
+/* What vector kernels share: lists of rows for the templates, pairs of bfloat16, and the rounding mode. */
 
 #if HAI_SIMD
 
-/* gcc 105593: g++ 12 takes the undefined vectors inside its own AVX-512 intrinsics for a mistake of
-   ours; at -O0 some of gcc's intrinsics are macros that convert signs. */
+/* g++ 12 warns of undefined vectors inside its own AVX-512 intrinsics (gcc bug 105593); at -O0 some of gcc's
+   intrinsics are macros that convert signs. The warnings return in detect.h. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-conversion"
@@ -1210,8 +1210,8 @@ static void hai_pack_bf16x2(const void *const *row, hai_index from, hai_index di
 }
 #endif
 
-/* Sums and exponentials are those of rounding to nearest, whatever the caller's thread has set: the mode is
-   set for a task and set back after it; flags that were raised meanwhile stay. */
+/* A task rounds to nearest, whatever mode the caller's thread has set: the mode is set before the task and
+   set back after it. Exception flags that were raised meanwhile stay. */
 #if HAI_X86_64
 enum { HAI_ROUNDING = 3 << 13 }; /* of MXCSR */
 static uint32_t hai_enter_x86(void) {
@@ -1240,6 +1240,7 @@ static void hai_leave_neon(uint32_t before) {
 }
 #endif
 
+/* Whether n rows are all there. */
 static int hai_rows_present(const void *const *row, int n) {
   int i;
   for (i = 0; i < n; i++)
@@ -1250,10 +1251,11 @@ static int hai_rows_present(const void *const *row, int n) {
 
 /* ======== kernel_avx512.h ======== */
 
-/* ---- AVX-512: 16 lanes, tiles of 48; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+/* AVX-512: registers of 16 lanes, tiles of 48. Products take 24 sums, 3 packed vectors and 1 broadcast
+   element: 28 of 32 registers. kernel_vector.h says what each primitive does. */
 
 #if HAI_AVX512
-/* What the functions may use, and what HAI_CPU_AVX512 promises: keep the two together. */
+/* What these functions may use. HAI_CPU_AVX512 must promise the same. */
 #define HAI_TARGET_avx512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
 enum { HAI_WIDTH_avx512 = 16, HAI_LANES_avx512 = 48 };
 #define hai_pack_rest_avx512 hai_pack_plain
@@ -1270,7 +1272,6 @@ HAI_V_avx512 hai_fma_avx512(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_
 HAI_V_avx512 hai_dot_avx512(__m512 a, __m512 b, __m512 c) { return hai_fma_avx512(a, b, c); }
 HAI_V_avx512 hai_times_avx512(__m512 x, __m512 factor) { return hai_mul_avx512(x, factor); }
 HAI_V_avx512 hai_each_avx512(const float *p) { return hai_set1_avx512(*p); }
-/* 16 elements */
 HAI_TARGET_avx512 HAI_INLINE __m256i hai_halves_avx512(const void *p) {
   return _mm256_loadu_si256(HAI_AS(const __m256i *, p));
 }
@@ -1279,36 +1280,29 @@ HAI_V_avx512 hai_bf16_avx512(const void *p) {
   __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
-/* the first lane in all */
 HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
 HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
-/* the larger; a NaN in a is passed over */
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
-/* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), HAI_AS(__mmask16, bits), x);
 }
-/* 0 where x is -inf */
 HAI_V_avx512 hai_or_zero_avx512(__m512 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_NEQ_UQ), x);
 }
-/* 0 where x is NaN */
 HAI_V_avx512 hai_known_avx512(__m512 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
 }
-/* m and the largest score make the next reference */
 HAI_V_avx512 hai_move_avx512(__m512 m, __m512 high) {
   __mmask16 steps = _mm512_cmp_ps_mask(high, _mm512_add_ps(m, _mm512_set1_ps(HAI_LEAP)), _CMP_LT_OQ);
   __mmask16 moves = _mm512_cmp_ps_mask(high, m, _CMP_GT_OQ);
   return _mm512_mask_add_ps(high, moves & steps, high, _mm512_set1_ps(HAI_AHEAD));
 }
-/* is any lane of a another than b's */
 HAI_TARGET_avx512 HAI_INLINE int hai_differ_avx512(__m512 a, __m512 b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0;
 }
-/* e^x for x <= 0, below 2^-126 exactly 0: 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)),
+/* 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)), t = x log2(e),
    which is 1 and 2 at the ends, so that e^x has no step at whole t, and e^0 = 1 */
 HAI_V_avx512 hai_exp_avx512(__m512 x) {
   __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
@@ -1322,7 +1316,6 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, t);
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
-/* elements t .. t + 3 of rows 0, 4, 8, .. */
 HAI_V_avx512 hai_gather4_avx512(const void *const *row, hai_index t) {
   __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t));
   x = _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
@@ -1697,7 +1690,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const floa
   return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
 }
 
-/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+/* Replaces the scores of one register's lanes by weights e^(score - shift); returns their sums. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
   HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
   int j;
@@ -1717,7 +1710,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTO
   return HAI_ISA(add)(even, odd);
 }
 
-/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+/* What rounding took from next = a + b, as in hai_two_sum. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
   HAI_VECTOR part = HAI_ISA(sub)(next, a);
   return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
@@ -1863,7 +1856,7 @@ static const hai_kernel hai_kernel_avx512 = {
 
 /* ======== kernel_avx512_bf16.h ======== */
 
-/* ---- AVX-512 BF16: the same tile of pairs ---- */
+/* AVX512-BF16: the tile of AVX-512 with elements of two bfloat16. */
 
 #if HAI_AVX512_BF16
 #define HAI_TARGET_avx512bf \
@@ -1898,7 +1891,6 @@ HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
   return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 }
-/* a in the low half of each lane, b in the high one */
 HAI_V_avx512bf hai_join_avx512bf(__m512 a, __m512 b) {
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(),
                                                       HAI_REINTERPRET(__m512i, _mm512_cvtne2ps_pbh(b, a))));
@@ -2247,10 +2239,9 @@ HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys
                                             hai_bf16x2 *joined) {
   static const uint16_t none[8] = {0};
   int j;
-  for (j = 0; j < n_keys; j += 2, joined += 8)
-    HAI_ISA(zip)
-    (HAI_AS(const uint16_t *, value[j]) + at,
-     j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+  for (j = 0; j < n_keys; j += 2, joined += 8) HAI_ISA(zip)
+  (HAI_AS(const uint16_t *, value[j]) + at,
+   j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
 }
 
 static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -2314,19 +2305,19 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
 
 /* ======== kernel_amx.h ======== */
 
-/* ---- AMX: the same products, 16 x 16 sums of 32 products at a time ----
-   A tile register holds 16 rows of 64 bytes. Scores: 16 keys x 32 coordinates, as they lie, by the packed
-   pairs of 16 queries. Values: 16 coordinates x 32 keys, transposed, by the pairs of weights of 16 queries.
-   Tiles 0 to 2 are sums, one for each register of lanes; 3 is the left factor, 4 to 6 are the right ones.
-   head_dim is a multiple of 32, value_dim of 16. */
+/* AMX: the products of bfloat16 by tile registers, 16 x 16 sums of 32 products at a time. A tile register
+   holds 16 rows of 64 bytes. Scores multiply 16 keys x 32 coordinates, as they lie in memory, by the packed
+   coordinates of 16 queries. Values multiply 16 coordinates x 32 keys, transposed, by the joined weights of
+   16 queries. Tile registers 0 to 2 are the sums, one for each register of lanes; 3 is the left factor, 4 to
+   6 are the right factors. head_dim is a multiple of 32, value_dim of 16. */
 
 #if HAI_AMX
 #define HAI_TARGET_amx \
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")))
-#define HAI_AMX_ROWS 16                   /* of a tile register */
-#define HAI_AMX_PRODUCTS 32               /* that a sum takes at a time */
-#define HAI_AMX_TILE 256                  /* floats in 16 rows of 64 bytes */
-#define HAI_AMX_ROOM (HAI_CHUNK / 2 + 11) /* weights; two tiles: values in pairs, and transposed */
+#define HAI_AMX_ROWS 16                    /* of a tile register */
+#define HAI_AMX_PRODUCTS 32                /* that a sum takes at a time */
+#define HAI_AMX_TILE 256                   /* floats in 16 rows of 64 bytes */
+#define HAI_AMX_EXTRA (HAI_CHUNK / 2 + 11) /* rows for the weights and for two tile registers of values */
 
 HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {
@@ -2342,7 +2333,7 @@ HAI_TARGET_amx static void hai_leave_amx(uint32_t before) {
   hai_leave_x86(before);
 }
 
-/* Sums 0 .. n - 1 += tile 3 by the pairs at `right` [16][lanes]. */
+/* Adds to sums 0 .. n - 1 tile register 3 times the joined elements at `right` [16][lanes]. */
 HAI_TARGET_amx HAI_INLINE void hai_dot_amx(const float *right, int n) {
   const int stride = HAI_LANES_avx512 * HAI_AS(int, sizeof(float));
   _tile_loadd(4, right, stride);
@@ -2366,10 +2357,11 @@ HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
   if (n > 1) _tile_stored(1, to + 16, stride);
   if (n > 2) _tile_stored(2, to + 32, stride);
 }
-/* gcc's loads of tiles do not say that they read memory. */
+/* gcc's loads of tile registers do not tell the compiler that they read memory. */
 #define HAI_AMX_FENCE() __asm__ volatile("" ::: "memory")
 
-/* The distance of 16 rows from one another; 0 if they are fewer, or if it varies. */
+/* The distance in bytes between 16 neighbouring rows; 0 if there are fewer rows, or if the distance varies.
+   */
 static ptrdiff_t hai_even_rows(const void *const *row, int n) {
   ptrdiff_t stride = n > 1 ? HAI_AS(const char *, row[1]) - HAI_AS(const char *, row[0]) : 0;
   int i;
@@ -2482,7 +2474,7 @@ static const hai_kernel hai_kernel_amx = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
-    /* extra_rows */ HAI_AMX_ROOM,
+    /* extra_rows */ HAI_AMX_EXTRA,
     /* value_multiple */ HAI_AMX_ROWS,
     /* enter */ hai_enter_amx,
     /* leave */ hai_leave_amx};
@@ -2490,7 +2482,8 @@ static const hai_kernel hai_kernel_amx = {
 
 /* ======== kernel_avx2.h ======== */
 
-/* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
+/* AVX2 with FMA: registers of 8 lanes, tiles of 24. Products take 12 sums, 3 packed vectors and 1 broadcast
+   element: all 16 registers. kernel_vector.h says what each primitive does. */
 
 #if HAI_AVX2
 #define HAI_TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
@@ -2509,7 +2502,6 @@ HAI_V_avx2 hai_fma_avx2(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a
 HAI_V_avx2 hai_dot_avx2(__m256 a, __m256 b, __m256 c) { return hai_fma_avx2(a, b, c); }
 HAI_V_avx2 hai_times_avx2(__m256 x, __m256 factor) { return hai_mul_avx2(x, factor); }
 HAI_V_avx2 hai_each_avx2(const float *p) { return hai_set1_avx2(*p); }
-/* 8 elements */
 HAI_V_avx2 hai_f16_avx2(const void *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
 }
@@ -2517,33 +2509,26 @@ HAI_V_avx2 hai_bf16_avx2(const void *p) {
   __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-/* the first lane in all */
 HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
 HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
-/* the larger; a NaN in a is passed over */
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
-/* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   __m256i shown =
       _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(HAI_AS(int, bits & 255)), lane), lane);
   return _mm256_blendv_ps(_mm256_set1_ps(-hai_inf()), x, _mm256_castsi256_ps(shown));
 }
-/* 0 where x is -inf */
 HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
   return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
 }
-/* 0 where x is NaN */
 HAI_V_avx2 hai_known_avx2(__m256 x) { return _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q)); }
-/* m and the largest score make the next reference */
 HAI_V_avx2 hai_move_avx2(__m256 m, __m256 high) {
   __m256 steps = _mm256_cmp_ps(high, _mm256_add_ps(m, _mm256_set1_ps(HAI_LEAP)), _CMP_LT_OQ);
   __m256 moves = _mm256_and_ps(_mm256_cmp_ps(high, m, _CMP_GT_OQ), steps);
   return _mm256_add_ps(high, _mm256_and_ps(moves, _mm256_set1_ps(HAI_AHEAD)));
 }
-/* is any lane of a another than b's */
 HAI_TARGET_avx2 HAI_INLINE int hai_differ_avx2(__m256 a, __m256 b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0;
 }
@@ -2568,7 +2553,6 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
-/* elements t .. t + 3 of rows 0, 4, 8, .. */
 HAI_V_avx2 hai_gather4_avx2(const void *const *row, hai_index t) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t)),
                               _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
@@ -2939,7 +2923,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const floa
   return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
 }
 
-/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+/* Replaces the scores of one register's lanes by weights e^(score - shift); returns their sums. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
   HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
   int j;
@@ -2959,7 +2943,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTO
   return HAI_ISA(add)(even, odd);
 }
 
-/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+/* What rounding took from next = a + b, as in hai_two_sum. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
   HAI_VECTOR part = HAI_ISA(sub)(next, a);
   return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
@@ -3105,7 +3089,8 @@ static const hai_kernel hai_kernel_avx2 = {
 
 /* ======== kernel_neon.h ======== */
 
-/* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+/* NEON: registers of 4 lanes, tiles of 12. Products take 24 sums, 3 packed vectors and 1 broadcast element:
+   28 of 32 registers. kernel_vector.h says what each primitive does. */
 
 #if HAI_NEON
 #define HAI_TARGET_neon
@@ -3124,7 +3109,6 @@ HAI_V_neon hai_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return vf
 HAI_V_neon hai_dot_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return hai_fma_neon(a, b, c); }
 HAI_V_neon hai_times_neon(float32x4_t x, float32x4_t factor) { return hai_mul_neon(x, factor); }
 HAI_V_neon hai_each_neon(const float *p) { return hai_set1_neon(*p); }
-/* 4 elements */
 HAI_V_neon hai_f16_neon(const void *p) {
   uint16x4_t x;
   HYPERATTN_MEMCPY(&x, p, sizeof x);
@@ -3135,35 +3119,28 @@ HAI_V_neon hai_bf16_neon(const void *p) {
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
-/* the first lane in all */
 HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
 HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 }
-/* the larger; a NaN in a is passed over */
 HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-/* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
   static const uint32_t lane[4] = {1, 2, 4, 8};
   return vbslq_f32(vtstq_u32(vdupq_n_u32(HAI_AS(uint32_t, bits)), vld1q_u32(lane)), x,
                    vdupq_n_f32(-hai_inf()));
 }
-/* 0 where x is -inf */
 HAI_V_neon hai_or_zero_neon(float32x4_t x) {
   return vbslq_f32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vdupq_n_f32(0.0f), x);
 }
-/* 0 where x is NaN */
 HAI_V_neon hai_known_neon(float32x4_t x) { return vbslq_f32(vceqq_f32(x, x), x, vdupq_n_f32(0.0f)); }
-/* m and the largest score make the next reference */
 HAI_V_neon hai_move_neon(float32x4_t m, float32x4_t high) {
   uint32x4_t steps = vcltq_f32(high, vaddq_f32(m, vdupq_n_f32(HAI_LEAP)));
   uint32x4_t moves = vandq_u32(vcgtq_f32(high, m), steps);
   return vaddq_f32(high,
                    vreinterpretq_f32_u32(vandq_u32(moves, vreinterpretq_u32_f32(vdupq_n_f32(HAI_AHEAD)))));
 }
-/* is any lane of a another than b's */
 HAI_INLINE int hai_differ_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) == 0; }
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
    shift leaves it a NaN */
@@ -3549,7 +3526,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const floa
   return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
 }
 
-/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+/* Replaces the scores of one register's lanes by weights e^(score - shift); returns their sums. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
   HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
   int j;
@@ -3569,7 +3546,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTO
   return HAI_ISA(add)(even, odd);
 }
 
-/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+/* What rounding took from next = a + b, as in hai_two_sum. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
   HAI_VECTOR part = HAI_ISA(sub)(next, a);
   return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
@@ -3715,7 +3692,8 @@ static const hai_kernel hai_kernel_neon = {
 
 /* ======== kernel_neon_bf16.h ======== */
 
-/* ---- NEON BF16 (ARMv8.6), where the compiler may use it everywhere: the same tile of pairs ---- */
+/* NEON with BF16 (ARMv8.6), where the compiler may use it everywhere: the tile of NEON with elements of two
+   bfloat16. */
 
 #if HAI_NEON_BF16
 #define HAI_TARGET_neonbf
@@ -3743,7 +3721,6 @@ HAI_V_neon hai_each_neonbf(const hai_bf16x2 *p) {
 HAI_V_neon hai_dot_neonbf(float32x4_t a, float32x4_t b, float32x4_t c) {
   return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
 }
-/* a in the low half of each lane, b in the high one */
 HAI_V_neon hai_join_neonbf(float32x4_t a, float32x4_t b) {
   uint32x4_t low = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(a)));
   uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(b)));
@@ -4092,10 +4069,9 @@ HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys
                                             hai_bf16x2 *joined) {
   static const uint16_t none[8] = {0};
   int j;
-  for (j = 0; j < n_keys; j += 2, joined += 8)
-    HAI_ISA(zip)
-    (HAI_AS(const uint16_t *, value[j]) + at,
-     j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+  for (j = 0; j < n_keys; j += 2, joined += 8) HAI_ISA(zip)
+  (HAI_AS(const uint16_t *, value[j]) + at,
+   j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
 }
 
 static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -4165,8 +4141,8 @@ static const hai_kernel hai_kernel_neon_bf16 = {
 
 /* Which kernels this machine can run, and which one a call takes. */
 
-/* What the processor has. FAST: bfloat16 products take less time than float32's multiply-adds, as on AMD's cores;
-   on Intel's they take twice as long. */
+/* What the processor has. FAST: bfloat16 products take less time than float32's multiply-adds, as on AMD's
+   cores; on Intel's they take twice as long. */
 enum {
   HAI_CPU_KNOWN = 1,
   HAI_CPU_AVX2 = 2,
@@ -4237,8 +4213,8 @@ static int hai_cpu(void) { return HAI_CPU_KNOWN; }
 #endif
 
 #if HAI_AMX
-/* Whether the process has asked Linux for AMX's registers: using them without permission raises SIGILL. The answer
-   can turn to yes at any time and never back, so only yes is kept, and no size depends on it. */
+/* Whether the process has asked Linux for AMX's registers: using them without permission raises SIGILL. The
+   answer can turn to yes at any time and never back, so only yes is kept, and no size depends on it. */
 static int hai_amx_permitted(void) {
   static int word;
   uint64_t mask = 0;
@@ -4330,8 +4306,8 @@ static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index valu
 #endif
 }
 
-/* The kernel whose products read bfloat16, NULL where there is none or, under AUTO, where it is slower than the
-   one for float32. */
+/* The kernel whose products read bfloat16, NULL where there is none or, under AUTO, where it is slower than
+   the one for float32. */
 static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;
@@ -7576,9 +7552,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AHEAD
 #undef HAI_ALIGN
 #undef HAI_AMX
+#undef HAI_AMX_EXTRA
 #undef HAI_AMX_FENCE
 #undef HAI_AMX_PRODUCTS
-#undef HAI_AMX_ROOM
 #undef HAI_AMX_ROWS
 #undef HAI_AMX_TILE
 #undef HAI_APART

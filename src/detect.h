@@ -4,8 +4,8 @@
 
 /* Which kernels this machine can run, and which one a call takes. */
 
-/* What the processor has. FAST: bfloat16 products take less time than float32's multiply-adds, as on AMD's cores;
-   on Intel's they take twice as long. */
+/* What the processor has. FAST: bfloat16 products take less time than float32's multiply-adds, as on AMD's
+   cores; on Intel's they take twice as long. */
 enum {
   HAI_CPU_KNOWN = 1,
   HAI_CPU_AVX2 = 2,
@@ -76,8 +76,8 @@ static int hai_cpu(void) { return HAI_CPU_KNOWN; }
 #endif
 
 #if HAI_AMX
-/* Whether the process has asked Linux for AMX's registers: using them without permission raises SIGILL. The answer
-   can turn to yes at any time and never back, so only yes is kept, and no size depends on it. */
+/* Whether the process has asked Linux for AMX's registers: using them without permission raises SIGILL. The
+   answer can turn to yes at any time and never back, so only yes is kept, and no size depends on it. */
 static int hai_amx_permitted(void) {
   static int word;
   uint64_t mask = 0;
@@ -169,8 +169,8 @@ static int hai_may_use_amx(hyperattn_isa isa, hai_index head_dim, hai_index valu
 #endif
 }
 
-/* The kernel whose products read bfloat16, NULL where there is none or, under AUTO, where it is slower than the
-   one for float32. */
+/* The kernel whose products read bfloat16, NULL where there is none or, under AUTO, where it is slower than
+   the one for float32. */
 static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_dim, hai_index value_dim) {
 #if HAI_AMX
   if (hai_may_use_amx(isa, head_dim, value_dim) && hai_amx_permitted()) return &hai_kernel_amx;

@@ -1,16 +1,16 @@
-/* ---- AMX: the same products, 16 x 16 sums of 32 products at a time ----
-   A tile register holds 16 rows of 64 bytes. Scores: 16 keys x 32 coordinates, as they lie, by the packed
-   pairs of 16 queries. Values: 16 coordinates x 32 keys, transposed, by the pairs of weights of 16 queries.
-   Tiles 0 to 2 are sums, one for each register of lanes; 3 is the left factor, 4 to 6 are the right ones.
-   head_dim is a multiple of 32, value_dim of 16. */
+/* AMX: the products of bfloat16 by tile registers, 16 x 16 sums of 32 products at a time. A tile register
+   holds 16 rows of 64 bytes. Scores multiply 16 keys x 32 coordinates, as they lie in memory, by the packed
+   coordinates of 16 queries. Values multiply 16 coordinates x 32 keys, transposed, by the joined weights of
+   16 queries. Tile registers 0 to 2 are the sums, one for each register of lanes; 3 is the left factor, 4 to
+   6 are the right factors. head_dim is a multiple of 32, value_dim of 16. */
 
 #if HAI_AMX
 #define HAI_TARGET_amx \
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")))
-#define HAI_AMX_ROWS 16                   /* of a tile register */
-#define HAI_AMX_PRODUCTS 32               /* that a sum takes at a time */
-#define HAI_AMX_TILE 256                  /* floats in 16 rows of 64 bytes */
-#define HAI_AMX_ROOM (HAI_CHUNK / 2 + 11) /* weights; two tiles: values in pairs, and transposed */
+#define HAI_AMX_ROWS 16                    /* of a tile register */
+#define HAI_AMX_PRODUCTS 32                /* that a sum takes at a time */
+#define HAI_AMX_TILE 256                   /* floats in 16 rows of 64 bytes */
+#define HAI_AMX_EXTRA (HAI_CHUNK / 2 + 11) /* rows for the weights and for two tile registers of values */
 
 HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {
@@ -26,7 +26,7 @@ HAI_TARGET_amx static void hai_leave_amx(uint32_t before) {
   hai_leave_x86(before);
 }
 
-/* Sums 0 .. n - 1 += tile 3 by the pairs at `right` [16][lanes]. */
+/* Adds to sums 0 .. n - 1 tile register 3 times the joined elements at `right` [16][lanes]. */
 HAI_TARGET_amx HAI_INLINE void hai_dot_amx(const float *right, int n) {
   const int stride = HAI_LANES_avx512 * HAI_AS(int, sizeof(float));
   _tile_loadd(4, right, stride);
@@ -50,10 +50,11 @@ HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
   if (n > 1) _tile_stored(1, to + 16, stride);
   if (n > 2) _tile_stored(2, to + 32, stride);
 }
-/* gcc's loads of tiles do not say that they read memory. */
+/* gcc's loads of tile registers do not tell the compiler that they read memory. */
 #define HAI_AMX_FENCE() __asm__ volatile("" ::: "memory")
 
-/* The distance of 16 rows from one another; 0 if they are fewer, or if it varies. */
+/* The distance in bytes between 16 neighbouring rows; 0 if there are fewer rows, or if the distance varies.
+   */
 static ptrdiff_t hai_even_rows(const void *const *row, int n) {
   ptrdiff_t stride = n > 1 ? HAI_AS(const char *, row[1]) - HAI_AS(const char *, row[0]) : 0;
   int i;
@@ -166,7 +167,7 @@ static const hai_kernel hai_kernel_amx = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
-    /* extra_rows */ HAI_AMX_ROOM,
+    /* extra_rows */ HAI_AMX_EXTRA,
     /* value_multiple */ HAI_AMX_ROWS,
     /* enter */ hai_enter_amx,
     /* leave */ hai_leave_amx};

@@ -1,4 +1,5 @@
-/* ---- AVX2, FMA: 8 lanes, tiles of 24; 12 accumulators + 3 packed + 1 broadcast = 16 of 16 registers ---- */
+/* AVX2 with FMA: registers of 8 lanes, tiles of 24. Products take 12 sums, 3 packed vectors and 1 broadcast
+   element: all 16 registers. kernel_vector.h says what each primitive does. */
 
 #if HAI_AVX2
 #define HAI_TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
@@ -17,7 +18,6 @@ HAI_V_avx2 hai_fma_avx2(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a
 HAI_V_avx2 hai_dot_avx2(__m256 a, __m256 b, __m256 c) { return hai_fma_avx2(a, b, c); }
 HAI_V_avx2 hai_times_avx2(__m256 x, __m256 factor) { return hai_mul_avx2(x, factor); }
 HAI_V_avx2 hai_each_avx2(const float *p) { return hai_set1_avx2(*p); }
-/* 8 elements */
 HAI_V_avx2 hai_f16_avx2(const void *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
 }
@@ -25,33 +25,26 @@ HAI_V_avx2 hai_bf16_avx2(const void *p) {
   __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-/* the first lane in all */
 HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
 HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
-/* the larger; a NaN in a is passed over */
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
-/* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   __m256i shown =
       _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(HAI_AS(int, bits & 255)), lane), lane);
   return _mm256_blendv_ps(_mm256_set1_ps(-hai_inf()), x, _mm256_castsi256_ps(shown));
 }
-/* 0 where x is -inf */
 HAI_V_avx2 hai_or_zero_avx2(__m256 x) {
   return _mm256_and_ps(x, _mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_NEQ_UQ));
 }
-/* 0 where x is NaN */
 HAI_V_avx2 hai_known_avx2(__m256 x) { return _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q)); }
-/* m and the largest score make the next reference */
 HAI_V_avx2 hai_move_avx2(__m256 m, __m256 high) {
   __m256 steps = _mm256_cmp_ps(high, _mm256_add_ps(m, _mm256_set1_ps(HAI_LEAP)), _CMP_LT_OQ);
   __m256 moves = _mm256_and_ps(_mm256_cmp_ps(high, m, _CMP_GT_OQ), steps);
   return _mm256_add_ps(high, _mm256_and_ps(moves, _mm256_set1_ps(HAI_AHEAD)));
 }
-/* is any lane of a another than b's */
 HAI_TARGET_avx2 HAI_INLINE int hai_differ_avx2(__m256 a, __m256 b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0;
 }
@@ -76,7 +69,6 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
-/* elements t .. t + 3 of rows 0, 4, 8, .. */
 HAI_V_avx2 hai_gather4_avx2(const void *const *row, hai_index t) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t)),
                               _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);

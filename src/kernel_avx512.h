@@ -1,7 +1,8 @@
-/* ---- AVX-512: 16 lanes, tiles of 48; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+/* AVX-512: registers of 16 lanes, tiles of 48. Products take 24 sums, 3 packed vectors and 1 broadcast
+   element: 28 of 32 registers. kernel_vector.h says what each primitive does. */
 
 #if HAI_AVX512
-/* What the functions may use, and what HAI_CPU_AVX512 promises: keep the two together. */
+/* What these functions may use. HAI_CPU_AVX512 must promise the same. */
 #define HAI_TARGET_avx512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
 enum { HAI_WIDTH_avx512 = 16, HAI_LANES_avx512 = 48 };
 #define hai_pack_rest_avx512 hai_pack_plain
@@ -18,7 +19,6 @@ HAI_V_avx512 hai_fma_avx512(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_
 HAI_V_avx512 hai_dot_avx512(__m512 a, __m512 b, __m512 c) { return hai_fma_avx512(a, b, c); }
 HAI_V_avx512 hai_times_avx512(__m512 x, __m512 factor) { return hai_mul_avx512(x, factor); }
 HAI_V_avx512 hai_each_avx512(const float *p) { return hai_set1_avx512(*p); }
-/* 16 elements */
 HAI_TARGET_avx512 HAI_INLINE __m256i hai_halves_avx512(const void *p) {
   return _mm256_loadu_si256(HAI_AS(const __m256i *, p));
 }
@@ -27,36 +27,29 @@ HAI_V_avx512 hai_bf16_avx512(const void *p) {
   __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
-/* the first lane in all */
 HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
 HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
-/* the larger; a NaN in a is passed over */
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
-/* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), HAI_AS(__mmask16, bits), x);
 }
-/* 0 where x is -inf */
 HAI_V_avx512 hai_or_zero_avx512(__m512 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_NEQ_UQ), x);
 }
-/* 0 where x is NaN */
 HAI_V_avx512 hai_known_avx512(__m512 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
 }
-/* m and the largest score make the next reference */
 HAI_V_avx512 hai_move_avx512(__m512 m, __m512 high) {
   __mmask16 steps = _mm512_cmp_ps_mask(high, _mm512_add_ps(m, _mm512_set1_ps(HAI_LEAP)), _CMP_LT_OQ);
   __mmask16 moves = _mm512_cmp_ps_mask(high, m, _CMP_GT_OQ);
   return _mm512_mask_add_ps(high, moves & steps, high, _mm512_set1_ps(HAI_AHEAD));
 }
-/* is any lane of a another than b's */
 HAI_TARGET_avx512 HAI_INLINE int hai_differ_avx512(__m512 a, __m512 b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0;
 }
-/* e^x for x <= 0, below 2^-126 exactly 0: 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)),
+/* 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)), t = x log2(e),
    which is 1 and 2 at the ends, so that e^x has no step at whole t, and e^0 = 1 */
 HAI_V_avx512 hai_exp_avx512(__m512 x) {
   __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
@@ -70,7 +63,6 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, t);
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
-/* elements t .. t + 3 of rows 0, 4, 8, .. */
 HAI_V_avx512 hai_gather4_avx512(const void *const *row, hai_index t) {
   __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t));
   x = _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);

@@ -1,4 +1,4 @@
-/* ---- AVX-512 BF16: the same tile of pairs ---- */
+/* AVX512-BF16: the tile of AVX-512 with elements of two bfloat16. */
 
 #if HAI_AVX512_BF16
 #define HAI_TARGET_avx512bf \
@@ -33,7 +33,6 @@ HAI_TARGET_avx512bf HAI_INLINE __m512i hai_zip_lanes_avx512bf(void) {
   return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 }
-/* a in the low half of each lane, b in the high one */
 HAI_V_avx512bf hai_join_avx512bf(__m512 a, __m512 b) {
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(hai_zip_lanes_avx512bf(),
                                                       HAI_REINTERPRET(__m512i, _mm512_cvtne2ps_pbh(b, a))));

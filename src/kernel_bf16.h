@@ -51,10 +51,9 @@ HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys
                                             hai_bf16x2 *joined) {
   static const uint16_t none[8] = {0};
   int j;
-  for (j = 0; j < n_keys; j += 2, joined += 8)
-    HAI_ISA(zip)
-    (HAI_AS(const uint16_t *, value[j]) + at,
-     j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+  for (j = 0; j < n_keys; j += 2, joined += 8) HAI_ISA(zip)
+  (HAI_AS(const uint16_t *, value[j]) + at,
+   j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
 }
 
 static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,

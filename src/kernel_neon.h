@@ -1,4 +1,5 @@
-/* ---- NEON: 4 lanes, tiles of 12; 24 accumulators + 3 packed + 1 broadcast = 28 of 32 registers ---- */
+/* NEON: registers of 4 lanes, tiles of 12. Products take 24 sums, 3 packed vectors and 1 broadcast element:
+   28 of 32 registers. kernel_vector.h says what each primitive does. */
 
 #if HAI_NEON
 #define HAI_TARGET_neon
@@ -17,7 +18,6 @@ HAI_V_neon hai_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return vf
 HAI_V_neon hai_dot_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return hai_fma_neon(a, b, c); }
 HAI_V_neon hai_times_neon(float32x4_t x, float32x4_t factor) { return hai_mul_neon(x, factor); }
 HAI_V_neon hai_each_neon(const float *p) { return hai_set1_neon(*p); }
-/* 4 elements */
 HAI_V_neon hai_f16_neon(const void *p) {
   uint16x4_t x;
   HYPERATTN_MEMCPY(&x, p, sizeof x);
@@ -28,35 +28,28 @@ HAI_V_neon hai_bf16_neon(const void *p) {
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
-/* the first lane in all */
 HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
 HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 }
-/* the larger; a NaN in a is passed over */
 HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-/* x in the lanes of `bits`, -inf elsewhere */
 HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
   static const uint32_t lane[4] = {1, 2, 4, 8};
   return vbslq_f32(vtstq_u32(vdupq_n_u32(HAI_AS(uint32_t, bits)), vld1q_u32(lane)), x,
                    vdupq_n_f32(-hai_inf()));
 }
-/* 0 where x is -inf */
 HAI_V_neon hai_or_zero_neon(float32x4_t x) {
   return vbslq_f32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vdupq_n_f32(0.0f), x);
 }
-/* 0 where x is NaN */
 HAI_V_neon hai_known_neon(float32x4_t x) { return vbslq_f32(vceqq_f32(x, x), x, vdupq_n_f32(0.0f)); }
-/* m and the largest score make the next reference */
 HAI_V_neon hai_move_neon(float32x4_t m, float32x4_t high) {
   uint32x4_t steps = vcltq_f32(high, vaddq_f32(m, vdupq_n_f32(HAI_LEAP)));
   uint32x4_t moves = vandq_u32(vcgtq_f32(high, m), steps);
   return vaddq_f32(high,
                    vreinterpretq_f32_u32(vandq_u32(moves, vreinterpretq_u32_f32(vdupq_n_f32(HAI_AHEAD)))));
 }
-/* is any lane of a another than b's */
 HAI_INLINE int hai_differ_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) == 0; }
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
    shift leaves it a NaN */

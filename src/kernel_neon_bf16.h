@@ -1,4 +1,5 @@
-/* ---- NEON BF16 (ARMv8.6), where the compiler may use it everywhere: the same tile of pairs ---- */
+/* NEON with BF16 (ARMv8.6), where the compiler may use it everywhere: the tile of NEON with elements of two
+   bfloat16. */
 
 #if HAI_NEON_BF16
 #define HAI_TARGET_neonbf
@@ -26,7 +27,6 @@ HAI_V_neon hai_each_neonbf(const hai_bf16x2 *p) {
 HAI_V_neon hai_dot_neonbf(float32x4_t a, float32x4_t b, float32x4_t c) {
   return vbfdotq_f32(c, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
 }
-/* a in the low half of each lane, b in the high one */
 HAI_V_neon hai_join_neonbf(float32x4_t a, float32x4_t b) {
   uint32x4_t low = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(a)));
   uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(b)));

@@ -1,14 +1,14 @@
-/* ---- Scalar: the specification ---- */
+/* The kernel in plain C: the specification of the others, and the one of machines without vectors. */
 
 #define HAI_SCALAR_LANES 16
 
-/* Elements from .. n - 1 of a row. */
+/* Elements from .. n - 1 of a row, as floats. */
 static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n,
                             float *to) {
   for (; from < n; from++) to[from] = hai_get(row, dtype, from);
 }
 
-/* Coordinates from .. dim - 1 of lanes begin .. end - 1. */
+/* Packs coordinates from .. dim - 1 of lanes begin .. end - 1. */
 static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor,
                            float *packed, int lanes, int begin, int end) {
   hai_index t;

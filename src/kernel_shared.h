@@ -1,9 +1,9 @@
-/* What the vector kernels share. */
+/* What vector kernels share: lists of rows for the templates, pairs of bfloat16, and the rounding mode. */
 
 #if HAI_SIMD
 
-/* gcc 105593: g++ 12 takes the undefined vectors inside its own AVX-512 intrinsics for a mistake of
-   ours; at -O0 some of gcc's intrinsics are macros that convert signs. */
+/* g++ 12 warns of undefined vectors inside its own AVX-512 intrinsics (gcc bug 105593); at -O0 some of gcc's
+   intrinsics are macros that convert signs. The warnings return in detect.h. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-conversion"
@@ -39,8 +39,8 @@ static void hai_pack_bf16x2(const void *const *row, hai_index from, hai_index di
 }
 #endif
 
-/* Sums and exponentials are those of rounding to nearest, whatever the caller's thread has set: the mode is
-   set for a task and set back after it; flags that were raised meanwhile stay. */
+/* A task rounds to nearest, whatever mode the caller's thread has set: the mode is set before the task and
+   set back after it. Exception flags that were raised meanwhile stay. */
 #if HAI_X86_64
 enum { HAI_ROUNDING = 3 << 13 }; /* of MXCSR */
 static uint32_t hai_enter_x86(void) {
@@ -69,6 +69,7 @@ static void hai_leave_neon(uint32_t before) {
 }
 #endif
 
+/* Whether n rows are all there. */
 static int hai_rows_present(const void *const *row, int n) {
   int i;
   for (i = 0; i < n; i++)

@@ -67,7 +67,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(high)(float *at, int n_keys, const floa
   return HAI_ISA(max)(HAI_ISA(max)(high0, high1), HAI_ISA(max)(high2, high3));
 }
 
-/* Weights e^(score - shift) in the place of one register's scores; returns their sums. */
+/* Replaces the scores of one register's lanes by weights e^(score - shift); returns their sums. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTOR shift) {
   HAI_VECTOR s, t, even = HAI_ISA(zero)(), odd = even;
   int j;
@@ -87,7 +87,7 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(weigh)(float *at, int n_keys, HAI_VECTO
   return HAI_ISA(add)(even, odd);
 }
 
-/* What the rounding of next = a + b takes from the sum (hai_two_sum). */
+/* What rounding took from next = a + b, as in hai_two_sum. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(lost)(HAI_VECTOR a, HAI_VECTOR b, HAI_VECTOR next) {
   HAI_VECTOR part = HAI_ISA(sub)(next, a);
   return HAI_ISA(add)(HAI_ISA(sub)(a, HAI_ISA(sub)(next, part)), HAI_ISA(sub)(b, part));
