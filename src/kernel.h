@@ -25,10 +25,10 @@ typedef struct hai_kernel {
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
        factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].
-     m is the reference of a lane's sums; no score is above it. It moves ahead of slowly rising scores, so that
-     they do not multiply a state by a rounded factor in every chunk; the factor is exactly 1 where m stays.
-     m = -inf means that nothing was met yet. l is [2][lanes]: a sum, and what rounding has taken from it so
-     far. A NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
+     m is the reference of a lane's sums; no score is above it. It moves ahead of slowly rising scores, so
+     that they do not multiply a state by a rounded factor in every chunk; the factor is exactly 1 where m
+     stays. m = -inf means that nothing was met yet. l is [2][lanes]: a sum, and what rounding has taken from
+     it so far. A NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
   int (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                  int end, float *m, float *l, float *factor);
   /* NULL where products take the weights as they are. Otherwise it writes the rounded weights behind the
