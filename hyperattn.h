@@ -5241,68 +5241,77 @@ static float *hai_cap(const hai_job *job) {
 /* ======== tiles.h ======== */
 
 /* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states. Keys come in chunks, whose rows the
-   tiles of a task share where all meet the same ones, or are pushed one by one; each chunk goes through the
-   kernel. The state of a query is (m, l, o): running maximum, sum of weights, unnormalised output;
-   out = o / l and lse = m + ln l. Between phases a state rests as these: lse in the workspace, out in its own
-   place. */
+   A tile holds up to kernel->lanes queries and their running states. It meets keys chunk by chunk. The tiles of
+   a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
+   reference of its exponentials, the sum of its weights, and its unnormalised output; out = o / l and
+   lse = m + ln l. Between phases a state is stored as (lse, out): lse in the workspace, out where the caller
+   wants it if that is float32, and in the workspace if not. */
 
-/* Consecutive lanes of one query group. */
+/* Consecutive lanes that belong to one query group. */
 typedef struct hai_group {
   int32_t id;
-  int begin, end;        /* lanes */
+  int begin, end;        /* lanes begin .. end - 1 */
   const int32_t *blocks; /* the group's sub-blocks, ascending */
-  int n_blocks, at;      /* how many; how far a walk through them has come */
+  int n_blocks;
+  int at; /* position of a walk through the sub-blocks */
 } hai_group;
 
-/* The rows of a kv head, keys or values, and room for a chunk of them in float32 where they are not. */
+/* Keys or values of one kv head. */
 typedef struct hai_rows {
   const char *first; /* row 0 */
   ptrdiff_t stride;  /* bytes */
   hyperattn_dtype dtype;
   hai_index dim;
-  float *widened; /* [chunk][dim], or NULL */
+  float
+      *widened; /* [chunk][dim]: a chunk's rows in float32; NULL where the kernel reads them as they lie */
 } hai_rows;
 
 struct hai_tile {
   const hai_kernel *kernel;
-  float *query, *o;               /* [head_dim][lanes], [value_dim and rounded][lanes] */
-  float *m, *l, *factor;          /* [lanes], [2][lanes], [lanes] */
-  float *sum, *lost;              /* as o: what it has been carried to, and what rounding took from that */
-  float *spare;                   /* 3 x [lanes]: for the stage's use */
-  const float *clip;              /* NULL, or [lanes]: scores are cut at it */
-  int n;                          /* queries in use: lanes 0 .. n - 1 */
-  int begin, end;                 /* lanes that the next keys are for, whole registers */
-  uint64_t used;                  /* which of those lanes hold queries */
-  int guard;                      /* are keys hidden that their lanes must not even multiply by 0, */
-  int spoilt;                     /* and is any value of this chunk known not to be finite */
+  /* the lanes' states: */
+  float *query;        /* [head_dim][lanes]: packed, times the scale of scores */
+  float *m;            /* [lanes] */
+  float *l;            /* [2][lanes]: the sum, and what rounding has taken from it */
+  float *o;            /* [hai_sum_rows][lanes] */
+  float *sum;          /* as o: what o has been carried to, */
+  float *lost;         /* and what rounding has taken from that */
+  float *factor;       /* [lanes]: e^(old m - new m) of the last chunk */
+  int carried;         /* how many arrays are in use besides o: 0, 1 (sum) or 2 (sum and lost) */
+  int chunks;          /* chunks that the lanes aimed at have met */
+  hai_index value_dim; /* 0: only m and l are computed */
+  /* the lanes' queries: */
+  int n;                          /* lanes 0 .. n - 1 hold queries */
   hai_index state[HAI_MAX_LANES]; /* index into lse: flat head * n_query + row */
-  const void *row[HAI_MAX_LANES]; /* query rows, of the kernel's dtype */
-  float *out[HAI_MAX_LANES];      /* output rows in float32, where they rest between phases, */
-  void *result[HAI_MAX_LANES];    /* and the caller's, where that is not float32 */
-  hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* keys that a lane may see */
-  hai_index min_first, max_last;                       /* keys beyond are seen by none */
-  hai_index max_first, min_last;                       /* keys between are seen by all */
-  int chunks;                                          /* that the lanes aimed at have met */
-  int carried;          /* how many arrays o has been carried to: none, sum alone, or sum and lost */
-  int n_keys;           /* keys waiting */
-  int masked, weighted; /* is any hidden from a lane in use; has any a log-weight */
-  hai_index value_dim;  /* 0: only m and l are wanted */
-  int n_groups;         /* query groups of the lanes, in order */
+  const void *row[HAI_MAX_LANES]; /* query rows, of the kernel's dtype, until they are packed */
+  float *out[HAI_MAX_LANES];      /* output rows in float32, */
+  void *result[HAI_MAX_LANES];    /* and the caller's, which differ where his are not float32 */
+  hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* a lane sees keys first .. last */
+  hai_index min_first, max_last;                       /* no lane sees a key outside these, */
+  hai_index max_first, min_last;                       /* and every lane sees the keys from here to there */
+  int n_groups;                                        /* query groups of the lanes, in order */
   hai_group group[HAI_MAX_LANES];
+  /* the keys that wait: */
+  int n_keys;                  /* at most HAI_CHUNK */
+  int begin, end;              /* lanes that meet them: whole registers */
+  uint64_t used;               /* bit i: lane i is one of those and holds a query */
+  uint64_t visible[HAI_CHUNK]; /* [key], where `masked`: bit i: lane i sees the key */
+  int masked;                  /* is any of the keys hidden from a lane in use */
+  int weighted;                /* has any of the keys a log-weight */
+  int guarded;                 /* hidden values must not reach a lane even as 0 * inf */
+  int nonfinite;               /* a value of this chunk is known not to be finite */
+  const float *clip;           /* NULL, or [lanes]: scores above it become it */
+  /* a stage's own: */
+  float *spare;   /* [3][lanes] */
+  float *per_key; /* [chunk]; or values [chunk][kernel->value_multiple] that are free of infinities */
+  int held[HAI_MAX_LANES]; /* candidates that each lane holds */
   /* shared by the tiles of a task: */
   hai_rows keys, values;
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
   const void **key, **value; /* [chunk]: rows of the keys that wait, of the kernel's dtype */
-  float *log_weight;         /* [chunk]: theirs, if any has one */
+  int32_t *id;               /* [chunk]: positions of these keys; sub-blocks where those are scored */
+  float *log_weight;         /* [chunk]: log-weights of these keys, where `weighted` */
   float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
   hai_index line_dim;
-  /* each tile's own: */
-  int32_t id[HAI_CHUNK];   /* keys of a list, or sub-blocks where these are paired; */
-  int held[HAI_MAX_LANES]; /* how many each lane holds so far */
-  float *
-      per_key; /* [chunk]: for the stage's use; [chunk][kernel->value_multiple] elements of values in a guard */
-  uint64_t visible[HAI_CHUNK]; /* bit i: lane i sees the key */
 };
 
 static hai_index hai_per_key_floats(const hai_plan *plan) {
@@ -5320,12 +5329,12 @@ static hai_index hai_sum_rows(const hai_tile *tile) {
 static hai_index hai_most_sum_rows(const hai_plan *plan) {
   return plan->value_dim + (HAI_ROUNDS && (plan->may_use_amx || plan->kernel->round));
 }
-/* May a tile meet so many keys that its sums are carried? */
+/* Can a tile meet so many keys that its sums are carried? */
 static int hai_may_carry(const hai_plan *plan) {
   return HAI_LONG_SUMS && plan->n_key > HAI_CARRY_CHUNKS * HAI_CHUNK;
 }
 
-/* Bytes of a tile's own, without and with what it rarely touches. */
+/* Bytes of what each tile has for itself: those it touches with every chunk, and all of them. */
 static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
@@ -5338,7 +5347,8 @@ static size_t hai_tile_bytes(const hai_plan *plan) {
          2 * HAI_ALIGN;
 }
 
-/* Widened rows: [lanes] of queries or outputs (and single ones of any tensor), [chunk] of keys and values. */
+/* Floats of a row widened in tile->line (0 where all tensors are float32), and of a chunk of widened keys or
+   values (0 where the kernels read that dtype as it lies). */
 static hai_index hai_line_dim(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   int is_float = hai_is_f32(p->query.dtype) && hai_is_f32(p->key.dtype) && hai_is_f32(p->value.dtype) &&
@@ -5350,35 +5360,37 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
   return is_read ? 0 : HAI_CHUNK * dim;
 }
 static hai_index hai_score_rows(const hai_plan *plan) {
-  int room = plan->kernel->extra_rows;
+  int extra = plan->kernel->extra_rows;
 #if HAI_AMX
-  if (plan->may_use_amx) room = HAI_AS(int, hai_max(room, hai_kernel_amx.extra_rows));
+  if (plan->may_use_amx) extra = HAI_AS(int, hai_max(extra, hai_kernel_amx.extra_rows));
 #endif
-  return HAI_CHUNK + room;
+  return HAI_CHUNK + extra;
 }
 /* Bytes of what the tiles of a task share. */
 static size_t hai_chunk_bytes(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
-  hai_index floats = HAI_CHUNK + plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
+  hai_index floats = 2 * HAI_CHUNK +
+                     plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
                      hai_widened_floats(plan, p->value.dtype, plan->value_dim);
   return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
-/* Tiles of a task: what the kernel asks for, while they stay in the cache. */
+/* Tiles of a task: as many as the kernel asks for, if HAI_TILES_BYTES hold them. */
 static int hai_tiles(const hai_plan *plan) {
   if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
   return hai_to_int(hai_max(1, hai_min(plan->float_kernel->tiles,
                                        HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
 }
 
-/* Memory for so many floats, NULL for none. */
+/* Takes memory for so many floats from *at, rounded up to HAI_ALIGN; NULL for none. */
 static float *hai_carve(char **at, hai_index floats) {
   float *begin = HAI_PLACE(float, *at);
   *at += hai_round_up(HAI_AS(size_t, floats) * sizeof(float));
   return floats ? begin : HAI_NULL;
 }
 
+/* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
@@ -5389,7 +5401,7 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
   return rows;
 }
 
-/* Lays a tile out at *at and moves *at behind it. Tiles after the first share its chunk. */
+/* Lays a tile out at *at and moves *at behind it. The tiles of a task share the chunk of its first one. */
 HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, char **at) {
   const hai_plan *plan = job->plan;
   const hyperattn_problem *p = plan->problem;
@@ -5414,6 +5426,7 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->value = first->value;
     tile->line = first->line;
     tile->line_dim = first->line_dim;
+    tile->id = first->id;
     tile->log_weight = first->log_weight;
     return tile;
   }
@@ -5423,13 +5436,15 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->log_weight = hai_carve(at, HAI_CHUNK);
+  tile->id = HAI_PLACE(int32_t, *at);
+  *at += HAI_CHUNK * sizeof(int32_t);
   tile->key = HAI_PLACE(const void *, *at);
   tile->value = tile->key + HAI_CHUNK;
   *at += 2 * HAI_CHUNK * sizeof(void *);
   return tile;
 }
 
-/* All tiles of a task: the job's, and further ones in its scratch. */
+/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how many. */
 static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
   int n = hai_tiles(job->plan), i;
   tiles[0] = job->tile;
@@ -5437,26 +5452,31 @@ static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
   return n;
 }
 
-/* Room for a widened row, of lane i. */
+/* The place of lane i for a row in float32. */
 static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Row `row` of keys or values as the kernel reads it, widened where it must be into place j of the chunk. */
+/* Where row `row` of keys or values lies: reads of a tile's keys and values go through here. */
+HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
+  return rows->first + row * rows->stride;
+}
+
+/* Row `row` of keys or values as the kernel reads it: where it lies, or widened into place j of the chunk. */
 HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
-  const char *at = rows->first + row * rows->stride;
+  const char *at = hai_rows_address(rows, row);
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
   return rows->widened + j * rows->dim;
 }
 
+/* Bits begin .. end - 1. */
 HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
   uint64_t below_end = end >= 64 ? UINT64_MAX : (UINT64_C(1) << end) - 1;
   return below_end & ~((UINT64_C(1) << begin) - 1);
 }
-
-/* The next keys are for queries [begin, end) of the tile: the registers that hold them take part. Where
-   their sums are carried is counted from here. */
+/* The next keys are for lanes begin .. end - 1, and for all others in the same registers. Chunks are counted
+   from here. */
 static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   int width = tile->kernel->width;
   tile->chunks = 0;
@@ -5465,7 +5485,95 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   tile->used = hai_lane_bits(tile->begin, hai_to_int(hai_min(tile->end, tile->n)));
 }
 
-/* Puts query `row` of a head into a lane; it may see keys first .. last. Fill lanes 0 .. n - 1 in turn. */
+/* ======== visibility.h ======== */
+
+/* ---- Which keys a query sees ---- */
+
+/* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal query
+   sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
+static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
+  *first = 0;
+  *last = plan->problem->causal ? row + plan->n_key - plan->n_query : plan->n_key - 1;
+}
+
+/* Those that it meets before any rectangle: all, or those of its diagonal segment and its window. */
+static void hai_exact_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
+  hai_index x, begin, segments = hai_power_of_2(plan->depth);
+  hai_seen_keys(plan, row, first, last);
+  x = *last - plan->key_skip; /* its position within the square */
+  if (!plan->problem->causal || x < 0 || (!plan->depth && !plan->outer)) return;
+  begin = plan->key_skip + hai_cut(plan->square, segments, hai_part_of(plan->square, segments, x));
+  *first = hai_max(*first, hai_min(begin, *last - plan->window + 1));
+}
+
+/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is met
+   exactly. Full attention has no window. */
+static void hai_rect_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
+  hai_seen_keys(plan, row, first, last);
+  *last -= plan->window;
+}
+
+/* How many of some keys the queries of a tile see. */
+typedef enum hai_seen { HAI_SEEN_NONE, HAI_SEEN_SOME, HAI_SEEN_ALL } hai_seen;
+
+/* Of keys first .. last, NONE: no query sees any; ALL: every query sees every one. */
+HAI_HOT hai_seen hai_tile_sees(const hai_tile *tile, hai_index first, hai_index last) {
+  if (first >= tile->max_first && last <= tile->min_last) return HAI_SEEN_ALL;
+  return last < tile->min_first || first > tile->max_last ? HAI_SEEN_NONE : HAI_SEEN_SOME;
+}
+
+/* Of keys key .. key + n - 1, bit i of visible[j]: lane i sees key + j. A lane changes its bit at its first key
+   and after its last. Cost: O(lanes + n). */
+HAI_HOT void hai_tile_mask(const hai_tile *tile, hai_index key, int n, uint64_t *visible) {
+  uint64_t seen = 0;
+  int i, j;
+  for (j = 0; j < n; j++) visible[j] = 0;
+  for (i = 0; i < tile->n; i++) {
+    hai_index first = tile->first[i] - key, last = tile->last[i] - key;
+    uint64_t bit = UINT64_C(1) << i;
+    if (last < 0 || first >= n || last < first) continue;
+    if (first <= 0)
+      seen |= bit;
+    else
+      visible[first] ^= bit;
+    if (last + 1 < n) visible[last + 1] ^= bit;
+  }
+  for (j = 0; j < n; j++) {
+    seen ^= visible[j];
+    visible[j] = seen;
+  }
+}
+
+/* Key `key`, at place j of the chunk, is visible to those of the lanes in `bits` that see it. */
+HAI_HOT void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
+  uint64_t seen = UINT64_MAX;
+  if (hai_tile_sees(tile, key, key) != HAI_SEEN_ALL) hai_tile_mask(tile, key, 1, &seen);
+  tile->visible[j] = bits & seen;
+  tile->masked |= (bits & seen & tile->used) != tile->used;
+}
+
+/* The keys that wait are begin .. end - 1, at most a chunk, for all lanes that see them. */
+static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
+  tile->n_keys = hai_to_int(end - begin);
+  tile->masked = hai_tile_sees(tile, begin, end - 1) != HAI_SEEN_ALL;
+  if (tile->masked) hai_tile_mask(tile, begin, tile->n_keys, tile->visible);
+}
+
+/* ======== states.h ======== */
+
+/* ---- States of the lanes ---- */
+
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+static void hai_lane_set(hai_tile *tile, int lane, float lse) {
+  tile->m[lane] = lse;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[tile->kernel->lanes + lane] = 0.0f;
+}
+
+/* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
+static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
+
+/* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without gaps. */
 static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row, hai_index first,
                            hai_index last) {
   const hyperattn_problem *p = job->plan->problem;
@@ -5484,12 +5592,13 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* n queries are in place: packs them times `scale` and starts empty states. */
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and begins
+   their states. */
 static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
-  tile->n_keys = tile->masked = tile->weighted = tile->guard = tile->spoilt = tile->carried = 0;
+  tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
@@ -5502,15 +5611,14 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
   }
   for (i = 0; i < lanes; i++) {
     if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
-    tile->m[i] = -hai_inf();
-    tile->l[i] = tile->l[lanes + i] = 0.0f;
+    hai_lane_begin(tile, i);
   }
   tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
 }
 
-/* The lanes' states are now m, l and o alone. */
+/* Says that m, l and o are the lanes' states, with nothing carried and nothing lost by rounding. */
 static void hai_tile_reset_sums(hai_tile *tile) {
   int lanes = tile->kernel->lanes;
   HYPERATTN_MEMSET(tile->l + lanes, 0, HAI_AS(size_t, lanes) * sizeof(float));
@@ -5519,9 +5627,9 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   tile->carried = 0;
 }
 
-/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A sum that HAI_CARRY_CHUNKS chunks fill in
-   turn, and whose rounding is kept, is right to 2e-6 however many they are. The first time the arrays change
-   places, and nothing is lost yet. */
+/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each over
+   HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at most 2e-6
+   for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
   if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
@@ -5538,8 +5646,20 @@ static void hai_tile_carry(hai_tile *tile) {
   tile->kernel->carry(tile->o, hai_sum_rows(tile), tile->begin, tile->end, tile->sum, tile->lost);
 }
 
-/* Makes the states of all lanes (m, l, o) again, out = o / l: takes back what was carried, and weighs o by
-   exact over rounded weights. */
+/* Makes the carried sums follow a chunk, before its values are added to o: carries o after every
+   HAI_CARRY_CHUNKS chunks, and rescales where a reference has moved. */
+static void hai_tile_follow(hai_tile *tile, int moved) {
+  hai_index rows = hai_sum_rows(tile);
+  if (!HAI_LONG_SUMS || !rows || !tile->sum) return;
+  if (tile->chunks && tile->chunks % HAI_CARRY_CHUNKS == 0) hai_tile_carry(tile);
+  tile->chunks++;
+  if (tile->carried && moved) tile->kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
+  if (tile->carried > 1 && moved)
+    tile->kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
+}
+
+/* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and where
+   weights are rounded multiplies it by the sum of the exact weights over the sum of the rounded ones. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;
@@ -5556,38 +5676,36 @@ HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_tile_reset_sums(tile);
 }
 
-/* Takes up the states that earlier phases left. */
+/* Loads the states that earlier phases stored. */
 static void hai_tile_resume(hai_job *job) {
   hai_tile *tile = job->tile;
   int i;
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
-  for (i = 0; i < tile->n; i++) {
-    tile->m[i] = hai_floats(job, job->plan->layout.lse)[tile->state[i]];
-    tile->l[i] = tile->m[i] == -hai_inf() ? 0.0f : 1.0f;
-  }
+  for (i = 0; i < tile->n; i++)
+    hai_lane_set(tile, i, hai_floats(job, job->plan->layout.lse)[tile->state[i]]);
   hai_tile_reset_sums(tile);
 }
 
-/* Writes out and lse: the result, or what later phases take up. */
+/* Writes out and lse: the result, or the states that later phases load. */
 static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hyperattn_dtype dtype = plan->problem->out.dtype;
-  int resting = hai_stores_states(plan), i;
+  int stores = hai_stores_states(plan), i;
   hai_tile_settle(tile);
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
     if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
-    if (resting) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
+    if (stores) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
   for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
 }
 
-/* The states of all lanes, put aside and taken back: m, l [lanes], o [value_dim][lanes]. */
+/* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
   hai_tile_settle(tile);
@@ -5603,8 +5721,54 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   hai_tile_reset_sums(tile);
 }
 
-/* Are all numbers of a row, float32 or bfloat16, finite? Eight bytes at a time: adding 1 to an exponent
-   of all ones carries into the sign's place. */
+/* ======== chunks.h ======== */
+
+/* ---- Chunks: the keys that wait, and what becomes of them ---- */
+
+/* Key `key` takes place j of the chunk that the tiles share. */
+HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+  tile->id[j] = hai_to_int(key);
+  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
+  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
+}
+
+/* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
+static void hai_tile_products(hai_tile *tile, const hai_kernel *kernel, int n) {
+  kernel->scores(tile->query, tile->keys.dim, tile->key, n, tile->begin, tile->end, tile->score);
+}
+
+/* score[j][i] = min(score[j][i], clip[i]). */
+static void hai_tile_clip(hai_tile *tile) {
+  int lanes = tile->kernel->lanes, i, j;
+  for (j = 0; j < tile->n_keys; j++)
+    for (i = 0; i < tile->n; i++)
+      if (tile->score[j * lanes + i] > tile->clip[i]) tile->score[j * lanes + i] = tile->clip[i];
+}
+
+/* Scores of the keys that wait: their products, and then whatever changes a score. Every lane of the tile and
+   every key in tile->id passes here, in attention and in probing. */
+static void hai_tile_scores(hai_tile *tile) {
+  hai_tile_products(tile, tile->kernel, tile->n_keys);
+  if (tile->clip) hai_tile_clip(tile);
+}
+
+/* Weights of the keys that wait, e^(score + log_weight - m), 0 where hidden, in the place of their scores; m, l
+   and factor as hai_kernel says. Returns whether any m moved. */
+static int hai_tile_weights(hai_tile *tile) {
+  hai_tile_scores(tile);
+  return tile->kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
+                               tile->masked ? tile->visible : HAI_NULL, tile->begin, tile->end, tile->m,
+                               tile->l, tile->factor);
+}
+
+/* o [t] += the weighted sum of n_dim coordinates of `value`, from row t of o on. */
+static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_index t, hai_index n_dim) {
+  tile->kernel->values(tile->score, tile->n_keys, value, n_dim, tile->factor, tile->begin, tile->end,
+                       tile->o + t * tile->kernel->lanes);
+}
+
+/* Are all numbers of a row of float32 or bfloat16 finite? Eight bytes at a time: 1 added to an exponent of all
+   ones carries into the place of the sign, which was cleared. */
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
@@ -5620,15 +5784,14 @@ static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
 }
 
 /* Are the first n values of the chunk finite? */
-static int hai_tile_clean(const hai_tile *tile, hai_index n) {
+static int hai_tile_values_finite(const hai_tile *tile, hai_index n) {
   hai_index j = 0;
   while (j < n && hai_row_finite(tile->value[j], tile->kernel->dtype, tile->value_dim)) j++;
   return j == n;
 }
 
-/* Is any of the kernel's step of coordinates from t on, in a row that is hidden from some lane, not
-   finite? */
-static int hai_tile_bad(const hai_tile *tile, hai_index t) {
+/* Is any of coordinates t .. t + value_multiple - 1 not finite in a value that is hidden from some lane? */
+static int hai_tile_hides_nonfinite(const hai_tile *tile, hai_index t) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   uint64_t all = hai_lane_bits(0, tile->n);
   int j;
@@ -5640,21 +5803,21 @@ static int hai_tile_bad(const hai_tile *tile, hai_index t) {
   return 0;
 }
 
-/* Values with a guard: 0 * inf is NaN, and a row must not feel a key that it may not see. Coordinates in
-   which a hidden value is not finite, as few as the kernel takes, go through it alone, such values as 0, and
-   then to the lanes that do see them; the order of sums, and so every other bit, stays. */
+/* Adds values of which hidden ones are not finite: 0 * inf is NaN, and a row must not depend on a key that it
+   does not see. The kernel takes value_multiple coordinates at a time, or as many as hold no such value. Where
+   one does, values that are not finite count as 0 in the kernel, and are then added in the lanes that see them.
+   The order of all other sums, and so every other bit, is that of hai_tile_add_values. */
 HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   size_t bytes = hai_unit_bytes(dtype);
   int lanes = tile->kernel->lanes, step = tile->kernel->value_multiple, i, j;
   hai_index t = 0, run;
   while (t < tile->value_dim) {
-    for (run = t; run < tile->value_dim && !hai_tile_bad(tile, run);) run += step;
-    for (j = 0; j < tile->n_keys; j++) /* queries are packed: their rows are done with */
+    for (run = t; run < tile->value_dim && !hai_tile_hides_nonfinite(tile, run);) run += step;
+    for (j = 0; j < tile->n_keys; j++) /* tile->row is free: queries are packed */
       tile->row[j] = HAI_AS(const char *, tile->value[j]) + HAI_AS(size_t, t) * bytes;
     if (run > t) {
-      tile->kernel->values(tile->score, tile->n_keys, tile->row, run - t, tile->factor, tile->begin,
-                           tile->end, tile->o + t * lanes);
+      hai_tile_add_values(tile, tile->row, t, run - t);
       t = run;
       continue;
     }
@@ -5666,8 +5829,7 @@ HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
       }
       tile->row[j] = kept;
     }
-    tile->kernel->values(tile->score, tile->n_keys, tile->row, step, tile->factor, tile->begin, tile->end,
-                         tile->o + t * lanes);
+    hai_tile_add_values(tile, tile->row, t, step);
     for (run = t + step; t < run; t++)
       for (j = 0; j < tile->n_keys; j++) {
         float value = hai_get(tile->value[j], dtype, t);
@@ -5677,82 +5839,37 @@ HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   }
 }
 
-static void hai_tile_clip(hai_tile *tile) {
-  int lanes = tile->kernel->lanes, i, j;
-  for (j = 0; j < tile->n_keys; j++)
-    for (i = 0; i < tile->n; i++)
-      if (tile->score[j * lanes + i] > tile->clip[i]) tile->score[j * lanes + i] = tile->clip[i];
-}
-
-/* Attends to the keys that wait. */
-static void hai_tile_flush(hai_job *job) {
-  hai_tile *tile = job->tile;
+/* The lanes aimed at attend to the keys that wait. */
+static void hai_tile_flush(hai_tile *tile) {
   const hai_kernel *kernel = tile->kernel;
-  hai_index rows = hai_sum_rows(tile);
-  int moved;
   if (!tile->n_keys) return;
-  kernel->scores(tile->query, job->plan->head_dim, tile->key, tile->n_keys, tile->begin, tile->end,
-                 tile->score);
-  if (tile->clip) hai_tile_clip(tile);
-  moved = kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
-                          tile->masked ? tile->visible : HAI_NULL, tile->begin, tile->end, tile->m, tile->l,
-                          tile->factor);
-  if (HAI_LONG_SUMS && rows && tile->sum) {
-    if (tile->chunks && tile->chunks % HAI_CARRY_CHUNKS == 0) hai_tile_carry(tile);
-    tile->chunks++;
-    if (tile->carried && moved) kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
-    if (tile->carried > 1 && moved) kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
-  }
+  hai_tile_follow(tile, hai_tile_weights(tile));
   if (HAI_ROUNDS && tile->value_dim && kernel->round)
     kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
                   tile->o + tile->value_dim * kernel->lanes);
-  if (tile->value_dim && tile->masked && tile->spoilt)
+  if (tile->value_dim && tile->masked && tile->nonfinite)
     hai_tile_values_guarded(tile);
   else if (tile->value_dim)
-    kernel->values(tile->score, tile->n_keys, tile->value, tile->value_dim, tile->factor, tile->begin,
-                   tile->end, tile->o);
+    hai_tile_add_values(tile, tile->value, 0, tile->value_dim);
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
-/* Lanes that may see a key, by their bounds. */
-HAI_HOT uint64_t hai_tile_sees(const hai_tile *tile, hai_index key) {
-  uint64_t bits = 0;
-  int i;
-  if (key >= tile->max_first && key <= tile->min_last) return UINT64_MAX;
-  for (i = 0; i < tile->n; i++)
-    bits |= HAI_AS(uint64_t, key >= tile->first[i] && key <= tile->last[i]) << i;
-  return bits;
-}
-
-/* Key `key` at place j of the chunk; then who of a tile sees it, of the lanes in `bits`. */
-HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
-  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
-}
-HAI_HOT void hai_tile_show(hai_tile *tile, int j, hai_index key, uint64_t bits) {
-  bits &= hai_tile_sees(tile, key);
-  tile->visible[j] = bits;
-  tile->masked |= (bits & tile->used) != tile->used;
-}
-
-/* One more key, weight 1. A key that nobody sees still takes its place in the chunk: how sums are grouped
-   must not depend on which queries share a tile. */
-static void hai_tile_push(hai_job *job, hai_index key, uint64_t bits) {
-  hai_tile *tile = job->tile;
+/* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes its
+   place in the chunk too, so that the grouping of sums does not depend on which queries share a tile. */
+static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   int j = tile->n_keys++;
   hai_tile_put(tile, j, key);
   hai_tile_show(tile, j, key, bits);
-  if (tile->n_keys == HAI_CHUNK) hai_tile_flush(job);
+  if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Rows on the way from memory by the time they are multiplied: values while scores are. */
+/* Starts to load a row from memory, so that it arrives before it is multiplied. */
 static void hai_rows_fetch(const hai_rows *rows, const void *row) {
   hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
   for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
 }
 
-/* Keys begin .. end - 1 in a row, at most a chunk: their rows, once for all tiles; then who sees them, in a
-   tile whose queries come in ascending order. */
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
@@ -5761,24 +5878,13 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
     if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
   }
 }
-static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
-  int j, low = 0, high = 0;
-  tile->n_keys = hai_to_int(end - begin);
-  tile->masked = begin < tile->max_first || end - 1 > tile->min_last;
-  for (j = 0; j < tile->n_keys && tile->masked; j++) { /* first and last rise from lane to lane */
-    while (low < tile->n && tile->last[low] < begin + j) low++;
-    while (high < tile->n && tile->first[high] <= begin + j) high++;
-    tile->visible[j] = low < high ? hai_lane_bits(low, high) : 0;
-  }
-}
 
-/* Some tiles, queries ascending, meet keys begin .. end - 1 in a row. Chunks begin at multiples of
-   HAI_CHUNK, and a tile joins a chunk where any of its queries sees it: how sums are grouped does not depend
-   on which queries share a tile. */
-static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai_index begin,
-                          hai_index end) {
+/* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and a
+   tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on which
+   queries share a tile. */
+static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i, spoilt;
+  int i, nonfinite;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -5789,16 +5895,15 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
   for (; begin < end; begin = next) {
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
     hai_tile_rows(tiles[0], begin, next);
-    spoilt = -1; /* not known */
+    nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (next <= tiles[i]->min_first || begin > tiles[i]->max_last) continue;
-      job->tile = tiles[i];
+      if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
-      if (tiles[i]->guard && tiles[i]->masked && spoilt < 0)
-        spoilt = !hai_tile_clean(tiles[0], next - begin);
-      tiles[i]->spoilt = spoilt > 0;
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* from key 0, whichever queries share the tile */
-      hai_tile_flush(job);
+      if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
+        nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
+      tiles[i]->nonfinite = nonfinite > 0;
+      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+      hai_tile_flush(tiles[i]);
     }
   }
 }
@@ -5914,15 +6019,11 @@ HAI_APART void hai_stage_order(hai_job *job) {
 
 /* ---- Probing: what a few queries think of every key ---- */
 
-/* The last key of a rectangle that the query at `row` meets there: its window is attended elsewhere. */
-static hai_index hai_rect_last(const hai_plan *plan, hai_index row) {
-  const hyperattn_problem *p = plan->problem;
-  return p->causal ? row + plan->n_key - plan->n_query - plan->window : plan->n_key;
-}
-
 /* Puts query `row` of the rectangle into a lane. */
 static void hai_rect_query(hai_job *job, int lane, hai_index row) {
-  hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(job->plan, row));
+  hai_index first, last;
+  hai_rect_keys(job->plan, row, &first, &last);
+  hai_tile_query(job, lane, job->head, row, first, last);
 }
 
 static hai_index hai_n_probes(const hai_job *job) {
@@ -5989,7 +6090,7 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_index first = 0, probes = hai_n_probes(job);
   while (first < probes) {
     n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
-    hai_tiles_run(job, tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
+    hai_tiles_run(tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
     for (t = 0; t < n; t++)
       for (i = 0; i < tiles[t]->n; i++, first++) {
         partial[2 * first] = tiles[t]->m[i];
@@ -6026,17 +6127,14 @@ static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int a
 }
 
 /* Adds what those probes of the tile that are in `good` give to the masses of keys key .. key + count - 1. */
-static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good, float *mass) {
-  hai_tile *tile = job->tile;
+static void hai_tile_mass(hai_tile *tile, hai_index key, int count, uint64_t good, float *mass) {
   int j;
   hai_tile_fill(tile, key, key + count);
   for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
+  tile->masked = 1;
   /* with the reference set to lse, softmax leaves the normalised weights */
   HYPERATTN_MEMCPY(tile->m, tile->spare, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
-  tile->kernel->scores(tile->query, job->plan->head_dim, tile->key, count, tile->begin, tile->end,
-                       tile->score);
-  tile->kernel->softmax(tile->score, count, HAI_NULL, tile->visible, tile->begin, tile->end, tile->m,
-                        tile->l, tile->factor);
+  hai_tile_weights(tile);
   tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->per_key);
   for (j = 0; j < count; j++) mass[j] += tile->per_key[j];
 }
@@ -6068,7 +6166,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
-        hai_tile_mass(job, key, count, good[t], mass + key);
+        hai_tile_mass(tiles[t], key, count, good[t], mass + key);
         if (plan->reporting) hai_add_squares(job, key, count, anew && t == 0);
       }
     }
@@ -6404,7 +6502,7 @@ static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_
     for (s = 0; s < spans; s += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, spans - s));
       for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
-      plan->float_kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+      hai_tile_products(tile, plan->float_kernel, count);
       for (j = 0; j < count; j++) {
         float most = hai_largest(tile->score + j * lanes, tile->n);
         room->reach[s + j] = !anew && room->reach[s + j] > most ? room->reach[s + j] : most;
@@ -6436,7 +6534,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans,
         tile->id[count] = hai_to_int(block);
       }
     }
-    plan->float_kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+    hai_tile_products(tile, plan->float_kernel, count);
     for (i = 0; i < tile->n; i++) {
       uint64_t *heap = room->best + i * stride;
       for (j = 0; j < count; j++) {
@@ -6480,23 +6578,10 @@ HAI_APART void hai_stage_pair(hai_job *job) {
 /* ======== exact.h ======== */
 
 /* ==== 9. Attention ===================================================================================
-   Exact regions and approximated rectangles, tile by tile. */
+   Exact regions and approximated rectangles, some tiles at a time. */
 
-/* Keys that a query meets before any rectangle: 0 .. P, or those of its diagonal segment and its window. */
-static void hai_exact_keys(const hai_plan *plan, hai_index query, hai_index *first, hai_index *last) {
-  const hyperattn_problem *p = plan->problem;
-  hai_index x, segments = hai_power_of_2(plan->depth);
-  *first = 0;
-  *last = p->causal ? query + plan->n_key - plan->n_query : plan->n_key - 1;
-  x = *last - plan->key_skip; /* place within the square */
-  if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
-    *first = plan->key_skip + hai_cut(plan->square, segments, hai_part_of(plan->square, segments, x));
-    *first = hai_max(0, hai_min(*first, *last - plan->window + 1));
-  }
-}
-
-/* Puts rows row .. row + n - 1 of a kv head into the tile: row r is query r / heads_per_kv of head r %
-   heads_per_kv, so that heads that share keys fill a tile together. */
+/* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r %
+   heads_per_kv: heads that share keys share tiles. */
 static void hai_exact_open(hai_job *job, hai_index row, int n) {
   const hai_plan *plan = job->plan;
   hai_index group = plan->heads_per_kv, first, last;
@@ -6506,10 +6591,11 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
   }
   hai_tile_open(job, n, plan->scale, plan->value_dim);
-  job->tile->guard = plan->problem->causal;
+  job->tile->guarded = plan->problem->causal;
 }
 
-/* Rows row .. end - 1, some tiles at a time: `open` fills one, `meet` leads them all to their keys. */
+/* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and
+   meet(job, tiles, n) lets n tiles meet their keys. */
 static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int),
                             void (*meet)(hai_job *, hai_tile *const *, int), hai_index row, hai_index end) {
   hai_tile *tiles[HAI_MAX_TILES];
@@ -6528,10 +6614,10 @@ static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int
 }
 
 static void hai_exact_meet(hai_job *job, hai_tile *const *tiles, int n) {
-  hai_tiles_run(job, tiles, n, 0, job->plan->n_key);
+  hai_tiles_run(tiles, n, 0, job->plan->n_key);
 }
 static void hai_rect_meet(hai_job *job, hai_tile *const *tiles, int n) {
-  hai_tiles_run(job, tiles, n, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+  hai_tiles_run(tiles, n, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
 }
 
 /* Exact attention of HAI_TASK_QUERIES rows of a kv head. */
@@ -6546,17 +6632,25 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* The recipe of a rectangle and head; sets the pairing of its blocks. */
-static hai_recipe hai_recipe_of(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  if (plan->outer_exact && job->level >= plan->depth) return HAI_ALL;
-  if (!plan->choosing) return HAI_BLOCKS;
-  job->pairing = hai_verdict_of(job)->pairing;
-  return HAI_AS(hai_recipe, hai_verdict_of(job)->recipe);
+/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not worth
+   approximating. */
+static int hai_rect_is_exact(const hai_job *job) {
+  return job->plan->outer_exact && job->level >= job->plan->depth;
 }
 
-/* Puts the query at a sorted position into a lane, and the lane into its query group. Positions come
-   ascending. */
+/* The recipe of a rectangle and head. */
+static hai_recipe hai_recipe_of(const hai_job *job) {
+  if (hai_rect_is_exact(job)) return HAI_ALL;
+  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
+}
+
+/* The job goes on with the pairing that the rectangle's verdict names, if there is one. */
+static void hai_adopt_pairing(hai_job *job) {
+  if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
+}
+
+/* Puts the query at a position of the pairing's order into a lane, and the lane into its query group. Positions
+   ascend from lane to lane. */
 static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -6581,7 +6675,7 @@ static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   group->end = lane + 1;
 }
 
-/* Lanes whose group holds a sub-block. Quick where sub-blocks are asked for in ascending order. */
+/* Bit i: the group of lane i has chosen the sub-block. Cheapest for a sequence of ascending sub-blocks. */
 static uint64_t hai_tile_holds(hai_tile *tile, int32_t block) {
   uint64_t bits = 0;
   int g;
@@ -6595,7 +6689,7 @@ static uint64_t hai_tile_holds(hai_tile *tile, int32_t block) {
   return bits;
 }
 
-/* Each group meets the keys of its sub-blocks, weight 1; pinned ones come later, for all. */
+/* Each query group meets the keys of its sub-blocks with weight 1, except pins, which all queries meet. */
 static void hai_attend_blocks(hai_job *job) {
   hai_tile *tile = job->tile;
   const int32_t *order = hai_key_order(job);
@@ -6610,14 +6704,14 @@ static void hai_attend_blocks(hai_job *job) {
       for (rank = hai_cut(n_key, parts, group->blocks[b]);
            rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++) {
         hai_index key = hai_at(order, job->rect.key_begin, rank);
-        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, bits);
+        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(tile, key, bits);
       }
-    hai_tile_flush(job);
+    hai_tile_flush(tile);
   }
 }
 
-/* Keys begin .. end - 1 of a list take their places in a chunk: its first n_pins are pins, weight 1, the
-   others columns of a draw. Returns the latest of these keys. */
+/* Keys begin .. end - 1 of a list take their places in the chunk. The first n_pins of the list are pins, of
+   weight 1, the others the columns of a draw. Returns the largest position of these keys. */
 HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, int wide, int begin,
                                 int end) {
   int32_t latest = 0;
@@ -6625,18 +6719,18 @@ HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, 
   for (j = 0; begin < end; j++, begin++) {
     int is_pin = begin < n_pins;
     const hai_column *column = &hai_columns(job, wide)[is_pin ? 0 : begin - n_pins];
-    tile->id[j] = is_pin ? hai_pins(job)[begin] : column->key;
+    int32_t key = is_pin ? hai_pins(job)[begin] : column->key;
     tile->log_weight[j] = is_pin ? 0.0f : column->log_weight;
-    latest = tile->id[j] > latest ? tile->id[j] : latest;
-    hai_tile_put(tile, j, tile->id[j]);
+    latest = key > latest ? key : latest;
+    hai_tile_put(tile, j, key);
   }
   return latest;
 }
 
-/* Some tiles meet so many pins and the columns of a draw (wide: 0 or 1; -1: none), which are hidden from
-   queries whose block holds them. Rows are looked for once for all tiles. */
+/* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is hidden
+   from the queries that meet it in one of their blocks. A chunk's rows are read once for all tiles. */
 static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
-  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, i, j;
+  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, hidden, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
     int32_t latest;
@@ -6644,16 +6738,15 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
     latest = hai_list_rows(job, tiles[0], n_pins, wide > 0, begin, end);
     for (i = 0; i < n_tiles; i++) {
       hai_tile *tile = tiles[i];
-      job->tile = tile;
       tile->n_keys = end - begin;
       tile->weighted = end > n_pins;
-      /* where nothing is hidden, `visible` is not read */
-      for (j = 0; j < tile->n_keys && (tile->n_groups || latest > tile->min_last); j++) {
+      hidden = tile->n_groups || hai_tile_sees(tile, 0, latest) != HAI_SEEN_ALL; /* may any key be */
+      for (j = 0; hidden && j < tile->n_keys; j++) {
         int at = begin + j - n_pins;
-        hai_tile_show(tile, j, tiles[0]->id[j],
+        hai_tile_show(tile, j, tile->id[j],
                       at < 0 ? UINT64_MAX : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
       }
-      hai_tile_flush(job);
+      hai_tile_flush(tile);
     }
   }
 }
@@ -6665,8 +6758,9 @@ static void hai_attend_columns(hai_job *job, int wide) { hai_tiles_list(job, &jo
 
 /* ---- Algorithm 2's normaliser ---- */
 
-/* ln T over some of the sampled rows, one from each stratum of the sorted queries: their sums over all keys
-   outside their blocks and the pins. Cost: sample_size * n_key in all. */
+/* The largest ln T over some of the sampled rows, which are drawn one from each stratum of the ordered queries.
+   T is a row's sum of e^score over all keys but the pins and those of its blocks. Cost: sample_size * n_key in
+   all. */
 HAI_APART void hai_stage_cap(hai_job *job) {
   const hai_plan *plan = job->plan;
   const int32_t *order = hai_key_order(job);
@@ -6687,9 +6781,10 @@ HAI_APART void hai_stage_cap(hai_job *job) {
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? hai_to_int(hai_part_of(n_key, parts, rank)) : -1;
-      if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
+      if (!hai_is_pinned(job, pinned, key))
+        hai_tile_push(job->tile, key, ~hai_tile_holds(job->tile, block));
     }
-    hai_tile_flush(job);
+    hai_tile_flush(job->tile);
     for (i = 0; i < n; i++)
       most = hai_state_lse(job->tile->m[i], job->tile->l[i]) > most
                  ? hai_state_lse(job->tile->m[i], job->tile->l[i])
@@ -6698,9 +6793,12 @@ HAI_APART void hai_stage_cap(hai_job *job) {
   hai_cap(job)[job->chunk] = most;
 }
 
-/* Columns under the capped, floored normaliser: C = eps^2 m / (n ln n) (B + T / kappa), D = B + max(sum
-   over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D. B is what the tile has met
-   so far; the numerator is not capped. In logarithms, since the sums may exceed a float's range. */
+/* Columns under the normaliser with Algorithm 2's cap and floor:
+     C = eps^2 m / (n ln n) (B + T / kappa),
+     D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
+   B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice: for the
+   numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
+   range. */
 HAI_APART void hai_attend_columns_capped(hai_job *job) {
   const hyperattn_params *p = job->plan->params;
   hai_tile *tile = job->tile;
@@ -6721,8 +6819,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   hai_tile_settle(tile);
   for (i = 0; i < tile->n; i++) {
     m[i] = tile->m[i];
-    tile->m[i] = -hai_inf();
-    tile->l[i] = 0.0f;
+    hai_lane_set(tile, i, -hai_inf()); /* a sum of its own, over the columns alone */
   }
   tile->clip = clip;
   tile->value_dim = 0;
@@ -6734,15 +6831,14 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
     float sum = hai_log_add(block[i], rest > least ? rest : least);
     float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
-    tile->m[i] = sum == -hai_inf() ? 0.0f : sum;
-    tile->l[i] = sum == -hai_inf() ? 0.0f : 1.0f;
+    hai_lane_set(tile, i, sum);
   }
   hai_tile_reset_sums(tile);
 }
 
 /* ======== attending.h ======== */
 
-/* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks, if any. */
+/* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their blocks. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   const hai_plan *plan = job->plan;
   int i;
@@ -6753,7 +6849,7 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   hai_attend_blocks(job);
 }
 
-/* Some tiles meet so many pins (0 if they have), and the recipe's columns. */
+/* Some tiles meet the first n_pins pins (0 where they have met them) and the columns of the recipe. */
 static void hai_tiles_sample(hai_job *job, hai_tile *const *tiles, int n, int n_pins) {
   int wide = hai_recipe_of(job) != HAI_BLOCKS, capping = hai_capping(job->plan), i;
   hai_tiles_list(job, tiles, n, n_pins, capping ? -1 : wide);
@@ -6766,11 +6862,12 @@ static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
   hai_tiles_sample(job, tiles, n, hai_counts(job)[0]);
 }
 
-/* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
+/* HAI_TASK_QUERIES queries of a rectangle and head meet what was chosen for them. */
 HAI_APART void hai_stage_attend(hai_job *job) {
   hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
   int is_all = hai_recipe_of(job) == HAI_ALL;
-  if (is_all) job->pairing = HAI_NO_BLOCKS; /* in order of rows, as runs of keys want it */
+  hai_adopt_pairing(job);
+  if (is_all) job->pairing = HAI_NO_BLOCKS; /* rows in their own order */
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
@@ -6794,7 +6891,7 @@ HAI_APART void hai_stage_judge(hai_job *job) {
   float *truth = hai_truth(job, job->chunk);
   while (first < judges) {
     n = hai_tiles_open(job, tiles, most, first, judges, hai_judge_row, plan->value_dim);
-    hai_tiles_run(job, tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
+    hai_tiles_run(tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
                   begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
     for (t = 0; t < n; t++) {
       hai_tile_save(tiles[t], truth);
@@ -7038,6 +7135,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);
   float *blocks = HAI_PLACE(float, place + HAI_AUDITORS), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
+  hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
   record->tried = plan->choosing ? hai_verdict_of(job)->tried : 0;
   record->n = judges;

@@ -1,4 +1,4 @@
-/* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks, if any. */
+/* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their blocks. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   const hai_plan *plan = job->plan;
   int i;
@@ -9,7 +9,7 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   hai_attend_blocks(job);
 }
 
-/* Some tiles meet so many pins (0 if they have), and the recipe's columns. */
+/* Some tiles meet the first n_pins pins (0 where they have met them) and the columns of the recipe. */
 static void hai_tiles_sample(hai_job *job, hai_tile *const *tiles, int n, int n_pins) {
   int wide = hai_recipe_of(job) != HAI_BLOCKS, capping = hai_capping(job->plan), i;
   hai_tiles_list(job, tiles, n, n_pins, capping ? -1 : wide);
@@ -22,10 +22,11 @@ static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
   hai_tiles_sample(job, tiles, n, hai_counts(job)[0]);
 }
 
-/* HAI_TASK_QUERIES queries of a rectangle and one head, in order, meet what was chosen for them. */
+/* HAI_TASK_QUERIES queries of a rectangle and head meet what was chosen for them. */
 HAI_APART void hai_stage_attend(hai_job *job) {
   hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
   int is_all = hai_recipe_of(job) == HAI_ALL;
-  if (is_all) job->pairing = HAI_NO_BLOCKS; /* in order of rows, as runs of keys want it */
+  hai_adopt_pairing(job);
+  if (is_all) job->pairing = HAI_NO_BLOCKS; /* rows in their own order */
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }

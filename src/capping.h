@@ -1,7 +1,8 @@
 /* ---- Algorithm 2's normaliser ---- */
 
-/* ln T over some of the sampled rows, one from each stratum of the sorted queries: their sums over all keys
-   outside their blocks and the pins. Cost: sample_size * n_key in all. */
+/* The largest ln T over some of the sampled rows, which are drawn one from each stratum of the ordered queries.
+   T is a row's sum of e^score over all keys but the pins and those of its blocks. Cost: sample_size * n_key in
+   all. */
 HAI_APART void hai_stage_cap(hai_job *job) {
   const hai_plan *plan = job->plan;
   const int32_t *order = hai_key_order(job);
@@ -22,9 +23,10 @@ HAI_APART void hai_stage_cap(hai_job *job) {
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? hai_to_int(hai_part_of(n_key, parts, rank)) : -1;
-      if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, ~hai_tile_holds(job->tile, block));
+      if (!hai_is_pinned(job, pinned, key))
+        hai_tile_push(job->tile, key, ~hai_tile_holds(job->tile, block));
     }
-    hai_tile_flush(job);
+    hai_tile_flush(job->tile);
     for (i = 0; i < n; i++)
       most = hai_state_lse(job->tile->m[i], job->tile->l[i]) > most
                  ? hai_state_lse(job->tile->m[i], job->tile->l[i])
@@ -33,9 +35,12 @@ HAI_APART void hai_stage_cap(hai_job *job) {
   hai_cap(job)[job->chunk] = most;
 }
 
-/* Columns under the capped, floored normaliser: C = eps^2 m / (n ln n) (B + T / kappa), D = B + max(sum
-   over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D. B is what the tile has met
-   so far; the numerator is not capped. In logarithms, since the sums may exceed a float's range. */
+/* Columns under the normaliser with Algorithm 2's cap and floor:
+     C = eps^2 m / (n ln n) (B + T / kappa),
+     D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
+   B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice: for the
+   numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
+   range. */
 HAI_APART void hai_attend_columns_capped(hai_job *job) {
   const hyperattn_params *p = job->plan->params;
   hai_tile *tile = job->tile;
@@ -56,8 +61,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   hai_tile_settle(tile);
   for (i = 0; i < tile->n; i++) {
     m[i] = tile->m[i];
-    tile->m[i] = -hai_inf();
-    tile->l[i] = 0.0f;
+    hai_lane_set(tile, i, -hai_inf()); /* a sum of its own, over the columns alone */
   }
   tile->clip = clip;
   tile->value_dim = 0;
@@ -69,8 +73,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
     float sum = hai_log_add(block[i], rest > least ? rest : least);
     float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
-    tile->m[i] = sum == -hai_inf() ? 0.0f : sum;
-    tile->l[i] = sum == -hai_inf() ? 0.0f : 1.0f;
+    hai_lane_set(tile, i, sum);
   }
   hai_tile_reset_sums(tile);
 }

@@ -1,21 +1,8 @@
 /* ==== 9. Attention ===================================================================================
-   Exact regions and approximated rectangles, tile by tile. */
+   Exact regions and approximated rectangles, some tiles at a time. */
 
-/* Keys that a query meets before any rectangle: 0 .. P, or those of its diagonal segment and its window. */
-static void hai_exact_keys(const hai_plan *plan, hai_index query, hai_index *first, hai_index *last) {
-  const hyperattn_problem *p = plan->problem;
-  hai_index x, segments = hai_power_of_2(plan->depth);
-  *first = 0;
-  *last = p->causal ? query + plan->n_key - plan->n_query : plan->n_key - 1;
-  x = *last - plan->key_skip; /* place within the square */
-  if (p->causal && x >= 0 && (plan->depth || plan->outer)) {
-    *first = plan->key_skip + hai_cut(plan->square, segments, hai_part_of(plan->square, segments, x));
-    *first = hai_max(0, hai_min(*first, *last - plan->window + 1));
-  }
-}
-
-/* Puts rows row .. row + n - 1 of a kv head into the tile: row r is query r / heads_per_kv of head r %
-   heads_per_kv, so that heads that share keys fill a tile together. */
+/* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r %
+   heads_per_kv: heads that share keys share tiles. */
 static void hai_exact_open(hai_job *job, hai_index row, int n) {
   const hai_plan *plan = job->plan;
   hai_index group = plan->heads_per_kv, first, last;
@@ -25,10 +12,11 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
   }
   hai_tile_open(job, n, plan->scale, plan->value_dim);
-  job->tile->guard = plan->problem->causal;
+  job->tile->guarded = plan->problem->causal;
 }
 
-/* Rows row .. end - 1, some tiles at a time: `open` fills one, `meet` leads them all to their keys. */
+/* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and
+   meet(job, tiles, n) lets n tiles meet their keys. */
 static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int),
                             void (*meet)(hai_job *, hai_tile *const *, int), hai_index row, hai_index end) {
   hai_tile *tiles[HAI_MAX_TILES];
@@ -47,10 +35,10 @@ static void hai_attend_rows(hai_job *job, void (*open)(hai_job *, hai_index, int
 }
 
 static void hai_exact_meet(hai_job *job, hai_tile *const *tiles, int n) {
-  hai_tiles_run(job, tiles, n, 0, job->plan->n_key);
+  hai_tiles_run(tiles, n, 0, job->plan->n_key);
 }
 static void hai_rect_meet(hai_job *job, hai_tile *const *tiles, int n) {
-  hai_tiles_run(job, tiles, n, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
+  hai_tiles_run(tiles, n, job->rect.key_begin, job->rect.key_begin + job->rect.n_key);
 }
 
 /* Exact attention of HAI_TASK_QUERIES rows of a kv head. */

@@ -16,7 +16,7 @@ HAI_APART void hai_stage_judge(hai_job *job) {
   float *truth = hai_truth(job, job->chunk);
   while (first < judges) {
     n = hai_tiles_open(job, tiles, most, first, judges, hai_judge_row, plan->value_dim);
-    hai_tiles_run(job, tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
+    hai_tiles_run(tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
                   begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
     for (t = 0; t < n; t++) {
       hai_tile_save(tiles[t], truth);
@@ -260,6 +260,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);
   float *blocks = HAI_PLACE(float, place + HAI_AUDITORS), *pins = blocks + lanes;
   float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
+  hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
   record->tried = plan->choosing ? hai_verdict_of(job)->tried : 0;
   record->n = judges;

@@ -111,7 +111,7 @@ static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_
     for (s = 0; s < spans; s += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, spans - s));
       for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
-      plan->float_kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+      hai_tile_products(tile, plan->float_kernel, count);
       for (j = 0; j < count; j++) {
         float most = hai_largest(tile->score + j * lanes, tile->n);
         room->reach[s + j] = !anew && room->reach[s + j] > most ? room->reach[s + j] : most;
@@ -143,7 +143,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans,
         tile->id[count] = hai_to_int(block);
       }
     }
-    plan->float_kernel->scores(tile->query, dim, tile->key, count, tile->begin, tile->end, tile->score);
+    hai_tile_products(tile, plan->float_kernel, count);
     for (i = 0; i < tile->n; i++) {
       uint64_t *heap = room->best + i * stride;
       for (j = 0; j < count; j++) {

@@ -1,14 +1,10 @@
 /* ---- Probing: what a few queries think of every key ---- */
 
-/* The last key of a rectangle that the query at `row` meets there: its window is attended elsewhere. */
-static hai_index hai_rect_last(const hai_plan *plan, hai_index row) {
-  const hyperattn_problem *p = plan->problem;
-  return p->causal ? row + plan->n_key - plan->n_query - plan->window : plan->n_key;
-}
-
 /* Puts query `row` of the rectangle into a lane. */
 static void hai_rect_query(hai_job *job, int lane, hai_index row) {
-  hai_tile_query(job, lane, job->head, row, 0, hai_rect_last(job->plan, row));
+  hai_index first, last;
+  hai_rect_keys(job->plan, row, &first, &last);
+  hai_tile_query(job, lane, job->head, row, first, last);
 }
 
 static hai_index hai_n_probes(const hai_job *job) {
@@ -75,7 +71,7 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_index first = 0, probes = hai_n_probes(job);
   while (first < probes) {
     n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
-    hai_tiles_run(job, tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
+    hai_tiles_run(tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
     for (t = 0; t < n; t++)
       for (i = 0; i < tiles[t]->n; i++, first++) {
         partial[2 * first] = tiles[t]->m[i];
@@ -112,17 +108,14 @@ static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int a
 }
 
 /* Adds what those probes of the tile that are in `good` give to the masses of keys key .. key + count - 1. */
-static void hai_tile_mass(hai_job *job, hai_index key, int count, uint64_t good, float *mass) {
-  hai_tile *tile = job->tile;
+static void hai_tile_mass(hai_tile *tile, hai_index key, int count, uint64_t good, float *mass) {
   int j;
   hai_tile_fill(tile, key, key + count);
   for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
+  tile->masked = 1;
   /* with the reference set to lse, softmax leaves the normalised weights */
   HYPERATTN_MEMCPY(tile->m, tile->spare, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
-  tile->kernel->scores(tile->query, job->plan->head_dim, tile->key, count, tile->begin, tile->end,
-                       tile->score);
-  tile->kernel->softmax(tile->score, count, HAI_NULL, tile->visible, tile->begin, tile->end, tile->m,
-                        tile->l, tile->factor);
+  hai_tile_weights(tile);
   tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->per_key);
   for (j = 0; j < count; j++) mass[j] += tile->per_key[j];
 }
@@ -154,7 +147,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
-        hai_tile_mass(job, key, count, good[t], mass + key);
+        hai_tile_mass(tiles[t], key, count, good[t], mass + key);
         if (plan->reporting) hai_add_squares(job, key, count, anew && t == 0);
       }
     }

@@ -1,16 +1,24 @@
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* The recipe of a rectangle and head; sets the pairing of its blocks. */
-static hai_recipe hai_recipe_of(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  if (plan->outer_exact && job->level >= plan->depth) return HAI_ALL;
-  if (!plan->choosing) return HAI_BLOCKS;
-  job->pairing = hai_verdict_of(job)->pairing;
-  return HAI_AS(hai_recipe, hai_verdict_of(job)->recipe);
+/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not worth
+   approximating. */
+static int hai_rect_is_exact(const hai_job *job) {
+  return job->plan->outer_exact && job->level >= job->plan->depth;
 }
 
-/* Puts the query at a sorted position into a lane, and the lane into its query group. Positions come
-   ascending. */
+/* The recipe of a rectangle and head. */
+static hai_recipe hai_recipe_of(const hai_job *job) {
+  if (hai_rect_is_exact(job)) return HAI_ALL;
+  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
+}
+
+/* The job goes on with the pairing that the rectangle's verdict names, if there is one. */
+static void hai_adopt_pairing(hai_job *job) {
+  if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
+}
+
+/* Puts the query at a position of the pairing's order into a lane, and the lane into its query group. Positions
+   ascend from lane to lane. */
 static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -35,7 +43,7 @@ static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   group->end = lane + 1;
 }
 
-/* Lanes whose group holds a sub-block. Quick where sub-blocks are asked for in ascending order. */
+/* Bit i: the group of lane i has chosen the sub-block. Cheapest for a sequence of ascending sub-blocks. */
 static uint64_t hai_tile_holds(hai_tile *tile, int32_t block) {
   uint64_t bits = 0;
   int g;
@@ -49,7 +57,7 @@ static uint64_t hai_tile_holds(hai_tile *tile, int32_t block) {
   return bits;
 }
 
-/* Each group meets the keys of its sub-blocks, weight 1; pinned ones come later, for all. */
+/* Each query group meets the keys of its sub-blocks with weight 1, except pins, which all queries meet. */
 static void hai_attend_blocks(hai_job *job) {
   hai_tile *tile = job->tile;
   const int32_t *order = hai_key_order(job);
@@ -64,14 +72,14 @@ static void hai_attend_blocks(hai_job *job) {
       for (rank = hai_cut(n_key, parts, group->blocks[b]);
            rank < hai_cut(n_key, parts, group->blocks[b] + 1); rank++) {
         hai_index key = hai_at(order, job->rect.key_begin, rank);
-        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(job, key, bits);
+        if (!hai_is_pinned(job, pinned, key)) hai_tile_push(tile, key, bits);
       }
-    hai_tile_flush(job);
+    hai_tile_flush(tile);
   }
 }
 
-/* Keys begin .. end - 1 of a list take their places in a chunk: its first n_pins are pins, weight 1, the
-   others columns of a draw. Returns the latest of these keys. */
+/* Keys begin .. end - 1 of a list take their places in the chunk. The first n_pins of the list are pins, of
+   weight 1, the others the columns of a draw. Returns the largest position of these keys. */
 HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, int wide, int begin,
                                 int end) {
   int32_t latest = 0;
@@ -79,18 +87,18 @@ HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, 
   for (j = 0; begin < end; j++, begin++) {
     int is_pin = begin < n_pins;
     const hai_column *column = &hai_columns(job, wide)[is_pin ? 0 : begin - n_pins];
-    tile->id[j] = is_pin ? hai_pins(job)[begin] : column->key;
+    int32_t key = is_pin ? hai_pins(job)[begin] : column->key;
     tile->log_weight[j] = is_pin ? 0.0f : column->log_weight;
-    latest = tile->id[j] > latest ? tile->id[j] : latest;
-    hai_tile_put(tile, j, tile->id[j]);
+    latest = key > latest ? key : latest;
+    hai_tile_put(tile, j, key);
   }
   return latest;
 }
 
-/* Some tiles meet so many pins and the columns of a draw (wide: 0 or 1; -1: none), which are hidden from
-   queries whose block holds them. Rows are looked for once for all tiles. */
+/* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is hidden
+   from the queries that meet it in one of their blocks. A chunk's rows are read once for all tiles. */
 static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
-  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, i, j;
+  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, hidden, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
     int32_t latest;
@@ -98,16 +106,15 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
     latest = hai_list_rows(job, tiles[0], n_pins, wide > 0, begin, end);
     for (i = 0; i < n_tiles; i++) {
       hai_tile *tile = tiles[i];
-      job->tile = tile;
       tile->n_keys = end - begin;
       tile->weighted = end > n_pins;
-      /* where nothing is hidden, `visible` is not read */
-      for (j = 0; j < tile->n_keys && (tile->n_groups || latest > tile->min_last); j++) {
+      hidden = tile->n_groups || hai_tile_sees(tile, 0, latest) != HAI_SEEN_ALL; /* may any key be */
+      for (j = 0; hidden && j < tile->n_keys; j++) {
         int at = begin + j - n_pins;
-        hai_tile_show(tile, j, tiles[0]->id[j],
+        hai_tile_show(tile, j, tile->id[j],
                       at < 0 ? UINT64_MAX : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
       }
-      hai_tile_flush(job);
+      hai_tile_flush(tile);
     }
   }
 }

@@ -35,6 +35,7 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
           groups = hai_query_parts(job->plan, job->rect.n_query, job->rect.n_key);
   const int32_t *pins = hai_pins(job);
   hai_recipe recipe = hai_recipe_of(job);
+  hai_adopt_pairing(job);
   int wide = recipe == HAI_COLUMNS || recipe == HAI_BOTH;
   w->recipes[recipe]++, w->pairings[job->pairing]++;
   for (int64_t x = 0; x < job->rect.n_query; x++) {

@@ -1,0 +1,184 @@
+/* ---- Chunks: the keys that wait, and what becomes of them ---- */
+
+/* Key `key` takes place j of the chunk that the tiles share. */
+HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+  tile->id[j] = hai_to_int(key);
+  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
+  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
+}
+
+/* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
+static void hai_tile_products(hai_tile *tile, const hai_kernel *kernel, int n) {
+  kernel->scores(tile->query, tile->keys.dim, tile->key, n, tile->begin, tile->end, tile->score);
+}
+
+/* score[j][i] = min(score[j][i], clip[i]). */
+static void hai_tile_clip(hai_tile *tile) {
+  int lanes = tile->kernel->lanes, i, j;
+  for (j = 0; j < tile->n_keys; j++)
+    for (i = 0; i < tile->n; i++)
+      if (tile->score[j * lanes + i] > tile->clip[i]) tile->score[j * lanes + i] = tile->clip[i];
+}
+
+/* Scores of the keys that wait: their products, and then whatever changes a score. Every lane of the tile and
+   every key in tile->id passes here, in attention and in probing. */
+static void hai_tile_scores(hai_tile *tile) {
+  hai_tile_products(tile, tile->kernel, tile->n_keys);
+  if (tile->clip) hai_tile_clip(tile);
+}
+
+/* Weights of the keys that wait, e^(score + log_weight - m), 0 where hidden, in the place of their scores; m, l
+   and factor as hai_kernel says. Returns whether any m moved. */
+static int hai_tile_weights(hai_tile *tile) {
+  hai_tile_scores(tile);
+  return tile->kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
+                               tile->masked ? tile->visible : HAI_NULL, tile->begin, tile->end, tile->m,
+                               tile->l, tile->factor);
+}
+
+/* o [t] += the weighted sum of n_dim coordinates of `value`, from row t of o on. */
+static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_index t, hai_index n_dim) {
+  tile->kernel->values(tile->score, tile->n_keys, value, n_dim, tile->factor, tile->begin, tile->end,
+                       tile->o + t * tile->kernel->lanes);
+}
+
+/* Are all numbers of a row of float32 or bfloat16 finite? Eight bytes at a time: 1 added to an exponent of all
+   ones carries into the place of the sign, which was cleared. */
+static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
+  int is_float = hai_is_f32(dtype);
+  uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
+  uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
+  hai_index step = HAI_AS(hai_index, sizeof eight / hai_unit_bytes(dtype)), t;
+  const char *at = HAI_AS(const char *, row);
+  for (t = 0; t + step <= n; t += step, at += sizeof eight) {
+    HYPERATTN_MEMCPY(&eight, at, sizeof eight);
+    carries |= (eight & ~signs) + ones;
+  }
+  for (; t < n; t++) carries |= hai_finite(hai_get(row, dtype, t)) ? 0 : signs;
+  return !(carries & signs);
+}
+
+/* Are the first n values of the chunk finite? */
+static int hai_tile_values_finite(const hai_tile *tile, hai_index n) {
+  hai_index j = 0;
+  while (j < n && hai_row_finite(tile->value[j], tile->kernel->dtype, tile->value_dim)) j++;
+  return j == n;
+}
+
+/* Is any of coordinates t .. t + value_multiple - 1 not finite in a value that is hidden from some lane? */
+static int hai_tile_hides_nonfinite(const hai_tile *tile, hai_index t) {
+  hyperattn_dtype dtype = tile->kernel->dtype;
+  uint64_t all = hai_lane_bits(0, tile->n);
+  int j;
+  for (j = 0; j < tile->n_keys; j++)
+    if ((tile->visible[j] & all) != all &&
+        !hai_row_finite(HAI_AS(const char *, tile->value[j]) + HAI_AS(size_t, t) * hai_unit_bytes(dtype),
+                        dtype, tile->kernel->value_multiple))
+      return 1;
+  return 0;
+}
+
+/* Adds values of which hidden ones are not finite: 0 * inf is NaN, and a row must not depend on a key that it
+   does not see. The kernel takes value_multiple coordinates at a time, or as many as hold no such value. Where
+   one does, values that are not finite count as 0 in the kernel, and are then added in the lanes that see them.
+   The order of all other sums, and so every other bit, is that of hai_tile_add_values. */
+HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
+  hyperattn_dtype dtype = tile->kernel->dtype;
+  size_t bytes = hai_unit_bytes(dtype);
+  int lanes = tile->kernel->lanes, step = tile->kernel->value_multiple, i, j;
+  hai_index t = 0, run;
+  while (t < tile->value_dim) {
+    for (run = t; run < tile->value_dim && !hai_tile_hides_nonfinite(tile, run);) run += step;
+    for (j = 0; j < tile->n_keys; j++) /* tile->row is free: queries are packed */
+      tile->row[j] = HAI_AS(const char *, tile->value[j]) + HAI_AS(size_t, t) * bytes;
+    if (run > t) {
+      hai_tile_add_values(tile, tile->row, t, run - t);
+      t = run;
+      continue;
+    }
+    for (j = 0; j < tile->n_keys; j++) {
+      char *kept = HAI_PLACE(char, tile->per_key) + HAI_AS(size_t, j * step) * bytes;
+      for (i = 0; i < step; i++) {
+        float value = hai_get(tile->value[j], dtype, t + i);
+        hai_put(kept, dtype, i, hai_finite(value) ? value : 0.0f);
+      }
+      tile->row[j] = kept;
+    }
+    hai_tile_add_values(tile, tile->row, t, step);
+    for (run = t + step; t < run; t++)
+      for (j = 0; j < tile->n_keys; j++) {
+        float value = hai_get(tile->value[j], dtype, t);
+        for (i = tile->begin; i < tile->end && !hai_finite(value); i++)
+          if (tile->visible[j] >> i & 1) tile->o[t * lanes + i] += tile->score[j * lanes + i] * value;
+      }
+  }
+}
+
+/* The lanes aimed at attend to the keys that wait. */
+static void hai_tile_flush(hai_tile *tile) {
+  const hai_kernel *kernel = tile->kernel;
+  if (!tile->n_keys) return;
+  hai_tile_follow(tile, hai_tile_weights(tile));
+  if (HAI_ROUNDS && tile->value_dim && kernel->round)
+    kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
+                  tile->o + tile->value_dim * kernel->lanes);
+  if (tile->value_dim && tile->masked && tile->nonfinite)
+    hai_tile_values_guarded(tile);
+  else if (tile->value_dim)
+    hai_tile_add_values(tile, tile->value, 0, tile->value_dim);
+  tile->n_keys = tile->masked = tile->weighted = 0;
+}
+
+/* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes its
+   place in the chunk too, so that the grouping of sums does not depend on which queries share a tile. */
+static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
+  int j = tile->n_keys++;
+  hai_tile_put(tile, j, key);
+  hai_tile_show(tile, j, key, bits);
+  if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
+}
+
+/* Starts to load a row from memory, so that it arrives before it is multiplied. */
+static void hai_rows_fetch(const hai_rows *rows, const void *row) {
+  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
+  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
+}
+
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
+  hai_index j;
+  for (j = 0; j < end - begin; j++) {
+    hai_tile_put(tile, hai_to_int(j), begin + j);
+    hai_rows_fetch(&tile->keys, tile->key[j]);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
+  }
+}
+
+/* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and a
+   tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on which
+   queries share a tile. */
+static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
+  hai_index first = end, last = begin - 1, next;
+  int i, nonfinite;
+  for (i = 0; i < n_tiles; i++) {
+    first = hai_min(first, tiles[i]->min_first);
+    last = hai_max(last, tiles[i]->max_last);
+    hai_tile_aim(tiles[i], 0, tiles[i]->n);
+  }
+  begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
+  end = hai_min(end, last + 1);
+  for (; begin < end; begin = next) {
+    next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
+    hai_tile_rows(tiles[0], begin, next);
+    nonfinite = -1; /* not known yet */
+    for (i = 0; i < n_tiles; i++) {
+      if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
+      hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
+        nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
+      tiles[i]->nonfinite = nonfinite > 0;
+      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+      hai_tile_flush(tiles[i]);
+    }
+  }
+}

@@ -1,0 +1,159 @@
+/* ---- States of the lanes ---- */
+
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+static void hai_lane_set(hai_tile *tile, int lane, float lse) {
+  tile->m[lane] = lse;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[tile->kernel->lanes + lane] = 0.0f;
+}
+
+/* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
+static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
+
+/* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without gaps. */
+static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row, hai_index first,
+                           hai_index last) {
+  const hyperattn_problem *p = job->plan->problem;
+  hai_tile *tile = job->tile;
+  if (hai_is_f32(tile->kernel->dtype))
+    tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
+  else
+    tile->row[lane] = hai_row(&p->query, job->batch, head, row);
+  tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
+  tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
+  tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
+                    : hai_stores_states(job->plan)
+                        ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
+                        : hai_line(tile, lane);
+  tile->first[lane] = first;
+  tile->last[lane] = last;
+}
+
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and begins
+   their states. */
+static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
+  hai_tile *tile = job->tile;
+  int i, lanes = tile->kernel->lanes;
+  tile->n = n;
+  tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
+  tile->clip = HAI_NULL;
+  tile->value_dim = value_dim;
+  tile->min_first = tile->max_first = tile->first[0];
+  tile->min_last = tile->max_last = tile->last[0];
+  for (i = 0; i < n; i++) {
+    tile->min_first = hai_min(tile->min_first, tile->first[i]);
+    tile->max_first = hai_max(tile->max_first, tile->first[i]);
+    tile->min_last = hai_min(tile->min_last, tile->last[i]);
+    tile->max_last = hai_max(tile->max_last, tile->last[i]);
+  }
+  for (i = 0; i < lanes; i++) {
+    if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
+    hai_lane_begin(tile, i);
+  }
+  tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
+  HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
+  hai_tile_aim(tile, 0, n);
+}
+
+/* Says that m, l and o are the lanes' states, with nothing carried and nothing lost by rounding. */
+static void hai_tile_reset_sums(hai_tile *tile) {
+  int lanes = tile->kernel->lanes;
+  HYPERATTN_MEMSET(tile->l + lanes, 0, HAI_AS(size_t, lanes) * sizeof(float));
+  if (HAI_ROUNDS && hai_sum_rows(tile) > tile->value_dim)
+    HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, HAI_AS(size_t, lanes) * sizeof(float));
+  tile->carried = 0;
+}
+
+/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each over
+   HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at most 2e-6
+   for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
+static void hai_tile_carry(hai_tile *tile) {
+  size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
+  if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
+    float *o = tile->o;
+    tile->o = tile->sum;
+    tile->sum = o;
+    HYPERATTN_MEMSET(tile->o, 0, bytes);
+    tile->carried = 1;
+    return;
+  }
+  if (!tile->carried) HYPERATTN_MEMSET(tile->sum, 0, bytes);
+  if (tile->carried < 2) HYPERATTN_MEMSET(tile->lost, 0, bytes);
+  tile->carried = 2;
+  tile->kernel->carry(tile->o, hai_sum_rows(tile), tile->begin, tile->end, tile->sum, tile->lost);
+}
+
+/* Makes the carried sums follow a chunk, before its values are added to o: carries o after every
+   HAI_CARRY_CHUNKS chunks, and rescales where a reference has moved. */
+static void hai_tile_follow(hai_tile *tile, int moved) {
+  hai_index rows = hai_sum_rows(tile);
+  if (!HAI_LONG_SUMS || !rows || !tile->sum) return;
+  if (tile->chunks && tile->chunks % HAI_CARRY_CHUNKS == 0) hai_tile_carry(tile);
+  tile->chunks++;
+  if (tile->carried && moved) tile->kernel->scale(tile->sum, rows, tile->factor, tile->begin, tile->end);
+  if (tile->carried > 1 && moved)
+    tile->kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
+}
+
+/* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and where
+   weights are rounded multiplies it by the sum of the exact weights over the sum of the rounded ones. */
+HAI_APART void hai_tile_settle(hai_tile *tile) {
+  hai_index rows = hai_sum_rows(tile);
+  int lanes = tile->kernel->lanes, i;
+  if (HAI_LONG_SUMS && tile->carried) {
+    hai_tile_aim(tile, 0, tile->n);
+    tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum,
+                         tile->carried > 1 ? tile->lost : HAI_NULL);
+  }
+  if (HAI_ROUNDS && rows > tile->value_dim) {
+    const float *rounded = tile->o + tile->value_dim * lanes;
+    for (i = 0; i < lanes; i++) tile->factor[i] = rounded[i] == 0.0f ? 0.0f : tile->l[i] / rounded[i];
+    tile->kernel->scale(tile->o, tile->value_dim, tile->factor, 0, lanes);
+  }
+  hai_tile_reset_sums(tile);
+}
+
+/* Loads the states that earlier phases stored. */
+static void hai_tile_resume(hai_job *job) {
+  hai_tile *tile = job->tile;
+  int i;
+  HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
+  job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
+  for (i = 0; i < tile->n; i++)
+    hai_lane_set(tile, i, hai_floats(job, job->plan->layout.lse)[tile->state[i]]);
+  hai_tile_reset_sums(tile);
+}
+
+/* Writes out and lse: the result, or the states that later phases load. */
+static void hai_tile_close(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  hyperattn_dtype dtype = plan->problem->out.dtype;
+  int stores = hai_stores_states(plan), i;
+  hai_tile_settle(tile);
+  for (i = 0; i < tile->n; i++) {
+    float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
+    tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
+    if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
+    if (stores) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
+  }
+  tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
+  for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
+    hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+}
+
+/* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
+static void hai_tile_save(hai_tile *tile, float *state) {
+  size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
+  hai_tile_settle(tile);
+  HYPERATTN_MEMCPY(state, tile->m, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(state + lanes, tile->l, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
+}
+static void hai_tile_load(hai_tile *tile, const float *state) {
+  size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
+  HYPERATTN_MEMCPY(tile->m, state, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(tile->l, state + lanes, lanes * sizeof(float));
+  HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
+  hai_tile_reset_sums(tile);
+}
