@@ -513,6 +513,47 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
 #define HYPERATTN_IMPLEMENTED
 
+/* ======== glossary.h ======== */
+
+/* ==== 0. Words =======================================================================================
+   What each means in names and in comments. P, a query's position among the keys, is row + n_key - n_query.
+
+   query, key, value  rows of the tensors; a query meets a key where their product is computed
+   head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
+   square             the part of a causal problem in which query i's own key is key i
+   rectangle          some queries and the keys before them, all of which they see but for their windows
+   level              the rectangles of one halving of the square, or the outer rectangle
+   segment            the diagonal part of the square between rectangles, which is exact
+   region             a rectangle's number in the split, which names its random numbers
+   block              block_size keys that a query group meets exactly
+   sub-block          key_group keys of a rectangle in the pairing's order
+   superblock         HAI_SUPERBLOCK sub-blocks, scored together first in large rectangles
+   query group        query_group queries in the pairing's order, which choose sub-blocks together
+   pairing            an order of the rows, and each query group's choice of sub-blocks
+   column             a sampled key, with the log-weight that makes up for the keys that were not drawn
+   pin                a key that every query of a rectangle meets: a sink, or one of large column mass
+   probe              a query that meets every key of a rectangle before the choice
+   held-out query     a query that meets every key to judge a choice in which it had no part
+   recipe             which of blocks, columns and all keys the queries of a rectangle meet
+   verdict            the recipe and the pairing that the held-out queries found best
+   record             what the report keeps of a rectangle and head
+   product            the dot product of a query and a key, times the scale
+   score              a product after everything that changes it, before its log-weight
+   weight             e^(score + log-weight - reference)
+   state              (m, l, o) of a query: reference of its weights, their sum, weighted sum of values
+   lse                m + ln l, the logarithm of a sum of e^score
+   tile               up to `lanes` queries, packed transposed, with their states
+   lane               the place of one query in a tile, and one element of vector registers
+   chunk              up to HAI_CHUNK keys that tiles meet at a time; also a task's part of a rectangle
+   kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
+                      rows of float32
+   row                one row of a tensor, or an index of it
+   extent             the bytes that a tensor spans
+   stage, phase       a computation on all rectangles of a level; a stage at a level
+   task, job          a part of a phase, for one worker; what it works on
+   workspace, array   the caller's memory; a part of it that has a name in hai_layout
+   scratch            the part of the workspace that one worker uses during a task */
+
 /* ======== portability.h ======== */
 
 /* ==== 1. Portability ================================================================================ */
@@ -531,8 +572,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HYPERATTN_MEMSET(d, c, n) memset(d, c, n)
 #endif
 
-/* Casts, by C++'s names in C++: of a number, or from or to a pointer to void; and of bits that stay as they
-   are, a pointer's or a vector's. */
+/* Casts, which C++ wants by name. HAI_AS converts a number, or a pointer from or to a pointer to void;
+   HAI_REINTERPRET keeps the bits of a pointer or of a vector. */
 #ifdef __cplusplus
 #define HAI_AS(type, x) static_cast<type>(x)
 #define HAI_REINTERPRET(type, x) reinterpret_cast<type>(x)
@@ -542,16 +583,15 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_REINTERPRET(type, x) ((type)(x))
 #define HAI_NULL NULL
 #endif
-/* A place in memory of another type. */
+/* A pointer to bytes as a pointer to another type. */
 #define HAI_PLACE(type, at) HAI_AS(type *, HAI_AS(void *, at))
 
-/* Which instruction sets this build can hold. Compilers need per-function targets, which gcc and clang
-   have. */
+/* Which instruction sets this build can hold. They need targets set by function, which gcc and clang have.
+   gcc for Windows spills 32-byte registers to misaligned addresses (gcc bug 54412), unless it optimises. */
 #if !defined(HYPERATTN_NO_SIMD) && defined(__x86_64__) && !defined(__ILP32__) && \
     ((defined(__clang__) && __clang_major__ >= 8) ||                             \
      (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 7)) &&             \
-    !(defined(__MINGW32__) && !defined(__clang__) &&                             \
-      !defined(__OPTIMIZE__)) /* gcc 54412: spills need 32 bytes */
+    !(defined(__MINGW32__) && !defined(__clang__) && !defined(__OPTIMIZE__))
 #define HAI_X86_64 1
 #include <immintrin.h>
 #else
@@ -590,20 +630,22 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_NEON_BF16 0
 #endif
-#define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON) /* any of them: the compiler is gcc or clang */
-#define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16) /* does any kernel round weights */
+/* Is there a vector kernel? The compiler is then gcc or clang. */
+#define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON)
+/* Is there a kernel that rounds weights? */
+#define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16)
 #if HAI_SIMD
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
-/* A few operations for every key or row: inlined at gcc -O1 too, but not where size counts. */
+/* A few operations for every key or row: inlined at gcc -O1 too, but left to the compiler at -Os. */
 #if HAI_SIMD && !defined(__OPTIMIZE_SIZE__)
 #define HAI_HOT HAI_INLINE
 #else
 #define HAI_HOT static
 #endif
 
-/* What this build holds besides exact attention on float32. Code that a zero here leaves without a
-   caller, compilers drop. */
+/* What this build holds besides exact attention on float32. Compilers drop the code that a zero here leaves
+   without a caller. */
 #ifdef HYPERATTN_NO_HYPER
 #define HAI_HYPER 0
 #else
@@ -626,14 +668,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LONG_SUMS 1
 #endif
 
-/* A function that is never inlined: stack use is then that of the deepest callee, not the sum of all that were
-   inlined into one frame. */
+/* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
+   hold. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HAI_APART static __attribute__((noinline))
 #else
 #define HAI_APART static
 #endif
-/* A small function with many callers: inlined for speed, kept once where size counts. */
+/* A small function with many callers: inlined for speed, and compiled once at -Os. */
 #ifdef __OPTIMIZE_SIZE__
 #define HAI_ONCE HAI_APART
 #else
@@ -645,42 +687,43 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
-#define HAI_MAX_DIM 576        /* largest head_dim and value_dim */
-#define HAI_MAX_LANES 64       /* most queries in a tile: one bit each in a mask */
-#define HAI_CHUNK 64           /* most keys that a tile meets at a time */
-#define HAI_ALIGN 64           /* alignment of every array in the workspace */
-#define HAI_AHEAD 0.693147181f /* ln 2: how far ahead of a score the reference of a lane's sums moves, */
-#define HAI_LEAP 8.0f          /* unless it moves so far that little is left of what was summed before */
-#define HAI_CARRY_CHUNKS \
-  64 /* chunks whose sums gather in o before they are carried to sums of more digits */
-#define HAI_MAX_STEPS 24
-#define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task, */
-#define HAI_TILES_BYTES (288 * 1024)     /* and most bytes of them where there are several */
+#define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
+#define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
+#define HAI_CHUNK 64     /* most keys that a tile meets at a time */
+#define HAI_ALIGN 64     /* alignment of every array in the workspace */
+/* A larger score moves a lane's reference m to HAI_AHEAD (ln 2) above it, so that slowly rising scores seldom
+   move m. A score HAI_LEAP or more above m moves m to itself: the sums before it then count little. */
+#define HAI_AHEAD 0.693147181f
+#define HAI_LEAP 8.0f
+#define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
+#define HAI_MAX_STEPS 24    /* most steps of a level */
+#define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
+#define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
+/* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
-#define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, sub-blocks are chosen in two levels: */
-#define HAI_SUPERBLOCK 16    /* sub-blocks of a span; divides HAI_TASK_GROUPS and HAI_CHUNK */
-#define HAI_PAIR_GROUPS 16   /* query groups that choose spans together; divides HAI_TASK_GROUPS */
-#define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
-#define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
-#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose, */
-#define HAI_AUDITORS 192     /* and that see what the choice is worth, for the report; */
-#define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
-#define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
-#define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
-#define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
-#define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
-#define HAI_SIEVE 128        /* words of a sieve for rows */
+#define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
+#define HAI_SUPERBLOCK 16    /* sub-blocks of a superblock; divides HAI_TASK_GROUPS and HAI_CHUNK */
+#define HAI_PAIR_GROUPS 16   /* query groups that choose superblocks together; divides HAI_TASK_GROUPS */
+#define HAI_PROBE_CHUNKS 64  /* most tasks that probe a rectangle's keys */
+#define HAI_PROBE_KEYS 512   /* least keys that one of them probes */
+#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose */
+#define HAI_AUDITORS 192     /* most held-out queries that measure the choice for the report */
+#define HAI_JUDGE_RUN 4      /* neighbours among held-out queries; divides both numbers */
+#define HAI_JUDGE_CHUNKS 16  /* most tasks in which held-out queries meet a rectangle's keys */
+#define HAI_JUDGE_KEYS 4096  /* least keys of one of them */
+#define HAI_GOOD 0.1f        /* at a fixed budget, blocks are not tried if columns alone err by no more */
+#define HAI_FAIR 0.4f /* at a fixed budget, no second pairing is tried if the first errs by no more */
+#define HAI_SIEVE 128 /* words of a sieve for rows */
 
-/* Counts of rows, keys, floats and tasks' parts: as wide as a pointer, whatever the width of the caller's. */
+/* Counts of rows, keys, floats and chunks are as wide as a pointer. The caller's are int64_t. */
 typedef ptrdiff_t hai_index;
 #define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
 
-/* Narrower, on machines where it is; elsewhere the types are the same, and some compilers warn of a cast from
-   one to itself: these go by way of an unsigned type. */
+/* Conversions to a type that is narrower on some machines and the same on others. They go by way of an
+   unsigned type, since some compilers warn of a cast from a type to itself. */
 HAI_HOT hai_index hai_to_index(int64_t x) { return HAI_AS(hai_index, HAI_AS(uint64_t, x)); }
 HAI_HOT int hai_to_int(hai_index x) { return HAI_AS(int, HAI_AS(size_t, x)); }
 static hai_index hai_power_of_2(int exponent) {
@@ -690,31 +733,33 @@ static hai_index hai_power_of_2(int exponent) {
 HAI_ONCE hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
 HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
-/* A caller's number, cut at `most`. */
+/* The smaller of a caller's number and `most`. */
 HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
 
-/* Sizes that would not fit stay at SIZE_MAX. */
+/* Products and sums of sizes; SIZE_MAX where they would not fit. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
 
-/* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
+/* Cuts n things into `parts` parts whose sizes differ by at most one: part i is hai_cut(n, parts, i) ..
+   hai_cut(n, parts, i + 1) - 1. */
 HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
   int64_t wide = n;
   return hai_to_index(wide * i / parts); /* NOLINT(clang-analyzer-core.DivideZero): parts > 0 */
 }
-/* The part that holds x. */
+/* The part that holds thing x. */
 HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   int64_t wide = x;
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
+/* The next multiple of HAI_ALIGN. */
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
 /* ======== numbers.h ======== */
 
 /* ==== 2. Numbers ====================================================================================
-   Own functions, so that no libm is needed and every target computes the same. */
+   Functions of our own: no libm is needed, and every target computes the same. */
 
 HAI_HOT float hai_float(uint32_t bits) {
   float x;
@@ -751,9 +796,10 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* base + ln x for x >= 0; ln 0 = -inf, negative and NaN give NaN. x = 2^e y, y in [sqrt(1/2), sqrt(2)),
-   ln y = 2 atanh((y - 1) / (y + 1)). e ln 2 comes in two parts, the first of so few bits that it is exact:
-   where base and ln x cancel, what is left is still right to a few units in its last place. */
+/* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
+   sqrt(2)), ln y = 2 atanh((y - 1) / (y + 1)). ln 2 is split in two parts, the first of so few bits that
+   its product with e is exact: where base and ln x cancel, the difference has an error of a few units in
+   its last place. */
 static float hai_add_log(float base, float x) {
   uint32_t bits;
   int32_t e = 0;
@@ -777,8 +823,8 @@ static float hai_add_log(float base, float x) {
 /* ln x. Absolute error at most 2e-7 (1 + |ln x|). */
 static float hai_log(float x) { return hai_add_log(0.0f, x); }
 
-/* Square root by Newton's method on 1 / sqrt(x), exact for small perfect squares; denormals, negative
-   numbers and NaN give 0. */
+/* Square root by Newton's method for 1 / sqrt(x); exact for small squares of integers; 0 for denormals,
+   negative numbers and NaN. */
 static float hai_sqrt(float x) {
   float y, s;
   int i;
@@ -789,7 +835,8 @@ static float hai_sqrt(float x) {
   return s + 0.5f * y * (x - s * s);
 }
 
-/* The largest of n numbers, NaN passed over; -inf of none. Four in turn, since one would wait for itself. */
+/* The largest of n numbers that are not NaN; -inf if there are none. Four accumulators hide the latency of
+   the dependency chain. */
 static float hai_largest(const float *x, hai_index n) {
   float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
   hai_index i;
@@ -805,31 +852,32 @@ static float hai_largest(const float *x, hai_index n) {
   return most2 > most0 ? most2 : most0;
 }
 
-/* ln(e^a + e^b); -inf is an empty sum. */
+/* ln(e^a + e^b), where -inf is the logarithm of an empty sum. */
 static float hai_log_add(float a, float b) {
   float high = a > b ? a : b, low = a > b ? b : a;
   if (low == -hai_inf()) return high;
   return hai_add_log(high, 1.0f + hai_exp(low - high));
 }
 
-/* e^(part - whole); an empty part has no share. */
+/* e^(part - whole), the share of a part in a whole by their logarithms; 0 for an empty part. */
 static float hai_share(float part, float whole) {
   return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }
 
-/* ln of a state's sum: m + ln l, -inf where nothing was met. */
+/* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
 /* ======== elements.h ======== */
 
 /* ---- Elements ----
-   Rows lie in units of one element, or of a Q8_0 block. To float32 every conversion is exact; back it rounds
-   to nearest, ties to even, and a NaN stays one. */
+   A row consists of units: single elements, or Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
+   bytes). Conversions to float32 are exact. Those from it round to nearest, ties to even, and keep NaN. */
 
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
 HAI_HOT int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+/* Elements of a unit, bytes of a unit, and the alignment that a row needs. */
 HAI_HOT int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
@@ -840,6 +888,7 @@ static size_t hai_alignment(hyperattn_dtype dtype) {
   return hai_is_f32(dtype) ? sizeof(float) : sizeof(uint16_t);
 }
 
+/* float16: sign, 5 bits of exponent with bias 15, 10 bits of fraction. */
 static float hai_from_f16(uint16_t half) {
   uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
   float x;
@@ -867,6 +916,7 @@ static uint16_t hai_to_f16(float x) {
   kept += HAI_AS(uint32_t, lost > half || (lost == half && (kept & 1)));
   return HAI_AS(uint16_t, sign | kept);
 }
+/* bfloat16: the upper half of a float32. */
 static float hai_from_bf16(uint16_t half) { return hai_float(HAI_AS(uint32_t, half) << 16); }
 static uint16_t hai_to_bf16(float x) {
   uint32_t bits = hai_bits(x);
@@ -874,7 +924,7 @@ static uint16_t hai_to_bf16(float x) {
   return HAI_AS(uint16_t, (bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-/* Element t of a row, and its place taken by x. */
+/* Reads element t of a row of any dtype; writes x to it (not in Q8_0). */
 static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
   const char *at = HAI_AS(const char *, row) + HAI_AS(size_t, t / hai_unit(dtype)) * hai_unit_bytes(dtype);
   uint16_t half;
@@ -898,7 +948,7 @@ static void hai_put(void *row, hyperattn_dtype dtype, hai_index t, float x) {
     HYPERATTN_MEMCPY(at, &half, sizeof half);
 }
 
-/* row[t] = from[t] for t < n. */
+/* row[t] = from[t] for t < n, rounded to dtype. */
 static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, void *row) {
   hai_index t;
   for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);
@@ -907,9 +957,10 @@ static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, vo
 /* ======== random.h ======== */
 
 /* ==== 3. Random numbers ==============================================================================
-   A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
-   and no batch or head in it, so heads that share keys share their draws. */
+   A counter-based generator, three rounds of SplitMix64's finaliser. It has no state, so that any task can
+   draw its own numbers. They do not depend on batch and head, so that heads that share keys share draws. */
 
+/* What a number is drawn for. */
 enum {
   HAI_FOR_PLANES,
   HAI_FOR_PROBES,
@@ -920,26 +971,29 @@ enum {
   HAI_FOR_WIDE
 };
 
+/* SplitMix64's finaliser: a bijection of 64 bits. */
 static uint64_t hai_mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
   return x ^ (x >> 31);
 }
 
+/* Number `index` of a region for a purpose. */
 static uint64_t hai_random(uint64_t seed, uint64_t region, uint64_t purpose, uint64_t index) {
   uint64_t x = hai_mix(seed + 0x9e3779b97f4a7c15u);
   x = hai_mix(x + 0x9e3779b97f4a7c15u * (region + 1));
   return hai_mix(x + 0x9e3779b97f4a7c15u * (index + 1) + (purpose << 56));
 }
 
-/* begin + floor(u n) for a uniform u = random / 2^64: the high half of a 64 x 64 bit product. */
+/* begin + floor(u n) with u = random / 2^64, uniform in [0, 1): the high half of a product of 64 by 64
+   bits. */
 static uint64_t hai_uniform(uint64_t begin, uint64_t n, uint64_t random) {
   uint64_t n_low = n & 0xffffffffu, n_high = n >> 32, r_low = random & 0xffffffffu, r_high = random >> 32;
   uint64_t middle = n_high * r_low + (n_low * r_low >> 32), carry = (middle & 0xffffffffu) + n_low * r_high;
   return begin + n_high * r_high + (middle >> 32) + (carry >> 32);
 }
 
-/* One of the n things, uniform in part i of `parts`: a draw without replacement over all i. */
+/* One of n things, uniform in part i of `parts`. Over all i these are draws without replacement. */
 static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t random) {
   hai_index begin = hai_cut(n, parts, i), end = hai_cut(n, parts, i + 1);
   return HAI_AS(hai_index, hai_uniform(HAI_AS(uint64_t, begin), HAI_AS(uint64_t, end - begin), random));
@@ -5241,11 +5295,11 @@ static float *hai_cap(const hai_job *job) {
 /* ======== tiles.h ======== */
 
 /* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states. It meets keys chunk by chunk. The tiles of
-   a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
-   reference of its exponentials, the sum of its weights, and its unnormalised output; out = o / l and
-   lse = m + ln l. Between phases a state is stored as (lse, out): lse in the workspace, out where the caller
-   wants it if that is float32, and in the workspace if not. */
+   A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk. The tiles
+   of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
+   reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m + ln l.
+   Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is float32 and
+   otherwise in the workspace. */
 
 /* Consecutive lanes that belong to one query group. */
 typedef struct hai_group {
@@ -5347,8 +5401,8 @@ static size_t hai_tile_bytes(const hai_plan *plan) {
          2 * HAI_ALIGN;
 }
 
-/* Floats of a row widened in tile->line (0 where all tensors are float32), and of a chunk of widened keys or
-   values (0 where the kernels read that dtype as it lies). */
+/* Floats of a row widened in tile->line (0 where all tensors are float32), and of a chunk of widened keys
+   or values (0 where the kernels read that dtype as it lies). */
 static hai_index hai_line_dim(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   int is_float = hai_is_f32(p->query.dtype) && hai_is_f32(p->key.dtype) && hai_is_f32(p->value.dtype) &&
@@ -5444,7 +5498,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   return tile;
 }
 
-/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how many. */
+/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how many.
+   */
 static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
   int n = hai_tiles(job->plan), i;
   tiles[0] = job->tile;
@@ -5462,7 +5517,8 @@ HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   return rows->first + row * rows->stride;
 }
 
-/* Row `row` of keys or values as the kernel reads it: where it lies, or widened into place j of the chunk. */
+/* Row `row` of keys or values as the kernel reads it: where it lies, or widened into place j of the chunk.
+   */
 HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = hai_rows_address(rows, row);
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
@@ -5475,8 +5531,8 @@ HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
   uint64_t below_end = end >= 64 ? UINT64_MAX : (UINT64_C(1) << end) - 1;
   return below_end & ~((UINT64_C(1) << begin) - 1);
 }
-/* The next keys are for lanes begin .. end - 1, and for all others in the same registers. Chunks are counted
-   from here. */
+/* The next keys are for lanes begin .. end - 1, and for all others in the same registers. Chunks are
+   counted from here. */
 static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   int width = tile->kernel->width;
   tile->chunks = 0;
@@ -5489,8 +5545,8 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
 
 /* ---- Which keys a query sees ---- */
 
-/* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal query
-   sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
+/* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal
+   query sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
 static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
   *first = 0;
   *last = plan->problem->causal ? row + plan->n_key - plan->n_query : plan->n_key - 1;
@@ -5506,8 +5562,8 @@ static void hai_exact_keys(const hai_plan *plan, hai_index row, hai_index *first
   *first = hai_max(*first, hai_min(begin, *last - plan->window + 1));
 }
 
-/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is met
-   exactly. Full attention has no window. */
+/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is
+   met exactly. Full attention has no window. */
 static void hai_rect_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
   hai_seen_keys(plan, row, first, last);
   *last -= plan->window;
@@ -5522,8 +5578,8 @@ HAI_HOT hai_seen hai_tile_sees(const hai_tile *tile, hai_index first, hai_index 
   return last < tile->min_first || first > tile->max_last ? HAI_SEEN_NONE : HAI_SEEN_SOME;
 }
 
-/* Of keys key .. key + n - 1, bit i of visible[j]: lane i sees key + j. A lane changes its bit at its first key
-   and after its last. Cost: O(lanes + n). */
+/* Of keys key .. key + n - 1, bit i of visible[j]: lane i sees key + j. A lane changes its bit at its first
+   key and after its last. Cost: O(lanes + n). */
 HAI_HOT void hai_tile_mask(const hai_tile *tile, hai_index key, int n, uint64_t *visible) {
   uint64_t seen = 0;
   int i, j;
@@ -5573,7 +5629,8 @@ static void hai_lane_set(hai_tile *tile, int lane, float lse) {
 /* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
 static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
 
-/* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without gaps. */
+/* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without
+   gaps. */
 static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row, hai_index first,
                            hai_index last) {
   const hyperattn_problem *p = job->plan->problem;
@@ -5592,8 +5649,8 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and begins
-   their states. */
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and
+   begins their states. */
 static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
@@ -5627,9 +5684,9 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   tile->carried = 0;
 }
 
-/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each over
-   HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at most 2e-6
-   for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
+/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
+   over HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at
+   most 2e-6 for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
   if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
@@ -5658,8 +5715,8 @@ static void hai_tile_follow(hai_tile *tile, int moved) {
     tile->kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
 }
 
-/* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and where
-   weights are rounded multiplies it by the sum of the exact weights over the sum of the rounded ones. */
+/* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and
+   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;
@@ -5745,15 +5802,15 @@ static void hai_tile_clip(hai_tile *tile) {
       if (tile->score[j * lanes + i] > tile->clip[i]) tile->score[j * lanes + i] = tile->clip[i];
 }
 
-/* Scores of the keys that wait: their products, and then whatever changes a score. Every lane of the tile and
-   every key in tile->id passes here, in attention and in probing. */
+/* Scores of the keys that wait: their products, and then whatever changes a score. Every lane of the tile
+   and every key in tile->id passes here, in attention and in probing. */
 static void hai_tile_scores(hai_tile *tile) {
   hai_tile_products(tile, tile->kernel, tile->n_keys);
   if (tile->clip) hai_tile_clip(tile);
 }
 
-/* Weights of the keys that wait, e^(score + log_weight - m), 0 where hidden, in the place of their scores; m, l
-   and factor as hai_kernel says. Returns whether any m moved. */
+/* Weights of the keys that wait, e^(score + log_weight - m), 0 where hidden, in the place of their scores;
+   m, l and factor as hai_kernel says. Returns whether any m moved. */
 static int hai_tile_weights(hai_tile *tile) {
   hai_tile_scores(tile);
   return tile->kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
@@ -5767,8 +5824,8 @@ static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_in
                        tile->o + t * tile->kernel->lanes);
 }
 
-/* Are all numbers of a row of float32 or bfloat16 finite? Eight bytes at a time: 1 added to an exponent of all
-   ones carries into the place of the sign, which was cleared. */
+/* Are all numbers of a row of float32 or bfloat16 finite? Eight bytes at a time: 1 added to an exponent of
+   all ones carries into the place of the sign, which was cleared. */
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
@@ -5803,10 +5860,10 @@ static int hai_tile_hides_nonfinite(const hai_tile *tile, hai_index t) {
   return 0;
 }
 
-/* Adds values of which hidden ones are not finite: 0 * inf is NaN, and a row must not depend on a key that it
-   does not see. The kernel takes value_multiple coordinates at a time, or as many as hold no such value. Where
-   one does, values that are not finite count as 0 in the kernel, and are then added in the lanes that see them.
-   The order of all other sums, and so every other bit, is that of hai_tile_add_values. */
+/* Adds values of which hidden ones are not finite: 0 * inf is NaN, and a row must not depend on a key that
+   it does not see. The kernel takes value_multiple coordinates at a time, or as many as hold no such value.
+   Where one does, values that are not finite count as 0 in the kernel, and are then added in the lanes that
+   see them. The order of all other sums, and so every other bit, is that of hai_tile_add_values. */
 HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   size_t bytes = hai_unit_bytes(dtype);
@@ -5854,8 +5911,8 @@ static void hai_tile_flush(hai_tile *tile) {
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
-/* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes its
-   place in the chunk too, so that the grouping of sums does not depend on which queries share a tile. */
+/* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
+   its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   int j = tile->n_keys++;
   hai_tile_put(tile, j, key);
@@ -5879,9 +5936,9 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   }
 }
 
-/* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and a
-   tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on which
-   queries share a tile. */
+/* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and
+   a tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on
+   which queries share a tile. */
 static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
   int i, nonfinite;
@@ -6580,8 +6637,8 @@ HAI_APART void hai_stage_pair(hai_job *job) {
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, some tiles at a time. */
 
-/* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r %
-   heads_per_kv: heads that share keys share tiles. */
+/* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r
+   % heads_per_kv: heads that share keys share tiles. */
 static void hai_exact_open(hai_job *job, hai_index row, int n) {
   const hai_plan *plan = job->plan;
   hai_index group = plan->heads_per_kv, first, last;
@@ -6632,8 +6689,8 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not worth
-   approximating. */
+/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not
+   worth approximating. */
 static int hai_rect_is_exact(const hai_job *job) {
   return job->plan->outer_exact && job->level >= job->plan->depth;
 }
@@ -6649,8 +6706,8 @@ static void hai_adopt_pairing(hai_job *job) {
   if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
 }
 
-/* Puts the query at a position of the pairing's order into a lane, and the lane into its query group. Positions
-   ascend from lane to lane. */
+/* Puts the query at a position of the pairing's order into a lane, and the lane into its query group.
+   Positions ascend from lane to lane. */
 static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -6727,8 +6784,8 @@ HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, 
   return latest;
 }
 
-/* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is hidden
-   from the queries that meet it in one of their blocks. A chunk's rows are read once for all tiles. */
+/* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is
+   hidden from the queries that meet it in one of their blocks. Each row is read once for all tiles. */
 static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
   int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, hidden, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
@@ -6758,9 +6815,9 @@ static void hai_attend_columns(hai_job *job, int wide) { hai_tiles_list(job, &jo
 
 /* ---- Algorithm 2's normaliser ---- */
 
-/* The largest ln T over some of the sampled rows, which are drawn one from each stratum of the ordered queries.
-   T is a row's sum of e^score over all keys but the pins and those of its blocks. Cost: sample_size * n_key in
-   all. */
+/* The largest ln T over some of the sampled rows, which are drawn one from each stratum of the ordered
+   queries. T is a row's sum of e^score over all keys but the pins and those of its blocks. Cost:
+   sample_size * n_key in all. */
 HAI_APART void hai_stage_cap(hai_job *job) {
   const hai_plan *plan = job->plan;
   const int32_t *order = hai_key_order(job);
@@ -6796,8 +6853,8 @@ HAI_APART void hai_stage_cap(hai_job *job) {
 /* Columns under the normaliser with Algorithm 2's cap and floor:
      C = eps^2 m / (n ln n) (B + T / kappa),
      D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
-   B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice: for the
-   numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
+   B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice, for
+   the numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
    range. */
 HAI_APART void hai_attend_columns_capped(hai_job *job) {
   const hyperattn_params *p = job->plan->params;
@@ -6838,7 +6895,8 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
 
 /* ======== attending.h ======== */
 
-/* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their blocks. */
+/* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their
+   blocks. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   const hai_plan *plan = job->plan;
   int i;

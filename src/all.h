@@ -1,5 +1,5 @@
-/* The order of the sources: that in which a reader needs them, in which a compiler can take them, and in which
-   hyperattn.h holds them. A file uses only what stands above it. */
+/* The sources in the order of hyperattn.h, which is that in which a reader needs them and a compiler can take
+   them: a file uses only what stands above it. */
 #include "manual.h"
 
 #ifndef HYPERATTN_H
@@ -11,6 +11,7 @@
 #if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
 #define HYPERATTN_IMPLEMENTED
 
+#include "glossary.h"
 #include "portability.h"
 #include "numbers.h"
 #include "elements.h"

@@ -1,4 +1,5 @@
-/* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their blocks. */
+/* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their
+   blocks. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   const hai_plan *plan = job->plan;
   int i;

@@ -1,8 +1,8 @@
 /* ---- Algorithm 2's normaliser ---- */
 
-/* The largest ln T over some of the sampled rows, which are drawn one from each stratum of the ordered queries.
-   T is a row's sum of e^score over all keys but the pins and those of its blocks. Cost: sample_size * n_key in
-   all. */
+/* The largest ln T over some of the sampled rows, which are drawn one from each stratum of the ordered
+   queries. T is a row's sum of e^score over all keys but the pins and those of its blocks. Cost:
+   sample_size * n_key in all. */
 HAI_APART void hai_stage_cap(hai_job *job) {
   const hai_plan *plan = job->plan;
   const int32_t *order = hai_key_order(job);
@@ -38,8 +38,8 @@ HAI_APART void hai_stage_cap(hai_job *job) {
 /* Columns under the normaliser with Algorithm 2's cap and floor:
      C = eps^2 m / (n ln n) (B + T / kappa),
      D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
-   B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice: for the
-   numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
+   B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice, for
+   the numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
    range. */
 HAI_APART void hai_attend_columns_capped(hai_job *job) {
   const hyperattn_params *p = job->plan->params;

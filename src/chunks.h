@@ -20,15 +20,15 @@ static void hai_tile_clip(hai_tile *tile) {
       if (tile->score[j * lanes + i] > tile->clip[i]) tile->score[j * lanes + i] = tile->clip[i];
 }
 
-/* Scores of the keys that wait: their products, and then whatever changes a score. Every lane of the tile and
-   every key in tile->id passes here, in attention and in probing. */
+/* Scores of the keys that wait: their products, and then whatever changes a score. Every lane of the tile
+   and every key in tile->id passes here, in attention and in probing. */
 static void hai_tile_scores(hai_tile *tile) {
   hai_tile_products(tile, tile->kernel, tile->n_keys);
   if (tile->clip) hai_tile_clip(tile);
 }
 
-/* Weights of the keys that wait, e^(score + log_weight - m), 0 where hidden, in the place of their scores; m, l
-   and factor as hai_kernel says. Returns whether any m moved. */
+/* Weights of the keys that wait, e^(score + log_weight - m), 0 where hidden, in the place of their scores;
+   m, l and factor as hai_kernel says. Returns whether any m moved. */
 static int hai_tile_weights(hai_tile *tile) {
   hai_tile_scores(tile);
   return tile->kernel->softmax(tile->score, tile->n_keys, tile->weighted ? tile->log_weight : HAI_NULL,
@@ -42,8 +42,8 @@ static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_in
                        tile->o + t * tile->kernel->lanes);
 }
 
-/* Are all numbers of a row of float32 or bfloat16 finite? Eight bytes at a time: 1 added to an exponent of all
-   ones carries into the place of the sign, which was cleared. */
+/* Are all numbers of a row of float32 or bfloat16 finite? Eight bytes at a time: 1 added to an exponent of
+   all ones carries into the place of the sign, which was cleared. */
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
@@ -78,10 +78,10 @@ static int hai_tile_hides_nonfinite(const hai_tile *tile, hai_index t) {
   return 0;
 }
 
-/* Adds values of which hidden ones are not finite: 0 * inf is NaN, and a row must not depend on a key that it
-   does not see. The kernel takes value_multiple coordinates at a time, or as many as hold no such value. Where
-   one does, values that are not finite count as 0 in the kernel, and are then added in the lanes that see them.
-   The order of all other sums, and so every other bit, is that of hai_tile_add_values. */
+/* Adds values of which hidden ones are not finite: 0 * inf is NaN, and a row must not depend on a key that
+   it does not see. The kernel takes value_multiple coordinates at a time, or as many as hold no such value.
+   Where one does, values that are not finite count as 0 in the kernel, and are then added in the lanes that
+   see them. The order of all other sums, and so every other bit, is that of hai_tile_add_values. */
 HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
   hyperattn_dtype dtype = tile->kernel->dtype;
   size_t bytes = hai_unit_bytes(dtype);
@@ -129,8 +129,8 @@ static void hai_tile_flush(hai_tile *tile) {
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
-/* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes its
-   place in the chunk too, so that the grouping of sums does not depend on which queries share a tile. */
+/* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
+   its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   int j = tile->n_keys++;
   hai_tile_put(tile, j, key);
@@ -154,9 +154,9 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
   }
 }
 
-/* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and a
-   tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on which
-   queries share a tile. */
+/* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and
+   a tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on
+   which queries share a tile. */
 static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
   int i, nonfinite;

@@ -1,11 +1,12 @@
 /* ---- Elements ----
-   Rows lie in units of one element, or of a Q8_0 block. To float32 every conversion is exact; back it rounds
-   to nearest, ties to even, and a NaN stays one. */
+   A row consists of units: single elements, or Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
+   bytes). Conversions to float32 are exact. Those from it round to nearest, ties to even, and keep NaN. */
 
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
 HAI_HOT int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+/* Elements of a unit, bytes of a unit, and the alignment that a row needs. */
 HAI_HOT int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
@@ -16,6 +17,7 @@ static size_t hai_alignment(hyperattn_dtype dtype) {
   return hai_is_f32(dtype) ? sizeof(float) : sizeof(uint16_t);
 }
 
+/* float16: sign, 5 bits of exponent with bias 15, 10 bits of fraction. */
 static float hai_from_f16(uint16_t half) {
   uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
   float x;
@@ -43,6 +45,7 @@ static uint16_t hai_to_f16(float x) {
   kept += HAI_AS(uint32_t, lost > half || (lost == half && (kept & 1)));
   return HAI_AS(uint16_t, sign | kept);
 }
+/* bfloat16: the upper half of a float32. */
 static float hai_from_bf16(uint16_t half) { return hai_float(HAI_AS(uint32_t, half) << 16); }
 static uint16_t hai_to_bf16(float x) {
   uint32_t bits = hai_bits(x);
@@ -50,7 +53,7 @@ static uint16_t hai_to_bf16(float x) {
   return HAI_AS(uint16_t, (bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-/* Element t of a row, and its place taken by x. */
+/* Reads element t of a row of any dtype; writes x to it (not in Q8_0). */
 static float hai_get(const void *row, hyperattn_dtype dtype, hai_index t) {
   const char *at = HAI_AS(const char *, row) + HAI_AS(size_t, t / hai_unit(dtype)) * hai_unit_bytes(dtype);
   uint16_t half;
@@ -74,7 +77,7 @@ static void hai_put(void *row, hyperattn_dtype dtype, hai_index t, float x) {
     HYPERATTN_MEMCPY(at, &half, sizeof half);
 }
 
-/* row[t] = from[t] for t < n. */
+/* row[t] = from[t] for t < n, rounded to dtype. */
 static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, void *row) {
   hai_index t;
   for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);

@@ -1,8 +1,8 @@
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, some tiles at a time. */
 
-/* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r %
-   heads_per_kv: heads that share keys share tiles. */
+/* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r
+   % heads_per_kv: heads that share keys share tiles. */
 static void hai_exact_open(hai_job *job, hai_index row, int n) {
   const hai_plan *plan = job->plan;
   hai_index group = plan->heads_per_kv, first, last;

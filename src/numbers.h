@@ -1,5 +1,5 @@
 /* ==== 2. Numbers ====================================================================================
-   Own functions, so that no libm is needed and every target computes the same. */
+   Functions of our own: no libm is needed, and every target computes the same. */
 
 HAI_HOT float hai_float(uint32_t bits) {
   float x;
@@ -36,9 +36,10 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* base + ln x for x >= 0; ln 0 = -inf, negative and NaN give NaN. x = 2^e y, y in [sqrt(1/2), sqrt(2)),
-   ln y = 2 atanh((y - 1) / (y + 1)). e ln 2 comes in two parts, the first of so few bits that it is exact:
-   where base and ln x cancel, what is left is still right to a few units in its last place. */
+/* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
+   sqrt(2)), ln y = 2 atanh((y - 1) / (y + 1)). ln 2 is split in two parts, the first of so few bits that
+   its product with e is exact: where base and ln x cancel, the difference has an error of a few units in
+   its last place. */
 static float hai_add_log(float base, float x) {
   uint32_t bits;
   int32_t e = 0;
@@ -62,8 +63,8 @@ static float hai_add_log(float base, float x) {
 /* ln x. Absolute error at most 2e-7 (1 + |ln x|). */
 static float hai_log(float x) { return hai_add_log(0.0f, x); }
 
-/* Square root by Newton's method on 1 / sqrt(x), exact for small perfect squares; denormals, negative
-   numbers and NaN give 0. */
+/* Square root by Newton's method for 1 / sqrt(x); exact for small squares of integers; 0 for denormals,
+   negative numbers and NaN. */
 static float hai_sqrt(float x) {
   float y, s;
   int i;
@@ -74,7 +75,8 @@ static float hai_sqrt(float x) {
   return s + 0.5f * y * (x - s * s);
 }
 
-/* The largest of n numbers, NaN passed over; -inf of none. Four in turn, since one would wait for itself. */
+/* The largest of n numbers that are not NaN; -inf if there are none. Four accumulators hide the latency of
+   the dependency chain. */
 static float hai_largest(const float *x, hai_index n) {
   float most0 = -hai_inf(), most1 = most0, most2 = most0, most3 = most0;
   hai_index i;
@@ -90,17 +92,17 @@ static float hai_largest(const float *x, hai_index n) {
   return most2 > most0 ? most2 : most0;
 }
 
-/* ln(e^a + e^b); -inf is an empty sum. */
+/* ln(e^a + e^b), where -inf is the logarithm of an empty sum. */
 static float hai_log_add(float a, float b) {
   float high = a > b ? a : b, low = a > b ? b : a;
   if (low == -hai_inf()) return high;
   return hai_add_log(high, 1.0f + hai_exp(low - high));
 }
 
-/* e^(part - whole); an empty part has no share. */
+/* e^(part - whole), the share of a part in a whole by their logarithms; 0 for an empty part. */
 static float hai_share(float part, float whole) {
   return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }
 
-/* ln of a state's sum: m + ln l, -inf where nothing was met. */
+/* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }

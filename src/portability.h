@@ -14,8 +14,8 @@
 #define HYPERATTN_MEMSET(d, c, n) memset(d, c, n)
 #endif
 
-/* Casts, by C++'s names in C++: of a number, or from or to a pointer to void; and of bits that stay as they
-   are, a pointer's or a vector's. */
+/* Casts, which C++ wants by name. HAI_AS converts a number, or a pointer from or to a pointer to void;
+   HAI_REINTERPRET keeps the bits of a pointer or of a vector. */
 #ifdef __cplusplus
 #define HAI_AS(type, x) static_cast<type>(x)
 #define HAI_REINTERPRET(type, x) reinterpret_cast<type>(x)
@@ -25,16 +25,15 @@
 #define HAI_REINTERPRET(type, x) ((type)(x))
 #define HAI_NULL NULL
 #endif
-/* A place in memory of another type. */
+/* A pointer to bytes as a pointer to another type. */
 #define HAI_PLACE(type, at) HAI_AS(type *, HAI_AS(void *, at))
 
-/* Which instruction sets this build can hold. Compilers need per-function targets, which gcc and clang
-   have. */
+/* Which instruction sets this build can hold. They need targets set by function, which gcc and clang have.
+   gcc for Windows spills 32-byte registers to misaligned addresses (gcc bug 54412), unless it optimises. */
 #if !defined(HYPERATTN_NO_SIMD) && defined(__x86_64__) && !defined(__ILP32__) && \
     ((defined(__clang__) && __clang_major__ >= 8) ||                             \
      (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 7)) &&             \
-    !(defined(__MINGW32__) && !defined(__clang__) &&                             \
-      !defined(__OPTIMIZE__)) /* gcc 54412: spills need 32 bytes */
+    !(defined(__MINGW32__) && !defined(__clang__) && !defined(__OPTIMIZE__))
 #define HAI_X86_64 1
 #include <immintrin.h>
 #else
@@ -73,20 +72,22 @@
 #else
 #define HAI_NEON_BF16 0
 #endif
-#define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON) /* any of them: the compiler is gcc or clang */
-#define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16) /* does any kernel round weights */
+/* Is there a vector kernel? The compiler is then gcc or clang. */
+#define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON)
+/* Is there a kernel that rounds weights? */
+#define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16)
 #if HAI_SIMD
 #define HAI_INLINE static inline __attribute__((always_inline))
 #endif
-/* A few operations for every key or row: inlined at gcc -O1 too, but not where size counts. */
+/* A few operations for every key or row: inlined at gcc -O1 too, but left to the compiler at -Os. */
 #if HAI_SIMD && !defined(__OPTIMIZE_SIZE__)
 #define HAI_HOT HAI_INLINE
 #else
 #define HAI_HOT static
 #endif
 
-/* What this build holds besides exact attention on float32. Code that a zero here leaves without a
-   caller, compilers drop. */
+/* What this build holds besides exact attention on float32. Compilers drop the code that a zero here leaves
+   without a caller. */
 #ifdef HYPERATTN_NO_HYPER
 #define HAI_HYPER 0
 #else
@@ -109,14 +110,14 @@
 #define HAI_LONG_SUMS 1
 #endif
 
-/* A function that is never inlined: stack use is then that of the deepest callee, not the sum of all that were
-   inlined into one frame. */
+/* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
+   hold. */
 #if defined(__GNUC__) || defined(__clang__)
 #define HAI_APART static __attribute__((noinline))
 #else
 #define HAI_APART static
 #endif
-/* A small function with many callers: inlined for speed, kept once where size counts. */
+/* A small function with many callers: inlined for speed, and compiled once at -Os. */
 #ifdef __OPTIMIZE_SIZE__
 #define HAI_ONCE HAI_APART
 #else
@@ -128,42 +129,43 @@
 #define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
-#define HAI_MAX_DIM 576        /* largest head_dim and value_dim */
-#define HAI_MAX_LANES 64       /* most queries in a tile: one bit each in a mask */
-#define HAI_CHUNK 64           /* most keys that a tile meets at a time */
-#define HAI_ALIGN 64           /* alignment of every array in the workspace */
-#define HAI_AHEAD 0.693147181f /* ln 2: how far ahead of a score the reference of a lane's sums moves, */
-#define HAI_LEAP 8.0f          /* unless it moves so far that little is left of what was summed before */
-#define HAI_CARRY_CHUNKS \
-  64 /* chunks whose sums gather in o before they are carried to sums of more digits */
-#define HAI_MAX_STEPS 24
-#define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task, */
-#define HAI_TILES_BYTES (288 * 1024)     /* and most bytes of them where there are several */
+#define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
+#define HAI_MAX_LANES 64 /* most queries in a tile: one bit each in a mask */
+#define HAI_CHUNK 64     /* most keys that a tile meets at a time */
+#define HAI_ALIGN 64     /* alignment of every array in the workspace */
+/* A larger score moves a lane's reference m to HAI_AHEAD (ln 2) above it, so that slowly rising scores seldom
+   move m. A score HAI_LEAP or more above m moves m to itself: the sums before it then count little. */
+#define HAI_AHEAD 0.693147181f
+#define HAI_LEAP 8.0f
+#define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
+#define HAI_MAX_STEPS 24    /* most steps of a level */
+#define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
+#define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Sizes of tasks: from shapes alone, so that any number of workers computes the same. */
+/* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
-#define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, sub-blocks are chosen in two levels: */
-#define HAI_SUPERBLOCK 16    /* sub-blocks of a span; divides HAI_TASK_GROUPS and HAI_CHUNK */
-#define HAI_PAIR_GROUPS 16   /* query groups that choose spans together; divides HAI_TASK_GROUPS */
-#define HAI_PROBE_CHUNKS 64  /* a rectangle's keys are probed in at most so many tasks ... */
-#define HAI_PROBE_KEYS 512   /* ... of at least so many keys */
-#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose, */
-#define HAI_AUDITORS 192     /* and that see what the choice is worth, for the report; */
-#define HAI_JUDGE_RUN 4      /* so many in a row; both numbers are multiples */
-#define HAI_JUDGE_CHUNKS 16  /* they meet its keys in at most so many tasks ... */
-#define HAI_JUDGE_KEYS 4096  /* ... of at least so many keys */
-#define HAI_GOOD 0.1f        /* at a fixed budget: error of columns alone that blocks need not better, */
-#define HAI_FAIR 0.4f        /* and error that a second pairing need not better */
-#define HAI_SIEVE 128        /* words of a sieve for rows */
+#define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
+#define HAI_SUPERBLOCK 16    /* sub-blocks of a superblock; divides HAI_TASK_GROUPS and HAI_CHUNK */
+#define HAI_PAIR_GROUPS 16   /* query groups that choose superblocks together; divides HAI_TASK_GROUPS */
+#define HAI_PROBE_CHUNKS 64  /* most tasks that probe a rectangle's keys */
+#define HAI_PROBE_KEYS 512   /* least keys that one of them probes */
+#define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose */
+#define HAI_AUDITORS 192     /* most held-out queries that measure the choice for the report */
+#define HAI_JUDGE_RUN 4      /* neighbours among held-out queries; divides both numbers */
+#define HAI_JUDGE_CHUNKS 16  /* most tasks in which held-out queries meet a rectangle's keys */
+#define HAI_JUDGE_KEYS 4096  /* least keys of one of them */
+#define HAI_GOOD 0.1f        /* at a fixed budget, blocks are not tried if columns alone err by no more */
+#define HAI_FAIR 0.4f /* at a fixed budget, no second pairing is tried if the first errs by no more */
+#define HAI_SIEVE 128 /* words of a sieve for rows */
 
-/* Counts of rows, keys, floats and tasks' parts: as wide as a pointer, whatever the width of the caller's. */
+/* Counts of rows, keys, floats and chunks are as wide as a pointer. The caller's are int64_t. */
 typedef ptrdiff_t hai_index;
 #define HAI_MAX_INDEX (PTRDIFF_MAX / 4) /* most queries or keys: sums of a few such numbers fit */
 
-/* Narrower, on machines where it is; elsewhere the types are the same, and some compilers warn of a cast from
-   one to itself: these go by way of an unsigned type. */
+/* Conversions to a type that is narrower on some machines and the same on others. They go by way of an
+   unsigned type, since some compilers warn of a cast from a type to itself. */
 HAI_HOT hai_index hai_to_index(int64_t x) { return HAI_AS(hai_index, HAI_AS(uint64_t, x)); }
 HAI_HOT int hai_to_int(hai_index x) { return HAI_AS(int, HAI_AS(size_t, x)); }
 static hai_index hai_power_of_2(int exponent) {
@@ -173,23 +175,25 @@ static hai_index hai_power_of_2(int exponent) {
 HAI_ONCE hai_index hai_min(hai_index a, hai_index b) { return a < b ? a : b; }
 HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
-/* A caller's number, cut at `most`. */
+/* The smaller of a caller's number and `most`. */
 HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
 
-/* Sizes that would not fit stay at SIZE_MAX. */
+/* Products and sums of sizes; SIZE_MAX where they would not fit. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
 
-/* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
+/* Cuts n things into `parts` parts whose sizes differ by at most one: part i is hai_cut(n, parts, i) ..
+   hai_cut(n, parts, i + 1) - 1. */
 HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
   int64_t wide = n;
   return hai_to_index(wide * i / parts); /* NOLINT(clang-analyzer-core.DivideZero): parts > 0 */
 }
-/* The part that holds x. */
+/* The part that holds thing x. */
 HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   int64_t wide = x;
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
+/* The next multiple of HAI_ALIGN. */
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }

@@ -1,7 +1,7 @@
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not worth
-   approximating. */
+/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not
+   worth approximating. */
 static int hai_rect_is_exact(const hai_job *job) {
   return job->plan->outer_exact && job->level >= job->plan->depth;
 }
@@ -17,8 +17,8 @@ static void hai_adopt_pairing(hai_job *job) {
   if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
 }
 
-/* Puts the query at a position of the pairing's order into a lane, and the lane into its query group. Positions
-   ascend from lane to lane. */
+/* Puts the query at a position of the pairing's order into a lane, and the lane into its query group.
+   Positions ascend from lane to lane. */
 static void hai_tile_sorted(hai_job *job, int lane, hai_index position) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -95,8 +95,8 @@ HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, 
   return latest;
 }
 
-/* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is hidden
-   from the queries that meet it in one of their blocks. A chunk's rows are read once for all tiles. */
+/* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is
+   hidden from the queries that meet it in one of their blocks. Each row is read once for all tiles. */
 static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
   int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, hidden, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);

@@ -10,7 +10,8 @@ static void hai_lane_set(hai_tile *tile, int lane, float lse) {
 /* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
 static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
 
-/* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without gaps. */
+/* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without
+   gaps. */
 static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row, hai_index first,
                            hai_index last) {
   const hyperattn_problem *p = job->plan->problem;
@@ -29,8 +30,8 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and begins
-   their states. */
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and
+   begins their states. */
 static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
@@ -64,9 +65,9 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   tile->carried = 0;
 }
 
-/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each over
-   HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at most 2e-6
-   for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
+/* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
+   over HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at
+   most 2e-6 for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
   if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
@@ -95,8 +96,8 @@ static void hai_tile_follow(hai_tile *tile, int moved) {
     tile->kernel->scale(tile->lost, rows, tile->factor, tile->begin, tile->end);
 }
 
-/* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and where
-   weights are rounded multiplies it by the sum of the exact weights over the sum of the rounded ones. */
+/* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and
+   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;

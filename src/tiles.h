@@ -1,9 +1,9 @@
 /* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states. It meets keys chunk by chunk. The tiles of
-   a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
-   reference of its exponentials, the sum of its weights, and its unnormalised output; out = o / l and
-   lse = m + ln l. Between phases a state is stored as (lse, out): lse in the workspace, out where the caller
-   wants it if that is float32, and in the workspace if not. */
+   A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk. The tiles
+   of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
+   reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m + ln l.
+   Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is float32 and
+   otherwise in the workspace. */
 
 /* Consecutive lanes that belong to one query group. */
 typedef struct hai_group {
@@ -105,8 +105,8 @@ static size_t hai_tile_bytes(const hai_plan *plan) {
          2 * HAI_ALIGN;
 }
 
-/* Floats of a row widened in tile->line (0 where all tensors are float32), and of a chunk of widened keys or
-   values (0 where the kernels read that dtype as it lies). */
+/* Floats of a row widened in tile->line (0 where all tensors are float32), and of a chunk of widened keys
+   or values (0 where the kernels read that dtype as it lies). */
 static hai_index hai_line_dim(const hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   int is_float = hai_is_f32(p->query.dtype) && hai_is_f32(p->key.dtype) && hai_is_f32(p->value.dtype) &&
@@ -202,7 +202,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   return tile;
 }
 
-/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how many. */
+/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how many.
+   */
 static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
   int n = hai_tiles(job->plan), i;
   tiles[0] = job->tile;
@@ -220,7 +221,8 @@ HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   return rows->first + row * rows->stride;
 }
 
-/* Row `row` of keys or values as the kernel reads it: where it lies, or widened into place j of the chunk. */
+/* Row `row` of keys or values as the kernel reads it: where it lies, or widened into place j of the chunk.
+   */
 HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = hai_rows_address(rows, row);
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
@@ -233,8 +235,8 @@ HAI_HOT uint64_t hai_lane_bits(int begin, int end) {
   uint64_t below_end = end >= 64 ? UINT64_MAX : (UINT64_C(1) << end) - 1;
   return below_end & ~((UINT64_C(1) << begin) - 1);
 }
-/* The next keys are for lanes begin .. end - 1, and for all others in the same registers. Chunks are counted
-   from here. */
+/* The next keys are for lanes begin .. end - 1, and for all others in the same registers. Chunks are
+   counted from here. */
 static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   int width = tile->kernel->width;
   tile->chunks = 0;

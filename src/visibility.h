@@ -1,7 +1,7 @@
 /* ---- Which keys a query sees ---- */
 
-/* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal query
-   sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
+/* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal
+   query sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
 static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
   *first = 0;
   *last = plan->problem->causal ? row + plan->n_key - plan->n_query : plan->n_key - 1;
@@ -17,8 +17,8 @@ static void hai_exact_keys(const hai_plan *plan, hai_index row, hai_index *first
   *first = hai_max(*first, hai_min(begin, *last - plan->window + 1));
 }
 
-/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is met
-   exactly. Full attention has no window. */
+/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is
+   met exactly. Full attention has no window. */
 static void hai_rect_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
   hai_seen_keys(plan, row, first, last);
   *last -= plan->window;
@@ -33,8 +33,8 @@ HAI_HOT hai_seen hai_tile_sees(const hai_tile *tile, hai_index first, hai_index 
   return last < tile->min_first || first > tile->max_last ? HAI_SEEN_NONE : HAI_SEEN_SOME;
 }
 
-/* Of keys key .. key + n - 1, bit i of visible[j]: lane i sees key + j. A lane changes its bit at its first key
-   and after its last. Cost: O(lanes + n). */
+/* Of keys key .. key + n - 1, bit i of visible[j]: lane i sees key + j. A lane changes its bit at its first
+   key and after its last. Cost: O(lanes + n). */
 HAI_HOT void hai_tile_mask(const hai_tile *tile, hai_index key, int n, uint64_t *visible) {
   uint64_t seen = 0;
   int i, j;

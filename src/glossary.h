@@ -1,0 +1,38 @@
+/* ==== 0. Words =======================================================================================
+   What each means in names and in comments. P, a query's position among the keys, is row + n_key - n_query.
+
+   query, key, value  rows of the tensors; a query meets a key where their product is computed
+   head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
+   square             the part of a causal problem in which query i's own key is key i
+   rectangle          some queries and the keys before them, all of which they see but for their windows
+   level              the rectangles of one halving of the square, or the outer rectangle
+   segment            the diagonal part of the square between rectangles, which is exact
+   region             a rectangle's number in the split, which names its random numbers
+   block              block_size keys that a query group meets exactly
+   sub-block          key_group keys of a rectangle in the pairing's order
+   superblock         HAI_SUPERBLOCK sub-blocks, scored together first in large rectangles
+   query group        query_group queries in the pairing's order, which choose sub-blocks together
+   pairing            an order of the rows, and each query group's choice of sub-blocks
+   column             a sampled key, with the log-weight that makes up for the keys that were not drawn
+   pin                a key that every query of a rectangle meets: a sink, or one of large column mass
+   probe              a query that meets every key of a rectangle before the choice
+   held-out query     a query that meets every key to judge a choice in which it had no part
+   recipe             which of blocks, columns and all keys the queries of a rectangle meet
+   verdict            the recipe and the pairing that the held-out queries found best
+   record             what the report keeps of a rectangle and head
+   product            the dot product of a query and a key, times the scale
+   score              a product after everything that changes it, before its log-weight
+   weight             e^(score + log-weight - reference)
+   state              (m, l, o) of a query: reference of its weights, their sum, weighted sum of values
+   lse                m + ln l, the logarithm of a sum of e^score
+   tile               up to `lanes` queries, packed transposed, with their states
+   lane               the place of one query in a tile, and one element of vector registers
+   chunk              up to HAI_CHUNK keys that tiles meet at a time; also a task's part of a rectangle
+   kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
+                      rows of float32
+   row                one row of a tensor, or an index of it
+   extent             the bytes that a tensor spans
+   stage, phase       a computation on all rectangles of a level; a stage at a level
+   task, job          a part of a phase, for one worker; what it works on
+   workspace, array   the caller's memory; a part of it that has a name in hai_layout
+   scratch            the part of the workspace that one worker uses during a task */
