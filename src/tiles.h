@@ -2,8 +2,8 @@
    A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk. The tiles
    of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
    reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m + ln l.
-   Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is float32 and
-   otherwise in the workspace. */
+   Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is
+   float32 and otherwise in the workspace. */
 
 /* Consecutive lanes that belong to one query group. */
 typedef struct hai_group {
@@ -202,8 +202,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   return tile;
 }
 
-/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how many.
-   */
+/* Places all tiles of a task: the job's own is the first, the others lie in its scratch. Returns how
+   many there are. */
 static int hai_tiles_place(hai_job *job, hai_tile **tiles) {
   int n = hai_tiles(job->plan), i;
   tiles[0] = job->tile;
@@ -221,8 +221,7 @@ HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   return rows->first + row * rows->stride;
 }
 
-/* Row `row` of keys or values as the kernel reads it: where it lies, or widened into place j of the chunk.
-   */
+/* Row `row` of keys or values as the kernel reads it: as it lies, or widened into place j of the chunk. */
 HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
   const char *at = hai_rows_address(rows, row);
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
