@@ -36,9 +36,17 @@ static int hai_tile_weights(hai_tile *tile) {
                                tile->l, tile->factor);
 }
 
-/* o [t] += the weighted sum of n_dim coordinates of `value`, from row t of o on. */
-static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_index t, hai_index n_dim) {
-  tile->kernel->values(tile->score, tile->n_keys, value, n_dim, tile->factor, tile->begin, tile->end,
+/* Rounds the weights for a kernel that multiplies values by rounded ones, and adds these up in the last row
+   of o. */
+static void hai_tile_round(hai_tile *tile) {
+  tile->kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
+                      tile->o + tile->value_dim * tile->kernel->lanes);
+}
+
+/* Rows t .. t + dim - 1 of o: o = o * factor + the sum of weights times values, of which `value` gives the
+   rows from coordinate t on. */
+static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_index t, hai_index dim) {
+  tile->kernel->values(tile->score, tile->n_keys, value, dim, tile->factor, tile->begin, tile->end,
                        tile->o + t * tile->kernel->lanes);
 }
 
@@ -116,12 +124,9 @@ HAI_APART void hai_tile_values_guarded(hai_tile *tile) {
 
 /* The lanes aimed at attend to the keys that wait. */
 static void hai_tile_flush(hai_tile *tile) {
-  const hai_kernel *kernel = tile->kernel;
   if (!tile->n_keys) return;
   hai_tile_follow(tile, hai_tile_weights(tile));
-  if (HAI_ROUNDS && tile->value_dim && kernel->round)
-    kernel->round(tile->score, tile->n_keys, tile->factor, tile->begin, tile->end,
-                  tile->o + tile->value_dim * kernel->lanes);
+  if (HAI_ROUNDS && tile->value_dim && tile->kernel->round) hai_tile_round(tile);
   if (tile->value_dim && tile->masked && tile->nonfinite)
     hai_tile_values_guarded(tile);
   else if (tile->value_dim)
