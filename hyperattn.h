@@ -2,16 +2,16 @@
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
-   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet a fixed number of keys: those that locality
-   sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums stay
-   unbiased. This library computes that, the better choices of keys that real models need, and exact
-   attention.
+   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
+   locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
+   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
+   models need.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
                                #include "hyperattn.h"
      Everywhere else:          #include "hyperattn.h"
-     For a private copy:       #define HYPERATTN_STATIC as well, in each file that has the IMPLEMENTATION.
+     For a private copy:       #define HYPERATTN_STATIC too, in each file that defines the implementation.
 
    EXAMPLE (cc -std=c11 -O2 -I. examples/minimal.c)
 
@@ -49,111 +49,161 @@
        return status == HYPERATTN_OK ? 0 : 1;
      }
 
-   CONTENTS
-     Public part            types, parameters, functions
-     1. Portability         compilers, memory functions
-     2. Numbers             exp, log, square root, finite tests
-     3. Random numbers      counter-based: a function of (seed, region, purpose, index)
-     4. Kernels             what one tile of queries does with a chunk of keys; per ISA
-     5. Plan                parameters made definite, validation, regions, the causal split
-     6. Workspace           one layout for the size query and for the run
-     7. Tiles               queries in the lanes, keys in chunks, the running state
-     8. Selection           hash, order, probe, pin, weigh, draw columns, pair
-     9. Attention           exact regions and approximated rectangles
-    10. Judging             held-out queries choose, hold a tolerance, and report
-    11. Phases              the list of independent tasks
-    12. Entry points
+   CONTENTS: the sources that this file is made from, in order; each begins at a line like
+   "======== probing.h ========"
+     api.h                  the public part: types, parameters, functions
+     portability.h          compilers, memory functions, constants, sizes
+     numbers.h              exp, log, square root, finite tests, the sums of a state
+     elements.h             dtypes: float16, bfloat16, Q8_0
+     random.h               counter-based numbers: a function of (seed, region, purpose, index)
+     kernel.h               what a kernel does with one tile of queries and a chunk of keys
+     kernel_scalar.h        plain C, the specification of the others
+     kernel_vector.h        what vector kernels have in common
+     kernel_tile.h          the vector kernel, for every ISA
+     kernel_avx512.h        the operations that it is made of: AVX-512,
+     kernel_avx512_bf16.h     products of bfloat16 by vdpbf16ps,
+     kernel_amx.h             by AMX,
+     kernel_avx2.h            AVX2,
+     kernel_neon.h            NEON,
+     kernel_neon_bf16.h       products of bfloat16 by ARMv8.6
+     kernel_end.h           the end of the kernels
+     detect.h               which ISA this machine has
+     plan.h                 a call made definite: counts, regions, the causal split
+     validation.h           checks of shapes and parameters
+     resolve_parts.h        how a plan is made: parameters, regions, stages
+     workspace.h            one layout, for the size query and for the run
+     resolve.h              the whole plan
+     check_buffers.h        checks of pointers, strides and overlaps
+     access.h               the arrays of a call, for one head and one rectangle
+     tiles.h                queries in the lanes, keys in chunks, the running state
+     skipping.h             stages that a rectangle no longer needs
+     hashing.h              the bucket of every query and key
+     ordering.h             rows sorted by bucket
+     heldout.h              queries that meet every key: probes and held-out queries
+     probing.h              which keys matter to a few queries: column masses, sampling weights
+     best.h                 the k best candidates of a stream
+     columns.h              pinned keys and sampled columns
+     pairing.h              query groups choose key sub-blocks by score
+     exact.h                exact attention
+     rectangle.h            an approximated rectangle: blocks, pins, columns
+     capping.h              Algorithm 2's normaliser
+     attending.h            a rectangle's queries meet what was chosen for them
+     sieve.h                is a row one of a few?
+     judging.h              held-out queries: what a choice gives them, against all keys
+     trials.h               which recipe a rectangle gets
+     auditing.h             what that recipe is worth, for the report
+     report.h               the report of a head
+     phases.h               the list of independent tasks
+     entry.h                the public functions
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
-     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all; or, causal, keys
-     0 .. i + n_key - n_query. Under HYPERATTN_HYPER a query of a large region meets its block's keys, the
-     pinned keys and its window with weight one, and sampled columns with the inverse of their probability.
-     Causal attention is split recursively: exact diagonal segments, and at every level the rectangle of the
-     second half's queries by the first half's keys.
+     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
+     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
+     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
+     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
+     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
+     rectangle of the second half's queries by the first half's keys, which is approximated.
    WHAT IT DOES NOT
-     allocate, print, abort, start threads, recurse or keep state between calls; compute gradients; dropout.
-     The fields softcap, sliding_window and key_position are reserved: setting one is an error, never ignored.
+     It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
+     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
+     is an error, never ignored.
    WHEN IT HELPS
-     Regions of many times more keys than the budget (block_size + sample_size + pins). Below min_seq_len
-     keys, and where probing and the budget would touch as many key-query pairs as exact attention does, the
-     result is exact. examples/demo.c prints time and error side by side; judge by both.
+     In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
+     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
+     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
+     side by side; judge by both.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
-     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]: each with its
-     own strides, counted in elements, the last dimension contiguous. Heads-first, rows-first and packed QKV
-     are only strides.
-     kv head        head h reads kv head h / (n_heads / n_kv_heads): grouped and multi-query attention
-     lse            natural logarithm of the sum of e^scores, scale applied; -inf where a query sees no key
-     rectangle      a region in which every query may see every key; it is approximated as one
-     block          keys that stand together in the order; group: queries that choose their blocks together
-     column         a sampled key that all queries of a rectangle share
-     pinned         of a key: met by all queries of a rectangle, weight one (sinks, heavy keys)
+     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]. Each has its own
+     strides, counted in elements, and its last dimension is contiguous. Heads-first, rows-first and packed
+     QKV differ only in strides.
+     kv head        a head of key and value. Query head h reads kv head h / (n_heads / n_kv_heads), which
+                    covers grouped-query and multi-query attention
+     lse            natural logarithm of the sum of e^score, scale applied; -inf where a query sees no key
+     rectangle      a range of queries by a range of keys, in which every query may see every key (or
+                    those outside its window); it is approximated as one
+     order          the rows of a rectangle sorted by hash, or left in order of position
+     block          keys that stand together in the order and that a query meets exactly; made of sub-blocks
+                    of key_group keys where blocks are chosen by score
+     query group    query_group queries that stand together in the order and choose their sub-blocks together
+     column         a sampled key, shared by all queries of a rectangle
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
+                    keys) or a heavy key (one to which the probes pay much attention)
+     window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
-     held out       of a query: it too meets every key, and judges what was chosen without it
+     held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
    ACCURACY
-     Exact attention has float32 rounding, of any number of keys: sums keep what rounding takes from them, so
-     that up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units in its last place (not under
-     -ffast-math, which takes that for zero). Errors of approximation depend on the data, so the default preset
-     measures them: where the held-out queries of a rectangle see a relative error above params.tolerance,
-     it takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a
-     head the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0
-     the number of keys is fixed and the error is what it is; e^lse and e^lse * out are then unbiased over
-     seeds (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself
-     is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
+     Exact attention has the rounding error of float32, for any number of keys: sums keep track of what
+     rounding takes from them, so that over up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units
+     in its last place (but not under -ffast-math, which optimises that away).
+     The error of an approximation depends on the data, so the default preset measures it: where the held-out
+     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
+     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
+     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
+     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
+     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
+     paper, and poor on language models.
    DETERMINISM
-     The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of
-     workers and, by a vector kernel, under any rounding mode of the caller's: tasks round to nearest, and set
-     back what they found; a slice of batch or heads computed alone, and grouped heads expanded, give the bits of the
-     whole. Causal, at tolerance 0: no key or value after a row changes that row by a bit (later queries
-     of its rectangle may: they are ordered and probed together). A tolerance is judged by queries all
-     over the rectangle, with what they have met before, and so later keys may decide whether a rectangle
-     takes more keys or fewer. A NaN or infinity in a key or value reaches only rows that may see it; one
-     in a query its own row, and, where blocks are chosen by score, which blocks its group takes.
+     The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
+     result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
+     alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
+     values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
+     nearest, and restore the mode that they found.
+     Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
+     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
+     queries from all over the rectangle judge it, together with what they have met before, so later keys
+     may decide whether a rectangle gets more keys or fewer.
+     A NaN or infinity in a key or value reaches only rows that may see it. One in a query reaches its own
+     row and, where blocks are chosen by score, affects which blocks its query group takes.
    MEMORY
-     All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
-     after. The stack holds under 4 KiB of ours.
+     All of it is the caller's: hyperattn_workspace_size() bytes, of any alignment. Their contents do not
+     matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
    THREADS
-     None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself
-     (examples/threads.c does both).
+     It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
+     are already running can drive the phases itself (examples/threads.c does both).
    OPTIONS (macros, defined before the implementation)
-     HYPERATTN_API          what stands before every function, in each file that includes this one; default:
-                            extern. A shared library: __attribute__((visibility("default"))); a DLL:
-                            __declspec(dllexport) where the implementation is, dllimport in files that use
-                            it. HYPERATTN_STATIC overrules it: a private copy exports nothing
-     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
+     HYPERATTN_API          what is put before every function; define it alike in each file that includes
+                            this one. Default: extern. For a shared library
+                            __attribute__((visibility("default"))); for a DLL __declspec(dllexport) in the
+                            file that has the implementation and dllimport in files that use it.
+                            HYPERATTN_STATIC overrules it: a private copy exports nothing
+     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: those of <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
-     that code out
-     For small targets (docs/embedded.md has the sizes), what then is asked for in vain is
+                            out that code
+     For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT:
      HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   neither tolerance nor HYPERATTN_ORDER_PROBED nor report
+     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
    SIMD
-     AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
-     whatever the flags; which runs is decided at run time (CPUID and what the system saves), or by
-     params.isa. Others get plain C. Results differ between ISAs by rounding; hash buckets do not.
-     Where queries, keys and values are BF16, products are AMX's (Linux, if the process has asked for them:
-     examples/amx.h), or vdpbf16ps where that is faster (AMD), or ARMv8.6's where the compiler's flags allow.
+     gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
+     the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
+     params.isa. Other compilers get plain C. Results differ between ISAs by rounding; hash buckets do not.
+     Where queries, keys and values are all BF16, products are computed by AMX (on Linux, if the process has
+     asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD), or by ARMv8.6's
+     bfloat16 instructions where the compiler's flags allow them.
    DTYPES
-     Any mix; a row that is not float32 is widened, exactly, when it is met, a chunk of 64 keys at a time.
-     Results are those of the same call on float32 tensors with the same numbers, bit for bit, and out is
-     rounded once, at the end. The kernels of BF16 products sum in float32 as well, but round the weights
-     e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of the rounded
-     weights, so that equal values are their own mean; lse is that of the exact ones.
+     Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
+     64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
+     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
+     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
+     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
+     that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
-       (authors: encode).
-     - Blocks are cut evenly, never padded with zero keys; n_query and n_key need not be equal.
-     - Columns are drawn without replacement, one per stratum of the sorted order, and a column that lies in
-       the query's own block is hidden from it, so that no pair counts twice (the authors' float32 and CUDA
-       paths count it twice).
+       (the authors' code encodes).
+     - Blocks are cut evenly and never padded with zero keys; n_query and n_key need not be equal.
+     - Columns are drawn without replacement, one from each stratum of the sorted order, and a column that
+       lies in the query's own block is hidden from it, so that no pair of a query and a key counts twice
+       (in the authors' float32 and CUDA code it does).
      - Hash planes have entries +1 and -1, so that buckets do not depend on how a compiler rounds.
      - The causal split works level by level on one running state per row, without recursion and merges.
-     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and value-norm sampling of
+     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and the value-norm sampling of
        Algorithm 3 are options; the authors' code has neither. */
 
 #ifndef HYPERATTN_H
@@ -168,7 +218,7 @@
 #define HYPERATTN_VERSION_MINOR 1
 #define HYPERATTN_VERSION_PATCH 0
 
-/* What stands before every function, declared or defined. */
+/* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
 #ifdef HYPERATTN_STATIC
 #undef HYPERATTN_API
 #if defined(__GNUC__) || defined(__clang__)
@@ -186,7 +236,7 @@ extern "C" {
 
 /* ---- Status -------------------------------------------------------------------------------------- */
 
-/* Every kind of mistake, its code and its sentence: X(name, code, text). */
+/* Every kind of mistake with its code and its sentence: X(name, code, text). */
 #define HYPERATTN_STATUS_LIST(X)                                                                        \
   X(OK, 0, "ok")                                                                                        \
   X(ERROR_NULL_PROBLEM, -1, "problem is NULL")                                                          \
@@ -247,14 +297,14 @@ typedef enum hyperattn_status {
       HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
 } hyperattn_status;
 
-/* The sentence of a status, a string that lives for ever; "unknown status" for any other number; "" under
+/* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
    HYPERATTN_NO_TEXTS. */
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status);
 
 /* ---- The problem: what to compute ------------------------------------------------------------------ */
 
-/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's: blocks of 34 bytes, an F16 scale d and 32
-   signed bytes q, x = d q; a row begins with a block. */
+/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's format: blocks of 34 bytes for 32 numbers
+   x = d q, an F16 scale d followed by 32 signed bytes q. A row begins with a block. */
 typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
@@ -262,58 +312,66 @@ typedef enum hyperattn_dtype {
   HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
 } hyperattn_dtype;
 
-/* A tensor [batch][head][row][dim], dim contiguous; strides in elements, ignored where a dimension has
-   size 1. Inputs may overlap one another and have zero or negative strides; a stride that was forgotten is
-   zero, and means that every row is the same row. Rows-first [token][head][dim]: head_stride = dim,
-   row_stride = heads * dim. */
+/* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
+   stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
+   strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_input;
 
-/* The same for a result: strides not negative, rows apart from one another. */
+/* The same for a result: its strides are not negative and its rows do not overlap. */
 typedef struct hyperattn_output {
   void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
-/* How a call went, for one query head. Judged by queries that are held out: up to 48 of each approximated
-   rectangle, in runs of four, which have no part in choosing its columns, meet all its keys; what they get
-   is held against what the choice made for the rectangle gives them. An error of one rectangle counts as far
-   as later keys have not outweighed it; errors of several add up like independent ones.
-   Where there is no telling, as where weighted values leave a float's range, they are infinite. */
+/* How a call went, for one query head. Held-out queries measure it: up to 192 of each approximated
+   rectangle, in runs of four, which have no part in any choice, meet all keys of the rectangle, and what
+   they get is compared with what the rectangle's choice gives them. Keys that a row meets after a
+   rectangle take weight from that rectangle's error; errors of several rectangles add up like independent
+   ones. Where an error cannot be told, for example because weighted values exceed a float's range, it is
+   infinite. */
 typedef struct hyperattn_report {
-  float error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact */
-  float
-      max_error; /* the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query */
-  float escalated;      /* share of the approximated rectangles that got more than the budget, */
-  float exact;          /* and of those that got every key */
-  float keys_per_query; /* key-query pairs, probing, pairing and judging included, over n_query */
-  float block_mass, pinned_mass,
-      sampled_mass;  /* shares of the attention, as the held-out queries see it: */
-  float window_mass; /* the rest, met exactly: window, diagonal, exact regions */
-  float alpha; /* the paper's: n_key times the largest squared column norm of the normalised scores, by the
-                  probes (0 without), in the rectangle where it is largest */
-  float kappa; /* the paper's: largest over smallest sum of e^score outside the blocks, by the held-out
-                  queries, where it is largest */
+  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. */
+  float error;
+  /* The largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. */
+  float max_error;
+  /* Share of the approximated rectangles that got more keys than the budget. */
+  float escalated;
+  /* Share of the approximated rectangles that got every key. */
+  float exact;
+  /* Products of a query and a key over n_query; probing, pairing and judging are included. */
+  float keys_per_query;
+  /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
+  float block_mass, pinned_mass, sampled_mass;
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  float window_mass;
+  /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
+     the probes (0 without), in the rectangle where it is largest. */
+  float alpha;
+  /* The paper's kappa: the largest over the smallest sum of e^score outside the blocks, measured by the
+     held-out queries, in the rectangle where it is largest. */
+  float kappa;
 } hyperattn_report;
 
-/* Zero it first ({0} in C, {} in C++), then set what applies. */
+/* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
 typedef struct hyperattn_problem {
   int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
   int64_t n_query, n_key;             /* may be 0 */
   int64_t head_dim, value_dim;        /* 1 .. 576 */
-  int causal;             /* 0: all keys; 1: query i sees keys 0 .. i + n_key - n_query (bottom-right) */
-  float scale;            /* 0: 1 / sqrt(head_dim) */
-  hyperattn_input query;  /* [batch][n_heads][n_query][head_dim] */
-  hyperattn_input key;    /* [batch][n_kv_heads][n_key][head_dim] */
-  hyperattn_input value;  /* [batch][n_kv_heads][n_key][value_dim] */
-  hyperattn_output out;   /* [batch][n_heads][n_query][value_dim]; overlaps no input and no workspace */
-  float *lse;             /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;          /* reserved, 0 */
-  int64_t sliding_window; /* reserved, 0 */
+  int causal;                         /* 0: all keys. 1: query i sees keys 0 .. i + n_key - n_query */
+  float scale;                        /* 0: 1 / sqrt(head_dim) */
+  hyperattn_input query;              /* [batch][n_heads][n_query][head_dim] */
+  hyperattn_input key;                /* [batch][n_kv_heads][n_key][head_dim] */
+  hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
+  hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
+  float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
+  float softcap;               /* reserved, 0 */
+  int64_t sliding_window;      /* reserved, 0 */
   const int32_t *key_position; /* reserved, NULL */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
@@ -322,79 +380,85 @@ typedef struct hyperattn_problem {
 
 typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
 
+/* The probability p_j of drawing key j, of the n keys of a rectangle that are not pinned. */
 typedef enum hyperattn_sampling {
-  HYPERATTN_SAMPLE_UNIFORM = 0, /* practical section of the paper */
+  HYPERATTN_SAMPLE_UNIFORM = 0, /* 1 / n, as in the paper's practical section */
   HYPERATTN_SAMPLE_VALUE_NORM,  /* Algorithm 3: p_j = 0.8 |v_j|^2 / sum + 0.2 / n */
   HYPERATTN_SAMPLE_COLUMN_MASS /* p_j = 0.8 M_j |v_j| / sum + 0.2 / n, M_j the probes' attention to key j */
 } hyperattn_sampling;
 
 typedef enum hyperattn_order {
-  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: by angular hash */
+  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: sorted by angular hash */
   HYPERATTN_ORDER_POSITION,    /* as they come */
-  HYPERATTN_ORDER_PROBED /* whichever held-out queries find better, per rectangle and head, or no blocks
-                                  at all, their keys going to the sample */
+  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks at
+     all and that many more sampled columns. */
+  HYPERATTN_ORDER_PROBED
 } hyperattn_order;
 
 typedef enum hyperattn_isa {
-  HYPERATTN_ISA_AUTO = 0, /* the best this machine has */
+  HYPERATTN_ISA_AUTO = 0, /* the best that this machine has */
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, elsewhere AVX-512 */
+  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, otherwise AVX-512 */
   HYPERATTN_ISA_NEON,
-  HYPERATTN_ISA_AMX_BF16 /* the same by AMX tiles. AUTO takes them where the process has asked Linux for them:
-                            syscall(SYS_arch_prctl, 0x1023, 18) */
+  /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
+     process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  HYPERATTN_ISA_AMX_BF16
 } hyperattn_isa;
 
-/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method =
-   HYPERATTN_EXACT. All zeros is not valid. A count of 0 means none. Every field is checked, even where
-   it is not used. */
+/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
+   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
-  int64_t block_size;  /* keys that a query meets exactly because of its order; 0: no blocks */
-  int64_t sample_size; /* columns drawn from the other keys of a rectangle; >= their number: all of them */
-  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, 2^lsh_bits buckets */
-  int64_t query_group; /* > 0: each so many queries choose block_size / key_group sub-blocks by score */
-  int64_t key_group;   /* > 0: keys per sub-block. Both 0: the paper's pairing by rank */
-  hyperattn_order order; /* how rows are ordered before grouping */
+  int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
+  int64_t sample_size; /* columns drawn from a rectangle's other keys; all of them if there are no more */
+  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
+  /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
+     score. Both 0: the paper's pairing, block i of the queries with block i of the keys. */
+  int64_t query_group;
+  int64_t key_group;
+  hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
   int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
-  int64_t heavy_keys;    /* per rectangle and head, the keys of largest column mass are pinned */
-  int64_t probe_queries; /* per rectangle and head: queries that meet every key of it */
-  int64_t
-      window; /* causal: each query's last `window` keys, its own among them, are exact; full: no effect */
+  int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
+  int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
+  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
   hyperattn_sampling sampling;
-  float tolerance; /* 0: a fixed number of keys. > 0: relative error allowed per rectangle, as held-out
-                      queries judge it; where it is missed, more keys, in the end all */
-  float cap_epsilon,
-      cap_kappa;     /* full attention: Algorithm 2's cap and floor of the normaliser; 0: off, each */
+  /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
+     judge it; a rectangle that misses it gets more keys, in the end all of them. */
+  float tolerance;
+  float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
+  float cap_kappa;   /* full attention: its floor; 0: off */
   uint64_t seed;     /* any number */
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy columns, 4 sinks, a window of 256, and
-   for each rectangle and head what held-out queries find best: 416 column-mass samples; or 160, and the 16
-   sub-blocks of 16 keys that each group of 16 queries scores best, in order of position or by hash. Where all
-   miss a tolerance of 0.1, 416 samples with blocks; in the end every key. */
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+   for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
+   mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
+   order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
+   blocks are tried, and in the end every key is met. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
-/* The paper's: sortLSH with 7 bits, blocks of 256 paired by rank, 256 uniform samples, exact below 4096
-   keys. */
+/* The paper's parameters: sortLSH with 7 bits, blocks of 256 keys paired by rank, 256 columns sampled
+   uniformly, and exact attention below 4096 keys. */
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
-/* Bytes of workspace that a call with at most n_workers workers needs, including slack for any
-   alignment. 0: the problem or params are invalid (hyperattn_check says why) or n_workers < 1. Reads
-   no pointer and no stride. Never shrinks when n_query, n_key or n_workers grow. Cost: O(log n_key). */
+/* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
+   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
+   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
+   O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
-/* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no
-   report, with the kernels that this build may hold. Exact attention needs as much for any lengths and
-   heads. Otherwise heads = batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys
-   + heavy_keys, group is the smaller of query_group and key_group, and probe_queries is 1 where it is 0
-   under SAMPLE_VALUE_NORM. */
+/* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
+   no report, and the kernels that this build may hold. The bound for exact attention holds for any
+   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
+   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
+   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
@@ -424,8 +488,8 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
-/* Their parts: a number as a size_t, by no cast that a unit's warnings might mind; rectangles of a level;
-   what one tile of queries takes. */
+/* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
+   the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
 #define HYPERATTN_BOUND_RECTS(n, min_seq_len) \
   (HYPERATTN_BOUND_SIZE(n) / (2 * HYPERATTN_BOUND_SIZE(min_seq_len)) + 1)
@@ -445,57 +509,60 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 
-/* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
-   anything is written. Key-query pairs touched: exact n_query * n_key (causal: half); hyper, per
-   rectangle of q queries and k keys, q * (block_size + sample_size + heavy_keys + sink_keys) + k *
-   (probe_queries + 48 if any are held out) + q * k / (query_group * key_group), and q * k in all where a
-   tolerance calls for every key. Source: Algorithms 2 to 4 of the paper, with the
-   differences listed above. */
+/* Attention on the calling thread. Errors: any of the list except NULL_LSE and NULL_PARALLEL; all are
+   found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
+   (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
+   heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
+   key_group), and q * k more where a tolerance calls for every key. Source: Algorithms 2 to 4 of the
+   paper, with the differences that the manual lists. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
 
 typedef void (*hyperattn_task)(void *arg, int64_t index, int worker);
 
-/* The engine's own threads. */
+/* The caller's own threads. */
 typedef struct hyperattn_parallel {
-  int n_workers; /* >= 1; the workspace was sized for as many */
-  void *context; /* handed through */
-  /* Calls task(arg, index, worker) for every index in 0 .. n_tasks - 1, each once, in any order;
-     concurrent calls carry different workers in 0 .. n_workers - 1. Returns when all are done, with
-     their writes visible to later tasks. */
+  int n_workers; /* >= 1; the workspace is sized for at least so many */
+  void *context; /* passed to parallel_for */
+  /* Calls task(arg, index, worker) once for every index in 0 .. n_tasks - 1, in any order. Calls that run
+     at the same time carry different workers in 0 .. n_workers - 1. Returns when all are done and what
+     they wrote is visible to later tasks. */
   void (*parallel_for)(void *context, int64_t n_tasks, hyperattn_task task, void *arg);
 } hyperattn_parallel;
 
-/* hyperattn_forward on those threads, the same bits. */
+/* The same as hyperattn_forward, to the bit, on those threads. */
 HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_problem *problem,
                                                           const hyperattn_params *params,
                                                           const hyperattn_parallel *parallel,
                                                           void *workspace, size_t workspace_size);
 
-/* The same as phases of independent tasks, for threads that are already running:
-     hyperattn_check once; for each phase in order: its tasks 0 .. hyperattn_phase_tasks - 1, then a barrier.
-   Both counts follow from shapes and params alone (no pointer is read) and are 0 for an invalid call. */
+/* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
+   once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
+   wait for all of them before the next phase. Both counts follow from shapes and params alone (no tensor
+   is read), and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
 
-/* One task. Unchecked: the call passed hyperattn_check, phase and index are in range, worker is in 0 ..
-   n_workers - 1 and no concurrent task has the same. */
+/* Runs one task. The caller guarantees, unchecked, that the call passed hyperattn_check, that phase and
+   index are in range, and that worker is in 0 .. n_workers - 1 and differs from those of tasks that run
+   at the same time. */
 HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hyperattn_params *params,
                                       void *workspace, int phase, int64_t index, int worker);
 
-/* Everything that hyperattn_forward checks, without running. */
+/* Checks all that hyperattn_forward checks, and computes nothing. */
 HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
-/* Combine two results over disjoint sets of keys (a split cache, several machines): a becomes the result
-   over both, out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b),  lse_a = ln(e^lse_a +
-   e^lse_b). a, b: [batch][n_heads][n_query][value_dim]; lse: contiguous [batch][n_heads][n_query]. lse
-   -inf is an empty part; the other is then kept to the bit. Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM,
-   DTYPE.., NULL_OUT (a), NULL_VALUE (b), NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the
-   merge of attention states, as in FlashInfer. */
+/* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
+   over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
+   e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
+   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
+   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
+   FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);
