@@ -2,16 +2,16 @@
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
-   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet a fixed number of keys: those that locality
-   sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums stay
-   unbiased. This library computes that, the better choices of keys that real models need, and exact
-   attention.
+   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
+   locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
+   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
+   models need.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
                                #include "hyperattn.h"
      Everywhere else:          #include "hyperattn.h"
-     For a private copy:       #define HYPERATTN_STATIC as well, in each file that has the IMPLEMENTATION.
+     For a private copy:       #define HYPERATTN_STATIC too, in each file that defines the implementation.
 
    EXAMPLE (cc -std=c11 -O2 -I. examples/minimal.c)
 
@@ -49,111 +49,161 @@
        return status == HYPERATTN_OK ? 0 : 1;
      }
 
-   CONTENTS
-     Public part            types, parameters, functions
-     1. Portability         compilers, memory functions
-     2. Numbers             exp, log, square root, finite tests
-     3. Random numbers      counter-based: a function of (seed, region, purpose, index)
-     4. Kernels             what one tile of queries does with a chunk of keys; per ISA
-     5. Plan                parameters made definite, validation, regions, the causal split
-     6. Workspace           one layout for the size query and for the run
-     7. Tiles               queries in the lanes, keys in chunks, the running state
-     8. Selection           hash, order, probe, pin, weigh, draw columns, pair
-     9. Attention           exact regions and approximated rectangles
-    10. Judging             held-out queries choose, hold a tolerance, and report
-    11. Phases              the list of independent tasks
-    12. Entry points
+   CONTENTS: the sources that this file is made from, in order; each begins at a line like
+   "======== probing.h ========"
+     api.h                  the public part: types, parameters, functions
+     portability.h          compilers, memory functions, constants, sizes
+     numbers.h              exp, log, square root, finite tests, the sums of a state
+     elements.h             dtypes: float16, bfloat16, Q8_0
+     random.h               counter-based numbers: a function of (seed, region, purpose, index)
+     kernel.h               what a kernel does with one tile of queries and a chunk of keys
+     kernel_scalar.h        plain C, the specification of the others
+     kernel_vector.h        what vector kernels have in common
+     kernel_tile.h          the vector kernel, for every ISA
+     kernel_avx512.h        the operations that it is made of: AVX-512,
+     kernel_avx512_bf16.h     products of bfloat16 by vdpbf16ps,
+     kernel_amx.h             by AMX,
+     kernel_avx2.h            AVX2,
+     kernel_neon.h            NEON,
+     kernel_neon_bf16.h       products of bfloat16 by ARMv8.6
+     kernel_end.h           the end of the kernels
+     detect.h               which ISA this machine has
+     plan.h                 a call made definite: counts, regions, the causal split
+     validation.h           checks of shapes and parameters
+     resolve_parts.h        how a plan is made: parameters, regions, stages
+     workspace.h            one layout, for the size query and for the run
+     resolve.h              the whole plan
+     check_buffers.h        checks of pointers, strides and overlaps
+     access.h               the arrays of a call, for one head and one rectangle
+     tiles.h                queries in the lanes, keys in chunks, the running state
+     skipping.h             stages that a rectangle no longer needs
+     hashing.h              the bucket of every query and key
+     ordering.h             rows sorted by bucket
+     heldout.h              queries that meet every key: probes and held-out queries
+     probing.h              which keys matter to a few queries: column masses, sampling weights
+     best.h                 the k best candidates of a stream
+     columns.h              pinned keys and sampled columns
+     pairing.h              query groups choose key sub-blocks by score
+     exact.h                exact attention
+     rectangle.h            an approximated rectangle: blocks, pins, columns
+     capping.h              Algorithm 2's normaliser
+     attending.h            a rectangle's queries meet what was chosen for them
+     sieve.h                is a row one of a few?
+     judging.h              held-out queries: what a choice gives them, against all keys
+     trials.h               which recipe a rectangle gets
+     auditing.h             what that recipe is worth, for the report
+     report.h               the report of a head
+     phases.h               the list of independent tasks
+     entry.h                the public functions
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
-     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all; or, causal, keys
-     0 .. i + n_key - n_query. Under HYPERATTN_HYPER a query of a large region meets its block's keys, the
-     pinned keys and its window with weight one, and sampled columns with the inverse of their probability.
-     Causal attention is split recursively: exact diagonal segments, and at every level the rectangle of the
-     second half's queries by the first half's keys.
+     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
+     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
+     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
+     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
+     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
+     rectangle of the second half's queries by the first half's keys, which is approximated.
    WHAT IT DOES NOT
-     allocate, print, abort, start threads, recurse or keep state between calls; compute gradients; dropout.
-     The fields softcap, sliding_window and key_position are reserved: setting one is an error, never ignored.
+     It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
+     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
+     is an error, never ignored.
    WHEN IT HELPS
-     Regions of many times more keys than the budget (block_size + sample_size + pins). Below min_seq_len
-     keys, and where probing and the budget would touch as many key-query pairs as exact attention does, the
-     result is exact. examples/demo.c prints time and error side by side; judge by both.
+     In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
+     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
+     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
+     side by side; judge by both.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
-     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]: each with its
-     own strides, counted in elements, the last dimension contiguous. Heads-first, rows-first and packed QKV
-     are only strides.
-     kv head        head h reads kv head h / (n_heads / n_kv_heads): grouped and multi-query attention
-     lse            natural logarithm of the sum of e^scores, scale applied; -inf where a query sees no key
-     rectangle      a region in which every query may see every key; it is approximated as one
-     block          keys that stand together in the order; group: queries that choose their blocks together
-     column         a sampled key that all queries of a rectangle share
-     pinned         of a key: met by all queries of a rectangle, weight one (sinks, heavy keys)
+     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]. Each has its own
+     strides, counted in elements, and its last dimension is contiguous. Heads-first, rows-first and packed
+     QKV differ only in strides.
+     kv head        a head of key and value. Query head h reads kv head h / (n_heads / n_kv_heads), which
+                    covers grouped-query and multi-query attention
+     lse            natural logarithm of the sum of e^score, scale applied; -inf where a query sees no key
+     rectangle      a range of queries by a range of keys, in which every query may see every key (or
+                    those outside its window); it is approximated as one
+     order          the rows of a rectangle sorted by hash, or left in order of position
+     block          keys that stand together in the order and that a query meets exactly; made of sub-blocks
+                    of key_group keys where blocks are chosen by score
+     query group    query_group queries that stand together in the order and choose their sub-blocks together
+     column         a sampled key, shared by all queries of a rectangle
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
+                    keys) or a heavy key (one to which the probes pay much attention)
+     window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
-     held out       of a query: it too meets every key, and judges what was chosen without it
+     held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
    ACCURACY
-     Exact attention has float32 rounding, of any number of keys: sums keep what rounding takes from them, so
-     that up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units in its last place (not under
-     -ffast-math, which takes that for zero). Errors of approximation depend on the data, so the default preset
-     measures them: where the held-out queries of a rectangle see a relative error above params.tolerance,
-     it takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a
-     head the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0
-     the number of keys is fixed and the error is what it is; e^lse and e^lse * out are then unbiased over
-     seeds (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself
-     is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
+     Exact attention has the rounding error of float32, for any number of keys: sums keep track of what
+     rounding takes from them, so that over up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units
+     in its last place (but not under -ffast-math, which optimises that away).
+     The error of an approximation depends on the data, so the default preset measures it: where the held-out
+     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
+     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
+     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
+     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
+     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
+     paper, and poor on language models.
    DETERMINISM
-     The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of
-     workers and, by a vector kernel, under any rounding mode of the caller's: tasks round to nearest, and set
-     back what they found; a slice of batch or heads computed alone, and grouped heads expanded, give the bits of the
-     whole. Causal, at tolerance 0: no key or value after a row changes that row by a bit (later queries
-     of its rectangle may: they are ordered and probed together). A tolerance is judged by queries all
-     over the rectangle, with what they have met before, and so later keys may decide whether a rectangle
-     takes more keys or fewer. A NaN or infinity in a key or value reaches only rows that may see it; one
-     in a query its own row, and, where blocks are chosen by score, which blocks its group takes.
+     The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
+     result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
+     alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
+     values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
+     nearest, and restore the mode that they found.
+     Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
+     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
+     queries from all over the rectangle judge it, together with what they have met before, so later keys
+     may decide whether a rectangle gets more keys or fewer.
+     A NaN or infinity in a key or value reaches only rows that may see it. One in a query reaches its own
+     row and, where blocks are chosen by score, affects which blocks its query group takes.
    MEMORY
-     All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
-     after. The stack holds under 4 KiB of ours.
+     All of it is the caller's: hyperattn_workspace_size() bytes, of any alignment. Their contents do not
+     matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
    THREADS
-     None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself
-     (examples/threads.c does both).
+     It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
+     are already running can drive the phases itself (examples/threads.c does both).
    OPTIONS (macros, defined before the implementation)
-     HYPERATTN_API          what stands before every function, in each file that includes this one; default:
-                            extern. A shared library: __attribute__((visibility("default"))); a DLL:
-                            __declspec(dllexport) where the implementation is, dllimport in files that use
-                            it. HYPERATTN_STATIC overrules it: a private copy exports nothing
-     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
+     HYPERATTN_API          what is put before every function; define it alike in each file that includes
+                            this one. Default: extern. For a shared library
+                            __attribute__((visibility("default"))); for a DLL __declspec(dllexport) in the
+                            file that has the implementation and dllimport in files that use it.
+                            HYPERATTN_STATIC overrules it: a private copy exports nothing
+     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: those of <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
-     that code out
-     For small targets (docs/embedded.md has the sizes), what then is asked for in vain is
+                            out that code
+     For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT:
      HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   neither tolerance nor HYPERATTN_ORDER_PROBED nor report
+     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
    SIMD
-     AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
-     whatever the flags; which runs is decided at run time (CPUID and what the system saves), or by
-     params.isa. Others get plain C. Results differ between ISAs by rounding; hash buckets do not.
-     Where queries, keys and values are BF16, products are AMX's (Linux, if the process has asked for them:
-     examples/amx.h), or vdpbf16ps where that is faster (AMD), or ARMv8.6's where the compiler's flags allow.
+     gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
+     the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
+     params.isa. Other compilers get plain C. Results differ between ISAs by rounding; hash buckets do not.
+     Where queries, keys and values are all BF16, products are computed by AMX (on Linux, if the process has
+     asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD), or by ARMv8.6's
+     bfloat16 instructions where the compiler's flags allow them.
    DTYPES
-     Any mix; a row that is not float32 is widened, exactly, when it is met, a chunk of 64 keys at a time.
-     Results are those of the same call on float32 tensors with the same numbers, bit for bit, and out is
-     rounded once, at the end. The kernels of BF16 products sum in float32 as well, but round the weights
-     e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of the rounded
-     weights, so that equal values are their own mean; lse is that of the exact ones.
+     Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
+     64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
+     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
+     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
+     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
+     that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
-       (authors: encode).
-     - Blocks are cut evenly, never padded with zero keys; n_query and n_key need not be equal.
-     - Columns are drawn without replacement, one per stratum of the sorted order, and a column that lies in
-       the query's own block is hidden from it, so that no pair counts twice (the authors' float32 and CUDA
-       paths count it twice).
+       (the authors' code encodes).
+     - Blocks are cut evenly and never padded with zero keys; n_query and n_key need not be equal.
+     - Columns are drawn without replacement, one from each stratum of the sorted order, and a column that
+       lies in the query's own block is hidden from it, so that no pair of a query and a key counts twice
+       (in the authors' float32 and CUDA code it does).
      - Hash planes have entries +1 and -1, so that buckets do not depend on how a compiler rounds.
      - The causal split works level by level on one running state per row, without recursion and merges.
-     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and value-norm sampling of
+     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and the value-norm sampling of
        Algorithm 3 are options; the authors' code has neither. */
 
 #ifndef HYPERATTN_H
@@ -168,7 +218,7 @@
 #define HYPERATTN_VERSION_MINOR 1
 #define HYPERATTN_VERSION_PATCH 0
 
-/* What stands before every function, declared or defined. */
+/* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
 #ifdef HYPERATTN_STATIC
 #undef HYPERATTN_API
 #if defined(__GNUC__) || defined(__clang__)
@@ -186,7 +236,7 @@ extern "C" {
 
 /* ---- Status -------------------------------------------------------------------------------------- */
 
-/* Every kind of mistake, its code and its sentence: X(name, code, text). */
+/* Every kind of mistake with its code and its sentence: X(name, code, text). */
 #define HYPERATTN_STATUS_LIST(X)                                                                        \
   X(OK, 0, "ok")                                                                                        \
   X(ERROR_NULL_PROBLEM, -1, "problem is NULL")                                                          \
@@ -247,14 +297,14 @@ typedef enum hyperattn_status {
       HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
 } hyperattn_status;
 
-/* The sentence of a status, a string that lives for ever; "unknown status" for any other number; "" under
+/* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
    HYPERATTN_NO_TEXTS. */
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status);
 
 /* ---- The problem: what to compute ------------------------------------------------------------------ */
 
-/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's: blocks of 34 bytes, an F16 scale d and 32
-   signed bytes q, x = d q; a row begins with a block. */
+/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's format: blocks of 34 bytes for 32 numbers
+   x = d q, an F16 scale d followed by 32 signed bytes q. A row begins with a block. */
 typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
@@ -262,58 +312,66 @@ typedef enum hyperattn_dtype {
   HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
 } hyperattn_dtype;
 
-/* A tensor [batch][head][row][dim], dim contiguous; strides in elements, ignored where a dimension has
-   size 1. Inputs may overlap one another and have zero or negative strides; a stride that was forgotten is
-   zero, and means that every row is the same row. Rows-first [token][head][dim]: head_stride = dim,
-   row_stride = heads * dim. */
+/* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
+   stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
+   strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_input;
 
-/* The same for a result: strides not negative, rows apart from one another. */
+/* The same for a result: its strides are not negative and its rows do not overlap. */
 typedef struct hyperattn_output {
   void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
-/* How a call went, for one query head. Judged by queries that are held out: up to 48 of each approximated
-   rectangle, in runs of four, which have no part in choosing its columns, meet all its keys; what they get
-   is held against what the choice made for the rectangle gives them. An error of one rectangle counts as far
-   as later keys have not outweighed it; errors of several add up like independent ones.
-   Where there is no telling, as where weighted values leave a float's range, they are infinite. */
+/* How a call went, for one query head. Held-out queries measure it: up to 192 of each approximated
+   rectangle, in runs of four, which have no part in any choice, meet all keys of the rectangle, and what
+   they get is compared with what the rectangle's choice gives them. Keys that a row meets after a
+   rectangle take weight from that rectangle's error; errors of several rectangles add up like independent
+   ones. Where an error cannot be told, for example because weighted values exceed a float's range, it is
+   infinite. */
 typedef struct hyperattn_report {
-  float error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact */
-  float
-      max_error; /* the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query */
-  float escalated;      /* share of the approximated rectangles that got more than the budget, */
-  float exact;          /* and of those that got every key */
-  float keys_per_query; /* key-query pairs, probing, pairing and judging included, over n_query */
-  float block_mass, pinned_mass,
-      sampled_mass;  /* shares of the attention, as the held-out queries see it: */
-  float window_mass; /* the rest, met exactly: window, diagonal, exact regions */
-  float alpha; /* the paper's: n_key times the largest squared column norm of the normalised scores, by the
-                  probes (0 without), in the rectangle where it is largest */
-  float kappa; /* the paper's: largest over smallest sum of e^score outside the blocks, by the held-out
-                  queries, where it is largest */
+  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. */
+  float error;
+  /* The largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. */
+  float max_error;
+  /* Share of the approximated rectangles that got more keys than the budget. */
+  float escalated;
+  /* Share of the approximated rectangles that got every key. */
+  float exact;
+  /* Products of a query and a key over n_query; probing, pairing and judging are included. */
+  float keys_per_query;
+  /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
+  float block_mass, pinned_mass, sampled_mass;
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  float window_mass;
+  /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
+     the probes (0 without), in the rectangle where it is largest. */
+  float alpha;
+  /* The paper's kappa: the largest over the smallest sum of e^score outside the blocks, measured by the
+     held-out queries, in the rectangle where it is largest. */
+  float kappa;
 } hyperattn_report;
 
-/* Zero it first ({0} in C, {} in C++), then set what applies. */
+/* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
 typedef struct hyperattn_problem {
   int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
   int64_t n_query, n_key;             /* may be 0 */
   int64_t head_dim, value_dim;        /* 1 .. 576 */
-  int causal;             /* 0: all keys; 1: query i sees keys 0 .. i + n_key - n_query (bottom-right) */
-  float scale;            /* 0: 1 / sqrt(head_dim) */
-  hyperattn_input query;  /* [batch][n_heads][n_query][head_dim] */
-  hyperattn_input key;    /* [batch][n_kv_heads][n_key][head_dim] */
-  hyperattn_input value;  /* [batch][n_kv_heads][n_key][value_dim] */
-  hyperattn_output out;   /* [batch][n_heads][n_query][value_dim]; overlaps no input and no workspace */
-  float *lse;             /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;          /* reserved, 0 */
-  int64_t sliding_window; /* reserved, 0 */
+  int causal;                         /* 0: all keys. 1: query i sees keys 0 .. i + n_key - n_query */
+  float scale;                        /* 0: 1 / sqrt(head_dim) */
+  hyperattn_input query;              /* [batch][n_heads][n_query][head_dim] */
+  hyperattn_input key;                /* [batch][n_kv_heads][n_key][head_dim] */
+  hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
+  hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
+  float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
+  float softcap;               /* reserved, 0 */
+  int64_t sliding_window;      /* reserved, 0 */
   const int32_t *key_position; /* reserved, NULL */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
@@ -322,79 +380,85 @@ typedef struct hyperattn_problem {
 
 typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
 
+/* The probability p_j of drawing key j, of the n keys of a rectangle that are not pinned. */
 typedef enum hyperattn_sampling {
-  HYPERATTN_SAMPLE_UNIFORM = 0, /* practical section of the paper */
+  HYPERATTN_SAMPLE_UNIFORM = 0, /* 1 / n, as in the paper's practical section */
   HYPERATTN_SAMPLE_VALUE_NORM,  /* Algorithm 3: p_j = 0.8 |v_j|^2 / sum + 0.2 / n */
   HYPERATTN_SAMPLE_COLUMN_MASS /* p_j = 0.8 M_j |v_j| / sum + 0.2 / n, M_j the probes' attention to key j */
 } hyperattn_sampling;
 
 typedef enum hyperattn_order {
-  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: by angular hash */
+  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: sorted by angular hash */
   HYPERATTN_ORDER_POSITION,    /* as they come */
-  HYPERATTN_ORDER_PROBED /* whichever held-out queries find better, per rectangle and head, or no blocks
-                                  at all, their keys going to the sample */
+  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks at
+     all and that many more sampled columns. */
+  HYPERATTN_ORDER_PROBED
 } hyperattn_order;
 
 typedef enum hyperattn_isa {
-  HYPERATTN_ISA_AUTO = 0, /* the best this machine has */
+  HYPERATTN_ISA_AUTO = 0, /* the best that this machine has */
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, elsewhere AVX-512 */
+  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, otherwise AVX-512 */
   HYPERATTN_ISA_NEON,
-  HYPERATTN_ISA_AMX_BF16 /* the same by AMX tiles. AUTO takes them where the process has asked Linux for them:
-                            syscall(SYS_arch_prctl, 0x1023, 18) */
+  /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
+     process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  HYPERATTN_ISA_AMX_BF16
 } hyperattn_isa;
 
-/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method =
-   HYPERATTN_EXACT. All zeros is not valid. A count of 0 means none. Every field is checked, even where
-   it is not used. */
+/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
+   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
-  int64_t block_size;  /* keys that a query meets exactly because of its order; 0: no blocks */
-  int64_t sample_size; /* columns drawn from the other keys of a rectangle; >= their number: all of them */
-  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, 2^lsh_bits buckets */
-  int64_t query_group; /* > 0: each so many queries choose block_size / key_group sub-blocks by score */
-  int64_t key_group;   /* > 0: keys per sub-block. Both 0: the paper's pairing by rank */
-  hyperattn_order order; /* how rows are ordered before grouping */
+  int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
+  int64_t sample_size; /* columns drawn from a rectangle's other keys; all of them if there are no more */
+  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
+  /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
+     score. Both 0: the paper's pairing, block i of the queries with block i of the keys. */
+  int64_t query_group;
+  int64_t key_group;
+  hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
   int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
-  int64_t heavy_keys;    /* per rectangle and head, the keys of largest column mass are pinned */
-  int64_t probe_queries; /* per rectangle and head: queries that meet every key of it */
-  int64_t
-      window; /* causal: each query's last `window` keys, its own among them, are exact; full: no effect */
+  int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
+  int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
+  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
   hyperattn_sampling sampling;
-  float tolerance; /* 0: a fixed number of keys. > 0: relative error allowed per rectangle, as held-out
-                      queries judge it; where it is missed, more keys, in the end all */
-  float cap_epsilon,
-      cap_kappa;     /* full attention: Algorithm 2's cap and floor of the normaliser; 0: off, each */
+  /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
+     judge it; a rectangle that misses it gets more keys, in the end all of them. */
+  float tolerance;
+  float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
+  float cap_kappa;   /* full attention: its floor; 0: off */
   uint64_t seed;     /* any number */
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy columns, 4 sinks, a window of 256, and
-   for each rectangle and head what held-out queries find best: 416 column-mass samples; or 160, and the 16
-   sub-blocks of 16 keys that each group of 16 queries scores best, in order of position or by hash. Where all
-   miss a tolerance of 0.1, 416 samples with blocks; in the end every key. */
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+   for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
+   mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
+   order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
+   blocks are tried, and in the end every key is met. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
-/* The paper's: sortLSH with 7 bits, blocks of 256 paired by rank, 256 uniform samples, exact below 4096
-   keys. */
+/* The paper's parameters: sortLSH with 7 bits, blocks of 256 keys paired by rank, 256 columns sampled
+   uniformly, and exact attention below 4096 keys. */
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
-/* Bytes of workspace that a call with at most n_workers workers needs, including slack for any
-   alignment. 0: the problem or params are invalid (hyperattn_check says why) or n_workers < 1. Reads
-   no pointer and no stride. Never shrinks when n_query, n_key or n_workers grow. Cost: O(log n_key). */
+/* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
+   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
+   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
+   O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
-/* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no
-   report, with the kernels that this build may hold. Exact attention needs as much for any lengths and
-   heads. Otherwise heads = batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys
-   + heavy_keys, group is the smaller of query_group and key_group, and probe_queries is 1 where it is 0
-   under SAMPLE_VALUE_NORM. */
+/* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
+   no report, and the kernels that this build may hold. The bound for exact attention holds for any
+   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
+   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
+   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
@@ -424,8 +488,8 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
-/* Their parts: a number as a size_t, by no cast that a unit's warnings might mind; rectangles of a level;
-   what one tile of queries takes. */
+/* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
+   the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
 #define HYPERATTN_BOUND_RECTS(n, min_seq_len) \
   (HYPERATTN_BOUND_SIZE(n) / (2 * HYPERATTN_BOUND_SIZE(min_seq_len)) + 1)
@@ -445,57 +509,60 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 
-/* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
-   anything is written. Key-query pairs touched: exact n_query * n_key (causal: half); hyper, per
-   rectangle of q queries and k keys, q * (block_size + sample_size + heavy_keys + sink_keys) + k *
-   (probe_queries + 48 if any are held out) + q * k / (query_group * key_group), and q * k in all where a
-   tolerance calls for every key. Source: Algorithms 2 to 4 of the paper, with the
-   differences listed above. */
+/* Attention on the calling thread. Errors: any of the list except NULL_LSE and NULL_PARALLEL; all are
+   found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
+   (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
+   heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
+   key_group), and q * k more where a tolerance calls for every key. Source: Algorithms 2 to 4 of the
+   paper, with the differences that the manual lists. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
 
 typedef void (*hyperattn_task)(void *arg, int64_t index, int worker);
 
-/* The engine's own threads. */
+/* The caller's own threads. */
 typedef struct hyperattn_parallel {
-  int n_workers; /* >= 1; the workspace was sized for as many */
-  void *context; /* handed through */
-  /* Calls task(arg, index, worker) for every index in 0 .. n_tasks - 1, each once, in any order;
-     concurrent calls carry different workers in 0 .. n_workers - 1. Returns when all are done, with
-     their writes visible to later tasks. */
+  int n_workers; /* >= 1; the workspace is sized for at least so many */
+  void *context; /* passed to parallel_for */
+  /* Calls task(arg, index, worker) once for every index in 0 .. n_tasks - 1, in any order. Calls that run
+     at the same time carry different workers in 0 .. n_workers - 1. Returns when all are done and what
+     they wrote is visible to later tasks. */
   void (*parallel_for)(void *context, int64_t n_tasks, hyperattn_task task, void *arg);
 } hyperattn_parallel;
 
-/* hyperattn_forward on those threads, the same bits. */
+/* The same as hyperattn_forward, to the bit, on those threads. */
 HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_problem *problem,
                                                           const hyperattn_params *params,
                                                           const hyperattn_parallel *parallel,
                                                           void *workspace, size_t workspace_size);
 
-/* The same as phases of independent tasks, for threads that are already running:
-     hyperattn_check once; for each phase in order: its tasks 0 .. hyperattn_phase_tasks - 1, then a barrier.
-   Both counts follow from shapes and params alone (no pointer is read) and are 0 for an invalid call. */
+/* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
+   once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
+   wait for all of them before the next phase. Both counts follow from shapes and params alone (no tensor
+   is read), and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
 
-/* One task. Unchecked: the call passed hyperattn_check, phase and index are in range, worker is in 0 ..
-   n_workers - 1 and no concurrent task has the same. */
+/* Runs one task. The caller guarantees, unchecked, that the call passed hyperattn_check, that phase and
+   index are in range, and that worker is in 0 .. n_workers - 1 and differs from those of tasks that run
+   at the same time. */
 HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hyperattn_params *params,
                                       void *workspace, int phase, int64_t index, int worker);
 
-/* Everything that hyperattn_forward checks, without running. */
+/* Checks all that hyperattn_forward checks, and computes nothing. */
 HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
-/* Combine two results over disjoint sets of keys (a split cache, several machines): a becomes the result
-   over both, out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b),  lse_a = ln(e^lse_a +
-   e^lse_b). a, b: [batch][n_heads][n_query][value_dim]; lse: contiguous [batch][n_heads][n_query]. lse
-   -inf is an empty part; the other is then kept to the bit. Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM,
-   DTYPE.., NULL_OUT (a), NULL_VALUE (b), NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the
-   merge of attention states, as in FlashInfer. */
+/* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
+   over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
+   e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
+   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
+   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
+   FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);
@@ -5969,15 +6036,40 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   }
 }
 
+/* ======== skipping.h ======== */
+
+/* ---- Skipping: stages that a rectangle no longer needs ----
+   Held-out queries try pairings one after another, and a rectangle whose verdict is settled needs no
+   further one. How many tasks a phase has follows from shapes and parameters alone, so the tasks of a
+   pairing that is not needed run all the same and return at once. */
+
+/* Whether job->head needs the blocks of job->pairing: because that pairing is still to be tried, or because
+   the verdict takes it. A task of a kv head (job->head < 0) is needed if any query head of the group needs
+   the pairing, unless it is the last one that any of them tried: all that depends on its keys is then still
+   in the workspace. */
+static int hai_is_needed(const hai_job *job) {
+  hai_job each = *job;
+  hai_index n = job->plan->heads_per_kv;
+  int needed = 0, tried = 0;
+  if (!job->plan->choosing) return 1;
+  for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
+    const hai_verdict *verdict = hai_verdict_of(&each);
+    if (job->head >= 0 && job->head != each.head) continue;
+    needed |= verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing);
+    tried = verdict->tried > tried ? verdict->tried : tried;
+  }
+  return needed && (job->head >= 0 || tried != job->pairing + 1);
+}
+
 /* ======== hashing.h ======== */
 
-/* ==== 8. Selection ===================================================================================
-   Which keys, with which log-weight, a group of queries meets. Plain C; the only arithmetic in bulk is the
-   kernel's products of a tile with a list of rows. */
+/* ---- Hashing: the bucket of every query and key (Algorithm 1) ----
+   A row's code has one bit for each of lsh_bits hyperplanes: the sign of its product with the plane's
+   normal. Rows at a small angle differ in few bits. Its bucket is the position of that code in Gray
+   order, in which neighbouring buckets differ in one bit, so that rows which are close together in the
+   order of buckets tend to point in similar directions. */
 
-/* ---- Hashing (Algorithm 1) ---- */
-
-/* The position of Gray code `code`: neighbours in position differ in one bit of the code. */
+/* The position of Gray code `code`, of at most 16 bits. */
 static uint32_t hai_gray_decode(uint32_t code) {
   code ^= code >> 1;
   code ^= code >> 2;
@@ -5986,8 +6078,8 @@ static uint32_t hai_gray_decode(uint32_t code) {
   return code;
 }
 
-/* planes [bits][dim] of random signs: with +-1 every sum is rounded alike everywhere, so buckets are
-   portable. */
+/* planes [bits][dim]: random signs, 64 from each random number. With entries +1 and -1 every product is
+   rounded alike on all machines, so buckets do not depend on the ISA. */
 static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
   hai_index i;
   uint64_t word = 0;
@@ -5997,24 +6089,17 @@ static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
   }
 }
 
-/* Is a pairing called for by job->head: to be tried, or once it was, as the choice? In tasks of a kv head, by
-   any of its heads, unless it was the last that any of them tried: all about its keys is in place. */
-static int hai_wanted(const hai_job *job) {
-  hai_job each = *job;
-  hai_index n = job->plan->heads_per_kv;
-  int wanted = 0, tried = 0;
-  if (!job->plan->choosing) return 1;
-  for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
-    const hai_verdict *verdict = hai_verdict_of(&each);
-    if (job->head >= 0 && job->head != each.head) continue;
-    wanted |= verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing);
-    tried = verdict->tried > tried ? verdict->tried : tried;
-  }
-  return wanted && (job->head >= 0 || tried != job->pairing + 1);
+/* The bucket of the row in a lane, from its products with the planes. */
+static uint16_t hai_bucket(const hai_tile *tile, int bits, int lanes, int lane) {
+  uint32_t code = 0;
+  int b;
+  for (b = 0; b < bits; b++) code |= HAI_AS(uint32_t, tile->score[b * lanes + lane] > 0.0f) << b;
+  return HAI_AS(uint16_t, hai_gray_decode(code));
 }
 
-/* Buckets of HAI_TASK_ROWS rows of a rectangle, of a query head or, with job->head < 0, of a kv head:
-   code = Gray position of the signs of <row, plane>. Cost: rows * lsh_bits * head_dim. */
+/* Stage HASH: buckets of HAI_TASK_ROWS rows of a rectangle, queries of job->head or, where job->head < 0,
+   keys of the kv head. Reads queries or keys; writes query_code or key_code. Cost: rows * lsh_bits *
+   head_dim. */
 HAI_APART void hai_stage_hash(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -6025,7 +6110,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
   uint16_t *code = hai_codes(job, of_key);
   float *planes = HAI_PLACE(float, job->scratch);
   const void *plane[16];
-  if (job->pairing && !hai_wanted(job)) return;
+  if (job->pairing && !hai_is_needed(job)) return;
   hai_planes(plan->params->seed, bits, plan->head_dim, planes);
   for (b = 0; b < bits; b++) plane[b] = planes + b * plan->head_dim;
   for (; row < end; row += lanes) {
@@ -6034,24 +6119,20 @@ HAI_APART void hai_stage_hash(hai_job *job) {
       tile->row[i] = i >= count ? HAI_NULL
                      : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
                                 : hai_query_row(job, job->head, row + i, hai_line(tile, i));
-    /* a negative scale turns every query around */
+    /* under a negative scale a query likes the keys opposite to it, so it is hashed with its sign turned */
     plan->float_kernel->pack(tile->row, plan->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f,
                              tile->query);
     plan->float_kernel->scores(tile->query, plan->head_dim, plane, bits, 0, lanes, tile->score);
-    for (i = 0; i < count; i++) {
-      uint32_t gray = 0;
-      for (b = 0; b < bits; b++) gray |= HAI_AS(uint32_t, tile->score[b * lanes + i] > 0.0f) << b;
-      code[row + i] = HAI_AS(uint16_t, hai_gray_decode(gray));
-    }
+    for (i = 0; i < count; i++) code[row + i] = hai_bucket(tile, bits, lanes, i);
   }
 }
 
 /* ======== ordering.h ======== */
 
-/* ---- Ordering ---- */
+/* ---- Ordering: rows sorted by bucket ---- */
 
-/* order = rows begin .. begin + n - 1, stably sorted by code[row]; count has 2^bits places. Cost: n +
-   2^bits. */
+/* order [n] = rows begin .. begin + n - 1, sorted by code[row], rows of equal code in the order of rows.
+   count [2^bits] is scratch. Cost: n + 2^bits. */
 static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *count,
                               int32_t *order) {
   hai_index i, buckets = hai_power_of_2(bits);
@@ -6066,19 +6147,38 @@ static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n
   for (i = 0; i < n; i++) order[count[code[begin + i]]++] = hai_to_int(begin + i);
 }
 
-/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the
-   counters take its place. */
+/* Stage ORDER: sorts a rectangle's queries (of job->head) or, where job->head < 0, its keys (of the kv
+   head) by bucket. Reads query_code or key_code; writes query_order or key_order. This stage needs no
+   tile, so the counters use the tile's memory. Cost: rows + 2^lsh_bits. */
 HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
-  if (job->pairing && !hai_wanted(job)) return;
+  if (job->pairing && !hai_is_needed(job)) return;
   hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
                     of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
                     HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
-/* ======== probing.h ======== */
+/* ======== heldout.h ======== */
 
-/* ---- Probing: what a few queries think of every key ---- */
+/* ---- Queries that meet every key: probes and held-out queries ----
+   A rectangle's keys are chosen by what a few of its queries think of all of them, and the choice is
+   judged by what a few others get from all of them. Both kinds meet every key of the rectangle, at a cost
+   of n_key products each:
+
+   - probes tell which keys matter (probing.h): one query from each of up to probe_queries strata of rows;
+   - held-out queries have no part in choosing a rectangle's keys. Up to HAI_JUDGES of them decide which
+     recipe the rectangle gets (judging.h, trials.h). Where a report is wanted, up to HAI_AUDITORS others,
+     drawn anew, measure what that recipe is worth (auditing.h): the queries that decided would flatter
+     it.
+
+   Strata of rows spread both evenly over the rectangle, and neither kind depends on data. Held-out
+   queries come in runs of HAI_JUDGE_RUN neighbouring rows, one run from each stratum, since neighbours
+   often share a query group, whose pairing then serves several of them. A query that had a say in the
+   choice would judge it too kindly, so a probe that falls on a judge's row gives way and takes the row
+   beside the run. Small rectangles, in which all or most queries judge, have too few rows for that.
+
+   The keys are met in chunks, one a task. A task leaves the states of all these queries over its chunk in
+   the workspace, and a later stage merges the chunks. */
 
 /* Puts query `row` of the rectangle into a lane. */
 static void hai_rect_query(hai_job *job, int lane, hai_index row) {
@@ -6091,19 +6191,19 @@ static hai_index hai_n_probes(const hai_job *job) {
   return hai_min(job->plan->probe_queries, job->rect.n_query);
 }
 
-/* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one from each stratum; all, if there are few. */
-static int hai_n_judges(const hai_job *job) {
-  return hai_to_int(hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query));
+/* How many held-out queries a rectangle has: auditors in a task that serves the report, judges in
+   others. */
+static hai_index hai_max_held_out(const hai_job *job) { return job->audit ? HAI_AUDITORS : HAI_JUDGES; }
+static int hai_n_held_out(const hai_job *job) {
+  return hai_to_int(hai_min(hai_max_held_out(job), job->rect.n_query));
 }
-static hai_index hai_judge_runs(const hai_job *job) {
-  return (job->audit ? HAI_AUDITORS : HAI_JUDGES) / HAI_JUDGE_RUN;
-}
-static int hai_all_judge(const hai_job *job) {
-  return job->rect.n_query <= hai_judge_runs(job) * HAI_JUDGE_RUN;
-}
-static hai_index hai_judge_row(const hai_job *job, hai_index i) {
-  hai_index runs = hai_judge_runs(job), run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin, size;
-  if (hai_all_judge(job)) return job->rect.query_begin + i;
+static hai_index hai_held_out_runs(const hai_job *job) { return hai_max_held_out(job) / HAI_JUDGE_RUN; }
+static int hai_all_held_out(const hai_job *job) { return job->rect.n_query <= hai_max_held_out(job); }
+
+/* The row of held-out query i. They ascend. */
+static hai_index hai_held_out_row(const hai_job *job, hai_index i) {
+  hai_index runs = hai_held_out_runs(job), run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin, size;
+  if (hai_all_held_out(job)) return job->rect.query_begin + i;
   begin = hai_cut(n, runs, run);
   size = hai_cut(n, runs, run + 1) - begin;
   begin += HAI_AS(hai_index,
@@ -6112,18 +6212,19 @@ static hai_index hai_judge_row(const hai_job *job, hai_index i) {
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
-/* Probe t of a rectangle: one query from each stratum. One that is to judge gives way to its neighbour. */
+/* The row of probe t. Rows of probes never descend. */
 static hai_index hai_probe_row(const hai_job *job, hai_index t) {
-  hai_index n = job->rect.n_query, runs = hai_judge_runs(job), run;
+  hai_index n = job->rect.n_query, runs = hai_held_out_runs(job), run;
   hai_index row = hai_draw(n, hai_n_probes(job), t, hai_random_of(job, HAI_FOR_PROBES, t));
   row += job->rect.query_begin;
   if (n < 2 * HAI_JUDGES) return row;
-  run = hai_judge_row(job, hai_part_of(n, runs, row - job->rect.query_begin) * HAI_JUDGE_RUN);
+  run = hai_held_out_row(job, hai_part_of(n, runs, row - job->rect.query_begin) * HAI_JUDGE_RUN);
   if (row < run || row >= run + HAI_JUDGE_RUN) return row;
   return run > job->rect.query_begin ? run - 1 : run + HAI_JUDGE_RUN;
 }
 
-/* Opens at most n tiles of queries row_of(first) .. row_of(end - 1); returns how many. */
+/* Fills up to n tiles with queries row_of(first) .. row_of(end - 1), whose rows never descend, and starts
+   empty states. Returns how many tiles it took. */
 static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index first, hai_index end,
                           hai_index (*row_of)(const hai_job *, hai_index), hai_index value_dim) {
   const hai_plan *plan = job->plan;
@@ -6137,34 +6238,66 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
   return opened;
 }
 
-/* Keys of this task's chunk. */
-static hai_index hai_probe_begin(const hai_job *job, hai_index chunk) {
-  return job->rect.key_begin +
-         hai_cut(job->rect.n_key, hai_probe_chunks(hai_level_keys(job->plan, job->level)), chunk);
+/* The first key of a chunk, where the rectangle's keys are cut into so many. */
+static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
+  return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
+}
+static hai_index hai_probe_chunks_of(const hai_job *job) {
+  return hai_probe_chunks(hai_level_keys(job->plan, job->level));
+}
+static hai_index hai_judge_chunks_of(const hai_job *job) {
+  return hai_judge_chunks(hai_level_keys(job->plan, job->level));
 }
 
-/* m and l of every probe over one chunk of keys. Cost: probes * keys of the chunk. */
-HAI_APART void hai_stage_probe(hai_job *job) {
-  float *partial = hai_partial(job, job->chunk);
+/* Queries row_of(0) .. row_of(n - 1) meet the keys of this task's chunk, one of `chunks`. `keep` then takes
+   the states of each tile (job->tile), whose lane 0 holds query `first`. Cost: n * keys of the chunk. */
+static void hai_meet_chunk(hai_job *job, hai_index n, hai_index (*row_of)(const hai_job *, hai_index),
+                           hai_index value_dim, hai_index chunks,
+                           void (*keep)(const hai_job *job, hai_index first)) {
   hai_tile *tiles[HAI_MAX_TILES];
-  int most = hai_tiles_place(job, tiles), n, i, t;
-  hai_index first = 0, probes = hai_n_probes(job);
-  while (first < probes) {
-    n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
-    hai_tiles_run(tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
-    for (t = 0; t < n; t++)
-      for (i = 0; i < tiles[t]->n; i++, first++) {
-        partial[2 * first] = tiles[t]->m[i];
-        partial[2 * first + 1] = tiles[t]->l[i];
-      }
+  int most = hai_tiles_place(job, tiles), opened, i;
+  hai_index begin = hai_chunk_begin(job, chunks, job->chunk),
+            end = hai_chunk_begin(job, chunks, job->chunk + 1), first = 0;
+  while (first < n) {
+    opened = hai_tiles_open(job, tiles, most, first, n, row_of, value_dim);
+    hai_tiles_run(tiles, opened, begin, end);
+    for (i = 0; i < opened; i++) {
+      job->tile = tiles[i];
+      keep(job, first);
+      first += tiles[i]->n;
+    }
   }
 }
 
-/* Every probe's sum over the rectangle: its logarithm takes the place of the first chunk's maximum. +inf
-   (all weights 0) where a probe saw nothing or nothing finite. Cost: probes * chunks. */
+/* ======== probing.h ======== */
+
+/* ---- Probing: which keys matter to a few queries ----
+   Probes meet every key of the rectangle. The mass of a key is the attention that all probes together pay
+   to it: M_j = sum over probes p of e^(s_pj - lse_p). The keys of largest mass are pinned (heavy keys),
+   and masses weight the draw of columns. Three stages: PROBE and SUM find each probe's lse, MASS then
+   adds up. */
+
+/* Keeps m and l of a tile's probes. */
+static void hai_keep_partial(const hai_job *job, hai_index first) {
+  float *partial = hai_partial(job, job->chunk) + 2 * first;
+  int i;
+  for (i = 0; i < job->tile->n; i++) {
+    partial[2 * i] = job->tile->m[i];
+    partial[2 * i + 1] = job->tile->l[i];
+  }
+}
+
+/* Stage PROBE: m and l of every probe over one chunk of keys. Reads queries and keys; writes partial. Cost:
+   probes * keys of the chunk. */
+HAI_APART void hai_stage_probe(hai_job *job) {
+  hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_probe_chunks_of(job), hai_keep_partial);
+}
+
+/* Stage SUM: the lse of every probe over the rectangle. Reads partial and writes each lse over the first
+   chunk's m: +inf, which makes all of a probe's weights 0, where it met nothing or anything not finite.
+   Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), probes = hai_n_probes(job), c,
-            i;
+  hai_index chunks = hai_probe_chunks_of(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
@@ -6176,68 +6309,79 @@ HAI_APART void hai_stage_sum(hai_job *job) {
   }
 }
 
-/* For the report: over the lanes in use, the squares of what is in the place of the scores of n_keys keys. */
-static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int anew) {
+/* Adds the squared weights (in tile->score) of the lanes in use to the squared masses of n_keys keys from
+   `key` on, which begin at 0 where `is_first`. The report's alpha needs them. */
+static void hai_add_squared_mass(const hai_job *job, hai_index key, int n_keys, int is_first) {
   const hai_tile *tile = job->tile;
-  float *square = hai_squared_mass(job) + (key - job->rect.key_begin);
+  float *squared = hai_squared_mass(job) + (key - job->rect.key_begin);
   int lanes = tile->kernel->lanes, i, j;
   for (j = 0; j < n_keys; j++) {
-    if (anew) square[j] = 0.0f;
-    for (i = 0; i < tile->n; i++) square[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
+    if (is_first) squared[j] = 0.0f;
+    for (i = 0; i < tile->n; i++) squared[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
   }
 }
 
-/* Adds what those probes of the tile that are in `good` give to the masses of keys key .. key + count - 1. */
-static void hai_tile_mass(hai_tile *tile, hai_index key, int count, uint64_t good, float *mass) {
+/* Adds the weights of the tile's `usable` probes (bits) to the masses of keys key .. key + count - 1. */
+static void hai_tile_mass(hai_tile *tile, hai_index key, int count, uint64_t usable, float *mass) {
   int j;
   hai_tile_fill(tile, key, key + count);
-  for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
+  for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & usable : usable;
   tile->masked = 1;
-  /* with the reference set to lse, softmax leaves the normalised weights */
+  /* with each lane's reference m set to its lse, softmax leaves normalised weights e^(s - lse) */
   HYPERATTN_MEMCPY(tile->m, tile->spare, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
   hai_tile_weights(tile);
   tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->per_key);
   for (j = 0; j < count; j++) mass[j] += tile->per_key[j];
 }
 
-/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
-   largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
+/* Sets the references (tile->spare) of a tile whose lane 0 holds probe `first`: each probe's lse, raised a
+   little, since lse is rounded and no score may lie above the reference. Returns the bits of the usable
+   probes: those that met something, and only finite numbers. */
+static uint64_t hai_set_references(const hai_job *job, hai_tile *tile, hai_index first) {
+  uint64_t usable = 0;
+  int i;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    float lse = i < tile->n ? hai_partial(job, 0)[2 * (first + i)] : hai_inf();
+    usable |= HAI_AS(uint64_t, hai_finite(lse)) << i;
+    tile->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
+  }
+  return usable;
+}
+
+/* Stage MASS: column masses of one chunk of keys, and for the report their largest squared mass, which is
+   written over the first probe's l. Reads queries, keys and partial; writes mass, squared_mass and partial.
+   Cost: probes * keys of the chunk. */
 HAI_APART void hai_stage_mass(hai_job *job) {
-  const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
+  uint64_t usable[HAI_MAX_TILES];
   float *mass = hai_mass(job) - job->rect.key_begin;
-  hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
+  hai_index chunks = hai_probe_chunks_of(job), begin = hai_chunk_begin(job, chunks, job->chunk),
+            end = hai_chunk_begin(job, chunks, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
-  int most = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, n, t, i;
+  int most = hai_tiles_place(job, tiles), is_first = 1, n, t;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
-  while (first < probes) {
-    /* probes that saw something, all of it finite: a bad one has no say */
-    uint64_t good[HAI_MAX_TILES] = {0};
-    int anew = first == 0;
+  for (; first < probes; is_first = 0) {
     n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
-    for (t = 0; t < n; t++)
-      for (i = 0; i < lanes; i++) {
-        float lse = i < tiles[t]->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
-        good[t] |= HAI_AS(uint64_t, hai_finite(lse)) << i;
-        /* no score may move the reference, though lse is rounded */
-        tiles[t]->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
-      }
+    for (t = 0; t < n; t++) {
+      usable[t] = hai_set_references(job, tiles[t], first);
+      first += tiles[t]->n;
+    }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
-        hai_tile_mass(tiles[t], key, count, good[t], mass + key);
-        if (plan->reporting) hai_add_squares(job, key, count, anew && t == 0);
+        hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
+        if (job->plan->reporting) hai_add_squared_mass(job, key, count, is_first && t == 0);
       }
     }
   }
-  if (plan->reporting)
+  if (job->plan->reporting)
     hai_partial(job, job->chunk)[1] =
         hai_largest(hai_squared_mass(job) + (begin - job->rect.key_begin), end - begin);
 }
 
-/* In four sums, since one would wait for itself. */
+/* |row|^2. Four accumulators hide the latency of the additions. */
 static float hai_squared_norm(const float *row, hai_index dim) {
   float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
   hai_index t;
@@ -6251,13 +6395,15 @@ static float hai_squared_norm(const float *row, hai_index dim) {
   return sum0 + sum1 + (sum2 + sum3);
 }
 
-/* Sampling weights of one chunk of keys, in the place of their masses: M_j |v_j|, or |v_j|^2. Not finite
-   counts as 0. */
+/* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
+   HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite.
+   Reads values and mass. Cost: keys of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
+  hai_index chunks = hai_probe_chunks_of(job), key = hai_chunk_begin(job, chunks, job->chunk),
+            end = hai_chunk_begin(job, chunks, job->chunk + 1);
   float *mass = hai_mass(job) - job->rect.key_begin;
-  for (key = begin; key < end; key++) {
+  for (; key < end; key++) {
     float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->value_dim);
     mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
@@ -6266,10 +6412,11 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
 
 /* ======== best.h ======== */
 
-/* ---- The k best of a stream ----
-   A candidate is one word: its value, as bits in the order of the numbers, over the complement of its id. The
-   larger word is the better candidate; ties go to the smaller id; NaN counts as -inf. The best so far
-   stand in a heap, the worst of them on top. */
+/* ---- The k best candidates of a stream ----
+   A candidate is a value (a score or a mass) with the id of what has it, packed into one word: the
+   value's bits, in an encoding whose integer order is the order of the numbers, above the complement of
+   the id. The larger word is the better candidate. Among equal values the smaller id wins, and NaN counts
+   as -inf. The best k so far form a binary heap whose root is the worst of them. */
 
 static uint64_t hai_candidate(float value, int32_t id) {
   uint32_t bits = hai_bits(value == value ? value + 0.0f : -hai_inf()); /* -0 + 0 = +0 */
@@ -6284,7 +6431,8 @@ static float hai_candidate_value(uint64_t candidate) {
   return hai_float(bits ^ (bits >> 31 ? 0x80000000u : 0xffffffffu));
 }
 
-/* Sinks the word at `at` until no child among the first n is worse. */
+/* Restores the heap of the first n words after the one at `at` was replaced by a better one: moves it
+   away from the root until neither child is worse. */
 static void hai_sink(uint64_t *heap, hai_index n, hai_index at) {
   uint64_t word = heap[at];
   hai_index child;
@@ -6297,7 +6445,7 @@ static void hai_sink(uint64_t *heap, hai_index n, hai_index at) {
   heap[at] = word;
 }
 
-/* Offers a candidate to the best *n of at most k so far. */
+/* Offers a candidate to a heap of the *n best so far, of which at most k are kept. */
 static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
   if (*n < k) {
     hai_index at = (*n)++;
@@ -6309,7 +6457,8 @@ static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
   }
 }
 
-/* Empties the heap into its ids, ascending: ordered by complement alone, it gives up the largest id first. */
+/* Writes the ids of a heap of n in ascending order; the heap's contents are lost. A heapsort by the
+   complements of the ids: its root is the largest id that is left. */
 static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
   hai_index at;
   for (at = 0; at < n; at++) heap[at] = HAI_AS(uint32_t, heap[at]);
@@ -6323,69 +6472,81 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
 
 /* ======== columns.h ======== */
 
-/* ---- Pins and columns ---- */
+/* ---- Pins and columns: keys that all queries of a rectangle share ----
+   Pins are met by every query with log-weight 0: the sinks and the heavy keys. Columns are a sample of
+   the other keys, R, whose log-weight makes up for the keys that were not drawn. Both draws run through R
+   in the pairing's order and take one point from each of m strata, so that every bucket is represented. A
+   column that a query meets in its blocks too is hidden from it (rectangle.h); no other weight changes. */
 
-/* Marks the rectangle's sinks and its keys of largest column mass, and lists them upwards. */
+static void hai_set_pinned(const hai_job *job, uint32_t *pinned, hai_index key) {
+  hai_index bit = key - job->rect.key_begin;
+  pinned[bit / 32] |= UINT32_C(1) << (bit % 32);
+}
+
+/* The heavy keys: of the rectangle's keys that are no sinks, those of largest mass. Marks them in
+   `pinned`. */
+static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned) {
+  const float *mass = hai_mass(job) - job->rect.key_begin;
+  uint64_t *heap = HAI_PLACE(uint64_t, job->scratch);
+  hai_index end = job->rect.key_begin + job->rect.n_key, key;
+  int most = hai_to_int(hai_min(job->plan->heavy_keys, end - first)), n = 0, i;
+  for (key = first; key < end; key++) hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
+  for (i = 0; i < n; i++) hai_set_pinned(job, pinned, hai_candidate_id(heap[i]));
+}
+
+/* Stage PIN: the pins of a rectangle for one query head. Reads mass; writes pinned (a bit a key), pins
+   (ascending) and their count. Cost: n_key, and log heavy_keys for each change of the heaviest so far. */
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
             sinks = hai_min(plan->sink_keys, end), key;
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
-  int heavy = 0, i;
   HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
-  if (plan->heavy_keys) {
-    const float *mass = hai_mass(job) - begin;
-    uint64_t *heap = HAI_PLACE(uint64_t, job->scratch);
-    int k =
-        hai_to_int(hai_min(plan->heavy_keys, end - hai_max(begin, sinks))); /* sinks are pinned anyway */
-    for (key = hai_max(begin, sinks); key < end; key++)
-      hai_offer(heap, &heavy, k, hai_candidate(mass[key], hai_to_int(key)));
-    for (i = 0; i < heavy; i++) pins[i] = hai_candidate_id(heap[i]);
-  }
-  for (i = 0; i < heavy; i++) pinned[(pins[i] - begin) / 32] |= UINT32_C(1) << ((pins[i] - begin) % 32);
-  for (key = begin; key < sinks; key++) pinned[(key - begin) / 32] |= UINT32_C(1) << ((key - begin) % 32);
+  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sinks), pinned);
+  for (key = begin; key < sinks; key++) hai_set_pinned(job, pinned, key);
   for (key = begin; key < end; key++)
     if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
 }
 
-static hai_column hai_column_at(const hai_job *job, hai_index rank, hai_index parts, float log_weight) {
+/* The column at a place of the pairing's order, of `n_blocks` sub-blocks (0: no blocks). */
+static hai_column hai_column_at(const hai_job *job, hai_index place, hai_index n_blocks, float log_weight) {
   hai_column column;
-  column.key = hai_to_int(hai_at(hai_key_order(job), job->rect.key_begin, rank));
-  column.block = parts ? hai_to_int(hai_part_of(job->rect.n_key, parts, rank)) : -1;
+  column.key = hai_to_int(hai_at(hai_key_order(job), job->rect.key_begin, place));
+  column.block = n_blocks ? hai_to_int(hai_part_of(job->rect.n_key, n_blocks, place)) : -1;
   column.log_weight = log_weight;
   return column;
 }
 
-/* One key of each stratum of the n keys that are not pinned, in sorted order; m >= n: all of them,
-   weight 1. */
+/* Draws one key from each of m strata of the n keys that are not pinned, with log-weight ln of the
+   stratum's size; all n, with log-weight 0, if m >= n. Writes the columns in order of places; returns how
+   many. Cost: n_key. */
 static int32_t hai_draw_uniform(const hai_job *job, hai_index n, hai_index m, int purpose,
                                 hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
-  hai_index parts = hai_key_parts(job->plan, job->rect.n_key), rank, at = 0, t = 0, next = 0;
+  hai_index n_blocks = hai_key_parts(job->plan, job->rect.n_key), place, at = 0, t = 0, drawn = 0;
   m = hai_min(m, n);
-  for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
-    if (hai_is_pinned(job, pinned, hai_at(order, job->rect.key_begin, rank))) continue;
-    if (at == hai_cut(n, m, t)) next = hai_draw(n, m, t, hai_random_of(job, purpose, t));
-    if (at == next)
-      columns[t] =
-          hai_column_at(job, rank, parts, hai_log(HAI_AS(float, hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
+  for (place = 0; place < job->rect.n_key && t < m; place++) {
+    if (hai_is_pinned(job, pinned, hai_at(order, job->rect.key_begin, place))) continue;
+    if (at == hai_cut(n, m, t)) drawn = hai_draw(n, m, t, hai_random_of(job, purpose, t));
+    if (at == drawn)
+      columns[t] = hai_column_at(job, place, n_blocks,
+                                 hai_log(HAI_AS(float, hai_cut(n, m, t + 1) - hai_cut(n, m, t))));
     if (++at == hai_cut(n, m, t + 1)) t++;
   }
   return hai_to_int(m);
 }
 
-/* Units of 2^-44 of a key's probability 0.8 w / sum + 0.2 / n: whole numbers, so that the table adds up
-   exactly. */
+/* A key's probability 0.8 w / sum + 0.2 / n, in units of 2^-44: whole numbers, whose sums are exact. */
 static uint64_t hai_units(float w, float sum, hai_index n) {
   float share = sum > 0.0f ? 0.8f * (w / sum) + 0.2f / HAI_AS(float, n) : 1.0f / HAI_AS(float, n);
   return HAI_AS(uint64_t, share * 17592186044416.0f) + 1;
 }
 
-/* A point in part t of m of [0, total); the part is [total t / m, total (t + 1) / m), cut without
-   overflow. */
+/* A random point of stratum t of m of [0, total): the stratum is [total t / m, total (t + 1) / m), computed
+   without overflow. */
 static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_index t, int purpose) {
   uint64_t whole = total / HAI_AS(uint64_t, m), rest = total % HAI_AS(uint64_t, m), i = HAI_AS(uint64_t, t);
   uint64_t begin = whole * i + rest * i / HAI_AS(uint64_t, m),
@@ -6393,38 +6554,50 @@ static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_i
   return hai_uniform(begin, end - begin, hai_random_of(job, purpose, t));
 }
 
-/* m points, one in each m-th part of the cumulative table; a key hit c times is one column of weight c /
-   (m p). */
-static int32_t hai_draw_weighted(const hai_job *job, hai_index n, hai_index m, int purpose,
-                                 hai_column *columns) {
+/* Sums over the n keys that are not pinned, in order of places: of their weights, and of their units. */
+static uint64_t hai_total_units(const hai_job *job, hai_index n, float *sum_of_weights) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_mass(job) - job->rect.key_begin;
-  hai_index parts = hai_key_parts(job->plan, job->rect.n_key), rank, t = 0;
-  uint64_t total = 0, below = 0, point;
-  int32_t count = 0;
+  hai_index place;
+  uint64_t total = 0;
   float sum = 0.0f;
   int pass;
-  for (pass = 0; pass < 2; pass++) /* the sum of weights, then the table's total */
-    for (rank = 0; rank < job->rect.n_key; rank++) {
-      hai_index key = hai_at(order, job->rect.key_begin, rank);
+  for (pass = 0; pass < 2; pass++) /* units need the whole sum */
+    for (place = 0; place < job->rect.n_key; place++) {
+      hai_index key = hai_at(order, job->rect.key_begin, place);
       if (hai_is_pinned(job, pinned, key)) continue;
       if (pass == 0)
         sum += weight[key];
       else
         total += hai_units(weight[key], sum, n);
     }
-  point = hai_point(job, total, m, 0, purpose);
-  for (rank = 0; rank < job->rect.n_key && t < m; rank++) {
+  *sum_of_weights = sum;
+  return total;
+}
+
+/* Draws m points, one from each stratum of the cumulative probability of the n keys that are not pinned.
+   A key that c points hit is one column of weight c / (m p). Writes the columns in order of places;
+   returns how many. Cost: 3 n_key. */
+static int32_t hai_draw_weighted(const hai_job *job, hai_index n, hai_index m, int purpose,
+                                 hai_column *columns) {
+  const int32_t *order = hai_key_order(job);
+  const uint32_t *pinned = hai_pinned(job);
+  const float *weight = hai_mass(job) - job->rect.key_begin;
+  hai_index n_blocks = hai_key_parts(job->plan, job->rect.n_key), place, t = 0;
+  float sum;
+  uint64_t total = hai_total_units(job, n, &sum), below = 0, point = hai_point(job, total, m, 0, purpose);
+  int32_t count = 0;
+  for (place = 0; place < job->rect.n_key && t < m; place++) {
     uint64_t units;
-    hai_index hits = 0, key = hai_at(order, job->rect.key_begin, rank);
+    hai_index hits = 0, key = hai_at(order, job->rect.key_begin, place);
     if (hai_is_pinned(job, pinned, key)) continue;
     units = hai_units(weight[key], sum, n);
     for (; t < m && point < below + units; hits++)
       if (++t < m) point = hai_point(job, total, m, t, purpose);
     if (hits)
       columns[count++] = hai_column_at(
-          job, rank, parts,
+          job, place, n_blocks,
           hai_log(HAI_AS(float, hits) / HAI_AS(float, m) * (HAI_AS(float, total) / HAI_AS(float, units))));
     below += units;
   }
@@ -6438,7 +6611,9 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
-/* Columns of a rectangle for one query head. Cost: O(n_key). */
+/* Stage COLUMNS: the draw of a rectangle for one query head, and the wide draw, in which columns take the
+   places of block keys. Reads pinned, key_order and the sampling weights (mass); writes columns, their
+   counts, and the verdict with which trials begin. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_layout *y = &job->plan->layout;
   int32_t *counts = hai_counts(job);
@@ -6450,9 +6625,14 @@ HAI_APART void hai_stage_columns(hai_job *job) {
 
 /* ======== pairing.h ======== */
 
-/* ---- Pairing query groups with key sub-blocks by score ---- */
+/* ---- Pairing query groups with key sub-blocks by score ----
+   Rows in the pairing's order are cut into query groups and key sub-blocks. Each group takes the `take`
+   sub-blocks whose mean key scores best with its mean query. In large rectangles that is done in two
+   levels: HAI_PAIR_GROUPS neighbouring groups first choose 2 * take superblocks together, and each group
+   then looks for sub-blocks in these only. */
 
-/* sum [dim] += row; read before written, four at a time, so that compilers need not fear an overlap. */
+/* sum [dim] += row. Four coordinates are read before any is written, so that the compiler need not assume
+   that a write changes what is read next. */
 static void hai_add_row(const float *row, hai_index dim, float *sum) {
   hai_index t;
   for (t = 0; HAI_SIMD && t + 4 <= dim; t += 4) {
@@ -6466,71 +6646,73 @@ static void hai_add_row(const float *row, hai_index dim, float *sum) {
   for (; t < dim; t++) sum[t] += row[t];
 }
 
-/* mean [head_dim] of the rows at places begin .. end - 1 of an order (hai_at), queries of job->head or keys,
-   those below `skip` left out; NaN, which scores worst, where none is left. */
+/* mean [head_dim] of the rows at places begin .. end - 1 of the pairing's order, queries of job->head or
+   keys. Rows below `skip` are left out; if none remains, the mean is NaN, which scores worst. */
 static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_index end, hai_index skip,
                          float *mean) {
   const int32_t *order = of_key ? hai_key_order(job) : hai_query_order(job);
   hai_index first = of_key ? job->rect.key_begin : job->rect.query_begin;
   hai_index dim = job->plan->head_dim, i, t, n = 0;
-  float *room = hai_line(job->tile, 0), share;
+  float *widened = hai_line(job->tile, 0), share;
   for (t = 0; t < dim; t++) mean[t] = 0.0f;
   for (i = begin; i < end; i++) {
     hai_index row = hai_at(order, first, i);
     if (row < skip) continue;
-    hai_add_row(of_key ? hai_key_row(job, row, room) : hai_query_row(job, job->head, row, room), dim, mean);
+    hai_add_row(of_key ? hai_key_row(job, row, widened) : hai_query_row(job, job->head, row, widened), dim,
+                mean);
     n++;
   }
   share = n ? 1.0f / HAI_AS(float, n) : hai_float(0x7fc00000u);
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Mean keys of some sub-blocks, and of spans of HAI_SUPERBLOCK sub-blocks; sinks, pinned for every head,
-   stay out. */
+/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sinks are left out:
+   they are pinned for every query anyway, and unlike all other keys. Reads keys and key_order; writes
+   mean and superblock_mean. Cost: keys * head_dim. */
 HAI_APART void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index parts = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
-  hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
-  if (!hai_wanted(job)) return;
+  hai_index n_blocks = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
+  hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, n_blocks);
+  if (!hai_is_needed(job)) return;
   for (i = begin; i < end; i++)
-    hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
+    hai_mean_row(job, 1, hai_cut(job->rect.n_key, n_blocks, i), hai_cut(job->rect.n_key, n_blocks, i + 1),
                  plan->sink_keys, hai_mean(job) + i * dim);
   if (!hai_two_levels(plan, job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
-    float *span = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
+    float *superblock = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
     const float *mean = hai_mean(job) + i * dim;
-    for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) span[t] = 0.0f;
-    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
+    for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) superblock[t] = 0.0f;
+    for (t = 0; t < dim && mean[0] == mean[0]; t++)
+      superblock[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
   }
 }
 
-/* Pairing's scratch. */
 typedef struct hai_pairing_scratch {
-  uint64_t *best;      /* [lanes][take] candidates of each lane, or the best spans */
-  int32_t *superblock; /* [2 take] */
+  uint64_t *best;      /* [lanes][take]: a heap for each lane; before, one of 2 take superblocks */
+  int32_t *superblock; /* [2 take]: superblocks chosen together, ascending */
   float *query;        /* [lanes][head_dim]: mean queries */
-  float *reach;        /* [spans]: best score of any lane */
+  float *best_score;   /* [superblocks]: the best score that any group gives each */
 } hai_pairing_scratch;
 
 static hai_pairing_scratch hai_pairing_scratch_of(const hai_job *job) {
   hai_index lanes = job->plan->float_kernel->lanes, take = job->plan->take;
-  hai_pairing_scratch room;
-  room.best = HAI_PLACE(uint64_t, job->scratch);
-  room.superblock = HAI_PLACE(int32_t, room.best + lanes * take);
-  room.query = HAI_PLACE(float, room.superblock + 2 * take);
-  room.reach = room.query + lanes * job->plan->head_dim;
-  return room;
+  hai_pairing_scratch scratch;
+  scratch.best = HAI_PLACE(uint64_t, job->scratch);
+  scratch.superblock = HAI_PLACE(int32_t, scratch.best + lanes * take);
+  scratch.query = HAI_PLACE(float, scratch.superblock + 2 * take);
+  scratch.best_score = scratch.query + lanes * job->plan->head_dim;
+  return scratch;
 }
 
-/* Puts the next of the wanted query groups (bits, groups first .. first + 63) that no lane holds yet into the
-   lanes, their means packed: none from bit `end` on, no more than fit. Returns the bits beyond them. */
+/* Fills the lanes with the mean queries of the wanted groups: group first + i for every bit i < end of
+   `wanted`, until the lanes are full. Returns the bits of the wanted groups that are still to come. */
 static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, int end,
-                              const hai_pairing_scratch *room) {
+                              const hai_pairing_scratch *scratch) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, n_query = job->rect.n_query;
   hai_index groups = hai_query_parts(plan, n_query, job->rect.n_key);
-  float *query = room->query;
+  float *query = scratch->query;
   int lanes = plan->float_kernel->lanes, n = 0, i;
   for (i = 0; i < end && n < lanes; i++) {
     hai_index id = first + i;
@@ -6548,92 +6730,110 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
   return wanted;
 }
 
-/* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. The last of
-   the groups stay in the lanes. */
-static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_pairing_scratch *room) {
-  const hai_plan *plan = job->plan;
+/* Raises best_score [n_superblocks] to the best score that any group in the lanes gives each superblock; it
+   begins there where `is_first`. */
+static void hai_score_superblocks(hai_job *job, hai_index n_superblocks, int is_first, float *best_score) {
+  const hai_kernel *kernel = job->plan->float_kernel;
   hai_tile *tile = job->tile;
-  hai_index dim = plan->head_dim, s;
-  hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_SUPERBLOCK);
-  uint64_t all = hai_lane_bits(0, n), rest = all;
-  int lanes = plan->float_kernel->lanes, held = 0, j;
-  while (rest) {
-    int anew = rest == all;
-    rest = hai_pair_open(job, first, rest, n, room);
-    for (s = 0; s < spans; s += HAI_CHUNK) {
-      int count = hai_to_int(hai_min(HAI_CHUNK, spans - s));
-      for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
-      hai_tile_products(tile, plan->float_kernel, count);
-      for (j = 0; j < count; j++) {
-        float most = hai_largest(tile->score + j * lanes, tile->n);
-        room->reach[s + j] = !anew && room->reach[s + j] > most ? room->reach[s + j] : most;
-      }
+  hai_index dim = job->plan->head_dim, s;
+  int j;
+  for (s = 0; s < n_superblocks; s += HAI_CHUNK) {
+    int count = hai_to_int(hai_min(HAI_CHUNK, n_superblocks - s));
+    for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
+    hai_tile_products(tile, kernel, count);
+    for (j = 0; j < count; j++) {
+      float most = hai_largest(tile->score + j * kernel->lanes, tile->n);
+      best_score[s + j] = !is_first && best_score[s + j] > most ? best_score[s + j] : most;
     }
   }
-  for (s = 0; s < spans; s++)
-    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], hai_to_int(s)));
-  hai_heap_ids(room->best, held, room->superblock);
+}
+
+/* Groups first .. first + n - 1 choose 2 * take superblocks together: those that any of them scores best.
+   Writes them to scratch->superblock, ascending; returns how many. The last of the groups stay in the
+   lanes. */
+static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_pairing_scratch *scratch) {
+  hai_index superblocks = hai_ceil_div(hai_key_parts(job->plan, job->rect.n_key), HAI_SUPERBLOCK), s;
+  uint64_t all = hai_lane_bits(0, n), rest = all;
+  int held = 0;
+  while (rest) {
+    int is_first = rest == all;
+    rest = hai_pair_open(job, first, rest, n, scratch);
+    hai_score_superblocks(job, superblocks, is_first, scratch->best_score);
+  }
+  for (s = 0; s < superblocks; s++)
+    hai_offer(scratch->best, &held, 2 * job->plan->take,
+              hai_candidate(scratch->best_score[s], hai_to_int(s)));
+  hai_heap_ids(scratch->best, held, scratch->superblock);
   return held;
 }
 
-/* Each group in the lanes takes the sub-blocks whose mean key its mean query likes best, of some spans
-   (span[0 .. spans - 1]; NULL: the first). */
-static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans,
-                          const hai_pairing_scratch *room) {
+/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`. */
+static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best, hai_index stride) {
+  int lanes = tile->kernel->lanes, i, j;
+  for (i = 0; i < tile->n; i++) {
+    uint64_t *heap = best + i * stride;
+    for (j = 0; j < count; j++) {
+      float score = tile->score[j * lanes + i];
+      /* a score equal to the worst kept one need not be offered: ids ascend, and the smaller id wins */
+      if (tile->held[i] < take || score > hai_candidate_value(heap[0]))
+        hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
+    }
+  }
+}
+
+/* Each group in the lanes takes the sub-blocks whose mean key its mean query scores best, out of n
+   superblocks: superblock[0 .. n - 1], or the first n where that is NULL. Writes the groups' choices,
+   ascending. */
+static void hai_pair_tile(hai_job *job, const int32_t *superblock, hai_index n, uint64_t *best) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
-  int lanes = plan->float_kernel->lanes, take = hai_to_int(hai_min(plan->take, blocks)), i, j;
+  hai_index dim = plan->head_dim, n_blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
+  int take = hai_to_int(hai_min(plan->take, n_blocks)), i;
   HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
-  for (s = 0; s < spans;) {
+  for (s = 0; s < n;) {
     int count = 0;
-    for (; s < spans && count + HAI_SUPERBLOCK <= HAI_CHUNK; s++) {
-      hai_index block = (span ? span[s] : s) * HAI_SUPERBLOCK,
-                last = hai_min(block + HAI_SUPERBLOCK, blocks);
-      for (; block < last; block++, count++) {
+    for (; s < n && count + HAI_SUPERBLOCK <= HAI_CHUNK; s++) {
+      hai_index block = (superblock ? superblock[s] : s) * HAI_SUPERBLOCK,
+                end = hai_min(block + HAI_SUPERBLOCK, n_blocks);
+      for (; block < end; block++, count++) {
         tile->key[count] = hai_mean(job) + block * dim;
         tile->id[count] = hai_to_int(block);
       }
     }
     hai_tile_products(tile, plan->float_kernel, count);
-    for (i = 0; i < tile->n; i++) {
-      uint64_t *heap = room->best + i * stride;
-      for (j = 0; j < count; j++) {
-        float score = tile->score[j * lanes + i];
-        if (tile->held[i] < take ||
-            score > hai_candidate_value(heap[0])) /* ids ascend: ties change nothing */
-          hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
-      }
-    }
+    hai_offer_blocks(tile, count, take, best, stride);
   }
-  for (i = 0; i < tile->n; i++)
-    hai_heap_ids(room->best + i * stride, take, hai_choice(job, tile->group[i].id));
+  for (i = 0; i < tile->n; i++) hai_heap_ids(best + i * stride, take, hai_choice(job, tile->group[i].id));
 }
 
-/* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
-   neighbours first choose 2 * take spans of sub-blocks together, wanted or not, and look only there. Cost, a
-   group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and 2 * take *
-   HAI_SUPERBLOCK. */
+/* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. The superblocks are chosen by all
+   neighbouring groups, wanted or not, so that a group's choice does not depend on which others are wanted.
+   Cost of a group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and
+   2 * take * HAI_SUPERBLOCK. */
 static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_index first = job->chunk * HAI_TASK_GROUPS, n_key = job->rect.n_key;
   hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
-  hai_index spans = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
-  hai_pairing_scratch room = hai_pairing_scratch_of(job);
-  int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
-  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
-    int end = hai_to_int(hai_min(begin + step, groups - first));
+  hai_index superblocks = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
+  hai_pairing_scratch scratch = hai_pairing_scratch_of(job);
+  int two_levels = hai_two_levels(job->plan, n_key),
+      together = two_levels ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
+  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += together) {
+    int end = hai_to_int(hai_min(begin + together, groups - first));
     uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
-    int in_lanes = two && rest == all && end - begin <= job->plan->float_kernel->lanes;
-    if (rest && two) spans = hai_pair_superblocks(job, first + begin, end - begin, &room);
+    /* whether choosing superblocks leaves just the wanted groups in the lanes */
+    int in_lanes = two_levels && rest == all && end - begin <= job->plan->float_kernel->lanes;
+    if (rest && two_levels) superblocks = hai_pair_superblocks(job, first + begin, end - begin, &scratch);
     while (rest) {
-      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &room);
-      hai_pair_tile(job, two ? room.superblock : HAI_NULL, spans, &room);
+      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &scratch);
+      hai_pair_tile(job, two_levels ? scratch.superblock : HAI_NULL, superblocks, scratch.best);
     }
   }
 }
 
+/* Stage PAIR: the sub-blocks of HAI_TASK_GROUPS query groups. Reads queries, query_order, mean and
+   superblock_mean; writes choice. */
 HAI_APART void hai_stage_pair(hai_job *job) {
-  if (hai_wanted(job)) hai_pair_groups(job, UINT64_MAX);
+  if (hai_is_needed(job)) hai_pair_groups(job, UINT64_MAX);
 }
 
 /* ======== exact.h ======== */
@@ -6933,58 +7133,13 @@ HAI_APART void hai_stage_attend(hai_job *job) {
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
-/* ======== judging.h ======== */
+/* ======== sieve.h ======== */
 
-/* ==== 10. Judging ====================================================================================
-   Queries that had no part in a rectangle's choices meet all of its keys, the truth, and then what was chosen
-   for them: the relative error of that, over all of them, is the choice's worth. At a fixed budget the best
-   choice is taken. Under a tolerance, which counts what the queries' rows have met before (levels run from
-   the diagonal outward), it is the cheapest that meets it: columns alone, blocks and columns, blocks and as
-   many columns as alone, at last every key. For the report, more such queries, drawn anew, audit what was
-   chosen; those that chose are optimists. */
+/* ---- A sieve: is a row one of a few? ----
+   One bit for each value of a row's last twelve bits, HAI_SIEVE words in all. Where the bit of a row is
+   not set, the row is not among those that were added; where it is set, it may be, and a dearer look
+   decides. */
 
-/* Tiles of held-out queries [lanes] in the order of their rows, over one chunk of keys: m, l and o for each.
-   Cost: held-out queries * keys of the chunk, values included. */
-HAI_APART void hai_stage_judge(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  hai_tile *tiles[HAI_MAX_TILES];
-  int most = hai_tiles_place(job, tiles), judges = hai_n_judges(job), first = 0, n, t;
-  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), begin = job->rect.key_begin;
-  float *truth = hai_truth(job, job->chunk);
-  while (first < judges) {
-    n = hai_tiles_open(job, tiles, most, first, judges, hai_judge_row, plan->value_dim);
-    hai_tiles_run(tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
-                  begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
-    for (t = 0; t < n; t++) {
-      hai_tile_save(tiles[t], truth);
-      truth += (2 + plan->value_dim) * plan->float_kernel->lanes;
-      first += tiles[t]->n;
-    }
-  }
-}
-
-/* The states over all chunks, in the place of the first chunk's. */
-static void hai_gather_truth(const hai_job *job) {
-  const hai_plan *plan = job->plan;
-  int judges = hai_n_judges(job), lanes = plan->float_kernel->lanes, first, i;
-  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->value_dim;
-  hai_index size = (2 + value_dim) * lanes, c, t;
-  for (first = 0; first < judges; first += lanes)
-    for (c = 1; c < chunks; c++) {
-      float *a = hai_truth(job, 0) + first / lanes * size;
-      const float *b = hai_truth(job, c) + first / lanes * size;
-      for (i = 0; i < lanes; i++) {
-        float m = a[i] > b[i] ? a[i] : b[i], shift = m == -hai_inf() ? 0.0f : m;
-        float wa = hai_exp(a[i] - shift), wb = hai_exp(b[i] - shift);
-        a[i] = m;
-        a[lanes + i] = a[lanes + i] * wa + b[lanes + i] * wb;
-        for (t = 2; t < 2 + value_dim; t++)
-          a[t * lanes + i] = a[t * lanes + i] * wa + b[t * lanes + i] * wb;
-      }
-    }
-}
-
-/* A few rows of many are looked for by their last twelve bits before anything dearer: HAI_SIEVE words. */
 static void hai_sieve_clear(uint32_t *sieve) { HYPERATTN_MEMSET(sieve, 0, HAI_SIEVE * sizeof(uint32_t)); }
 static void hai_sieve_add(uint32_t *sieve, hai_index row) {
   sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] |= UINT32_C(1) << HAI_AS(size_t, row) % 32;
@@ -6993,136 +7148,308 @@ static int hai_sieve_holds(const uint32_t *sieve, hai_index row) {
   return HAI_AS(int, sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] >> HAI_AS(size_t, row) % 32 & 1);
 }
 
-static void hai_judge_sieve(const hai_job *job, uint32_t *sieve) {
-  int n = hai_n_judges(job), i;
-  hai_sieve_clear(sieve);
-  for (i = 0; i < n; i++) hai_sieve_add(sieve, hai_judge_row(job, i));
+/* ======== judging.h ======== */
+
+/* ---- Judging: what held-out queries get from a choice, against what they get from all keys ----
+   Held-out queries (heldout.h) first meet every key of their rectangle; what they get is the truth, in
+   stages JUDGE and, for the report, WITNESS. They then meet what was chosen for them: the blocks of their
+   query groups, the pins, and columns. The relative error of a choice is |out' - out| / |out| over all
+   held-out queries of a rectangle and head, out' by the choice and out by all keys. Trials (trials.h)
+   choose by it, and the audit (auditing.h) reports it. */
+
+/* Floats of the states of one tile: m, l [lanes], o [value_dim][lanes]. */
+static hai_index hai_state_floats(const hai_plan *plan) {
+  return (2 + plan->value_dim) * plan->float_kernel->lanes;
 }
 
-/* Which held-out query is a row, by their sieve; -1: none. */
-static int hai_judge_at(const hai_job *job, const uint32_t *sieve, hai_index row) {
-  hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
-  if (!hai_sieve_holds(sieve, row)) return -1;
-  if (hai_all_judge(job)) return hai_to_int(at);
-  run = hai_part_of(n, hai_judge_runs(job), at) * HAI_JUDGE_RUN;
-  ahead = row - hai_judge_row(job, run);
-  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? hai_to_int(run + ahead) : -1;
+/* Where the states of the tile that begins with held-out query `first` lie, over one chunk of keys. */
+static float *hai_truth_of(const hai_job *job, hai_index chunk, hai_index first) {
+  return hai_truth(job, chunk) + first / job->plan->float_kernel->lanes * hai_state_floats(job->plan);
 }
 
-/* Places of the held-out queries in the pairing's order. Cost: O(n_query) if that is sorted. */
-static void hai_judge_places(const hai_job *job, int32_t *place, uint32_t *sieve) {
-  const int32_t *order = hai_query_order(job);
-  hai_index n = order ? job->rect.n_query : 0, at;
-  int judges = hai_n_judges(job), i;
-  hai_judge_sieve(job, sieve);
-  for (i = 0; i < judges; i++) place[i] = hai_to_int(hai_judge_row(job, i) - job->rect.query_begin);
-  for (at = 0; at < n; at++)
-    if ((i = hai_judge_at(job, sieve, order[at])) >= 0) place[i] = hai_to_int(at);
+static void hai_keep_truth(const hai_job *job, hai_index first) {
+  hai_tile_save(job->tile, hai_truth_of(job, job->chunk, first));
 }
 
-/* Pairs the groups of the held-out queries among this task's HAI_TASK_GROUPS. */
-HAI_APART void hai_stage_draft(hai_job *job) {
-  const int32_t *order = hai_query_order(job);
-  hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key),
-            first = job->chunk * HAI_TASK_GROUPS, at, end;
-  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch); /* before pairing takes its place */
-  uint64_t held = 0;
+/* Stages JUDGE and WITNESS: the states of all held-out queries over one chunk of keys. Reads queries,
+   keys and values; writes truth, tiles of queries in the order of their rows. Cost: held-out queries *
+   keys of the chunk. */
+HAI_APART void hai_stage_judge(hai_job *job) {
+  hai_meet_chunk(job, hai_n_held_out(job), hai_held_out_row, job->plan->value_dim, hai_judge_chunks_of(job),
+                 hai_keep_truth);
+}
+
+/* Merges states b into a, lane by lane. Lanes without a query have m = -inf, l = 0. */
+static void hai_merge_states(float *a, const float *b, int lanes, hai_index value_dim) {
   int i;
-  if (!hai_wanted(job)) return;
-  hai_judge_sieve(job, sieve);
-  for (i = 0; i < HAI_TASK_GROUPS && first + i < groups; i++)
-    for (at = hai_cut(n, groups, first + i), end = hai_cut(n, groups, first + i + 1); at < end; at++)
-      if (hai_judge_at(job, sieve, hai_at(order, job->rect.query_begin, at)) >= 0) held |= UINT64_C(1) << i;
-  hai_pair_groups(job, held);
-}
-
-/* The sub-blocks that hold the columns in this pairing; they were drawn for another, ascending by position.
-   Cost: O(n_key), and a binary search for about one key in ten. */
-static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
-  const int32_t *order = hai_key_order(job);
-  hai_index n_key = job->rect.n_key, parts = hai_key_parts(job->plan, n_key), rank;
-  int wide, i;
-  hai_sieve_clear(sieve);
-  for (wide = 0; wide < 2; wide++)
-    for (i = 0; i < hai_counts(job)[1 + wide]; i++) hai_sieve_add(sieve, hai_columns(job, wide)[i].key);
-  for (rank = 0; rank < n_key; rank++) {
-    hai_index key = hai_at(order, job->rect.key_begin, rank);
-    for (wide = 0; wide < 2 && hai_sieve_holds(sieve, key); wide++) {
-      hai_column *column = hai_columns(job, wide);
-      int32_t low = 0, high = hai_counts(job)[1 + wide];
-      while (low < high) {
-        int32_t middle = low + (high - low) / 2;
-        if (column[middle].key < key)
-          low = middle + 1;
-        else
-          high = middle;
-      }
-      if (low < hai_counts(job)[1 + wide] && column[low].key == key)
-        column[low].block = hai_to_int(hai_part_of(n_key, parts, rank));
-    }
+  hai_index t;
+  for (i = 0; i < lanes; i++) {
+    float m = a[i] > b[i] ? a[i] : b[i], shift = m == -hai_inf() ? 0.0f : m;
+    float weight_a = hai_exp(a[i] - shift), weight_b = hai_exp(b[i] - shift);
+    a[i] = m;
+    a[lanes + i] = a[lanes + i] * weight_a + b[lanes + i] * weight_b;
+    for (t = 2; t < 2 + value_dim; t++)
+      a[t * lanes + i] = a[t * lanes + i] * weight_a + b[t * lanes + i] * weight_b;
   }
 }
 
-/* |out' - out| / |out|, of their squares; infinite where there is no telling how wrong. */
-static float hai_relative(float error, float norm) {
-  if (error == 0.0f) return 0.0f;
-  return hai_finite(error) && norm > 0.0f ? hai_sqrt(error / norm) : hai_inf();
+/* Merges the truth of all chunks into that of the first. Cost: held-out queries * value_dim * chunks. */
+static void hai_gather_truth(const hai_job *job) {
+  int n = hai_n_held_out(job), lanes = job->plan->float_kernel->lanes, first;
+  hai_index chunks = hai_judge_chunks_of(job), c;
+  for (first = 0; first < n; first += lanes)
+    for (c = 1; c < chunks; c++)
+      hai_merge_states(hai_truth_of(job, 0, first), hai_truth_of(job, c, first), lanes,
+                       job->plan->value_dim);
 }
 
-/* x^2 of an x that is not 0, never so small that it is lost: what is wrong must not pass for right. */
+/* Fills a sieve with the rows of the held-out queries. */
+static void hai_held_out_sieve(const hai_job *job, uint32_t *sieve) {
+  int n = hai_n_held_out(job), i;
+  hai_sieve_clear(sieve);
+  for (i = 0; i < n; i++) hai_sieve_add(sieve, hai_held_out_row(job, i));
+}
+
+/* Which held-out query a row is, or -1. Rows outside the sieve, nearly all, cost one look. */
+static int hai_held_out_at(const hai_job *job, const uint32_t *sieve, hai_index row) {
+  hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
+  if (!hai_sieve_holds(sieve, row)) return -1;
+  if (hai_all_held_out(job)) return hai_to_int(at);
+  run = hai_part_of(n, hai_held_out_runs(job), at) * HAI_JUDGE_RUN;
+  ahead = row - hai_held_out_row(job, run);
+  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? hai_to_int(run + ahead) : -1;
+}
+
+/* place [held-out queries] = where each stands in the pairing's order. Cost: O(n_query) if that is
+   sorted. */
+static void hai_held_out_places(const hai_job *job, int32_t *place, uint32_t *sieve) {
+  const int32_t *order = hai_query_order(job);
+  hai_index n = order ? job->rect.n_query : 0, at;
+  int held_out = hai_n_held_out(job), i;
+  hai_held_out_sieve(job, sieve);
+  for (i = 0; i < held_out; i++) place[i] = hai_to_int(hai_held_out_row(job, i) - job->rect.query_begin);
+  for (at = 0; at < n; at++)
+    if ((i = hai_held_out_at(job, sieve, order[at])) >= 0) place[i] = hai_to_int(at);
+}
+
+/* The scratch of TRY and AUDIT. */
+typedef struct hai_judging_scratch {
+  uint32_t *sieve;   /* [HAI_SIEVE] */
+  int32_t *place;    /* [HAI_AUDITORS] */
+  float *lse_blocks; /* [lanes]: each lane's lse over its blocks, */
+  float *lse_pinned; /* [lanes]: and over its blocks and the pins */
+  float *state;      /* m, l [lanes], o [value_dim][lanes] */
+} hai_judging_scratch;
+
+static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
+  int lanes = job->plan->float_kernel->lanes;
+  hai_judging_scratch scratch;
+  scratch.sieve = HAI_PLACE(uint32_t, job->scratch);
+  scratch.place = HAI_PLACE(int32_t, scratch.sieve + HAI_SIEVE);
+  scratch.lse_blocks = HAI_PLACE(float, scratch.place + HAI_AUDITORS);
+  scratch.lse_pinned = scratch.lse_blocks + lanes;
+  scratch.state = scratch.lse_pinned + lanes;
+  return scratch;
+}
+
+/* lse [n] of the tile's lanes so far. */
+static void hai_tile_lse(const hai_tile *tile, float *lse) {
+  int i;
+  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
+}
+
+/* Tile by tile, all held-out queries meet their blocks in job->pairing and the pins. `compare` then lets
+   the tile whose lane 0 holds held-out query `first` meet columns, and compares; `found` is handed
+   through to it. Cost: O(held-out queries * budget), and O(n_query) if the pairing's order is sorted. */
+static void hai_judge_tiles(hai_job *job, const hai_judging_scratch *scratch,
+                            void (*compare)(hai_job *, const hai_judging_scratch *, int first, void *found),
+                            void *found) {
+  int held_out = hai_n_held_out(job), first, n, i;
+  hai_held_out_places(job, scratch->place, scratch->sieve);
+  for (first = 0; first < held_out; first += n) {
+    n = hai_to_int(hai_min(job->plan->float_kernel->lanes, held_out - first));
+    job->tile->n_groups = 0;
+    for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
+    hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
+    hai_attend_blocks(job);
+    hai_tile_lse(job->tile, scratch->lse_blocks);
+    hai_attend_pins(job);
+    hai_tile_lse(job->tile, scratch->lse_pinned);
+    compare(job, scratch, first, found);
+  }
+}
+
+/* |out' - out| / |out| from their squares; infinite where these do not tell. */
+static float hai_relative(float squared_error, float squared_norm) {
+  if (squared_error == 0.0f) return 0.0f;
+  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
+                                                          : hai_inf();
+}
+
+/* x^2 of an x that is not 0: at least the smallest normal number, since an error that is rounded to 0
+   would pass for none. */
 static float hai_squared(float x) {
   float least = hai_float(0x00800000u);
   return x * x < least ? least : x * x;
 }
 
-/* Lane i of the tile, which has met what the choice gives it, against the truth (m, l, o, stride lanes).
-   *error = |out' - out|^2, *norm = |out|^2; both with what the query has met before where `resting`. Returns
-   the lse of the truth, so merged; NaN where there is no telling. */
-static float hai_compare(const hai_job *job, int i, const float *truth, int resting, float *error,
-                         float *norm) {
+/* e^(part - whole), the weight of a part's output in a whole of that lse; 0 where the whole is empty. */
+static float hai_weight_in(float part, float whole) {
+  return whole == -hai_inf() ? 0.0f : hai_exp(part - whole);
+}
+
+/* One held-out query: its choice against the truth. */
+typedef struct hai_comparison {
+  float lse_chosen, lse_exact; /* over the rectangle: by the choice, by all keys */
+  float lse_whole;             /* by all keys, with what was met before; NaN where nothing can be said */
+  float squared_error;         /* |out' - out|^2 */
+  float squared_norm;          /* |out|^2 */
+} hai_comparison;
+
+/* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
+   lanes). Where `with_earlier`, both are merged first with what the query has met before this rectangle. */
+static void hai_compare(const hai_job *job, int i, const float *truth, int with_earlier,
+                        hai_comparison *c) {
   const hai_plan *plan = job->plan;
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float before =
-      resting && plan->problem->causal ? hai_floats(job, plan->layout.lse)[tile->state[i]] : -hai_inf();
-  float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
-  float merged = hai_log_add(mine, before), whole = hai_log_add(exact, before);
-  /* out = o e^(m - lse) */
-  float a = merged == -hai_inf() ? 0.0f : hai_exp(tile->m[i] - merged);
-  float b = whole == -hai_inf() ? 0.0f : hai_exp(truth[i] - whole);
-  float rest = (merged == -hai_inf() ? 0.0f : hai_exp(before - merged)), rest_b;
-  rest_b = whole == -hai_inf() ? 0.0f : hai_exp(before - whole);
-  *error = *norm = 0.0f;
+  float lse_before = with_earlier && plan->problem->causal
+                         ? hai_floats(job, plan->layout.lse)[tile->state[i]]
+                         : -hai_inf();
+  float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
+  c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
+  c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
+  lse_merged = hai_log_add(c->lse_chosen, lse_before);
+  c->lse_whole = hai_log_add(c->lse_exact, lse_before);
+  weight_chosen = hai_weight_in(tile->m[i], lse_merged);
+  weight_exact = hai_weight_in(truth[i], c->lse_whole);
+  before_chosen = hai_weight_in(lse_before, lse_merged);
+  before_exact = hai_weight_in(lse_before, c->lse_whole);
+  c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
-    float old = before == -hai_inf() ? 0.0f : tile->out[i][t];
-    float x = tile->o[t * lanes + i] * a + old * rest, y = truth[(2 + t) * lanes + i] * b + old * rest_b;
-    if (!hai_finite(y)) whole = hai_float(0x7fc00000u);
-    *error += x == y ? 0.0f : hai_squared(x - y);
-    *norm += y == 0.0f ? 0.0f : hai_squared(y);
+    float before = lse_before == -hai_inf() ? 0.0f : tile->out[i][t];
+    float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
+    float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
+    if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);
+    c->squared_error += chosen == exact ? 0.0f : hai_squared(chosen - exact);
+    c->squared_norm += exact == 0.0f ? 0.0f : hai_squared(exact);
   }
-  if (!hai_finite(*error)) *error = hai_inf();
-  if (!hai_finite(*norm)) *norm = hai_float(0x7f7fffffu);
-  return whole;
+  if (!hai_finite(c->squared_error)) c->squared_error = hai_inf();
+  if (!hai_finite(c->squared_norm)) c->squared_norm = hai_float(0x7f7fffffu);
 }
 
-/* Held-out queries first .. first + n - 1 meet the blocks and pins that a choice gives them; `blocks` and
-   `pins` take the lse of each lane after either. */
-static void hai_judge_open(hai_job *job, const int32_t *place, int first, int n, float *blocks,
-                           float *pins) {
-  hai_tile *tile = job->tile;
+/* ======== trials.h ======== */
+
+/* ---- Trials: which recipe a rectangle gets ----
+   The paper gives each query the keys of its block and a sample of the others. Which blocks help, and
+   whether any do, depends on the head, so the judges, held-out queries, try for each rectangle and head
+   in turn:
+
+     1. columns alone: the wide draw, in which sampled keys take the places of block keys;
+     2. blocks and columns, in the first pairing (in order of position, under HYPERATTN_ORDER_PROBED);
+     3. blocks and columns in the second pairing, if there are two (sorted by hash).
+
+   With tolerance 0 the number of keys is fixed, and the best of these is taken; trials end early when an
+   error is as small as others would hardly better (HAI_GOOD for columns alone, HAI_FAIR for blocks). With
+   a tolerance the first that meets it is taken; each pairing is then also tried with the wide draw beside
+   its blocks, and where every trial misses the tolerance the rectangle's queries meet all of its keys.
+   Each trial is one run of stage TRY, preceded by what its pairing needs. */
+
+/* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
+   trial needs no others. Reads and writes what PAIR does. Cost: O(queries of the groups), and PAIR's for
+   those paired. */
+HAI_APART void hai_stage_draft(hai_job *job) {
+  const int32_t *order = hai_query_order(job);
+  hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key),
+            first = job->chunk * HAI_TASK_GROUPS, at, end;
+  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch); /* read before pairing overwrites it */
+  uint64_t wanted = 0;
   int i;
-  tile->n_groups = 0;
-  for (i = 0; i < n; i++) hai_tile_sorted(job, i, place[first + i]);
-  hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
-  hai_attend_blocks(job);
-  for (i = 0; i < n; i++) blocks[i] = hai_state_lse(tile->m[i], tile->l[i]);
-  hai_attend_pins(job);
-  for (i = 0; i < n; i++) pins[i] = hai_state_lse(tile->m[i], tile->l[i]);
+  if (!hai_is_needed(job)) return;
+  hai_held_out_sieve(job, sieve);
+  for (i = 0; i < HAI_TASK_GROUPS && first + i < groups; i++)
+    for (at = hai_cut(n, groups, first + i), end = hai_cut(n, groups, first + i + 1); at < end; at++)
+      if (hai_held_out_at(job, sieve, hai_at(order, job->rect.query_begin, at)) >= 0)
+        wanted |= UINT64_C(1) << i;
+  hai_pair_groups(job, wanted);
 }
 
-/* A rectangle takes a recipe where it is better than what it had. */
-static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
+/* Sets the sub-block of a draw's column whose key is `key`, if there is one; columns ascend by key. */
+static void hai_place_column(const hai_job *job, int wide, hai_index key, int32_t block) {
+  hai_column *column = hai_columns(job, wide);
+  int32_t low = 0, high = hai_counts(job)[1 + wide];
+  while (low < high) {
+    int32_t middle = low + (high - low) / 2;
+    if (column[middle].key < key)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  if (low < hai_counts(job)[1 + wide] && column[low].key == key) column[low].block = block;
+}
+
+/* Sets the sub-blocks that hold the columns in job->pairing. Columns were drawn in the first pairing's
+   order; two pairings exist only where that is by position, so columns ascend. Cost: O(n_key), and a
+   binary search for about one key in ten. */
+static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
+  const int32_t *order = hai_key_order(job);
+  hai_index n_key = job->rect.n_key, n_blocks = hai_key_parts(job->plan, n_key), place;
+  int wide, i;
+  hai_sieve_clear(sieve);
+  for (wide = 0; wide < 2; wide++)
+    for (i = 0; i < hai_counts(job)[1 + wide]; i++) hai_sieve_add(sieve, hai_columns(job, wide)[i].key);
+  for (place = 0; place < n_key; place++) {
+    hai_index key = hai_at(order, job->rect.key_begin, place);
+    for (wide = 0; wide < 2 && hai_sieve_holds(sieve, key); wide++)
+      hai_place_column(job, wide, key, hai_to_int(hai_part_of(n_key, n_blocks, place)));
+  }
+}
+
+/* What one run of TRY tries, and what it finds. */
+typedef struct hai_trials {
+  int n;                  /* one recipe, or two */
+  hai_recipe recipe[2];   /* tried on the same blocks and pins */
+  int with_earlier;       /* compare with what queries have met before the rectangle */
+  float squared_error[2]; /* sums over held-out queries: |out' - out|^2 of each recipe, */
+  float squared_norm;     /* and |out|^2 */
+} hai_trials;
+
+static hai_trials hai_trials_of(const hai_job *job) {
+  int has_tolerance = job->plan->params->tolerance > 0.0f, has_blocks = job->pairing != HAI_NO_BLOCKS;
+  hai_trials trials;
+  trials.n = has_blocks && has_tolerance && hai_trying_columns(job->plan) ? 2 : 1;
+  trials.recipe[0] = has_blocks ? HAI_BLOCKS : HAI_COLUMNS;
+  trials.recipe[1] = HAI_BOTH;
+  /* with tolerance 0 no choice may depend on states, which hold later keys than some of the queries see */
+  trials.with_earlier = has_tolerance;
+  trials.squared_error[0] = trials.squared_error[1] = trials.squared_norm = 0.0f;
+  return trials;
+}
+
+/* Tries each recipe's columns on one tile of held-out queries (hai_judge_tiles). */
+static void hai_try_tile(hai_job *job, const hai_judging_scratch *scratch, int first, void *found) {
+  hai_trials *trials = HAI_AS(hai_trials *, found);
+  const float *truth = hai_truth_of(job, 0, first);
+  hai_comparison c;
+  int trial, i;
+  hai_tile_save(job->tile, scratch->state);
+  for (trial = 0; trial < trials->n; trial++) {
+    if (trial) hai_tile_load(job->tile, scratch->state);
+    hai_attend_columns(job, trials->recipe[trial] != HAI_BLOCKS);
+    hai_tile_settle(job->tile);
+    for (i = 0; i < job->tile->n; i++) {
+      hai_compare(job, i, truth, trials->with_earlier, &c);
+      if (c.lse_whole != c.lse_whole) continue;
+      trials->squared_error[trial] += c.squared_error;
+      trials->squared_norm += trial ? 0.0f : c.squared_norm;
+    }
+  }
+}
+
+/* The verdict takes a recipe whose error is smaller than that of the one it has, and is settled where
+   that error is small enough. */
+static void hai_take_if_better(const hai_job *job, hai_recipe recipe, float error) {
   hai_verdict *verdict = hai_verdict_of(job);
   float enough = job->plan->params->tolerance;
   if (enough == 0.0f) enough = recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
@@ -7133,122 +7460,143 @@ static void hai_rule(const hai_job *job, hai_recipe recipe, float error) {
   verdict->settled = error <= enough;
 }
 
-/* Tries a choice on the held-out queries: columns alone, or a pairing's blocks with columns, and, where there
-   is a tolerance, with the wide draw. Missed to the last, a tolerance calls for all keys. Cost: O(held-out
-   queries * budget), and with a sorted order O(n_query + n_key log budget). */
+/* Stage TRY: tries job->pairing's blocks (none: columns alone) on the held-out queries, unless the
+   verdict is settled. Reads truth, choice, pins, columns, lse and out; writes verdict, and which
+   sub-blocks hold the columns. Cost: O(held-out queries * budget), and with a sorted order O(n_query +
+   n_key log budget). */
 HAI_APART void hai_stage_try(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_tile *tile = job->tile;
-  int alone = job->pairing == HAI_NO_BLOCKS, judges = hai_n_judges(job), lanes = plan->float_kernel->lanes;
-  /* at a fixed budget no choice depends on states: they know later keys than some of the queries */
-  int bound = plan->params->tolerance > 0.0f,
-      n_trials = !alone && bound && hai_trying_columns(plan) ? 2 : 1;
-  hai_index size = (2 + plan->value_dim) * lanes;
-  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch);
-  int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);
-  float *blocks = HAI_PLACE(float, place + HAI_AUDITORS), *pins = blocks + lanes, *state = pins + lanes;
-  hai_recipe recipe[2];
-  float sum[2] = {0.0f, 0.0f}, norm = 0.0f; /* of |out' - out|^2, and of |out|^2 */
-  int first, n, i, c;
-  if (job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0)) hai_gather_truth(job);
-  if (hai_verdict_of(job)->settled) return;
-  if (!alone) hai_verdict_of(job)->tried = job->pairing + 1;
-  if (job->pairing == 1) hai_place_columns(job, sieve);
-  hai_judge_places(job, place, sieve);
-  recipe[0] = alone ? HAI_COLUMNS : HAI_BLOCKS;
-  recipe[1] = HAI_BOTH;
-  for (first = 0; first < judges; first += n) {
-    const float *truth = hai_truth(job, 0) + first / lanes * size;
-    n = hai_to_int(hai_min(lanes, judges - first));
-    hai_judge_open(job, place, first, n, blocks, pins);
-    hai_tile_save(tile, state);
-    for (c = 0; c < n_trials; c++) {
-      if (c) hai_tile_load(tile, state);
-      hai_attend_columns(job, recipe[c] != HAI_BLOCKS);
-      hai_tile_settle(tile);
-      for (i = 0; i < n; i++) {
-        float error, squared, whole = hai_compare(job, i, truth, bound, &error, &squared);
-        if (whole != whole) continue;
-        sum[c] += error;
-        norm += c ? 0.0f : squared;
-      }
-    }
-  }
-  for (c = 0; c < n_trials; c++) hai_rule(job, recipe[c], hai_relative(sum[c], norm));
-  if (bound && job->pairing == plan->n_pairings - 1 && !hai_verdict_of(job)->settled)
-    hai_verdict_of(job)->recipe = HAI_ALL;
-  if (job->pairing == 1 && hai_verdict_of(job)->pairing == 0) {
+  hai_verdict *verdict = hai_verdict_of(job);
+  hai_judging_scratch scratch = hai_judging_scratch_of(job);
+  hai_trials trials = hai_trials_of(job);
+  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), i;
+  if (is_first) hai_gather_truth(job);
+  if (verdict->settled) return;
+  if (job->pairing != HAI_NO_BLOCKS) verdict->tried = job->pairing + 1;
+  if (job->pairing == 1) hai_place_columns(job, scratch.sieve);
+  hai_judge_tiles(job, &scratch, hai_try_tile, &trials);
+  for (i = 0; i < trials.n; i++)
+    hai_take_if_better(job, trials.recipe[i], hai_relative(trials.squared_error[i], trials.squared_norm));
+  if (plan->params->tolerance > 0.0f && job->pairing == plan->n_pairings - 1 && !verdict->settled)
+    verdict->recipe = HAI_ALL;
+  if (job->pairing == 1 && verdict->pairing == 0) { /* the first pairing stays: so do its sub-blocks */
     job->pairing = 0;
-    hai_place_columns(job, sieve);
+    hai_place_columns(job, scratch.sieve);
   }
 }
 
-/* What a rectangle's choice is worth to queries that had no part in it, for the report. */
+/* ======== auditing.h ======== */
+
+/* ---- Auditing: what a rectangle's recipe is worth, for the report ----
+   Auditors, held-out queries that had no part in the verdict either, compare what the recipe gives them
+   with the truth. Each rectangle and head leaves a record; stage REPORT adds them up. */
+
+/* The largest squared mass over the rectangle's chunks, which MASS left in the first probe's l. */
+static float hai_largest_squared_mass(const hai_job *job) {
+  hai_index chunks = hai_probe_chunks_of(job), c;
+  float most = 0.0f;
+  for (c = 0; c < chunks; c++) most = hai_partial(job, c)[1] > most ? hai_partial(job, c)[1] : most;
+  return most;
+}
+
+/* The paper's alpha: n_key times the largest squared column norm of the normalised scores. Probes stand
+   for all queries. */
+static float hai_alpha(const hai_job *job) {
+  hai_index probes = hai_n_probes(job);
+  if (!job->plan->probing) return 0.0f;
+  return HAI_AS(float, job->rect.n_key) * HAI_AS(float, job->rect.n_query) / HAI_AS(float, probes) *
+         hai_largest_squared_mass(job);
+}
+
+/* Keys that a query of the rectangle meets by a recipe: pins, columns, and its blocks' keys on average. */
+static float hai_keys_met(const hai_job *job, hai_recipe recipe) {
+  hai_index n_blocks = hai_key_parts(job->plan, job->rect.n_key),
+            taken = hai_min(job->plan->take, n_blocks);
+  const int32_t *counts = hai_counts(job);
+  float keys = HAI_AS(float, counts[0]) + HAI_AS(float, counts[recipe == HAI_BLOCKS ? 1 : 2]);
+  if (recipe == HAI_ALL) return HAI_AS(float, job->rect.n_key);
+  if (recipe != HAI_COLUMNS && n_blocks)
+    keys += HAI_AS(float, job->rect.n_key) * HAI_AS(float, taken) / HAI_AS(float, n_blocks);
+  return keys;
+}
+
+/* Over auditors: the extremes of lse outside the blocks. */
+typedef struct hai_lse_range {
+  float least, most;
+} hai_lse_range;
+
+/* lse over the rectangle's keys outside the query's blocks; -inf where rounding leaves none. */
+static float hai_lse_outside(float lse_blocks, float lse_exact) {
+  float inside = hai_exp(lse_blocks - lse_exact);
+  return inside < 1.0f ? lse_exact + hai_log(1.0f - inside) : -hai_inf();
+}
+
+/* Records what one auditor found. Its row is -1, which leaves it out of the report, where sums are not
+   finite. */
+static void hai_record_query(const hai_job *job, const hai_comparison *c, int i, float lse_blocks,
+                             float lse_pinned) {
+  hai_record *record = hai_record_of(job);
+  float share_blocks = hai_share(lse_blocks, c->lse_chosen);
+  int is_good = hai_finite(c->lse_whole) && c->lse_chosen == c->lse_chosen &&
+                c->lse_chosen < hai_inf(); /* -inf is good: the query met nothing */
+  record->query[i].row = is_good ? hai_to_int(hai_held_out_row(job, i)) : -1;
+  record->query[i].error = c->squared_error;
+  record->query[i].norm = c->squared_norm;
+  record->query[i].whole = c->lse_whole;
+  record->query[i].rect = c->lse_chosen;
+  record->query[i].blocks = share_blocks;
+  record->query[i].pinned = hai_share(lse_pinned, c->lse_chosen) - share_blocks;
+}
+
+/* One tile of auditors meets the recipe's columns and compares (hai_judge_tiles). */
+static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first, void *found) {
+  hai_lse_range *outside = HAI_AS(hai_lse_range *, found);
+  const float *truth = hai_truth_of(job, 0, first);
+  hai_comparison c;
+  int i;
+  hai_tiles_sample(job, &job->tile, 1, 0);
+  hai_tile_settle(job->tile);
+  for (i = 0; i < job->tile->n; i++) {
+    float lse;
+    hai_compare(job, i, truth, 1, &c);
+    hai_record_query(job, &c, first + i, scratch->lse_blocks[i], scratch->lse_pinned[i]);
+    lse = hai_lse_outside(scratch->lse_blocks[i], c.lse_exact);
+    if (!hai_finite(lse)) continue;
+    outside->least = lse < outside->least ? lse : outside->least;
+    outside->most = lse > outside->most ? lse : outside->most;
+  }
+}
+
+/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, verdict, partial,
+   lse and out; writes record. Cost: O(auditors * budget), and O(n_query) with a sorted order. */
 HAI_APART void hai_stage_audit(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  hai_tile *tile = job->tile;
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);
-  int judges = hai_n_judges(job), lanes = plan->float_kernel->lanes, first, n, i;
-  hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
-  hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
-  hai_index probes = hai_n_probes(job), taken = hai_min(plan->take, parts);
-  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch);
-  int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);
-  float *blocks = HAI_PLACE(float, place + HAI_AUDITORS), *pins = blocks + lanes;
-  float least = hai_inf(), most = -hai_inf(), peak = 0.0f;
+  hai_lse_range outside;
+  hai_judging_scratch scratch = hai_judging_scratch_of(job);
   hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
-  record->tried = plan->choosing ? hai_verdict_of(job)->tried : 0;
-  record->n = judges;
-  for (c = 0; c < chunks && plan->probing; c++)
-    peak = hai_partial(job, c)[1] > peak ? hai_partial(job, c)[1] : peak;
-  record->alpha = plan->probing ? HAI_AS(float, job->rect.n_key) * HAI_AS(float, job->rect.n_query) /
-                                      HAI_AS(float, probes) * peak
-                                : 0.0f;
-  record->keys =
-      HAI_AS(float, hai_counts(job)[0]) + HAI_AS(float, hai_counts(job)[recipe == HAI_BLOCKS ? 1 : 2]);
-  if (recipe != HAI_COLUMNS && parts)
-    record->keys += HAI_AS(float, job->rect.n_key) * HAI_AS(float, taken) / HAI_AS(float, parts);
+  record->tried = job->plan->choosing ? hai_verdict_of(job)->tried : 0;
+  record->n = hai_n_held_out(job);
+  record->alpha = hai_alpha(job);
+  record->keys = hai_keys_met(job, recipe);
   record->kappa = 1.0f;
-  if (recipe == HAI_ALL) record->keys = HAI_AS(float, job->rect.n_key);
   if (recipe == HAI_ALL) return;
+  outside.least = hai_inf();
+  outside.most = -hai_inf();
   hai_gather_truth(job);
-  hai_judge_places(job, place, sieve);
-  for (first = 0; first < judges; first += n) {
-    const float *truth = hai_truth(job, 0) + first / lanes * size;
-    n = hai_to_int(hai_min(lanes, judges - first));
-    hai_judge_open(job, place, first, n, blocks, pins);
-    hai_tiles_sample(job, &job->tile, 1, 0);
-    hai_tile_settle(tile);
-    for (i = 0; i < n; i++) {
-      float error, norm, whole = hai_compare(job, i, truth, 1, &error, &norm);
-      float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
-      float beside = hai_exp(blocks[i] - exact), in_blocks = hai_share(blocks[i], mine);
-      int good = hai_finite(whole) && mine == mine && mine < hai_inf(); /* -inf: it met nothing */
-      record->query[first + i].row = good ? hai_to_int(hai_judge_row(job, first + i)) : -1;
-      record->query[first + i].error = error;
-      record->query[first + i].norm = norm;
-      record->query[first + i].whole = whole;
-      record->query[first + i].rect = mine;
-      record->query[first + i].blocks = in_blocks;
-      record->query[first + i].pinned = hai_share(pins[i], mine) - in_blocks;
-      beside = beside < 1.0f ? exact + hai_log(1.0f - beside) : -hai_inf();
-      if (!hai_finite(beside)) continue;
-      least = beside < least ? beside : least;
-      most = beside > most ? beside : most;
-    }
-  }
-  if (most >= least) record->kappa = hai_exp(most - least);
+  hai_judge_tiles(job, &scratch, hai_audit_tile, &outside);
+  if (outside.most >= outside.least) record->kappa = hai_exp(outside.most - outside.least);
 }
 
 /* ======== report.h ======== */
 
-/* ---- The report ---- */
+/* ---- The report: one head's records added up ---- */
 
-/* Sum of |out|^2 over rows begin .. end - 1, those left out that are not finite; by parts, since millions of
-   addends would fall below a float's last place. */
-static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
+/* Sum of |out|^2 over rows begin .. end - 1, without those that are not finite. Each HAI_TASK_ROWS rows
+   are summed apart, since single rows would be lost in the rounding of a sum over millions. Cost: rows *
+   value_dim. */
+static float hai_squared_out(const hai_job *job, hai_index begin, hai_index end) {
   const hyperattn_problem *p = job->plan->problem;
   float sum = 0.0f;
   while (begin < end) {
@@ -7265,105 +7613,148 @@ static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
   return sum;
 }
 
-/* Adds a rectangle, the last one of its rows or not, to a head's report, its squared errors to *error, and
-   the variance of their sum to *variance. Returns |exact|^2 over |out|^2, by its held-out queries. */
-static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, float *error,
-                             float *variance, hyperattn_report *r) {
-  const hai_plan *plan = job->plan;
-  const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->n_query;
-  float each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
-        share = each / HAI_AS(float, plan->n_query);
-  float mine = 0.0f, exact = 0.0f, sum = 0.0f, squares = 0.0f;
+/* Sums over a head's rectangles, beside the report itself. */
+typedef struct hai_report_sums {
+  float products;      /* of a query and a key */
+  float rects;         /* rectangles that were up for approximation */
+  float squared_error; /* estimate of |out - exact|^2 over all rows, */
+  float variance;      /* and of that estimate's variance */
+  float squared_norm;  /* |exact|^2 over all rows */
+} hai_report_sums;
+
+/* Sums over the auditors of one rectangle. */
+typedef struct hai_auditor_sums {
+  float error, error_squares;       /* of squared errors, and of their squares */
+  float squared_out, squared_exact; /* |out|^2 of the result, and by all keys of the rectangle */
+} hai_auditor_sums;
+
+/* Adds auditor i of a record, whose row stands for `share` of the head's rows. Keys that a row meets
+   after the rectangle take weight from its error: e^(2 (lse after the rectangle - lse at last)). In a
+   row's last rectangle there are none, and a difference of the two is the choice's own miss. */
+static void hai_report_query(const hai_job *job, const hai_record *record, int i, int is_last, float share,
+                             hai_auditor_sums *sums, hyperattn_report *r) {
+  const float *lse = hai_floats(job, job->plan->layout.lse) + hai_flat_head(job) * job->plan->n_query;
+  hai_index row = record->query[i].row;
+  float lse_whole = record->query[i].whole, squared_error = record->query[i].error, later, share_rect;
+  if (row < 0) return;
+  later = !is_last && lse[row] > lse_whole ? hai_exp(2.0f * (lse_whole - lse[row])) : 1.0f;
+  share_rect = share * hai_share(record->query[i].rect, lse[row]);
+  sums->error += squared_error * later;
+  sums->error_squares += squared_error * later * squared_error * later;
+  if (squared_error > r->max_error * r->max_error * record->query[i].norm)
+    r->max_error = hai_relative(squared_error, record->query[i].norm);
+  sums->squared_out += hai_squared_out(job, row, row + 1);
+  sums->squared_exact += record->query[i].norm;
+  r->block_mass += share_rect * record->query[i].blocks;
+  r->pinned_mass += share_rect * record->query[i].pinned;
+  r->sampled_mass += share_rect * (1.0f - record->query[i].blocks - record->query[i].pinned);
+}
+
+/* Adds a rectangle to a head's report. is_last: whether its rows meet no rectangle after it. Each of its
+   n auditors stands for n_query / n rows; the variance is that of a total estimated from a sample drawn
+   without replacement. Returns |exact|^2 over |out|^2, as the auditors see it. */
+static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last,
+                             hai_report_sums *sums, hyperattn_report *r) {
+  float rows_each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
+        share = rows_each / HAI_AS(float, job->plan->n_query);
+  hai_auditor_sums of = {0.0f, 0.0f, 0.0f, 0.0f};
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
   r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
   if (record->recipe == HAI_ALL) return 1.0f;
-  for (i = 0; i < record->n; i++) {
-    hai_index row = record->query[i].row;
-    float whole = record->query[i].whole, later, part, squared = record->query[i].error;
-    if (row < 0) continue;
-    /* later keys outweigh an error; what a choice missed is missing in the last lse too */
-    later = !is_last && lse[row] > whole ? hai_exp(2.0f * (whole - lse[row])) : 1.0f;
-    part = share * hai_share(record->query[i].rect, lse[row]);
-    sum += squared * later;
-    squares += squared * later * squared * later;
-    if (squared > r->max_error * r->max_error * record->query[i].norm)
-      r->max_error = hai_relative(squared, record->query[i].norm);
-    mine += hai_out_norm(job, row, row + 1);
-    exact += record->query[i].norm;
-    r->block_mass += part * record->query[i].blocks;
-    r->pinned_mass += part * record->query[i].pinned;
-    r->sampled_mass += part * (1.0f - record->query[i].blocks - record->query[i].pinned);
-  }
-  *error += each * sum;
+  for (i = 0; i < record->n; i++) hai_report_query(job, record, i, is_last, share, &of, r);
+  sums->squared_error += rows_each * of.error;
   if (record->n > 1)
-    *variance += (1.0f - 1.0f / each) * each * each * (squares - sum * sum / HAI_AS(float, record->n)) *
-                 HAI_AS(float, record->n) / HAI_AS(float, record->n - 1);
-  return mine > 0.0f && exact > 0.0f ? exact / mine : 1.0f;
+    sums->variance += (1.0f - 1.0f / rows_each) * rows_each * rows_each *
+                      (of.error_squares - of.error * of.error / HAI_AS(float, record->n)) *
+                      HAI_AS(float, record->n) / HAI_AS(float, record->n - 1);
+  return of.squared_out > 0.0f && of.squared_exact > 0.0f ? of.squared_exact / of.squared_out : 1.0f;
 }
 
-/* Key-query pairs of a rectangle's probing, judging and pairing. The report's own are not counted. */
-static float hai_overhead(const hai_job *job, const hai_record *record) {
+/* Products of a rectangle's probing, judging and pairing. What the report itself takes is not counted. */
+static float hai_choosing_products(const hai_job *job, const hai_record *record) {
   const hai_plan *plan = job->plan;
-  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_judges(job);
+  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_held_out(job);
   hai_index probed = hai_n_probes(job);
   uint64_t paired = hai_pairing_products(plan, n_query, n_key);
-  float probes = plan->probing ? HAI_AS(float, probed) : 0.0f, pairs = 0.0f;
-  if (plan->choosing) probes += HAI_AS(float, judges);
-  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) pairs = HAI_AS(float, paired);
-  /* trials pair the held-out queries' groups alone */
+  float meet_all = plan->probing ? HAI_AS(float, probed) : 0.0f, products = 0.0f;
+  if (plan->choosing) meet_all += HAI_AS(float, judges);
+  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) products = HAI_AS(float, paired);
+  /* trials pair only the groups of the judges */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
   paired = hai_pairing_products(plan, n_query, n_key);
-  pairs += HAI_AS(float, record->tried) * HAI_AS(float, paired);
-  return HAI_AS(float, n_key) * probes + pairs;
+  products += HAI_AS(float, record->tried) * HAI_AS(float, paired);
+  return HAI_AS(float, n_key) * meet_all + products;
 }
 
-/* One head's report. Cost: O(n_query * value_dim). */
-HAI_APART void hai_stage_report(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  const hyperattn_problem *p = plan->problem;
-  hyperattn_report r;
-  float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs, rects = 0.0f;
-  hai_index row, first, last, met = 0, rest = plan->n_query; /* rows below `rest` are in no rectangle */
-  HYPERATTN_MEMSET(&r, 0, sizeof r);
+/* Products of stage EXACT, for one head. Cost: n_query. */
+static float hai_exact_products(const hai_plan *plan) {
+  hai_index row, first, last, met = 0;
   for (row = 0; row < plan->n_query && plan->n_once; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
-  pairs = HAI_AS(float, met);
+  return HAI_AS(float, met);
+}
+
+/* Adds job->rect. Returns |exact|^2 over |out|^2 for its rows. */
+static float hai_report_add(const hai_job *job, int is_last, hai_report_sums *sums, hyperattn_report *r) {
+  const hai_plan *plan = job->plan;
+  const hai_record *record;
+  float n_query = HAI_AS(float, job->rect.n_query);
+  if (plan->outer_exact && job->level >= plan->depth) { /* it was never up for approximation */
+    sums->products += n_query * HAI_AS(float, job->rect.n_key);
+    return 1.0f;
+  }
+  record = hai_record_of(job);
+  sums->rects += 1.0f;
+  r->exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
+  r->escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
+  sums->products += hai_choosing_products(job, record) + n_query * record->keys;
+  return hai_report_rect(job, record, is_last, sums, r);
+}
+
+/* Adds all rectangles of a head. Levels run from the diagonal outward, so a row's last rectangle is the
+   outer one, or, without an outer one, its level's first. Rows that are in no rectangle are exact. */
+static void hai_report_rects(hai_job *job, hai_report_sums *sums, hyperattn_report *r) {
+  const hai_plan *plan = job->plan;
+  hai_index index, n, exact_rows = plan->n_query;
   for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
-    hai_index index, end = hai_plan_rects(plan, job->level);
-    for (index = 0; index < end; index++) {
-      const hai_record *record;
+    n = hai_plan_rects(plan, job->level);
+    for (index = 0; index < n; index++) {
       int is_last = !index && !(plan->outer && job->level < plan->depth);
-      float ratio = 1.0f;
+      float ratio;
       job->rect = hai_rect_at(plan, job->level, index);
-      if (plan->outer_exact && job->level >= plan->depth) {
-        pairs += HAI_AS(float, job->rect.n_query) * HAI_AS(float, job->rect.n_key);
-      } else {
-        record = hai_record_of(job);
-        rects += 1.0f;
-        r.exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
-        r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
-        pairs += hai_overhead(job, record) + HAI_AS(float, job->rect.n_query) * record->keys;
-        ratio = hai_report_rect(job, record, is_last, &error, &variance, &r);
-      }
+      ratio = hai_report_add(job, is_last, sums, r);
       if (!is_last) continue;
-      norm += ratio * hai_out_norm(job, job->rect.query_begin, job->rect.query_begin + job->rect.n_query);
-      rest = hai_min(rest, job->rect.query_begin);
+      sums->squared_norm +=
+          ratio * hai_squared_out(job, job->rect.query_begin, job->rect.query_begin + job->rect.n_query);
+      exact_rows = hai_min(exact_rows, job->rect.query_begin);
     }
   }
-  norm += hai_out_norm(job, 0, rest);
-  error +=
-      hai_sqrt(variance); /* few queries hold most of an error, and samples miss them more often than not */
-  r.error = hai_relative(error, norm);
-  r.keys_per_query = plan->n_query ? pairs / HAI_AS(float, plan->n_query) : 0.0f;
+  sums->squared_norm += hai_squared_out(job, 0, exact_rows);
+}
+
+/* Stage REPORT: one head's report. Reads records, lse and the result; writes problem.report. Cost:
+   O(n_query * value_dim). */
+HAI_APART void hai_stage_report(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hyperattn_report r;
+  hai_report_sums sums = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  HYPERATTN_MEMSET(&r, 0, sizeof r);
+  sums.products = hai_exact_products(plan);
+  hai_report_rects(job, &sums, &r);
+  /* A few queries hold most of an error, and a sample misses them more often than not, so the estimate is
+     raised by its own standard deviation. */
+  sums.squared_error += hai_sqrt(sums.variance);
+  r.error = hai_relative(sums.squared_error, sums.squared_norm);
+  r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
-  if (rects > 0.0f) {
-    r.exact /= rects;
-    r.escalated /= rects;
+  if (sums.rects > 0.0f) {
+    r.exact /= sums.rects;
+    r.escalated /= sums.rects;
   }
-  p->report[hai_flat_head(job)] = r;
+  plan->problem->report[hai_flat_head(job)] = r;
 }
 
 /* ======== phases.h ======== */

@@ -5,7 +5,7 @@
 #define HYPERATTN_VERSION_MINOR 1
 #define HYPERATTN_VERSION_PATCH 0
 
-/* What stands before every function, declared or defined. */
+/* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
 #ifdef HYPERATTN_STATIC
 #undef HYPERATTN_API
 #if defined(__GNUC__) || defined(__clang__)
@@ -23,7 +23,7 @@ extern "C" {
 
 /* ---- Status -------------------------------------------------------------------------------------- */
 
-/* Every kind of mistake, its code and its sentence: X(name, code, text). */
+/* Every kind of mistake with its code and its sentence: X(name, code, text). */
 #define HYPERATTN_STATUS_LIST(X)                                                                        \
   X(OK, 0, "ok")                                                                                        \
   X(ERROR_NULL_PROBLEM, -1, "problem is NULL")                                                          \
@@ -84,14 +84,14 @@ typedef enum hyperattn_status {
       HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
 } hyperattn_status;
 
-/* The sentence of a status, a string that lives for ever; "unknown status" for any other number; "" under
+/* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
    HYPERATTN_NO_TEXTS. */
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status);
 
 /* ---- The problem: what to compute ------------------------------------------------------------------ */
 
-/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's: blocks of 34 bytes, an F16 scale d and 32
-   signed bytes q, x = d q; a row begins with a block. */
+/* 16-bit numbers are in the machine's byte order. Q8_0 is ggml's format: blocks of 34 bytes for 32 numbers
+   x = d q, an F16 scale d followed by 32 signed bytes q. A row begins with a block. */
 typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
@@ -99,58 +99,66 @@ typedef enum hyperattn_dtype {
   HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
 } hyperattn_dtype;
 
-/* A tensor [batch][head][row][dim], dim contiguous; strides in elements, ignored where a dimension has
-   size 1. Inputs may overlap one another and have zero or negative strides; a stride that was forgotten is
-   zero, and means that every row is the same row. Rows-first [token][head][dim]: head_stride = dim,
-   row_stride = heads * dim. */
+/* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
+   stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
+   strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_input;
 
-/* The same for a result: strides not negative, rows apart from one another. */
+/* The same for a result: its strides are not negative and its rows do not overlap. */
 typedef struct hyperattn_output {
   void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
-/* How a call went, for one query head. Judged by queries that are held out: up to 48 of each approximated
-   rectangle, in runs of four, which have no part in choosing its columns, meet all its keys; what they get
-   is held against what the choice made for the rectangle gives them. An error of one rectangle counts as far
-   as later keys have not outweighed it; errors of several add up like independent ones.
-   Where there is no telling, as where weighted values leave a float's range, they are infinite. */
+/* How a call went, for one query head. Held-out queries measure it: up to 192 of each approximated
+   rectangle, in runs of four, which have no part in any choice, meet all keys of the rectangle, and what
+   they get is compared with what the rectangle's choice gives them. Keys that a row meets after a
+   rectangle take weight from that rectangle's error; errors of several rectangles add up like independent
+   ones. Where an error cannot be told, for example because weighted values exceed a float's range, it is
+   infinite. */
 typedef struct hyperattn_report {
-  float error; /* estimate of |out - exact| / |exact|, Frobenius norms over the head; 0: all exact */
-  float
-      max_error; /* the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query */
-  float escalated;      /* share of the approximated rectangles that got more than the budget, */
-  float exact;          /* and of those that got every key */
-  float keys_per_query; /* key-query pairs, probing, pairing and judging included, over n_query */
-  float block_mass, pinned_mass,
-      sampled_mass;  /* shares of the attention, as the held-out queries see it: */
-  float window_mass; /* the rest, met exactly: window, diagonal, exact regions */
-  float alpha; /* the paper's: n_key times the largest squared column norm of the normalised scores, by the
-                  probes (0 without), in the rectangle where it is largest */
-  float kappa; /* the paper's: largest over smallest sum of e^score outside the blocks, by the held-out
-                  queries, where it is largest */
+  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. */
+  float error;
+  /* The largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. */
+  float max_error;
+  /* Share of the approximated rectangles that got more keys than the budget. */
+  float escalated;
+  /* Share of the approximated rectangles that got every key. */
+  float exact;
+  /* Products of a query and a key over n_query; probing, pairing and judging are included. */
+  float keys_per_query;
+  /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
+  float block_mass, pinned_mass, sampled_mass;
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  float window_mass;
+  /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
+     the probes (0 without), in the rectangle where it is largest. */
+  float alpha;
+  /* The paper's kappa: the largest over the smallest sum of e^score outside the blocks, measured by the
+     held-out queries, in the rectangle where it is largest. */
+  float kappa;
 } hyperattn_report;
 
-/* Zero it first ({0} in C, {} in C++), then set what applies. */
+/* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
 typedef struct hyperattn_problem {
   int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
   int64_t n_query, n_key;             /* may be 0 */
   int64_t head_dim, value_dim;        /* 1 .. 576 */
-  int causal;             /* 0: all keys; 1: query i sees keys 0 .. i + n_key - n_query (bottom-right) */
-  float scale;            /* 0: 1 / sqrt(head_dim) */
-  hyperattn_input query;  /* [batch][n_heads][n_query][head_dim] */
-  hyperattn_input key;    /* [batch][n_kv_heads][n_key][head_dim] */
-  hyperattn_input value;  /* [batch][n_kv_heads][n_key][value_dim] */
-  hyperattn_output out;   /* [batch][n_heads][n_query][value_dim]; overlaps no input and no workspace */
-  float *lse;             /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;          /* reserved, 0 */
-  int64_t sliding_window; /* reserved, 0 */
+  int causal;                         /* 0: all keys. 1: query i sees keys 0 .. i + n_key - n_query */
+  float scale;                        /* 0: 1 / sqrt(head_dim) */
+  hyperattn_input query;              /* [batch][n_heads][n_query][head_dim] */
+  hyperattn_input key;                /* [batch][n_kv_heads][n_key][head_dim] */
+  hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
+  hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
+  float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
+  float softcap;               /* reserved, 0 */
+  int64_t sliding_window;      /* reserved, 0 */
   const int32_t *key_position; /* reserved, NULL */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
@@ -159,79 +167,85 @@ typedef struct hyperattn_problem {
 
 typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
 
+/* The probability p_j of drawing key j, of the n keys of a rectangle that are not pinned. */
 typedef enum hyperattn_sampling {
-  HYPERATTN_SAMPLE_UNIFORM = 0, /* practical section of the paper */
+  HYPERATTN_SAMPLE_UNIFORM = 0, /* 1 / n, as in the paper's practical section */
   HYPERATTN_SAMPLE_VALUE_NORM,  /* Algorithm 3: p_j = 0.8 |v_j|^2 / sum + 0.2 / n */
   HYPERATTN_SAMPLE_COLUMN_MASS /* p_j = 0.8 M_j |v_j| / sum + 0.2 / n, M_j the probes' attention to key j */
 } hyperattn_sampling;
 
 typedef enum hyperattn_order {
-  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: by angular hash */
+  HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: sorted by angular hash */
   HYPERATTN_ORDER_POSITION,    /* as they come */
-  HYPERATTN_ORDER_PROBED /* whichever held-out queries find better, per rectangle and head, or no blocks
-                                  at all, their keys going to the sample */
+  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks at
+     all and that many more sampled columns. */
+  HYPERATTN_ORDER_PROBED
 } hyperattn_order;
 
 typedef enum hyperattn_isa {
-  HYPERATTN_ISA_AUTO = 0, /* the best this machine has */
+  HYPERATTN_ISA_AUTO = 0, /* the best that this machine has */
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, elsewhere AVX-512 */
+  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, otherwise AVX-512 */
   HYPERATTN_ISA_NEON,
-  HYPERATTN_ISA_AMX_BF16 /* the same by AMX tiles. AUTO takes them where the process has asked Linux for them:
-                            syscall(SYS_arch_prctl, 0x1023, 18) */
+  /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
+     process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  HYPERATTN_ISA_AMX_BF16
 } hyperattn_isa;
 
-/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method =
-   HYPERATTN_EXACT. All zeros is not valid. A count of 0 means none. Every field is checked, even where
-   it is not used. */
+/* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
+   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
-  int64_t block_size;  /* keys that a query meets exactly because of its order; 0: no blocks */
-  int64_t sample_size; /* columns drawn from the other keys of a rectangle; >= their number: all of them */
-  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, 2^lsh_bits buckets */
-  int64_t query_group; /* > 0: each so many queries choose block_size / key_group sub-blocks by score */
-  int64_t key_group;   /* > 0: keys per sub-block. Both 0: the paper's pairing by rank */
-  hyperattn_order order; /* how rows are ordered before grouping */
+  int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
+  int64_t sample_size; /* columns drawn from a rectangle's other keys; all of them if there are no more */
+  int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
+  /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
+     score. Both 0: the paper's pairing, block i of the queries with block i of the keys. */
+  int64_t query_group;
+  int64_t key_group;
+  hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
   int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
-  int64_t heavy_keys;    /* per rectangle and head, the keys of largest column mass are pinned */
-  int64_t probe_queries; /* per rectangle and head: queries that meet every key of it */
-  int64_t
-      window; /* causal: each query's last `window` keys, its own among them, are exact; full: no effect */
+  int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
+  int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
+  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
   hyperattn_sampling sampling;
-  float tolerance; /* 0: a fixed number of keys. > 0: relative error allowed per rectangle, as held-out
-                      queries judge it; where it is missed, more keys, in the end all */
-  float cap_epsilon,
-      cap_kappa;     /* full attention: Algorithm 2's cap and floor of the normaliser; 0: off, each */
+  /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
+     judge it; a rectangle that misses it gets more keys, in the end all of them. */
+  float tolerance;
+  float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
+  float cap_kappa;   /* full attention: its floor; 0: off */
   uint64_t seed;     /* any number */
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy columns, 4 sinks, a window of 256, and
-   for each rectangle and head what held-out queries find best: 416 column-mass samples; or 160, and the 16
-   sub-blocks of 16 keys that each group of 16 queries scores best, in order of position or by hash. Where all
-   miss a tolerance of 0.1, 416 samples with blocks; in the end every key. */
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+   for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
+   mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
+   order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
+   blocks are tried, and in the end every key is met. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
-/* The paper's: sortLSH with 7 bits, blocks of 256 paired by rank, 256 uniform samples, exact below 4096
-   keys. */
+/* The paper's parameters: sortLSH with 7 bits, blocks of 256 keys paired by rank, 256 columns sampled
+   uniformly, and exact attention below 4096 keys. */
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
-/* Bytes of workspace that a call with at most n_workers workers needs, including slack for any
-   alignment. 0: the problem or params are invalid (hyperattn_check says why) or n_workers < 1. Reads
-   no pointer and no stride. Never shrinks when n_query, n_key or n_workers grow. Cost: O(log n_key). */
+/* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
+   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
+   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
+   O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
-/* The same as constant expressions, for static arrays: bounds for one worker, float32 tensors and no
-   report, with the kernels that this build may hold. Exact attention needs as much for any lengths and
-   heads. Otherwise heads = batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys
-   + heavy_keys, group is the smaller of query_group and key_group, and probe_queries is 1 where it is 0
-   under SAMPLE_VALUE_NORM. */
+/* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
+   no report, and the kernels that this build may hold. The bound for exact attention holds for any
+   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
+   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
+   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
@@ -261,8 +275,8 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
-/* Their parts: a number as a size_t, by no cast that a unit's warnings might mind; rectangles of a level;
-   what one tile of queries takes. */
+/* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
+   the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
 #define HYPERATTN_BOUND_RECTS(n, min_seq_len) \
   (HYPERATTN_BOUND_SIZE(n) / (2 * HYPERATTN_BOUND_SIZE(min_seq_len)) + 1)
@@ -282,57 +296,60 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 
-/* Attention on the calling thread. Errors: any of the list but NULL_LSE, NULL_PARALLEL; all found before
-   anything is written. Key-query pairs touched: exact n_query * n_key (causal: half); hyper, per
-   rectangle of q queries and k keys, q * (block_size + sample_size + heavy_keys + sink_keys) + k *
-   (probe_queries + 48 if any are held out) + q * k / (query_group * key_group), and q * k in all where a
-   tolerance calls for every key. Source: Algorithms 2 to 4 of the paper, with the
-   differences listed above. */
+/* Attention on the calling thread. Errors: any of the list except NULL_LSE and NULL_PARALLEL; all are
+   found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
+   (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
+   heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
+   key_group), and q * k more where a tolerance calls for every key. Source: Algorithms 2 to 4 of the
+   paper, with the differences that the manual lists. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
 
 typedef void (*hyperattn_task)(void *arg, int64_t index, int worker);
 
-/* The engine's own threads. */
+/* The caller's own threads. */
 typedef struct hyperattn_parallel {
-  int n_workers; /* >= 1; the workspace was sized for as many */
-  void *context; /* handed through */
-  /* Calls task(arg, index, worker) for every index in 0 .. n_tasks - 1, each once, in any order;
-     concurrent calls carry different workers in 0 .. n_workers - 1. Returns when all are done, with
-     their writes visible to later tasks. */
+  int n_workers; /* >= 1; the workspace is sized for at least so many */
+  void *context; /* passed to parallel_for */
+  /* Calls task(arg, index, worker) once for every index in 0 .. n_tasks - 1, in any order. Calls that run
+     at the same time carry different workers in 0 .. n_workers - 1. Returns when all are done and what
+     they wrote is visible to later tasks. */
   void (*parallel_for)(void *context, int64_t n_tasks, hyperattn_task task, void *arg);
 } hyperattn_parallel;
 
-/* hyperattn_forward on those threads, the same bits. */
+/* The same as hyperattn_forward, to the bit, on those threads. */
 HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_problem *problem,
                                                           const hyperattn_params *params,
                                                           const hyperattn_parallel *parallel,
                                                           void *workspace, size_t workspace_size);
 
-/* The same as phases of independent tasks, for threads that are already running:
-     hyperattn_check once; for each phase in order: its tasks 0 .. hyperattn_phase_tasks - 1, then a barrier.
-   Both counts follow from shapes and params alone (no pointer is read) and are 0 for an invalid call. */
+/* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
+   once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
+   wait for all of them before the next phase. Both counts follow from shapes and params alone (no tensor
+   is read), and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
 
-/* One task. Unchecked: the call passed hyperattn_check, phase and index are in range, worker is in 0 ..
-   n_workers - 1 and no concurrent task has the same. */
+/* Runs one task. The caller guarantees, unchecked, that the call passed hyperattn_check, that phase and
+   index are in range, and that worker is in 0 .. n_workers - 1 and differs from those of tasks that run
+   at the same time. */
 HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hyperattn_params *params,
                                       void *workspace, int phase, int64_t index, int worker);
 
-/* Everything that hyperattn_forward checks, without running. */
+/* Checks all that hyperattn_forward checks, and computes nothing. */
 HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
-/* Combine two results over disjoint sets of keys (a split cache, several machines): a becomes the result
-   over both, out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b),  lse_a = ln(e^lse_a +
-   e^lse_b). a, b: [batch][n_heads][n_query][value_dim]; lse: contiguous [batch][n_heads][n_query]. lse
-   -inf is an empty part; the other is then kept to the bit. Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM,
-   DTYPE.., NULL_OUT (a), NULL_VALUE (b), NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the
-   merge of attention states, as in FlashInfer. */
+/* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
+   over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
+   e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
+   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
+   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
+   FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);

@@ -1,7 +1,8 @@
-/* ---- The k best of a stream ----
-   A candidate is one word: its value, as bits in the order of the numbers, over the complement of its id. The
-   larger word is the better candidate; ties go to the smaller id; NaN counts as -inf. The best so far
-   stand in a heap, the worst of them on top. */
+/* ---- The k best candidates of a stream ----
+   A candidate is a value (a score or a mass) with the id of what has it, packed into one word: the
+   value's bits, in an encoding whose integer order is the order of the numbers, above the complement of
+   the id. The larger word is the better candidate. Among equal values the smaller id wins, and NaN counts
+   as -inf. The best k so far form a binary heap whose root is the worst of them. */
 
 static uint64_t hai_candidate(float value, int32_t id) {
   uint32_t bits = hai_bits(value == value ? value + 0.0f : -hai_inf()); /* -0 + 0 = +0 */
@@ -16,7 +17,8 @@ static float hai_candidate_value(uint64_t candidate) {
   return hai_float(bits ^ (bits >> 31 ? 0x80000000u : 0xffffffffu));
 }
 
-/* Sinks the word at `at` until no child among the first n is worse. */
+/* Restores the heap of the first n words after the one at `at` was replaced by a better one: moves it
+   away from the root until neither child is worse. */
 static void hai_sink(uint64_t *heap, hai_index n, hai_index at) {
   uint64_t word = heap[at];
   hai_index child;
@@ -29,7 +31,7 @@ static void hai_sink(uint64_t *heap, hai_index n, hai_index at) {
   heap[at] = word;
 }
 
-/* Offers a candidate to the best *n of at most k so far. */
+/* Offers a candidate to a heap of the *n best so far, of which at most k are kept. */
 static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
   if (*n < k) {
     hai_index at = (*n)++;
@@ -41,7 +43,8 @@ static void hai_offer(uint64_t *heap, int *n, int k, uint64_t candidate) {
   }
 }
 
-/* Empties the heap into its ids, ascending: ordered by complement alone, it gives up the largest id first. */
+/* Writes the ids of a heap of n in ascending order; the heap's contents are lost. A heapsort by the
+   complements of the ids: its root is the largest id that is left. */
 static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
   hai_index at;
   for (at = 0; at < n; at++) heap[at] = HAI_AS(uint32_t, heap[at]);

@@ -1,10 +1,10 @@
-/* ==== 8. Selection ===================================================================================
-   Which keys, with which log-weight, a group of queries meets. Plain C; the only arithmetic in bulk is the
-   kernel's products of a tile with a list of rows. */
+/* ---- Hashing: the bucket of every query and key (Algorithm 1) ----
+   A row's code has one bit for each of lsh_bits hyperplanes: the sign of its product with the plane's
+   normal. Rows at a small angle differ in few bits. Its bucket is the position of that code in Gray
+   order, in which neighbouring buckets differ in one bit, so that rows which are close together in the
+   order of buckets tend to point in similar directions. */
 
-/* ---- Hashing (Algorithm 1) ---- */
-
-/* The position of Gray code `code`: neighbours in position differ in one bit of the code. */
+/* The position of Gray code `code`, of at most 16 bits. */
 static uint32_t hai_gray_decode(uint32_t code) {
   code ^= code >> 1;
   code ^= code >> 2;
@@ -13,8 +13,8 @@ static uint32_t hai_gray_decode(uint32_t code) {
   return code;
 }
 
-/* planes [bits][dim] of random signs: with +-1 every sum is rounded alike everywhere, so buckets are
-   portable. */
+/* planes [bits][dim]: random signs, 64 from each random number. With entries +1 and -1 every product is
+   rounded alike on all machines, so buckets do not depend on the ISA. */
 static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
   hai_index i;
   uint64_t word = 0;
@@ -24,24 +24,17 @@ static void hai_planes(uint64_t seed, int bits, hai_index dim, float *planes) {
   }
 }
 
-/* Is a pairing called for by job->head: to be tried, or once it was, as the choice? In tasks of a kv head, by
-   any of its heads, unless it was the last that any of them tried: all about its keys is in place. */
-static int hai_wanted(const hai_job *job) {
-  hai_job each = *job;
-  hai_index n = job->plan->heads_per_kv;
-  int wanted = 0, tried = 0;
-  if (!job->plan->choosing) return 1;
-  for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
-    const hai_verdict *verdict = hai_verdict_of(&each);
-    if (job->head >= 0 && job->head != each.head) continue;
-    wanted |= verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing);
-    tried = verdict->tried > tried ? verdict->tried : tried;
-  }
-  return wanted && (job->head >= 0 || tried != job->pairing + 1);
+/* The bucket of the row in a lane, from its products with the planes. */
+static uint16_t hai_bucket(const hai_tile *tile, int bits, int lanes, int lane) {
+  uint32_t code = 0;
+  int b;
+  for (b = 0; b < bits; b++) code |= HAI_AS(uint32_t, tile->score[b * lanes + lane] > 0.0f) << b;
+  return HAI_AS(uint16_t, hai_gray_decode(code));
 }
 
-/* Buckets of HAI_TASK_ROWS rows of a rectangle, of a query head or, with job->head < 0, of a kv head:
-   code = Gray position of the signs of <row, plane>. Cost: rows * lsh_bits * head_dim. */
+/* Stage HASH: buckets of HAI_TASK_ROWS rows of a rectangle, queries of job->head or, where job->head < 0,
+   keys of the kv head. Reads queries or keys; writes query_code or key_code. Cost: rows * lsh_bits *
+   head_dim. */
 HAI_APART void hai_stage_hash(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -52,7 +45,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
   uint16_t *code = hai_codes(job, of_key);
   float *planes = HAI_PLACE(float, job->scratch);
   const void *plane[16];
-  if (job->pairing && !hai_wanted(job)) return;
+  if (job->pairing && !hai_is_needed(job)) return;
   hai_planes(plan->params->seed, bits, plan->head_dim, planes);
   for (b = 0; b < bits; b++) plane[b] = planes + b * plan->head_dim;
   for (; row < end; row += lanes) {
@@ -61,14 +54,10 @@ HAI_APART void hai_stage_hash(hai_job *job) {
       tile->row[i] = i >= count ? HAI_NULL
                      : of_key   ? hai_key_row(job, row + i, hai_line(tile, i))
                                 : hai_query_row(job, job->head, row + i, hai_line(tile, i));
-    /* a negative scale turns every query around */
+    /* under a negative scale a query likes the keys opposite to it, so it is hashed with its sign turned */
     plan->float_kernel->pack(tile->row, plan->head_dim, of_key || plan->scale > 0.0f ? 1.0f : -1.0f,
                              tile->query);
     plan->float_kernel->scores(tile->query, plan->head_dim, plane, bits, 0, lanes, tile->score);
-    for (i = 0; i < count; i++) {
-      uint32_t gray = 0;
-      for (b = 0; b < bits; b++) gray |= HAI_AS(uint32_t, tile->score[b * lanes + i] > 0.0f) << b;
-      code[row + i] = HAI_AS(uint16_t, hai_gray_decode(gray));
-    }
+    for (i = 0; i < count; i++) code[row + i] = hai_bucket(tile, bits, lanes, i);
   }
 }

@@ -2,16 +2,16 @@
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
-   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet a fixed number of keys: those that locality
-   sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums stay
-   unbiased. This library computes that, the better choices of keys that real models need, and exact
-   attention.
+   Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
+   locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
+   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
+   models need.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
                                #include "hyperattn.h"
      Everywhere else:          #include "hyperattn.h"
-     For a private copy:       #define HYPERATTN_STATIC as well, in each file that has the IMPLEMENTATION.
+     For a private copy:       #define HYPERATTN_STATIC too, in each file that defines the implementation.
 
    EXAMPLE (cc -std=c11 -O2 -I. examples/minimal.c)
 
@@ -49,109 +49,159 @@
        return status == HYPERATTN_OK ? 0 : 1;
      }
 
-   CONTENTS
-     Public part            types, parameters, functions
-     1. Portability         compilers, memory functions
-     2. Numbers             exp, log, square root, finite tests
-     3. Random numbers      counter-based: a function of (seed, region, purpose, index)
-     4. Kernels             what one tile of queries does with a chunk of keys; per ISA
-     5. Plan                parameters made definite, validation, regions, the causal split
-     6. Workspace           one layout for the size query and for the run
-     7. Tiles               queries in the lanes, keys in chunks, the running state
-     8. Selection           hash, order, probe, pin, weigh, draw columns, pair
-     9. Attention           exact regions and approximated rectangles
-    10. Judging             held-out queries choose, hold a tolerance, and report
-    11. Phases              the list of independent tasks
-    12. Entry points
+   CONTENTS: the sources that this file is made from, in order; each begins at a line like
+   "======== probing.h ========"
+     api.h                  the public part: types, parameters, functions
+     portability.h          compilers, memory functions, constants, sizes
+     numbers.h              exp, log, square root, finite tests, the sums of a state
+     elements.h             dtypes: float16, bfloat16, Q8_0
+     random.h               counter-based numbers: a function of (seed, region, purpose, index)
+     kernel.h               what a kernel does with one tile of queries and a chunk of keys
+     kernel_scalar.h        plain C, the specification of the others
+     kernel_vector.h        what vector kernels have in common
+     kernel_tile.h          the vector kernel, for every ISA
+     kernel_avx512.h        the operations that it is made of: AVX-512,
+     kernel_avx512_bf16.h     products of bfloat16 by vdpbf16ps,
+     kernel_amx.h             by AMX,
+     kernel_avx2.h            AVX2,
+     kernel_neon.h            NEON,
+     kernel_neon_bf16.h       products of bfloat16 by ARMv8.6
+     kernel_end.h           the end of the kernels
+     detect.h               which ISA this machine has
+     plan.h                 a call made definite: counts, regions, the causal split
+     validation.h           checks of shapes and parameters
+     resolve_parts.h        how a plan is made: parameters, regions, stages
+     workspace.h            one layout, for the size query and for the run
+     resolve.h              the whole plan
+     check_buffers.h        checks of pointers, strides and overlaps
+     access.h               the arrays of a call, for one head and one rectangle
+     tiles.h                queries in the lanes, keys in chunks, the running state
+     skipping.h             stages that a rectangle no longer needs
+     hashing.h              the bucket of every query and key
+     ordering.h             rows sorted by bucket
+     heldout.h              queries that meet every key: probes and held-out queries
+     probing.h              which keys matter to a few queries: column masses, sampling weights
+     best.h                 the k best candidates of a stream
+     columns.h              pinned keys and sampled columns
+     pairing.h              query groups choose key sub-blocks by score
+     exact.h                exact attention
+     rectangle.h            an approximated rectangle: blocks, pins, columns
+     capping.h              Algorithm 2's normaliser
+     attending.h            a rectangle's queries meet what was chosen for them
+     sieve.h                is a row one of a few?
+     judging.h              held-out queries: what a choice gives them, against all keys
+     trials.h               which recipe a rectangle gets
+     auditing.h             what that recipe is worth, for the report
+     report.h               the report of a head
+     phases.h               the list of independent tasks
+     entry.h                the public functions
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
-     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all; or, causal, keys
-     0 .. i + n_key - n_query. Under HYPERATTN_HYPER a query of a large region meets its block's keys, the
-     pinned keys and its window with weight one, and sampled columns with the inverse of their probability.
-     Causal attention is split recursively: exact diagonal segments, and at every level the rectangle of the
-     second half's queries by the first half's keys.
+     s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
+     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
+     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
+     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
+     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
+     rectangle of the second half's queries by the first half's keys, which is approximated.
    WHAT IT DOES NOT
-     allocate, print, abort, start threads, recurse or keep state between calls; compute gradients; dropout.
-     The fields softcap, sliding_window and key_position are reserved: setting one is an error, never ignored.
+     It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
+     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
+     is an error, never ignored.
    WHEN IT HELPS
-     Regions of many times more keys than the budget (block_size + sample_size + pins). Below min_seq_len
-     keys, and where probing and the budget would touch as many key-query pairs as exact attention does, the
-     result is exact. examples/demo.c prints time and error side by side; judge by both.
+     In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
+     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
+     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
+     side by side; judge by both.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
-     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]: each with its
-     own strides, counted in elements, the last dimension contiguous. Heads-first, rows-first and packed QKV
-     are only strides.
-     kv head        head h reads kv head h / (n_heads / n_kv_heads): grouped and multi-query attention
-     lse            natural logarithm of the sum of e^scores, scale applied; -inf where a query sees no key
-     rectangle      a region in which every query may see every key; it is approximated as one
-     block          keys that stand together in the order; group: queries that choose their blocks together
-     column         a sampled key that all queries of a rectangle share
-     pinned         of a key: met by all queries of a rectangle, weight one (sinks, heavy keys)
+     value [batch][n_kv_heads][n_key][value_dim], out [batch][n_heads][n_query][value_dim]. Each has its own
+     strides, counted in elements, and its last dimension is contiguous. Heads-first, rows-first and packed
+     QKV differ only in strides.
+     kv head        a head of key and value. Query head h reads kv head h / (n_heads / n_kv_heads), which
+                    covers grouped-query and multi-query attention
+     lse            natural logarithm of the sum of e^score, scale applied; -inf where a query sees no key
+     rectangle      a range of queries by a range of keys, in which every query may see every key (or
+                    those outside its window); it is approximated as one
+     order          the rows of a rectangle sorted by hash, or left in order of position
+     block          keys that stand together in the order and that a query meets exactly; made of sub-blocks
+                    of key_group keys where blocks are chosen by score
+     query group    query_group queries that stand together in the order and choose their sub-blocks together
+     column         a sampled key, shared by all queries of a rectangle
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
+                    keys) or a heavy key (one to which the probes pay much attention)
+     window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
-     held out       of a query: it too meets every key, and judges what was chosen without it
+     held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
    ACCURACY
-     Exact attention has float32 rounding, of any number of keys: sums keep what rounding takes from them, so
-     that up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units in its last place (not under
-     -ffast-math, which takes that for zero). Errors of approximation depend on the data, so the default preset
-     measures them: where the held-out queries of a rectangle see a relative error above params.tolerance,
-     it takes more keys, in the end all. The tolerance is for each rectangle, and a sample judges it: over a
-     head the error can come to a little more, or be a fraction of it. problem.report tells. At tolerance 0
-     the number of keys is fixed and the error is what it is; e^lse and e^lse * out are then unbiased over
-     seeds (but for HYPERATTN_ORDER_PROBED's choice), with uniform and with importance sampling; out itself
-     is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language models.
+     Exact attention has the rounding error of float32, for any number of keys: sums keep track of what
+     rounding takes from them, so that over up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units
+     in its last place (but not under -ffast-math, which optimises that away).
+     The error of an approximation depends on the data, so the default preset measures it: where the held-out
+     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
+     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
+     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
+     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
+     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
+     paper, and poor on language models.
    DETERMINISM
-     The same inputs, parameters, ISA and build give the same bits (a NaN: a NaN), for any number of
-     workers and, by a vector kernel, under any rounding mode of the caller's: tasks round to nearest, and set
-     back what they found; a slice of batch or heads computed alone, and grouped heads expanded, give the bits of the
-     whole. Causal, at tolerance 0: no key or value after a row changes that row by a bit (later queries
-     of its rectangle may: they are ordered and probed together). A tolerance is judged by queries all
-     over the rectangle, with what they have met before, and so later keys may decide whether a rectangle
-     takes more keys or fewer. A NaN or infinity in a key or value reaches only rows that may see it; one
-     in a query its own row, and, where blocks are chosen by score, which blocks its group takes.
+     The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
+     result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
+     alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
+     values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
+     nearest, and restore the mode that they found.
+     Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
+     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
+     queries from all over the rectangle judge it, together with what they have met before, so later keys
+     may decide whether a rectangle gets more keys or fewer.
+     A NaN or infinity in a key or value reaches only rows that may see it. One in a query reaches its own
+     row and, where blocks are chosen by score, affects which blocks its query group takes.
    MEMORY
-     All from the caller: hyperattn_workspace_size() bytes, any alignment, contents irrelevant before and
-     after. The stack holds under 4 KiB of ours.
+     All of it is the caller's: hyperattn_workspace_size() bytes, of any alignment. Their contents do not
+     matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
    THREADS
-     None of its own. hyperattn_forward_parallel() runs tasks on the caller's; or drive the phases yourself
-     (examples/threads.c does both).
+     It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
+     are already running can drive the phases itself (examples/threads.c does both).
    OPTIONS (macros, defined before the implementation)
-     HYPERATTN_API          what stands before every function, in each file that includes this one; default:
-                            extern. A shared library: __attribute__((visibility("default"))); a DLL:
-                            __declspec(dllexport) where the implementation is, dllimport in files that use
-                            it. HYPERATTN_STATIC overrules it: a private copy exports nothing
-     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: <string.h>
+     HYPERATTN_API          what is put before every function; define it alike in each file that includes
+                            this one. Default: extern. For a shared library
+                            __attribute__((visibility("default"))); for a DLL __declspec(dllexport) in the
+                            file that has the implementation and dllimport in files that use it.
+                            HYPERATTN_STATIC overrules it: a private copy exports nothing
+     HYPERATTN_MEMCPY(d, s, n), HYPERATTN_MEMSET(d, c, n)   default: those of <string.h>
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
-     that code out
-     For small targets (docs/embedded.md has the sizes), what then is asked for in vain is
+                            out that code
+     For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT:
      HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   neither tolerance nor HYPERATTN_ORDER_PROBED nor report
+     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
    SIMD
-     AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON kernels are compiled in by gcc and clang
-     whatever the flags; which runs is decided at run time (CPUID and what the system saves), or by
-     params.isa. Others get plain C. Results differ between ISAs by rounding; hash buckets do not.
-     Where queries, keys and values are BF16, products are AMX's (Linux, if the process has asked for them:
-     examples/amx.h), or vdpbf16ps where that is faster (AMD), or ARMv8.6's where the compiler's flags allow.
+     gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
+     the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
+     params.isa. Other compilers get plain C. Results differ between ISAs by rounding; hash buckets do not.
+     Where queries, keys and values are all BF16, products are computed by AMX (on Linux, if the process has
+     asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD), or by ARMv8.6's
+     bfloat16 instructions where the compiler's flags allow them.
    DTYPES
-     Any mix; a row that is not float32 is widened, exactly, when it is met, a chunk of 64 keys at a time.
-     Results are those of the same call on float32 tensors with the same numbers, bit for bit, and out is
-     rounded once, at the end. The kernels of BF16 products sum in float32 as well, but round the weights
-     e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of the rounded
-     weights, so that equal values are their own mean; lse is that of the exact ones.
+     Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
+     64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
+     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
+     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
+     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
+     that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
-       (authors: encode).
-     - Blocks are cut evenly, never padded with zero keys; n_query and n_key need not be equal.
-     - Columns are drawn without replacement, one per stratum of the sorted order, and a column that lies in
-       the query's own block is hidden from it, so that no pair counts twice (the authors' float32 and CUDA
-       paths count it twice).
+       (the authors' code encodes).
+     - Blocks are cut evenly and never padded with zero keys; n_query and n_key need not be equal.
+     - Columns are drawn without replacement, one from each stratum of the sorted order, and a column that
+       lies in the query's own block is hidden from it, so that no pair of a query and a key counts twice
+       (in the authors' float32 and CUDA code it does).
      - Hash planes have entries +1 and -1, so that buckets do not depend on how a compiler rounds.
      - The causal split works level by level on one running state per row, without recursion and merges.
-     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and value-norm sampling of
+     - The capped, floored normaliser of Algorithm 2 (cap_epsilon, cap_kappa) and the value-norm sampling of
        Algorithm 3 are options; the authors' code has neither. */

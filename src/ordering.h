@@ -1,7 +1,7 @@
-/* ---- Ordering ---- */
+/* ---- Ordering: rows sorted by bucket ---- */
 
-/* order = rows begin .. begin + n - 1, stably sorted by code[row]; count has 2^bits places. Cost: n +
-   2^bits. */
+/* order [n] = rows begin .. begin + n - 1, sorted by code[row], rows of equal code in the order of rows.
+   count [2^bits] is scratch. Cost: n + 2^bits. */
 static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *count,
                               int32_t *order) {
   hai_index i, buckets = hai_power_of_2(bits);
@@ -16,11 +16,12 @@ static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n
   for (i = 0; i < n; i++) order[count[code[begin + i]]++] = hai_to_int(begin + i);
 }
 
-/* Sorts a rectangle's queries (one query head) or keys (one kv head) by bucket. No tile is needed: the
-   counters take its place. */
+/* Stage ORDER: sorts a rectangle's queries (of job->head) or, where job->head < 0, its keys (of the kv
+   head) by bucket. Reads query_code or key_code; writes query_order or key_order. This stage needs no
+   tile, so the counters use the tile's memory. Cost: rows + 2^lsh_bits. */
 HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
-  if (job->pairing && !hai_wanted(job)) return;
+  if (job->pairing && !hai_is_needed(job)) return;
   hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
                     of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
                     HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));

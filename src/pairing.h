@@ -1,6 +1,11 @@
-/* ---- Pairing query groups with key sub-blocks by score ---- */
+/* ---- Pairing query groups with key sub-blocks by score ----
+   Rows in the pairing's order are cut into query groups and key sub-blocks. Each group takes the `take`
+   sub-blocks whose mean key scores best with its mean query. In large rectangles that is done in two
+   levels: HAI_PAIR_GROUPS neighbouring groups first choose 2 * take superblocks together, and each group
+   then looks for sub-blocks in these only. */
 
-/* sum [dim] += row; read before written, four at a time, so that compilers need not fear an overlap. */
+/* sum [dim] += row. Four coordinates are read before any is written, so that the compiler need not assume
+   that a write changes what is read next. */
 static void hai_add_row(const float *row, hai_index dim, float *sum) {
   hai_index t;
   for (t = 0; HAI_SIMD && t + 4 <= dim; t += 4) {
@@ -14,71 +19,73 @@ static void hai_add_row(const float *row, hai_index dim, float *sum) {
   for (; t < dim; t++) sum[t] += row[t];
 }
 
-/* mean [head_dim] of the rows at places begin .. end - 1 of an order (hai_at), queries of job->head or keys,
-   those below `skip` left out; NaN, which scores worst, where none is left. */
+/* mean [head_dim] of the rows at places begin .. end - 1 of the pairing's order, queries of job->head or
+   keys. Rows below `skip` are left out; if none remains, the mean is NaN, which scores worst. */
 static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_index end, hai_index skip,
                          float *mean) {
   const int32_t *order = of_key ? hai_key_order(job) : hai_query_order(job);
   hai_index first = of_key ? job->rect.key_begin : job->rect.query_begin;
   hai_index dim = job->plan->head_dim, i, t, n = 0;
-  float *room = hai_line(job->tile, 0), share;
+  float *widened = hai_line(job->tile, 0), share;
   for (t = 0; t < dim; t++) mean[t] = 0.0f;
   for (i = begin; i < end; i++) {
     hai_index row = hai_at(order, first, i);
     if (row < skip) continue;
-    hai_add_row(of_key ? hai_key_row(job, row, room) : hai_query_row(job, job->head, row, room), dim, mean);
+    hai_add_row(of_key ? hai_key_row(job, row, widened) : hai_query_row(job, job->head, row, widened), dim,
+                mean);
     n++;
   }
   share = n ? 1.0f / HAI_AS(float, n) : hai_float(0x7fc00000u);
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Mean keys of some sub-blocks, and of spans of HAI_SUPERBLOCK sub-blocks; sinks, pinned for every head,
-   stay out. */
+/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sinks are left out:
+   they are pinned for every query anyway, and unlike all other keys. Reads keys and key_order; writes
+   mean and superblock_mean. Cost: keys * head_dim. */
 HAI_APART void hai_stage_means(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index parts = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
-  hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, parts);
-  if (!hai_wanted(job)) return;
+  hai_index n_blocks = hai_key_parts(plan, job->rect.n_key), dim = plan->head_dim, t, i;
+  hai_index begin = job->chunk * HAI_TASK_GROUPS, end = hai_min(begin + HAI_TASK_GROUPS, n_blocks);
+  if (!hai_is_needed(job)) return;
   for (i = begin; i < end; i++)
-    hai_mean_row(job, 1, hai_cut(job->rect.n_key, parts, i), hai_cut(job->rect.n_key, parts, i + 1),
+    hai_mean_row(job, 1, hai_cut(job->rect.n_key, n_blocks, i), hai_cut(job->rect.n_key, n_blocks, i + 1),
                  plan->sink_keys, hai_mean(job) + i * dim);
   if (!hai_two_levels(plan, job->rect.n_key)) return;
   for (i = begin; i < end; i++) {
-    float *span = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
+    float *superblock = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
     const float *mean = hai_mean(job) + i * dim;
-    for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) span[t] = 0.0f;
-    for (t = 0; t < dim && mean[0] == mean[0]; t++) span[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
+    for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) superblock[t] = 0.0f;
+    for (t = 0; t < dim && mean[0] == mean[0]; t++)
+      superblock[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
   }
 }
 
-/* Pairing's scratch. */
 typedef struct hai_pairing_scratch {
-  uint64_t *best;      /* [lanes][take] candidates of each lane, or the best spans */
-  int32_t *superblock; /* [2 take] */
+  uint64_t *best;      /* [lanes][take]: a heap for each lane; before, one of 2 take superblocks */
+  int32_t *superblock; /* [2 take]: superblocks chosen together, ascending */
   float *query;        /* [lanes][head_dim]: mean queries */
-  float *reach;        /* [spans]: best score of any lane */
+  float *best_score;   /* [superblocks]: the best score that any group gives each */
 } hai_pairing_scratch;
 
 static hai_pairing_scratch hai_pairing_scratch_of(const hai_job *job) {
   hai_index lanes = job->plan->float_kernel->lanes, take = job->plan->take;
-  hai_pairing_scratch room;
-  room.best = HAI_PLACE(uint64_t, job->scratch);
-  room.superblock = HAI_PLACE(int32_t, room.best + lanes * take);
-  room.query = HAI_PLACE(float, room.superblock + 2 * take);
-  room.reach = room.query + lanes * job->plan->head_dim;
-  return room;
+  hai_pairing_scratch scratch;
+  scratch.best = HAI_PLACE(uint64_t, job->scratch);
+  scratch.superblock = HAI_PLACE(int32_t, scratch.best + lanes * take);
+  scratch.query = HAI_PLACE(float, scratch.superblock + 2 * take);
+  scratch.best_score = scratch.query + lanes * job->plan->head_dim;
+  return scratch;
 }
 
-/* Puts the next of the wanted query groups (bits, groups first .. first + 63) that no lane holds yet into the
-   lanes, their means packed: none from bit `end` on, no more than fit. Returns the bits beyond them. */
+/* Fills the lanes with the mean queries of the wanted groups: group first + i for every bit i < end of
+   `wanted`, until the lanes are full. Returns the bits of the wanted groups that are still to come. */
 static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, int end,
-                              const hai_pairing_scratch *room) {
+                              const hai_pairing_scratch *scratch) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, n_query = job->rect.n_query;
   hai_index groups = hai_query_parts(plan, n_query, job->rect.n_key);
-  float *query = room->query;
+  float *query = scratch->query;
   int lanes = plan->float_kernel->lanes, n = 0, i;
   for (i = 0; i < end && n < lanes; i++) {
     hai_index id = first + i;
@@ -96,90 +103,108 @@ static uint64_t hai_pair_open(hai_job *job, hai_index first, uint64_t wanted, in
   return wanted;
 }
 
-/* The spans that any of groups first .. first + n - 1 scores best, ascending; returns how many. The last of
-   the groups stay in the lanes. */
-static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_pairing_scratch *room) {
-  const hai_plan *plan = job->plan;
+/* Raises best_score [n_superblocks] to the best score that any group in the lanes gives each superblock; it
+   begins there where `is_first`. */
+static void hai_score_superblocks(hai_job *job, hai_index n_superblocks, int is_first, float *best_score) {
+  const hai_kernel *kernel = job->plan->float_kernel;
   hai_tile *tile = job->tile;
-  hai_index dim = plan->head_dim, s;
-  hai_index spans = hai_ceil_div(hai_key_parts(plan, job->rect.n_key), HAI_SUPERBLOCK);
-  uint64_t all = hai_lane_bits(0, n), rest = all;
-  int lanes = plan->float_kernel->lanes, held = 0, j;
-  while (rest) {
-    int anew = rest == all;
-    rest = hai_pair_open(job, first, rest, n, room);
-    for (s = 0; s < spans; s += HAI_CHUNK) {
-      int count = hai_to_int(hai_min(HAI_CHUNK, spans - s));
-      for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
-      hai_tile_products(tile, plan->float_kernel, count);
-      for (j = 0; j < count; j++) {
-        float most = hai_largest(tile->score + j * lanes, tile->n);
-        room->reach[s + j] = !anew && room->reach[s + j] > most ? room->reach[s + j] : most;
-      }
+  hai_index dim = job->plan->head_dim, s;
+  int j;
+  for (s = 0; s < n_superblocks; s += HAI_CHUNK) {
+    int count = hai_to_int(hai_min(HAI_CHUNK, n_superblocks - s));
+    for (j = 0; j < count; j++) tile->key[j] = hai_superblock_mean(job) + (s + j) * dim;
+    hai_tile_products(tile, kernel, count);
+    for (j = 0; j < count; j++) {
+      float most = hai_largest(tile->score + j * kernel->lanes, tile->n);
+      best_score[s + j] = !is_first && best_score[s + j] > most ? best_score[s + j] : most;
     }
   }
-  for (s = 0; s < spans; s++)
-    hai_offer(room->best, &held, 2 * plan->take, hai_candidate(room->reach[s], hai_to_int(s)));
-  hai_heap_ids(room->best, held, room->superblock);
+}
+
+/* Groups first .. first + n - 1 choose 2 * take superblocks together: those that any of them scores best.
+   Writes them to scratch->superblock, ascending; returns how many. The last of the groups stay in the
+   lanes. */
+static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_pairing_scratch *scratch) {
+  hai_index superblocks = hai_ceil_div(hai_key_parts(job->plan, job->rect.n_key), HAI_SUPERBLOCK), s;
+  uint64_t all = hai_lane_bits(0, n), rest = all;
+  int held = 0;
+  while (rest) {
+    int is_first = rest == all;
+    rest = hai_pair_open(job, first, rest, n, scratch);
+    hai_score_superblocks(job, superblocks, is_first, scratch->best_score);
+  }
+  for (s = 0; s < superblocks; s++)
+    hai_offer(scratch->best, &held, 2 * job->plan->take,
+              hai_candidate(scratch->best_score[s], hai_to_int(s)));
+  hai_heap_ids(scratch->best, held, scratch->superblock);
   return held;
 }
 
-/* Each group in the lanes takes the sub-blocks whose mean key its mean query likes best, of some spans
-   (span[0 .. spans - 1]; NULL: the first). */
-static void hai_pair_tile(hai_job *job, const int32_t *span, hai_index spans,
-                          const hai_pairing_scratch *room) {
+/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`. */
+static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best, hai_index stride) {
+  int lanes = tile->kernel->lanes, i, j;
+  for (i = 0; i < tile->n; i++) {
+    uint64_t *heap = best + i * stride;
+    for (j = 0; j < count; j++) {
+      float score = tile->score[j * lanes + i];
+      /* a score equal to the worst kept one need not be offered: ids ascend, and the smaller id wins */
+      if (tile->held[i] < take || score > hai_candidate_value(heap[0]))
+        hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
+    }
+  }
+}
+
+/* Each group in the lanes takes the sub-blocks whose mean key its mean query scores best, out of n
+   superblocks: superblock[0 .. n - 1], or the first n where that is NULL. Writes the groups' choices,
+   ascending. */
+static void hai_pair_tile(hai_job *job, const int32_t *superblock, hai_index n, uint64_t *best) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index dim = plan->head_dim, blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
-  int lanes = plan->float_kernel->lanes, take = hai_to_int(hai_min(plan->take, blocks)), i, j;
+  hai_index dim = plan->head_dim, n_blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
+  int take = hai_to_int(hai_min(plan->take, n_blocks)), i;
   HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
-  for (s = 0; s < spans;) {
+  for (s = 0; s < n;) {
     int count = 0;
-    for (; s < spans && count + HAI_SUPERBLOCK <= HAI_CHUNK; s++) {
-      hai_index block = (span ? span[s] : s) * HAI_SUPERBLOCK,
-                last = hai_min(block + HAI_SUPERBLOCK, blocks);
-      for (; block < last; block++, count++) {
+    for (; s < n && count + HAI_SUPERBLOCK <= HAI_CHUNK; s++) {
+      hai_index block = (superblock ? superblock[s] : s) * HAI_SUPERBLOCK,
+                end = hai_min(block + HAI_SUPERBLOCK, n_blocks);
+      for (; block < end; block++, count++) {
         tile->key[count] = hai_mean(job) + block * dim;
         tile->id[count] = hai_to_int(block);
       }
     }
     hai_tile_products(tile, plan->float_kernel, count);
-    for (i = 0; i < tile->n; i++) {
-      uint64_t *heap = room->best + i * stride;
-      for (j = 0; j < count; j++) {
-        float score = tile->score[j * lanes + i];
-        if (tile->held[i] < take ||
-            score > hai_candidate_value(heap[0])) /* ids ascend: ties change nothing */
-          hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
-      }
-    }
+    hai_offer_blocks(tile, count, take, best, stride);
   }
-  for (i = 0; i < tile->n; i++)
-    hai_heap_ids(room->best + i * stride, take, hai_choice(job, tile->group[i].id));
+  for (i = 0; i < tile->n; i++) hai_heap_ids(best + i * stride, take, hai_choice(job, tile->group[i].id));
 }
 
-/* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. In large rectangles, HAI_PAIR_GROUPS
-   neighbours first choose 2 * take spans of sub-blocks together, wanted or not, and look only there. Cost, a
-   group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and 2 * take *
-   HAI_SUPERBLOCK. */
+/* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. The superblocks are chosen by all
+   neighbouring groups, wanted or not, so that a group's choice does not depend on which others are wanted.
+   Cost of a group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and
+   2 * take * HAI_SUPERBLOCK. */
 static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_index first = job->chunk * HAI_TASK_GROUPS, n_key = job->rect.n_key;
   hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
-  hai_index spans = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
-  hai_pairing_scratch room = hai_pairing_scratch_of(job);
-  int two = hai_two_levels(job->plan, n_key), step = two ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
-  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += step) {
-    int end = hai_to_int(hai_min(begin + step, groups - first));
+  hai_index superblocks = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
+  hai_pairing_scratch scratch = hai_pairing_scratch_of(job);
+  int two_levels = hai_two_levels(job->plan, n_key),
+      together = two_levels ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
+  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += together) {
+    int end = hai_to_int(hai_min(begin + together, groups - first));
     uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
-    int in_lanes = two && rest == all && end - begin <= job->plan->float_kernel->lanes;
-    if (rest && two) spans = hai_pair_superblocks(job, first + begin, end - begin, &room);
+    /* whether choosing superblocks leaves just the wanted groups in the lanes */
+    int in_lanes = two_levels && rest == all && end - begin <= job->plan->float_kernel->lanes;
+    if (rest && two_levels) superblocks = hai_pair_superblocks(job, first + begin, end - begin, &scratch);
     while (rest) {
-      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &room);
-      hai_pair_tile(job, two ? room.superblock : HAI_NULL, spans, &room);
+      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &scratch);
+      hai_pair_tile(job, two_levels ? scratch.superblock : HAI_NULL, superblocks, scratch.best);
     }
   }
 }
 
+/* Stage PAIR: the sub-blocks of HAI_TASK_GROUPS query groups. Reads queries, query_order, mean and
+   superblock_mean; writes choice. */
 HAI_APART void hai_stage_pair(hai_job *job) {
-  if (hai_wanted(job)) hai_pair_groups(job, UINT64_MAX);
+  if (hai_is_needed(job)) hai_pair_groups(job, UINT64_MAX);
 }

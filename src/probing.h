@@ -1,90 +1,30 @@
-/* ---- Probing: what a few queries think of every key ---- */
+/* ---- Probing: which keys matter to a few queries ----
+   Probes meet every key of the rectangle. The mass of a key is the attention that all probes together pay
+   to it: M_j = sum over probes p of e^(s_pj - lse_p). The keys of largest mass are pinned (heavy keys),
+   and masses weight the draw of columns. Three stages: PROBE and SUM find each probe's lse, MASS then
+   adds up. */
 
-/* Puts query `row` of the rectangle into a lane. */
-static void hai_rect_query(hai_job *job, int lane, hai_index row) {
-  hai_index first, last;
-  hai_rect_keys(job->plan, row, &first, &last);
-  hai_tile_query(job, lane, job->head, row, first, last);
-}
-
-static hai_index hai_n_probes(const hai_job *job) {
-  return hai_min(job->plan->probe_queries, job->rect.n_query);
-}
-
-/* Held-out queries of a rectangle: runs of HAI_JUDGE_RUN, one from each stratum; all, if there are few. */
-static int hai_n_judges(const hai_job *job) {
-  return hai_to_int(hai_min(job->audit ? HAI_AUDITORS : HAI_JUDGES, job->rect.n_query));
-}
-static hai_index hai_judge_runs(const hai_job *job) {
-  return (job->audit ? HAI_AUDITORS : HAI_JUDGES) / HAI_JUDGE_RUN;
-}
-static int hai_all_judge(const hai_job *job) {
-  return job->rect.n_query <= hai_judge_runs(job) * HAI_JUDGE_RUN;
-}
-static hai_index hai_judge_row(const hai_job *job, hai_index i) {
-  hai_index runs = hai_judge_runs(job), run = i / HAI_JUDGE_RUN, n = job->rect.n_query, begin, size;
-  if (hai_all_judge(job)) return job->rect.query_begin + i;
-  begin = hai_cut(n, runs, run);
-  size = hai_cut(n, runs, run + 1) - begin;
-  begin += HAI_AS(hai_index,
-                  hai_uniform(0, HAI_AS(uint64_t, size - HAI_JUDGE_RUN + 1),
-                              hai_random_of(job, job->audit ? HAI_FOR_AUDITORS : HAI_FOR_JUDGES, run)));
-  return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
-}
-
-/* Probe t of a rectangle: one query from each stratum. One that is to judge gives way to its neighbour. */
-static hai_index hai_probe_row(const hai_job *job, hai_index t) {
-  hai_index n = job->rect.n_query, runs = hai_judge_runs(job), run;
-  hai_index row = hai_draw(n, hai_n_probes(job), t, hai_random_of(job, HAI_FOR_PROBES, t));
-  row += job->rect.query_begin;
-  if (n < 2 * HAI_JUDGES) return row;
-  run = hai_judge_row(job, hai_part_of(n, runs, row - job->rect.query_begin) * HAI_JUDGE_RUN);
-  if (row < run || row >= run + HAI_JUDGE_RUN) return row;
-  return run > job->rect.query_begin ? run - 1 : run + HAI_JUDGE_RUN;
-}
-
-/* Opens at most n tiles of queries row_of(first) .. row_of(end - 1); returns how many. */
-static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index first, hai_index end,
-                          hai_index (*row_of)(const hai_job *, hai_index), hai_index value_dim) {
-  const hai_plan *plan = job->plan;
-  int opened, i;
-  for (opened = 0; opened < n && first < end; opened++) {
-    job->tile = tiles[opened];
-    for (i = 0; i < plan->float_kernel->lanes && first < end; i++)
-      hai_rect_query(job, i, row_of(job, first++));
-    hai_tile_open(job, i, plan->scale, value_dim);
+/* Keeps m and l of a tile's probes. */
+static void hai_keep_partial(const hai_job *job, hai_index first) {
+  float *partial = hai_partial(job, job->chunk) + 2 * first;
+  int i;
+  for (i = 0; i < job->tile->n; i++) {
+    partial[2 * i] = job->tile->m[i];
+    partial[2 * i + 1] = job->tile->l[i];
   }
-  return opened;
 }
 
-/* Keys of this task's chunk. */
-static hai_index hai_probe_begin(const hai_job *job, hai_index chunk) {
-  return job->rect.key_begin +
-         hai_cut(job->rect.n_key, hai_probe_chunks(hai_level_keys(job->plan, job->level)), chunk);
-}
-
-/* m and l of every probe over one chunk of keys. Cost: probes * keys of the chunk. */
+/* Stage PROBE: m and l of every probe over one chunk of keys. Reads queries and keys; writes partial. Cost:
+   probes * keys of the chunk. */
 HAI_APART void hai_stage_probe(hai_job *job) {
-  float *partial = hai_partial(job, job->chunk);
-  hai_tile *tiles[HAI_MAX_TILES];
-  int most = hai_tiles_place(job, tiles), n, i, t;
-  hai_index first = 0, probes = hai_n_probes(job);
-  while (first < probes) {
-    n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
-    hai_tiles_run(tiles, n, hai_probe_begin(job, job->chunk), hai_probe_begin(job, job->chunk + 1));
-    for (t = 0; t < n; t++)
-      for (i = 0; i < tiles[t]->n; i++, first++) {
-        partial[2 * first] = tiles[t]->m[i];
-        partial[2 * first + 1] = tiles[t]->l[i];
-      }
-  }
+  hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_probe_chunks_of(job), hai_keep_partial);
 }
 
-/* Every probe's sum over the rectangle: its logarithm takes the place of the first chunk's maximum. +inf
-   (all weights 0) where a probe saw nothing or nothing finite. Cost: probes * chunks. */
+/* Stage SUM: the lse of every probe over the rectangle. Reads partial and writes each lse over the first
+   chunk's m: +inf, which makes all of a probe's weights 0, where it met nothing or anything not finite.
+   Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), probes = hai_n_probes(job), c,
-            i;
+  hai_index chunks = hai_probe_chunks_of(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
@@ -96,68 +36,79 @@ HAI_APART void hai_stage_sum(hai_job *job) {
   }
 }
 
-/* For the report: over the lanes in use, the squares of what is in the place of the scores of n_keys keys. */
-static void hai_add_squares(const hai_job *job, hai_index key, int n_keys, int anew) {
+/* Adds the squared weights (in tile->score) of the lanes in use to the squared masses of n_keys keys from
+   `key` on, which begin at 0 where `is_first`. The report's alpha needs them. */
+static void hai_add_squared_mass(const hai_job *job, hai_index key, int n_keys, int is_first) {
   const hai_tile *tile = job->tile;
-  float *square = hai_squared_mass(job) + (key - job->rect.key_begin);
+  float *squared = hai_squared_mass(job) + (key - job->rect.key_begin);
   int lanes = tile->kernel->lanes, i, j;
   for (j = 0; j < n_keys; j++) {
-    if (anew) square[j] = 0.0f;
-    for (i = 0; i < tile->n; i++) square[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
+    if (is_first) squared[j] = 0.0f;
+    for (i = 0; i < tile->n; i++) squared[j] += tile->score[j * lanes + i] * tile->score[j * lanes + i];
   }
 }
 
-/* Adds what those probes of the tile that are in `good` give to the masses of keys key .. key + count - 1. */
-static void hai_tile_mass(hai_tile *tile, hai_index key, int count, uint64_t good, float *mass) {
+/* Adds the weights of the tile's `usable` probes (bits) to the masses of keys key .. key + count - 1. */
+static void hai_tile_mass(hai_tile *tile, hai_index key, int count, uint64_t usable, float *mass) {
   int j;
   hai_tile_fill(tile, key, key + count);
-  for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & good : good;
+  for (j = 0; j < count; j++) tile->visible[j] = tile->masked ? tile->visible[j] & usable : usable;
   tile->masked = 1;
-  /* with the reference set to lse, softmax leaves the normalised weights */
+  /* with each lane's reference m set to its lse, softmax leaves normalised weights e^(s - lse) */
   HYPERATTN_MEMCPY(tile->m, tile->spare, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
   hai_tile_weights(tile);
   tile->kernel->sum_lanes(tile->score, count, tile->begin, tile->end, tile->per_key);
   for (j = 0; j < count; j++) mass[j] += tile->per_key[j];
 }
 
-/* Column masses of one chunk of keys: M_j = sum over probes of e^(s_pj - lse_p), and for the report the
-   largest sum of squares of that, in the place of the first probe's sum. Cost: probes * keys. */
+/* Sets the references (tile->spare) of a tile whose lane 0 holds probe `first`: each probe's lse, raised a
+   little, since lse is rounded and no score may lie above the reference. Returns the bits of the usable
+   probes: those that met something, and only finite numbers. */
+static uint64_t hai_set_references(const hai_job *job, hai_tile *tile, hai_index first) {
+  uint64_t usable = 0;
+  int i;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    float lse = i < tile->n ? hai_partial(job, 0)[2 * (first + i)] : hai_inf();
+    usable |= HAI_AS(uint64_t, hai_finite(lse)) << i;
+    tile->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
+  }
+  return usable;
+}
+
+/* Stage MASS: column masses of one chunk of keys, and for the report their largest squared mass, which is
+   written over the first probe's l. Reads queries, keys and partial; writes mass, squared_mass and partial.
+   Cost: probes * keys of the chunk. */
 HAI_APART void hai_stage_mass(hai_job *job) {
-  const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
+  uint64_t usable[HAI_MAX_TILES];
   float *mass = hai_mass(job) - job->rect.key_begin;
-  hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1);
+  hai_index chunks = hai_probe_chunks_of(job), begin = hai_chunk_begin(job, chunks, job->chunk),
+            end = hai_chunk_begin(job, chunks, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
-  int most = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, n, t, i;
+  int most = hai_tiles_place(job, tiles), is_first = 1, n, t;
   for (key = begin; key < end; key++) mass[key] = 0.0f;
-  while (first < probes) {
-    /* probes that saw something, all of it finite: a bad one has no say */
-    uint64_t good[HAI_MAX_TILES] = {0};
-    int anew = first == 0;
+  for (; first < probes; is_first = 0) {
     n = hai_tiles_open(job, tiles, most, first, probes, hai_probe_row, 0);
-    for (t = 0; t < n; t++)
-      for (i = 0; i < lanes; i++) {
-        float lse = i < tiles[t]->n ? hai_partial(job, 0)[2 * first++] : hai_inf();
-        good[t] |= HAI_AS(uint64_t, hai_finite(lse)) << i;
-        /* no score may move the reference, though lse is rounded */
-        tiles[t]->spare[i] = hai_finite(lse) ? lse + 1e-6f * (1.0f + (lse < 0.0f ? -lse : lse)) : lse;
-      }
+    for (t = 0; t < n; t++) {
+      usable[t] = hai_set_references(job, tiles[t], first);
+      first += tiles[t]->n;
+    }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
       hai_tile_rows(tiles[0], key, key + count);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
-        hai_tile_mass(tiles[t], key, count, good[t], mass + key);
-        if (plan->reporting) hai_add_squares(job, key, count, anew && t == 0);
+        hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
+        if (job->plan->reporting) hai_add_squared_mass(job, key, count, is_first && t == 0);
       }
     }
   }
-  if (plan->reporting)
+  if (job->plan->reporting)
     hai_partial(job, job->chunk)[1] =
         hai_largest(hai_squared_mass(job) + (begin - job->rect.key_begin), end - begin);
 }
 
-/* In four sums, since one would wait for itself. */
+/* |row|^2. Four accumulators hide the latency of the additions. */
 static float hai_squared_norm(const float *row, hai_index dim) {
   float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
   hai_index t;
@@ -171,13 +122,15 @@ static float hai_squared_norm(const float *row, hai_index dim) {
   return sum0 + sum1 + (sum2 + sum3);
 }
 
-/* Sampling weights of one chunk of keys, in the place of their masses: M_j |v_j|, or |v_j|^2. Not finite
-   counts as 0. */
+/* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
+   HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite.
+   Reads values and mass. Cost: keys of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index begin = hai_probe_begin(job, job->chunk), end = hai_probe_begin(job, job->chunk + 1), key;
+  hai_index chunks = hai_probe_chunks_of(job), key = hai_chunk_begin(job, chunks, job->chunk),
+            end = hai_chunk_begin(job, chunks, job->chunk + 1);
   float *mass = hai_mass(job) - job->rect.key_begin;
-  for (key = begin; key < end; key++) {
+  for (; key < end; key++) {
     float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->value_dim);
     mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;

@@ -1,8 +1,9 @@
-/* ---- The report ---- */
+/* ---- The report: one head's records added up ---- */
 
-/* Sum of |out|^2 over rows begin .. end - 1, those left out that are not finite; by parts, since millions of
-   addends would fall below a float's last place. */
-static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
+/* Sum of |out|^2 over rows begin .. end - 1, without those that are not finite. Each HAI_TASK_ROWS rows
+   are summed apart, since single rows would be lost in the rounding of a sum over millions. Cost: rows *
+   value_dim. */
+static float hai_squared_out(const hai_job *job, hai_index begin, hai_index end) {
   const hyperattn_problem *p = job->plan->problem;
   float sum = 0.0f;
   while (begin < end) {
@@ -19,103 +20,146 @@ static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
   return sum;
 }
 
-/* Adds a rectangle, the last one of its rows or not, to a head's report, its squared errors to *error, and
-   the variance of their sum to *variance. Returns |exact|^2 over |out|^2, by its held-out queries. */
-static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, float *error,
-                             float *variance, hyperattn_report *r) {
-  const hai_plan *plan = job->plan;
-  const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->n_query;
-  float each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
-        share = each / HAI_AS(float, plan->n_query);
-  float mine = 0.0f, exact = 0.0f, sum = 0.0f, squares = 0.0f;
+/* Sums over a head's rectangles, beside the report itself. */
+typedef struct hai_report_sums {
+  float products;      /* of a query and a key */
+  float rects;         /* rectangles that were up for approximation */
+  float squared_error; /* estimate of |out - exact|^2 over all rows, */
+  float variance;      /* and of that estimate's variance */
+  float squared_norm;  /* |exact|^2 over all rows */
+} hai_report_sums;
+
+/* Sums over the auditors of one rectangle. */
+typedef struct hai_auditor_sums {
+  float error, error_squares;       /* of squared errors, and of their squares */
+  float squared_out, squared_exact; /* |out|^2 of the result, and by all keys of the rectangle */
+} hai_auditor_sums;
+
+/* Adds auditor i of a record, whose row stands for `share` of the head's rows. Keys that a row meets
+   after the rectangle take weight from its error: e^(2 (lse after the rectangle - lse at last)). In a
+   row's last rectangle there are none, and a difference of the two is the choice's own miss. */
+static void hai_report_query(const hai_job *job, const hai_record *record, int i, int is_last, float share,
+                             hai_auditor_sums *sums, hyperattn_report *r) {
+  const float *lse = hai_floats(job, job->plan->layout.lse) + hai_flat_head(job) * job->plan->n_query;
+  hai_index row = record->query[i].row;
+  float lse_whole = record->query[i].whole, squared_error = record->query[i].error, later, share_rect;
+  if (row < 0) return;
+  later = !is_last && lse[row] > lse_whole ? hai_exp(2.0f * (lse_whole - lse[row])) : 1.0f;
+  share_rect = share * hai_share(record->query[i].rect, lse[row]);
+  sums->error += squared_error * later;
+  sums->error_squares += squared_error * later * squared_error * later;
+  if (squared_error > r->max_error * r->max_error * record->query[i].norm)
+    r->max_error = hai_relative(squared_error, record->query[i].norm);
+  sums->squared_out += hai_squared_out(job, row, row + 1);
+  sums->squared_exact += record->query[i].norm;
+  r->block_mass += share_rect * record->query[i].blocks;
+  r->pinned_mass += share_rect * record->query[i].pinned;
+  r->sampled_mass += share_rect * (1.0f - record->query[i].blocks - record->query[i].pinned);
+}
+
+/* Adds a rectangle to a head's report. is_last: whether its rows meet no rectangle after it. Each of its
+   n auditors stands for n_query / n rows; the variance is that of a total estimated from a sample drawn
+   without replacement. Returns |exact|^2 over |out|^2, as the auditors see it. */
+static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last,
+                             hai_report_sums *sums, hyperattn_report *r) {
+  float rows_each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
+        share = rows_each / HAI_AS(float, job->plan->n_query);
+  hai_auditor_sums of = {0.0f, 0.0f, 0.0f, 0.0f};
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
   r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
   if (record->recipe == HAI_ALL) return 1.0f;
-  for (i = 0; i < record->n; i++) {
-    hai_index row = record->query[i].row;
-    float whole = record->query[i].whole, later, part, squared = record->query[i].error;
-    if (row < 0) continue;
-    /* later keys outweigh an error; what a choice missed is missing in the last lse too */
-    later = !is_last && lse[row] > whole ? hai_exp(2.0f * (whole - lse[row])) : 1.0f;
-    part = share * hai_share(record->query[i].rect, lse[row]);
-    sum += squared * later;
-    squares += squared * later * squared * later;
-    if (squared > r->max_error * r->max_error * record->query[i].norm)
-      r->max_error = hai_relative(squared, record->query[i].norm);
-    mine += hai_out_norm(job, row, row + 1);
-    exact += record->query[i].norm;
-    r->block_mass += part * record->query[i].blocks;
-    r->pinned_mass += part * record->query[i].pinned;
-    r->sampled_mass += part * (1.0f - record->query[i].blocks - record->query[i].pinned);
-  }
-  *error += each * sum;
+  for (i = 0; i < record->n; i++) hai_report_query(job, record, i, is_last, share, &of, r);
+  sums->squared_error += rows_each * of.error;
   if (record->n > 1)
-    *variance += (1.0f - 1.0f / each) * each * each * (squares - sum * sum / HAI_AS(float, record->n)) *
-                 HAI_AS(float, record->n) / HAI_AS(float, record->n - 1);
-  return mine > 0.0f && exact > 0.0f ? exact / mine : 1.0f;
+    sums->variance += (1.0f - 1.0f / rows_each) * rows_each * rows_each *
+                      (of.error_squares - of.error * of.error / HAI_AS(float, record->n)) *
+                      HAI_AS(float, record->n) / HAI_AS(float, record->n - 1);
+  return of.squared_out > 0.0f && of.squared_exact > 0.0f ? of.squared_exact / of.squared_out : 1.0f;
 }
 
-/* Key-query pairs of a rectangle's probing, judging and pairing. The report's own are not counted. */
-static float hai_overhead(const hai_job *job, const hai_record *record) {
+/* Products of a rectangle's probing, judging and pairing. What the report itself takes is not counted. */
+static float hai_choosing_products(const hai_job *job, const hai_record *record) {
   const hai_plan *plan = job->plan;
-  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_judges(job);
+  hai_index n_query = job->rect.n_query, n_key = job->rect.n_key, judges = hai_n_held_out(job);
   hai_index probed = hai_n_probes(job);
   uint64_t paired = hai_pairing_products(plan, n_query, n_key);
-  float probes = plan->probing ? HAI_AS(float, probed) : 0.0f, pairs = 0.0f;
-  if (plan->choosing) probes += HAI_AS(float, judges);
-  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) pairs = HAI_AS(float, paired);
-  /* trials pair the held-out queries' groups alone */
+  float meet_all = plan->probing ? HAI_AS(float, probed) : 0.0f, products = 0.0f;
+  if (plan->choosing) meet_all += HAI_AS(float, judges);
+  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) products = HAI_AS(float, paired);
+  /* trials pair only the groups of the judges */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
   paired = hai_pairing_products(plan, n_query, n_key);
-  pairs += HAI_AS(float, record->tried) * HAI_AS(float, paired);
-  return HAI_AS(float, n_key) * probes + pairs;
+  products += HAI_AS(float, record->tried) * HAI_AS(float, paired);
+  return HAI_AS(float, n_key) * meet_all + products;
 }
 
-/* One head's report. Cost: O(n_query * value_dim). */
-HAI_APART void hai_stage_report(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  const hyperattn_problem *p = plan->problem;
-  hyperattn_report r;
-  float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs, rects = 0.0f;
-  hai_index row, first, last, met = 0, rest = plan->n_query; /* rows below `rest` are in no rectangle */
-  HYPERATTN_MEMSET(&r, 0, sizeof r);
+/* Products of stage EXACT, for one head. Cost: n_query. */
+static float hai_exact_products(const hai_plan *plan) {
+  hai_index row, first, last, met = 0;
   for (row = 0; row < plan->n_query && plan->n_once; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
-  pairs = HAI_AS(float, met);
+  return HAI_AS(float, met);
+}
+
+/* Adds job->rect. Returns |exact|^2 over |out|^2 for its rows. */
+static float hai_report_add(const hai_job *job, int is_last, hai_report_sums *sums, hyperattn_report *r) {
+  const hai_plan *plan = job->plan;
+  const hai_record *record;
+  float n_query = HAI_AS(float, job->rect.n_query);
+  if (plan->outer_exact && job->level >= plan->depth) { /* it was never up for approximation */
+    sums->products += n_query * HAI_AS(float, job->rect.n_key);
+    return 1.0f;
+  }
+  record = hai_record_of(job);
+  sums->rects += 1.0f;
+  r->exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
+  r->escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
+  sums->products += hai_choosing_products(job, record) + n_query * record->keys;
+  return hai_report_rect(job, record, is_last, sums, r);
+}
+
+/* Adds all rectangles of a head. Levels run from the diagonal outward, so a row's last rectangle is the
+   outer one, or, without an outer one, its level's first. Rows that are in no rectangle are exact. */
+static void hai_report_rects(hai_job *job, hai_report_sums *sums, hyperattn_report *r) {
+  const hai_plan *plan = job->plan;
+  hai_index index, n, exact_rows = plan->n_query;
   for (job->level = 0; job->level < hai_plan_levels(plan); job->level++) {
-    hai_index index, end = hai_plan_rects(plan, job->level);
-    for (index = 0; index < end; index++) {
-      const hai_record *record;
+    n = hai_plan_rects(plan, job->level);
+    for (index = 0; index < n; index++) {
       int is_last = !index && !(plan->outer && job->level < plan->depth);
-      float ratio = 1.0f;
+      float ratio;
       job->rect = hai_rect_at(plan, job->level, index);
-      if (plan->outer_exact && job->level >= plan->depth) {
-        pairs += HAI_AS(float, job->rect.n_query) * HAI_AS(float, job->rect.n_key);
-      } else {
-        record = hai_record_of(job);
-        rects += 1.0f;
-        r.exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
-        r.escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
-        pairs += hai_overhead(job, record) + HAI_AS(float, job->rect.n_query) * record->keys;
-        ratio = hai_report_rect(job, record, is_last, &error, &variance, &r);
-      }
+      ratio = hai_report_add(job, is_last, sums, r);
       if (!is_last) continue;
-      norm += ratio * hai_out_norm(job, job->rect.query_begin, job->rect.query_begin + job->rect.n_query);
-      rest = hai_min(rest, job->rect.query_begin);
+      sums->squared_norm +=
+          ratio * hai_squared_out(job, job->rect.query_begin, job->rect.query_begin + job->rect.n_query);
+      exact_rows = hai_min(exact_rows, job->rect.query_begin);
     }
   }
-  norm += hai_out_norm(job, 0, rest);
-  error +=
-      hai_sqrt(variance); /* few queries hold most of an error, and samples miss them more often than not */
-  r.error = hai_relative(error, norm);
-  r.keys_per_query = plan->n_query ? pairs / HAI_AS(float, plan->n_query) : 0.0f;
+  sums->squared_norm += hai_squared_out(job, 0, exact_rows);
+}
+
+/* Stage REPORT: one head's report. Reads records, lse and the result; writes problem.report. Cost:
+   O(n_query * value_dim). */
+HAI_APART void hai_stage_report(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hyperattn_report r;
+  hai_report_sums sums = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  HYPERATTN_MEMSET(&r, 0, sizeof r);
+  sums.products = hai_exact_products(plan);
+  hai_report_rects(job, &sums, &r);
+  /* A few queries hold most of an error, and a sample misses them more often than not, so the estimate is
+     raised by its own standard deviation. */
+  sums.squared_error += hai_sqrt(sums.variance);
+  r.error = hai_relative(sums.squared_error, sums.squared_norm);
+  r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
-  if (rects > 0.0f) {
-    r.exact /= rects;
-    r.escalated /= rects;
+  if (sums.rects > 0.0f) {
+    r.exact /= sums.rects;
+    r.escalated /= sums.rects;
   }
-  p->report[hai_flat_head(job)] = r;
+  plan->problem->report[hai_flat_head(job)] = r;
 }

@@ -251,9 +251,9 @@ static void test_places_of_the_held_out(void **state) {
       c.params.order = HYPERATTN_ORDER_SORTLSH;
       void *workspace = run_and_look(&c, &plan, &job);
       for (job.audit = 0; job.audit < 2; job.audit++) {
-        hai_judge_places(&job, place, sieve);
-        for (int j = 0; j < hai_n_judges(&job); j++)
-          assert_int_equal(query_at(&job, place[j]), hai_judge_row(&job, j));
+        hai_held_out_places(&job, place, sieve);
+        for (int j = 0; j < hai_n_held_out(&job); j++)
+          assert_int_equal(query_at(&job, place[j]), hai_held_out_row(&job, j));
       }
       free(workspace);
       free_call(&c);
@@ -498,8 +498,8 @@ static void test_report_of_a_sample(void **state) {
   void *workspace = run_anyway(&c, &plan);
   hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0);
   const hai_record *record = hai_record_of(&job);
-  float error = 0.0f, variance = 0.0f;
-  hai_report_rect(&job, record, 1, &error, &variance, &report);
+  hai_report_sums sums = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  hai_report_rect(&job, record, 1, &sums, &report);
   double sum = 0.0, squares = 0.0;
   assert_int_equal(record->n, AUDITORS);
   for (int i = 0; i < AUDITORS; i++) {
@@ -508,8 +508,8 @@ static void test_report_of_a_sample(void **state) {
   }
   double spread = (squares - sum * sum / AUDITORS) / (AUDITORS - 1);
   double want = (1.0 - (double)AUDITORS / N) * N * N * spread / AUDITORS;
-  assert_below(fabs((double)error / (sum * N / AUDITORS) - 1.0), 1e-4);
-  assert_below(fabs((double)variance / want - 1.0), 1e-3);
+  assert_below(fabs((double)sums.squared_error / (sum * N / AUDITORS) - 1.0), 1e-4);
+  assert_below(fabs((double)sums.variance / want - 1.0), 1e-3);
   free(workspace);
   free_call(&c);
 }
@@ -629,8 +629,8 @@ static void test_who_is_held_out(void **state) {
     for (job.audit = 1; job.audit >= 0; job.audit--) {
       memset(judge, 0, (size_t)n);
       int64_t last = -1;
-      for (int64_t i = 0; i < hai_n_judges(&job); i++) {
-        int64_t row = hai_judge_row(&job, i);
+      for (int64_t i = 0; i < hai_n_held_out(&job); i++) {
+        int64_t row = hai_held_out_row(&job, i);
         assert_true(row > last && row < n);
         judge[last = row] = 1;
       }
