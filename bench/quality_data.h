@@ -10,6 +10,7 @@
 #define QUALITY_DATA_H
 
 #include "activations.h"
+#include "splitmix.h"
 
 #include <dirent.h>
 #include <string.h>
@@ -71,17 +72,10 @@ static int find_heads(const char *folder, source **list, int *count) {
 
 // ---- Making ----
 
-static uint64_t next_random(uint64_t *state) {  // SplitMix64
-  uint64_t z = *state += 0x9E3779B97F4A7C15u;
-  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-  return z ^ z >> 31;
-}
-
 static void fill_gauss(float *x, int64_t n, double size, uint64_t *state) {  // Box-Muller; adds, n is even
   for (int64_t i = 0; i + 1 < n; i += 2) {
-    double u = ((double)(next_random(state) >> 11) + 0.5) / 9007199254740992.0;
-    double angle = (double)(next_random(state) >> 11) * (6.283185307179586 / 9007199254740992.0);
+    double u = splitmix_uniform(state);
+    double angle = (double)(splitmix(state) >> 11) * (6.283185307179586 / 9007199254740992.0);
     double radius = size * sqrt(-2 * log(u));
     x[i] += (float)(radius * cos(angle)), x[i + 1] += (float)(radius * sin(angle));
   }
@@ -98,7 +92,7 @@ static void plant(head *h, double noise, uint64_t *state) {
   int64_t *perm = allocate((size_t)h->n * sizeof *perm);
   for (int64_t i = 0; i < h->n; i++) perm[i] = i;
   for (int64_t i = h->n - 1; i > 0; i--) {
-    int64_t j = (int64_t)(next_random(state) % (uint64_t)(i + 1)), t = perm[i];
+    int64_t j = (int64_t)(splitmix(state) % (uint64_t)(i + 1)), t = perm[i];
     perm[i] = perm[j], perm[j] = t;
   }
   for (int64_t i = 0; i < h->n; i++) copy_row(h->q + i * HEAD_DIM, h->k + perm[i] * HEAD_DIM);
@@ -111,8 +105,8 @@ static void cluster(head *h, uint64_t *state) {
   float *centre = new_rows(CENTRES);
   fill_gauss(centre, CENTRES * HEAD_DIM, 1, state);
   for (int64_t i = 0; i < h->n; i++) {
-    copy_row(h->q + i * HEAD_DIM, centre + next_random(state) % CENTRES * HEAD_DIM);
-    copy_row(h->k + i * HEAD_DIM, centre + next_random(state) % CENTRES * HEAD_DIM);
+    copy_row(h->q + i * HEAD_DIM, centre + splitmix(state) % CENTRES * HEAD_DIM);
+    copy_row(h->k + i * HEAD_DIM, centre + splitmix(state) % CENTRES * HEAD_DIM);
   }
   fill_gauss(h->q, h->n * HEAD_DIM, 0.5, state);
   fill_gauss(h->k, h->n * HEAD_DIM, 0.5, state);

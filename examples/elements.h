@@ -4,28 +4,7 @@
 
 #include "hyperattn.h"
 
-#include <math.h>
-#include <string.h>
-
-static inline uint32_t float_bits(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-static inline uint16_t float_to_half(float x) {
-  uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffffu;
-  if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
-  if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);
-  if (size < 0x38800000u)  // subnormal: adding 1/2 leaves the half's fraction, rounded, in the last bits
-    return (uint16_t)(sign | (float_bits(fabsf(x) + 0.5f) - 0x3f000000u));
-  return (uint16_t)(sign | (size + 0xfffu + (size >> 13 & 1) - 0x38000000u) >> 13);
-}
-
-static inline uint16_t float_to_bf16(float x) {
-  uint32_t bits = float_bits(x);
-  return (uint16_t)(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+#include "halves.h"
 
 // A block of Q8_0: 32 values over a scale that takes the largest of them to 127.
 static inline void write_q8_0(const float *x, unsigned char *to) {

@@ -16,6 +16,8 @@
 
 #include "hyperattn.h"
 
+#include "../examples/splitmix.h"
+
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
@@ -58,22 +60,13 @@ static hyperattn_params by_kernel(hyperattn_params params) {
 
 /* ---- Data ---- */
 
-static uint64_t test_random(uint64_t *state) { /* SplitMix64 */
-  uint64_t x = *state += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-static double test_uniform(uint64_t *state) {
-  return ((double)(test_random(state) >> 11) + 0.5) / 9007199254740992.0;
-}
 /* x as memory holds it: x87 and others compute floats with more digits, and some compilers keep those. */
 static float stored(float x) {
   volatile float in_memory = x;
   return in_memory;
 }
 static float test_gaussian(uint64_t *state) {
-  double u = test_uniform(state), v = test_uniform(state);
+  double u = splitmix_uniform(state), v = splitmix_uniform(state);
   return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
 }
 static void *test_alloc(size_t bytes) {

@@ -32,6 +32,24 @@ static void *run_and_look(call *c, hai_plan *plan, hai_job *job) {
   return workspace;
 }
 
+/* A kernel that this machine has, with the dtype of the rows that its products read. */
+typedef struct test_kernel {
+  hyperattn_isa isa;
+  hyperattn_dtype dtype;
+} test_kernel;
+
+/* All of them into to[8], for these dims; returns how many. */
+static int find_kernels(test_kernel *to, int64_t head_dim, int64_t value_dim) {
+  int n = 0;
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+    hyperattn_isa which = (hyperattn_isa)isa;
+    if (!hai_kernel_of(which)) continue;
+    to[n].isa = which;
+    to[n++].dtype = hai_kernel_of_bf16(which, head_dim, value_dim) ? HYPERATTN_BF16 : HYPERATTN_F32;
+  }
+  return n;
+}
+
 /* Rows at a place of the rectangle's order. */
 static int64_t query_at(const hai_job *job, int64_t position) {
   return hai_at(hai_query_order(job), job->rect.query_begin, position);

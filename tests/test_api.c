@@ -305,19 +305,18 @@ static void test_workspace_never_shrinks(void **state) {
     hyperattn_problem p;
     memset(&p, 0, sizeof p);
     p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.head_dim = 16, p.value_dim = 8;
-    p.causal = (int)(test_random(&random) % 2);
-    hyperattn_params a = test_random(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
-    a.min_seq_len = 1 + (int64_t)(test_random(&random) % 300);
-    a.block_size = (int64_t)(test_random(&random) % 100),
-    a.sample_size = (int64_t)(test_random(&random) % 100);
+    p.causal = (int)(splitmix(&random) % 2);
+    hyperattn_params a = splitmix(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
+    a.min_seq_len = 1 + (int64_t)(splitmix(&random) % 300);
+    a.block_size = (int64_t)(splitmix(&random) % 100), a.sample_size = (int64_t)(splitmix(&random) % 100);
     if (a.query_group)
-      a.query_group = 1 + (int64_t)(test_random(&random) % 40),
-      a.key_group = 1 + (int64_t)(test_random(&random) % 40);
-    if (a.probe_queries) a.probe_queries = 1 + (int64_t)(test_random(&random) % 40);
+      a.query_group = 1 + (int64_t)(splitmix(&random) % 40),
+      a.key_group = 1 + (int64_t)(splitmix(&random) % 40);
+    if (a.probe_queries) a.probe_queries = 1 + (int64_t)(splitmix(&random) % 40);
     for (int axis = 0; axis < 2; axis++) {
       size_t before = 0;
-      p.n_query = p.n_key = (int64_t)(test_random(&random) % 1500);
-      for (int64_t n = 0; n < 1500; n += 1 + (int64_t)(test_random(&random) % 20)) {
+      p.n_query = p.n_key = (int64_t)(splitmix(&random) % 1500);
+      for (int64_t n = 0; n < 1500; n += 1 + (int64_t)(splitmix(&random) % 20)) {
         *(axis ? &p.n_key : &p.n_query) = n;
         size_t size = hyperattn_workspace_size(&p, &a, 1);
         assert_true(size >= before && size > 0);
@@ -340,11 +339,11 @@ static void test_workspace_never_shrinks_where_two_levels_begin(void **state) {
     p.batch = p.n_heads = p.n_kv_heads = 1, p.causal = 1, p.head_dim = p.value_dim = 8;
     params.min_seq_len = 1, params.tolerance = 0.0f, params.order = HYPERATTN_ORDER_POSITION;
     params.sampling = HYPERATTN_SAMPLE_UNIFORM, params.heavy_keys = params.probe_queries = 0;
-    params.block_size = round ? (int64_t)1 << test_random(&random) % 15 : 8192;
-    params.sample_size = round ? (int64_t)(test_random(&random) % 5000) : 3900;
-    params.query_group = round ? 1 + (int64_t)(test_random(&random) % 9) : 4;
-    params.key_group = round ? 1 + (int64_t)(test_random(&random) % 9) : 1;
-    int64_t n = round % 2 ? 1 + (int64_t)(test_random(&random) % 4000) : 2 * 32768 - 40;
+    params.block_size = round ? (int64_t)1 << splitmix(&random) % 15 : 8192;
+    params.sample_size = round ? (int64_t)(splitmix(&random) % 5000) : 3900;
+    params.query_group = round ? 1 + (int64_t)(splitmix(&random) % 9) : 4;
+    params.key_group = round ? 1 + (int64_t)(splitmix(&random) % 9) : 1;
+    int64_t n = round % 2 ? 1 + (int64_t)(splitmix(&random) % 4000) : 2 * 32768 - 40;
     size_t before = 0;
     for (int i = 0; i < 80; i++, n++) {
       p.n_query = p.n_key = n;

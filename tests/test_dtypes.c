@@ -1,5 +1,6 @@
 /* Element types: every conversion of 16 bits, and every mix of tensors. */
 #include "../examples/amx.h"
+#include "../examples/halves.h"
 #include "support.h"
 
 /* ---- Conversions, against arithmetic on the numbers' definition ---- */
@@ -20,6 +21,20 @@ static double value_of(hyperattn_dtype dtype, unsigned half) {
   return dtype == HYPERATTN_F16 ? f16_value(half) : bf16_value(half);
 }
 
+static float widened(hyperattn_dtype dtype, uint16_t half) {
+  return dtype == HYPERATTN_F16 ? half_to_float(half) : bf16_to_float(half);
+}
+static uint16_t narrowed(hyperattn_dtype dtype, float x) {
+  return dtype == HYPERATTN_F16 ? float_to_half(x) : float_to_bf16(x);
+}
+/* x as the library rounds it, and examples/halves.h, which other tests build their data with. */
+static uint16_t put(hyperattn_dtype dtype, float x) {
+  uint16_t half;
+  hai_put(&half, dtype, 0, x);
+  if (x == x) assert_int_equal(half, narrowed(dtype, x));
+  return half;
+}
+
 static void assert_number(float x, double want) {
   int is_right = isnan(want) ? isnan(x) : (double)x == want && !signbit(x) == !signbit(want);
   if (!is_right) fail_msg("%g is not %g", (double)x, want);
@@ -34,7 +49,9 @@ static void test_every_half_widens_exactly(void **state) {
   float *wide = (float *)test_alloc(65536 * sizeof *wide);
   (void)state;
   for (unsigned i = 0; i < 65536; i++) halves[i] = (uint16_t)i;
-  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++)
+  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++) {
+    for (unsigned i = 0; i < 65536; i++)
+      assert_number(widened((hyperattn_dtype)dtype, halves[i]), value_of((hyperattn_dtype)dtype, i));
     for (int k = 0; k < N_ISAS; k++) {
       const hai_kernel *kernel = hai_kernel_of(isas[k]);
       if (!kernel) continue;
@@ -49,6 +66,7 @@ static void test_every_half_widens_exactly(void **state) {
         assert_true(wide[n] == -7.0f);
       }
     }
+  }
   free(halves), free(wide);
 }
 
@@ -60,27 +78,23 @@ static void test_narrowing_rounds_to_nearest_even(void **state) {
     for (unsigned i = 0; i < 65536; i++) {
       unsigned sign = i & 0x8000, size = i & 0x7fff;
       double low = value_of((hyperattn_dtype)dtype, i), high, middle;
-      uint16_t got;
       if (size > infinity) {
-        hai_put(&got, (hyperattn_dtype)dtype, 0,
-                hai_get(&(uint16_t){(uint16_t)i}, (hyperattn_dtype)dtype, 0));
-        assert_true(isnan(value_of((hyperattn_dtype)dtype, got)));
+        float nan = hai_get(&(uint16_t){(uint16_t)i}, (hyperattn_dtype)dtype, 0);
+        assert_true(isnan(value_of((hyperattn_dtype)dtype, put((hyperattn_dtype)dtype, nan))));
+        assert_true(isnan(value_of((hyperattn_dtype)dtype, narrowed((hyperattn_dtype)dtype, nan))));
         continue;
       }
-      hai_put(&got, (hyperattn_dtype)dtype, 0, (float)low);
-      assert_int_equal(got, i);
+      assert_int_equal(put((hyperattn_dtype)dtype, (float)low), i);
       if (size == infinity) continue;
       /* halfway to the next, which for the largest is where the next power of two would be */
       high = size + 1 == infinity ? 2.0 * low - value_of((hyperattn_dtype)dtype, i - 1)
                                   : value_of((hyperattn_dtype)dtype, i + 1);
       middle = (low + high) / 2.0;
       assert_true((double)(float)middle == middle);
-      hai_put(&got, (hyperattn_dtype)dtype, 0, (float)middle);
-      assert_int_equal(got, sign | (size + (size & 1)));
-      hai_put(&got, (hyperattn_dtype)dtype, 0, nextafterf((float)middle, 0.0f));
-      assert_int_equal(got, i);
-      hai_put(&got, (hyperattn_dtype)dtype, 0, nextafterf((float)middle, sign ? -INFINITY : INFINITY));
-      assert_int_equal(got, i + 1);
+      assert_int_equal(put((hyperattn_dtype)dtype, (float)middle), sign | (size + (size & 1)));
+      assert_int_equal(put((hyperattn_dtype)dtype, nextafterf((float)middle, 0.0f)), i);
+      assert_int_equal(put((hyperattn_dtype)dtype, nextafterf((float)middle, sign ? -INFINITY : INFINITY)),
+                       i + 1);
     }
   }
 }
@@ -91,8 +105,8 @@ static void test_too_small_for_a_half(void **state) {
   for (int exponent = -149; exponent < -25; exponent++)
     for (int sign = 0; sign < 2; sign++) {
       float x = ldexpf(sign ? -1.0f : 1.0f, exponent);
-      assert_int_equal(hai_to_f16(x), sign << 15);
-      if (exponent > -149) assert_int_equal(hai_to_f16(nextafterf(2.0f * x, 0.0f)), sign << 15);
+      assert_int_equal(put(HYPERATTN_F16, x), sign << 15);
+      if (exponent > -149) assert_int_equal(put(HYPERATTN_F16, nextafterf(2.0f * x, 0.0f)), sign << 15);
     }
 }
 
@@ -134,7 +148,7 @@ static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, 
     unsigned char *row = all + (size_t)r * row_bytes;
     if (dtype == HYPERATTN_F32) memcpy(row, x, row_bytes);
     for (int64_t t = 0; t < dim && (dtype == HYPERATTN_F16 || dtype == HYPERATTN_BF16); t++) {
-      uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x[t]) : hai_to_bf16(x[t]);
+      uint16_t half = narrowed(dtype, x[t]);
       memcpy(row + 2 * t, &half, 2);
       x[t] = (float)value_of(dtype, half);
     }
@@ -142,8 +156,8 @@ static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, 
       unsigned char *at = row + 34 * b;
       float most = 0.0f;
       for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) most = fmaxf(most, fabsf(x[t]));
-      uint16_t half = hai_to_f16(most / 127.0f);
-      float d = (float)f16_value(half);
+      uint16_t half = float_to_half(most / 127.0f);
+      float d = half_to_float(half);
       memcpy(at, &half, 2);
       memset(at + 2, 0x55, 32); /* beyond dim: of no effect */
       for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) {
@@ -196,13 +210,11 @@ static void assert_mix_equals_floats(hyperattn_params params, int is_every, int6
           run(&mixed);
           assert_memory_equal(mixed.lse, c.lse, (size_t)lse_size(&c.problem) * sizeof(float));
           for (int64_t i = 0; i < out_size(&c.problem); i++) {
-            uint16_t half = 0;
             if (o == HYPERATTN_F32) {
               assert_memory_equal(out + 4 * i, &c.out[i], 4);
               continue;
             }
-            memcpy(&half, out + 2 * i, 2);
-            hai_put(&half, (hyperattn_dtype)o, 0, c.out[i]); /* tested above */
+            uint16_t half = narrowed((hyperattn_dtype)o, c.out[i]);
             assert_memory_equal(out + 2 * i, &half, 2);
           }
           if (o == HYPERATTN_F32) assert_memory_equal(reports[0], reports[1], sizeof reports[0]);

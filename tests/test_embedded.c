@@ -23,7 +23,7 @@ static unsigned char exact_workspace[EXACT_BYTES],
     paper_workspace[PAPER_BYTES];  // constant expressions, then
 
 static int64_t any(uint64_t *state, int64_t least, int64_t most) {
-  return least + (int64_t)(test_random(state) % (uint64_t)(most - least + 1));
+  return least + (int64_t)(splitmix(state) % (uint64_t)(most - least + 1));
 }
 
 /* The bounds hold for hundreds of calls, and in those that approximate little is given away. */

@@ -1,6 +1,7 @@
 /* Data that numbers and choices fare worst with, by every kernel: exact attention is right, approximations
    are finite and as wrong as their report says, and what is not finite stays where it may be seen. */
 #include "../examples/amx.h"
+#include "../examples/halves.h"
 #include "support.h"
 
 #if defined(__SSE2__)
@@ -25,33 +26,24 @@ enum { DIM = 32, VALUE_DIM = 16 }; /* AMX takes them too */
 
 /* ---- Kernels ---- */
 
-typedef struct kernel {
-  hyperattn_isa isa;
-  hyperattn_dtype dtype; /* of queries, keys and values */
-} kernel;
-static kernel kernels[16];
+static test_kernel kernels[8];
 static int n_kernels;
 
-static int find_kernels(void **state) {
+static int set_up(void **state) {
   (void)state;
   ask_for_amx();
-  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
-    if (!hai_kernel_of((hyperattn_isa)isa)) continue;
-    kernels[n_kernels].isa = (hyperattn_isa)isa, kernels[n_kernels++].dtype = HYPERATTN_F32;
-    if (!hai_kernel_of_bf16((hyperattn_isa)isa, DIM, VALUE_DIM)) continue;
-    kernels[n_kernels - 1].dtype = HYPERATTN_BF16; /* its float32 kernel is another ISA's */
-  }
+  n_kernels = find_kernels(kernels, DIM, VALUE_DIM);
   return 0;
 }
 
 static uint16_t *halves_of(const float *x, int64_t n) {
   uint16_t *halves = (uint16_t *)test_alloc((size_t)n * sizeof *halves);
-  for (int64_t i = 0; i < n; i++) halves[i] = hai_to_bf16(x[i]);
+  for (int64_t i = 0; i < n; i++) halves[i] = float_to_bf16(x[i]);
   return halves;
 }
 
 /* Runs c by a kernel. */
-static void run_by(call *c, kernel k, int flushing) {
+static void run_by(call *c, test_kernel k, int flushing) {
   call d = *c;
   hyperattn_problem *p = &d.problem;
   uint16_t *q16 = halves_of(c->q, p->n_heads * p->n_query * DIM),
@@ -102,9 +94,9 @@ typedef enum data {
 /* Rounds all inputs to what bfloat16 holds, so that all kernels compute the same. */
 static void round_inputs(call *c) {
   const hyperattn_problem *p = &c->problem;
-  for (int64_t i = 0; i < p->n_query * DIM; i++) c->q[i] = hai_from_bf16(hai_to_bf16(c->q[i]));
-  for (int64_t i = 0; i < p->n_key * DIM; i++) c->k[i] = hai_from_bf16(hai_to_bf16(c->k[i]));
-  for (int64_t i = 0; i < p->n_key * VALUE_DIM; i++) c->v[i] = hai_from_bf16(hai_to_bf16(c->v[i]));
+  for (int64_t i = 0; i < p->n_query * DIM; i++) c->q[i] = bf16_to_float(float_to_bf16(c->q[i]));
+  for (int64_t i = 0; i < p->n_key * DIM; i++) c->k[i] = bf16_to_float(float_to_bf16(c->k[i]));
+  for (int64_t i = 0; i < p->n_key * VALUE_DIM; i++) c->v[i] = bf16_to_float(float_to_bf16(c->v[i]));
 }
 
 static call new_data(data kind, int64_t n_query, int64_t n_key, int causal) {
@@ -202,7 +194,7 @@ static expected expect_row(const call *c, int64_t row) {
 }
 
 /* What is finite is right; what is not, is not. */
-static void assert_row(const call *c, int64_t row, const expected *e, kernel k, int kind) {
+static void assert_row(const call *c, int64_t row, const expected *e, test_kernel k, int kind) {
   double lse = (double)c->lse[row], bound = e->out_bound + (k.dtype == HYPERATTN_BF16 ? e->rounding : 0.0);
   for (int t = 0; t < VALUE_DIM; t++) {
     double out = (double)c->out[row * VALUE_DIM + t];
@@ -254,7 +246,7 @@ static hyperattn_params preset(int which) {
 }
 
 /* The error over all rows, and what float32 has in it. */
-static double error_of(const call *c, const expected *e, kernel k, double *rounding) {
+static double error_of(const call *c, const expected *e, test_kernel k, double *rounding) {
   double difference = 0.0, size = 0.0, bounds = 0.0;
   for (int64_t i = 0; i < c->problem.n_query; i++) {
     double bound = e[i].out_bound + (k.dtype == HYPERATTN_BF16 ? e[i].rounding : 0.0);
@@ -269,7 +261,7 @@ static double error_of(const call *c, const expected *e, kernel k, double *round
 
 /* Every query of these rectangles is held out, so the report's error is the error itself, but that errors
    of several rectangles are added like independent ones; what they share may make that 3 times as much. */
-static void assert_as_reported(const call *c, const expected *e, kernel k, int which, int kind) {
+static void assert_as_reported(const call *c, const expected *e, test_kernel k, int which, int kind) {
   double rounding, error = error_of(c, e, k, &rounding), stated = (double)c->problem.report->error;
   for (int64_t i = 0; i < out_size(&c->problem); i++) assert_true(isfinite(c->out[i]));
   for (int64_t i = 0; i < lse_size(&c->problem); i++) assert_true(isfinite(c->lse[i]));
@@ -408,5 +400,5 @@ int main(void) {
       cmocka_unit_test(test_reports_leave_out_what_is_not_finite),
       cmocka_unit_test(test_what_meets_nothing_is_reported),
   };
-  return cmocka_run_group_tests_name("extreme_data", tests, find_kernels, NULL);
+  return cmocka_run_group_tests_name("extreme_data", tests, set_up, NULL);
 }

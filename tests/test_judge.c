@@ -660,14 +660,13 @@ static void test_workspace(void **state) {
       uint64_t random = 77;
       p.report = with ? &report : NULL;
       for (int i = 0; i < 300; i++) {
-        p.n_query = (int64_t)(test_random(&random) % 9000),
-        p.n_key = (int64_t)(test_random(&random) % 9000);
+        p.n_query = (int64_t)(splitmix(&random) % 9000), p.n_key = (int64_t)(splitmix(&random) % 9000);
         size_t size = hyperattn_workspace_size(&p, &a, 1);
         hyperattn_problem more = p;
-        more.n_query += (int64_t)(test_random(&random) % 3000);
+        more.n_query += (int64_t)(splitmix(&random) % 3000);
         assert_true(hyperattn_workspace_size(&more, &a, 1) >= size);
         more = p;
-        more.n_key += (int64_t)(test_random(&random) % 3000);
+        more.n_key += (int64_t)(splitmix(&random) % 3000);
         assert_true(hyperattn_workspace_size(&more, &a, 2) >= size);
       }
     }

@@ -83,7 +83,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   for (int i = 0; i < lanes; i++)
     row[i] = i == 1 ? NULL : rows + i * dim, out[i] = i == 2 ? NULL : back + i * dim;
   for (int j = 0; j < n_keys; j++)
-    key[j] = keys + j * dim, log_weight[j] = test_gaussian(&random), visible[j] = test_random(&random);
+    key[j] = keys + j * dim, log_weight[j] = test_gaussian(&random), visible[j] = splitmix(&random);
   k->pack(row, dim, 0.75f, packed);
   for (int i = 0; i < lanes; i++)
     for (int64_t t = 0; t < dim; t++)

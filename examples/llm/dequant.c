@@ -1,21 +1,8 @@
 #include "dequant.h"
 
+#include "halves.h"
+
 #include <stddef.h>
-#include <string.h>
-
-static float bits_to_float(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-float half_to_float(uint16_t half) {
-  uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
-  if (exponent == 31) return bits_to_float(sign | 0x7f800000u | fraction << 13);
-  if (exponent) return bits_to_float(sign | (exponent + 112) << 23 | fraction << 13);
-  float x = (float)fraction * 0x1p-24f;  // subnormal
-  return sign ? -x : x;
-}
 
 static uint32_t u16_at(const unsigned char *b) { return (uint32_t)b[0] | (uint32_t)b[1] << 8; }
 static uint32_t u32_at(const unsigned char *b) { return u16_at(b) | u16_at(b + 2) << 16; }
@@ -23,7 +10,7 @@ static float half_at(const unsigned char *b) { return half_to_float((uint16_t)u1
 
 static void f32(const unsigned char *b, float *to) { *to = bits_to_float(u32_at(b)); }
 static void f16(const unsigned char *b, float *to) { *to = half_at(b); }
-static void bf16(const unsigned char *b, float *to) { *to = bits_to_float(u16_at(b) << 16); }
+static void bf16(const unsigned char *b, float *to) { *to = bf16_to_float((uint16_t)u16_at(b)); }
 
 // Blocks of 32: x = d q + m, q of 4 bits and perhaps a fifth in `high`; the low nibbles are the first half.
 static void nibbles(const unsigned char *q, uint32_t high, float d, float m, float *to) {

@@ -15,6 +15,4 @@ typedef struct dequant_format {
 const dequant_format *dequant_find(uint32_t type);  // NULL: not one of the above
 void dequant(const dequant_format *format, const unsigned char *bytes, int64_t n_blocks, float *to);
 
-float half_to_float(uint16_t half);
-
 #endif

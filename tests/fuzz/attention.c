@@ -109,7 +109,7 @@ static void spoil(call *c, bytes *in) {
   else if (which < 17)
     *count[which - 8] = x;
   else if (which < 22)
-    *real[which - 17] = of_bits((uint32_t)take(in, 4));
+    *real[which - 17] = bits_to_float((uint32_t)take(in, 4));
   else if (which == 22)
     p->causal = small;
   else if (which == 23)

@@ -20,6 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
   } while (0)
 
 #ifdef HYPERATTN_H
+#include "../../examples/halves.h"
+#include "../../examples/splitmix.h"
 
 /* The input; past its end come zeros. */
 typedef struct bytes {
@@ -39,49 +41,25 @@ static int64_t wild(bytes *in) {
   return some[shift & 7] + (int64_t)(shift >> 3 & 1) * (some[shift & 7] > 0 ? -1 : 1) * below(in, 70000);
 }
 
-static uint64_t random_bits(uint64_t *state) { /* SplitMix64 */
-  uint64_t x = *state += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 static float gaussian(uint64_t *state) { /* near enough: four uniforms */
-  uint64_t x = random_bits(state);
+  uint64_t x = splitmix(state);
   double sum = (double)((x & 0xffff) + (x >> 16 & 0xffff) + (x >> 32 & 0xffff) + (x >> 48));
   return (float)((sum / 65536.0 - 2.0) * 1.7320508);
 }
 
-/* ---- Elements, written apart from the library's ---- */
+/* ---- Elements, by conversions written apart from the library's ---- */
 
 static int64_t unit_of(hyperattn_dtype dtype) { return dtype == HYPERATTN_Q8_0 ? 32 : 1; }
 static int64_t unit_bytes(hyperattn_dtype dtype) {
   return dtype == HYPERATTN_F32 ? 4 : dtype == HYPERATTN_Q8_0 ? 34 : 2;
 }
-static float of_bits(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
 static float of_half(uint16_t half, int is_bf16) {
-  if (is_bf16) return of_bits((uint32_t)half << 16);
-  int exponent = half >> 10 & 31, fraction = half & 1023;
-  float x = exponent == 31 ? (fraction ? NAN : INFINITY)
-            : exponent     ? ldexpf((float)(fraction + 1024), exponent - 25)
-                           : ldexpf((float)fraction, -24);
-  return half >> 15 ? -x : x;
+  return is_bf16 ? bf16_to_float(half) : half_to_float(half);
 }
-/* The nearest half towards zero: what is stored is read back, so how it rounds is no matter. */
+/* A finite number stays finite. */
 static uint16_t to_half(float x, int is_bf16) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  if (is_bf16) return (uint16_t)(bits >> 16 | (isnan(x) ? 0x40u : 0u));
-  uint32_t sign = bits >> 16 & 0x8000u;
-  if (isnan(x)) return (uint16_t)(sign | 0x7e00u);
-  if (isinf(x)) return (uint16_t)(sign | 0x7c00u);
-  float size = fabsf(x);
-  if (size >= 65504.0f) return (uint16_t)(sign | 0x7bffu);
-  if (size < 6.103515625e-5f) return (uint16_t)(sign | (uint32_t)(size * 16777216.0f));
-  return (uint16_t)(sign | ((bits & 0x7fffffffu) - 0x38000000u) >> 13);
+  if (is_bf16) return float_to_bf16(x);
+  return float_to_half(isfinite(x) ? fmaxf(-65504.0f, fminf(x, 65504.0f)) : x);
 }
 static float load(const void *row, hyperattn_dtype dtype, int64_t t) {
   const unsigned char *at = (const unsigned char *)row + t / unit_of(dtype) * unit_bytes(dtype);
