@@ -444,6 +444,56 @@ static void check_that_bad_values_are_hidden(void) {
   check_that_bad_values_are_hidden_in(48); /* AMX's */
 }
 
+/* Weights are rounded to bfloat16 for `values`, and what it divides by is the sum of the rounded ones. Values that
+   form the identity show the rounded weights, wherever a kernel puts them. */
+static void check_rounding_in(const hai_kernel *k, int n_keys, int begin, int end) {
+  enum { CHUNK = 64, MOST_LANES = 64 };
+  static uint16_t identity[CHUNK][CHUNK];
+  const void *value[CHUNK];
+  int lanes = k->lanes;
+  size_t score_size = (size_t)((CHUNK + k->extra_rows) * lanes);
+  float *weight = (float *)test_alloc(score_size * sizeof(float)), factor[MOST_LANES], sum[MOST_LANES],
+        *o = gaussians(CHUNK * lanes, 5), *o_before = gaussians(CHUNK * lanes, 5);
+  float *before = (float *)test_alloc((size_t)(n_keys * lanes) * sizeof(float));
+  uint64_t random = (uint64_t)n_keys;
+  assert_true(lanes <= MOST_LANES);
+  forget(weight, score_size * sizeof(float));
+  for (int j = 0; j < CHUNK; j++) identity[j][j] = float_to_bf16(1.0f), value[j] = identity[j];
+  for (int j = 0; j < n_keys * lanes; j++)
+    before[j] = weight[j] = j % 5 ? (float)splitmix_uniform(&random) : 0.0f;
+  for (int i = 0; i < lanes; i++) factor[i] = i % 3 ? 0.3f : 1.0f, sum[i] = 2.0f + (float)i;
+  k->round(weight, n_keys, factor, begin, end, sum);
+  assert_memory_equal(weight, before, (size_t)(n_keys * lanes) * sizeof(float));
+  uint32_t entered = k->enter ? k->enter() : 0;
+  k->values(weight, n_keys, value, CHUNK, factor, begin, end, o);
+  if (k->leave) k->leave(entered);
+  for (int i = 0; i < lanes; i++) {
+    double want = (2.0 + i) * (double)factor[i];
+    for (int j = 0; j < CHUNK; j++) {
+      double was = (double)o_before[j * lanes + i] * (double)factor[i],
+             rounded = j < n_keys ? (double)bf16_to_float(float_to_bf16(before[j * lanes + i])) : 0.0;
+      want += rounded;
+      if (i < begin || i >= end)
+        assert_true(o[j * lanes + i] == o_before[j * lanes + i]);
+      else
+        assert_below(fabs((double)o[j * lanes + i] - (was + rounded)), 1.5e-7 * (fabs(was) + rounded));
+    }
+    if (i < begin || i >= end)
+      assert_true(sum[i] == 2.0f + (float)i);
+    else
+      assert_below(fabs((double)sum[i] / want - 1.0), 1e-6);
+  }
+  free(weight), free(before), free(o), free(o_before);
+}
+
+static void check_rounding(void) {
+  const hai_kernel *k = hai_kernel_of_bf16(bf16_isa, 64, 64);
+  for (int n_keys = 1; k && n_keys <= 64; n_keys += n_keys < 9 ? 1 : 11)
+    for (int begin = 0; begin < k->lanes; begin += k->width)
+      for (int end = begin + k->width; end <= k->lanes; end += k->width)
+        check_rounding_in(k, n_keys, begin, end);
+}
+
 /* Approximated regions: the same choices as by the float32 kernel but for ties, the same error within its rounding,
    and the same bits by any slice. */
 static void check_approximation(void) {
@@ -508,6 +558,10 @@ static void test_bf16_kernels(void **state) {
   (void)state;
   for_each_bf16_isa(check_bf16_kernel);
 }
+static void test_bf16_kernels_round_weights(void **state) {
+  (void)state;
+  for_each_bf16_isa(check_rounding);
+}
 static void test_bf16_kernels_hide_bad_values(void **state) {
   (void)state;
   for_each_bf16_isa(check_that_bad_values_are_hidden);
@@ -533,6 +587,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_merging_halves),
       cmocka_unit_test(test_who_reads_bf16),
       cmocka_unit_test(test_bf16_kernels),
+      cmocka_unit_test(test_bf16_kernels_round_weights),
       cmocka_unit_test(test_bf16_kernels_hide_bad_values),
       cmocka_unit_test(test_bf16_kernels_approximate_alike),
   };

@@ -193,6 +193,85 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   free(rows), free(keys), free(o), free(packed), free(back), free(score), free(want), free(kept);
 }
 
+/* Numbers that are not finite, or become so: of row 0 in lane i, when there are sums. */
+static const float bad_sum[] = {1.0f, INFINITY, -INFINITY, 3e38f, NAN, INFINITY},
+                   bad_o[] = {INFINITY, 2.0f, 1.0f, 3e38f, 1.0f, -INFINITY},
+                   bad_want[] = {INFINITY, INFINITY, -INFINITY, INFINITY, NAN, NAN};
+enum { N_BAD = sizeof bad_o / sizeof *bad_o };
+
+static void assert_same_or_nan(float got, float want) {
+  if (isnan(want))
+    assert_true(isnan(got));
+  else
+    assert_true(got == want);
+}
+
+/* x = x * factor. */
+static void check_scale(const hai_kernel *k, int64_t n_rows, int begin, int end, uint64_t seed) {
+  int64_t n = n_rows * k->lanes;
+  float *x = gaussians(n, seed), *before = gaussians(n, seed), factor[64];
+  for (int i = 0; i < k->lanes; i++) factor[i] = 0.25f + (float)i / 7.0f;
+  x[begin] = before[begin] = INFINITY;
+  k->scale(x, n_rows, factor, begin, end);
+  for (int64_t t = 0; t < n; t++) {
+    int i = (int)(t % k->lanes);
+    assert_true(x[t] == (i < begin || i >= end ? before[t] : stored(before[t] * factor[i])));
+  }
+  free(x), free(before);
+}
+
+/* sum + o and what rounding takes from it, then back: exactly the same number in two floats, and its rounding in one.
+   Where the sum is not finite, nothing is lost: gather gives it back as it is. */
+static void check_carry_and_gather(const hai_kernel *k, int64_t n_rows, int begin, int end, uint64_t seed) {
+  int64_t n = n_rows * k->lanes;
+  float *o = gaussians(n, seed), *sum = gaussians(n, seed + 1), *lost = gaussians(n, seed + 2);
+  float *o_before = (float *)test_alloc((size_t)n * sizeof(float)),
+        *sum_before = (float *)test_alloc((size_t)n * sizeof(float)),
+        *lost_before = (float *)test_alloc((size_t)n * sizeof(float));
+  for (int64_t t = 0; t < n; t++) o[t] *= 0.01f, lost[t] *= 1e-4f;
+  for (int i = begin; i < end && i - begin < N_BAD; i++)
+    sum[i] = bad_sum[i - begin], o[i] = bad_o[i - begin];
+  memcpy(o_before, o, (size_t)n * sizeof(float)), memcpy(sum_before, sum, (size_t)n * sizeof(float));
+  memcpy(lost_before, lost, (size_t)n * sizeof(float));
+  k->carry(o, n_rows, begin, end, sum, lost);
+  for (int64_t t = 0; t < n; t++) {
+    int i = (int)(t % k->lanes);
+    if (i < begin || i >= end) {
+      assert_same_or_nan(sum[t], sum_before[t]);
+      assert_true(o[t] == o_before[t] && lost[t] == lost_before[t]);
+      continue;
+    }
+    assert_true(o[t] == 0.0f);
+    if (t < k->lanes && i - begin < N_BAD) {
+      assert_same_or_nan(sum[t], bad_want[i - begin]);
+      assert_true(lost[t] == lost_before[t]);
+      continue;
+    }
+    double rest = (double)sum_before[t] + (double)o_before[t] - (double)sum[t];
+    assert_true(sum[t] == stored(sum_before[t] + o_before[t]));
+    assert_true(lost[t] == (float)((double)lost_before[t] + rest));
+  }
+  memcpy(sum_before, sum, (size_t)n * sizeof(float));
+  memcpy(lost_before, lost, (size_t)n * sizeof(float));
+  for (int with_lost = 0; with_lost < 2; with_lost++) {
+    for (int64_t t = 0; t < n; t++) o[t] = o_before[t] = t < k->lanes ? 0.0f : 3e-4f * (float)(t % 5);
+    k->gather(o, n_rows, begin, end, sum, with_lost ? lost : NULL);
+    for (int64_t t = 0; t < n; t++) {
+      int i = (int)(t % k->lanes);
+      double rest = (double)o_before[t] + (with_lost ? (double)lost[t] : 0.0), want = (double)sum[t] + rest;
+      if (i < begin || i >= end)
+        assert_true(o[t] == o_before[t]);
+      else if (t < k->lanes && i - begin < N_BAD)
+        assert_same_or_nan(o[t], bad_want[i - begin]);
+      else
+        assert_below(fabs((double)o[t] - want), 6e-8 * (fabs(want) + fabs(rest)));
+    }
+    assert_memory_equal(sum, sum_before, (size_t)n * sizeof(float)); /* both are only read */
+    assert_memory_equal(lost, lost_before, (size_t)n * sizeof(float));
+  }
+  free(o), free(sum), free(lost), free(o_before), free(sum_before), free(lost_before);
+}
+
 /* The weights alone, of every kernel: e^x for x <= 0 within a few of float's last places. */
 static void test_exp_of_kernels(void **state) {
   (void)state;
@@ -226,8 +305,13 @@ static void test_kernels(void **state) {
       for (int n = 1; n <= HAI_TEST_CHUNK; n += n < 9 ? 1 : 11) {
         int registers = k->lanes / k->width;
         for (int first = 0; first<registers; first += registers> 4 ? 5 : 1)
-          for (int last = first + 1; last <= registers; last += registers > 4 ? 5 : 1)
-            check_kernel(k, dims[d], n, first * k->width, last * k->width, seed++);
+          for (int last = first + 1; last <= registers; last += registers > 4 ? 5 : 1) {
+            int begin = first * k->width, end = last * k->width;
+            check_kernel(k, dims[d], n, begin, end, seed++);
+            if (n != 1) continue; /* the others know nothing of keys */
+            check_scale(k, dims[d], begin, end, seed);
+            if (k->carry) check_carry_and_gather(k, dims[d], begin, end, seed);
+          }
       }
   }
 }
