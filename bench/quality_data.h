@@ -1,7 +1,7 @@
-// What bench_quality measures on: heads of activations that lie in a folder, and heads that are made here.
+// What bench_quality measures on: heads of activations from a folder, and synthetic heads that are made here.
 //
-//   essay      DIR/lLLhH.{q,k,v}.f16, a language model reading a text; causal, scale 1/8
-//   repeat     DIR/repeat.lLLhH.*, the same reading a text twice: its second half looks up its first
+//   essay      DIR/lLLhH.{q,k,v}.f16: a language model reads a text; causal, scale 1/8
+//   repeat     DIR/repeat.lLLhH.*: the model reads a text twice, and in the second half looks up the first
 //   planted    keys and values N(0,1)^64, query i = key[perm(i)] + noise N(0,1)^64, scale 1/4, full
 //   clustered  64 centres N(0,1)^64; every key and every query is some centre + 0.5 N(0,1)^64, in no order;
 //              values N(0,1)^64, scale 1/8, full: a query attends to the 128 keys of its centre
@@ -22,7 +22,7 @@ enum { MADE_N = 8192, CENTRES = 64 };
 
 typedef struct source {  // where a head comes from
   data_set set;
-  char *name, *path;  // path: NULL where it is made
+  char *name, *path;  // path: NULL if synthetic
 } source;
 
 typedef struct head {
@@ -53,7 +53,7 @@ static int by_set_and_name(const void *a, const void *b) {
 
 static int is_head_name(const char *s) { return s[0] == 'l' && s[1] >= '0' && s[1] <= '9'; }
 
-// Every head in the folder; 0 where there is no such folder.
+// Appends every head in the folder; returns 0 if there is no such folder.
 static int find_heads(const char *folder, source **list, int *count) {
   DIR *d = opendir(folder);
   if (!d) return 0;
@@ -70,9 +70,10 @@ static int find_heads(const char *folder, source **list, int *count) {
   return 1;
 }
 
-// ---- Making ----
+// ---- Synthetic heads ----
 
-static void fill_gauss(float *x, int64_t n, double size, uint64_t *state) {  // Box-Muller; adds, n is even
+static void fill_gauss(float *x, int64_t n, double size,
+                       uint64_t *state) {  // adds N(0, size^2), by Box-Muller; n is even
   for (int64_t i = 0; i + 1 < n; i += 2) {
     double u = splitmix_uniform(state);
     double angle = (double)(splitmix(state) >> 11) * (6.283185307179586 / 9007199254740992.0);

@@ -15,7 +15,7 @@ static void *allocate(size_t bytes) {
   return p;
 }
 
-// which: "q", "k" or "v". Exits with a message where the file is not what it should be.
+// which is "q", "k" or "v". Exits with a message if the file is missing or not of that form.
 static float *read_activations(const char *head, const char *which, int64_t *rows) {
   char path[4096];
   snprintf(path, sizeof path, "%s.%s.f16", head, which);

@@ -1,4 +1,4 @@
-// Rows of floats as rows of any of hyperattn.h's dtypes: what an engine does once, as it fills its cache.
+// Converts rows of floats to any of hyperattn.h's dtypes, which an engine does once, as it fills its cache.
 #ifndef EXAMPLES_ELEMENTS_H
 #define EXAMPLES_ELEMENTS_H
 
@@ -6,7 +6,7 @@
 
 #include "halves.h"
 
-// A block of Q8_0: 32 values over a scale that takes the largest of them to 127.
+// A block of Q8_0: 32 signed bytes and a scale, chosen so that the largest value becomes 127.
 static inline void write_q8_0(const float *x, unsigned char *to) {
   float most = 0;
   for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[i]));
@@ -31,7 +31,7 @@ static inline void elements_write(const float *x, int64_t n, hyperattn_dtype dty
     write_q8_0(x + i, (unsigned char *)to + i / 32 * 34);
 }
 
-// The dtype of a name, which HYPERATTN_F32 .. Q8_0 index; 0 if there is none of that name.
+// Names of dtypes, indexed by HYPERATTN_F32 .. Q8_0, and the dtype of a name; returns 0 if there is none.
 static const char *const element_names[] = {"f32", "f16", "bf16", "q8_0"};
 static inline int elements_named(const char *name, hyperattn_dtype *dtype) {
   for (int i = 0; i < 4; i++)
