@@ -1,14 +1,16 @@
 // Time, rate and error of attention, side by side.
 //
-//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default] [--threads T,..]
-//                   [--dtype f32|f16|bf16|q8_0,..] [--isa NAME] [--repeat R] [--min-seq-len N] [--csv] [--stages]
+//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default]
+//                   [--threads T,..] [--dtype f32|f16|bf16|q8_0,..] [--isa NAME] [--repeat R]
+//                   [--min-seq-len N] [--csv] [--stages]
 //
-// "fixed" is the default preset at tolerance 0, which meets a fixed number of keys. --dtype is the dtype of queries, keys
-// and values; with q8_0 the queries are f32. Results are always f32. There is one head. Its data are the real activations
-// of examples/data, repeated with a little noise up to n tokens; for head dim 128 every row stands twice side by side, at
-// the scale that leaves the scores as they are. The time is the least of R runs. The rate counts useful work: the 4 n^2 d
-// operations of exact attention (half of them when causal), or those of the pairs that were met. The error is that of 256
-// rows, against exact attention of the float32 data in double. --stages prints the share of time of each stage.
+// "fixed" is the default preset at tolerance 0, which meets a fixed number of keys. --dtype is the dtype of
+// queries, keys and values; with q8_0 the queries are f32. Results are always f32. There is one head. Its
+// data are the real activations of examples/data, repeated with a little noise up to n tokens; for head dim
+// 128 every row stands twice side by side, at the scale that leaves the scores as they are. The time is the
+// least of R runs. The rate counts useful work: the 4 n^2 d operations of exact attention (half of them when
+// causal), or those of the pairs that were met. The error is that of 256 rows, against exact attention of the
+// float32 data in double. --stages prints the share of time of each stage.
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"

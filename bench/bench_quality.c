@@ -7,15 +7,15 @@
 //                 [--sampling uniform|value-norm|column-mass] [--tolerance X] [--dtype f32|f16|bf16|q8_0]
 //
 // "fixed" is the default preset with tolerance 0. The parameters apply to default and fixed, and to the
-// paper's preset if that is the only one; --min-seq-len applies to all. Its default is 1024, and 2048 for
-// the essay at a fixed budget. Without --qkv the essay is the one head of examples/data. The seeds change
-// the library's choices and the synthetic data. --front sweeps the budget instead, at min_seq_len 1024;
+// paper's preset if that is the only one; --min-seq-len applies to all. Its default is 1024, and 2048 for the
+// essay at a fixed budget. Without --qkv the essay is the one head of examples/data. The seeds change the
+// library's choices and the synthetic data. --front sweeps the budget instead, at min_seq_len 1024;
 // bench/plot.py --quality draws what --csv then writes. --dtype is the dtype of queries (f32 for q8_0), keys
 // and values; errors are against the float32 data.
 //
 // error       |out - exact| / |exact|, Frobenius norms; 2nd half: over the second half of the queries
 // of bound    the operator norm of out - exact, divided by |D^-1 A| |V|: the paper's measure
-// keys/query  keys that a query meets, counting probes, pairing and judging; of exact: divided by exact attention's
+// keys/query  keys that a query meets, with probes, pairing and judging; of exact: over exact attention's
 // time        divided by that of exact attention, each the better of two runs
 // estimate    the library's own estimate of the error, from its report; est/true: divided by the error
 #define HYPERATTN_STATIC

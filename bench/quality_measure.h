@@ -187,7 +187,8 @@ static double normalise(double *x, int64_t n) {
   return sum;
 }
 
-// The largest singular value of M = x - y (of x if y is NULL), n rows of HEAD_DIM, by power iteration on M^T M.
+// The largest singular value of M = x - y (of x if y is NULL), n rows of HEAD_DIM, by power iteration on M^T
+// M.
 static double norm_of_rows(const float *x, const float *y, int64_t n) {
   double gram[HEAD_DIM][HEAD_DIM] = {{0}}, a[HEAD_DIM], norm = 0;
   for (int64_t i = 0; i < n * HEAD_DIM; i += HEAD_DIM) {
@@ -208,10 +209,10 @@ static double norm_of_rows(const float *x, const float *y, int64_t n) {
   return sqrt(norm);
 }
 
-// The operator norm of P = D^-1 A by power iteration. Exact attention computes both products. P x is attention
-// with values x. (P^T y)_j = sum_i exp(s_ij - lse_i) y_i is attention in which the keys, extended by 1, are the
-// queries, and the queries, extended by -lse_i, are the keys, multiplied by its sum of weights. Where P is causal,
-// so is P^T with the rows in reversed order.
+// The operator norm of P = D^-1 A by power iteration. Exact attention computes both products. P x is
+// attention with values x. (P^T y)_j = sum_i exp(s_ij - lse_i) y_i is attention in which the keys, extended
+// by 1, are the queries, and the queries, extended by -lse_i, are the keys, multiplied by its sum of weights.
+// Where P is causal, so is P^T with the rows in reversed order.
 static double attention_norm(runner *run, const head *h, const truth *t) {
   enum { WIDE = HEAD_DIM + 1, ROUNDS = 40 };
   int64_t n = h->n;

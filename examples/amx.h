@@ -1,6 +1,6 @@
-// AMX's registers are large, so Linux gives them only to processes that ask for them. hyperattn.h does not ask, since that
-// is for the application to decide. Once they are granted, HYPERATTN_ISA_AUTO uses them where queries, keys and values are
-// BF16.
+// AMX's registers are large, so Linux gives them only to processes that ask for them. hyperattn.h does not
+// ask, since that is for the application to decide. Once they are granted, HYPERATTN_ISA_AUTO uses them where
+// queries, keys and values are BF16.
 #ifndef EXAMPLES_AMX_H
 #define EXAMPLES_AMX_H
 

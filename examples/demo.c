@@ -3,8 +3,9 @@
 //
 //   demo [--min-seq-len N] [HEAD ...]
 //
-// HEAD is the path of a head's activations, without ".q.f16", ".k.f16" and ".v.f16": rows of 64 little-endian IEEE
-// halves, scale 1/8. Without an argument, the demo takes the head in examples/data (see README.md there).
+// HEAD is the path of a head's activations, without ".q.f16", ".k.f16" and ".v.f16": rows of 64 little-endian
+// IEEE halves, scale 1/8. Without an argument, the demo takes the head in examples/data (see README.md
+// there).
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 

@@ -1,5 +1,6 @@
-// Half precision and bfloat16, to float32 and back. To float32 is exact; back rounds to nearest, ties to even, and a
-// NaN stays a NaN. Written apart from hyperattn.h's own conversions, so that tests and benches can hold one to the other.
+// Half precision and bfloat16, to float32 and back. To float32 is exact; back rounds to nearest, ties to
+// even, and a NaN stays a NaN. Written apart from hyperattn.h's own conversions, so that tests and benches
+// can hold one to the other.
 #ifndef EXAMPLES_HALVES_H
 #define EXAMPLES_HALVES_H
 

@@ -1,6 +1,7 @@
-// A key-value cache as engines keep it: tokens arrive in chunks, keys and values are stored token by token, query heads
-// share key heads, and the caller provides the memory, sized once for the longest context. Each chunk gives what one call
-// over the whole sequence gives for its rows, and so do the merged results of two halves of the cache.
+// A key-value cache as engines keep it: tokens arrive in chunks, keys and values are stored token by token,
+// query heads share key heads, and the caller provides the memory, sized once for the longest context. Each
+// chunk gives what one call over the whole sequence gives for its rows, and so do the merged results of two
+// halves of the cache.
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 #include <stdio.h>
@@ -13,8 +14,8 @@ static float keys[CONTEXT][KV_HEADS][D], values[CONTEXT][KV_HEADS][D];
 static float queries[CONTEXT][HEADS][D], whole[CONTEXT][HEADS][D], chunked[CONTEXT][HEADS][D],
     part[HEADS][D];
 
-// Queries of tokens first .. first + n - 1 over keys from .. to - 1 of the cache; the layout [token][head] is a matter of
-// strides.
+// Queries of tokens first .. first + n - 1 over keys from .. to - 1 of the cache; the layout [token][head] is
+// a matter of strides.
 static hyperattn_problem attend(int64_t first, int64_t n, int64_t from, int64_t to, int causal,
                                 float *out) {
   hyperattn_problem p = {0};

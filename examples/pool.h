@@ -1,7 +1,7 @@
 // A small pool of POSIX threads with a parallel_for for hyperattn_parallel. An engine has one already.
-// Workers take tasks one by one from a shared counter. Between calls the threads sleep, but before that they poll for the
-// next call for a moment: a call of the library has some twenty phases a level, and waking a thread takes as long as the
-// smallest of them.
+// Workers take tasks one by one from a shared counter. Between calls the threads sleep, but before that they
+// poll for the next call for a moment: a call of the library has some twenty phases a level, and waking a
+// thread takes as long as the smallest of them.
 #ifndef POOL_H
 #define POOL_H
 

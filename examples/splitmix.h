@@ -1,5 +1,5 @@
-// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): random numbers from a state
-// of 64 bits, which may begin as any number.
+// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): random numbers
+// from a state of 64 bits, which may begin as any number.
 #ifndef EXAMPLES_SPLITMIX_H
 #define EXAMPLES_SPLITMIX_H
 

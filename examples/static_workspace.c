@@ -5,7 +5,8 @@
 
 enum { N = 512, D = 32 };
 static float q[N * D], k[N * D], v[N * D], out[N * D];
-// A constant expression. The arguments are those of the call below, whose preset has no pins, probes and groups.
+// A constant expression. The arguments are those of the call below, whose preset has no pins, probes and
+// groups.
 static unsigned char workspace[HYPERATTN_WORKSPACE_BOUND(1, N, D, D, 256, 64, 64, 0, 0, 0, 7)];
 
 static float wave(int i, int period) { return (float)(i % period) / (float)period - 0.5f; }

@@ -1,4 +1,5 @@
-/* The small functions: exponential, logarithm, root, random numbers, and every kernel's operations against double. */
+/* The small functions (exponential, logarithm, root, random numbers) and every kernel's operations,
+   against double. */
 #include "support.h"
 
 static void test_exp(void **state) {
@@ -66,8 +67,8 @@ static void test_random_numbers(void **state) {
   assert_below(fabs(square / 20000 - 1.0 / 3.0), 0.01);
 }
 
-/* Each operation of each kernel that this machine has, over lanes, counts and dims, against its formula in double.
-   Lanes outside the range, and what the formula does not name, must keep their bits. */
+/* Compares each operation of a kernel, over lanes, counts and dims, with its formula in double. Lanes
+   outside the range, and what the formula does not mention, must keep their bits. */
 enum { HAI_TEST_CHUNK = 64 };
 
 static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin, int end, uint64_t seed) {
@@ -104,9 +105,9 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         assert_below(fabs((double)score[j * lanes + i] - s) / size, 3e-6);
     }
   for (int j = 0; j < n_keys; j++)
-    score[j * lanes + begin] = -INFINITY; /* a lane that sees nothing finite */
+    score[j * lanes + begin] = -INFINITY; /* in this lane no score is finite */
   for (int masked = 0; masked < 2; masked++)
-    for (int started = 0; started < 4; started++) { /* bit 0: a state is there; bit 1: no log-weights */
+    for (int started = 0; started < 4; started++) { /* bit 0: there is a state; bit 1: no log-weights */
       float weights[64];
       memcpy(weights, log_weight, sizeof weights);
       if (started & 2) memset(log_weight, 0, sizeof log_weight);
@@ -131,7 +132,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         for (int j = 0; j < n_keys; j++)
           if (!masked || (visible[j] >> i & 1))
             high = fmax(high, (double)score[j * lanes + i] + (double)log_weight[j]);
-        /* a reference that moves moves ahead, but for leaps (here none is within rounding of 8) */
+        /* a reference that moves goes ahead of the scores, except in leaps (here none is nearly 8) */
         if (high > (double)m_before[i] && high < (double)m_before[i] + 8.0) high += log(2.0);
         double f = high == -INFINITY ? 0.0 : exp((double)m_before[i] - high);
         for (int j = 0; j < n_keys; j++) {
@@ -149,7 +150,8 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
           assert_below(fabs((double)m[i] - high), 1e-6 * fmax(1.0, fabs(high)));
         if (high != -INFINITY) assert_below(fabs((double)factor[i] - f), 4e-6 * f + 1e-37);
         assert_below(fabs((double)l[i] - (f * (double)l_before[i] + total)), 5e-6 * (total + 1.0));
-        /* a sum and what it lost hold more digits than a float; a state whose reference stays is not rounded */
+        /* a sum and what it lost have more digits than a float; a state whose reference stays is not
+           rounded */
         double both = (double)l_before[i] + (double)l_before[lanes + i];
         double rest = (double)l[i] + (double)l[lanes + i] - (f == 0.0 ? 0.0 : (double)factor[i] * both);
         for (int j = 0; j < n_keys; j++) rest -= (double)s[j * lanes + i];
@@ -157,7 +159,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         assert_below(fabs((double)l[lanes + i]), 6e-8 * (double)l[i] + 1e-37);
       }
       assert_int_equal(moved, differs);
-      if (masked && started == 1) { /* values and sums with these weights */
+      if (masked && started == 1) { /* values, and sums over lanes, with these weights */
         float *o_before = (float *)test_alloc((size_t)(dim * lanes) * sizeof(float));
         memcpy(o_before, o, (size_t)(dim * lanes) * sizeof(float));
         k->values(s, n_keys, key, dim, factor, begin, end, o);
@@ -193,7 +195,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   free(rows), free(keys), free(o), free(packed), free(back), free(score), free(want), free(kept);
 }
 
-/* Numbers that are not finite, or become so: of row 0 in lane i, when there are sums. */
+/* Sums and addends that are not finite, or whose sum is not, and what the sum then is. */
 static const float bad_sum[] = {1.0f, INFINITY, -INFINITY, 3e38f, NAN, INFINITY},
                    bad_o[] = {INFINITY, 2.0f, 1.0f, 3e38f, 1.0f, -INFINITY},
                    bad_want[] = {INFINITY, INFINITY, -INFINITY, INFINITY, NAN, NAN};
@@ -220,8 +222,8 @@ static void check_scale(const hai_kernel *k, int64_t n_rows, int begin, int end,
   free(x), free(before);
 }
 
-/* sum + o and what rounding takes from it, then back: exactly the same number in two floats, and its rounding in one.
-   Where the sum is not finite, nothing is lost: gather gives it back as it is. */
+/* carry leaves sum + o in two floats, exactly; gather rounds that to one. Where the sum is not finite,
+   nothing counts as lost, and gather gives that sum. */
 static void check_carry_and_gather(const hai_kernel *k, int64_t n_rows, int begin, int end, uint64_t seed) {
   int64_t n = n_rows * k->lanes;
   float *o = gaussians(n, seed), *sum = gaussians(n, seed + 1), *lost = gaussians(n, seed + 2);
@@ -266,13 +268,13 @@ static void check_carry_and_gather(const hai_kernel *k, int64_t n_rows, int begi
       else
         assert_below(fabs((double)o[t] - want), 6e-8 * (fabs(want) + fabs(rest)));
     }
-    assert_memory_equal(sum, sum_before, (size_t)n * sizeof(float)); /* both are only read */
+    assert_memory_equal(sum, sum_before, (size_t)n * sizeof(float)); /* gather only reads them */
     assert_memory_equal(lost, lost_before, (size_t)n * sizeof(float));
   }
   free(o), free(sum), free(lost), free(o_before), free(sum_before), free(lost_before);
 }
 
-/* The weights alone, of every kernel: e^x for x <= 0 within a few of float's last places. */
+/* The weights of every kernel: e^x for x <= 0, right to a few units in the last place. */
 static void test_exp_of_kernels(void **state) {
   (void)state;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
@@ -292,7 +294,8 @@ static void test_kernels(void **state) {
   (void)state;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
     const hai_kernel *k = hai_kernel_of((hyperattn_isa)isa);
-    if (isa == HYPERATTN_ISA_AVX512_BF16) continue; /* AVX-512 for float32; test_dtypes has the rest */
+    /* its float32 operations are AVX-512's; test_dtypes tests the others */
+    if (isa == HYPERATTN_ISA_AVX512_BF16) continue;
     if (!k) {
       print_message("SKIP: this machine or build has no %s kernel\n",
                     hyperattn_isa_name((hyperattn_isa)isa));
@@ -308,7 +311,7 @@ static void test_kernels(void **state) {
           for (int last = first + 1; last <= registers; last += registers > 4 ? 5 : 1) {
             int begin = first * k->width, end = last * k->width;
             check_kernel(k, dims[d], n, begin, end, seed++);
-            if (n != 1) continue; /* the others know nothing of keys */
+            if (n != 1) continue; /* the functions below do not depend on keys */
             check_scale(k, dims[d], begin, end, seed);
             if (k->carry) check_carry_and_gather(k, dims[d], begin, end, seed);
           }

@@ -12,7 +12,8 @@ static void f32(const unsigned char *b, float *to) { *to = bits_to_float(u32_at(
 static void f16(const unsigned char *b, float *to) { *to = half_at(b); }
 static void bf16(const unsigned char *b, float *to) { *to = bf16_to_float((uint16_t)u16_at(b)); }
 
-// Blocks of 32: x = d q + m, where q has 4 bits, or 5 with the fifth in `high`; the low nibbles are the first half.
+// Blocks of 32: x = d q + m, where q has 4 bits, or 5 with the fifth in `high`; the low nibbles are the first
+// half.
 static void nibbles(const unsigned char *q, uint32_t high, float d, float m, float *to) {
   for (int i = 0; i < 16; i++) {
     to[i] = d * (float)((q[i] & 15) | (high >> i & 1) << 4) + m;

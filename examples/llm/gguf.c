@@ -98,8 +98,8 @@ static int read_tensor(reader *r, gguf_tensor *tensor, llm_error *error) {
   return r->is_short ? fail_short(error) : 1;
 }
 
-// Finds the tensor's data, and *end, where they end. For a type that dequant.h does not know, data stays NULL,
-// which is an error only if the tensor is used.
+// Finds the tensor's data, and *end, where they end. For a type that dequant.h does not know, data stays
+// NULL, which is an error only if the tensor is used.
 static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t size, uint64_t *end,
                         llm_error *error) {
   const dequant_format *format = dequant_find(tensor->type);
@@ -179,7 +179,8 @@ static int parse(gguf *file, llm_error *error) {
   if (version != 2 && version != 3)
     return llm_fail(error, "GGUF version %u; only 2 and 3, little-endian, are read", (unsigned)version);
   uint64_t n_tensors = read_integer(&r, 8), n_values = read_integer(&r, 8);
-  // A value takes at least 13 bytes, a tensor 24. Larger counts mean a damaged file: nothing is allocated for them.
+  // A value takes at least 13 bytes, a tensor 24. Larger counts mean a damaged file: nothing is allocated for
+  // them.
   if (n_values > r.left / 13 || n_tensors > r.left / 24) return fail_short(error);
   file->values = calloc((size_t)n_values + 1, sizeof *file->values);
   file->tensors = calloc((size_t)n_tensors + 1, sizeof *file->tensors);

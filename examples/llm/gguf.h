@@ -67,8 +67,8 @@ void gguf_close(gguf *file);
 const gguf_value *gguf_find(const gguf *file, const char *key);
 const gguf_tensor *gguf_find_tensor(const gguf *file, const char *name);
 
-// If the key is absent, the first four leave *value as it is. If its value is of another type or out of range,
-// they return 0, and the error names the key.
+// If the key is absent, the first four leave *value as it is. If its value is of another type or out of
+// range, they return 0, and the error names the key.
 int gguf_integer(const gguf *file, const char *key, int64_t least, int64_t most, int64_t *value,
                  llm_error *error);
 int gguf_number(const gguf *file, const char *key, double least, double most, double *value,
@@ -79,7 +79,8 @@ int gguf_array(const gguf *file, const char *key, gguf_type element, const gguf_
                llm_error *error);                                   // NULL if the key is absent
 int gguf_has(const gguf *file, const char *key, llm_error *error);  // an error if the key is absent
 
-// For keys that this program does not implement: they must be absent, or an integer, float or boolean equal to `value`.
+// For keys that this program does not implement: they must be absent, or an integer, float or boolean equal
+// to `value`.
 int gguf_is_only(const gguf *file, const char *key, double value, llm_error *error);
 
 // Marks keys that are harmless with any value; one that ends with '.' means all keys that begin with it.

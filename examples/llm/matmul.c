@@ -11,8 +11,8 @@
 void openblas_set_num_threads(int n);
 char *openblas_get_corename(void);
 
-// An OpenBLAS that is older than the processor takes it for a Prescott and runs at a fifth of its speed. It reads
-// OPENBLAS_CORETYPE only while it is loaded, so the program sets that and starts again.
+// An OpenBLAS that is older than the processor takes it for a Prescott and runs at a fifth of its speed. It
+// reads OPENBLAS_CORETYPE only while it is loaded, so the program sets that and starts again.
 static void name_the_processor(char **argv) {
   hyperattn_isa isa = hyperattn_detect_isa();
   if (strcmp(openblas_get_corename(), "Prescott") != 0 || isa == HYPERATTN_ISA_SCALAR) return;

@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-// Must be called first. Tells a BLAS that has threads of its own to use none. If OpenBLAS does not know this processor,
-// names it one that is similar, and starts the program again.
+// Must be called first. Tells a BLAS that has threads of its own to use none. If OpenBLAS does not know this
+// processor, names it one that is similar, and starts the program again.
 void matmul_start(char **argv);
 const char *matmul_name(
     void);  // what computes it: a BLAS, the processor whose kernels OpenBLAS uses, or "plain C"

@@ -391,7 +391,8 @@ static void before_attention(void *arg, int64_t slab, int worker) {
   }
 }
 
-// For the rows of a slab: projects the result of attention and adds it; then adds down(silu(gate) up) of the norm.
+// For the rows of a slab: projects the result of attention and adds it; then adds down(silu(gate) up) of the
+// norm.
 static void after_attention(void *arg, int64_t slab, int worker) {
   layer_run *run = arg;
   session *s = run->s;

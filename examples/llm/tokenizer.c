@@ -24,8 +24,8 @@ enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED };
 
 // ---- Characters -----------------------------------------------------------------------------------
 
-// The character at *at, and moves *at behind it. A byte that is not UTF-8 is a character of its own, neither a
-// letter nor a space.
+// The character at *at, and moves *at behind it. A byte that is not UTF-8 is a character of its own, neither
+// a letter nor a space.
 static uint32_t next_character(const unsigned char **at, const unsigned char *end) {
   const unsigned char *p = *at;
   int more = p[0] < 0x80 ? 0 : p[0] >= 0xf0 && p[0] < 0xf8 ? 3 : p[0] >= 0xe0 ? 2 : p[0] >= 0xc2 ? 1 : -1;
@@ -426,8 +426,8 @@ static const unsigned char *word_end(const unsigned char *at, const unsigned cha
   return stop < end && last > at ? last : stop;
 }
 
-// Adds the tokens of text without special tokens. With split_digits each digit is a word of its own and ends the
-// one before.
+// Adds the tokens of text without special tokens. With split_digits each digit is a word of its own and ends
+// the one before.
 static int add_text(const tokenizer *t, const unsigned char *at, const unsigned char *end,
                     token_list *list) {
   while (at < end) {
@@ -450,8 +450,8 @@ static int add_text(const tokenizer *t, const unsigned char *at, const unsigned 
   return 1;
 }
 
-// Of the special tokens [low, high), which all have the same first k bytes and are longer, the first whose byte k is at
-// least `byte`.
+// Of the special tokens [low, high), which all have the same first k bytes and are longer, the first whose
+// byte k is at least `byte`.
 static int32_t first_at_least(const tokenizer *t, int32_t low, int32_t high, size_t k, int byte) {
   while (low < high) {
     int32_t middle = low + (high - low) / 2;

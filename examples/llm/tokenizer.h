@@ -28,7 +28,8 @@ void tokenizer_close(tokenizer *t);
 int32_t *tokenizer_encode(const tokenizer *t, const char *text, size_t size, int with_special,
                           int64_t *n_tokens);
 
-// Memory for merging, kept from word to word; all zeros at the beginning. The caller frees `links` and `pairs`.
+// Memory for merging, kept from word to word; all zeros at the beginning. The caller frees `links` and
+// `pairs`.
 typedef struct tokenizer_work {
   int64_t room;                  // the most tokens of a word
   int64_t *links;                // the links of the list of tokens, and the positions to merge next
@@ -37,8 +38,8 @@ typedef struct tokenizer_work {
   int64_t n_steps;  // merges looked up and levels of the heap passed, which determine the time
 } tokenizer_work;
 
-// Merges the tokens of a word in place, always the pair of lowest rank, until no pair merges. Returns how many
-// tokens are left, or -1 when out of memory. n tokens take O(n log n) steps.
+// Merges the tokens of a word in place, always the pair of lowest rank, until no pair merges. Returns how
+// many tokens are left, or -1 when out of memory. n tokens take O(n log n) steps.
 int64_t tokenizer_merge_word(const tokenizer *t, tokenizer_work *work, int32_t *tokens, int64_t n);
 
 // Whether this token ends what a model writes.
