@@ -21,7 +21,7 @@ MIN_SEQ_LEN = 4096
 def by_matmul(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, bias: torch.Tensor | None = None
 ) -> Attended:
-    """With the whole table of scores in memory, as the authors' code has it in float32."""
+    """Exact attention with the whole table of scores in memory, as the authors' code has it in float32."""
     scores = (q @ k.mT).mul_(q.shape[-1] ** -0.5)
     if causal:
         scores.masked_fill_(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
@@ -33,7 +33,7 @@ def by_matmul(
 def by_flash(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, bias: torch.Tensor | None = None
 ) -> Attended:
-    """By the operator below torch's scaled_dot_product_attention, which returns the log-sum-exp too."""
+    """Exact attention by the operator below torch's scaled_dot_product_attention, which returns the log-sum-exp too."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias)
 
 
@@ -50,7 +50,7 @@ def rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def order(x: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
-    """Rows by angular hash, buckets in Gray order: neighbours differ in one hyperplane."""
+    """Sorts rows by angular hash, with the buckets in Gray order: neighbours differ in one hyperplane."""
     bucket = ((x @ planes > 0) << torch.arange(PLANES)).sum(-1)
     for shift in (1, 2, 4):
         bucket = bucket ^ bucket >> shift
@@ -64,7 +64,7 @@ def blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) ->
 
 
 def samples(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) -> Attended:
-    """Uniform keys, shared by a head's queries, each standing for n / m keys; hidden from its own block's queries."""
+    """Uniform keys, shared by a head's queries, each standing for n / m keys; hidden from the queries of its own block."""
     n = k.shape[2]
     drawn = torch.randint(n, (*k.shape[:2], SAMPLES))
     own = torch.arange(n)[:, None] // BLOCK == (drawn // BLOCK)[..., None, :]
@@ -85,7 +85,7 @@ def full(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) -> A
 
 
 def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) -> Attended:
-    """Segments of at most MIN_SEQ_LEN exactly; then, doubling, each segment's second half meets its first half."""
+    """Exact segments of at most MIN_SEQ_LEN; then segments double, and the second half of each meets its first half."""
     heads, n, dim = q.shape[1:]
     parts = 1
     while n // parts > MIN_SEQ_LEN:
@@ -104,5 +104,5 @@ def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: Attend) ->
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool, attend: Attend) -> torch.Tensor:
-    """q, k, v: [1][heads][n][dim], n a multiple of the block size, and of twice it at every causal split."""
+    """q, k, v: [1][heads][n][dim]; n is a multiple of the block size, and at every causal split of twice that."""
     return (causal if is_causal else full)(q, k, v, attend)[0]

@@ -1,14 +1,16 @@
 // Time, rate and error of attention, side by side.
 //
-//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default] [--threads T,..]
-//                   [--dtype f32|f16|bf16|q8_0,..] [--isa NAME] [--repeat R] [--min-seq-len N] [--csv] [--stages]
+//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default]
+//                   [--threads T,..] [--dtype f32|f16|bf16|q8_0,..] [--isa NAME] [--repeat R]
+//                   [--min-seq-len N] [--csv] [--stages]
 //
-// fixed: the default preset at tolerance 0, a fixed number of keys. --dtype: of queries, keys and values; the queries of
-// q8_0 are f32, and so are all results. One head. Data: the real activations of examples/data, repeated with a little noise up to n tokens (head dim 128:
-// every row twice, side by side, at the scale that leaves the scores as they are). Time is the least of R runs. Rate is
-// useful work: exact attention's 4 n^2 d operations (half of them when causal), or those of the pairs that were met.
-// The error is that of 256 rows against exact attention of the float32 data in double. --stages prints where the time
-// goes.
+// "fixed" is the default preset at tolerance 0, which meets a fixed number of keys. --dtype is the dtype of
+// queries, keys and values; with q8_0 the queries are f32. Results are always f32. There is one head. Its
+// data are the real activations of examples/data, repeated with a little noise up to n tokens; for head dim
+// 128 every row stands twice side by side, at the scale that leaves the scores as they are. The time is the
+// least of R runs. The rate counts useful work: the 4 n^2 d operations of exact attention (half of them when
+// causal), or those of the pairs that were met. The error is that of 256 rows, against exact attention of the
+// float32 data in double. --stages prints the share of time of each stage.
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
@@ -31,7 +33,7 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// ---- The machine's peak: fused multiply-adds on registers alone ----
+// ---- The machine's peak: fused multiply-adds on registers only ----
 
 #define FMA_12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 #define PEAK(isa, target, width)                                              \
@@ -82,7 +84,7 @@ static double peak(hyperattn_isa isa) {
   if (isa == HYPERATTN_ISA_NEON) return peak_neon();
 #endif
   (void)isa;
-  return NAN;  // plain C: the compiler decides what it may use
+  return NAN;  // plain C: unknown, since it depends on what the compiler may use
 }
 
 // ---- Data ----
@@ -101,7 +103,7 @@ static float *repeat_rows(const char *which, int64_t n, int64_t dim) {
   return x;
 }
 
-// |out - exact| / |exact| over rows spread through the sequence, exact in double.
+// |out - exact| / |exact| over rows spread through the sequence; exact is computed in double.
 static double error_of(const hyperattn_problem *p, const float *q, const float *k, const float *v) {
   const float *out = p->out.data;
   int64_t n = p->n_key, d = p->head_dim, count = n < 256 ? n : 256;
@@ -175,7 +177,7 @@ static const char *isa_of(const hyperattn_problem *p, hyperattn_isa isa) {
   return hyperattn_isa_name(plan.kernel->isa);
 }
 
-// Key-query pairs that a call touches, by its report.
+// How many key-query pairs a call meets, from its report.
 static double pairs_of(hyperattn_problem p, const hyperattn_params *params) {
   hyperattn_report report;
   p.report = &report;
@@ -248,7 +250,7 @@ static int next_number(const char **list, int64_t *n) {
   return end != *list || *n > 0;
 }
 
-// Is it an item of a comma-separated list? ("f16" is within "bf16".)
+// Whether the item is in a comma-separated list, whole: "f16" is not in "bf16".
 static int is_listed(const char *item, const char *list) {
   size_t size = strlen(item);
   for (; *list; list += strcspn(list, ","), list += *list == ',')

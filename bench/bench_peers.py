@@ -1,6 +1,6 @@
-"""hyperattn.h beside OpenBLAS, torch, ggml and the authors' algorithm, in one process, one thread, one head of dim 64.
+"""hyperattn.h compared with OpenBLAS, torch, ggml and the authors' algorithm, in one process, one thread, one head of dim 64.
 
-Run by peers.sh, which makes what this needs. Contenders take turns; a time is the least of the rounds. Useful work is
+Run by peers.sh, which installs what this needs. Contenders take turns; a time is the least of all rounds. Useful work is
 that of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
 """
 
@@ -23,7 +23,7 @@ BUILDS = [f"{compiler} -O{level}" for compiler in COMPILERS for level in (1, 2, 
 BASE_BUILD = "gcc -O3"
 BUILD_CALLS = ("exact, full 4096", "default, causal 16384")
 LONG = 131072
-FROM = 32768  # exact attention at LONG is reckoned from this length
+FROM = 32768  # exact attention at LONG is extrapolated from this length
 RARELY = 2
 DTYPES = ("bf16", "f16", "q8_0")
 
@@ -108,7 +108,7 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
 
 
 def reckoned(every: list[Contender]) -> list[Contender]:
-    """Exact attention at LONG by n^2, where it was not timed."""
+    """Exact attention at LONG, extrapolated by n^2 if it was not timed."""
     timed = {c.key for c in every}
     longer = [
         dataclasses.replace(

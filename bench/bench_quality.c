@@ -1,4 +1,4 @@
-// How good attention is for what it costs, on heads of a language model and on made ones (quality_data.h).
+// How accurate attention is at its cost, on heads of a language model and on synthetic ones (quality_data.h).
 //
 //   bench_quality [--qkv DIR] [--set essay,repeat,planted,clustered,gauss]
 //                 [--preset default|fixed|paper|all] [--seeds K] [--threads N] [--csv FILE] [--front]
@@ -6,18 +6,18 @@
 //                 [--query-group N] [--key-group N] [--order sortlsh|position|probed]
 //                 [--sampling uniform|value-norm|column-mass] [--tolerance X] [--dtype f32|f16|bf16|q8_0]
 //
-// "fixed" is the default preset with tolerance 0. The parameters change default and fixed, and the paper's
-// where it is the only preset asked for; --min-seq-len changes all. It is 1024, and 2048 for the essay by a
-// fixed budget. Without --qkv the essay is the one head of examples/data. Seeds move the library's choices
-// and the made data. --front sweeps the budget instead, at min_seq_len 1024; bench/plot.py --quality draws
-// what --csv wrote of it. --dtype: of queries (f32 for q8_0), keys and values; errors are against the float32
-// data.
+// "fixed" is the default preset with tolerance 0. The parameters apply to default and fixed, and to the
+// paper's preset if that is the only one; --min-seq-len applies to all. Its default is 1024, and 2048 for the
+// essay at a fixed budget. Without --qkv the essay is the one head of examples/data. The seeds change the
+// library's choices and the synthetic data. --front sweeps the budget instead, at min_seq_len 1024;
+// bench/plot.py --quality draws what --csv then writes. --dtype is the dtype of queries (f32 for q8_0), keys
+// and values; errors are against the float32 data.
 //
-// error       |out - exact| / |exact|, Frobenius; 2nd half: over the second half of the queries
-// of bound    the operator norm of out - exact over |D^-1 A| |V|, the paper's measure
-// keys/query  probes, pairing and judging counted; of exact: over exact attention's
-// time        over that of exact attention, the better of two runs each
-// estimate    the library's own, from its report; est/true: over the error
+// error       |out - exact| / |exact|, Frobenius norms; 2nd half: over the second half of the queries
+// of bound    the operator norm of out - exact, divided by |D^-1 A| |V|: the paper's measure
+// keys/query  keys that a query meets, with probes, pairing and judging; of exact: over exact attention's
+// time        divided by that of exact attention, each the better of two runs
+// estimate    the library's own estimate of the error, from its report; est/true: divided by the error
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
@@ -77,7 +77,7 @@ static double *zeros(int n) {
   return x;
 }
 
-// Over the heads of some sets, by one seed.
+// Statistics over the heads of some sets, for one seed.
 static spread over_heads(const bench *b, int sets, int pt, int seed, enum column c) {
   double *x = zeros(b->n_sources);
   int n = 0;
@@ -88,7 +88,7 @@ static spread over_heads(const bench *b, int sets, int pt, int seed, enum column
   return found;
 }
 
-// Ranks from 0; equal values share the mean of theirs.
+// Ranks from 0; equal values all get the mean of their ranks.
 static void rank(const double *x, double *ranks, int n) {
   for (int i = 0; i < n; i++) {
     ranks[i] = -0.5;
@@ -122,7 +122,7 @@ static void print_titles(const char *what) {
   printf("\n");
 }
 
-// A head, or the mean of a set; the greatest where the column says so.
+// A head, or the mean of a set; for some columns the maximum of the set instead.
 static void print_row(const bench *b, int src, int set, int pt) {
   double x[MAX_SEEDS];
   printf("%-14s %-14s", src < 0 ? set_names[set] : b->sources[src].name, b->points[pt].label);
@@ -141,7 +141,8 @@ static void print_row(const bench *b, int src, int set, int pt) {
 }
 
 static void print_set_means(const bench *b) {
-  int heads[SETS] = {0}, least = b->front ? 1 : 2;  // the mean of one head has been printed
+  int heads[SETS] = {0},
+      least = b->front ? 1 : 2;  // the mean of one head is the head, which has been printed
   for (int src = 0; src < b->n_sources; src++) heads[b->sources[src].set]++;
   for (int set = 0, titles = 0; set < SETS; set++)
     for (int pt = 0; pt < b->n_points && heads[set] >= least; pt++) {
@@ -174,7 +175,7 @@ static void write_csv_row(const bench *b, const source *s, const head *h, const 
   fprintf(b->csv, "\n");
 }
 
-// ---- The targets of issue 5, in its order ----
+// ---- The targets ----
 
 static int point_of(const bench *b, enum preset preset) {
   for (int i = 0; i < b->n_points; i++)
@@ -322,7 +323,7 @@ static int one_of(const char *text, const char *const *names, int count) {
   return -1;
 }
 
-// Bits of the sets in a list; "planted" stands for all three. 0: one is unknown.
+// The sets in a list, as bits; "planted" means all three of them. 0 if one is unknown.
 static int read_sets(const char *list) {
   int sets = 0;
   while (*list) {
@@ -338,7 +339,7 @@ static int read_sets(const char *list) {
   return sets;
 }
 
-// 1 where the option and its value are good.
+// Returns 1 if the option and its value are valid.
 static int read_option(bench *b, const char *name, const char *value) {
   const struct {
     const char *name;
@@ -415,7 +416,7 @@ static void find_sources(bench *b) {
 
 // ---- The bench ----
 
-// A head that was read is the same for every seed; one that is made is not.
+// A head that was read is the same for every seed; a synthetic one is not.
 static void bench_source(bench *b, int src) {
   const source *s = &b->sources[src];
   head h = {0};

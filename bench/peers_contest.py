@@ -13,7 +13,7 @@ Run = Callable[[], np.ndarray | None]  # one timed call; returns rows of attenti
 
 
 class Absent(Exception):
-    """A contender cannot be had here; the text says why."""
+    """A contender is not available on this machine; the text says why."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Contender:
 
     @property
     def work(self) -> float:
-        """Useful operations: of a product of matrices, or of exact attention, whatever was approximated."""
+        """Useful operations: those of a product of matrices, or of exact attention even if it was approximated."""
         return {"": 2 * self.n**3, "full": 4 * self.n**2 * self.dim, "causal": 2 * self.n**2 * self.dim}[self.mask]
 
     @property
@@ -53,7 +53,7 @@ Judge = Callable[[Contender, np.ndarray], float]
 
 
 def contest(contenders: list[Contender], rounds: int, judge: Judge) -> None:
-    """Every contender once a round, side by side with the others, so that a ratio's two sides meet the same machine."""
+    """Runs every contender once a round, so that both sides of a ratio see the machine in the same state."""
     runs: dict[int, Run] = {}
     for c in contenders:
         try:
@@ -79,7 +79,7 @@ def show(text: str) -> None:
 
 @dataclass
 class Ratio:
-    """The rate of `top` over the best of `bottom`; of several such pairs, the worst. `bottom` is a pattern of keys."""
+    """The rate of `top` over the best of `bottom`, a pattern of keys; of several such pairs, the lowest ratio."""
 
     text: str
     target: float | None
@@ -90,7 +90,7 @@ class Ratio:
         return all(top in keys and any(re.fullmatch(bottom, key) for key in keys) for top, bottom in self.pairs)
 
     def measure(self, contenders: list[Contender]) -> tuple[float, float] | None:
-        """By the least time of each side, and by the median over the rounds of both; None where a side did not run."""
+        """The ratio of least times, and the median ratio over rounds that both ran; None if a side did not run."""
         found = [measure_pair(contenders, *pair) for pair in self.pairs]
         if None in found:
             return None

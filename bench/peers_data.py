@@ -27,7 +27,7 @@ def tensors(n: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.cache
 def reference(n: int, dim: int, causal: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Some rows of exact attention in float64, and where they stand."""
+    """Some rows of exact attention in float64, and their positions."""
     q, k, v = (x.astype(np.float64) for x in tensors(n, dim))
     at = (np.arange(JUDGED_ROWS) * 2 + 1) * n // (2 * JUDGED_ROWS)
     scores = q[at] @ k.T / np.sqrt(dim)

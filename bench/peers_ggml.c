@@ -38,7 +38,7 @@ static struct ggml_tensor *causal_mask(struct ggml_context *c, int64_t n) {
   return t;
 }
 
-// kind: "flash"; dtype: "f32", "f16" or "q8_0", of keys and values.
+// kind is "flash"; dtype is that of keys and values: "f32", "f16" or "q8_0".
 void *peer_open(const char *kind, const char *dtype, int threads, int causal, int64_t n, int64_t dim,
                 const float *q, const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);

@@ -1,4 +1,4 @@
-"""What peers.sh built or installed, as functions to time. Whatever is missing raises Absent with the reason."""
+"""What peers.sh built or installed, as functions to time. What is missing raises Absent with the reason."""
 
 import ctypes
 import functools

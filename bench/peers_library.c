@@ -32,9 +32,9 @@ static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperatt
   return input;
 }
 
-// kind: "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "fixed" (default, tolerance 0); dtype: of queries, keys
-// and values, but the queries of q8_0 are f32. NULL where this machine cannot. What is opened lives until the process
-// ends.
+// kind is "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "fixed" (the default preset at tolerance
+// 0). dtype is that of queries, keys and values; with q8_0 the queries are f32. Returns NULL if this machine
+// cannot run it. What is opened lives until the process ends.
 void *peer_open(const char *kind, const char *dtype, int threads, int causal, int64_t n, int64_t dim,
                 const float *q, const float *k, const float *v, float *out) {
   peer *p = calloc(1, sizeof *p);

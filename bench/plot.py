@@ -3,8 +3,8 @@ build/peers/venv/bin/python bench/plot.py [BENCH_CSV] [--peers PEERS_CSV] [--qua
 
 BENCH_CSV is what bench_attention --csv printed, PEERS_CSV what peers.sh --csv wrote. One thread, head dim 64.
 They become time.svg, speedup.svg and error.svg. A hollow point rests on exact attention that was not timed but
-reckoned by n^2. QUALITY_CSV is what bench_quality --front --csv wrote; it becomes quality.svg, error over cost.
-The same bytes for the same input, for white pages and dark ones.
+extrapolated by n^2. QUALITY_CSV is what bench_quality --front --csv wrote; it becomes quality.svg, error over cost.
+The same input gives the same bytes. The figures suit light and dark pages.
 """
 
 import argparse
@@ -69,7 +69,7 @@ Curves = dict[tuple[str, str], list[Row]]  # by method and mask, n ascending
 
 
 def read_table(path: str) -> list[Row]:
-    """The first table of a file: up to an empty line, without comment lines."""
+    """The first table of a file, up to an empty line, without comment lines."""
     lines = (line for line in pathlib.Path(path).read_text().splitlines() if not line.startswith("#"))
     rows = csv.DictReader(itertools.takewhile(str.strip, lines))
     return [row for row in rows if row["dim"] == "64" and row["threads"] == "1" and row["seconds"]]
@@ -111,7 +111,7 @@ def save(figure, axes, path: pathlib.Path) -> None:
 
 
 def with_reckoned(exact: list[Row], counts: list[str]) -> list[Row]:
-    """Exact attention at every count of tokens: where it was not timed, by n^2 from the longest that was."""
+    """Exact attention at every count of tokens; where it was not timed, extrapolated by n^2 from the longest that was."""
     timed = {row["n"]: row for row in exact}
     longest = exact[-1]
     return [timed.get(n) or reckon(longest, n) for n in counts]
@@ -174,7 +174,7 @@ def plot_error(bench: Curves, peers: Curves, path: pathlib.Path) -> None:
 
 
 def fronts(path: str) -> dict[tuple[str, str], list[Row]]:
-    """By set and front, the means over heads and seeds of every budget, or of every tolerance."""
+    """For each set and front, the means over heads and seeds at every budget or tolerance."""
     found: dict[tuple[str, str], dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in csv.DictReader(line for line in pathlib.Path(path).read_text().splitlines() if line[:1] != "#"):
         tolerance = float(row["tolerance"])

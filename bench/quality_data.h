@@ -1,7 +1,7 @@
-// What bench_quality measures on: heads of activations that lie in a folder, and heads that are made here.
+// What bench_quality measures on: heads of activations from a folder, and synthetic heads that are made here.
 //
-//   essay      DIR/lLLhH.{q,k,v}.f16, a language model reading a text; causal, scale 1/8
-//   repeat     DIR/repeat.lLLhH.*, the same reading a text twice: its second half looks up its first
+//   essay      DIR/lLLhH.{q,k,v}.f16: a language model reads a text; causal, scale 1/8
+//   repeat     DIR/repeat.lLLhH.*: the model reads a text twice, and in the second half looks up the first
 //   planted    keys and values N(0,1)^64, query i = key[perm(i)] + noise N(0,1)^64, scale 1/4, full
 //   clustered  64 centres N(0,1)^64; every key and every query is some centre + 0.5 N(0,1)^64, in no order;
 //              values N(0,1)^64, scale 1/8, full: a query attends to the 128 keys of its centre
@@ -10,6 +10,7 @@
 #define QUALITY_DATA_H
 
 #include "activations.h"
+#include "splitmix.h"
 
 #include <dirent.h>
 #include <string.h>
@@ -21,7 +22,7 @@ enum { MADE_N = 8192, CENTRES = 64 };
 
 typedef struct source {  // where a head comes from
   data_set set;
-  char *name, *path;  // path: NULL where it is made
+  char *name, *path;  // path: NULL if synthetic
 } source;
 
 typedef struct head {
@@ -52,7 +53,7 @@ static int by_set_and_name(const void *a, const void *b) {
 
 static int is_head_name(const char *s) { return s[0] == 'l' && s[1] >= '0' && s[1] <= '9'; }
 
-// Every head in the folder; 0 where there is no such folder.
+// Appends every head in the folder; returns 0 if there is no such folder.
 static int find_heads(const char *folder, source **list, int *count) {
   DIR *d = opendir(folder);
   if (!d) return 0;
@@ -69,19 +70,13 @@ static int find_heads(const char *folder, source **list, int *count) {
   return 1;
 }
 
-// ---- Making ----
+// ---- Synthetic heads ----
 
-static uint64_t next_random(uint64_t *state) {  // SplitMix64
-  uint64_t z = *state += 0x9E3779B97F4A7C15u;
-  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-  return z ^ z >> 31;
-}
-
-static void fill_gauss(float *x, int64_t n, double size, uint64_t *state) {  // Box-Muller; adds, n is even
+static void fill_gauss(float *x, int64_t n, double size,
+                       uint64_t *state) {  // adds N(0, size^2), by Box-Muller; n is even
   for (int64_t i = 0; i + 1 < n; i += 2) {
-    double u = ((double)(next_random(state) >> 11) + 0.5) / 9007199254740992.0;
-    double angle = (double)(next_random(state) >> 11) * (6.283185307179586 / 9007199254740992.0);
+    double u = splitmix_uniform(state);
+    double angle = (double)(splitmix(state) >> 11) * (6.283185307179586 / 9007199254740992.0);
     double radius = size * sqrt(-2 * log(u));
     x[i] += (float)(radius * cos(angle)), x[i + 1] += (float)(radius * sin(angle));
   }
@@ -98,7 +93,7 @@ static void plant(head *h, double noise, uint64_t *state) {
   int64_t *perm = allocate((size_t)h->n * sizeof *perm);
   for (int64_t i = 0; i < h->n; i++) perm[i] = i;
   for (int64_t i = h->n - 1; i > 0; i--) {
-    int64_t j = (int64_t)(next_random(state) % (uint64_t)(i + 1)), t = perm[i];
+    int64_t j = (int64_t)(splitmix(state) % (uint64_t)(i + 1)), t = perm[i];
     perm[i] = perm[j], perm[j] = t;
   }
   for (int64_t i = 0; i < h->n; i++) copy_row(h->q + i * HEAD_DIM, h->k + perm[i] * HEAD_DIM);
@@ -111,8 +106,8 @@ static void cluster(head *h, uint64_t *state) {
   float *centre = new_rows(CENTRES);
   fill_gauss(centre, CENTRES * HEAD_DIM, 1, state);
   for (int64_t i = 0; i < h->n; i++) {
-    copy_row(h->q + i * HEAD_DIM, centre + next_random(state) % CENTRES * HEAD_DIM);
-    copy_row(h->k + i * HEAD_DIM, centre + next_random(state) % CENTRES * HEAD_DIM);
+    copy_row(h->q + i * HEAD_DIM, centre + splitmix(state) % CENTRES * HEAD_DIM);
+    copy_row(h->k + i * HEAD_DIM, centre + splitmix(state) % CENTRES * HEAD_DIM);
   }
   fill_gauss(h->q, h->n * HEAD_DIM, 0.5, state);
   fill_gauss(h->k, h->n * HEAD_DIM, 0.5, state);

@@ -1,4 +1,4 @@
-// What bench_quality measures of one head: attention by some parameters against the truth.
+// What bench_quality measures on one head: attention with some parameters, against exact attention.
 #ifndef QUALITY_MEASURE_H
 #define QUALITY_MEASURE_H
 
@@ -37,7 +37,7 @@ enum column {
 };
 
 static const struct {
-  const char *name, *title;  // in the file; in tables, NULL: not there
+  const char *name, *title;  // in the CSV file; in tables, or NULL if tables leave it out
   int width, digits;
 } columns[COLUMNS] = {
     {"error", "error", 8, 4},
@@ -81,7 +81,7 @@ typedef struct point {  // one choice of parameters
 
 typedef struct runner {
   int threads, with_bound;
-  hyperattn_dtype dtype;        // of what is attended to approximately; queries of q8_0 are f32
+  hyperattn_dtype dtype;        // of the approximated call's inputs; with q8_0 the queries are f32
   double worst_row, worst_lse;  // of exact attention against double
   pool workers;
   hyperattn_parallel parallel;
@@ -146,7 +146,7 @@ static hyperattn_params exact_params(void) {
 
 // ---- The truth ----
 
-// Holds exact attention against sums in double, on rows spread through the sequence.
+// Compares exact attention with sums in double, on rows spread through the sequence.
 static void check_exact(runner *run, const head *h, const truth *t) {
   enum { ROWS = 32 };
   double *s = allocate((size_t)h->n * sizeof *s);
@@ -187,7 +187,8 @@ static double normalise(double *x, int64_t n) {
   return sum;
 }
 
-// Largest singular value of x - y (y NULL: of x), n rows of HEAD_DIM: power iteration on its square.
+// The largest singular value of M = x - y (of x if y is NULL), n rows of HEAD_DIM, by power iteration on M^T
+// M.
 static double norm_of_rows(const float *x, const float *y, int64_t n) {
   double gram[HEAD_DIM][HEAD_DIM] = {{0}}, a[HEAD_DIM], norm = 0;
   for (int64_t i = 0; i < n * HEAD_DIM; i += HEAD_DIM) {
@@ -208,9 +209,10 @@ static double norm_of_rows(const float *x, const float *y, int64_t n) {
   return sqrt(norm);
 }
 
-// Operator norm of P = D^-1 A by power iteration, both products by exact attention: P x is attention to
-// values x, and (P^T y)_j = sum_i exp(s_ij - lse_i) y_i that of the keys (extended by 1) to the queries
-// (extended by -lse_i), times its own sum of weights. In reversed order it is causal again.
+// The operator norm of P = D^-1 A by power iteration. Exact attention computes both products. P x is
+// attention with values x. (P^T y)_j = sum_i exp(s_ij - lse_i) y_i is attention in which the keys, extended
+// by 1, are the queries, and the queries, extended by -lse_i, are the keys, multiplied by its sum of weights.
+// Where P is causal, so is P^T with the rows in reversed order.
 static double attention_norm(runner *run, const head *h, const truth *t) {
   enum { WIDE = HEAD_DIM + 1, ROUNDS = 40 };
   int64_t n = h->n;
@@ -283,7 +285,7 @@ static result measure(runner *run, const source *s, const head *h, const truth *
   if (s->set == ESSAY) params.min_seq_len = pt->essay_min_seq_len;
   hyperattn_report report = {0};
   r.at[SECONDS] = attend(run, &p, &params, 2);
-  p.report = &report;  // of another run: it takes time
+  p.report = &report;  // from a second run, since a report takes time
   attend(run, &p, &params, 1);
   r.at[TIME] = r.at[SECONDS] / t->seconds;
   r.at[ERROR] = relative_error(out, t->out, h->n * HEAD_DIM);

@@ -2,8 +2,8 @@
 #ifndef ACTIVATIONS_H
 #define ACTIVATIONS_H
 
-#include <math.h>
-#include <stdint.h>
+#include "halves.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,14 +15,7 @@ static void *allocate(size_t bytes) {
   return p;
 }
 
-static float half_to_float(unsigned h) {
-  int exponent = (int)(h >> 10 & 31);
-  float mantissa = (float)(h & 1023);
-  float x = exponent ? ldexpf(mantissa + 1024.0f, exponent - 25) : ldexpf(mantissa, -24);
-  return h >> 15 ? -x : x;
-}
-
-// which: "q", "k" or "v". Exits with a message where the file is not what it should be.
+// which is "q", "k" or "v". Exits with a message if the file is missing or not of that form.
 static float *read_activations(const char *head, const char *which, int64_t *rows) {
   char path[4096];
   snprintf(path, sizeof path, "%s.%s.f16", head, which);
@@ -37,7 +30,7 @@ static float *read_activations(const char *head, const char *which, int64_t *row
   if (fread(raw, 1, (size_t)bytes, f) != (size_t)bytes) fprintf(stderr, "cannot read %s\n", path), exit(1);
   fclose(f);
   float *x = allocate((size_t)bytes / 2 * sizeof *x);
-  for (long i = 0; i < bytes / 2; i++) x[i] = half_to_float(raw[2 * i] | (unsigned)raw[2 * i + 1] << 8);
+  for (long i = 0; i < bytes / 2; i++) x[i] = half_to_float((uint16_t)(raw[2 * i] | raw[2 * i + 1] << 8));
   free(raw);
   *rows = bytes / (2 * HEAD_DIM);
   return x;

@@ -1,5 +1,6 @@
-// AMX's registers are large, so Linux gives them only to processes that ask. hyperattn.h does not: this is the
-// application's affair. Once asked for, HYPERATTN_ISA_AUTO uses them where queries, keys and values are BF16.
+// AMX's registers are large, so Linux gives them only to processes that ask for them. hyperattn.h does not
+// ask, since that is for the application to decide. Once they are granted, HYPERATTN_ISA_AUTO uses them where
+// queries, keys and values are BF16.
 #ifndef EXAMPLES_AMX_H
 #define EXAMPLES_AMX_H
 
@@ -7,7 +8,7 @@
 #include <sys/syscall.h>
 long syscall(long number, ...);
 
-static inline int ask_for_amx(void) {  // 1: granted
+static inline int ask_for_amx(void) {  // returns 1 if granted
   const long request_permission = 0x1023, tile_data = 18;
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }

@@ -1,10 +1,11 @@
-// The main job, seen: causal attention on a real head of a language model, exactly, by the paper's
-// parameters and by the default preset; time and error side by side.
+// Causal attention on a real head of a language model: exact, by the paper's parameters and by the default
+// preset, with time and error side by side.
 //
 //   demo [--min-seq-len N] [HEAD ...]
 //
-// HEAD is the path of an activation without ".q.f16", ".k.f16", ".v.f16": rows of 64 little-endian IEEE halves,
-// scale 1/8. Without one it takes the head in examples/data (see README.md there).
+// HEAD is the path of a head's activations, without ".q.f16", ".k.f16" and ".v.f16": rows of 64 little-endian
+// IEEE halves, scale 1/8. Without an argument, the demo takes the head in examples/data (see README.md
+// there).
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
@@ -31,7 +32,7 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// Runs the phases one task after another, with a bar on a terminal. Returns seconds.
+// Runs the phases one task after another, with a progress bar if on a terminal. Returns seconds.
 static double run(const hyperattn_problem *problem, const hyperattn_params *params, const char *name) {
   size_t bytes = hyperattn_workspace_size(problem, params, 1);
   void *workspace = allocate(bytes ? bytes : 1);
@@ -102,7 +103,7 @@ static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
     if (i == 0) exact_seconds = seconds;
     double error = i ? relative_error(out[1], out[0], n * HEAD_DIM) : 0;
     hyperattn_report report;
-    problem.report = &report;  // of a second run: it takes time
+    problem.report = &report;  // from a second run, since a report takes time
     run(&problem, &params, names[i]);
     problem.report = NULL;
     printf("  %-8s %9.4f %8.2f %11.0f %10.4f %10.4f %10.4f\n", names[i], seconds, exact_seconds / seconds,

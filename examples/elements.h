@@ -1,33 +1,12 @@
-// Rows of floats as rows of any of hyperattn.h's dtypes: what an engine does once, as it fills its cache.
+// Converts rows of floats to any of hyperattn.h's dtypes, which an engine does once, as it fills its cache.
 #ifndef EXAMPLES_ELEMENTS_H
 #define EXAMPLES_ELEMENTS_H
 
 #include "hyperattn.h"
 
-#include <math.h>
-#include <string.h>
+#include "halves.h"
 
-static inline uint32_t float_bits(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-static inline uint16_t float_to_half(float x) {
-  uint32_t bits = float_bits(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffffu;
-  if (size > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
-  if (size >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);
-  if (size < 0x38800000u)  // subnormal: adding 1/2 leaves the half's fraction, rounded, in the last bits
-    return (uint16_t)(sign | (float_bits(fabsf(x) + 0.5f) - 0x3f000000u));
-  return (uint16_t)(sign | (size + 0xfffu + (size >> 13 & 1) - 0x38000000u) >> 13);
-}
-
-static inline uint16_t float_to_bf16(float x) {
-  uint32_t bits = float_bits(x);
-  return (uint16_t)(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// A block of Q8_0: 32 values over a scale that takes the largest of them to 127.
+// A block of Q8_0: 32 signed bytes and a scale, chosen so that the largest value becomes 127.
 static inline void write_q8_0(const float *x, unsigned char *to) {
   float most = 0;
   for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[i]));
@@ -52,7 +31,7 @@ static inline void elements_write(const float *x, int64_t n, hyperattn_dtype dty
     write_q8_0(x + i, (unsigned char *)to + i / 32 * 34);
 }
 
-// The dtype of a name, which HYPERATTN_F32 .. Q8_0 index; 0 if there is none of that name.
+// Names of dtypes, indexed by HYPERATTN_F32 .. Q8_0, and the dtype of a name; returns 0 if there is none.
 static const char *const element_names[] = {"f32", "f16", "bf16", "q8_0"};
 static inline int elements_named(const char *name, hyperattn_dtype *dtype) {
   for (int i = 0; i < 4; i++)

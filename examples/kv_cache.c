@@ -1,6 +1,7 @@
-// A key-value cache as engines keep it: tokens arrive in chunks, keys and values lie token by token, query heads share
-// key heads, and memory is the caller's, sized once for the longest context. Each chunk gives what one call over the
-// whole sequence gives for its rows, and so do two halves of the cache, merged.
+// A key-value cache as engines keep it: tokens arrive in chunks, keys and values are stored token by token,
+// query heads share key heads, and the caller provides the memory, sized once for the longest context. Each
+// chunk gives what one call over the whole sequence gives for its rows, and so do the merged results of two
+// halves of the cache.
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 #include <stdio.h>
@@ -13,13 +14,14 @@ static float keys[CONTEXT][KV_HEADS][D], values[CONTEXT][KV_HEADS][D];
 static float queries[CONTEXT][HEADS][D], whole[CONTEXT][HEADS][D], chunked[CONTEXT][HEADS][D],
     part[HEADS][D];
 
-// Queries of tokens first .. first + n - 1 over keys from .. to - 1 of the cache; rows-first is only strides.
+// Queries of tokens first .. first + n - 1 over keys from .. to - 1 of the cache; the layout [token][head] is
+// a matter of strides.
 static hyperattn_problem attend(int64_t first, int64_t n, int64_t from, int64_t to, int causal,
                                 float *out) {
   hyperattn_problem p = {0};
   p.batch = 1, p.n_heads = HEADS, p.n_kv_heads = KV_HEADS;
   p.n_query = n, p.n_key = to - from, p.head_dim = p.value_dim = D;
-  p.causal = causal;  // bottom-right: the last query sees the last key
+  p.causal = causal;  // aligned at the bottom right: the last query sees the last key
   p.query.data = queries[first], p.key.data = keys[from], p.value.data = values[from], p.out.data = out;
   p.query.head_stride = p.key.head_stride = p.value.head_stride = p.out.head_stride = D;
   p.query.row_stride = p.out.row_stride = HEADS * D;
@@ -29,7 +31,7 @@ static hyperattn_problem attend(int64_t first, int64_t n, int64_t from, int64_t 
 
 static float wave(size_t i) { return (float)(i * 2654435761u % 4096) / 2048 - 1; }
 
-// The largest |x - y|; NaN where there is one.
+// The largest |x - y|; NaN if any is NaN.
 static float difference(const float *x, const float *y, size_t n) {
   float most = 0;
   for (size_t i = 0; i < n; i++) {
@@ -41,10 +43,10 @@ static float difference(const float *x, const float *y, size_t n) {
 
 int main(void) {
   hyperattn_params params = hyperattn_default_params();
-  params.method =
-      HYPERATTN_EXACT;  // the default method pays from longer contexts on; exact, results can be compared
+  // Exact, so that results can be compared; approximation pays only for longer contexts.
+  params.method = HYPERATTN_EXACT;
 
-  // One workspace for every call to come: it never shrinks as n_query and n_key grow.
+  // One workspace for all later calls: the size that a call needs never falls as n_query and n_key grow.
   hyperattn_problem p = attend(0, CONTEXT, 0, CONTEXT, 1, whole[0][0]);
   size_t bytes = hyperattn_workspace_size(&p, &params, 1);
   void *workspace = malloc(bytes);
@@ -67,7 +69,8 @@ int main(void) {
   float chunks = difference(whole[0][0], chunked[0][0], sizeof whole / sizeof(float));
   printf("chunks of %d, then single tokens: %.1e from the whole\n", CHUNK, (double)chunks);
 
-  // The last token over two halves of the cache, on two machines say: each gives out and lse, which merge.
+  // The last token over two halves of the cache, which could be on two machines: each gives out and lse, and
+  // hyperattn_merge joins them.
   float lse_a[HEADS], lse_b[HEADS];
   p = attend(CONTEXT - 1, 1, 0, CONTEXT / 2, 0, chunked[CONTEXT - 1][0]), p.lse = lse_a;
   if (hyperattn_forward(&p, &params, workspace, bytes)) return 1;

@@ -1,6 +1,7 @@
-// A small pool of POSIX threads with a parallel_for for hyperattn_parallel: what an engine already has.
-// Tasks are dealt out one by one from a shared counter. Threads sleep between calls, but first look for the next one for
-// a moment: a call of the library has some twenty phases a level, and waking costs as much as the smallest of them.
+// A small pool of POSIX threads with a parallel_for for hyperattn_parallel. An engine has one already.
+// Workers take tasks one by one from a shared counter. Between calls the threads sleep, but before that they
+// poll for the next call for a moment: a call of the library has some twenty phases a level, and waking a
+// thread takes as long as the smallest of them.
 #ifndef POOL_H
 #define POOL_H
 
@@ -10,7 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define POOL_LOOKS 4000  // about a twentieth of a millisecond
+#define POOL_LOOKS 4000  // polls before a thread sleeps: about a twentieth of a millisecond
 
 typedef struct pool {
   int n_workers;  // the caller is worker 0
@@ -19,7 +20,7 @@ typedef struct pool {
   pthread_cond_t start, done;
   atomic_long round;  // counts calls; threads wait for it to move
   atomic_int busy;    // workers of this call that have not finished, the caller among them
-  atomic_int looks;  // how often to look: less and less in vain, as where there are more threads than cores
+  atomic_int looks;   // how often to poll; falls while polling is in vain, as with more threads than cores
   int asleep, stop, next_worker;
   hyperattn_task task;
   void *arg;
@@ -65,7 +66,7 @@ static void *pool_thread(void *arg) {
 // hyperattn_parallel's parallel_for; context is the pool.
 static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
   pool *p = context;
-  if (n_tasks == 1) {  // nobody need be woken
+  if (n_tasks == 1) {  // no thread needs to be woken
     task(arg, 0, 0);
     return;
   }
@@ -76,7 +77,8 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
   p->round++;
   int asleep = p->asleep;
   pthread_mutex_unlock(&p->lock);
-  if (asleep) pthread_cond_broadcast(&p->start);  // who wakes finds the lock free
+  if (asleep)
+    pthread_cond_broadcast(&p->start);  // after unlocking, so that a woken thread finds the lock free
   pool_work(p, 0);
   int looks = p->looks;
   for (int i = 0; i < looks && p->busy; i++) pool_pause();

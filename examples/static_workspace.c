@@ -1,11 +1,12 @@
-// Without any heap: tensors and workspace are static arrays, as on a microcontroller.
+// Attention without a heap: tensors and workspace are static arrays, as on a microcontroller.
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 #include <stdio.h>
 
 enum { N = 512, D = 32 };
 static float q[N * D], k[N * D], v[N * D], out[N * D];
-// a constant expression; the arguments are those of the call below, of a preset without pins, probes and groups
+// A constant expression. The arguments are those of the call below, whose preset has no pins, probes and
+// groups.
 static unsigned char workspace[HYPERATTN_WORKSPACE_BOUND(1, N, D, D, 256, 64, 64, 0, 0, 0, 7)];
 
 static float wave(int i, int period) { return (float)(i % period) / (float)period - 0.5f; }

@@ -1,6 +1,6 @@
-// The engine's own threads, two ways: hyperattn_forward_parallel over its parallel_for (a small pthread pool here, or
-// OpenMP where the compiler has it), and the phases driven by threads that are already running, a barrier between them.
-// All give the bits of the single thread.
+// Two ways to use an engine's own threads: hyperattn_forward_parallel with the engine's parallel_for (here a
+// small pthread pool, or OpenMP if the compiler has it), and phases run by threads that are already running,
+// with a barrier after each phase. All give the bits of a single thread.
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 

@@ -52,7 +52,8 @@ arm-none-eabi-size library.o | awk -v target="$target" 'NR == 2 {
   print target ": library, gcc -Os: " $1 " bytes of flash (at most 32768), " $2 + $3 " of RAM beside the workspace"
   exit $1 > 32768 || $2 + $3 > 0
 }'
-for without in TEXTS HALVES JUDGING HYPER "HALVES TEXTS" "HALVES JUDGING TEXTS" "HALVES HYPER TEXTS"; do
+for without in LONG_SUMS TEXTS HALVES JUDGING HYPER "HALVES TEXTS" "HALVES JUDGING TEXTS" "HALVES HYPER TEXTS" \
+  "HALVES HYPER LONG_SUMS TEXTS"; do
   library part $(for part in $without; do echo "-DHYPERATTN_NO_$part"; done)
   echo "  without $without: $(arm-none-eabi-size part.o | awk 'NR == 2 {print $1}') bytes"
 done

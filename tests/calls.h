@@ -1,5 +1,6 @@
-/* What all tests share: data, calls, and attention in double precision, written to be read. Tests that include
-   only this use the library as a user does, so that they link it; support.h is for those that reach further. */
+/* What all tests share: data, calls, and attention in double precision, written plainly. A test that
+   includes only this uses the library as a user does, and links it. support.h is for tests that call inner
+   functions. */
 #ifndef HYPERATTN_TESTS_CALLS_H
 #define HYPERATTN_TESTS_CALLS_H
 
@@ -15,6 +16,8 @@
 #include <cmocka.h>
 
 #include "hyperattn.h"
+
+#include "../examples/splitmix.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -40,8 +43,8 @@ static int has_kernel(hyperattn_isa isa) {
   return hyperattn_check(&nothing, &params, NULL, 0, 1) == HYPERATTN_OK;
 }
 
-/* HYPERATTN_TEST_ISA=avx2 makes the presets name that kernel: the same tests, by each kernel. Where there is no such
-   kernel, the program ends as skipped. */
+/* HYPERATTN_TEST_ISA=avx2 makes the presets name that kernel, so that the same tests can run with each
+   kernel. If there is no such kernel, the program ends as skipped. */
 static hyperattn_params by_kernel(hyperattn_params params) {
   const char *name = getenv("HYPERATTN_TEST_ISA");
   if (!name) return params;
@@ -58,22 +61,13 @@ static hyperattn_params by_kernel(hyperattn_params params) {
 
 /* ---- Data ---- */
 
-static uint64_t test_random(uint64_t *state) { /* SplitMix64 */
-  uint64_t x = *state += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-static double test_uniform(uint64_t *state) {
-  return ((double)(test_random(state) >> 11) + 0.5) / 9007199254740992.0;
-}
-/* x as memory holds it: x87 and others compute floats with more digits, and some compilers keep those. */
+/* x rounded to float: x87 and others compute with more digits, and some compilers keep them. */
 static float stored(float x) {
   volatile float in_memory = x;
   return in_memory;
 }
 static float test_gaussian(uint64_t *state) {
-  double u = test_uniform(state), v = test_uniform(state);
+  double u = splitmix_uniform(state), v = splitmix_uniform(state);
   return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
 }
 static void *test_alloc(size_t bytes) {
@@ -81,7 +75,8 @@ static void *test_alloc(size_t bytes) {
   assert_non_null(p);
   return p;
 }
-/* Memory whose contents must not matter: NaN, and, under MemorySanitizer, never written. */
+/* Fills memory whose contents must not matter with NaN; to MemorySanitizer it then counts as never
+   written. */
 static void forget(void *memory, size_t bytes) {
   memset(memory, 0xff, bytes);
   TEST_NEVER_WRITTEN(memory, bytes);
@@ -138,7 +133,7 @@ static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_q
   c.v = gaussians(batch * kv_heads * n_key * value_dim, seed * 3 + 3);
   c.out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float));
   c.lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
-  for (int64_t i = 0; i < out_size(&c.problem); i++) c.out[i] = NAN; /* whatever is not written shows */
+  for (int64_t i = 0; i < out_size(&c.problem); i++) c.out[i] = NAN; /* so that what is not written shows */
   for (int64_t i = 0; i < lse_size(&c.problem); i++) c.lse[i] = NAN;
   bind(&c);
   c.params = hyperattn_default_params();
@@ -147,14 +142,14 @@ static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_q
 
 static void free_call(call *c) { free(c->q), free(c->k), free(c->v), free(c->out), free(c->lse); }
 
-/* Small enough that a few hundred tokens are approximated. */
+/* Parameters so small that a few hundred tokens are approximated. */
 static hyperattn_params small_params(hyperattn_params p, int64_t min_seq_len, int64_t block,
                                      int64_t sample) {
   p.min_seq_len = min_seq_len, p.block_size = block, p.sample_size = sample;
   if (p.window) p.window = 16;
   if (p.probe_queries) p.probe_queries = 8, p.heavy_keys = 4;
   if (p.query_group) p.query_group = 8, p.key_group = 4;
-  p.tolerance = 0.0f; /* judging has tests of its own */
+  p.tolerance = 0.0f; /* test_judge.c tests judging */
   if (p.order == HYPERATTN_ORDER_PROBED) p.order = HYPERATTN_ORDER_POSITION;
   return p;
 }
@@ -224,7 +219,7 @@ static int holds_key(const int32_t *list, int64_t n, int32_t key) {
 
 /* ---- Measures ---- */
 
-/* |x - y| / |y|, Frobenius. NaN or infinity anywhere makes it NaN or infinite. */
+/* |x - y| / |y|, Frobenius norms. With NaN or infinity in x or y it is NaN or infinite. */
 static double relative_error(const float *x, const double *y, int64_t n) {
   double difference = 0.0, size = 0.0;
   for (int64_t i = 0; i < n; i++) {
@@ -255,7 +250,7 @@ static double lse_error(const float *x, const double *y, int64_t n) {
     if (!(x_ >= (bound))) fail_msg("%s = %g, below %g", #x, x_, (double)(bound)); \
   } while (0)
 
-/* Runs c and holds out and lse to exact attention. */
+/* Runs c and compares out and lse with exact attention. */
 static void assert_exact(call *c, double bound) {
   double *out = (double *)test_alloc((size_t)out_size(&c->problem) * sizeof(double));
   double *lse = (double *)test_alloc((size_t)lse_size(&c->problem) * sizeof(double));

@@ -1,6 +1,7 @@
-/* A machine that has less than this one, for tests: HIDE=amx-bf16 (or avx512-bf16, avx512, avx2, each with what builds
-   on it) hides CPUID's bits from programs that this is loaded into. x86-64 Linux, by CPUID faulting (LD_PRELOAD):
-   CPUID traps, and the handler answers. Ends the program where the kernel or processor cannot do that. */
+/* Makes this machine look like one with fewer instructions, for tests. Loaded by LD_PRELOAD, with
+   HIDE=amx-bf16 (or avx512-bf16, avx512, avx2, each with all that depends on it), it hides those bits of
+   CPUID from the program. It works on x86-64 Linux by CPUID faulting: CPUID traps, and a signal handler
+   answers. Where the system or the processor cannot do that, it ends the program. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>
@@ -10,16 +11,18 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-static unsigned leaf_7_ebx, leaf_7_edx, leaf_7_1_eax; /* hidden */
+static unsigned leaf_7_ebx, leaf_7_edx, leaf_7_1_eax; /* the bits to hide */
 
-static int set_cpuid(int allowed) { return (int)syscall(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, (long)allowed); }
+static int set_cpuid(int allowed) {
+  return (int)syscall(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, (long)allowed);
+}
 
 static void answer(int number, siginfo_t *info, void *context) {
   greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
   const unsigned char *code = (const unsigned char *)r[REG_RIP];
   (void)info;
   (void)number;
-  if (code[0] != 0x0f || code[1] != 0xa2) abort(); /* some other fault */
+  if (code[0] != 0x0f || code[1] != 0xa2) abort(); /* the fault was not by CPUID */
   unsigned leaf = (unsigned)r[REG_RAX], subleaf = (unsigned)r[REG_RCX], a, b, c, d;
   set_cpuid(1);
   __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(leaf), "c"(subleaf));
@@ -30,7 +33,7 @@ static void answer(int number, siginfo_t *info, void *context) {
   r[REG_RIP] += 2;
 }
 
-/* The handler stays: cmocka would put its own in its place. */
+/* Keeps the handler, which cmocka would replace by its own. */
 int sigaction(int number, const struct sigaction *to, struct sigaction *was) {
   typedef int function(int, const struct sigaction *, struct sigaction *);
   function *next = (function *)dlsym(RTLD_NEXT, "sigaction");

@@ -1,4 +1,4 @@
-/* Prints the names of the kernels that this machine has, and before each that it lacks: absent. */
+/* Prints the names of all kernels, with "absent" before those that this machine lacks. */
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 #include "examples/amx.h"

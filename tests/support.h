@@ -1,4 +1,5 @@
-/* What tests of the library's inner functions share: its implementation, and looks into what it does. */
+/* What tests of the library's inner functions share: the implementation, and functions that look into a
+   call. */
 #ifndef HYPERATTN_TESTS_SUPPORT_H
 #define HYPERATTN_TESTS_SUPPORT_H
 
@@ -10,7 +11,7 @@
 #endif
 #include "calls.h"
 
-/* Does the library approximate a rectangle of these sides, with such parameters? */
+/* Whether the library approximates a rectangle of these sides, with these parameters. */
 static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_key) {
   hyperattn_problem p = {0};
   hai_plan plan;
@@ -18,11 +19,11 @@ static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_k
   p.n_query = n_query, p.n_key = n_key, p.head_dim = p.value_dim = 64;
   hyperattn_status status = hai_resolve(&plan, &p, params);
   assert_true(status == HYPERATTN_OK ||
-              status == HYPERATTN_ERROR_SIZE_OVERFLOW); /* found behind the regions */
+              status == HYPERATTN_ERROR_SIZE_OVERFLOW); /* only found after the regions */
   return plan.outer;
 }
 
-/* Runs c and leaves the choices of its last phase readable through job; the workspace is the caller's to free. */
+/* Runs c, so that job gives the choices of its last phase. Returns the workspace, which the caller frees. */
 static void *run_and_look(call *c, hai_plan *plan, hai_job *job) {
   void *workspace = test_alloc(hyperattn_workspace_size(&c->problem, &c->params, 1));
   assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
@@ -32,7 +33,25 @@ static void *run_and_look(call *c, hai_plan *plan, hai_job *job) {
   return workspace;
 }
 
-/* Rows at a place of the rectangle's order. */
+/* A kernel that this machine has, with the dtype of the rows that its products read. */
+typedef struct test_kernel {
+  hyperattn_isa isa;
+  hyperattn_dtype dtype;
+} test_kernel;
+
+/* Writes all of them, for these dims, to to[8]; returns how many there are. */
+static int find_kernels(test_kernel *to, int64_t head_dim, int64_t value_dim) {
+  int n = 0;
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+    hyperattn_isa which = (hyperattn_isa)isa;
+    if (!hai_kernel_of(which)) continue;
+    to[n].isa = which;
+    to[n++].dtype = hai_kernel_of_bf16(which, head_dim, value_dim) ? HYPERATTN_BF16 : HYPERATTN_F32;
+  }
+  return n;
+}
+
+/* The query or key at a position of the rectangle's order. */
 static int64_t query_at(const hai_job *job, int64_t position) {
   return hai_at(hai_query_order(job), job->rect.query_begin, position);
 }

@@ -1,4 +1,4 @@
-/* The interface: layouts, heads, slices, workers, merging, and every mistake with its own status. */
+/* The interface: layouts, heads, slices, workers, merging, and a status of its own for every mistake. */
 #include "calls.h"
 
 static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
@@ -11,7 +11,7 @@ static hyperattn_params preset(int which) {
   return p;
 }
 
-/* Rows-first tensors, packed QKV, negative and zero strides: the bits of contiguous ones. */
+/* Tensors with tokens first, packed QKV, and negative strides give the bits of contiguous ones. */
 static void test_strides(void **state) {
   (void)state;
   enum { B = 2, H = 4, KV = 2, N = 120, D = 8, ROW = (H + 2 * KV) * D + 5 };
@@ -52,7 +52,7 @@ static void test_strides(void **state) {
   }
 }
 
-/* Zero strides: every head and batch reads the same rows. Strides of dimensions of size 1 are not looked at. */
+/* With zero strides every head and batch reads the same rows. Strides of dimensions of size 1 are ignored. */
 static void test_zero_and_idle_strides(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 100, 100, 8, 8, 1, 83);
@@ -75,7 +75,7 @@ static void test_zero_and_idle_strides(void **state) {
   run(&c);
   assert_true(before == c.out[799]);
   free_call(&c);
-  c = new_call(1, 1, 1, 1, 1, 4, 4, 0, 83); /* one row: not even multiplied */
+  c = new_call(1, 1, 1, 1, 1, 4, 4, 0, 83); /* one row: its stride is not even multiplied */
   c.problem.query.row_stride = c.problem.key.row_stride = PTRDIFF_MAX;
   c.problem.value.row_stride = c.problem.out.row_stride = PTRDIFF_MIN;
   run(&c);
@@ -103,7 +103,7 @@ static void test_grouped_heads_equal_expanded(void **state) {
     }
 }
 
-/* The same where values are not finite: a tile's other rows decide who sees the key, never anyone's bits. */
+/* So do heads whose values are not finite, whichever other rows are in a tile. */
 static void test_grouped_heads_with_infinite_values(void **state) {
   const float bad[] = {INFINITY, -INFINITY};
   (void)state;
@@ -120,7 +120,7 @@ static void test_grouped_heads_with_infinite_values(void **state) {
   }
 }
 
-/* One head of one batch alone gives its bits of the whole. */
+/* One head of one batch, computed alone, gives the bits it has in the whole call. */
 static void test_slices_equal_the_whole(void **state) {
   (void)state;
   for (int which = 0; which < n_presets; which++) {
@@ -162,7 +162,7 @@ static void test_seeds(void **state) {
 
 /* ---- Workers ---- */
 
-/* Runs tasks backwards and deals them out to workers, as any engine might. */
+/* Runs the tasks from the last to the first, with workers in turn, as an engine might. */
 typedef struct shuffled {
   int n_workers;
   int64_t calls;
@@ -206,7 +206,7 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
     }
 }
 
-/* What the header says of the presets. */
+/* The presets are what the header says. */
 static void test_presets(void **state) {
   (void)state;
   hyperattn_params p = (hyperattn_paper_params)(), d = (hyperattn_default_params)(); /* as users get them */
@@ -222,7 +222,7 @@ static void test_presets(void **state) {
   assert_true(p.cap_epsilon == 0.0f && p.cap_kappa == 0.0f && p.isa == HYPERATTN_ISA_AUTO);
 }
 
-/* lse is wanted or not: out is the same. */
+/* out is the same with and without lse. */
 static void test_without_lse(void **state) {
   (void)state;
   for (int which = 0; which < n_presets; which++) {
@@ -258,7 +258,7 @@ static void test_phases_of_invalid_calls(void **state) {
 
 /* ---- Workspace ---- */
 
-/* Any alignment; nothing beyond it is touched. */
+/* A workspace may have any alignment, and nothing outside it is touched. */
 static void test_workspace_alignment_and_bounds(void **state) {
   (void)state;
   call c = new_call(1, 2, 1, 300, 300, 8, 8, 1, 107);
@@ -275,12 +275,12 @@ static void test_workspace_alignment_and_bounds(void **state) {
   free_call(&c);
 }
 
-/* The most workers whose workspace can be counted, and one more. */
+/* The most workers whose workspace has no more than PTRDIFF_MAX bytes are accepted, one more is not. */
 static void test_too_many_workers(void **state) {
   (void)state;
   hyperattn_problem p = {0};
   hyperattn_params a = hyperattn_default_params();
-  int is_wide = sizeof(size_t) == 8; /* 2^31 workers are too many for less in 32 bits */
+  int is_wide = sizeof(size_t) == 8; /* in 32 bits one head is enough for 2^31 workers to be too many */
   p.batch = 1, p.n_heads = p.n_kv_heads = is_wide ? 1000 : 1;
   p.n_query = p.n_key = (int64_t)1 << (is_wide ? 30 : 16), p.head_dim = p.value_dim = 64;
   a.block_size = a.query_group = p.n_key, a.key_group = 1;
@@ -305,19 +305,18 @@ static void test_workspace_never_shrinks(void **state) {
     hyperattn_problem p;
     memset(&p, 0, sizeof p);
     p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.head_dim = 16, p.value_dim = 8;
-    p.causal = (int)(test_random(&random) % 2);
-    hyperattn_params a = test_random(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
-    a.min_seq_len = 1 + (int64_t)(test_random(&random) % 300);
-    a.block_size = (int64_t)(test_random(&random) % 100),
-    a.sample_size = (int64_t)(test_random(&random) % 100);
+    p.causal = (int)(splitmix(&random) % 2);
+    hyperattn_params a = splitmix(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
+    a.min_seq_len = 1 + (int64_t)(splitmix(&random) % 300);
+    a.block_size = (int64_t)(splitmix(&random) % 100), a.sample_size = (int64_t)(splitmix(&random) % 100);
     if (a.query_group)
-      a.query_group = 1 + (int64_t)(test_random(&random) % 40),
-      a.key_group = 1 + (int64_t)(test_random(&random) % 40);
-    if (a.probe_queries) a.probe_queries = 1 + (int64_t)(test_random(&random) % 40);
+      a.query_group = 1 + (int64_t)(splitmix(&random) % 40),
+      a.key_group = 1 + (int64_t)(splitmix(&random) % 40);
+    if (a.probe_queries) a.probe_queries = 1 + (int64_t)(splitmix(&random) % 40);
     for (int axis = 0; axis < 2; axis++) {
       size_t before = 0;
-      p.n_query = p.n_key = (int64_t)(test_random(&random) % 1500);
-      for (int64_t n = 0; n < 1500; n += 1 + (int64_t)(test_random(&random) % 20)) {
+      p.n_query = p.n_key = (int64_t)(splitmix(&random) % 1500);
+      for (int64_t n = 0; n < 1500; n += 1 + (int64_t)(splitmix(&random) % 20)) {
         *(axis ? &p.n_key : &p.n_query) = n;
         size_t size = hyperattn_workspace_size(&p, &a, 1);
         assert_true(size >= before && size > 0);
@@ -328,8 +327,8 @@ static void test_workspace_never_shrinks(void **state) {
   }
 }
 
-/* Pairing in two levels is for many keys, and only where it is less work: a region that is worth approximating
-   stays so as it grows. */
+/* Pairing in two levels is used for many keys, and only if it is less work, so that a region that is worth
+   approximating remains so as it grows. */
 static void test_workspace_never_shrinks_where_two_levels_begin(void **state) {
   (void)state;
   uint64_t random = 7;
@@ -340,11 +339,11 @@ static void test_workspace_never_shrinks_where_two_levels_begin(void **state) {
     p.batch = p.n_heads = p.n_kv_heads = 1, p.causal = 1, p.head_dim = p.value_dim = 8;
     params.min_seq_len = 1, params.tolerance = 0.0f, params.order = HYPERATTN_ORDER_POSITION;
     params.sampling = HYPERATTN_SAMPLE_UNIFORM, params.heavy_keys = params.probe_queries = 0;
-    params.block_size = round ? (int64_t)1 << test_random(&random) % 15 : 8192;
-    params.sample_size = round ? (int64_t)(test_random(&random) % 5000) : 3900;
-    params.query_group = round ? 1 + (int64_t)(test_random(&random) % 9) : 4;
-    params.key_group = round ? 1 + (int64_t)(test_random(&random) % 9) : 1;
-    int64_t n = round % 2 ? 1 + (int64_t)(test_random(&random) % 4000) : 2 * 32768 - 40;
+    params.block_size = round ? (int64_t)1 << splitmix(&random) % 15 : 8192;
+    params.sample_size = round ? (int64_t)(splitmix(&random) % 5000) : 3900;
+    params.query_group = round ? 1 + (int64_t)(splitmix(&random) % 9) : 4;
+    params.key_group = round ? 1 + (int64_t)(splitmix(&random) % 9) : 1;
+    int64_t n = round % 2 ? 1 + (int64_t)(splitmix(&random) % 4000) : 2 * 32768 - 40;
     size_t before = 0;
     for (int i = 0; i < 80; i++, n++) {
       p.n_query = p.n_key = n;
@@ -377,7 +376,7 @@ static void test_merge(void **state) {
   float kept_out[2 * N * D], kept_lse[2 * N], empty[2 * N];
   memcpy(kept_out, a.out, sizeof kept_out), memcpy(kept_lse, a.lse, sizeof kept_lse);
   for (int i = 0; i < 2 * N; i++) empty[i] = -INFINITY;
-  /* an empty part, on either side, changes no bit, whatever its output holds */
+  /* an empty part, on either side, changes no bit, whatever its output contains */
   assert_int_equal(hyperattn_merge(1, 2, N, D, a.problem.out, a.lse, part, empty), HYPERATTN_OK);
   assert_memory_equal(kept_out, a.out, sizeof kept_out);
   assert_memory_equal(kept_lse, a.lse, sizeof kept_lse);
@@ -389,7 +388,7 @@ static void test_merge(void **state) {
   assert_int_equal(hyperattn_merge(1, 2, N, D, none, nothing_lse, part, b.lse), HYPERATTN_OK);
   assert_memory_equal(nothing, b.out, sizeof nothing);
   assert_memory_equal(nothing_lse, b.lse, sizeof nothing_lse);
-  /* both empty: stays empty */
+  /* two empty parts make an empty one */
   memcpy(nothing_lse, empty, sizeof empty);
   assert_int_equal(hyperattn_merge(1, 2, N, D, none, nothing_lse, part, empty), HYPERATTN_OK);
   assert_true(nothing_lse[0] == -INFINITY);
@@ -397,7 +396,7 @@ static void test_merge(void **state) {
   assert_int_equal(hyperattn_merge(1, 2, N, D, a.problem.out, a.lse, part, b.lse), HYPERATTN_OK);
   for (int i = 0; i < 2 * N * D; i++) assert_below(fabs((double)a.out[i] - (double)whole.out[i]), 2e-6);
   for (int i = 0; i < 2 * N; i++) assert_below(fabs((double)a.lse[i] - (double)whole.lse[i]), 2e-6);
-  /* far apart, and at large magnitudes */
+  /* parts whose lse are large and far apart */
   a.lse[0] = 1e5f, b.lse[0] = 1e5f - 100.0f;
   memcpy(kept_out, a.out, sizeof kept_out);
   assert_int_equal(hyperattn_merge(1, 2, N, D, a.problem.out, a.lse, part, b.lse), HYPERATTN_OK);
@@ -444,7 +443,8 @@ static void test_merge_mistakes(void **state) {
 
 /* ---- Mistakes ---- */
 
-/* Expects `want` from every entry point that can say it, and no byte of out, lse or workspace changed. */
+/* Expects `want` from every entry point that returns a status, and no byte of out, lse or workspace
+   changed. */
 static void expect(const call *c, hyperattn_status want, void *workspace, size_t bytes) {
   size_t out_bytes = 2 * 50 * 8 * sizeof(float), lse_bytes = 2 * 50 * sizeof(float);
   unsigned char *before = (unsigned char *)test_alloc(out_bytes + lse_bytes + (workspace ? bytes : 0));
@@ -563,7 +563,7 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT((a->query_group = -1, a->key_group = -1), GROUPS);
   EXPECT(a->key_group = -1, GROUPS);
   EXPECT(a->isa = (hyperattn_isa)7, ISA);
-  EXPECT((a->method = HYPERATTN_EXACT, a->block_size = -1), BLOCK_SIZE); /* also where unused */
+  EXPECT((a->method = HYPERATTN_EXACT, a->block_size = -1), BLOCK_SIZE); /* also if unused */
   int absent = 0;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++)
     if (!has_kernel((hyperattn_isa)isa)) {
@@ -588,16 +588,16 @@ static void test_every_mistake_has_its_status(void **state) {
   assert_int_equal(hyperattn_check(&c.problem, &c.params, w, bytes, 0), HYPERATTN_ERROR_WORKERS);
   assert_int_equal(hyperattn_workspace_size(&c.problem, &c.params, 0), 0);
   assert_int_equal(hyperattn_forward(&c.problem, &c.params, w, bytes),
-                   HYPERATTN_OK); /* the good one is good */
-  /* a workspace beyond SIZE_MAX */
+                   HYPERATTN_OK); /* the original call is valid */
+  /* a workspace of more than SIZE_MAX bytes */
   p->batch = p->n_heads = p->n_kv_heads = p->n_query = p->n_key = 0x7fffffff;
   assert_int_equal(hyperattn_forward(p, a, w, bytes), HYPERATTN_ERROR_SIZE_OVERFLOW);
   assert_int_equal(hyperattn_workspace_size(p, a, 1), 0);
-  /* more tasks than int64 counts, though no workspace to speak of */
+  /* more tasks than int64 can count, in a small workspace */
   a->method = HYPERATTN_EXACT;
   assert_int_equal(hyperattn_forward(p, a, w, bytes), HYPERATTN_ERROR_SIZE_OVERFLOW);
   assert_int_equal(hyperattn_phase_tasks(p, a, 0), 0);
-  /* out within a workspace said to be endless */
+  /* out within a workspace of SIZE_MAX bytes */
   c = good;
   p->out.data = (char *)w + 64;
   assert_int_equal(hyperattn_check(p, a, w, SIZE_MAX, 1), HYPERATTN_ERROR_OVERLAP);
@@ -605,7 +605,7 @@ static void test_every_mistake_has_its_status(void **state) {
   free_call(&good);
 }
 
-/* Scratch is wide enough for mean queries, and for the masses of many heavy keys. */
+/* Scratch is large enough for mean queries, and for the masses of many heavy keys. */
 static void test_scratch(void **state) {
   (void)state;
   for (int heavy = 0; heavy < 2; heavy++) {
@@ -646,7 +646,7 @@ static void test_extents_of_negative_strides(void **state) {
   assert_int_equal(hyperattn_check(&c.problem, &c.params, w, bytes, 1), HYPERATTN_ERROR_OVERLAP);
   free(w);
   free_call(&c);
-  /* each side fits, both together do not */
+  /* the bytes of each side can be counted, those of both together cannot */
   c = new_call(1, 2, 2, 2, 2, 1, 1, 0, 3);
   bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
   w = test_alloc(bytes);
@@ -657,7 +657,8 @@ static void test_extents_of_negative_strides(void **state) {
   free_call(&c);
 }
 
-/* An empty part is not looked at, whichever side it is on, nor is one that weighs nothing. */
+/* The values of an empty part are not read, whichever side it is on, nor are those of a part without
+   weight. */
 static void test_merging_with_nothing(void **state) {
   (void)state;
   const float light[] = {-INFINITY, -200.0f};
@@ -672,7 +673,7 @@ static void test_merging_with_nothing(void **state) {
       assert_true(((float *)a.data)[0] == 0.0f && ((float *)a.data)[1] == 3.0f && *lse_a == 1.0f);
       if (!swap) assert_true(signbit(heavy[0]));
     }
-  /* an empty part adds nothing to one that overflowed either */
+  /* nor does an empty part add anything to one that has overflowed */
   for (int i = 0; i < 2; i++) {
     float kept = 3.0f, none = NAN, lse_kept = i ? NAN : INFINITY, lse_none = -INFINITY;
     hyperattn_output a = {&none, HYPERATTN_F32, 0, 0, 0};
@@ -682,7 +683,7 @@ static void test_merging_with_nothing(void **state) {
   }
 }
 
-/* Without queries nothing is asked for, so nothing may be touched: no workspace, no report. */
+/* Without queries nothing is touched: neither workspace nor report. */
 static void test_no_queries_touch_nothing(void **state) {
   (void)state;
   call c = new_call(1, 2, 1, 0, 8, 16, 16, 0, 5);

@@ -176,7 +176,7 @@ static hyperattn_input new_input(int arena, hyperattn_dtype dtype, enum layout l
       for (int64_t r = 0; r < rows; r++) {
         char *row = (char *)(uintptr_t)hai_row(&t.x, (hai_index)b, (hai_index)h, (hai_index)r);
         for (int64_t i = 0; i < dim; i++) {
-          uint64_t bits = test_random(&random);
+          uint64_t bits = splitmix(&random);
           if (dtype != HYPERATTN_Q8_0) {
             hai_put(row, dtype, (hai_index)i, (float)((double)bits * 0x1p-62 - 2.0));
             continue;
@@ -213,11 +213,11 @@ static void dealt_for(void *context, int64_t n_tasks, hyperattn_task task, void 
   dealer *d = (dealer *)context;
   int64_t *order = (int64_t *)test_alloc((size_t)n_tasks * sizeof *order);
   for (int64_t i = 0; i < n_tasks; i++) {
-    int64_t j = (int64_t)(test_random(&d->random) % (uint64_t)(i + 1));
+    int64_t j = (int64_t)(splitmix(&d->random) % (uint64_t)(i + 1));
     order[i] = order[j], order[j] = i;
   }
   for (int64_t i = 0; i < n_tasks; i++)
-    task(arg, order[i], (int)(test_random(&d->random) % (uint64_t)d->n_workers));
+    task(arg, order[i], (int)(splitmix(&d->random) % (uint64_t)d->n_workers));
   free(order);
 }
 
@@ -285,7 +285,7 @@ static void check_bounds(hyperattn_problem p, hyperattn_params params, int repor
 /* ---- Random calls ---- */
 
 static int64_t any_of(uint64_t *random, int64_t from, int64_t to) {
-  return from + (int64_t)(test_random(random) % (uint64_t)(to - from + 1));
+  return from + (int64_t)(splitmix(random) % (uint64_t)(to - from + 1));
 }
 static int64_t one_of(uint64_t *random, const int64_t *list, int64_t n) {
   return list[any_of(random, 0, n - 1)];
@@ -327,8 +327,8 @@ static hyperattn_params any_params(uint64_t *random, int causal) {
   a.sink_keys = any_of(random, 0, 5), a.heavy_keys = any_of(random, 0, 9);
   a.probe_queries = any_of(random, 1, 20), a.window = causal ? any_of(random, 0, 40) : 0;
   a.sampling = (hyperattn_sampling)any_of(random, 0, 2);
-  a.tolerance = any_of(random, 0, 1) ? (float)test_uniform(random) : 0.0f;
-  a.seed = test_random(random);
+  a.tolerance = any_of(random, 0, 1) ? (float)splitmix_uniform(random) : 0.0f;
+  a.seed = splitmix(random);
   if (!any_of(random, 0, 3)) { /* no probes, and so nothing that needs them */
     a.probe_queries = a.heavy_keys = 0, a.tolerance = 0.0f;
     if (a.order == HYPERATTN_ORDER_PROBED) a.order = HYPERATTN_ORDER_SORTLSH;
@@ -348,7 +348,7 @@ static void test_nothing_outside_is_touched(void **state) {
     hyperattn_params a = any_params(&random, p.causal);
     approximated +=
         a.method == HYPERATTN_HYPER && is_worth(&a, p.n_query / (1 + p.causal), p.n_key / (1 + p.causal));
-    check_bounds(p, a, (int)any_of(&random, 0, 1), test_random(&random) >> 1);
+    check_bounds(p, a, (int)any_of(&random, 0, 1), splitmix(&random) >> 1);
   }
   assert_above((double)approximated, 0.2 * N_SHAPES);
 }

@@ -1,4 +1,4 @@
-/* What a row may depend on: never on a key or value after it. */
+/* Causality: a row does not depend on keys and values after it. */
 #include "calls.h"
 
 static hyperattn_params preset(int which) {
@@ -9,7 +9,7 @@ static hyperattn_params preset(int which) {
   return p;
 }
 
-/* Changing key or value j, to another number or to none, leaves every row before j bit-identical. */
+/* Changing key or value j, to another number or to NaN, leaves all rows before j bit-identical. */
 static void test_no_row_feels_a_later_key(void **state) {
   static const int64_t shape[][2] = {{203, 203}, {90, 203}, {203, 90}};
   static const float to[] = {7.0f, NAN, INFINITY, -3e38f, 0.0f};
@@ -44,7 +44,7 @@ static void test_no_row_feels_a_later_key(void **state) {
     }
 }
 
-/* A NaN query spoils its own row; whatever it does to choices, all others stay finite. */
+/* A NaN in a query spoils its own row. It may change the choices of others, but their rows stay finite. */
 static void test_a_bad_query_spoils_its_own_row(void **state) {
   const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;

@@ -1,4 +1,4 @@
-/* What is written is true: the example stands alike in examples/minimal.c, the README and the header's manual. */
+/* The documentation agrees: examples/minimal.c, the README and the header's manual have the same example. */
 #include "calls.h"
 
 #ifndef SOURCE_DIR
@@ -50,7 +50,7 @@ static void test_the_readme_has_both_commands(void **state) {
   free(readme), free(ci);
 }
 
-/* Who copies the header has the licence, as it demands. */
+/* The header contains the licence, so that every copy has it, as the licence demands. */
 static void test_the_header_has_the_licence(void **state) {
   (void)state;
   char *licence = read_text("LICENSE"), *header = read_text("hyperattn.h");

@@ -1,8 +1,9 @@
-/* Element types: every conversion of 16 bits, and every mix of tensors. */
+/* Dtypes: every conversion of 16 bits, and every mix of tensors. */
 #include "../examples/amx.h"
+#include "../examples/halves.h"
 #include "support.h"
 
-/* ---- Conversions, against arithmetic on the numbers' definition ---- */
+/* ---- Conversions, against the definition of the formats ---- */
 
 static double f16_value(unsigned half) {
   double sign = half >> 15 ? -1.0 : 1.0;
@@ -20,6 +21,20 @@ static double value_of(hyperattn_dtype dtype, unsigned half) {
   return dtype == HYPERATTN_F16 ? f16_value(half) : bf16_value(half);
 }
 
+static float widened(hyperattn_dtype dtype, uint16_t half) {
+  return dtype == HYPERATTN_F16 ? half_to_float(half) : bf16_to_float(half);
+}
+static uint16_t narrowed(hyperattn_dtype dtype, float x) {
+  return dtype == HYPERATTN_F16 ? float_to_half(x) : float_to_bf16(x);
+}
+/* x as the library rounds it. examples/halves.h, which other tests make their data with, must agree. */
+static uint16_t put(hyperattn_dtype dtype, float x) {
+  uint16_t half;
+  hai_put(&half, dtype, 0, x);
+  if (x == x) assert_int_equal(half, narrowed(dtype, x));
+  return half;
+}
+
 static void assert_number(float x, double want) {
   int is_right = isnan(want) ? isnan(x) : (double)x == want && !signbit(x) == !signbit(want);
   if (!is_right) fail_msg("%g is not %g", (double)x, want);
@@ -34,14 +49,16 @@ static void test_every_half_widens_exactly(void **state) {
   float *wide = (float *)test_alloc(65536 * sizeof *wide);
   (void)state;
   for (unsigned i = 0; i < 65536; i++) halves[i] = (uint16_t)i;
-  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++)
+  for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++) {
+    for (unsigned i = 0; i < 65536; i++)
+      assert_number(widened((hyperattn_dtype)dtype, halves[i]), value_of((hyperattn_dtype)dtype, i));
     for (int k = 0; k < N_ISAS; k++) {
       const hai_kernel *kernel = hai_kernel_of(isas[k]);
       if (!kernel) continue;
       kernel->widen(halves, (hyperattn_dtype)dtype, 65536, wide);
       for (unsigned i = 0; i < 65536; i++)
         assert_number(wide[i], value_of((hyperattn_dtype)dtype, halves[i]));
-      for (int64_t n = 0; n < 40; n++) { /* counts that end anywhere, and no element beyond them */
+      for (int64_t n = 0; n < 40; n++) { /* any count, and no element beyond it is written */
         wide[n] = -7.0f;
         kernel->widen(halves + 16000, (hyperattn_dtype)dtype, n, wide);
         for (int64_t i = 0; i < n; i++)
@@ -49,10 +66,12 @@ static void test_every_half_widens_exactly(void **state) {
         assert_true(wide[n] == -7.0f);
       }
     }
+  }
   free(halves), free(wide);
 }
 
-/* Every half comes back, and so does what lies nearer to it than to its neighbours; ties go to the even. */
+/* A half that was widened is narrowed to itself, and so is every number nearer to it than to its neighbours;
+   ties go to the even one. */
 static void test_narrowing_rounds_to_nearest_even(void **state) {
   (void)state;
   for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++) {
@@ -60,39 +79,35 @@ static void test_narrowing_rounds_to_nearest_even(void **state) {
     for (unsigned i = 0; i < 65536; i++) {
       unsigned sign = i & 0x8000, size = i & 0x7fff;
       double low = value_of((hyperattn_dtype)dtype, i), high, middle;
-      uint16_t got;
       if (size > infinity) {
-        hai_put(&got, (hyperattn_dtype)dtype, 0,
-                hai_get(&(uint16_t){(uint16_t)i}, (hyperattn_dtype)dtype, 0));
-        assert_true(isnan(value_of((hyperattn_dtype)dtype, got)));
+        float nan = hai_get(&(uint16_t){(uint16_t)i}, (hyperattn_dtype)dtype, 0);
+        assert_true(isnan(value_of((hyperattn_dtype)dtype, put((hyperattn_dtype)dtype, nan))));
+        assert_true(isnan(value_of((hyperattn_dtype)dtype, narrowed((hyperattn_dtype)dtype, nan))));
         continue;
       }
-      hai_put(&got, (hyperattn_dtype)dtype, 0, (float)low);
-      assert_int_equal(got, i);
+      assert_int_equal(put((hyperattn_dtype)dtype, (float)low), i);
       if (size == infinity) continue;
-      /* halfway to the next, which for the largest is where the next power of two would be */
+      /* halfway to the next half; for the largest that is the next power of two */
       high = size + 1 == infinity ? 2.0 * low - value_of((hyperattn_dtype)dtype, i - 1)
                                   : value_of((hyperattn_dtype)dtype, i + 1);
       middle = (low + high) / 2.0;
       assert_true((double)(float)middle == middle);
-      hai_put(&got, (hyperattn_dtype)dtype, 0, (float)middle);
-      assert_int_equal(got, sign | (size + (size & 1)));
-      hai_put(&got, (hyperattn_dtype)dtype, 0, nextafterf((float)middle, 0.0f));
-      assert_int_equal(got, i);
-      hai_put(&got, (hyperattn_dtype)dtype, 0, nextafterf((float)middle, sign ? -INFINITY : INFINITY));
-      assert_int_equal(got, i + 1);
+      assert_int_equal(put((hyperattn_dtype)dtype, (float)middle), sign | (size + (size & 1)));
+      assert_int_equal(put((hyperattn_dtype)dtype, nextafterf((float)middle, 0.0f)), i);
+      assert_int_equal(put((hyperattn_dtype)dtype, nextafterf((float)middle, sign ? -INFINITY : INFINITY)),
+                       i + 1);
     }
   }
 }
 
-/* Far below the smallest half: zeros with their sign, down to the smallest float. */
+/* Numbers far below the smallest half, down to the smallest float, become zeros with their sign. */
 static void test_too_small_for_a_half(void **state) {
   (void)state;
   for (int exponent = -149; exponent < -25; exponent++)
     for (int sign = 0; sign < 2; sign++) {
       float x = ldexpf(sign ? -1.0f : 1.0f, exponent);
-      assert_int_equal(hai_to_f16(x), sign << 15);
-      if (exponent > -149) assert_int_equal(hai_to_f16(nextafterf(2.0f * x, 0.0f)), sign << 15);
+      assert_int_equal(put(HYPERATTN_F16, x), sign << 15);
+      if (exponent > -149) assert_int_equal(put(HYPERATTN_F16, nextafterf(2.0f * x, 0.0f)), sign << 15);
     }
 }
 
@@ -123,7 +138,8 @@ static void test_q8_0_widens_exactly(void **state) {
 
 /* ---- Mixes ---- */
 
-/* rows of `dim` floats as rows of a dtype, contiguous (Q8_0: whole blocks), and the floats as what they became. */
+/* Returns rows of `dim` floats as contiguous rows of a dtype (Q8_0: of whole blocks), and rounds the
+   floats themselves to what the dtype can hold. */
 static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, int64_t *stride) {
   int64_t blocks = (dim + 31) / 32;
   size_t row_bytes =
@@ -134,7 +150,7 @@ static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, 
     unsigned char *row = all + (size_t)r * row_bytes;
     if (dtype == HYPERATTN_F32) memcpy(row, x, row_bytes);
     for (int64_t t = 0; t < dim && (dtype == HYPERATTN_F16 || dtype == HYPERATTN_BF16); t++) {
-      uint16_t half = dtype == HYPERATTN_F16 ? hai_to_f16(x[t]) : hai_to_bf16(x[t]);
+      uint16_t half = narrowed(dtype, x[t]);
       memcpy(row + 2 * t, &half, 2);
       x[t] = (float)value_of(dtype, half);
     }
@@ -142,10 +158,10 @@ static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, 
       unsigned char *at = row + 34 * b;
       float most = 0.0f;
       for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) most = fmaxf(most, fabsf(x[t]));
-      uint16_t half = hai_to_f16(most / 127.0f);
-      float d = (float)f16_value(half);
+      uint16_t half = float_to_half(most / 127.0f);
+      float d = half_to_float(half);
       memcpy(at, &half, 2);
-      memset(at + 2, 0x55, 32); /* beyond dim: of no effect */
+      memset(at + 2, 0x55, 32); /* those beyond dim must have no effect */
       for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) {
         signed char q = (signed char)lrintf(x[t] / d);
         memcpy(at + 2 + t % 32, &q, 1);
@@ -162,8 +178,8 @@ static void set_input(hyperattn_input *x, const void *data, hyperattn_dtype dtyp
   set_strides(&x->batch_stride, &x->head_stride, &x->row_stride, heads, rows, stride);
 }
 
-/* A call on tensors of any dtype gives the bits of the call on what they hold in float32, rounded to out's dtype:
-   every mix, or a few. */
+/* A call on tensors of any dtypes gives the bits of the call on the same numbers in float32, rounded to
+   out's dtype. Tests every mix, or a few of them. */
 static void assert_mix_equals_floats(hyperattn_params params, int is_every, int64_t n_query, int64_t n_key,
                                      int64_t head_dim, int64_t value_dim, int causal) {
   for (int q = 0; q < 3; q++)
@@ -171,7 +187,7 @@ static void assert_mix_equals_floats(hyperattn_params params, int is_every, int6
       for (int v = 0; v < 4; v++) {
         int is_bf16 = q == HYPERATTN_BF16 && k == HYPERATTN_BF16 && v == HYPERATTN_BF16;
         if (is_bf16 && hai_kernel_of_bf16(params.isa, head_dim, value_dim))
-          continue; /* not widened: tested below */
+          continue; /* rows are not widened then; tested below */
         if (!is_every && (q + k + v) % 5) continue;
         call c = new_call(1, 4, 2, n_query, n_key, head_dim, value_dim, causal, 7), mixed;
         int64_t q_stride, k_stride, v_stride;
@@ -196,17 +212,15 @@ static void assert_mix_equals_floats(hyperattn_params params, int is_every, int6
           run(&mixed);
           assert_memory_equal(mixed.lse, c.lse, (size_t)lse_size(&c.problem) * sizeof(float));
           for (int64_t i = 0; i < out_size(&c.problem); i++) {
-            uint16_t half = 0;
             if (o == HYPERATTN_F32) {
               assert_memory_equal(out + 4 * i, &c.out[i], 4);
               continue;
             }
-            memcpy(&half, out + 2 * i, 2);
-            hai_put(&half, (hyperattn_dtype)o, 0, c.out[i]); /* tested above */
+            uint16_t half = narrowed((hyperattn_dtype)o, c.out[i]);
             assert_memory_equal(out + 2 * i, &half, 2);
           }
           if (o == HYPERATTN_F32) assert_memory_equal(reports[0], reports[1], sizeof reports[0]);
-          for (int h = 0; h < 4; h++) /* the norm of out is of out as rounded */
+          for (int h = 0; h < 4; h++) /* the report divides by the norm of the rounded out */
             assert_below(fabs((double)reports[1][h].error - (double)reports[0][h].error),
                          0.01 * (double)reports[0][h].error);
           free(out), free(mixed.lse);
@@ -238,7 +252,7 @@ static void test_mixes_approximated(void **state) {
     p.isa = isas[k];
     if (!hai_kernel_of(p.isa)) continue;
     int is_every = hai_kernel_of(p.isa)->width == widest;
-    p.order = HYPERATTN_ORDER_SORTLSH; /* hashed keys */
+    p.order = HYPERATTN_ORDER_SORTLSH; /* keys are hashed */
     assert_mix_equals_floats(p, is_every, 110, 130, 40, 33, 1);
     p.order = HYPERATTN_ORDER_PROBED, p.tolerance = 0.05f;
     assert_mix_equals_floats(p, is_every, 90, 130, 40, 33, 0);
@@ -263,14 +277,15 @@ static void test_mistakes_of_dtypes(void **state) {
   STATUS(OK);
   c.problem.key.row_stride = 65;
   STATUS(ERROR_STRIDE_Q8_0);
-  c.problem.key.row_stride = 64, c.problem.key.batch_stride = 7; /* one batch: its stride is idle */
+  c.problem.key.row_stride = 64, c.problem.key.batch_stride = 7; /* with one batch, its stride is ignored */
   STATUS(OK);
   c.problem.key.data = (const char *)key + 1;
   STATUS(ERROR_ALIGNMENT);
   c.problem.key.data = key, c.problem.key.row_stride = PTRDIFF_MAX / 34 / 40 * 32;
   STATUS(ERROR_EXTENT);
   c.problem.key.row_stride = 64;
-  /* the extent of Q8_0 is 34 bytes for 32: lse in the last byte of the keys overlaps, behind them it does not */
+  /* 32 elements of Q8_0 take 34 bytes: out in the last two bytes of the keys overlaps them, out behind
+     them does not */
   c.problem.out.dtype = HYPERATTN_F16, c.problem.out.data = (char *)key + 2 * 50 * 68 - 2;
   STATUS(ERROR_OVERLAP);
   c.problem.out.data = (char *)c.out + 1;
@@ -286,7 +301,7 @@ static void test_mistakes_of_dtypes(void **state) {
   free_call(&c);
 }
 
-/* Keys from last to first by a negative stride. */
+/* Keys from the last to the first, by a negative stride. */
 static void test_negative_strides_of_q8_0(void **state) {
   call c = new_call(1, 1, 1, 20, 50, 64, 32, 0, 5), d = new_call(1, 1, 1, 20, 50, 64, 32, 0, 5);
   int64_t stride;
@@ -301,7 +316,7 @@ static void test_negative_strides_of_q8_0(void **state) {
   free(key), free_call(&c), free_call(&d);
 }
 
-/* Two halves of the keys, each attended into 16 bits, merge to what all of them give. */
+/* The 16-bit results for two halves of the keys merge to the result for all keys. */
 static void test_merging_halves(void **state) {
   (void)state;
   for (int dtype = HYPERATTN_F16; dtype <= HYPERATTN_BF16; dtype++) {
@@ -325,7 +340,7 @@ static void test_merging_halves(void **state) {
     for (int i = 0; i < 20 * 16; i++) merged[i] = (float)value_of((hyperattn_dtype)dtype, part[0][i]);
     assert_below(relative_error(merged, out, 20 * 16), dtype == HYPERATTN_F16 ? 6e-4 : 5e-3);
     assert_below(lse_error(lse[0], sum, 20), 2e-6);
-    for (int i = 0; i < 20; i++) lse[1][i] = -INFINITY; /* an empty part: the other is kept to the bit */
+    for (int i = 0; i < 20; i++) lse[1][i] = -INFINITY; /* if one part is empty, the other keeps its bits */
     memcpy(kept, part[0], sizeof kept);
     assert_int_equal(hyperattn_merge(1, 1, 20, 16, a, lse[0], b, lse[1]), HYPERATTN_OK);
     assert_memory_equal(kept, part[0], sizeof kept);
@@ -339,7 +354,7 @@ static void test_merging_halves(void **state) {
 
 /* ---- Kernels that read bfloat16 ---- */
 
-/* The ISAs whose kernels read bfloat16; which of them are here; and the one under test, AUTO where there is none. */
+/* The ISAs that have kernels for bfloat16, and the one under test. */
 static const hyperattn_isa bf16_isas[] = {HYPERATTN_ISA_AVX512_BF16, HYPERATTN_ISA_AMX_BF16,
                                           HYPERATTN_ISA_NEON};
 static hyperattn_isa bf16_isa = HYPERATTN_ISA_AUTO;
@@ -352,12 +367,12 @@ static void for_each_bf16_isa(void (*test)(void)) {
     else
       print_message("SKIP: no %s here\n", hyperattn_isa_name(bf16_isa));
   }
-  bf16_isa = HYPERATTN_ISA_AUTO; /* whatever that is */
+  bf16_isa = HYPERATTN_ISA_AUTO; /* whichever kernel that is */
   test();
 }
 
-/* Scores are products of bfloat16 summed in float32, whatever the scale; weights are rounded to bfloat16, sums of
-   weights are not. */
+/* Scores are products of bfloat16 summed in float32, whatever the scale. Weights are rounded to bfloat16;
+   the lse is that of the weights before rounding. */
 static void assert_bf16_kernel(int64_t n_query, int64_t n_key, int64_t head_dim, int64_t value_dim,
                                int causal, float scale) {
   call c = new_call(1, 4, 2, n_query, n_key, head_dim, value_dim, causal, 21);
@@ -378,23 +393,24 @@ static void assert_bf16_kernel(int64_t n_query, int64_t n_key, int64_t head_dim,
   double error = relative_error(c.out, out, out_size(&c.problem));
   assert_below(error, 0x1p-9);
   if (bf16_isa != HYPERATTN_ISA_AUTO && head_dim % 2 == 0 && n_key > 1)
-    assert_above(error, 1e-5); /* it was that kernel */
+    assert_above(error, 1e-5); /* so weights were rounded: it was that kernel */
   free(out), free(lse), free(query), free(key), free(value);
   free_call(&c);
 }
 
 static void check_bf16_kernel(void) {
   assert_bf16_kernel(70, 90, 64, 64, 1, 0.0f);
-  assert_bf16_kernel(5, 67, 40, 33, 0,
-                     0.37f); /* an odd number of keys, coordinates beyond eights, any scale */
+  /* an odd number of keys, dims that are no multiple of 8, a scale */
+  assert_bf16_kernel(5, 67, 40, 33, 0, 0.37f);
   assert_bf16_kernel(131, 200, 2, 1, 1, -1.3f);
-  assert_bf16_kernel(9, 33, 33, 8, 0, 0.0f); /* an odd head_dim: widened */
+  assert_bf16_kernel(9, 33, 33, 8, 0, 0.0f); /* with an odd head_dim rows are widened */
   assert_bf16_kernel(1, 1, 128, 128, 1, 0.0f);
-  assert_bf16_kernel(97, 150, 96, 48, 1, 0.0f); /* the shapes that AMX takes, counts that fill no tile */
+  /* dims that AMX takes, and counts that do not fill a tile */
+  assert_bf16_kernel(97, 150, 96, 48, 1, 0.0f);
   assert_bf16_kernel(60, 79, 32, 16, 0, 0.7f);
 }
 
-/* A row does not feel, to the bit, an infinite or NaN value that it may not see. */
+/* An infinite or NaN value changes no bit of a row that may not see it. */
 static void check_that_bad_values_are_hidden_in(int dim) {
   static const uint16_t bad[] = {0x7f80, 0x7fc0, 0xff80};
   call c = new_call(1, 2, 1, 60, 60, 32, dim, 1, 33);
@@ -429,11 +445,61 @@ static void check_that_bad_values_are_hidden_in(int dim) {
 
 static void check_that_bad_values_are_hidden(void) {
   check_that_bad_values_are_hidden_in(20);
-  check_that_bad_values_are_hidden_in(48); /* AMX's */
+  check_that_bad_values_are_hidden_in(48); /* a dim that AMX takes */
 }
 
-/* Approximated regions: the same choices as by the float32 kernel but for ties, the same error within its rounding,
-   and the same bits by any slice. */
+/* Weights are rounded to bfloat16 for `values`, and what it divides by is the sum of the rounded ones.
+   Values that form the identity show the rounded weights, wherever a kernel puts them. */
+static void check_rounding_in(const hai_kernel *k, int n_keys, int begin, int end) {
+  enum { CHUNK = 64, MOST_LANES = 64 };
+  static uint16_t identity[CHUNK][CHUNK];
+  const void *value[CHUNK];
+  int lanes = k->lanes;
+  size_t score_size = (size_t)((CHUNK + k->extra_rows) * lanes);
+  float *weight = (float *)test_alloc(score_size * sizeof(float)), factor[MOST_LANES], sum[MOST_LANES],
+        *o = gaussians(CHUNK * lanes, 5), *o_before = gaussians(CHUNK * lanes, 5);
+  float *before = (float *)test_alloc((size_t)(n_keys * lanes) * sizeof(float));
+  uint64_t random = (uint64_t)n_keys;
+  assert_true(lanes <= MOST_LANES);
+  forget(weight, score_size * sizeof(float));
+  for (int j = 0; j < CHUNK; j++) identity[j][j] = float_to_bf16(1.0f), value[j] = identity[j];
+  for (int j = 0; j < n_keys * lanes; j++)
+    before[j] = weight[j] = j % 5 ? (float)splitmix_uniform(&random) : 0.0f;
+  for (int i = 0; i < lanes; i++) factor[i] = i % 3 ? 0.3f : 1.0f, sum[i] = 2.0f + (float)i;
+  k->round(weight, n_keys, factor, begin, end, sum);
+  assert_memory_equal(weight, before, (size_t)(n_keys * lanes) * sizeof(float));
+  uint32_t entered = k->enter ? k->enter() : 0;
+  k->values(weight, n_keys, value, CHUNK, factor, begin, end, o);
+  if (k->leave) k->leave(entered);
+  for (int i = 0; i < lanes; i++) {
+    double want = (2.0 + i) * (double)factor[i];
+    for (int j = 0; j < CHUNK; j++) {
+      double was = (double)o_before[j * lanes + i] * (double)factor[i],
+             rounded = j < n_keys ? (double)bf16_to_float(float_to_bf16(before[j * lanes + i])) : 0.0;
+      want += rounded;
+      if (i < begin || i >= end)
+        assert_true(o[j * lanes + i] == o_before[j * lanes + i]);
+      else
+        assert_below(fabs((double)o[j * lanes + i] - (was + rounded)), 1.5e-7 * (fabs(was) + rounded));
+    }
+    if (i < begin || i >= end)
+      assert_true(sum[i] == 2.0f + (float)i);
+    else
+      assert_below(fabs((double)sum[i] / want - 1.0), 1e-6);
+  }
+  free(weight), free(before), free(o), free(o_before);
+}
+
+static void check_rounding(void) {
+  const hai_kernel *k = hai_kernel_of_bf16(bf16_isa, 64, 64);
+  for (int n_keys = 1; k && n_keys <= 64; n_keys += n_keys < 9 ? 1 : 11)
+    for (int begin = 0; begin < k->lanes; begin += k->width)
+      for (int end = begin + k->width; end <= k->lanes; end += k->width)
+        check_rounding_in(k, n_keys, begin, end);
+}
+
+/* In approximated regions the choices are those of the float32 kernel, and the result differs by rounding
+   only. */
 static void check_approximation(void) {
   call c = new_call(1, 1, 1, 400, 400, 32, 32, 1, 41);
   int64_t stride;
@@ -443,7 +509,7 @@ static void check_approximation(void) {
   void *value = encode(c.v, 400, 32, HYPERATTN_BF16, &stride);
   c.params = small_params(hyperattn_default_params(), 24, 12, 10);
   c.params.heavy_keys = 0,
-  c.params.sampling = HYPERATTN_SAMPLE_UNIFORM; /* choices that no rounding can change */
+  c.params.sampling = HYPERATTN_SAMPLE_UNIFORM; /* so that rounding changes no choice */
   c.params.order = HYPERATTN_ORDER_SORTLSH;
   run(&c);
   memcpy(plain, c.out, sizeof plain);
@@ -459,14 +525,15 @@ static void check_approximation(void) {
   free_call(&c);
 }
 
-/* What is granted is there from the first question on. */
+/* Once permission is granted, the first call already finds AMX. */
 static void test_amx_is_there_at_once(void **state) {
   (void)state;
   const hai_kernel *first = hai_kernel_of(HYPERATTN_ISA_AMX_BF16);
   assert_ptr_equal(first, hai_kernel_of(HYPERATTN_ISA_AMX_BF16));
 }
 
-/* AMX takes whole tiles only, the others pairs; a kernel that was asked for in vain gives way to the next. */
+/* AMX takes whole tiles only, the other kernels pairs. A kernel that cannot take the dims is replaced by
+   the next. */
 static void test_who_reads_bf16(void **state) {
   (void)state;
   if (hai_kernel_of(HYPERATTN_ISA_AMX_BF16)) {
@@ -484,7 +551,8 @@ static void test_who_reads_bf16(void **state) {
   if (hai_kernel_of(HYPERATTN_ISA_AVX512_BF16))
     assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AVX512_BF16, 32, 16)->isa, HYPERATTN_ISA_AVX512_BF16);
 #if defined(__x86_64__) && !defined(HYPERATTN_NO_SIMD)
-  if (hai_kernel_of(HYPERATTN_ISA_AVX512_BF16)) /* not AMX's shape: vdpbf16ps only where it is faster */
+  /* dims that AMX cannot take: vdpbf16ps, but only if it is faster */
+  if (hai_kernel_of(HYPERATTN_ISA_AVX512_BF16))
     assert_int_equal(hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, 34, 16) != NULL,
                      (hai_cpu() & HAI_CPU_AVX512_BF16_FAST) != 0);
 #endif
@@ -495,6 +563,10 @@ static void test_who_reads_bf16(void **state) {
 static void test_bf16_kernels(void **state) {
   (void)state;
   for_each_bf16_isa(check_bf16_kernel);
+}
+static void test_bf16_kernels_round_weights(void **state) {
+  (void)state;
+  for_each_bf16_isa(check_rounding);
 }
 static void test_bf16_kernels_hide_bad_values(void **state) {
   (void)state;
@@ -509,7 +581,7 @@ int main(int argc, char **argv) {
   ask_for_amx();
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_amx_is_there_at_once), /* first: it asks first */
+      cmocka_unit_test(test_amx_is_there_at_once), /* must run first */
       cmocka_unit_test(test_every_half_widens_exactly),
       cmocka_unit_test(test_narrowing_rounds_to_nearest_even),
       cmocka_unit_test(test_too_small_for_a_half),
@@ -521,6 +593,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_merging_halves),
       cmocka_unit_test(test_who_reads_bf16),
       cmocka_unit_test(test_bf16_kernels),
+      cmocka_unit_test(test_bf16_kernels_round_weights),
       cmocka_unit_test(test_bf16_kernels_hide_bad_values),
       cmocka_unit_test(test_bf16_kernels_approximate_alike),
   };

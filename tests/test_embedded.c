@@ -1,4 +1,5 @@
-// What small targets rely on: bounds on the workspace at compile time, little memory, and builds with parts left out.
+// What small machines rely on: bounds of the workspace at compile time, little memory, and builds without
+// some parts.
 #include "calls.h"
 
 #ifdef HYPERATTN_NO_HYPER
@@ -20,13 +21,13 @@ enum { WITH_HALVES = 1 };
 #define EXACT_BYTES HYPERATTN_WORKSPACE_BOUND_EXACT(32, 32)
 #define PAPER_BYTES HYPERATTN_WORKSPACE_BOUND(1, 1024, 32, 32, 256, 256, 256, 0, 0, 0, 7)
 static unsigned char exact_workspace[EXACT_BYTES],
-    paper_workspace[PAPER_BYTES];  // constant expressions, then
+    paper_workspace[PAPER_BYTES];  // so they are constant expressions
 
 static int64_t any(uint64_t *state, int64_t least, int64_t most) {
-  return least + (int64_t)(test_random(state) % (uint64_t)(most - least + 1));
+  return least + (int64_t)(splitmix(state) % (uint64_t)(most - least + 1));
 }
 
-/* The bounds hold for hundreds of calls, and in those that approximate little is given away. */
+/* The bounds hold for thousands of calls, and at least one of them is tight. */
 static void test_bound_holds(void **state) {
   (void)state;
   double least = 1e9;
@@ -52,7 +53,7 @@ static void test_bound_holds(void **state) {
         a.query_group = a.key_group = 0;
       if (i % 5 == 0) a.order = HYPERATTN_ORDER_POSITION;
     }
-    if (i == 1) { /* weights of columns, and little besides */
+    if (i == 1) { /* mostly weights of columns */
       a = hyperattn_paper_params();
       p.batch = 1, p.n_heads = p.n_kv_heads = 4, p.n_query = p.n_key = 16384;
       p.head_dim = p.value_dim = 64, p.causal = 1;
@@ -76,7 +77,8 @@ static void test_bound_holds(void **state) {
   assert_below(least, 1.5);
 }
 
-/* One head of 1024 tokens, head dim 32, in plain C: 64 KiB at most, and the static arrays suffice. */
+/* One head of 1024 tokens, head dim 32, in plain C needs 64 KiB at most, and no more than the static
+   arrays have. */
 static void test_little_memory(void **state) {
   (void)state;
   for (int i = 0; i < 2; i++) {
@@ -94,7 +96,7 @@ static void test_little_memory(void **state) {
                      WITH_HYPER ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
     c.params = hyperattn_default_params();
     c.params.isa = HYPERATTN_ISA_SCALAR;
-    size_t preset = hyperattn_workspace_size(&c.problem, &c.params, 1); /* 0 where it was left out */
+    size_t preset = hyperattn_workspace_size(&c.problem, &c.params, 1); /* 0 if it was left out */
     printf(
         "1024 tokens, head dim 32, %s, plain C: exact %zu bytes, paper (min_seq_len 256) "
         "%zu, default "
@@ -105,7 +107,8 @@ static void test_little_memory(void **state) {
   }
 }
 
-/* Exact attention on float32 is in every build; what was left out says so, and nothing is written. */
+/* Every build has exact attention on float32. A call for what was left out returns a status, and writes
+   nothing. */
 static void test_left_out(void **state) {
   (void)state;
   call c = new_call(1, 2, 1, 300, 300, 8, 8, 1, 3);
@@ -130,7 +133,7 @@ static void test_left_out(void **state) {
   judged.tolerance = 0.0f, judged.order = HYPERATTN_ORDER_PROBED;
   assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes),
                    WITH_JUDGING ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
-  judged.method = HYPERATTN_EXACT; /* asks for none of it */
+  judged.method = HYPERATTN_EXACT; /* exact attention uses none of these */
   assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes), HYPERATTN_OK);
   c.problem.report = report;
   c.params.method = HYPERATTN_EXACT;

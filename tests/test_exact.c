@@ -80,14 +80,14 @@ static void test_scale(void **state) {
   }
 }
 
-/* Logits near +-1e5: one key takes all, or many tie; nothing overflows or dies. */
+/* Scores near +-1e5: one key takes all, or many tie. Nothing overflows, and no row becomes empty. */
 static void test_large_logits(void **state) {
   (void)state;
   for (int sign = -1; sign <= 1; sign += 2) {
     call c = new_call(1, 1, 1, 70, 200, 4, 6, 1, 9);
     for (int64_t i = 0; i < 200 * 4; i++) c.k[i] = (float)(sign * 64) * (float)(((i / 4) % 7) + 1);
     for (int64_t i = 0; i < 70 * 4; i++) c.q[i] = 128.0f;
-    c.problem.scale = 0.5f; /* logits up to 64 * 7 * 128 * 4 / 2 = 114688, exact in float */
+    c.problem.scale = 0.5f; /* scores up to 64 * 7 * 128 * 4 / 2 = 114688, exact in float */
     c.params.method = HYPERATTN_EXACT;
     assert_exact(&c, 2e-6);
     c.params = small_params(hyperattn_default_params(), 32, 16, 16);
@@ -97,7 +97,8 @@ static void test_large_logits(void **state) {
   }
 }
 
-/* Nothing else is hidden than rows of which no number is finite. */
+/* A value row without a finite number is hidden from queries that may not see it, and reaches those that
+   may. */
 static void test_only_bad_values_are_hidden(void **state) {
   (void)state;
   for (int value_dim = 1; value_dim < 20; value_dim += 6) {
@@ -113,7 +114,7 @@ static void test_only_bad_values_are_hidden(void **state) {
   }
 }
 
-/* NaN and infinity, as attention has them: every row that sees the key, and no other. */
+/* NaN and infinity in a key or value reach every row that sees it, and no other. */
 static void test_not_finite(void **state) {
   const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;

@@ -1,13 +1,15 @@
-/* Data that numbers and choices fare worst with, by every kernel: exact attention is right, approximations
-   are finite and as wrong as their report says, and what is not finite stays where it may be seen. */
+/* The data that are worst for rounding and for choices of keys, with every kernel: exact attention is
+   right, the error of approximations is what their report says, and what is not finite reaches only rows that
+   may see it. */
 #include "../examples/amx.h"
+#include "../examples/halves.h"
 #include "support.h"
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 static unsigned flush_denormals(void) {
   unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040); /* results to zero, operands to zero */
+  _mm_setcsr(before | 0x8040); /* flushes denormal results and operands to zero */
   return before;
 }
 static void restore(unsigned before) { _mm_setcsr(before); }
@@ -21,37 +23,28 @@ enum { STEP = 1 };
 #else
 enum { STEP = 7 };
 #endif
-enum { DIM = 32, VALUE_DIM = 16 }; /* AMX takes them too */
+enum { DIM = 32, VALUE_DIM = 16 }; /* dims that AMX takes too */
 
 /* ---- Kernels ---- */
 
-typedef struct kernel {
-  hyperattn_isa isa;
-  hyperattn_dtype dtype; /* of queries, keys and values */
-} kernel;
-static kernel kernels[16];
+static test_kernel kernels[8];
 static int n_kernels;
 
-static int find_kernels(void **state) {
+static int set_up(void **state) {
   (void)state;
   ask_for_amx();
-  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
-    if (!hai_kernel_of((hyperattn_isa)isa)) continue;
-    kernels[n_kernels].isa = (hyperattn_isa)isa, kernels[n_kernels++].dtype = HYPERATTN_F32;
-    if (!hai_kernel_of_bf16((hyperattn_isa)isa, DIM, VALUE_DIM)) continue;
-    kernels[n_kernels - 1].dtype = HYPERATTN_BF16; /* its float32 kernel is another ISA's */
-  }
+  n_kernels = find_kernels(kernels, DIM, VALUE_DIM);
   return 0;
 }
 
 static uint16_t *halves_of(const float *x, int64_t n) {
   uint16_t *halves = (uint16_t *)test_alloc((size_t)n * sizeof *halves);
-  for (int64_t i = 0; i < n; i++) halves[i] = hai_to_bf16(x[i]);
+  for (int64_t i = 0; i < n; i++) halves[i] = float_to_bf16(x[i]);
   return halves;
 }
 
 /* Runs c by a kernel. */
-static void run_by(call *c, kernel k, int flushing) {
+static void run_by(call *c, test_kernel k, int flushing) {
   call d = *c;
   hyperattn_problem *p = &d.problem;
   uint16_t *q16 = halves_of(c->q, p->n_heads * p->n_query * DIM),
@@ -75,12 +68,12 @@ typedef enum data {
   EQUAL_KEYS,
   EQUAL_QUERIES,
   EQUAL_ROWS,    /* all queries, keys and values */
-  ONE_DIRECTION, /* of all rows, at different lengths: one bucket holds them */
+  ONE_DIRECTION, /* of all rows, with different lengths: all are in one bucket */
   ZERO_QUERIES,
   ZERO_KEYS,
   ZERO_VALUES,
   LONG_KEY,
-  ENDLESS_KEY, /* no other key counts beside it, or it counts nothing */
+  ENDLESS_KEY, /* either it has all the weight, or none */
   DENORMAL_KEYS,
   DENORMAL_QUERIES,
   DENORMAL_VALUES,
@@ -99,12 +92,12 @@ typedef enum data {
   N_DATA
 } data;
 
-/* Rounds all inputs to what bfloat16 holds, so that all kernels compute the same. */
+/* Rounds all inputs to bfloat16, so that all kernels compute on the same numbers. */
 static void round_inputs(call *c) {
   const hyperattn_problem *p = &c->problem;
-  for (int64_t i = 0; i < p->n_query * DIM; i++) c->q[i] = hai_from_bf16(hai_to_bf16(c->q[i]));
-  for (int64_t i = 0; i < p->n_key * DIM; i++) c->k[i] = hai_from_bf16(hai_to_bf16(c->k[i]));
-  for (int64_t i = 0; i < p->n_key * VALUE_DIM; i++) c->v[i] = hai_from_bf16(hai_to_bf16(c->v[i]));
+  for (int64_t i = 0; i < p->n_query * DIM; i++) c->q[i] = bf16_to_float(float_to_bf16(c->q[i]));
+  for (int64_t i = 0; i < p->n_key * DIM; i++) c->k[i] = bf16_to_float(float_to_bf16(c->k[i]));
+  for (int64_t i = 0; i < p->n_key * VALUE_DIM; i++) c->v[i] = bf16_to_float(float_to_bf16(c->v[i]));
 }
 
 static call new_data(data kind, int64_t n_query, int64_t n_key, int causal) {
@@ -112,7 +105,7 @@ static call new_data(data kind, int64_t n_query, int64_t n_key, int causal) {
   int64_t q = n_query * DIM, k = n_key * DIM, v = n_key * VALUE_DIM, place = 1 + n_key / 3;
   hyperattn_report *report = (hyperattn_report *)test_alloc(sizeof *report);
   c.problem.report = report;
-  if (kind == HUGE_KEYS) c.problem.scale = 1.0f; /* no product with it is denormal */
+  if (kind == HUGE_KEYS) c.problem.scale = 1.0f; /* so that no product with the scale is denormal */
   for (int64_t i = 0; i < q; i++) {
     float first = kind == ONE_DIRECTION ? c.k[i % DIM] : c.q[i % DIM], length = 0.3f + (float)(i / DIM % 7);
     if (kind == EQUAL_QUERIES || kind == EQUAL_ROWS) c.q[i] = first;
@@ -154,9 +147,10 @@ static void free_data(call *c) { free(c->problem.report), free_call(c); }
 
 /* ---- Exact attention ---- */
 
-/* The reference, and how far float32 may be from it, to first order in the errors of scores and weights. */
+/* The reference, and bounds of the error of float32, to first order in the errors of scores and weights. */
 typedef struct expected {
-  double out[VALUE_DIM], lse, out_bound, lse_bound, rounding; /* of weights to bfloat16 */
+  double out[VALUE_DIM], lse, out_bound, lse_bound;
+  double rounding; /* what rounding weights to bfloat16 adds to out_bound */
 } expected;
 
 static expected expect_row(const call *c, int64_t row) {
@@ -173,7 +167,7 @@ static expected expect_row(const call *c, int64_t row) {
     }
     if (s[j] > high) high = s[j];
   }
-  if (high == -INFINITY) high = 0.0; /* every weight is 0: so is the result */
+  if (high == -INFINITY) high = 0.0; /* every weight is 0, and so is the result */
   for (int64_t j = 0; j < n; j++) sum += exp(s[j] - high);
   for (int64_t j = 0; j < n; j++) {
     double share = sum == 0.0 ? 0.0 : exp(s[j] - high) / sum;
@@ -201,8 +195,8 @@ static expected expect_row(const call *c, int64_t row) {
   return e;
 }
 
-/* What is finite is right; what is not, is not. */
-static void assert_row(const call *c, int64_t row, const expected *e, kernel k, int kind) {
+/* Where the reference is finite, the result is right; elsewhere it is not finite either. */
+static void assert_row(const call *c, int64_t row, const expected *e, test_kernel k, int kind) {
   double lse = (double)c->lse[row], bound = e->out_bound + (k.dtype == HYPERATTN_BF16 ? e->rounding : 0.0);
   for (int t = 0; t < VALUE_DIM; t++) {
     double out = (double)c->out[row * VALUE_DIM + t];
@@ -253,8 +247,8 @@ static hyperattn_params preset(int which) {
   return p;
 }
 
-/* The error over all rows, and what float32 has in it. */
-static double error_of(const call *c, const expected *e, kernel k, double *rounding) {
+/* The error over all rows, and in *rounding the part that float32 may have in it. */
+static double error_of(const call *c, const expected *e, test_kernel k, double *rounding) {
   double difference = 0.0, size = 0.0, bounds = 0.0;
   for (int64_t i = 0; i < c->problem.n_query; i++) {
     double bound = e[i].out_bound + (k.dtype == HYPERATTN_BF16 ? e[i].rounding : 0.0);
@@ -267,9 +261,10 @@ static double error_of(const call *c, const expected *e, kernel k, double *round
   return size > 0.0 ? sqrt(difference / size) : sqrt(difference);
 }
 
-/* Every query of these rectangles is held out, so the report's error is the error itself, but that errors
-   of several rectangles are added like independent ones; what they share may make that 3 times as much. */
-static void assert_as_reported(const call *c, const expected *e, kernel k, int which, int kind) {
+/* Every query of these rectangles is held out, so the report's error is no estimate. But it adds the
+   errors of several rectangles as if they were independent; where they are not, the true error may be 3 times
+   as large. */
+static void assert_as_reported(const call *c, const expected *e, test_kernel k, int which, int kind) {
   double rounding, error = error_of(c, e, k, &rounding), stated = (double)c->problem.report->error;
   for (int64_t i = 0; i < out_size(&c->problem); i++) assert_true(isfinite(c->out[i]));
   for (int64_t i = 0; i < lse_size(&c->problem); i++) assert_true(isfinite(c->lse[i]));
@@ -293,15 +288,15 @@ static void test_approximations_are_as_wrong_as_reported(void **state) {
             assert_as_reported(&c, e, kernels[k], which, kind);
             double rounding, error = error_of(&c, e, kernels[k], &rounding);
             if (which == 3)
-              assert_below(error, 0.2 + rounding); /* a tolerance of 0.1, for each rectangle */
+              assert_below(error, 0.2 + rounding); /* the tolerance of 0.1 is for each rectangle */
           }
         free(e);
         free_data(&c);
       }
 }
 
-/* One key that nearly all attention goes to, at every place: whatever begins or ends there, of segment,
-   block, stratum, chunk or window. */
+/* One key has nearly all the attention, at every position in turn, and so at every beginning and end of
+   segments, blocks, strata, chunks and windows. */
 static void test_a_heavy_key_at_every_place(void **state) {
   enum { N = 130 };
   (void)state;
@@ -327,8 +322,8 @@ static void test_a_heavy_key_at_every_place(void **state) {
 
 /* ---- What is not finite ---- */
 
-/* A key or value that is not finite changes no bit of a row that may not see it, at a fixed number of keys;
-   with a tolerance, and for what a query does to others, they stay finite. */
+/* At a fixed number of keys, a key or value that is not finite changes no bit of a row that may not see
+   it. With a tolerance, or if it is a query, it may change bits of other rows, but they stay finite. */
 static void test_what_is_not_finite_stays_where_it_is_seen(void **state) {
   enum { N = 190 };
   static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -337,7 +332,7 @@ static void test_what_is_not_finite_stays_where_it_is_seen(void **state) {
   for (int which = 0; which < N_PRESETS; which++)
     for (int k = 0; k < n_kernels; k++)
       for (int64_t place = 0; place < N; place += 1 + 9 * STEP)
-        for (int kind = 0; kind < 9; kind++) { /* of query, key or value */
+        for (int kind = 0; kind < 9; kind++) { /* three bad numbers in a query, a key and a value */
           call c = new_data(GAUSSIAN, N, N, 1);
           float *x = kind / 3 == 0   ? c.q + place * DIM
                      : kind / 3 == 1 ? c.k + place * DIM
@@ -361,7 +356,7 @@ static void test_what_is_not_finite_stays_where_it_is_seen(void **state) {
   free(clean);
 }
 
-/* A query that is not finite has no say in what the report tells of the others. */
+/* The report leaves out a query that is not finite. */
 static void test_reports_leave_out_what_is_not_finite(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++) {
@@ -376,7 +371,8 @@ static void test_reports_leave_out_what_is_not_finite(void **state) {
   }
 }
 
-/* Sinks and a window alone, or nothing: queries that meet no key of a rectangle are wrong like others. */
+/* With a sink and a window only, or with nothing, the errors of queries that meet no key of a rectangle
+   are reported. */
 static void test_what_meets_nothing_is_reported(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++)
@@ -390,7 +386,7 @@ static void test_what_meets_nothing_is_reported(void **state) {
       if (causal)
         assert_as_reported(&c, e, kernels[k], 0, GAUSSIAN);
       else
-        assert_above((double)r->error, 0.999); /* or infinite: there is no |out| to hold it against */
+        assert_above((double)r->error, 0.999); /* or infinite, where |out| is 0 */
       assert_above((double)r->error, 0.3);
       double masses = (double)(r->block_mass + r->pinned_mass + r->sampled_mass + r->window_mass);
       assert_below(fabs(masses - 1.0), 1e-5);
@@ -408,5 +404,5 @@ int main(void) {
       cmocka_unit_test(test_reports_leave_out_what_is_not_finite),
       cmocka_unit_test(test_what_meets_nothing_is_reported),
   };
-  return cmocka_run_group_tests_name("extreme_data", tests, find_kernels, NULL);
+  return cmocka_run_group_tests_name("extreme_data", tests, set_up, NULL);
 }

@@ -1,10 +1,11 @@
-/* HyperAttention against a double reference that is told only the choices (orders, blocks, pins, columns) and applies
-   the rule to them: every visible pair once, by the first of window, pinned, block, sample that holds it. */
+/* HyperAttention against a reference in double precision. The reference takes only the choices (orders,
+   blocks, pins, columns) from the library and applies the rule to them: every visible pair counts once, in
+   the first of window, pins, block and sample that contains it. */
 #include "oracle.h"
 
 static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
 
-/* Every combination of what params can choose. */
+/* Every combination of parameters. */
 static void test_params(void **state) {
   (void)state;
   int seen = 0;
@@ -29,7 +30,7 @@ static void test_params(void **state) {
   assert_int_equal(seen, 96);
 }
 
-/* Ragged blocks, more queries than keys and fewer, prefixes, windows longer than a half. */
+/* Blocks of unequal size, more queries than keys and fewer, prefixes, windows longer than half the keys. */
 static void test_shapes(void **state) {
   static const int64_t n[][2] = {{1, 300},   {5, 300},   {64, 300}, {300, 64}, {130, 157},
                                  {157, 130}, {300, 301}, {97, 331}, {331, 97}};
@@ -54,7 +55,7 @@ static void test_heads_and_batch(void **state) {
   free_call(&c);
 }
 
-/* Groups of one query, groups larger than a tile, one sub-block, many. */
+/* Groups of one query and groups larger than a tile, one sub-block and many. */
 static void test_groups(void **state) {
   static const int64_t groups[][2] = {{1, 1}, {1, 8}, {3, 5}, {100, 2}, {16, 16}, {1000, 1000}};
   (void)state;
@@ -69,7 +70,7 @@ static void test_groups(void **state) {
     }
 }
 
-/* So many keys that sub-blocks are chosen in two levels. */
+/* With so many keys, sub-blocks are chosen in two levels. */
 static void test_two_levels(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 70, 33001, 4, 4, 0, 27);
@@ -81,7 +82,7 @@ static void test_two_levels(void **state) {
   free_call(&c);
 }
 
-/* A block of all keys, or all keys as columns: exact. */
+/* With a block of all keys, or all keys as columns, the result is exact. */
 static void test_a_budget_of_all_keys_is_exact(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++)
@@ -96,7 +97,7 @@ static void test_a_budget_of_all_keys_is_exact(void **state) {
     }
 }
 
-/* The same, with the rectangle approximated by force: the stages themselves must come out exact. */
+/* The same, but the rectangle is approximated though that costs more: the stages themselves must be exact. */
 static void test_stages_with_all_keys_are_exact(void **state) {
   (void)state;
   for (int which = 0; which < 3; which++) {
@@ -122,7 +123,8 @@ static void test_stages_with_all_keys_are_exact(void **state) {
   }
 }
 
-/* The window is exact wherever rectangles are cut: with all else left out, rows are exact over their segment and window. */
+/* The window is exact wherever rectangles begin: without anything else, rows are exact over their segment
+   and window. */
 static void test_window_is_exact(void **state) {
   (void)state;
   for (int64_t window = 0; window <= 203; window += 29) {
@@ -150,7 +152,8 @@ static void test_window_is_exact(void **state) {
   }
 }
 
-/* Rectangles that would cost more by choice than exactly are exact; larger ones are not. */
+/* Rectangles that cost more to approximate than to compute exactly are exact; larger ones are
+   approximated. */
 static void test_what_is_worth_approximating(void **state) {
   (void)state;
   hyperattn_params p = hyperattn_default_params();
@@ -161,7 +164,7 @@ static void test_what_is_worth_approximating(void **state) {
   assert_true(is_worth(&p, 4096, 1024));
   p.sample_size = 1024;
   assert_false(is_worth(&p, 4096, 1024));
-  /* the largest budgets and groups of one: counted without overflow */
+  /* the costs of the largest budgets and of groups of one are counted without overflow */
   p.block_size = p.sample_size = p.probe_queries = INT64_MAX, p.query_group = p.key_group = 1;
   assert_false(is_worth(&p, 0x7fffffff, 0x7fffffff));
 }
@@ -179,7 +182,7 @@ static void check_cap(float epsilon, float kappa, float spread) {
   hai_plan plan;
   hai_job job;
   assert_int_equal(hai_resolve(&plan, p, &c.params), HYPERATTN_OK);
-  hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0); /* the choices still lie there */
+  hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0); /* the workspace still has the choices */
   double residual_most = 0.0, scale = reference_scale(p);
   double s[120][140];
   int block_of_key[140];
@@ -229,7 +232,7 @@ static void check_cap(float epsilon, float kappa, float spread) {
   free_call(&c);
 }
 
-/* Pins are no part of what is capped and floored: neither biting, the result is the plain one. */
+/* Pins are neither capped nor floored. If cap and floor have no effect, the result is that without them. */
 static void test_cap_beside_pins(void **state) {
   (void)state;
   for (int by_score = 0; by_score < 2; by_score++) {
@@ -254,10 +257,10 @@ static void test_cap(void **state) {
   check_cap(0.0f, 2.0f, 1.0f);
   check_cap(2.0f, 3.0f, 1.0f);
   check_cap(1.0f, 1.5f, 4.0f);
-  check_cap(100.0f, 1000.0f, 1.0f); /* neither bites: plain */
+  check_cap(100.0f, 1000.0f, 1.0f); /* cap and floor have no effect */
 }
 
-/* Turning queries and scale around changes nothing: hashing and pairing follow the sign of the scale. */
+/* Negating queries and scale changes nothing, because hashing and pairing follow the sign of the scale. */
 static void test_a_negative_scale(void **state) {
   (void)state;
   for (int order = 0; order < 2; order++) {
@@ -272,7 +275,7 @@ static void test_a_negative_scale(void **state) {
   }
 }
 
-/* T is the largest over all tasks that look for it. */
+/* T is the largest over all tasks that compute it. */
 static void test_cap_floor_over_several_tasks(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 600, 700, 8, 8, 0, 37);
@@ -288,7 +291,7 @@ static void test_cap_floor_over_several_tasks(void **state) {
   free_call(&c);
 }
 
-/* A rectangle of fewer than min_seq_len keys is exact, also where its twin has one key more. */
+/* A rectangle of fewer than min_seq_len keys is exact, also if the other of its level has one key more. */
 static void test_the_smaller_half_decides(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 255, 255, 1, 1, 1, 1);
@@ -299,7 +302,7 @@ static void test_the_smaller_half_decides(void **state) {
   free_call(&c);
 }
 
-/* A prefix too short to approximate is exact beside a square that is not. */
+/* A prefix too short to approximate is exact, although the causal square is approximated. */
 static void test_a_short_prefix_is_exact(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 256, 316, 8, 8, 1, 5);
@@ -325,7 +328,7 @@ static void test_pairing_is_counted(void **state) {
   assert_true(is_worth(&p, 4096, 4096));
 }
 
-/* Many rectangles in a level, four heads: no head's arrays reach into another's. */
+/* With many rectangles in a level and four heads, no head's arrays overlap another's. */
 static void test_many_rectangles(void **state) {
   (void)state;
   for (int64_t group = 4; group <= 8; group += 4) {
@@ -352,15 +355,15 @@ static void test_many_rectangles(void **state) {
   }
 }
 
-/* ---- What goes wrong in the authors' code (float32, CUDA, Triton): it must be right here ---- */
+/* ---- Faults of the authors' code (float32, CUDA, Triton) that this library must not have ---- */
 
-/* Their float32 path loses the block mask: a sampled column in the query's own block counts twice. With blocks of half
-   the keys and as many samples, the sum over e^lse would be far too large. */
+/* Their float32 path loses the block mask, so that a sampled column in the query's own block counts twice.
+   With blocks of half the keys and as many samples, e^lse would be far too large. */
 static void test_a_column_in_the_own_block_counts_once(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 128, 128, 8, 8, 0, 201);
-  memset(c.k, 0,
-         128 * 8 * sizeof(float)); /* every key alike: the sum is 128 exactly, however columns fall */
+  /* all keys are equal, so the sum is exactly 128 whichever columns are drawn */
+  memset(c.k, 0, 128 * 8 * sizeof(float));
   c.params = small_params(hyperattn_paper_params(), 16, 32, 32);
   double mean = 0.0;
   for (int seed = 0; seed < 400; seed++) {
@@ -368,36 +371,39 @@ static void test_a_column_in_the_own_block_counts_once(void **state) {
     run(&c);
     for (int i = 0; i < 128; i++) mean += exp((double)c.lse[i]) / (400 * 128);
   }
-  assert_below(fabs(mean - 128.0), 0.5); /* counted twice: 160 */
+  assert_below(fabs(mean - 128.0), 0.5); /* it would be 160 if columns counted twice */
   free_call(&c);
 }
 
-/* Their merge adds a float32 epsilon inside a logarithm: lse off by up to 0.05 where the second part dominates. */
+/* Their merge adds a float32 epsilon inside a logarithm, so that lse is wrong by up to 0.05 if the second
+   part dominates. */
 static void test_lse_of_a_dominant_part(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 512, 512, 8, 8, 1, 203);
   for (int i = 0; i < 8; i++) c.k[500 * 8 + i] *= 40.0f;
-  c.params =
-      small_params(hyperattn_default_params(), 64, 512, 512); /* all keys: exact, through every level */
+  /* all keys are met, so every level is exact */
+  c.params = small_params(hyperattn_default_params(), 64, 512, 512);
   assert_exact(&c, 2e-6);
   c.params.method = HYPERATTN_EXACT;
   assert_exact(&c, 2e-6);
   free_call(&c);
 }
 
-/* Their last sorted block is padded with zero keys that nobody masks: mass e^0 for keys that do not exist. */
+/* Their last sorted block is padded with zero keys without a mask, so that keys that do not exist have the
+   mass e^0. */
 static void test_no_padding_in_ragged_blocks(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 100, 101, 8, 8, 0, 207);
   for (int i = 0; i < 100 * 8; i++) c.q[i] = 3.0f;
-  for (int i = 0; i < 101 * 8; i++) c.k[i] = -3.0f; /* scores of -25: a padded key would outweigh all */
+  /* scores are -25, so a padded key would have nearly all the weight */
+  for (int i = 0; i < 101 * 8; i++) c.k[i] = -3.0f;
   c.params = small_params(hyperattn_paper_params(), 16, 32, 32);
   run(&c);
   for (int i = 0; i < 100; i++) assert_below((double)c.lse[i], -15.0);
   free_call(&c);
 }
 
-/* block_size = 0 divides by zero there. */
+/* Their code divides by zero if block_size is 0. */
 static void test_no_blocks(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 300, 300, 8, 8, 1, 209);
@@ -407,7 +413,8 @@ static void test_no_blocks(void **state) {
   free_call(&c);
 }
 
-/* Causal wants n_query == n_key there, value_dim == head_dim, and one key head per query head. */
+/* Their causal attention needs n_query == n_key, value_dim == head_dim, and one key head for each query
+   head. */
 static void test_causal_chunks_other_dims_shared_keys(void **state) {
   (void)state;
   call c = new_call(1, 4, 2, 200, 700, 16, 24, 1, 211);
@@ -422,8 +429,9 @@ static void test_causal_chunks_other_dims_shared_keys(void **state) {
   free_call(&c);
 }
 
-/* An odd length pads a zero row at every level there. With keys alike and no blocks, the strata's weights add up to the
-   keys of each rectangle: row i sums to i + 1, whatever was drawn. */
+/* With an odd length, their code pads a zero row at every level. Here, with equal keys and no blocks, the
+   weights of the strata add up to the number of keys of each rectangle: row i sums to i + 1, whichever
+   columns were drawn. */
 static void test_odd_lengths(void **state) {
   (void)state;
   for (int64_t n = 333; n < 341; n++) {

@@ -1,4 +1,4 @@
-/* Judging: held-out queries choose what a rectangle meets, hold a tolerance, and report the error. */
+/* Judging: held-out queries choose what a rectangle meets, enforce a tolerance, and report the error. */
 #include "oracle.h"
 
 /* A call of this shape in which a few hundred tokens are approximated and judged. */
@@ -12,7 +12,7 @@ static call judged_call(int64_t heads, int64_t kv_heads, int64_t n_query, int64_
   return c;
 }
 
-/* Every query's key of its own counts most; they are `step` keys apart. */
+/* Gives every query one key with most of the weight; those of neighbouring queries are `step` keys apart. */
 static void plant(call *c, int64_t head, int64_t step, float strength) {
   const hyperattn_problem *p = &c->problem;
   for (int64_t i = 0; i < p->n_query; i++)
@@ -21,21 +21,21 @@ static void plant(call *c, int64_t head, int64_t step, float strength) {
           strength * c->k[(i * step + 3) % p->n_key * p->head_dim + t];
 }
 
-/* Keys in runs of eight alike; each eight queries look for one run. */
+/* Keys in runs of eight equal ones; every eight queries look for one run. */
 static void plant_runs(call *c, float strength) {
   const hyperattn_problem *p = &c->problem;
   for (int64_t i = 0; i < p->n_key * 8; i++) c->k[i] = c->k[i / 64 * 64 + i % 8];
   for (int64_t i = 0; i < p->n_query * 8; i++) c->q[i] = strength * c->k[i / 64 * 5 % 50 * 64 + i % 8];
 }
 
-/* So, with queries half drowned in noise. */
+/* The same, with noise in the queries. */
 static void plant_noisy_runs(call *c, uint64_t random) {
   plant_runs(c, 2.5f);
   for (int64_t i = 0; i < c->problem.n_query * 8; i++) c->q[i] += test_gaussian(&random);
 }
 
-/* Approximates the whole of full attention, also where that is dearer than exact, and runs it; the choices
-   stay readable in the workspace, the caller's to free. */
+/* Runs full attention, approximated even if that costs more than exact attention. Returns the workspace
+   with the choices, which the caller frees. */
 static void *run_anyway(call *c, hai_plan *plan) {
   plan_call(plan, c, 1);
   void *workspace = test_alloc(hai_layout_size(&plan->layout, 1));
@@ -44,7 +44,7 @@ static void *run_anyway(call *c, hai_plan *plan) {
   return workspace;
 }
 
-/* The first rectangle's verdict on a head, from a workspace that has just been used. */
+/* The first rectangle's verdict on a head, from the workspace of a call that has just run. */
 static hai_verdict verdict_of(const hai_plan *plan, void *workspace, int64_t head) {
   hai_job job;
   hai_job_at(&job, plan, workspace, hai_phases(plan) - 1 - plan->reporting, 0, 0);
@@ -62,7 +62,7 @@ static double true_error(const call *c) {
   return error;
 }
 
-/* What is attended is what the verdicts say, for every recipe and pairing. */
+/* Queries meet the keys that the verdict names, for every recipe and pairing. */
 static void test_attention_follows_verdicts(void **state) {
   static const int64_t n[][2] = {{203, 203}, {97, 331}, {150, 400}};
   static const float tolerances[] = {0.0f, 0.05f, 0.6f};
@@ -91,8 +91,8 @@ static void test_attention_follows_verdicts(void **state) {
   for (int i = 0; i < 3; i++) assert_true(pairings[i] > 0);
 }
 
-/* With 48 queries all of them judge: the verdict's error is the output's, it keeps the tolerance, and where
-   it takes more than columns, columns alone would not have kept it. */
+/* All of 48 queries judge, so the verdict's error is the error of the output. It is within the tolerance,
+   and if the verdict takes more than columns, columns alone were not. */
 static void test_verdicts_are_right(void **state) {
   static const float tolerances[] = {0.02f, 0.2f, 0.5f, 0.9f};
   int taken[4] = {0};
@@ -110,7 +110,7 @@ static void test_verdicts_are_right(void **state) {
     taken[verdict.recipe]++;
     if (verdict.recipe == HAI_ALL) {
       assert_below(error, 1e-5);
-      assert_above((double)verdict.error, (double)tolerance); /* the best that was tried */
+      assert_above((double)verdict.error, (double)tolerance); /* the best choice that was tried */
     } else {
       assert_below(fabs((double)verdict.error / error - 1.0), 1e-3);
       assert_below(error, (double)tolerance);
@@ -127,7 +127,7 @@ static void test_verdicts_are_right(void **state) {
   assert_true(taken[HAI_COLUMNS] && taken[HAI_BLOCKS] && taken[HAI_BOTH] && taken[HAI_ALL]);
 }
 
-/* So it is where the truth is put together from chunks of keys, whose scores lie far apart. */
+/* The same where the exact result is merged from chunks of keys whose scores are far apart. */
 static void test_verdicts_on_many_keys_are_right(void **state) {
   (void)state;
   for (int tallest = 0; tallest < 3; tallest++) {
@@ -141,7 +141,7 @@ static void test_verdicts_on_many_keys_are_right(void **state) {
   }
 }
 
-/* At a fixed budget columns that are good enough end the search, before any pairing. */
+/* At a fixed budget, if columns are good enough, the search ends before any pairing. */
 static void test_good_columns_end_the_search(void **state) {
   (void)state;
   int ended = 0;
@@ -164,8 +164,8 @@ static void test_good_columns_end_the_search(void **state) {
   assert_true(ended >= 6);
 }
 
-/* Columns were drawn in order of position; where that pairing wins after the other was tried, their sub-blocks are
-   its own again. */
+/* Columns are drawn in the order by position. If that pairing wins after the other was tried, the columns
+   have its sub-blocks again. */
 static void test_the_first_pairing_wins_after_the_second(void **state) {
   int won = 0;
   (void)state;
@@ -186,8 +186,8 @@ static void test_the_first_pairing_wins_after_the_second(void **state) {
   assert_true(won > 2);
 }
 
-/* Heads that share keys take each its own pairing, as if it were alone; and the first pairing, taken after the
-   second was tried, pairs as if there were no other. */
+/* Each of the heads that share keys takes its own pairing, as if it were alone. The first pairing, if it
+   is taken after the second was tried, is as if there were no second. */
 static void test_heads_take_each_its_own_pairing(void **state) {
   int mixed = 0;
   (void)state;
@@ -222,7 +222,7 @@ static void test_heads_take_each_its_own_pairing(void **state) {
   assert_true(mixed > 2);
 }
 
-/* PROBED tries two pairings of blocks, however small they are. */
+/* PROBED tries two pairings of blocks, even of blocks of one key. */
 static void test_blocks_of_one_key(void **state) {
   (void)state;
   call c = judged_call(1, 1, 203, 403, 1, 0.0f, 290);
@@ -237,7 +237,7 @@ static void test_blocks_of_one_key(void **state) {
   free_call(&c);
 }
 
-/* Where a held-out query stands in a sorted order, few or many, in any rectangle. */
+/* The positions of few and many held-out queries in a sorted order are right in every rectangle. */
 static void test_places_of_the_held_out(void **state) {
   static const int64_t n[] = {40, 90, 300, 1000};
   (void)state;
@@ -260,7 +260,7 @@ static void test_places_of_the_held_out(void **state) {
     }
 }
 
-/* At a fixed budget the judged choice is as good as either choice alone. */
+/* At a fixed budget the choice by judging is as good as the better of the choices. */
 static void test_a_fixed_budget_takes_the_better(void **state) {
   hai_plan plan;
   (void)state;
@@ -268,7 +268,8 @@ static void test_a_fixed_budget_takes_the_better(void **state) {
     call c = judged_call(1, 1, 48, 500, 0, 0.0f, 200 + seed);
     if (seed % 2) plant(&c, 0, 7, 1.0f);
     free(run_anyway(&c, &plan));
-    double chosen = true_error(&c), enough = seed % 2 ? 0.4 : 0.1; /* HAI_FAIR, HAI_GOOD */
+    /* the errors that end the search: HAI_FAIR, HAI_GOOD */
+    double chosen = true_error(&c), enough = seed % 2 ? 0.4 : 0.1;
     c.params.order = HYPERATTN_ORDER_POSITION;
     free(run_anyway(&c, &plan));
     assert_below(chosen, fmax(true_error(&c) * 1.0001, enough));
@@ -279,7 +280,8 @@ static void test_a_fixed_budget_takes_the_better(void **state) {
   }
 }
 
-/* Nothing is good enough, or everything; and only what needs more gets it. */
+/* With a tolerance of almost nothing all keys are met, with a huge one few; and only heads that need more
+   keys get them. */
 static void test_extremes(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++) {
@@ -293,7 +295,8 @@ static void test_extremes(void **state) {
     run(&c);
     assert_true(report[0].escalated == 0.0f && report[0].exact == 0.0f && report[0].block_mass == 0.0f);
     assert_above(true_error(&c), 1e-2);
-    c.params.tolerance = 0.05f; /* head 0: every query and key alike; head 1: each its own key */
+    c.params.tolerance = 0.05f;
+    /* head 0: all queries and keys are equal; head 1: every query has its own key */
     for (int64_t i = 0; i < 300 * 8; i++) c.q[i] = c.k[i] = 0.1f;
     for (int64_t i = 0; i < 300 * 6; i++) c.v[i] = 1.0f;
     for (int64_t i = 0; i < 300; i++)
@@ -305,14 +308,14 @@ static void test_extremes(void **state) {
   }
 }
 
-/* Tasks from the last to the first, workers in turn. */
+/* Runs tasks from the last to the first, with workers in turn. */
 static void backwards(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
   int n_workers = *(const int *)context;
   for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % n_workers));
 }
 
-/* The report, other workers, expanded heads and a head alone change no bit; neither does what was in the
-   workspace. */
+/* No bit depends on the report, the number of workers, sharing of heads, heads computed alone, or what was
+   in the workspace. */
 static void test_bits(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++)
@@ -340,7 +343,7 @@ static void test_bits(void **state) {
         assert_memory_equal(report, other, sizeof report);
         free(workspace);
       }
-      for (int64_t head = 0; head < 4; head++) { /* alone */
+      for (int64_t head = 0; head < 4; head++) { /* each head alone */
         call one = c;
         one.problem.n_heads = one.problem.n_kv_heads = 1;
         one.q += head * 260 * 8, one.k += head / 2 * 260 * 8, one.v += head / 2 * 260 * 6;
@@ -355,7 +358,8 @@ static void test_bits(void **state) {
     }
 }
 
-/* Up to 192 queries all of them audit: the report is not an estimate, and is held to double. */
+/* Up to 192 queries all of them audit, so the report is not an estimate, and is compared with double
+   precision. */
 static void test_report_is_true(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 12; seed++) {
@@ -363,11 +367,11 @@ static void test_report_is_true(void **state) {
     call c = judged_call(1, 1, N, KEYS, 0, seed % 3 ? 0.0f : 0.6f, 500 + seed);
     const hyperattn_problem *p = &c.problem;
     hyperattn_report report;
-    c.params.probe_queries = N; /* every query probes: alpha and masses are not estimates either */
+    c.params.probe_queries = N; /* every query probes, so alpha and masses are not estimates either */
     c.params.window = 0;
     if (seed % 2) plant(&c, 0, 7, 0.7f);
     if (seed % 4 == 3) c.params.order = HYPERATTN_ORDER_SORTLSH;
-    if (seed % 4 == 0) /* the heaviest column is the first of a chunk */
+    if (seed % 4 == 0) /* here the heaviest column is the first of a chunk */
       for (int64_t t = 0; t < 8; t++) c.k[64 * 8 + t] = 3.0f * c.q[5 * 8 + t];
     c.problem.report = &report;
     pairs w;
@@ -393,21 +397,21 @@ static void test_report_is_true(void **state) {
     assert_below(fabs((double)report.max_error - most), 1e-3 * most + 1e-6);
     if (report.exact == 0.0f) {
       assert_below(fabs((double)report.sampled_mass - sampled), 2e-3);
-      assert_below(fabs((double)report.window_mass), 2e-3); /* all keys are the rectangle's */
+      assert_below(fabs((double)report.window_mass), 2e-3); /* all keys are in the rectangle */
     }
     assert_below(
         fabs((double)(report.sampled_mass + report.block_mass + report.pinned_mass + report.window_mass) -
              1.0),
         1e-5);
     assert_below(fabs((double)report.alpha - alpha), 1e-3 * alpha);
-    assert_above((double)report.keys_per_query, keys - 1e-3); /* probing and judging come on top */
+    assert_above((double)report.keys_per_query, keys - 1e-3); /* probing and judging are added to these */
     assert_above((double)report.kappa, 0.999);
     free(out), free(lse), free(w.log_weight);
     free_call(&c);
   }
 }
 
-/* Without probes, held-out queries that choose, and blocks: what is left can be said outright. */
+/* Without probes, blocks and queries that judge, the report's figures follow from the parameters. */
 static void test_report_of_columns_alone(void **state) {
   enum { N = 90, KEYS = 400 };
   (void)state;
@@ -428,7 +432,7 @@ static void test_report_of_columns_alone(void **state) {
   free_call(&c);
 }
 
-/* Every key-query pair is counted: what is met, and what probing, judging and each pairing take. */
+/* Every key-query pair is counted: those that are met, and those of probing, judging and each pairing. */
 static void test_report_counts_pairs(void **state) {
   (void)state;
   for (int kind = 0; kind < 3; kind++) {
@@ -446,7 +450,8 @@ static void test_report_counts_pairs(void **state) {
     double met = (double)hai_counts(&job)[0] + (double)hai_counts(&job)[recipe == HAI_BLOCKS ? 1 : 2];
     if (recipe != HAI_COLUMNS) met += 403.0 * plan.take / (double)hai_key_parts(&plan, 403);
     if (recipe == HAI_ALL) met = 403.0;
-    int paired = recipe == HAI_BLOCKS || recipe == HAI_BOTH; /* trials: of at most 48 groups, here all */
+    /* a trial pairs at most 48 groups, here all of them */
+    int paired = recipe == HAI_BLOCKS || recipe == HAI_BOTH;
     double want =
         met + 403.0 * (8 + (kind ? 48 : 0)) / 300.0 + (tried + paired) * (300.0 * 403.0 / (8 * 4)) / 300.0;
     assert_below(fabs((double)report.keys_per_query - want), 0.05);
@@ -455,8 +460,8 @@ static void test_report_counts_pairs(void **state) {
     free(workspace);
     free_call(&c);
   }
-  call c =
-      new_call(1, 1, 1, 256, 316, 8, 8, 1, 5); /* a prefix too short to approximate: all of it is met */
+  /* the prefix is too short to approximate, so all of it is met */
+  call c = new_call(1, 1, 1, 256, 316, 8, 8, 1, 5);
   hyperattn_report report;
   c.problem.report = &report;
   c.params = small_params(hyperattn_paper_params(), 64, 8, 8);
@@ -468,7 +473,7 @@ static void test_report_counts_pairs(void **state) {
   free_call(&c);
 }
 
-/* Errors on which later keys lie heavily count little: rows meet the nearest rectangles first. */
+/* The error of a rectangle counts little for rows that have most of their weight on keys outside it. */
 static void test_later_keys_outweigh_errors(void **state) {
   (void)state;
   double ratio = 0;
@@ -476,7 +481,7 @@ static void test_later_keys_outweigh_errors(void **state) {
     call c = judged_call(1, 1, 640, 900, 1, 0.0f, 560 + seed);
     hyperattn_report report;
     for (int64_t i = 0; i < 640; i++) c.q[i * 8 + 7] = 3.0f;
-    for (int64_t j = 0; j < 900; j++) c.k[j * 8 + 7] = j ? 0.0f : 10.0f; /* the first key: a sink */
+    for (int64_t j = 0; j < 900; j++) c.k[j * 8 + 7] = j ? 0.0f : 10.0f; /* the first key is a sink */
     c.problem.report = &report;
     run(&c);
     ratio += (double)report.error / true_error(&c) / 10;
@@ -485,7 +490,8 @@ static void test_later_keys_outweigh_errors(void **state) {
   assert_true(ratio > 0.7 && ratio < 1.5);
 }
 
-/* A sample's word for the whole: the sum of the squared errors, and the variance of that sum, as textbooks have it. */
+/* The estimate for all queries from a sample: the sum of squared errors and the variance of that sum, as
+   in textbooks. */
 static void test_report_of_a_sample(void **state) {
   enum { N = 800, AUDITORS = 192 };
   (void)state;
@@ -514,7 +520,7 @@ static void test_report_of_a_sample(void **state) {
   free_call(&c);
 }
 
-/* The report's own arrays lie apart from what chooses, also where they are larger than anything else. */
+/* The report's arrays do not overlap those of the choices, even if they are larger than all others. */
 static void test_a_report_of_many_keys_changes_nothing(void **state) {
   (void)state;
   call c = new_call(1, 3, 3, 64, 4000, 4, 1, 0, 590);
@@ -530,7 +536,7 @@ static void test_a_report_of_many_keys_changes_nothing(void **state) {
   free_call(&c);
 }
 
-/* Keys are counted, not added up in floats: those of so many queries are beyond a float's whole numbers. */
+/* Keys are counted in integers, since a float cannot represent the count for so many queries exactly. */
 static void test_report_counts_keys_of_many_queries(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 100000, 513, 1, 1, 0, 9);
@@ -542,7 +548,7 @@ static void test_report_counts_keys_of_many_queries(void **state) {
   free_call(&c);
 }
 
-/* Causal: levels add up like independent errors. */
+/* In causal attention the errors of levels are added as independent errors are. */
 static void test_causal_report(void **state) {
   (void)state;
   double ratio = 0;
@@ -578,7 +584,7 @@ static void test_bad_reports(void **state) {
   free_call(&c);
 }
 
-/* A NaN or infinity in a query has no say in verdicts; in a key or value it reaches only rows that see it. */
+/* Verdicts leave out a query with NaN or infinity; in a key or value these reach only rows that see them. */
 static void test_what_is_not_finite(void **state) {
   const float bad[] = {NAN, INFINITY, -INFINITY};
   (void)state;
@@ -597,7 +603,7 @@ static void test_what_is_not_finite(void **state) {
       }
 }
 
-/* At tolerance 0 no key or value after a row changes it by a bit, although choices are judged. */
+/* At tolerance 0 no key or value after a row changes a bit of it, although choices are judged. */
 static void test_causality(void **state) {
   (void)state;
   for (int64_t row = 40; row < 300; row += 53) {
@@ -613,7 +619,7 @@ static void test_causality(void **state) {
   }
 }
 
-/* Held-out queries ascend, and no probe is among the judges. */
+/* Held-out queries are in ascending order, and none of those that judge is a probe. */
 static void test_who_is_held_out(void **state) {
   (void)state;
   for (int64_t n = 1; n < 3000; n = n * 3 / 2 + 1) {
@@ -646,7 +652,8 @@ static void test_who_is_held_out(void **state) {
   }
 }
 
-/* 48 bytes for each token and head, and 256 KiB for each worker; more of anything never needs less. */
+/* The workspace takes at most 48 bytes per token and head, and 256 KiB per worker. A larger call never
+   needs less. */
 static void test_workspace(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++) {
@@ -660,14 +667,13 @@ static void test_workspace(void **state) {
       uint64_t random = 77;
       p.report = with ? &report : NULL;
       for (int i = 0; i < 300; i++) {
-        p.n_query = (int64_t)(test_random(&random) % 9000),
-        p.n_key = (int64_t)(test_random(&random) % 9000);
+        p.n_query = (int64_t)(splitmix(&random) % 9000), p.n_key = (int64_t)(splitmix(&random) % 9000);
         size_t size = hyperattn_workspace_size(&p, &a, 1);
         hyperattn_problem more = p;
-        more.n_query += (int64_t)(test_random(&random) % 3000);
+        more.n_query += (int64_t)(splitmix(&random) % 3000);
         assert_true(hyperattn_workspace_size(&more, &a, 1) >= size);
         more = p;
-        more.n_key += (int64_t)(test_random(&random) % 3000);
+        more.n_key += (int64_t)(splitmix(&random) % 3000);
         assert_true(hyperattn_workspace_size(&more, &a, 2) >= size);
       }
     }

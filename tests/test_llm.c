@@ -1,6 +1,6 @@
-// The example engine (examples/llm) on a tiny model that is made here: damage of every kind to its file
-// is an error, never a crash; what the engine does not understand of a file it names; formats, tokenizer,
-// decoding. The sanitize preset runs it too.
+// The example engine (examples/llm) on a tiny model that is made here. Every kind of damage to its file is an
+// error, never a crash; the engine names what it does not understand; formats, tokenizer and decoding are
+// right. The sanitize preset runs this too.
 #include "dequant.h"
 #include "model.h"
 #include "tokenizer.h"
@@ -70,7 +70,7 @@ static size_t tiny_tensors(tiny_tensor *t) {
   return n;
 }
 
-// A block of any type with moderate numbers: pseudo-random bytes, but halves and floats in range.
+// A block of any type: pseudo-random bytes, but with halves and floats of moderate size.
 static void put_block(bytes *to, const dequant_format *format, uint32_t *state) {
   unsigned char block[256];
   for (uint32_t i = 0; i < format->bytes; i++)
@@ -85,7 +85,7 @@ static void put_block(bytes *to, const dequant_format *format, uint32_t *state) 
   put(to, block, format->bytes);
 }
 
-// The model; *header is where its tensors' data begin.
+// Writes the model; *header becomes the offset where the data of its tensors begin.
 static void make_model(bytes *to, size_t *header) {
   tiny_tensor tensors[2 + 9 * LAYERS];
   size_t n = tiny_tensors(tensors);
@@ -134,7 +134,7 @@ static void one_thread(void *context, int64_t n_tasks, hyperattn_task task, void
 }
 static const hyperattn_parallel alone = {1, NULL, one_thread};
 
-// Everything that a program does with a file. Returns whether it was accepted; *error says why not.
+// Does all that a program does with a file. Returns whether it was accepted; if not, *error says why.
 static int use(const void *data, size_t size, llm_error *error) {
   gguf file;
   tokenizer t;
@@ -174,7 +174,7 @@ static int make(void **state) {
   return 0;
 }
 
-// Of a copy that ends where the allocation does, so that a read past the end is seen by the sanitizers.
+// Uses a copy that ends where its allocation ends, so that sanitizers see a read past the end.
 static int use_part(size_t size, size_t flip, unsigned char with) {
   llm_error error = {""};
   unsigned char *copy = malloc(size + 1);
@@ -205,7 +205,8 @@ static void no_damage_to_the_header_crashes(void **state) {
   int accepted = 0, refused = 0;
   for (size_t at = 0; at < made_header; at++)
     for (size_t i = 0; i < sizeof with; i++) use_part(made.size, at, with[i]) ? accepted++ : refused++;
-  assert_true(refused > 1000 && accepted > 100);  // a changed letter of a token does no harm
+  // some changes do no harm, such as another letter in a token
+  assert_true(refused > 1000 && accepted > 100);
 }
 
 static void foreign_files_are_refused(void **state) {
@@ -218,12 +219,12 @@ static void foreign_files_are_refused(void **state) {
   assert_non_null(strstr(error.text, "not a GGUF file"));
 }
 
-// ---- Files that say more, or other things, than the engine understands ----------------------------
+// ---- Files with something that the engine does not understand ----------------------------
 
-// A key of the made file that is replaced, or one that is added to it.
+// A key of the model's file that is replaced, or a key that is added.
 typedef struct change {
   const char *key;
-  int type;  // a gguf_type; ABSENT: the key is left out
+  int type;  // a gguf_type, or ABSENT if the key is left out
   double number;
   const char *text;
 } change;
@@ -239,13 +240,14 @@ static void put_change(bytes *to, const change *c) {
     put(to, &c->number, 8);
   else if (c->type == GGUF_STRING)
     put_string(to, c->text);
-  else if (c->type == GGUF_ARRAY)  // of one integer
+  else if (c->type == GGUF_ARRAY)  // an array of one integer
     put_integer(to, GGUF_I32, 4), put_integer(to, 1, 8), put_integer(to, (uint64_t)c->number, 4);
   else
     put_integer(to, (uint64_t)(int64_t)c->number, sizes[c->type]);
 }
 
-// A tensor that is left out (type ABSENT), replaced or added: float32, all of it `number`.
+// A tensor that is left out (type ABSENT), replaced or added; it is float32, and all its elements are
+// `number`.
 typedef struct tensor_change {
   const char *name;
   int type;
@@ -256,8 +258,8 @@ typedef struct tensor_change {
 typedef struct edit {
   const change *value;
   const tensor_change *tensor;
-  int is_added;     // even where the made file has one of that name
-  uint64_t layout;  // data lie at multiples of it, whatever the header says; 0: the header's
+  int is_added;     // added even if the file has one of that name
+  uint64_t layout;  // data are at multiples of it, whatever the header says; 0: the header's alignment
 } edit;
 
 static void put_header_of(bytes *to, gguf_string name, const gguf_tensor *t, uint64_t offset) {
@@ -311,7 +313,7 @@ static void remake(bytes *to, edit e) {
   free(file.values), free(file.tensors);
 }
 
-// The edited file is accepted (named NULL), or refused by a sentence that names `named`.
+// The edited file is accepted if `named` is NULL, and else refused by a sentence that contains `named`.
 static void check_edit(edit e, const char *named, const char *what) {
   static bytes edited;
   llm_error error = {""};
@@ -340,9 +342,9 @@ static void keys_are_understood_or_refused_by_name(void **state) {
   (void)state;
   static const struct {
     const char *key;
-    double good, bad;  // as float32
+    double good, bad;  // values of a float32 key
   } numbers[] = {
-      // changes nothing at the first value; is not followed at any other
+      // the first value changes nothing and is accepted; any other is refused
       {ATTENTION "causal", 1, 0},
       {ATTENTION "clamp_kqv", 0, 8},
       {ATTENTION "max_alibi_bias", 0, 8},
@@ -359,13 +361,13 @@ static void keys_are_understood_or_refused_by_name(void **state) {
       {LLAMA "use_parallel_residual", 0, 1},
       {ROPE "scale_linear", 1, 4},
       {ROPE "scaling.attn_factor", 1, 1.2},
-      {ROPE "scaling.factor", 1, 4},  // without a type
+      {ROPE "scaling.factor", 1, 4},  // without rope.scaling.type
       {GGML "add_eos_token", 0, 1},
       {GGML "add_sep_token", 0, 1},
       {GGML "add_space_prefix", 0, 1},
       {GGML "remove_extra_whitespaces", 0, 1},
       {"general.quantization_version", 2, 1},
-      // followed, within reason
+      // used, if it is in range
       {ATTENTION "layer_norm_rms_epsilon", 1e-6, NAN},
       {ATTENTION "layer_norm_rms_epsilon", 1e-5, -1},
       {ATTENTION "layer_norm_rms_epsilon", 1e-3, 0},
@@ -537,7 +539,7 @@ static void names_are_there_once(void **state) {
     check_twice((edit){.tensor = &tensors[i], .is_added = 1}, tensors[i].name);
 }
 
-// By how much the positions of a file with both keys are divided.
+// The number by which positions are divided, for a file with both keys.
 static double scale_of(const char *type, double factor) {
   static bytes once, twice;
   const change named = {ROPE "scaling.type", GGUF_STRING, 0, type};
@@ -639,7 +641,7 @@ static void tensors_are_understood_or_refused_by_name(void **state) {
                known[i].tensor.name);
 }
 
-// ---- Formats: sums of a block of bytes (7 i + 3) % 61, as gguf-py's dequantize gives them ---------
+// ---- Formats: sums over a block with bytes (7 i + 3) % 61, recorded from gguf-py's dequantize ---------
 
 static void formats_agree_with_gguf(void **state) {
   (void)state;
@@ -693,7 +695,7 @@ static void words_merge_and_come_back(void **state) {
   int64_t n;
   int32_t *tokens = tokenizer_encode(&t, text, sizeof text - 1, 1, &n);
   assert_int_equal(n, sizeof expected / sizeof *expected);
-  // " '" is one word of two bytes, "the" the next: no merge crosses words.
+  // " '" is one word of two bytes and "the" the next; no merge crosses words.
   assert_memory_equal(tokens, expected, sizeof expected);
   char back[64];
   size_t size = 0;
@@ -723,7 +725,7 @@ static void special_tokens_are_those_of_their_type(void **state) {
   types[4 * ('y' - '!')] = 4;
   for (int type = 0; type < 8; type++) {
     int64_t n;
-    types[4 * x] = (unsigned char)type;  // "<|x|>y" stays a control token
+    types[4 * x] = (unsigned char)type;  // "<|x|>y" remains a control token
     if (!tokenizer_open(&t, &file, &error)) {
       assert_non_null(strstr(error.text, GGML "token_type"));
       assert_true(type == 0 || type > 5);
@@ -735,7 +737,7 @@ static void special_tokens_are_those_of_their_type(void **state) {
     free(tokens);
     tokens = tokenizer_encode(&t, text, sizeof text - 1, 0, &n);
     assert_true(tokens[0] == 5);
-    if (type == 4)  // the user's own are found in any text
+    if (type == 4)  // user-defined tokens are found in every text
       assert_true(n == 4 && tokens[1] == x && tokens[2] == 'y' - '!' && tokens[3] == '1' - '!');
     else
       assert_true(n == 8 && tokens[1] == '<' - '!' && tokens[7] == '1' - '!');
@@ -766,16 +768,16 @@ static void merges_make_tokens_of_tokens(void **state) {
   make(NULL);
 }
 
-// ---- Merging, beside the plain way to do it -------------------------------------------------------
+// ---- Merging, compared with the plain way to do it -------------------------------------------------------
 
 enum { MOST_MERGES = 1500, MOST_TOKENS = 26 + MOST_MERGES, MOST_LETTERS = 12 };
 
-// Letters, and merges of random tokens with one another, by rank.
+// Letters, and merges of random pairs of tokens, in order of rank.
 typedef struct merge_table {
   int n_letters, n_tokens, n_merges;
   char tokens[MOST_TOKENS][MOST_LETTERS + 1];
   int32_t merges[MOST_MERGES][3];           // left, right, result
-  int32_t ranks[MOST_TOKENS][MOST_TOKENS];  // of left and right; -1: they do not merge
+  int32_t ranks[MOST_TOKENS][MOST_TOKENS];  // of left and right, or -1 if they do not merge
 } merge_table;
 
 static uint32_t below(uint32_t *state, uint32_t n) {
@@ -795,8 +797,9 @@ static void add_merge(merge_table *m, int32_t left, int32_t right) {
   memcpy(m->merges[m->n_merges++], (int32_t[3]){left, right, result}, sizeof *m->merges);
 }
 
-// Every token with every other, from the letters on; or random ones; or these in any order, so that a token may
-// merge on before its own turn has come, which no trained table has.
+// Merges of every token with every other, from the letters on; or of random tokens; or the latter in random
+// order, so that a token may have merges of lower rank than the merge that makes it, which does not occur in
+// trained tables.
 typedef enum table_kind { REGULAR, RANDOM, SHUFFLED } table_kind;
 
 static void make_table(merge_table *m, table_kind kind, int n_letters, int n_merges, uint32_t *state) {
@@ -818,7 +821,7 @@ static void make_table(merge_table *m, table_kind kind, int n_letters, int n_mer
     m->ranks[m->merges[rank][0]][m->merges[rank][1]] = rank;
 }
 
-// A file without tensors whose tokenizer is that table's.
+// A file without tensors, with the tokenizer of that table.
 static void open_table(const merge_table *m, bytes *to, gguf *file, tokenizer *t) {
   llm_error error;
   to->size = 0;
@@ -836,8 +839,8 @@ static void open_table(const merge_table *m, bytes *to, gguf *file, tokenizer *t
     fail_msg("%s", error.text);
 }
 
-// By definition: the pair of lowest rank merges wherever it stands, from the left, until none can. Every turn
-// looks at the whole word.
+// Merging by its definition: the pair of lowest rank merges everywhere, from the left, until no pair merges.
+// Every round looks at the whole word.
 static int64_t merge_plainly(const merge_table *m, int32_t *tokens, int64_t n, int64_t *n_steps) {
   for (;;) {
     int32_t rank = INT32_MAX;
@@ -889,8 +892,8 @@ static void merging_equals_its_definition(void **state) {
   assert_true(n_merged > 100000);
 }
 
-// Of one word of n letters, all alike or random ones: at most 4 n log n steps. Of random ones the plain way takes
-// many times as many.
+// A word of n letters, all equal or random, takes at most 4 n log n steps. For random letters the plain way
+// takes many times as many.
 static void a_long_word_takes_n_log_n_steps(void **state) {
   (void)state;
   enum { N = 20000 };
@@ -917,7 +920,8 @@ static void a_long_word_takes_n_log_n_steps(void **state) {
   }
 }
 
-// Logits of the last of n tokens: read at once by two threads, and one by one over the cache.
+// The logits of the last of n tokens are the same if two threads read all at once, and if tokens are read one
+// by one.
 static void decoding_equals_reading_at_once(void **state) {
   (void)state;
   enum { N = 50 };
@@ -943,8 +947,8 @@ static void decoding_equals_reading_at_once(void **state) {
   for (int i = 0; i < VOCAB; i++) sum += exp((double)at_once[i]);
   assert_true(fabs(loss - (log(sum) - (double)at_once[5])) < 1e-4);
   session_close(&s);
-  // What the cache is kept in costs its rounding, which this model's random weights blow up; a wrong cache gives
-  // other logits altogether.
+  // The dtype of the cache adds its rounding, which this model's random weights amplify; with a wrong cache
+  // the logits would be unrelated.
   static const double bounds[] = {1e-3, 0.2, 1.0, 1.0};
   for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_Q8_0; dtype++) {
     double most = 0;
@@ -956,7 +960,7 @@ static void decoding_equals_reading_at_once(void **state) {
     for (int i = 0; i < VOCAB; i++)
       most = fmax(most, fabs((double)at_once[i] - (double)one_by_one[i]) / (1 + fabs((double)at_once[i])));
     if (!(most <= bounds[dtype])) fail_msg("cache %d: %g", dtype, most);
-    if (dtype > HYPERATTN_F32) assert_true(most > 1e-4);  // it was kept in that
+    if (dtype > HYPERATTN_F32) assert_true(most > 1e-4);  // so the cache had that dtype
     session_close(&s);
   }
   pool_close(&threads);

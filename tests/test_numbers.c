@@ -1,4 +1,5 @@
-/* The small functions: exponential, logarithm, root, random numbers, and every kernel's operations against double. */
+/* The small functions (exponential, logarithm, root, random numbers) and every kernel's operations,
+   against double. */
 #include "support.h"
 
 static void test_exp(void **state) {
@@ -66,8 +67,8 @@ static void test_random_numbers(void **state) {
   assert_below(fabs(square / 20000 - 1.0 / 3.0), 0.01);
 }
 
-/* Each operation of each kernel that this machine has, over lanes, counts and dims, against its formula in double.
-   Lanes outside the range, and what the formula does not name, must keep their bits. */
+/* Compares each operation of a kernel, over lanes, counts and dims, with its formula in double. Lanes
+   outside the range, and what the formula does not mention, must keep their bits. */
 enum { HAI_TEST_CHUNK = 64 };
 
 static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin, int end, uint64_t seed) {
@@ -83,7 +84,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   for (int i = 0; i < lanes; i++)
     row[i] = i == 1 ? NULL : rows + i * dim, out[i] = i == 2 ? NULL : back + i * dim;
   for (int j = 0; j < n_keys; j++)
-    key[j] = keys + j * dim, log_weight[j] = test_gaussian(&random), visible[j] = test_random(&random);
+    key[j] = keys + j * dim, log_weight[j] = test_gaussian(&random), visible[j] = splitmix(&random);
   k->pack(row, dim, 0.75f, packed);
   for (int i = 0; i < lanes; i++)
     for (int64_t t = 0; t < dim; t++)
@@ -104,9 +105,9 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         assert_below(fabs((double)score[j * lanes + i] - s) / size, 3e-6);
     }
   for (int j = 0; j < n_keys; j++)
-    score[j * lanes + begin] = -INFINITY; /* a lane that sees nothing finite */
+    score[j * lanes + begin] = -INFINITY; /* in this lane no score is finite */
   for (int masked = 0; masked < 2; masked++)
-    for (int started = 0; started < 4; started++) { /* bit 0: a state is there; bit 1: no log-weights */
+    for (int started = 0; started < 4; started++) { /* bit 0: there is a state; bit 1: no log-weights */
       float weights[64];
       memcpy(weights, log_weight, sizeof weights);
       if (started & 2) memset(log_weight, 0, sizeof log_weight);
@@ -131,7 +132,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         for (int j = 0; j < n_keys; j++)
           if (!masked || (visible[j] >> i & 1))
             high = fmax(high, (double)score[j * lanes + i] + (double)log_weight[j]);
-        /* a reference that moves moves ahead, but for leaps (here none is within rounding of 8) */
+        /* a reference that moves goes ahead of the scores, except in leaps (here none is nearly 8) */
         if (high > (double)m_before[i] && high < (double)m_before[i] + 8.0) high += log(2.0);
         double f = high == -INFINITY ? 0.0 : exp((double)m_before[i] - high);
         for (int j = 0; j < n_keys; j++) {
@@ -149,7 +150,8 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
           assert_below(fabs((double)m[i] - high), 1e-6 * fmax(1.0, fabs(high)));
         if (high != -INFINITY) assert_below(fabs((double)factor[i] - f), 4e-6 * f + 1e-37);
         assert_below(fabs((double)l[i] - (f * (double)l_before[i] + total)), 5e-6 * (total + 1.0));
-        /* a sum and what it lost hold more digits than a float; a state whose reference stays is not rounded */
+        /* a sum and what it lost have more digits than a float; a state whose reference stays is not
+           rounded */
         double both = (double)l_before[i] + (double)l_before[lanes + i];
         double rest = (double)l[i] + (double)l[lanes + i] - (f == 0.0 ? 0.0 : (double)factor[i] * both);
         for (int j = 0; j < n_keys; j++) rest -= (double)s[j * lanes + i];
@@ -157,7 +159,7 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
         assert_below(fabs((double)l[lanes + i]), 6e-8 * (double)l[i] + 1e-37);
       }
       assert_int_equal(moved, differs);
-      if (masked && started == 1) { /* values and sums with these weights */
+      if (masked && started == 1) { /* values, and sums over lanes, with these weights */
         float *o_before = (float *)test_alloc((size_t)(dim * lanes) * sizeof(float));
         memcpy(o_before, o, (size_t)(dim * lanes) * sizeof(float));
         k->values(s, n_keys, key, dim, factor, begin, end, o);
@@ -193,7 +195,86 @@ static void check_kernel(const hai_kernel *k, int64_t dim, int n_keys, int begin
   free(rows), free(keys), free(o), free(packed), free(back), free(score), free(want), free(kept);
 }
 
-/* The weights alone, of every kernel: e^x for x <= 0 within a few of float's last places. */
+/* Sums and addends that are not finite, or whose sum is not, and what the sum then is. */
+static const float bad_sum[] = {1.0f, INFINITY, -INFINITY, 3e38f, NAN, INFINITY},
+                   bad_o[] = {INFINITY, 2.0f, 1.0f, 3e38f, 1.0f, -INFINITY},
+                   bad_want[] = {INFINITY, INFINITY, -INFINITY, INFINITY, NAN, NAN};
+enum { N_BAD = sizeof bad_o / sizeof *bad_o };
+
+static void assert_same_or_nan(float got, float want) {
+  if (isnan(want))
+    assert_true(isnan(got));
+  else
+    assert_true(got == want);
+}
+
+/* x = x * factor. */
+static void check_scale(const hai_kernel *k, int64_t n_rows, int begin, int end, uint64_t seed) {
+  int64_t n = n_rows * k->lanes;
+  float *x = gaussians(n, seed), *before = gaussians(n, seed), factor[64];
+  for (int i = 0; i < k->lanes; i++) factor[i] = 0.25f + (float)i / 7.0f;
+  x[begin] = before[begin] = INFINITY;
+  k->scale(x, n_rows, factor, begin, end);
+  for (int64_t t = 0; t < n; t++) {
+    int i = (int)(t % k->lanes);
+    assert_true(x[t] == (i < begin || i >= end ? before[t] : stored(before[t] * factor[i])));
+  }
+  free(x), free(before);
+}
+
+/* carry leaves sum + o in two floats, exactly; gather rounds that to one. Where the sum is not finite,
+   nothing counts as lost, and gather gives that sum. */
+static void check_carry_and_gather(const hai_kernel *k, int64_t n_rows, int begin, int end, uint64_t seed) {
+  int64_t n = n_rows * k->lanes;
+  float *o = gaussians(n, seed), *sum = gaussians(n, seed + 1), *lost = gaussians(n, seed + 2);
+  float *o_before = (float *)test_alloc((size_t)n * sizeof(float)),
+        *sum_before = (float *)test_alloc((size_t)n * sizeof(float)),
+        *lost_before = (float *)test_alloc((size_t)n * sizeof(float));
+  for (int64_t t = 0; t < n; t++) o[t] *= 0.01f, lost[t] *= 1e-4f;
+  for (int i = begin; i < end && i - begin < N_BAD; i++)
+    sum[i] = bad_sum[i - begin], o[i] = bad_o[i - begin];
+  memcpy(o_before, o, (size_t)n * sizeof(float)), memcpy(sum_before, sum, (size_t)n * sizeof(float));
+  memcpy(lost_before, lost, (size_t)n * sizeof(float));
+  k->carry(o, n_rows, begin, end, sum, lost);
+  for (int64_t t = 0; t < n; t++) {
+    int i = (int)(t % k->lanes);
+    if (i < begin || i >= end) {
+      assert_same_or_nan(sum[t], sum_before[t]);
+      assert_true(o[t] == o_before[t] && lost[t] == lost_before[t]);
+      continue;
+    }
+    assert_true(o[t] == 0.0f);
+    if (t < k->lanes && i - begin < N_BAD) {
+      assert_same_or_nan(sum[t], bad_want[i - begin]);
+      assert_true(lost[t] == lost_before[t]);
+      continue;
+    }
+    double rest = (double)sum_before[t] + (double)o_before[t] - (double)sum[t];
+    assert_true(sum[t] == stored(sum_before[t] + o_before[t]));
+    assert_true(lost[t] == (float)((double)lost_before[t] + rest));
+  }
+  memcpy(sum_before, sum, (size_t)n * sizeof(float));
+  memcpy(lost_before, lost, (size_t)n * sizeof(float));
+  for (int with_lost = 0; with_lost < 2; with_lost++) {
+    for (int64_t t = 0; t < n; t++) o[t] = o_before[t] = t < k->lanes ? 0.0f : 3e-4f * (float)(t % 5);
+    k->gather(o, n_rows, begin, end, sum, with_lost ? lost : NULL);
+    for (int64_t t = 0; t < n; t++) {
+      int i = (int)(t % k->lanes);
+      double rest = (double)o_before[t] + (with_lost ? (double)lost[t] : 0.0), want = (double)sum[t] + rest;
+      if (i < begin || i >= end)
+        assert_true(o[t] == o_before[t]);
+      else if (t < k->lanes && i - begin < N_BAD)
+        assert_same_or_nan(o[t], bad_want[i - begin]);
+      else
+        assert_below(fabs((double)o[t] - want), 6e-8 * (fabs(want) + fabs(rest)));
+    }
+    assert_memory_equal(sum, sum_before, (size_t)n * sizeof(float)); /* gather only reads them */
+    assert_memory_equal(lost, lost_before, (size_t)n * sizeof(float));
+  }
+  free(o), free(sum), free(lost), free(o_before), free(sum_before), free(lost_before);
+}
+
+/* The weights of every kernel: e^x for x <= 0, right to a few units in the last place. */
 static void test_exp_of_kernels(void **state) {
   (void)state;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
@@ -213,7 +294,8 @@ static void test_kernels(void **state) {
   (void)state;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_NEON; isa++) {
     const hai_kernel *k = hai_kernel_of((hyperattn_isa)isa);
-    if (isa == HYPERATTN_ISA_AVX512_BF16) continue; /* AVX-512 for float32; test_dtypes has the rest */
+    /* its float32 operations are AVX-512's; test_dtypes tests the others */
+    if (isa == HYPERATTN_ISA_AVX512_BF16) continue;
     if (!k) {
       print_message("SKIP: this machine or build has no %s kernel\n",
                     hyperattn_isa_name((hyperattn_isa)isa));
@@ -226,8 +308,13 @@ static void test_kernels(void **state) {
       for (int n = 1; n <= HAI_TEST_CHUNK; n += n < 9 ? 1 : 11) {
         int registers = k->lanes / k->width;
         for (int first = 0; first<registers; first += registers> 4 ? 5 : 1)
-          for (int last = first + 1; last <= registers; last += registers > 4 ? 5 : 1)
-            check_kernel(k, dims[d], n, first * k->width, last * k->width, seed++);
+          for (int last = first + 1; last <= registers; last += registers > 4 ? 5 : 1) {
+            int begin = first * k->width, end = last * k->width;
+            check_kernel(k, dims[d], n, begin, end, seed++);
+            if (n != 1) continue; /* the functions below do not depend on keys */
+            check_scale(k, dims[d], begin, end, seed);
+            if (k->carry) check_carry_and_gather(k, dims[d], begin, end, seed);
+          }
       }
   }
 }

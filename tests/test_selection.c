@@ -101,7 +101,7 @@ static void test_counting_sort(void **state) {
     for (int64_t n = 0; n < 300; n += 37) {
       uint16_t code[400];
       int32_t order[300], *count = (int32_t *)test_alloc(sizeof(int32_t) << bits);
-      for (int i = 0; i < 400; i++) code[i] = (uint16_t)(test_random(&random) & ((1u << bits) - 1));
+      for (int i = 0; i < 400; i++) code[i] = (uint16_t)(splitmix(&random) & ((1u << bits) - 1));
       hai_counting_sort(code, 100, n, bits, count, order);
       char seen[400] = {0};
       for (int64_t i = 0; i < n; i++) {
@@ -120,14 +120,14 @@ static void test_offer(void **state) {
   (void)state;
   uint64_t random = 9;
   for (int round = 0; round < 300; round++) {
-    int n = 1 + (int)(test_random(&random) % 60), k = (int)(test_random(&random) % 20), held = 0;
+    int n = 1 + (int)(splitmix(&random) % 60), k = (int)(splitmix(&random) % 20), held = 0;
     float all[64];
     uint64_t heap[20];
     int32_t id[20];
     for (int i = 0; i < n; i++) {
-      all[i] = (float)(test_random(&random) % 12) - 6.0f;
-      if (test_random(&random) % 10 == 0) all[i] = NAN;
-      if (test_random(&random) % 10 == 0) all[i] = -all[i]; /* -0 is 0 */
+      all[i] = (float)(splitmix(&random) % 12) - 6.0f;
+      if (splitmix(&random) % 10 == 0) all[i] = NAN;
+      if (splitmix(&random) % 10 == 0) all[i] = -all[i]; /* -0 is 0 */
       hai_offer(heap, &held, k, hai_candidate(all[i], i));
     }
     assert_int_equal(held, k < n ? k : n);

@@ -1,28 +1,19 @@
-/* Sums over very many keys, weights that are rounded, and rounding modes: what a mean and an lse must not drift by. */
+/* Sums over very many keys, rounded weights and rounding modes must not make means and lse drift. */
 #include "../examples/amx.h"
+#include "../examples/halves.h"
 #include "support.h"
 
 #include <fenv.h>
 
-enum { DIM = 32 }; /* AMX takes it too */
+enum { DIM = 32 }; /* a dim that AMX takes too */
 
-/* Every kernel of this machine, with the dtype of the rows that its products read. */
-typedef struct kernel {
-  hyperattn_isa isa;
-  hyperattn_dtype dtype;
-} kernel;
-static kernel kernels[8];
+static test_kernel kernels[8];
 static int n_kernels;
 
-static int find_kernels(void **state) {
+static int set_up(void **state) {
   (void)state;
   ask_for_amx();
-  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
-    if (!hai_kernel_of((hyperattn_isa)isa)) continue;
-    kernels[n_kernels].isa = (hyperattn_isa)isa;
-    kernels[n_kernels++].dtype =
-        hai_kernel_of_bf16((hyperattn_isa)isa, DIM, DIM) ? HYPERATTN_BF16 : HYPERATTN_F32;
-  }
+  n_kernels = find_kernels(kernels, DIM, DIM);
   return 0;
 }
 
@@ -51,7 +42,7 @@ static void run_exact(hyperattn_problem p, hyperattn_isa isa) {
   free(workspace);
 }
 
-/* Scores that rise by so much from key to key move the reference of a row's sums again and again. */
+/* Scores that rise slowly from key to key move the reference of a row's sums again and again. */
 static void test_slowly_rising_scores(void **state) {
   (void)state;
   static const double rates[] = {1e-6, 3e-6, 1e-4, 1e-3, 0.3};
@@ -81,24 +72,25 @@ static void test_slowly_rising_scores(void **state) {
     }
 }
 
-/* One row of keys and values, met 2^22 times: its mean is itself. */
+/* Of 2^22 equal keys and values, the mean is the value. */
 static void test_equal_rows(void **state) {
   (void)state;
   static const float values[] = {0.1f, 0.7f, 1.0f / 3.0f, 1.0f};
   for (int v = 0; v < 4; v++)
     for (int k = 0; k < n_kernels; k++) {
-      float value = hai_from_bf16(hai_to_bf16(values[v])), rows[3][DIM], out[DIM], lse;
+      float value = bf16_to_float(float_to_bf16(values[v])), rows[3][DIM], out[DIM], lse;
       uint16_t halves[3][DIM];
       int is_half = kernels[k].dtype == HYPERATTN_BF16;
       int64_t n = ((int64_t)1 << LONGEST) - 37, dim = is_half ? DIM : 1;
       if (!is_half) value = values[v];
       for (int t = 0; t < DIM; t++) {
         rows[0][t] = rows[1][t] = 0.25f, rows[2][t] = value;
-        for (int i = 0; i < 3; i++) halves[i][t] = hai_to_bf16(rows[i][t]);
+        for (int i = 0; i < 3; i++) halves[i][t] = float_to_bf16(rows[i][t]);
       }
       hyperattn_problem p = is_half ? one_query(n, dim, halves[0], halves[1], halves[2], out, &lse)
                                     : one_query(n, dim, rows[0], rows[1], rows[2], out, &lse);
-      p.query.dtype = p.key.dtype = p.value.dtype = kernels[k].dtype; /* row strides are 0 */
+      /* row strides are 0, so all keys are one row */
+      p.query.dtype = p.key.dtype = p.value.dtype = kernels[k].dtype;
       run_exact(p, kernels[k].isa);
       for (int t = 0; t < dim; t++)
         assert_below(fabs((double)out[t] / (double)value - 1.0), is_half ? 1e-6 : 2e-6);
@@ -106,7 +98,7 @@ static void test_equal_rows(void **state) {
     }
 }
 
-/* Values of 1 have the mean 1, whatever the weights, and however they are rounded. */
+/* Values of 1 have the mean 1, whatever the weights are and however they are rounded. */
 static void test_values_of_one(void **state) {
   (void)state;
   static const int64_t lengths[] = {1, 2, 63, 64, 65, 700, 6000};
@@ -119,8 +111,8 @@ static void test_values_of_one(void **state) {
         uint16_t *halves = (uint16_t *)test_alloc((size_t)(3 * size) * sizeof *halves), *q = halves,
                  *key = q + size;
         for (int64_t j = 0; j < size; j++) {
-          c.v[j] = 1.0f, halves[2 * size + j] = hai_to_bf16(1.0f), key[j] = hai_to_bf16(c.k[j]);
-          if (j < c.problem.n_query * DIM) q[j] = hai_to_bf16(c.q[j]);
+          c.v[j] = 1.0f, halves[2 * size + j] = float_to_bf16(1.0f), key[j] = float_to_bf16(c.k[j]);
+          if (j < c.problem.n_query * DIM) q[j] = float_to_bf16(c.q[j]);
         }
         if (kernels[k].dtype == HYPERATTN_BF16) {
           c.problem.query.data = q, c.problem.key.data = key, c.problem.value.data = halves + 2 * size;
@@ -136,7 +128,8 @@ static void test_values_of_one(void **state) {
       }
 }
 
-/* Where sums are put aside is counted from key 0: a row has the same bits whichever rows share its tile. */
+/* A row has the same bits whichever rows share its tile, because the chunks after which sums are carried
+   are counted from key 0. */
 static void test_company_changes_nothing(void **state) {
   (void)state;
   enum { QUERIES = 30, KEYS = 9000 };
@@ -157,7 +150,7 @@ static void test_company_changes_nothing(void **state) {
   }
 }
 
-/* A value that is not finite leaves the other coordinates right, though sums have been put aside. */
+/* A value that is not finite leaves the other coordinates right, also after sums have been carried. */
 static void test_not_finite_late(void **state) {
   (void)state;
   enum { KEYS = 13000 };
@@ -182,8 +175,8 @@ static void test_not_finite_late(void **state) {
   }
 }
 
-/* Vector kernels give the bits of rounding to nearest under any mode, and leave the mode as it was; plain C rounds as it
-   is told. */
+/* Vector kernels round to nearest under any rounding mode of the caller's, and restore that mode; plain C
+   rounds in the caller's mode. */
 static void test_rounding_modes(void **state) {
   (void)state;
   static const int modes[] = {
@@ -223,5 +216,5 @@ int main(void) {
       cmocka_unit_test(test_values_of_one),        cmocka_unit_test(test_company_changes_nothing),
       cmocka_unit_test(test_not_finite_late),      cmocka_unit_test(test_rounding_modes),
   };
-  return cmocka_run_group_tests_name("sums", tests, find_kernels, NULL);
+  return cmocka_run_group_tests_name("sums", tests, set_up, NULL);
 }

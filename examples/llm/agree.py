@@ -1,4 +1,4 @@
-"""The engine beside llama.cpp, on the same file and text: the same tokens, the same perplexity, and how fast each reads.
+"""Compares the engine with llama.cpp on the same file and text: tokens, perplexity, and the speed of prefill.
 
     PYTHON examples/llm/agree.py --llm build/llm/examples/llm/llm --model M.gguf --text TEXT [--speed N] [--threads T]
 
@@ -27,7 +27,7 @@ BATCH = 512
 
 
 class Peer:
-    """llama.cpp by its C interface: a context of n tokens, two threads or as many as asked."""
+    """llama.cpp through its C interface: a context of n tokens, two threads or as many as given."""
 
     def __init__(self, model: str, n: int, threads: int, flash: bool, rope_base: float = 0):
         params = lc.llama_context_default_params()
@@ -36,7 +36,7 @@ class Peer:
         params.flash_attn_type = int(flash)
         params.rope_freq_base = rope_base  # 0: the model's
         weights = lc.llama_model_default_params()
-        weights.use_extra_bufts = False  # else its AMX path, which faults where a virtual machine only announces AMX
+        weights.use_extra_bufts = False  # its AMX path crashes in a virtual machine that announces AMX without having it
         self.weights = lc.llama_model_load_from_file(model.encode(), weights)
         self.context = lc.llama_init_from_model(self.weights, params)
         self.vocab = lc.llama_model_get_vocab(self.weights)
@@ -67,7 +67,7 @@ class Peer:
             yield first, rows
 
     def perplexity(self, tokens: list[int]) -> tuple[float, float]:
-        """Of the whole window and of its second half, as `llm perplexity` counts them."""
+        """Perplexity of the whole window and of its second half, counted as `llm perplexity` does."""
         losses = np.zeros(len(tokens) - 1)
         for first, rows in self.run(tokens, True):
             for i, row in enumerate(rows[: len(losses) - first]):

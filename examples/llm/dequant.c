@@ -1,21 +1,8 @@
 #include "dequant.h"
 
+#include "halves.h"
+
 #include <stddef.h>
-#include <string.h>
-
-static float bits_to_float(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-float half_to_float(uint16_t half) {
-  uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
-  if (exponent == 31) return bits_to_float(sign | 0x7f800000u | fraction << 13);
-  if (exponent) return bits_to_float(sign | (exponent + 112) << 23 | fraction << 13);
-  float x = (float)fraction * 0x1p-24f;  // subnormal
-  return sign ? -x : x;
-}
 
 static uint32_t u16_at(const unsigned char *b) { return (uint32_t)b[0] | (uint32_t)b[1] << 8; }
 static uint32_t u32_at(const unsigned char *b) { return u16_at(b) | u16_at(b + 2) << 16; }
@@ -23,9 +10,10 @@ static float half_at(const unsigned char *b) { return half_to_float((uint16_t)u1
 
 static void f32(const unsigned char *b, float *to) { *to = bits_to_float(u32_at(b)); }
 static void f16(const unsigned char *b, float *to) { *to = half_at(b); }
-static void bf16(const unsigned char *b, float *to) { *to = bits_to_float(u16_at(b) << 16); }
+static void bf16(const unsigned char *b, float *to) { *to = bf16_to_float((uint16_t)u16_at(b)); }
 
-// Blocks of 32: x = d q + m, q of 4 bits and perhaps a fifth in `high`; the low nibbles are the first half.
+// Blocks of 32: x = d q + m, where q has 4 bits, or 5 with the fifth in `high`; the low nibbles are the first
+// half.
 static void nibbles(const unsigned char *q, uint32_t high, float d, float m, float *to) {
   for (int i = 0; i < 16; i++) {
     to[i] = d * (float)((q[i] & 15) | (high >> i & 1) << 4) + m;
@@ -44,9 +32,9 @@ static void q8_0(const unsigned char *b, float *to) {
   for (int i = 0; i < 32; i++) to[i] = half_at(b) * (float)(int8_t)b[2 + i];
 }
 
-// Super-blocks of 256 in 8 parts of 32: x = d s q - dmin m. s and m, 6 bits each, lie in 12 bytes: the
-// low six bits of bytes 0..3 and 4..7 are s and m of parts 0..3; parts 4..7 take the nibbles of bytes
-// 8..11 and the top bits.
+// Super-blocks of 256 in 8 parts of 32: x = d s q - dmin m. s and m have 6 bits each and are packed in 12
+// bytes: the low six bits of bytes 0..3 and 4..7 are s and m of parts 0..3; those of parts 4..7 have
+// their low four bits in the nibbles of bytes 8..11 and their high two in the top bits of bytes 0..7.
 static void k_scale(const unsigned char *p, int part, float *s, float *m) {
   if (part < 4) {
     *s = (float)(p[part] & 63), *m = (float)(p[part + 4] & 63);
@@ -55,7 +43,7 @@ static void k_scale(const unsigned char *p, int part, float *s, float *m) {
     *m = (float)((p[part + 4] >> 4) | (p[part] >> 6) << 4);
   }
 }
-// high: NULL, or 32 bytes whose bit `part` is the fifth bit.
+// high is NULL, or 32 bytes whose bit `part` is the fifth bit of q.
 static void k_parts(const unsigned char *b, const unsigned char *high, const unsigned char *q, float *to) {
   float d = half_at(b), dmin = half_at(b + 2), s, m;
   for (int part = 0; part < 8; part++) {

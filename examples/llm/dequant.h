@@ -1,5 +1,5 @@
-// Number formats of GGUF tensors, made float32: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K,
-// Q6_K.
+// Converts number formats of GGUF tensors to float32: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K,
+// Q5_K, Q6_K.
 #ifndef LLM_DEQUANT_H
 #define LLM_DEQUANT_H
 
@@ -12,9 +12,7 @@ typedef struct dequant_format {
   void (*block)(const unsigned char *bytes, float *to);  // one block
 } dequant_format;
 
-const dequant_format *dequant_find(uint32_t type);  // NULL: not one of the above
+const dequant_format *dequant_find(uint32_t type);  // NULL if it is none of these
 void dequant(const dequant_format *format, const unsigned char *bytes, int64_t n_blocks, float *to);
-
-float half_to_float(uint16_t half);
 
 #endif

@@ -1,4 +1,4 @@
-// How the parts of this program report failure: a sentence, and 0 for "no".
+// How the parts of this program report failure: they return 0 and write a sentence.
 #ifndef LLM_ERROR_H
 #define LLM_ERROR_H
 

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// The unread rest of the file. A read past the end yields zeros and marks it short.
+// The unread rest of the file. A read past the end gives zeros and marks the file as too short.
 typedef struct reader {
   const unsigned char *at;
   size_t left;
@@ -98,8 +98,8 @@ static int read_tensor(reader *r, gguf_tensor *tensor, llm_error *error) {
   return r->is_short ? fail_short(error) : 1;
 }
 
-// Where the tensor's data lies, and *end, where it ends. Types that dequant.h does not know keep data NULL:
-// an error only if they are used.
+// Finds the tensor's data, and *end, where they end. For a type that dequant.h does not know, data stays
+// NULL, which is an error only if the tensor is used.
 static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t size, uint64_t *end,
                         llm_error *error) {
   const dequant_format *format = dequant_find(tensor->type);
@@ -122,12 +122,12 @@ static int place_tensor(gguf_tensor *tensor, const unsigned char *data, size_t s
   return 1;
 }
 
-// Tensors lie in the order of the header, each at the first multiple of the alignment: anything else comes of
-// a header that does not fit the data.
+// Tensors are stored in the order of the header, each at the first multiple of the alignment; anything else
+// means that the header does not fit the data.
 static int place_tensors(gguf *file, const unsigned char *data, size_t size, uint64_t alignment,
                          llm_error *error) {
   uint64_t end = 0;
-  int is_known = 1;  // whether `end` is: not after a type of unknown size
+  int is_known = 1;  // whether `end` is known, which it is not after a type of unknown size
   for (size_t i = 0; i < file->n_tensors; i++) {
     gguf_tensor *tensor = &file->tensors[i];
     if (is_known && tensor->offset != (end + alignment - 1) / alignment * alignment)
@@ -145,7 +145,7 @@ static int compare_names(const void *a, const void *b) {
   return order ? order : (x->size > y->size) - (x->size < y->size);
 }
 
-// Of n items, of so many bytes each, that begin with their names.
+// Whether the names of n items differ; an item has `size` bytes and begins with its name.
 static int are_distinct(const void *items, size_t n, size_t size, const char *what, llm_error *error) {
   const gguf_string **names = malloc((n + 1) * sizeof *names);
   if (!names) return llm_fail(error, "out of memory");
@@ -179,7 +179,8 @@ static int parse(gguf *file, llm_error *error) {
   if (version != 2 && version != 3)
     return llm_fail(error, "GGUF version %u; only 2 and 3, little-endian, are read", (unsigned)version);
   uint64_t n_tensors = read_integer(&r, 8), n_values = read_integer(&r, 8);
-  // A value takes at least 13 bytes, a tensor 24: counts beyond that are damage, and no reason to allocate.
+  // A value takes at least 13 bytes, a tensor 24. Larger counts mean a damaged file: nothing is allocated for
+  // them.
   if (n_values > r.left / 13 || n_tensors > r.left / 24) return fail_short(error);
   file->values = calloc((size_t)n_values + 1, sizeof *file->values);
   file->tensors = calloc((size_t)n_tensors + 1, sizeof *file->tensors);
@@ -234,7 +235,7 @@ void gguf_close(gguf *file) {
   *file = (gguf){0};
 }
 
-// ---- What is asked of a file ----------------------------------------------------------------------
+// ---- Queries on a file ----------------------------------------------------------------------
 
 int gguf_equal(gguf_string a, const char *b) { return a.size == strlen(b) && !memcmp(a.data, b, a.size); }
 

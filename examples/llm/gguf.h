@@ -1,8 +1,8 @@
 // A GGUF file, version 2 or 3, little-endian, mapped into memory. gguf_open checks every length and offset
 // against the file's size, so that whatever it accepts can be read without further checks.
 //
-// Reading a key or a tensor marks it. What nobody has read at the end is what the program does not
-// understand, and gguf_keys_read and gguf_tensors_read refuse it by name.
+// Reading a key or a tensor marks it. What is unmarked at the end is what the program does not understand;
+// gguf_keys_read and gguf_tensors_read refuse it by name.
 #ifndef LLM_GGUF_H
 #define LLM_GGUF_H
 
@@ -59,15 +59,16 @@ typedef struct gguf {
 } gguf;
 
 int gguf_open(gguf *file, const char *path, llm_error *error);
-int gguf_parse(gguf *file, const void *bytes, size_t size, llm_error *error);  // bytes outlive the file
+int gguf_parse(gguf *file, const void *bytes, size_t size,
+               llm_error *error);  // the bytes must outlive the file
 void gguf_close(gguf *file);
 
-// NULL where the file has none of that name.
+// NULL if the file has none of that name.
 const gguf_value *gguf_find(const gguf *file, const char *key);
 const gguf_tensor *gguf_find_tensor(const gguf *file, const char *name);
 
-// Of a key that is absent the first four leave *value as it is. They return 0, and the error names the key,
-// where its value is of another type or out of range.
+// If the key is absent, the first four leave *value as it is. If its value is of another type or out of
+// range, they return 0, and the error names the key.
 int gguf_integer(const gguf *file, const char *key, int64_t least, int64_t most, int64_t *value,
                  llm_error *error);
 int gguf_number(const gguf *file, const char *key, double least, double most, double *value,
@@ -75,16 +76,17 @@ int gguf_number(const gguf *file, const char *key, double least, double most, do
 int gguf_text(const gguf *file, const char *key, gguf_string *value, llm_error *error);
 int gguf_flag(const gguf *file, const char *key, int *value, llm_error *error);
 int gguf_array(const gguf *file, const char *key, gguf_type element, const gguf_value **value,
-               llm_error *error);                                   // NULL where the key is absent
-int gguf_has(const gguf *file, const char *key, llm_error *error);  // an error where the key is absent
+               llm_error *error);                                   // NULL if the key is absent
+int gguf_has(const gguf *file, const char *key, llm_error *error);  // an error if the key is absent
 
-// For keys that this program does not follow: absent, or an integer, float or boolean equal to `value`.
+// For keys that this program does not implement: they must be absent, or an integer, float or boolean equal
+// to `value`.
 int gguf_is_only(const gguf *file, const char *key, double value, llm_error *error);
 
-// Marks keys that are harmless whatever they say; one that ends with '.' stands for all that begin so.
+// Marks keys that are harmless with any value; one that ends with '.' means all keys that begin with it.
 void gguf_pass_over(const gguf *file, const char *const *keys, size_t n);
 
-// Whether all keys that begin so, or all tensors, have been read.
+// Whether all keys with that prefix, or all tensors, have been read.
 int gguf_keys_read(const gguf *file, const char *prefix, llm_error *error);
 int gguf_tensors_read(const gguf *file, llm_error *error);
 

@@ -1,12 +1,12 @@
-// A small engine for Llama-architecture GGUF models whose attention is hyperattn.h's: what HyperAttention
-// does to a real model's speed and perplexity.
+// A small engine for GGUF models of Llama architecture, whose attention is computed by hyperattn.h. It shows
+// what HyperAttention does to the speed and the perplexity of a real model.
 //
 //   llm perplexity --model M --text F [--context N] [--attention exact,default] [--layers 0-29,10-29] ...
 //   llm generate   --model M --prompt P | --text F [--tokens N] [--chat] [--attention A] ...
 //   llm dump       --model M --text F --heads LAYER/HEAD,... --out FOLDER [--context N] ...
 //   llm tokens     --model M --text F [--context N]
 //
-// llm --help tells the rest. docs/llm.md holds results.
+// llm --help lists all options. docs/llm.md has results.
 #include "matmul.h"
 #include "model.h"
 #include "tokenizer.h"
@@ -279,7 +279,7 @@ static void on_layer(void *context, int64_t layer) {
   progress_show(p, layer + 1, note);
 }
 
-// Runs a window through the layers, under a bar. Returns seconds.
+// Runs a window through the layers, with a progress bar. Returns seconds.
 static double prefill(session *s, const method *with, const int32_t *tokens, int64_t n) {
   llm_error error;
   progress bar = progress_begin(with->name, s->m->n_layers);
@@ -320,7 +320,7 @@ typedef struct baseline {
   double second_half, attention;
 } baseline;
 
-// One line of the table: the loss of token i is counted for i in 1 .. n - 1, the second half is i >= n / 2.
+// One line of the table. The mean loss is over tokens 1 .. n - 1, that of the second half over i >= n / 2.
 static void measure(session *s, const engine *e, const method *with, const int32_t *tokens, int64_t n,
                     baseline *exact) {
   double *losses = allocate((size_t)n, sizeof *losses);
@@ -350,7 +350,7 @@ static void measure(session *s, const engine *e, const method *with, const int32
   free(losses);
 }
 
-// Every method of --attention with every range of --layers; exact attention once.
+// Every method of --attention with every range of --layers, but exact attention only once.
 static method *choose_methods(const engine *e, int64_t *n_methods) {
   char name[16], layers[32];
   int64_t n = 0, most = (int64_t)(strlen(e->o.attention) * strlen(e->o.layers));

@@ -11,14 +11,14 @@
 void openblas_set_num_threads(int n);
 char *openblas_get_corename(void);
 
-// An OpenBLAS older than the processor takes it for a Prescott, at a fifth of its speed. It looks for the name of a
-// better one when it is loaded, so the program begins anew.
+// An OpenBLAS that is older than the processor takes it for a Prescott and runs at a fifth of its speed. It
+// reads OPENBLAS_CORETYPE only while it is loaded, so the program sets that and starts again.
 static void name_the_processor(char **argv) {
   hyperattn_isa isa = hyperattn_detect_isa();
   if (strcmp(openblas_get_corename(), "Prescott") != 0 || isa == HYPERATTN_ISA_SCALAR) return;
   if (getenv("OPENBLAS_CORETYPE")) return;
   setenv("OPENBLAS_CORETYPE", isa == HYPERATTN_ISA_AVX2 ? "Haswell" : "SkylakeX", 1);
-  execv("/proc/self/exe", argv);  // returns where there is none: slower, then
+  execv("/proc/self/exe", argv);  // returns only if that fails; the program then stays slow
 }
 
 void matmul_start(char **argv) {
@@ -34,7 +34,7 @@ void matmul_start(char **argv) { (void)argv; }
 
 #ifdef LLM_BLAS
 
-// The part of CBLAS's interface that is used: distributions differ in where its header lies.
+// The part of CBLAS's interface that is used; distributions put its header in different places.
 enum { row_major = 101, plain = 111, transposed = 112 };
 void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
                  const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);

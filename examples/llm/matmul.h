@@ -5,10 +5,11 @@
 
 #include <stdint.h>
 
-// First of all: a BLAS that has threads of its own is told to use none; one that does not know this processor is told
-// which it resembles, and the program begins anew.
+// Must be called first. Tells a BLAS that has threads of its own to use none. If OpenBLAS does not know this
+// processor, names it one that is similar, and starts the program again.
 void matmul_start(char **argv);
-const char *matmul_name(void);  // what does it: a BLAS, the processor that OpenBLAS has kernels for, or "plain C"
+const char *matmul_name(
+    void);  // what computes it: a BLAS, the processor whose kernels OpenBLAS uses, or "plain C"
 void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const float *w, int64_t rows,
             int64_t inner, int64_t columns, int is_added);
 

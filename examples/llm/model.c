@@ -10,9 +10,9 @@
 #include <string.h>
 #include <time.h>
 
-// Most rows that one task carries through the products before or after attention: the BLAS packs the
-// weights once per slab. And the partial results of a reduction, which compilers keep in vector
-// registers.
+// SLAB is the most rows that one task takes through the products before or after attention; the BLAS packs
+// the weights once per slab. LANES is the number of partial results of a reduction, which compilers keep in
+// vector registers.
 enum { SLAB = 1024, LANES = 16, MODEL_MAX_HEAD_DIM = 576 };
 
 double seconds_now(void) {
@@ -50,7 +50,7 @@ static const struct {
     {"llama.use_parallel_residual", 0},
 };
 
-// Keys that are harmless whatever they say: both belong to kinds of scaling that read_rotation refuses.
+// Keys that are harmless with any value: both belong to kinds of scaling that read_rotation refuses.
 static const char *const harmless[] = {
     "llama.rope.scaling.finetuned",
     "llama.rope.scaling.original_context_length",
@@ -129,7 +129,7 @@ static int read_header(model *m, const gguf *file, llm_error *error) {
       !gguf_text(file, layout, &rows, error))
     return 0;
   m->norm_epsilon = (float)norm_epsilon;
-  // The order of a head's rows that rotate() expects has this name, where it is named at all.
+  // If the order of a head's rows is named, it must be the order that rotate() expects.
   if (gguf_find(file, layout) && !gguf_equal(rows, "Meta AI original pth"))
     return llm_fail(error, "%s is '%.*s', which is not understood", layout, gguf_shown(rows), rows.data);
 
@@ -153,10 +153,10 @@ static int read_header(model *m, const gguf *file, llm_error *error) {
 typedef struct loader {
   const gguf *file;
   llm_error *error;
-  int only_checks;  // whether names, shapes and types are looked at and no numbers
+  int only_checks;  // checks names, shapes and types, and reads no numbers
 } loader;
 
-// Reads tensor `name`, of shape [rows][columns], to `to`.
+// Reads the tensor `name`, of shape [rows][columns], into `to`.
 static int read_into(const loader *l, const char *name, int64_t rows, int64_t columns, float *to) {
   const gguf_tensor *tensor = gguf_find_tensor(l->file, name);
   if (!tensor) return llm_fail(l->error, "tensor '%s' is missing", name);
@@ -172,7 +172,7 @@ static int read_into(const loader *l, const char *name, int64_t rows, int64_t co
   return is_finite ? 1 : llm_fail(l->error, "tensor '%s' holds infinities or no numbers", name);
 }
 
-// Tensors "<prefix><name>.weight", one beneath the other; rows 0 ends the list.
+// The tensors "<prefix><name>.weight", stored one below the other; rows 0 ends the list.
 typedef struct part {
   const char *name;
   int64_t rows;
@@ -231,7 +231,7 @@ static int read_tensors(model *m, const loader *l) {
   return 1;
 }
 
-// All of the file is looked at before any of its weights are read.
+// The whole file is checked before any of its weights are read.
 static int read_model(model *m, const gguf *file, llm_error *error) {
   loader l = {file, error, 1};
   if (!read_header(m, file, error)) return 0;
@@ -339,7 +339,7 @@ static void norm(const model *m, const float *x, const float *weight, int64_t ro
   }
 }
 
-// Rotates neighbouring pairs (2 i, 2 i + 1): GGUF files of this architecture hold their rows in that order.
+// Rotates neighbouring pairs (2 i, 2 i + 1); GGUF files of this architecture store their rows in that order.
 static void rotate(const session *s, const float *x, int64_t position, float *to) {
   const float *angle = s->rotation + position * s->m->rope_dims;
   for (int64_t i = 0; i < s->m->rope_dims; i += 2) {
@@ -349,10 +349,10 @@ static void rotate(const session *s, const float *x, int64_t position, float *to
   for (int64_t i = s->m->rope_dims; i < s->m->head_dim; i++) to[i] = x[i];
 }
 
-// e^x with a relative error below 3e-7, in a form that compilers vectorise: 2^n times a polynomial for 2^f.
+// e^x = 2^n 2^f with a polynomial for 2^f, in a form that compilers vectorise; relative error below 3e-7.
 static float fast_exp(float x) {
   x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
-  float t = x * 1.44269504f + 12582912.0f;  // 1.5 2^23: rounds, and leaves n in the low bits
+  float t = x * 1.44269504f + 12582912.0f;  // adding 1.5 2^23 rounds, and leaves n in the low bits
   float n = t - 12582912.0f;
   float f = (x - n * 0.693145752f) - n * 1.42860677e-6f;
   float p = 1.98412698e-4f;
@@ -367,7 +367,7 @@ static float fast_exp(float x) {
   return p * power;
 }
 
-// Rows of the slab: norm, queries, keys and values, rotation; keys and values go to the cache.
+// For the rows of a slab: norm, queries, keys and values, rotation. Keys and values go to the cache.
 static void before_attention(void *arg, int64_t slab, int worker) {
   layer_run *run = arg;
   session *s = run->s;
@@ -391,7 +391,8 @@ static void before_attention(void *arg, int64_t slab, int worker) {
   }
 }
 
-// Rows of the slab: attention's result projected and added; norm, gate, up, silu(gate) up, down, added.
+// For the rows of a slab: projects the result of attention and adds it; then adds down(silu(gate) up) of the
+// norm.
 static void after_attention(void *arg, int64_t slab, int worker) {
   layer_run *run = arg;
   session *s = run->s;
@@ -447,7 +448,7 @@ int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_pa
       return llm_fail(error, "token %d is not in the model", (int)tokens[i]);
     memcpy(s->hidden + i * m->dim, m->embedding + tokens[i] * m->dim, (size_t)m->dim * sizeof(float));
   }
-  // As many slabs as workers, or a multiple of it where slabs would be too large.
+  // As many slabs as workers, or a multiple of that if slabs would be too large.
   int64_t workers = s->threads->n_workers, turns = ceil_div(n, workers * SLAB),
           slab = ceil_div(n, turns * workers);
   for (int64_t i = 0; i < m->n_layers; i++) {
@@ -502,7 +503,7 @@ typedef struct loss_run {
   double *losses;
 } loss_run;
 
-// Logits stay within a worker's scratch: loss = ln sum_t exp(logit_t) - logit_next.
+// loss = ln sum_t exp(logit_t) - logit_next; the logits stay in a worker's scratch.
 static void loss_task(void *arg, int64_t slab, int worker) {
   loss_run *run = arg;
   session *s = run->s;

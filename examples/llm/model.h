@@ -1,5 +1,5 @@
-// A Llama-architecture model out of a GGUF file, weights made float32, and a run of it over a window of
-// tokens.
+// A model of Llama architecture from a GGUF file, its weights converted to float32, and runs of it over a
+// window of tokens.
 #ifndef LLM_MODEL_H
 #define LLM_MODEL_H
 
@@ -18,11 +18,11 @@ typedef struct model_layer {
 
 typedef struct model {
   int64_t n_layers, dim, hidden, n_heads, n_kv_heads, head_dim, n_vocab, trained_context;
-  int64_t rope_dims;  // of a head, the first so many are rotated
+  int64_t rope_dims;  // how many coordinates of a head are rotated, from the first on
   float norm_epsilon;
   double rope_base,
       rope_scale;       // angle = position / rope_scale * rope_base^(-2 i / rope_dims) / rope_factors[i]
-  float *rope_factors;  // [rope_dims / 2], or NULL: all 1
+  float *rope_factors;  // [rope_dims / 2], or NULL if all are 1
   float *embedding;     // [n_vocab][dim]
   float *output;        // [n_vocab][dim]; the embedding itself where the two are tied
   float *output_norm;   // [dim]
@@ -32,7 +32,7 @@ typedef struct model {
 // Whether the file is a whole model of an architecture that model_open understands.
 int model_is_known(const gguf *file, llm_error *error);
 
-// Refuses, by name, whatever would make another model of it than what is computed here.
+// Refuses, by name, everything that would make it another model than the one computed here.
 int model_open(model *m, const gguf *file, llm_error *error);  // the file may be closed afterwards
 void model_close(model *m);
 
@@ -42,7 +42,7 @@ typedef struct session {
   const model *m;
   const hyperattn_parallel *threads;
   int64_t capacity, n_past;  // n_past: tokens already in the cache
-  int64_t n_slots;           // of the cache: n_layers, or 1 that the layers share
+  int64_t n_slots;           // of the cache: n_layers, or 1 that all layers share
   hyperattn_dtype dtype;     // of the cache
   unsigned char *cache;      // [slot][key, value][kv head][capacity][head_dim]
   float *hidden;             // [capacity][dim], after the last layer of the last run, not normed
@@ -53,7 +53,7 @@ typedef struct session {
   void *workspace;  // hyperattn's
   size_t workspace_size;
   double attention_seconds;  // of the last run
-  // Called, where not NULL, when a layer's queries, keys and values are ready, and when the layer is done.
+  // Called, if not NULL, when a layer's queries, keys and values are ready, and when the layer is done.
   void (*on_ready)(void *context, int64_t layer);
   void (*on_layer)(void *context, int64_t layer);
   void *ready_context, *layer_context;

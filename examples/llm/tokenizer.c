@@ -19,13 +19,13 @@ typedef struct tokenizer_pair {  // two neighbours that merge, the first of them
   int64_t at;
 } tokenizer_pair;
 
-// What GGUF calls a token's type. The sixth, a byte, belongs to other tokenizers.
+// GGUF's types of tokens. The sixth, a byte, belongs to other tokenizers.
 enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED };
 
 // ---- Characters -----------------------------------------------------------------------------------
 
-// The character at *at; moves on. Bytes that are not UTF-8 are characters of their own, neither letter
-// nor space.
+// The character at *at, and moves *at behind it. A byte that is not UTF-8 is a character of its own, neither
+// a letter nor a space.
 static uint32_t next_character(const unsigned char **at, const unsigned char *end) {
   const unsigned char *p = *at;
   int more = p[0] < 0x80 ? 0 : p[0] >= 0xf0 && p[0] < 0xf8 ? 3 : p[0] >= 0xe0 ? 2 : p[0] >= 0xc2 ? 1 : -1;
@@ -58,8 +58,8 @@ static char kind_at(const unsigned char *at, const unsigned char *end) {
   return at < end ? kind_of(next_character(&at, end)) : 0;
 }
 
-// GPT-2 writes bytes as printable characters: those that are printable in Latin-1 as themselves, the n-th
-// of the others as U+0100 + n.
+// GPT-2 writes bytes as printable characters: a byte that is printable in Latin-1 as itself, the n-th of the
+// other bytes as U+0100 + n.
 static int is_plain(unsigned byte) { return (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte != 0xad); }
 static uint32_t character_of_byte(unsigned byte) {
   if (is_plain(byte)) return byte;
@@ -82,7 +82,7 @@ static size_t hash_bytes(const char *data, size_t size) {  // FNV-1a
   return (size_t)(hash ^ hash >> 32);
 }
 
-// The slot of a spelling, or the free one where it belongs.
+// The slot of a spelling, or the free slot where it belongs.
 static tokenizer_slot *slot_of(const tokenizer *t, const char *data, size_t size) {
   for (size_t i = hash_bytes(data, size);; i++) {
     tokenizer_slot *slot = &t->ids[i & t->ids_mask];
@@ -109,7 +109,7 @@ static size_t power_of_two(size_t at_least) {
   return size;
 }
 
-// Orders special tokens by their spelling; of two that are spelt alike the first comes first.
+// Orders special tokens by their spelling, and those with the same spelling by their number.
 typedef struct spelt {
   gguf_string text;
   int32_t token;
@@ -170,8 +170,8 @@ static int read_vocabulary(tokenizer *t, const gguf *file, llm_error *error) {
   return sort_special(t, error);
 }
 
-// A merge is written "left right"; neither side is empty or holds a space, and both and what they become
-// are tokens.
+// A merge is written "left right". Neither side is empty or contains a space, and left, right and their
+// concatenation are tokens.
 static int read_merges(tokenizer *t, const gguf *file, llm_error *error) {
   static const char key[] = "tokenizer.ggml.merges";
   const gguf_value *merges;
@@ -219,16 +219,15 @@ static int read_token(const tokenizer *t, const gguf *file, const char *key, int
 }
 
 static int read_tokenizer(tokenizer *t, const gguf *file, llm_error *error) {
-  // Accepted with the value by which they change nothing.
+  // Accepted only with the value that changes nothing.
   static const char *const off[] = {
       "tokenizer.ggml.add_eos_token",
       "tokenizer.ggml.add_sep_token",
       "tokenizer.ggml.add_space_prefix",
       "tokenizer.ggml.remove_extra_whitespaces",
   };
-  // Harmless whatever they say: names of tokens that neither begin nor end a text, scores, by which another
-  // kind of tokenizer merges, templates, which --chat does not follow, and the same vocabulary in another
-  // notation.
+  // Harmless with any value: names of tokens that neither begin nor end a text; scores, which another kind of
+  // tokenizer merges by; templates, which --chat does not use; and the same vocabulary in another notation.
   static const char *const harmless[] = {
       "tokenizer.chat_template",
       "tokenizer.chat_template.",
@@ -323,15 +322,15 @@ static int make_room(tokenizer_work *w, int64_t n) {
   if (n <= w->room) return 1;
   int64_t room = n > 64 ? n : 64;
   free(w->links), free(w->pairs);
-  // A merge takes a pair off the heap and adds at most two: there are never more than two a token.
+  // A merge takes a pair off the heap and adds at most two, so there are never more than two per token.
   w->links = malloc((size_t)(4 * room) * sizeof *w->links);
   w->pairs = malloc((size_t)(2 * room) * sizeof *w->pairs);
   w->room = w->links && w->pairs ? room : 0;
   return w->room > 0;
 }
 
-// A word's tokens as a list: where one merges with the next, the first becomes the result and the second is
-// no more, -1. `after` the last is n, `before` the first -1.
+// A word's tokens as a linked list. When two merge, the first becomes the result and the second becomes -1,
+// which means removed. `after` the last is n, `before` the first -1.
 typedef struct word_list {
   const tokenizer *t;
   tokenizer_work *w;
@@ -360,14 +359,14 @@ int64_t tokenizer_merge_word(const tokenizer *t, tokenizer_work *w, int32_t *tok
   for (int64_t i = 0; i < n; i++) l.before[i] = i - 1, l.after[i] = i + 1;
   for (int64_t i = 0; i < n; i++) push_at(&l, i);
   while (w->n_pairs) {
-    // All pairs of the lowest rank merge before those that they give rise to, even if one of these is lower.
+    // All pairs of the lowest rank merge before any pair that these merges create, even one of lower rank.
     int64_t n_now = 0;
     int32_t rank = w->pairs[0].rank;
     while (w->n_pairs && w->pairs[0].rank == rank) now[n_now++] = pop_pair(w).at;
     for (int64_t k = 0; k < n_now; k++) {
       int64_t at = now[k], gone = l.after[at];
       const tokenizer_merge *merge = merge_at(&l, at);
-      if (!merge || merge->rank != rank) continue;  // one of the two has merged with another since
+      if (!merge || merge->rank != rank) continue;  // one of the two has merged with another token since
       tokens[at] = merge->result - 1, tokens[gone] = -1;
       l.after[at] = l.after[gone];
       if (l.after[at] < n) l.before[l.after[at]] = at;
@@ -382,7 +381,7 @@ int64_t tokenizer_merge_word(const tokenizer *t, tokenizer_work *w, int32_t *tok
 // ---- Text to tokens -------------------------------------------------------------------------------
 
 typedef struct token_list {
-  int32_t *tokens;  // room for one per byte of text, and one more
+  int32_t *tokens;  // room for one more than the text has bytes
   int64_t n;
   tokenizer_work work;
 } token_list;
@@ -421,13 +420,14 @@ static const unsigned char *word_end(const unsigned char *at, const unsigned cha
   const unsigned char *word = at + (*at == ' ');
   char kind = kind_at(word, end);
   if (kind && kind != 'S') return run_end(word, end, kind);
-  // White space; before a word its last character is left to the word.
+  // White space. If a word follows, the last character belongs to the word.
   const unsigned char *stop = run_end(at, end, 'S'), *last = at;
   for (const unsigned char *next = at; next < stop; next_character(&next, end)) last = next;
   return stop < end && last > at ? last : stop;
 }
 
-// A stretch without special tokens. Digits stand alone and are ends to the stretches between them.
+// Adds the tokens of text without special tokens. With split_digits each digit is a word of its own and ends
+// the one before.
 static int add_text(const tokenizer *t, const unsigned char *at, const unsigned char *end,
                     token_list *list) {
   while (at < end) {
@@ -450,7 +450,8 @@ static int add_text(const tokenizer *t, const unsigned char *at, const unsigned 
   return 1;
 }
 
-// The first of special tokens [low, high), which agree before byte k and are longer, whose byte k is at least `byte`.
+// Of the special tokens [low, high), which all have the same first k bytes and are longer, the first whose
+// byte k is at least `byte`.
 static int32_t first_at_least(const tokenizer *t, int32_t low, int32_t high, size_t k, int byte) {
   while (low < high) {
     int32_t middle = low + (high - low) / 2;
@@ -462,7 +463,7 @@ static int32_t first_at_least(const tokenizer *t, int32_t low, int32_t high, siz
   return low;
 }
 
-// The longest special token that the text begins with; -1: none.
+// The longest special token that the text begins with; -1 if there is none.
 static int32_t special_at(const tokenizer *t, const unsigned char *at, const unsigned char *end,
                           int with_special) {
   int32_t found = -1, low = 0, high = t->n_special;
@@ -519,7 +520,7 @@ size_t tokenizer_decode(const tokenizer *t, int32_t token, char *bytes, size_t r
     while (byte < 256 && character_of_byte(byte) != code) byte++;
     if (byte < 256) {
       bytes[n++] = (char)byte;
-    } else {  // not of the byte alphabet: as it is
+    } else {  // not in the alphabet of bytes: copied as it is
       while (begin < at && n < room) bytes[n++] = (char)*begin++;
     }
   }

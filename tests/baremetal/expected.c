@@ -1,4 +1,4 @@
-/* expected FOLDER FILE: the host's results on q.f32, k.f32, v.f32 of the folder, plain C. */
+/* expected FOLDER FILE: writes the host's results, by plain C, on q.f32, k.f32 and v.f32 of the folder. */
 #define HYPERATTN_IMPLEMENTATION
 #define HYPERATTN_NO_SIMD
 #include "fixture.h"

@@ -1,13 +1,14 @@
-/* A Cortex-M without an operating system or a C library: runs the fixture, holds it against the host's results, and
-   paints the stack to see how deep the library goes. Output and exit by semihosting. */
+/* For a Cortex-M without an operating system or a C library: runs the fixture, compares the results with
+   the host's, and fills the stack with a pattern to see how deep the library goes. Output and exit are by
+   semihosting. */
 #include "fixture.h"
 
 extern const float fixture_q[], fixture_k[], fixture_v[],
-    fixture_expected[]; /* [N][D]; the last [CASES][N][D] */
+    fixture_expected[]; /* [N][D]; expected is [CASES][N][D] */
 extern unsigned stack_low[], stack_top[];
 static float out[N * D];
 
-/* What compilers call for by themselves. */
+/* Compilers call these by themselves. */
 void *memcpy(void *to, const void *from, size_t n) {
   for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = ((const char *)from)[i];
   return to;
@@ -51,7 +52,7 @@ static unsigned *stack_now(void) {
 static __attribute__((noinline)) void paint(void) {
   for (volatile unsigned *at = stack_low; at < (unsigned *)stack_now(); at++) *at = PAINT;
 }
-static unsigned long depth(const unsigned *from) { /* bytes below `from` that are no longer paint */
+static unsigned long depth(const unsigned *from) { /* bytes below `from` that have been overwritten */
   const unsigned *at = stack_low;
   while (at < from && *at == PAINT) at++;
   return (unsigned long)((const char *)from - (const char *)at);
@@ -81,7 +82,7 @@ static int check(int number) {
 
 static __attribute__((noreturn)) void start(void) {
   int good;
-  *(volatile unsigned *)0xe000ed88 |= 0xfu << 20; /* CPACR: the FPU */
+  *(volatile unsigned *)0xe000ed88 |= 0xfu << 20; /* CPACR: enables the FPU */
   __asm__ volatile("dsb\n\tisb");
   good = 1;
   for (int i = 0; i < CASES; i++) good &= check(i);

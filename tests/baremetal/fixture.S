@@ -1,4 +1,4 @@
-/* The fixture's data, from files in the include path; one head is 512 x 32 floats. */
+/* The data of the fixture, from files in the include path; a head has 512 x 32 floats. */
   .section .rodata
   .balign 4
   .global fixture_q, fixture_k, fixture_v, fixture_expected

@@ -1,4 +1,5 @@
-/* What the host and the microcontroller both compute: one head of a golden case, exact and by both presets. */
+/* What both the host and the microcontroller compute: one head of a golden case, exact and by both
+   presets. */
 #include "hyperattn.h"
 
 enum { N = 512, D = 32, CASES = 3 };
@@ -8,7 +9,7 @@ static const char *const case_name[CASES] = {"exact", "paper", "default"};
 
 static hyperattn_status run_case(int number, const float *q, const float *k, const float *v, float *out,
                                  size_t *bytes) {
-  static hyperattn_problem p; /* static: the stack that is measured is the library's */
+  static hyperattn_problem p; /* static, so that only the library's stack is measured */
   static hyperattn_params params;
   static hyperattn_report report;
   params = number == 2 ? hyperattn_default_params() : hyperattn_paper_params();

@@ -1,4 +1,4 @@
-/* Included before the library: its two memory functions, so that it needs no <string.h>. */
+/* Included before the library, to give it two memory functions, so that it needs no <string.h>. */
 #include <stddef.h>
 void *fw_memcpy(void *to, const void *from, size_t n);
 void *fw_memset(void *to, int byte, size_t n);

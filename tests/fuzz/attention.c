@@ -1,4 +1,4 @@
-/* Fuzzes hyperattn_forward: bytes become a call, valid or not; what the manual promises is checked. */
+/* Fuzzes hyperattn_forward: makes a call, valid or not, from bytes, and checks what the manual promises. */
 #define _POSIX_C_SOURCE 200809L
 #include "hyperattn.h"
 
@@ -11,8 +11,8 @@ typedef struct call {
   hyperattn_problem problem;
   hyperattn_params params;
   tensor query, key, value, out;
-  int valid;      /* by the manual: 1, 0, or -1: who knows */
-  int runs;       /* has it the memory that its shape and strides speak of */
+  int valid;      /* by the manual: 1 or 0, or -1 if this is unknown */
+  int runs;       /* whether it has the memory that its shape and strides imply */
   size_t offset;  /* of the workspace from 64-byte alignment */
   double q, k, v; /* the largest numbers of each input */
 } call;
@@ -45,7 +45,8 @@ static void take_shape(hyperattn_problem *p, bytes *in) {
   p->n_kv_heads = 1 + below(in, 8) / 5;
   p->n_heads = p->n_kv_heads * (1 + below(in, 8) / 4);
   p->n_query = below(in, size), p->n_key = one_in(in, 3) ? below(in, size) : p->n_query;
-  int is_long = one_in(in, 16); /* so that sub-blocks are chosen in two levels, and probing is cut */
+  /* long enough for sub-blocks in two levels, and for probing in several tasks */
+  int is_long = one_in(in, 16);
   p->head_dim = one_in(in, 10) ? 1 + below(in, 576) : dims[below(in, 10)];
   p->value_dim = one_in(in, 3) ? (one_in(in, 4) ? 1 + below(in, 576) : dims[below(in, 10)]) : p->head_dim;
   p->causal = (int)below(in, 2);
@@ -53,7 +54,7 @@ static void take_shape(hyperattn_problem *p, bytes *in) {
     p->batch = p->n_heads = p->n_kv_heads = p->head_dim = p->value_dim = 1;
     p->n_query %= 16, p->n_key = 40000 - below(in, 40000);
   }
-  for (; !is_long;) { /* small enough to run in milliseconds */
+  for (; !is_long;) { /* makes the call small enough to run in milliseconds */
     int64_t heads = p->batch * p->n_heads, dim = p->head_dim + p->value_dim;
     if (heads * p->n_query * p->n_key * dim <= MAX_PRODUCTS &&
         heads * (p->n_query + p->n_key) * dim <= MAX_NUMBERS)
@@ -92,7 +93,7 @@ static void take_params(hyperattn_params *a, bytes *in, int causal) {
   a->isa = present[below(in, n_present)];
 }
 
-/* One field becomes any number. */
+/* Sets one field to any number. */
 static void spoil(call *c, bytes *in) {
   hyperattn_problem *p = &c->problem;
   hyperattn_params *a = &c->params;
@@ -109,7 +110,7 @@ static void spoil(call *c, bytes *in) {
   else if (which < 17)
     *count[which - 8] = x;
   else if (which < 22)
-    *real[which - 17] = of_bits((uint32_t)take(in, 4));
+    *real[which - 17] = bits_to_float((uint32_t)take(in, 4));
   else if (which == 22)
     p->causal = small;
   else if (which == 23)
@@ -139,7 +140,7 @@ static void spoil(call *c, bytes *in) {
 static int in_range(int64_t x, int64_t least, int64_t most) { return x >= least && x <= most; }
 static int is_size(float x) { return isfinite(x) && x >= 0.0f; }
 
-/* Shapes and parameters as the manual has them; -1: their size alone may be too much. */
+/* Whether shapes and parameters are valid by the manual; -1 if only their size may be too large. */
 static int is_valid(const hyperattn_problem *p, const hyperattn_params *a) {
   const int64_t most = 0x7fffffff;
   int probes = a->heavy_keys || a->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
@@ -177,7 +178,7 @@ static void make_call(call *c, bytes *in) {
   take_shape(p, in);
   take_params(&c->params, in, p->causal);
   uint64_t dtypes = take(in, 2);
-  int same = (dtypes >> 12) % 3 == 1; /* BF16 has kernels of its own */
+  int same = (dtypes >> 12) % 3 == 1; /* all of one dtype, since BF16 has kernels of its own */
   c->runs = 1, c->valid = 1;
   for (int i = 0; i < 4; i++) {
     int is_kv = i == 1 || i == 2;
@@ -205,7 +206,8 @@ static void make_call(call *c, bytes *in) {
     for (uint64_t k = 4; k < n_specials; k++) tensor_plant(all[i], in, 0);
   }
   if (c->runs) c->q = tensor_most(&c->query), c->k = tensor_most(&c->key), c->v = tensor_most(&c->value);
-  if (one_in(in, 8)) spoil(c, in), c->valid = -1; /* a bad stride may cease to matter */
+  /* valid is unknown then, since the new value may make a bad stride valid */
+  if (one_in(in, 8)) spoil(c, in), c->valid = -1;
   int shapes = is_valid(p, &c->params);
   if (c->valid) c->valid = shapes == 1 ? c->valid : shapes;
   CHECK(shapes < 0 || !hyperattn_workspace_size(p, &c->params, 1) == !shapes, "workspace_size, valid %d",
@@ -213,7 +215,7 @@ static void make_call(call *c, bytes *in) {
 }
 
 #define SHOW(x) fprintf(stderr, #x " %.9g, ", (double)(x))
-static void show(const call *c) { /* to whoever looks at a crash */
+static void show(const call *c) { /* for the reader of a crash */
   const hyperattn_problem *p = &c->problem;
   const hyperattn_params *a = &c->params;
   const tensor *all[] = {&c->query, &c->key, &c->value, &c->out};
@@ -242,7 +244,8 @@ static void backwards(void *context, int64_t n_tasks, hyperattn_task task, void 
   for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % *(int *)context));
 }
 
-/* Runs c: by one worker, by two of forward_parallel, or by phases; tasks from the last to the first. */
+/* Runs c by one worker, by two workers of forward_parallel, or by phases, with tasks from the last to the
+   first. */
 static result run(call *c, int n_workers, int fill) {
   hyperattn_problem *p = &c->problem;
   size_t size = hyperattn_workspace_size(p, &c->params, n_workers), heads = (size_t)(p->batch * p->n_heads);
@@ -275,8 +278,8 @@ static result run(call *c, int n_workers, int fill) {
   return r;
 }
 
-/* n numbers of a row of a are those of b, to the bit; of a NaN, only that it is one: which operand's sign it
-   takes is the machine's affair. */
+/* Checks that n numbers of a row of a have the bits of those of b. A NaN must be a NaN only: which
+   operand's sign it gets depends on the machine. */
 static void same_numbers(const void *a, const void *b, hyperattn_dtype dtype, int64_t n, const char *what) {
   if (!memcmp(a, b, (size_t)(n * unit_bytes(dtype)))) return;
   for (int64_t i = 0; i < n; i++) {
@@ -285,7 +288,7 @@ static void same_numbers(const void *a, const void *b, hyperattn_dtype dtype, in
           (int)i, (double)x, (double)y);
   }
 }
-/* Rows 0 .. n - 1 of head `of_b` of b are those of head `of_a` of a. */
+/* Checks that rows 0 .. n - 1 of head `of_b` of b are those of head `of_a` of a. */
 static void same_rows(const call *c, const result *a, int64_t of_a, const result *b, int64_t of_b,
                       int64_t n, const char *what) {
   int64_t all = c->problem.n_query, row = c->out.dim * unit_bytes(c->out.dtype);
@@ -298,9 +301,10 @@ static void same_report(const hyperattn_report *a, const hyperattn_report *b, in
 
 /* ---- What must hold of a result ---- */
 
-/* Every row against the values it may see, and exact ones against double precision. Bounds: a score is a sum
-   of head_dim rounded products; weights have the error of exp and of rescaling; the kernels of BF16 round
-   weights to 2^-9 each, but not in the sum that they are divided by. */
+/* Checks that every row is within the range of the values that it may see, and exact rows against double
+   precision. The bounds: a score is a sum of head_dim rounded products; weights have the error of exp and of
+   rescaling; the kernels of BF16 round each weight by a relative 2^-8 at most, and divide by the sum of the
+   rounded weights. */
 static void check_numbers(const call *c, const result *r) {
   const hyperattn_problem *p = &c->problem;
   const hyperattn_params *a = &c->params;
@@ -366,7 +370,7 @@ static void check_numbers(const call *c, const result *r) {
   free(sum);
 }
 
-/* A head alone gives its bits of the whole. */
+/* A head, computed alone, has the bits it has in the whole call. */
 static void check_slice(const call *c, const result *whole, bytes *in) {
   call d = *c;
   hyperattn_problem *p = &d.problem;
@@ -383,7 +387,7 @@ static void check_slice(const call *c, const result *whole, bytes *in) {
   free_result(&r);
 }
 
-/* No row feels a later key: those that rows 0 .. rows - 1 may not see become others. */
+/* No row depends on a later key: changes the keys that rows 0 .. rows - 1 may not see. */
 static void check_causality(call *c, const result *before, bytes *in) {
   hyperattn_problem *p = &c->problem;
   int64_t rows = 1 + below(in, 65536) % p->n_query, first = rows + p->n_key - p->n_query;
@@ -423,7 +427,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   CHECK(status == HYPERATTN_OK || (status < 0 && status > HYPERATTN_STATUS_LAST), "status %d", (int)status);
   CHECK(c.valid < 0 || (status == HYPERATTN_OK) == c.valid, "valid %d: %s", c.valid,
         hyperattn_status_string(status));
-  if (status != HYPERATTN_OK) { /* nothing may be written */
+  if (status != HYPERATTN_OK) { /* then nothing may have been written */
     size_t n_lse = (size_t)(c.out.n[0] * c.out.n[1] * c.out.n[2]) * sizeof(float);
     if (p->lse) memset(p->lse, 0xff, n_lse);
     CHECK(hyperattn_forward(p, a, workspace, bytes_1) == status, "not the status of hyperattn_check");

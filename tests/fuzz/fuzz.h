@@ -1,4 +1,4 @@
-/* What the fuzz targets share: numbers taken from the input's bytes, and checks that abort. */
+/* What the fuzz targets share: numbers from the bytes of the input, and checks that abort. */
 #ifndef HYPERATTN_TESTS_FUZZ_H
 #define HYPERATTN_TESTS_FUZZ_H
 
@@ -20,8 +20,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
   } while (0)
 
 #ifdef HYPERATTN_H
+#include "../../examples/halves.h"
+#include "../../examples/splitmix.h"
 
-/* The input; past its end come zeros. */
+/* The input, followed by endless zeros. */
 typedef struct bytes {
   const uint8_t *at, *end;
 } bytes;
@@ -32,56 +34,32 @@ static uint64_t take(bytes *in, int n) {
   return x;
 }
 static int64_t below(bytes *in, int64_t n) { return (int64_t)take(in, n > 256 ? 2 : 1) % n; }
-static int one_in(bytes *in, int n) { return (int)take(in, 1) % n == n - 1; } /* zeros say no */
+static int one_in(bytes *in, int n) { return (int)take(in, 1) % n == n - 1; } /* not for zeros */
 static int64_t wild(bytes *in) {
   static const int64_t some[] = {-1, 0, 0x7fffffff, 0x80000000, INT64_MAX, INT64_MIN, INT64_MAX / 2, 1};
   uint64_t shift = take(in, 1);
   return some[shift & 7] + (int64_t)(shift >> 3 & 1) * (some[shift & 7] > 0 ? -1 : 1) * below(in, 70000);
 }
 
-static uint64_t random_bits(uint64_t *state) { /* SplitMix64 */
-  uint64_t x = *state += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-static float gaussian(uint64_t *state) { /* near enough: four uniforms */
-  uint64_t x = random_bits(state);
+static float gaussian(uint64_t *state) { /* approximately: the sum of four uniform numbers */
+  uint64_t x = splitmix(state);
   double sum = (double)((x & 0xffff) + (x >> 16 & 0xffff) + (x >> 32 & 0xffff) + (x >> 48));
   return (float)((sum / 65536.0 - 2.0) * 1.7320508);
 }
 
-/* ---- Elements, written apart from the library's ---- */
+/* ---- Elements, by conversions written apart from the library's ---- */
 
 static int64_t unit_of(hyperattn_dtype dtype) { return dtype == HYPERATTN_Q8_0 ? 32 : 1; }
 static int64_t unit_bytes(hyperattn_dtype dtype) {
   return dtype == HYPERATTN_F32 ? 4 : dtype == HYPERATTN_Q8_0 ? 34 : 2;
 }
-static float of_bits(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
 static float of_half(uint16_t half, int is_bf16) {
-  if (is_bf16) return of_bits((uint32_t)half << 16);
-  int exponent = half >> 10 & 31, fraction = half & 1023;
-  float x = exponent == 31 ? (fraction ? NAN : INFINITY)
-            : exponent     ? ldexpf((float)(fraction + 1024), exponent - 25)
-                           : ldexpf((float)fraction, -24);
-  return half >> 15 ? -x : x;
+  return is_bf16 ? bf16_to_float(half) : half_to_float(half);
 }
-/* The nearest half towards zero: what is stored is read back, so how it rounds is no matter. */
+/* Finite numbers stay finite. */
 static uint16_t to_half(float x, int is_bf16) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  if (is_bf16) return (uint16_t)(bits >> 16 | (isnan(x) ? 0x40u : 0u));
-  uint32_t sign = bits >> 16 & 0x8000u;
-  if (isnan(x)) return (uint16_t)(sign | 0x7e00u);
-  if (isinf(x)) return (uint16_t)(sign | 0x7c00u);
-  float size = fabsf(x);
-  if (size >= 65504.0f) return (uint16_t)(sign | 0x7bffu);
-  if (size < 6.103515625e-5f) return (uint16_t)(sign | (uint32_t)(size * 16777216.0f));
-  return (uint16_t)(sign | ((bits & 0x7fffffffu) - 0x38000000u) >> 13);
+  if (is_bf16) return float_to_bf16(x);
+  return float_to_half(isfinite(x) ? fmaxf(-65504.0f, fminf(x, 65504.0f)) : x);
 }
 static float load(const void *row, hyperattn_dtype dtype, int64_t t) {
   const unsigned char *at = (const unsigned char *)row + t / unit_of(dtype) * unit_bytes(dtype);
@@ -92,7 +70,7 @@ static float load(const void *row, hyperattn_dtype dtype, int64_t t) {
   if (dtype != HYPERATTN_Q8_0) return of_half(half, dtype == HYPERATTN_BF16);
   return of_half(half, 0) * (float)(signed char)at[2 + t % 32];
 }
-/* Q8_0: the scale is that of the block's first element, or a special's own. */
+/* The scale of a Q8_0 block follows from its first element, or from a special number in it. */
 static void store(void *row, hyperattn_dtype dtype, int64_t t, float x) {
   unsigned char *at = (unsigned char *)row + t / unit_of(dtype) * unit_bytes(dtype);
   uint16_t half = to_half(dtype == HYPERATTN_Q8_0 ? x / 64.0f : x, dtype == HYPERATTN_BF16);
@@ -117,9 +95,9 @@ typedef struct tensor {
   ptrdiff_t stride[3];
   unsigned char *block, *data;
   size_t size;
-  int valid;    /* does the manual allow it as an input: 1, 0; as an output it may not */
+  int valid;    /* whether the manual allows it as an input, or as an output if it is one; -1 if unknown */
   int distinct; /* rows share no byte */
-  int huge;     /* strides that no allocation follows */
+  int huge;     /* its strides imply too much memory to allocate */
 } tensor;
 
 static int64_t tensor_rows(const tensor *x) { return x->n[0] * x->n[1] * x->n[2]; }
@@ -142,12 +120,12 @@ static void tensor_make(tensor *x, bytes *in, int is_out) {
   for (int i = 0; i < 3; i++) {
     if (kind == 4 && (signs >> i & 1)) x->stride[i] = -x->stride[i];
     if (kind == 5 && (signs >> i & 1)) x->stride[i] = 0;
-    if (x->n[i] <= 1 && (signs >> (3 + i) & 1)) x->stride[i] = (ptrdiff_t)wild(in); /* is ignored */
+    if (x->n[i] <= 1 && (signs >> (3 + i) & 1)) x->stride[i] = (ptrdiff_t)wild(in); /* must be ignored */
     if (x->n[i] > 1 && x->stride[i] <= 0) x->valid &= !is_out, x->distinct &= x->stride[i] < 0;
   }
   if (kind == 6 && signs % 4 < 3) {
     x->stride[signs % 4] = (ptrdiff_t)(signs & 64 ? wild(in) : (int64_t)take(in, 2) - 300);
-    x->valid = x->distinct = -1; /* who knows */
+    x->valid = x->distinct = -1; /* unknown */
   }
   for (int i = 0; i < 3; i++) {
     if (x->n[i] <= 1) continue;
@@ -171,7 +149,7 @@ static void tensor_make(tensor *x, bytes *in, int is_out) {
   if (!tensor_rows(x) && one_in(in, 2)) x->data = NULL;
 }
 
-/* Gaussians times `size` into rows from `first` on. */
+/* Fills rows from `first` on with Gaussians times `size`. */
 static void tensor_fill(tensor *x, uint64_t seed, float size, int64_t first) {
   for (int64_t b = 0; b < x->n[0]; b++)
     for (int64_t h = 0; h < x->n[1]; h++)
@@ -187,7 +165,7 @@ static void tensor_plant(tensor *x, bytes *in, int64_t first) {
     store(tensor_row(x, place % x->n[0], place % x->n[1], first + place % (x->n[2] - first)), x->dtype,
           place % x->dim, special);
 }
-/* The largest number; infinity where any is not finite. */
+/* The largest absolute value; infinity if any number is not finite. */
 static inline double tensor_most(const tensor *x) {
   double most = 0.0;
   for (int64_t b = 0; b < x->n[0]; b++)
@@ -199,7 +177,8 @@ static inline double tensor_most(const tensor *x) {
         }
   return most;
 }
-/* Moves rows out of the tensor, which must hold 0xff everywhere else; freed by the caller. */
+/* Returns the rows, which the caller frees, and fills them with 0xff; all other bytes of the tensor must
+   be 0xff. */
 static unsigned char *tensor_rows_taken(const tensor *x) {
   size_t bytes_of_row = (size_t)(x->dim * unit_bytes(x->dtype)), n = 0;
   unsigned char *rows = (unsigned char *)malloc((size_t)tensor_rows(x) * bytes_of_row + 1);

@@ -4,7 +4,7 @@
 
 #include "fuzz.h"
 
-/* All that an accepted file promises may be read. */
+/* Reads everything that an accepted file promises. */
 static uint64_t read_all(const gguf *file) {
   uint64_t sum = 0;
   int64_t integer;
@@ -41,7 +41,7 @@ static uint64_t read_all(const gguf *file) {
   return sum;
 }
 
-/* Tokens of a text exist, and there are at most as many as bytes, and the one that begins it. */
+/* The tokens of a text exist, and there are at most as many as it has bytes, plus the one that begins it. */
 static void use_tokenizer(const tokenizer *t, const char *text, size_t size) {
   for (int with_special = 0; with_special < 2; with_special++) {
     int64_t n = -1;

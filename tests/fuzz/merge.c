@@ -11,25 +11,25 @@ static void take_lse(float *lse, int64_t n, bytes *in, float size) {
     if (n) lse[below(in, 65536) % n] = specials[take(in, 1) % 8];
 }
 
-/* One number of the merged: with its share of what each part holds, or a part as it was. */
+/* Checks one number of the merged result: the weighted mean of the parts, or a part unchanged. */
 static void check_number(double merged, double a, double lse_a, double b, double lse_b, hyperattn_dtype out,
                          int same_dtype) {
   double high = fmax(lse_a, lse_b), share_a = exp(lse_a - high), share_b = exp(lse_b - high);
   double whole = share_a + share_b, size = fmax(fabs(a), fabs(b)), rest = fmin(share_a, share_b);
   if (isnan(lse_a) || isnan(lse_b) || high == INFINITY)
-    return; /* scores were not finite, nor are such parts */
+    return; /* such parts come from scores that are not finite */
   if (lse_b == -INFINITY || (lse_a == -INFINITY && same_dtype)) {
     double kept = lse_b == -INFINITY ? a : b;
     CHECK(merged == kept || (isnan(merged) && isnan(kept)), "%g, not %g: the other part is empty", merged,
           kept);
     return;
   }
-  if (share_a < 1e-40) share_a = 0.0, a = 0.0; /* a part without weight is not looked at */
+  if (share_a < 1e-40) share_a = 0.0, a = 0.0; /* a part without weight is ignored */
   if (share_b < 1e-40) share_b = 0.0, b = 0.0;
   if (isnan(a) || isnan(b) || !(size < 1e37)) return;
   double rounding = out == HYPERATTN_F32 ? 0.0 : out == HYPERATTN_F16 ? 0x1p-10 : 0x1p-7;
   if (out == HYPERATTN_F16 && size > 6e4) return; /* may round to infinity */
-  /* weights come from e^(lse - whole lse): as exact as a float32 lse is */
+  /* weights are e^(lse - whole lse), so they are as exact as a float32 lse */
   double room = size * (rounding + 2e-5 + fabs(high) * 0x1p-21 * (rest > 0.0 ? 1.0 : 0.0)) +
                 1e-7 * (rounding > 0.0) + 1e-36;
   CHECK(fabs(merged - (share_a * a + share_b * b) / whole) <= room, "%.9g, not %.9g", merged,
@@ -86,7 +86,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   } else if (!n && valid >= 0) {
     valid = 1;
   }
-  if (valid && !runs) goto done; /* it may be valid, but has not the memory */
+  if (valid && !runs) goto done; /* it may be valid, but not all of its memory is there */
   memcpy(was_lse, lse_a, lse_bytes);
   unsigned char *was = (unsigned char *)malloc(a.size + 1), *now;
   memcpy(was, a.block, a.size);

@@ -1,4 +1,4 @@
-/* Runs a fuzz target on every file of the folders, and on the files, that are its arguments. */
+/* Runs a fuzz target on its arguments: on files, and on every file of folders. */
 #define _POSIX_C_SOURCE 200809L
 #include "fuzz.h"
 
@@ -12,7 +12,8 @@ static int replay_file(const char *path) {
     perror(path);
     exit(1);
   }
-  uint8_t *data = (uint8_t *)malloc(size ? (size_t)size : 1); /* exactly: a byte read too many shows */
+  /* of the exact size, so that sanitizers see a read past the end */
+  uint8_t *data = (uint8_t *)malloc(size ? (size_t)size : 1);
   if (!data || fread(data, 1, (size_t)size, file) != (size_t)size) {
     perror(path);
     exit(1);
