@@ -1,5 +1,6 @@
 /* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
+   Made of the files in src/ by cmake -P src/amalgamate.cmake: edit those (docs/architecture.md).
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet a fixed number of keys: those that locality
@@ -159,7 +160,7 @@
 #ifndef HYPERATTN_H
 #define HYPERATTN_H
 
-/* ======== api.h ======== */
+/* ======== src/api.h ======== */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -513,7 +514,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
 #define HYPERATTN_IMPLEMENTED
 
-/* ======== portability.h ======== */
+/* ======== src/portability.h ======== */
 
 /* ==== 1. Portability ================================================================================ */
 
@@ -711,7 +712,7 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
 
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
-/* ======== numbers.h ======== */
+/* ======== src/numbers.h ======== */
 
 /* ==== 2. Numbers ====================================================================================
    Own functions, so that no libm is needed and every target computes the same. */
@@ -820,7 +821,7 @@ static float hai_share(float part, float whole) {
 /* ln of a state's sum: m + ln l, -inf where nothing was met. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
-/* ======== elements.h ======== */
+/* ======== src/elements.h ======== */
 
 /* ---- Elements ----
    Rows lie in units of one element, or of a Q8_0 block. To float32 every conversion is exact; back it rounds
@@ -904,7 +905,7 @@ static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, vo
   for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);
 }
 
-/* ======== random.h ======== */
+/* ======== src/random.h ======== */
 
 /* ==== 3. Random numbers ==============================================================================
    A counter-based generator (SplitMix64's finaliser, three rounds): no state, so any task can draw its own,
@@ -945,7 +946,7 @@ static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t ra
   return HAI_AS(hai_index, hai_uniform(HAI_AS(uint64_t, begin), HAI_AS(uint64_t, end - begin), random));
 }
 
-/* ======== kernel.h ======== */
+/* ======== src/kernel.h ======== */
 
 /* What a kernel is: the arithmetic of one tile of queries with one chunk of keys, for one ISA. One lane holds
    one query. A tile has `lanes` queries, packed transposed; a chunk has at most HAI_CHUNK keys, given by
@@ -1011,7 +1012,7 @@ static float hai_two_sum(float sum, float x, float *lost) {
   return next;
 }
 
-/* ======== kernel_scalar.h ======== */
+/* ======== src/kernel_scalar.h ======== */
 
 /* The kernel in plain C: the specification of the others, and the one of machines without vectors. */
 
@@ -1167,7 +1168,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
-/* ======== kernel_shared.h ======== */
+/* ======== src/kernel_shared.h ======== */
 
 /* What vector kernels share: lists of rows for the templates, pairs of bfloat16, and the rounding mode. */
 
@@ -1249,7 +1250,7 @@ static int hai_rows_present(const void *const *row, int n) {
 }
 #endif /* HAI_SIMD */
 
-/* ======== kernel_avx512.h ======== */
+/* ======== src/kernel_avx512.h ======== */
 
 /* AVX-512: registers of 16 lanes, tiles of 48. Products take 24 sums, 3 packed vectors and 1 broadcast
    element: 28 of 32 registers. kernel_vector.h says what each primitive does. */
@@ -1348,7 +1349,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-/* ======== kernel_vector.h ======== */
+/* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
    the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
@@ -1364,7 +1365,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -1497,7 +1498,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -1531,11 +1532,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -1569,11 +1572,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -1607,6 +1612,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -1635,6 +1642,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 
 /* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
@@ -1815,7 +1824,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 #undef HAI_SHOW
 #undef HAI_HIGH
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -1829,6 +1838,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_vector.h, continued ======== */
+
+
+/* ======== src/kernel_avx512.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_avx512 = {
@@ -1854,7 +1867,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* leave */ hai_leave_x86};
 #endif
 
-/* ======== kernel_avx512_bf16.h ======== */
+/* ======== src/kernel_avx512_bf16.h ======== */
 
 /* AVX512-BF16: the tile of AVX-512 with elements of two bfloat16. */
 
@@ -1913,7 +1926,7 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 1
-/* ======== kernel_bf16.h ======== */
+/* ======== src/kernel_bf16.h ======== */
 
 /* Template: the products of bfloat16, in plain C. Included once per ISA that has them, with the parameters of
    kernel_tile.h, which it undefines at its end. An element is two bfloat16: two coordinates of a row for
@@ -1922,7 +1935,7 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *
    Its own primitives: join(a, b) rounds a into the low and b into the high half of each lane; zip(a, b, to)
    joins 8 elements of two rows. */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -2055,7 +2068,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2089,11 +2102,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2127,11 +2142,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2165,6 +2182,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -2193,6 +2212,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_bf16.h, continued ======== */
 
 
 static void HAI_ISA(pack_bf16)(const void *const *row, hai_index dim, float factor, float *packed) {
@@ -2264,7 +2285,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
   if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
 }
 
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -2278,6 +2299,10 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_bf16.h, continued ======== */
+
+
+/* ======== src/kernel_avx512_bf16.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_avx512_bf16 = {
@@ -2303,7 +2328,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* leave */ hai_leave_x86};
 #endif
 
-/* ======== kernel_amx.h ======== */
+/* ======== src/kernel_amx.h ======== */
 
 /* AMX: the products of bfloat16 by tile registers, 16 x 16 sums of 32 products at a time. A tile register
    holds 16 rows of 64 bytes. Scores multiply 16 keys x 32 coordinates, as they lie in memory, by the packed
@@ -2480,7 +2505,7 @@ static const hai_kernel hai_kernel_amx = {
     /* leave */ hai_leave_amx};
 #endif
 
-/* ======== kernel_avx2.h ======== */
+/* ======== src/kernel_avx2.h ======== */
 
 /* AVX2 with FMA: registers of 8 lanes, tiles of 24. Products take 12 sums, 3 packed vectors and 1 broadcast
    element: all 16 registers. kernel_vector.h says what each primitive does. */
@@ -2581,7 +2606,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 0
-/* ======== kernel_vector.h ======== */
+/* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
    the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
@@ -2597,7 +2622,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -2730,7 +2755,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2764,11 +2789,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2802,11 +2829,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2840,6 +2869,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -2868,6 +2899,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 
 /* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
@@ -3048,7 +3081,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 #undef HAI_SHOW
 #undef HAI_HIGH
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -3062,6 +3095,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_vector.h, continued ======== */
+
+
+/* ======== src/kernel_avx2.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_avx2 = {
@@ -3087,7 +3124,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* leave */ hai_leave_x86};
 #endif
 
-/* ======== kernel_neon.h ======== */
+/* ======== src/kernel_neon.h ======== */
 
 /* NEON: registers of 4 lanes, tiles of 12. Products take 24 sums, 3 packed vectors and 1 broadcast element:
    28 of 32 registers. kernel_vector.h says what each primitive does. */
@@ -3184,7 +3221,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-/* ======== kernel_vector.h ======== */
+/* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
    the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
@@ -3200,7 +3237,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -3333,7 +3370,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3367,11 +3404,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3405,11 +3444,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3443,6 +3484,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -3471,6 +3514,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 
 /* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
@@ -3651,7 +3696,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 #undef HAI_SHOW
 #undef HAI_HIGH
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -3665,6 +3710,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_vector.h, continued ======== */
+
+
+/* ======== src/kernel_neon.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_neon = {
@@ -3690,7 +3739,7 @@ static const hai_kernel hai_kernel_neon = {
     /* leave */ hai_leave_neon};
 #endif
 
-/* ======== kernel_neon_bf16.h ======== */
+/* ======== src/kernel_neon_bf16.h ======== */
 
 /* NEON with BF16 (ARMv8.6), where the compiler may use it everywhere: the tile of NEON with elements of two
    bfloat16. */
@@ -3743,7 +3792,7 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 1
-/* ======== kernel_bf16.h ======== */
+/* ======== src/kernel_bf16.h ======== */
 
 /* Template: the products of bfloat16, in plain C. Included once per ISA that has them, with the parameters of
    kernel_tile.h, which it undefines at its end. An element is two bfloat16: two coordinates of a row for
@@ -3752,7 +3801,7 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 
    Its own primitives: join(a, b) rounds a into the low and b into the high half of each lane; zip(a, b, to)
    joins 8 elements of two rows. */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -3885,7 +3934,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3919,11 +3968,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3957,11 +4008,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3995,6 +4048,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -4023,6 +4078,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_bf16.h, continued ======== */
 
 
 static void HAI_ISA(pack_bf16)(const void *const *row, hai_index dim, float factor, float *packed) {
@@ -4094,7 +4151,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
   if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
 }
 
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -4108,6 +4165,10 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_bf16.h, continued ======== */
+
+
+/* ======== src/kernel_neon_bf16.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_neon_bf16 = {
@@ -4133,7 +4194,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* leave */ hai_leave_neon};
 #endif
 
-/* ======== detect.h ======== */
+/* ======== src/detect.h ======== */
 
 #if HAI_SIMD && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
@@ -4325,7 +4386,7 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   return HAI_NULL;
 }
 
-/* ======== plan.h ======== */
+/* ======== src/plan.h ======== */
 
 /* ==== 5. Plan ========================================================================================
    A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
@@ -4525,7 +4586,7 @@ static hai_index hai_probe_chunks(hai_index n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
 }
 
-/* ======== validation.h ======== */
+/* ======== src/validation.h ======== */
 
 /* ---- Validation of shapes and parameters ---- */
 
@@ -4696,7 +4757,7 @@ static hyperattn_status hai_check_overlap(const hai_extent *spans, int n_results
   return HYPERATTN_OK;
 }
 
-/* ======== resolve_parts.h ======== */
+/* ======== src/resolve_parts.h ======== */
 
 /* ---- Resolution ---- */
 
@@ -4818,7 +4879,7 @@ static void hai_resolve_steps(hai_plan *plan) {
   hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
 }
 
-/* ======== workspace.h ======== */
+/* ======== src/workspace.h ======== */
 
 /* ==== 6. Workspace ===================================================================================
    One function lays out; the size query and the run both call it. Bounds depend on shapes through functions
@@ -4982,7 +5043,7 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
 }
 
-/* ======== resolve.h ======== */
+/* ======== src/resolve.h ======== */
 
 /* Can products take queries, keys and values as they are, in bfloat16? */
 static int hai_all_bf16(const hyperattn_problem *p) {
@@ -5018,7 +5079,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }
 
-/* ======== check_buffers.h ======== */
+/* ======== src/check_buffers.h ======== */
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
 static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
@@ -5061,7 +5122,7 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   return status == HYPERATTN_OK ? hai_check_overlap(spans, 4, 7) : status;
 }
 
-/* ======== access.h ======== */
+/* ======== src/access.h ======== */
 
 /* ---- Access: a call's arrays, for one head and one rectangle ---- */
 
@@ -5238,7 +5299,7 @@ static float *hai_cap(const hai_job *job) {
   return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
 }
 
-/* ======== tiles.h ======== */
+/* ======== src/tiles.h ======== */
 
 /* ==== 7. Tiles =======================================================================================
    A tile holds up to kernel->lanes queries and their running states. Keys come in chunks, whose rows the
@@ -5803,7 +5864,7 @@ static void hai_tiles_run(hai_job *job, hai_tile *const *tiles, int n_tiles, hai
   }
 }
 
-/* ======== hashing.h ======== */
+/* ======== src/hashing.h ======== */
 
 /* ==== 8. Selection ===================================================================================
    Which keys, with which log-weight, a group of queries meets. Plain C; the only arithmetic in bulk is the
@@ -5880,7 +5941,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
   }
 }
 
-/* ======== ordering.h ======== */
+/* ======== src/ordering.h ======== */
 
 /* ---- Ordering ---- */
 
@@ -5910,7 +5971,7 @@ HAI_APART void hai_stage_order(hai_job *job) {
                     HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
-/* ======== probing.h ======== */
+/* ======== src/probing.h ======== */
 
 /* ---- Probing: what a few queries think of every key ---- */
 
@@ -6105,7 +6166,7 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
   }
 }
 
-/* ======== best.h ======== */
+/* ======== src/best.h ======== */
 
 /* ---- The k best of a stream ----
    A candidate is one word: its value, as bits in the order of the numbers, over the complement of its id. The
@@ -6162,7 +6223,7 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
   }
 }
 
-/* ======== columns.h ======== */
+/* ======== src/columns.h ======== */
 
 /* ---- Pins and columns ---- */
 
@@ -6289,7 +6350,7 @@ HAI_APART void hai_stage_columns(hai_job *job) {
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
 }
 
-/* ======== pairing.h ======== */
+/* ======== src/pairing.h ======== */
 
 /* ---- Pairing query groups with key sub-blocks by score ---- */
 
@@ -6477,7 +6538,7 @@ HAI_APART void hai_stage_pair(hai_job *job) {
   if (hai_wanted(job)) hai_pair_groups(job, UINT64_MAX);
 }
 
-/* ======== exact.h ======== */
+/* ======== src/exact.h ======== */
 
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, tile by tile. */
@@ -6542,7 +6603,7 @@ HAI_APART void hai_stage_exact(hai_job *job) {
                   hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv));
 }
 
-/* ======== rectangle.h ======== */
+/* ======== src/rectangle.h ======== */
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
@@ -6661,7 +6722,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
 static void hai_attend_pins(hai_job *job) { hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], -1); }
 static void hai_attend_columns(hai_job *job, int wide) { hai_tiles_list(job, &job->tile, 1, 0, wide); }
 
-/* ======== capping.h ======== */
+/* ======== src/capping.h ======== */
 
 /* ---- Algorithm 2's normaliser ---- */
 
@@ -6740,7 +6801,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
-/* ======== attending.h ======== */
+/* ======== src/attending.h ======== */
 
 /* Puts queries at .. at + n - 1 of a rectangle, in order, into the tile, which meets their blocks, if any. */
 static void hai_sorted_open(hai_job *job, hai_index at, int n) {
@@ -6774,7 +6835,7 @@ HAI_APART void hai_stage_attend(hai_job *job) {
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
-/* ======== judging.h ======== */
+/* ======== src/judging.h ======== */
 
 /* ==== 10. Judging ====================================================================================
    Queries that had no part in a rectangle's choices meet all of its keys, the truth, and then what was chosen
@@ -7082,7 +7143,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   if (most >= least) record->kappa = hai_exp(most - least);
 }
 
-/* ======== report.h ======== */
+/* ======== src/report.h ======== */
 
 /* ---- The report ---- */
 
@@ -7206,7 +7267,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   p->report[hai_flat_head(job)] = r;
 }
 
-/* ======== phases.h ======== */
+/* ======== src/phases.h ======== */
 
 /* ==== 11. Phases =====================================================================================
    Phase by phase, independent tasks: a task is (batch, head, rectangle, chunk), and writes what no other task
@@ -7351,7 +7412,7 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
   if (plan->kernel->leave) plan->kernel->leave(before);
 }
 
-/* ======== entry.h ======== */
+/* ======== src/entry.h ======== */
 
 /* ==== 12. Entry points =============================================================================== */
 
@@ -7548,7 +7609,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 }
 
 
-#undef HAI_ADD
 #undef HAI_AHEAD
 #undef HAI_ALIGN
 #undef HAI_AMX
@@ -7565,13 +7625,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AVX512_BF16
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
-#undef HAI_EACH
-#undef HAI_ELEMENT
-#undef HAI_FACTORED
 #undef HAI_FAIR
 #undef HAI_GOOD
 #undef HAI_HALVES
-#undef HAI_HIGH
 #undef HAI_HOT
 #undef HAI_HYPER
 #undef HAI_IF_AMX
@@ -7580,18 +7636,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_IF_AVX512_BF16
 #undef HAI_IF_NEON
 #undef HAI_INLINE
-#undef HAI_ISA
 #undef HAI_JUDGES
 #undef HAI_JUDGE_CHUNKS
 #undef HAI_JUDGE_KEYS
 #undef HAI_JUDGE_RUN
 #undef HAI_JUDGING
-#undef HAI_KEY_ADD
-#undef HAI_KEY_ROW
-#undef HAI_LANES
 #undef HAI_LEAP
-#undef HAI_LOAD
-#undef HAI_LONG
 #undef HAI_LONG_SUMS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
@@ -7601,8 +7651,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_NEON
 #undef HAI_NEON_BF16
 #undef HAI_NULL
-#undef HAI_N_LONG
-#undef HAI_N_ROWS
 #undef HAI_ONCE
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
@@ -7612,24 +7660,16 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_PROBE_KEYS
 #undef HAI_Q8_0_BYTES
 #undef HAI_Q8_0_ELEMENTS
-#undef HAI_REGISTERS
 #undef HAI_REINTERPRET
 #undef HAI_ROUNDS
-#undef HAI_ROWS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
-#undef HAI_SCORES_OUT
-#undef HAI_SHOW
 #undef HAI_SIEVE
 #undef HAI_SIMD
 #undef HAI_STATUS_CASE
-#undef HAI_STEP
-#undef HAI_STORE
-#undef HAI_SUMS
 #undef HAI_SUPERBLOCK
-#undef HAI_TARGET
 #undef HAI_TARGET_amx
 #undef HAI_TARGET_avx2
 #undef HAI_TARGET_avx512
@@ -7639,18 +7679,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_TASK_GROUPS
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
-#undef HAI_THESE
 #undef HAI_TILES_BYTES
-#undef HAI_TIMES
-#undef HAI_UPDATE
-#undef HAI_VALUES_OUT
-#undef HAI_VALUE_ADD
-#undef HAI_VECTOR
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf
 #undef HAI_V_neon
-#undef HAI_WIDTH
 #undef HAI_X86_64
 #undef hai_add_avx512bf
 #undef hai_add_neonbf
