@@ -4,7 +4,8 @@
 #   limits  sources, functions, macros of code and lines that are too long
 #   files   nothing is wrong: prints the sources in order, each once
 # Definitions: functions, variables, types, struct tags, enumerators, macros. A prototype defines nothing. A name that
-# a macro makes, HAI_ISA(load) or hai_load_##isa, defines all names that begin with hai_load_.
+# a macro makes, HAI_ISA(load) or hai_load_##isa, defines all names that begin with hai_load_. A table, a macro with the
+# parameter X, uses the names in its rows where it is expanded.
 
 function report(file, line, what) {
   if (!((file, line, what) in reported)) print "src/" file ":" line ": " what
@@ -124,10 +125,12 @@ function long_one(line, what) {
 # A line of the preprocessor with those that continue it; `lines` is how many.
 function directive(code, lines,    name) {
   if (match(code, /^ *# *define +[A-Za-z0-9_]+/)) {
+    is_table = code ~ /^ *# *define +[A-Za-z0-9_]+\(X\)/
     name = substr(code, RSTART, RLENGTH)
     code = substr(code, RSTART + RLENGTH)
     sub(/.* /, "", name)
     define(name)
+    if (is_table) return
     if (lines > 5 && code ~ /static|HAI_(INLINE|HOT|APART|TARGET)/ && code ~ /\{/)
       long_one(number, "the macro " name " defines a function in " lines " lines: 5 at most")
     else if (lines > 6 && code ~ /[;{]/) # a list or a number may be long
