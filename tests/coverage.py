@@ -11,7 +11,7 @@ import pathlib
 import re
 import sys
 
-# How functions are named after the kernel they belong to, more special names first.
+# How functions and files are named after the kernel they belong to, more special names first.
 NAMED = {"amx": "amx-bf16", "avx512_?bf": "avx512-bf16", "avx512": "avx512", "avx2": "avx2", "neon": "neon"}
 
 
@@ -38,7 +38,8 @@ def main(folder, isas, lines_wanted, branches_wanted, *reports):
                 path = str(pathlib.Path(file["file"]).resolve())
                 for line in file["lines"] if path in sources else []:
                     number, function = line["line_number"], line.get("function_name")
-                    place = path, number, isa_of(function or definition_above(sources[path], number))
+                    isa = isa_of(function or definition_above(sources[path], number)) or isa_of(pathlib.Path(path).name)
+                    place = path, number, isa
                     run[place] += line["count"]
                     for i, branch in enumerate(line["branches"]):
                         taken[place, function, i] += branch["count"]
