@@ -1,5 +1,6 @@
 /* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
+   Made of the files in src/ by cmake -P src/amalgamate.cmake: edit those (docs/architecture.md).
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
@@ -209,7 +210,7 @@
 #ifndef HYPERATTN_H
 #define HYPERATTN_H
 
-/* ======== api.h ======== */
+/* ======== src/api.h ======== */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -580,7 +581,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #if defined(HYPERATTN_IMPLEMENTATION) && !defined(HYPERATTN_IMPLEMENTED)
 #define HYPERATTN_IMPLEMENTED
 
-/* ======== glossary.h ======== */
+/* ======== src/glossary.h ======== */
 
 /* ==== 0. Words =======================================================================================
    What each means in names and in comments. P, a query's position among the keys, is row + n_key - n_query.
@@ -621,7 +622,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    workspace, array   the caller's memory; a part of it that has a name in hai_layout
    scratch            the part of the workspace that one worker uses during a task */
 
-/* ======== portability.h ======== */
+/* ======== src/portability.h ======== */
 
 /* ==== 1. Portability ================================================================================ */
 
@@ -823,7 +824,7 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
 /* The next multiple of HAI_ALIGN. */
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
-/* ======== numbers.h ======== */
+/* ======== src/numbers.h ======== */
 
 /* ==== 2. Numbers ====================================================================================
    Functions of our own: no libm is needed, and every target computes the same. */
@@ -934,7 +935,7 @@ static float hai_share(float part, float whole) {
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
-/* ======== elements.h ======== */
+/* ======== src/elements.h ======== */
 
 /* ---- Elements ----
    A row consists of units: single elements, or Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
@@ -1021,7 +1022,7 @@ static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, vo
   for (t = 0; t < n; t++) hai_put(row, dtype, t, from[t]);
 }
 
-/* ======== random.h ======== */
+/* ======== src/random.h ======== */
 
 /* ==== 3. Random numbers ==============================================================================
    A counter-based generator, three rounds of SplitMix64's finaliser. It has no state, so that any task can
@@ -1066,7 +1067,7 @@ static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t ra
   return HAI_AS(hai_index, hai_uniform(HAI_AS(uint64_t, begin), HAI_AS(uint64_t, end - begin), random));
 }
 
-/* ======== kernel.h ======== */
+/* ======== src/kernel.h ======== */
 
 /* What a kernel is: the arithmetic of one tile of queries with one chunk of keys, for one ISA. One lane holds
    one query. A tile has `lanes` queries, packed transposed; a chunk has at most HAI_CHUNK keys, given by
@@ -1132,7 +1133,7 @@ static float hai_two_sum(float sum, float x, float *lost) {
   return next;
 }
 
-/* ======== kernel_scalar.h ======== */
+/* ======== src/kernel_scalar.h ======== */
 
 /* The kernel in plain C: the specification of the others, and the one of machines without vectors. */
 
@@ -1288,7 +1289,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
-/* ======== kernel_shared.h ======== */
+/* ======== src/kernel_shared.h ======== */
 
 /* What vector kernels share: lists of rows for the templates, pairs of bfloat16, and the rounding mode. */
 
@@ -1370,7 +1371,7 @@ static int hai_rows_present(const void *const *row, int n) {
 }
 #endif /* HAI_SIMD */
 
-/* ======== kernel_avx512.h ======== */
+/* ======== src/kernel_avx512.h ======== */
 
 /* AVX-512: registers of 16 lanes, tiles of 48. Products take 24 sums, 3 packed vectors and 1 broadcast
    element: 28 of 32 registers. kernel_vector.h says what each primitive does. */
@@ -1469,7 +1470,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-/* ======== kernel_vector.h ======== */
+/* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
    the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
@@ -1485,7 +1486,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -1618,7 +1619,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -1652,11 +1653,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -1690,11 +1693,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -1728,6 +1733,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -1756,6 +1763,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 
 /* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
@@ -1936,7 +1945,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 #undef HAI_SHOW
 #undef HAI_HIGH
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -1950,6 +1959,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_vector.h, continued ======== */
+
+
+/* ======== src/kernel_avx512.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_avx512 = {
@@ -1975,7 +1988,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* leave */ hai_leave_x86};
 #endif
 
-/* ======== kernel_avx512_bf16.h ======== */
+/* ======== src/kernel_avx512_bf16.h ======== */
 
 /* AVX512-BF16: the tile of AVX-512 with elements of two bfloat16. */
 
@@ -2034,7 +2047,7 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 1
-/* ======== kernel_bf16.h ======== */
+/* ======== src/kernel_bf16.h ======== */
 
 /* Template: the products of bfloat16, in plain C. Included once per ISA that has them, with the parameters of
    kernel_tile.h, which it undefines at its end. An element is two bfloat16: two coordinates of a row for
@@ -2043,7 +2056,7 @@ HAI_TARGET_avx512bf HAI_INLINE void hai_zip_avx512bf(const void *a, const void *
    Its own primitives: join(a, b) rounds a into the low and b into the high half of each lane; zip(a, b, to)
    joins 8 elements of two rows. */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -2176,7 +2189,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2210,11 +2223,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2248,11 +2263,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2286,6 +2303,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -2314,6 +2333,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_bf16.h, continued ======== */
 
 
 static void HAI_ISA(pack_bf16)(const void *const *row, hai_index dim, float factor, float *packed) {
@@ -2385,7 +2406,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
   if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
 }
 
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -2399,6 +2420,10 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_bf16.h, continued ======== */
+
+
+/* ======== src/kernel_avx512_bf16.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_avx512_bf16 = {
@@ -2424,7 +2449,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* leave */ hai_leave_x86};
 #endif
 
-/* ======== kernel_amx.h ======== */
+/* ======== src/kernel_amx.h ======== */
 
 /* AMX: the products of bfloat16 by tile registers, 16 x 16 sums of 32 products at a time. A tile register
    holds 16 rows of 64 bytes. Scores multiply 16 keys x 32 coordinates, as they lie in memory, by the packed
@@ -2601,7 +2626,7 @@ static const hai_kernel hai_kernel_amx = {
     /* leave */ hai_leave_amx};
 #endif
 
-/* ======== kernel_avx2.h ======== */
+/* ======== src/kernel_avx2.h ======== */
 
 /* AVX2 with FMA: registers of 8 lanes, tiles of 24. Products take 12 sums, 3 packed vectors and 1 broadcast
    element: all 16 registers. kernel_vector.h says what each primitive does. */
@@ -2702,7 +2727,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 0
-/* ======== kernel_vector.h ======== */
+/* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
    the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
@@ -2718,7 +2743,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -2851,7 +2876,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2885,11 +2910,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2923,11 +2950,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -2961,6 +2990,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -2989,6 +3020,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 
 /* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
@@ -3169,7 +3202,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 #undef HAI_SHOW
 #undef HAI_HIGH
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -3183,6 +3216,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_vector.h, continued ======== */
+
+
+/* ======== src/kernel_avx2.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_avx2 = {
@@ -3208,7 +3245,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* leave */ hai_leave_x86};
 #endif
 
-/* ======== kernel_neon.h ======== */
+/* ======== src/kernel_neon.h ======== */
 
 /* NEON: registers of 4 lanes, tiles of 12. Products take 24 sums, 3 packed vectors and 1 broadcast element:
    28 of 32 registers. kernel_vector.h says what each primitive does. */
@@ -3305,7 +3342,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-/* ======== kernel_vector.h ======== */
+/* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
    the parameters of kernel_tile.h, which it undefines at its end. The primitives, x, a, b registers:
@@ -3321,7 +3358,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -3454,7 +3491,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3488,11 +3525,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3526,11 +3565,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -3564,6 +3605,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -3592,6 +3635,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 
 /* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
@@ -3772,7 +3817,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 #undef HAI_SHOW
 #undef HAI_HIGH
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -3786,6 +3831,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_vector.h, continued ======== */
+
+
+/* ======== src/kernel_neon.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_neon = {
@@ -3811,7 +3860,7 @@ static const hai_kernel hai_kernel_neon = {
     /* leave */ hai_leave_neon};
 #endif
 
-/* ======== kernel_neon_bf16.h ======== */
+/* ======== src/kernel_neon_bf16.h ======== */
 
 /* NEON with BF16 (ARMv8.6), where the compiler may use it everywhere: the tile of NEON with elements of two
    bfloat16. */
@@ -3864,7 +3913,7 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 1
-/* ======== kernel_bf16.h ======== */
+/* ======== src/kernel_bf16.h ======== */
 
 /* Template: the products of bfloat16, in plain C. Included once per ISA that has them, with the parameters of
    kernel_tile.h, which it undefines at its end. An element is two bfloat16: two coordinates of a row for
@@ -3873,7 +3922,7 @@ HAI_INLINE void hai_zip_neonbf(const uint16_t *a, const uint16_t *b, hai_bf16x2 
    Its own primitives: join(a, b) rounds a into the low and b into the high half of each lane; zip(a, b, to)
    joins 8 elements of two rows. */
 
-/* ======== kernel_tile.h ======== */
+/* ======== src/kernel_tile.h ======== */
 
 /* Template: the products of a tile, in plain C. Included once per ISA, behind that ISA's primitives, with
    these parameters:
@@ -4006,7 +4055,7 @@ static void HAI_ISA(scores)(const float *query, hai_index dim, const void *const
 #define HAI_EACH(X) HAI_ROWS(X)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_rows)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -4040,11 +4089,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) HAI_LONG(X)
 #define HAI_REGISTERS 1
 #define HAI_THESE(name) HAI_ISA(name##_long)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -4078,11 +4129,13 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 #define HAI_EACH(X) X(0)
 #define HAI_REGISTERS 3
 #define HAI_THESE(name) HAI_ISA(name##_row)
-/* ======== kernel_values.h ======== */
+/* ======== src/kernel_values.h ======== */
 
 /* Template within kernel_tile.h: values for the coordinates of HAI_EACH and up to HAI_REGISTERS registers, in
    functions named by HAI_THESE. */
@@ -4116,6 +4169,8 @@ HAI_TARGET static void HAI_THESE(value)(const float *weight, int n_keys, const v
 #undef HAI_EACH
 #undef HAI_REGISTERS
 #undef HAI_THESE
+
+/* ======== src/kernel_tile.h, continued ======== */
 
 
 static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, hai_index dim,
@@ -4144,6 +4199,8 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 #undef HAI_VALUE_ADD
 #undef HAI_UPDATE
 #undef HAI_VALUES_OUT
+
+/* ======== src/kernel_bf16.h, continued ======== */
 
 
 static void HAI_ISA(pack_bf16)(const void *const *row, hai_index dim, float factor, float *packed) {
@@ -4215,7 +4272,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
   if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
 }
 
-/* ======== kernel_end.h ======== */
+/* ======== src/kernel_end.h ======== */
 
 #undef HAI_ISA
 #undef HAI_TARGET
@@ -4229,6 +4286,10 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_N_LONG
 #undef HAI_FACTORED
 
+/* ======== src/kernel_bf16.h, continued ======== */
+
+
+/* ======== src/kernel_neon_bf16.h, continued ======== */
 
 
 static const hai_kernel hai_kernel_neon_bf16 = {
@@ -4254,7 +4315,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* leave */ hai_leave_neon};
 #endif
 
-/* ======== detect.h ======== */
+/* ======== src/detect.h ======== */
 
 #if HAI_SIMD && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
@@ -4446,7 +4507,7 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   return HAI_NULL;
 }
 
-/* ======== plan.h ======== */
+/* ======== src/plan.h ======== */
 
 /* ==== 5. Plan ========================================================================================
    A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
@@ -4646,7 +4707,7 @@ static hai_index hai_probe_chunks(hai_index n_key) {
   return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
 }
 
-/* ======== validation.h ======== */
+/* ======== src/validation.h ======== */
 
 /* ---- Validation of shapes and parameters ---- */
 
@@ -4817,7 +4878,7 @@ static hyperattn_status hai_check_overlap(const hai_extent *spans, int n_results
   return HYPERATTN_OK;
 }
 
-/* ======== resolve_parts.h ======== */
+/* ======== src/resolve_parts.h ======== */
 
 /* ---- Resolution ---- */
 
@@ -4939,7 +5000,7 @@ static void hai_resolve_steps(hai_plan *plan) {
   hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
 }
 
-/* ======== workspace.h ======== */
+/* ======== src/workspace.h ======== */
 
 /* ==== 6. Workspace ===================================================================================
    One function lays out; the size query and the run both call it. Bounds depend on shapes through functions
@@ -5103,7 +5164,7 @@ HAI_APART void hai_resolve_layout(hai_plan *plan) {
   y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
 }
 
-/* ======== resolve.h ======== */
+/* ======== src/resolve.h ======== */
 
 /* Can products take queries, keys and values as they are, in bfloat16? */
 static int hai_all_bf16(const hyperattn_problem *p) {
@@ -5139,7 +5200,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }
 
-/* ======== check_buffers.h ======== */
+/* ======== src/check_buffers.h ======== */
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
 static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
@@ -5182,7 +5243,7 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   return status == HYPERATTN_OK ? hai_check_overlap(spans, 4, 7) : status;
 }
 
-/* ======== access.h ======== */
+/* ======== src/access.h ======== */
 
 /* ---- Access: a call's arrays, for one head and one rectangle ---- */
 
@@ -5359,7 +5420,7 @@ static float *hai_cap(const hai_job *job) {
   return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
 }
 
-/* ======== tiles.h ======== */
+/* ======== src/tiles.h ======== */
 
 /* ==== 7. Tiles =======================================================================================
    A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk. The tiles
@@ -5607,7 +5668,7 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
   tile->used = hai_lane_bits(tile->begin, hai_to_int(hai_min(tile->end, tile->n)));
 }
 
-/* ======== visibility.h ======== */
+/* ======== src/visibility.h ======== */
 
 /* ---- Which keys a query sees ---- */
 
@@ -5681,7 +5742,7 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
   if (tile->masked) hai_tile_mask(tile, begin, tile->n_keys, tile->visible);
 }
 
-/* ======== states.h ======== */
+/* ======== src/states.h ======== */
 
 /* ---- States of the lanes ---- */
 
@@ -5844,7 +5905,7 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   hai_tile_reset_sums(tile);
 }
 
-/* ======== chunks.h ======== */
+/* ======== src/chunks.h ======== */
 
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
@@ -6036,7 +6097,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   }
 }
 
-/* ======== skipping.h ======== */
+/* ======== src/skipping.h ======== */
 
 /* ---- Skipping: stages that a rectangle no longer needs ----
    Held-out queries try pairings one after another, and a rectangle whose verdict is settled needs no
@@ -6061,7 +6122,7 @@ static int hai_is_needed(const hai_job *job) {
   return needed && (job->head >= 0 || tried != job->pairing + 1);
 }
 
-/* ======== hashing.h ======== */
+/* ======== src/hashing.h ======== */
 
 /* ---- Hashing: the bucket of every query and key (Algorithm 1) ----
    A row's code has one bit for each of lsh_bits hyperplanes: the sign of its product with the plane's
@@ -6127,7 +6188,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
   }
 }
 
-/* ======== ordering.h ======== */
+/* ======== src/ordering.h ======== */
 
 /* ---- Ordering: rows sorted by bucket ---- */
 
@@ -6158,7 +6219,7 @@ HAI_APART void hai_stage_order(hai_job *job) {
                     HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));
 }
 
-/* ======== heldout.h ======== */
+/* ======== src/heldout.h ======== */
 
 /* ---- Queries that meet every key: probes and held-out queries ----
    A rectangle's keys are chosen by what a few of its queries think of all of them, and the choice is
@@ -6269,7 +6330,7 @@ static void hai_meet_chunk(hai_job *job, hai_index n, hai_index (*row_of)(const 
   }
 }
 
-/* ======== probing.h ======== */
+/* ======== src/probing.h ======== */
 
 /* ---- Probing: which keys matter to a few queries ----
    Probes meet every key of the rectangle. The mass of a key is the attention that all probes together pay
@@ -6410,7 +6471,7 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
   }
 }
 
-/* ======== best.h ======== */
+/* ======== src/best.h ======== */
 
 /* ---- The k best candidates of a stream ----
    A candidate is a value (a score or a mass) with the id of what has it, packed into one word: the
@@ -6470,7 +6531,7 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
   }
 }
 
-/* ======== columns.h ======== */
+/* ======== src/columns.h ======== */
 
 /* ---- Pins and columns: keys that all queries of a rectangle share ----
    Pins are met by every query with log-weight 0: the sinks and the heavy keys. Columns are a sample of
@@ -6623,7 +6684,7 @@ HAI_APART void hai_stage_columns(hai_job *job) {
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
 }
 
-/* ======== pairing.h ======== */
+/* ======== src/pairing.h ======== */
 
 /* ---- Pairing query groups with key sub-blocks by score ----
    Rows in the pairing's order are cut into query groups and key sub-blocks. Each group takes the `take`
@@ -6836,7 +6897,7 @@ HAI_APART void hai_stage_pair(hai_job *job) {
   if (hai_is_needed(job)) hai_pair_groups(job, UINT64_MAX);
 }
 
-/* ======== exact.h ======== */
+/* ======== src/exact.h ======== */
 
 /* ==== 9. Attention ===================================================================================
    Exact regions and approximated rectangles, some tiles at a time. */
@@ -6889,7 +6950,7 @@ HAI_APART void hai_stage_exact(hai_job *job) {
                   hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv));
 }
 
-/* ======== rectangle.h ======== */
+/* ======== src/rectangle.h ======== */
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
@@ -7015,7 +7076,7 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
 static void hai_attend_pins(hai_job *job) { hai_tiles_list(job, &job->tile, 1, hai_counts(job)[0], -1); }
 static void hai_attend_columns(hai_job *job, int wide) { hai_tiles_list(job, &job->tile, 1, 0, wide); }
 
-/* ======== capping.h ======== */
+/* ======== src/capping.h ======== */
 
 /* ---- Algorithm 2's normaliser ---- */
 
@@ -7097,7 +7158,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
-/* ======== attending.h ======== */
+/* ======== src/attending.h ======== */
 
 /* Opens the tile for queries at .. at + n - 1 of the rectangle, in the pairing's order; they meet their
    blocks. */
@@ -7133,7 +7194,7 @@ HAI_APART void hai_stage_attend(hai_job *job) {
   hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
-/* ======== sieve.h ======== */
+/* ======== src/sieve.h ======== */
 
 /* ---- A sieve: is a row one of a few? ----
    One bit for each value of a row's last twelve bits, HAI_SIEVE words in all. Where the bit of a row is
@@ -7148,7 +7209,7 @@ static int hai_sieve_holds(const uint32_t *sieve, hai_index row) {
   return HAI_AS(int, sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] >> HAI_AS(size_t, row) % 32 & 1);
 }
 
-/* ======== judging.h ======== */
+/* ======== src/judging.h ======== */
 
 /* ---- Judging: what held-out queries get from a choice, against what they get from all keys ----
    Held-out queries (heldout.h) first meet every key of their rectangle; what they get is the truth, in
@@ -7339,7 +7400,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   if (!hai_finite(c->squared_norm)) c->squared_norm = hai_float(0x7f7fffffu);
 }
 
-/* ======== trials.h ======== */
+/* ======== src/trials.h ======== */
 
 /* ---- Trials: which recipe a rectangle gets ----
    The paper gives each query the keys of its block and a sample of the others. Which blocks help, and
@@ -7485,7 +7546,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
   }
 }
 
-/* ======== auditing.h ======== */
+/* ======== src/auditing.h ======== */
 
 /* ---- Auditing: what a rectangle's recipe is worth, for the report ----
    Auditors, held-out queries that had no part in the verdict either, compare what the recipe gives them
@@ -7589,7 +7650,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   if (outside.most >= outside.least) record->kappa = hai_exp(outside.most - outside.least);
 }
 
-/* ======== report.h ======== */
+/* ======== src/report.h ======== */
 
 /* ---- The report: one head's records added up ---- */
 
@@ -7757,7 +7818,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   plan->problem->report[hai_flat_head(job)] = r;
 }
 
-/* ======== phases.h ======== */
+/* ======== src/phases.h ======== */
 
 /* ==== 11. Phases =====================================================================================
    Phase by phase, independent tasks: a task is (batch, head, rectangle, chunk), and writes what no other task
@@ -7902,7 +7963,7 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
   if (plan->kernel->leave) plan->kernel->leave(before);
 }
 
-/* ======== entry.h ======== */
+/* ======== src/entry.h ======== */
 
 /* ==== 12. Entry points =============================================================================== */
 
@@ -8099,7 +8160,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 }
 
 
-#undef HAI_ADD
 #undef HAI_AHEAD
 #undef HAI_ALIGN
 #undef HAI_AMX
@@ -8116,13 +8176,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AVX512_BF16
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
-#undef HAI_EACH
-#undef HAI_ELEMENT
-#undef HAI_FACTORED
 #undef HAI_FAIR
 #undef HAI_GOOD
 #undef HAI_HALVES
-#undef HAI_HIGH
 #undef HAI_HOT
 #undef HAI_HYPER
 #undef HAI_IF_AMX
@@ -8131,18 +8187,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_IF_AVX512_BF16
 #undef HAI_IF_NEON
 #undef HAI_INLINE
-#undef HAI_ISA
 #undef HAI_JUDGES
 #undef HAI_JUDGE_CHUNKS
 #undef HAI_JUDGE_KEYS
 #undef HAI_JUDGE_RUN
 #undef HAI_JUDGING
-#undef HAI_KEY_ADD
-#undef HAI_KEY_ROW
-#undef HAI_LANES
 #undef HAI_LEAP
-#undef HAI_LOAD
-#undef HAI_LONG
 #undef HAI_LONG_SUMS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
@@ -8152,8 +8202,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_NEON
 #undef HAI_NEON_BF16
 #undef HAI_NULL
-#undef HAI_N_LONG
-#undef HAI_N_ROWS
 #undef HAI_ONCE
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
@@ -8163,24 +8211,16 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_PROBE_KEYS
 #undef HAI_Q8_0_BYTES
 #undef HAI_Q8_0_ELEMENTS
-#undef HAI_REGISTERS
 #undef HAI_REINTERPRET
 #undef HAI_ROUNDS
-#undef HAI_ROWS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
-#undef HAI_SCORES_OUT
-#undef HAI_SHOW
 #undef HAI_SIEVE
 #undef HAI_SIMD
 #undef HAI_STATUS_CASE
-#undef HAI_STEP
-#undef HAI_STORE
-#undef HAI_SUMS
 #undef HAI_SUPERBLOCK
-#undef HAI_TARGET
 #undef HAI_TARGET_amx
 #undef HAI_TARGET_avx2
 #undef HAI_TARGET_avx512
@@ -8190,18 +8230,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_TASK_GROUPS
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
-#undef HAI_THESE
 #undef HAI_TILES_BYTES
-#undef HAI_TIMES
-#undef HAI_UPDATE
-#undef HAI_VALUES_OUT
-#undef HAI_VALUE_ADD
-#undef HAI_VECTOR
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf
 #undef HAI_V_neon
-#undef HAI_WIDTH
 #undef HAI_X86_64
 #undef hai_add_avx512bf
 #undef hai_add_neonbf

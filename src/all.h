@@ -1,5 +1,6 @@
-/* The sources in the order of hyperattn.h, which is that in which a reader needs them and a compiler can take
-   them: a file uses only what stands above it. */
+/* The order of the sources: that in which a reader needs them, in which a compiler can take them, and in
+   which hyperattn.h holds them. A file uses only what stands above it. A program may include this file in
+   place of hyperattn.h, with the same macros: debuggers and editors then show src/. */
 #include "manual.h"
 
 #ifndef HYPERATTN_H

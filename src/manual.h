@@ -1,5 +1,6 @@
 /* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
+   Made of the files in src/ by cmake -P src/amalgamate.cmake: edit those (docs/architecture.md).
 
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that

@@ -1,15 +1,17 @@
-"""What gcov's reports say of the header, for coverage.sh:
+"""What gcov's reports say of the sources in a folder, for coverage.sh:
 
-    python3 tests/coverage.py HEADER ISAS LINES_WANTED BRANCHES_WANTED REPORT.json...
+    python3 tests/coverage.py FOLDER ISAS LINES_WANTED BRANCHES_WANTED REPORT.json...
 
-ISAS is what isas.c prints. Code of a kernel that this machine lacks is counted only where it has run."""
+ISAS is what isas.c prints. Code of a kernel that this machine lacks is counted only where it has run. A line of a
+template counts once for each kernel."""
 
 import collections
 import json
+import pathlib
 import re
 import sys
 
-# How functions are named after the kernel they belong to, more special names first.
+# How functions and files are named after the kernel they belong to, more special names first.
 NAMED = {"amx": "amx-bf16", "avx512_?bf": "avx512-bf16", "avx512": "avx512", "avx2": "avx2", "neon": "neon"}
 
 
@@ -26,36 +28,36 @@ def definition_above(text, number):
     return "\n".join(text[start:number]).partition("{")[0]
 
 
-def main(header, isas, lines_wanted, branches_wanted, *reports):
-    text = open(header).read().split("\n")
+def main(folder, isas, lines_wanted, branches_wanted, *reports):
+    sources = {str(path): path.read_text().split("\n") for path in pathlib.Path(folder).resolve().glob("*.h")}
     absent = {line.split()[1] for line in open(isas) if line.startswith("absent ")}
-    run, taken, functions = collections.Counter(), collections.Counter(), collections.defaultdict(set)
+    run, taken = collections.Counter(), collections.Counter()
     for report in reports:
         for one in map(json.loads, open(report)):
-            for line in (line for file in one["files"] if file["file"] == header for line in file["lines"]):
-                number, function = line["line_number"], line.get("function_name")
-                run[number] += line["count"]  # the copies of a macro's function are one function
-                functions[number] |= {function} - {None}
-                for i, branch in enumerate(line["branches"]):
-                    taken[number, function, i] += branch["count"]
+            for file in one["files"]:
+                path = str(pathlib.Path(file["file"]).resolve())
+                for line in file["lines"] if path in sources else []:
+                    number, function = line["line_number"], line.get("function_name")
+                    isa = isa_of(function or definition_above(sources[path], number)) or isa_of(pathlib.Path(path).name)
+                    place = path, number, isa
+                    run[place] += line["count"]
+                    for i, branch in enumerate(line["branches"]):
+                        taken[place, function, i] += branch["count"]
 
-    left_out = {}
-    for number, count in run.items():
-        owners = {isa_of(name) for name in functions[number] or {definition_above(text, number)}}
-        if not count and owners <= absent:
-            left_out[number] = min(owners)
-    for number in left_out:
-        del run[number]
-    for key in [key for key in taken if not taken[key]]:
-        if key[0] in left_out or (key[1] and isa_of(key[1]) in absent):
-            del taken[key]
+    left_out = {place: place[2] for place, count in run.items() if not count and place[2] in absent}
+    for place in left_out:
+        del run[place]
+    for key in [key for key, count in taken.items() if not count and key[0][2] in absent]:
+        del taken[key]
 
-    for number in sorted(run):
-        sides = [count for key, count in taken.items() if key[0] == number]
-        if not run[number]:
-            print(f"not run {number}: {text[number - 1].strip()}")
+    for place in sorted(run, key=lambda place: (*place[:2], place[2] or "")):
+        path, number, isa = place
+        where = f"{pathlib.Path(path).name}:{number}{f' ({isa})' if isa else ''}"
+        sides = [count for key, count in taken.items() if key[0] == place]
+        if not run[place]:
+            print(f"not run {where}: {sources[path][number - 1].strip()}")
         elif 0 in sides:
-            print(f"not taken {number} ({sides.count(0)} of {len(sides)}): {text[number - 1].strip()}")
+            print(f"not taken {where} ({sides.count(0)} of {len(sides)}): {sources[path][number - 1].strip()}")
     for isa, n in sorted(collections.Counter(left_out.values()).items()):
         print(f"not counted: the {isa} kernel, {n} lines: this machine has no {isa}")
     lines = 100 * sum(count > 0 for count in run.values()) / len(run)

@@ -4,7 +4,8 @@
     python3 tests/mutate.py [--mutants 300] [--seed 1] [--jobs 2] [--timeout 60] [--resume FILE] [--again]
                             [--sanitizers]
 
-Every mutant is the header with one change. The code that this machine runs is cut in as many strata of
+Every mutant is the header with one change (in one kernel, where a source is included once for each); survivors
+are named by source and line too. The code that this machine runs is cut in as many strata of
 lines as mutants are wanted, and each stratum gives one, so that they lie evenly and a seed always means the
 same ones. A mutant goes through programs of the unit tests, the quick ones first, until one does not build,
 fails, crashes or hangs:
@@ -241,6 +242,22 @@ def make_mutants(count, seed):
     return raw, first, mutants, len(by_line)
 
 
+def places(raw):
+    """The source and its line that each line of the header comes from."""
+    at, name, out = {}, None, []
+    for line in raw:
+        seam = re.fullmatch(r"/\* ======== (src/\w+\.h)(, continued)? ======== \*/", line)
+        if seam:
+            name = seam[1]
+            at[name] = at[name] if seam[2] else -1  # the empty line that follows is #include's, or none
+            out.append(name)
+            continue
+        if name:
+            at[name] += 1
+        out.append(f"{name}:{at[name]}" if name else "")
+    return out
+
+
 def mutated(raw, first, site):
     line = raw[site.line]
     assert line[site.column :].startswith(site.original), site
@@ -441,9 +458,11 @@ def main():
     total = len(wanted) - stillborn - same
     print(f"\n{len(wanted)} mutants: {stillborn} do not compile, {same} have the original's machine code")
     print(f"{killed} of {total} killed, {100.0 * killed / max(1, total):.1f} per cent; survivors:")
+    sources = places(raw)
     for (line, column, original, new), value in wanted.items():
         if value == "SURVIVED":
-            print(f"  {line}:{column}: {original} -> {new or 'nothing'}    {raw[int(line) - 1].strip()}")
+            where, text = sources[int(line) - 1], raw[int(line) - 1].strip()
+            print(f"  {where} ({line}:{column}): {original} -> {new or 'nothing'}    {text}")
     return 0
 
 

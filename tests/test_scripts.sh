@@ -2,6 +2,7 @@
 # Tests of the scripts of tests/: test_scripts.sh WHAT WORK
 #   run       what run.sh does, says and installs, with commands that only pretend
 #   units     units.txt and lib.sh are the only places for what they hold
+#   sources   sources.sh finds what it is there to find
 #   coverage  coverage.sh on a machine that has less than this one
 set -eu
 cd "$(dirname "$0")/.."
@@ -122,6 +123,55 @@ units)
   if grep -nE 'exit 77|apt-get (-[^ ]+ )*install|dnf install' $(cat "$work/scripts") .ci/run; then
     fail "skips or installs by itself, not by lib.sh"
   fi
+  ;;
+sources)
+  mkdir -p "$work/tests"
+  cp tests/sources.sh tests/sources.awk tests/lib.sh "$work/tests"
+  edit() { sed "$1" "$2" >edited && mv edited "$2"; } # EXPRESSION FILE
+  says() { # CHECK COMMAND: what the check says, in said, of a copy that the command has changed
+    rm -rf "$work/src" "$work/docs" "$work/found"
+    cp -R src docs hyperattn.h "$work"
+    (cd "$work" && eval "$2" && sh tests/sources.sh "$1" found >said 2>&1)
+  }
+  for check in made order limits named undefs; do
+    says $check '' || :
+    cp "$work/said" "$work/before_$check"
+  done
+  echo >"$work/before_alone"
+  finds() { # CHECK MESSAGE COMMAND: the check fails with the message, which is not about the sources as they are
+    if says "$1" "$3"; then fail "$1 passes after: $3"; fi
+    said "$2"
+    ! grep -q "$2" "$work/before_$1" || fail "$1 says '$2' before: $3"
+  }
+  finds made 'is not made of src/' 'echo "/* more */" >>src/entry.h'
+  finds made 'is not made of src/' 'echo >>hyperattn.h'
+  finds made 'the picture is old' 'echo >>docs/architecture.svg'
+  finds made 'there is no src/missing.h' 'echo "#include \"missing.h\"" >>src/all.h'
+  finds made 'conditional of src/ is not closed' 'echo "#if HAI_SIMD" >>src/entry.h'
+  finds alone 'compiles to other code' 'edit "s/ 0, .ok./ 0, \"OK\"/" src/api.h'
+  finds alone 'src/all.h does not compile' 'echo "#endif" >>src/entry.h'
+  finds order 'numbers.h:[0-9]*: hai_run is defined below' \
+    'echo "static int hai_x(void) { return !hai_run; }" >>src/numbers.h'
+  finds order 'hai_later is defined nowhere' 'echo "static int hai_x(void) { return hai_later(); }" >>src/numbers.h'
+  finds order 'HAI_LATER is defined nowhere' 'echo "#define HAI_X HAI_LATER" >>src/numbers.h'
+  finds order 'numbers.h:[0-9]*: hai_plan is defined below' 'echo "static int hai_x(hai_plan *p);" >>src/numbers.h'
+  finds order 'numbers.h:[0-9]*: HAI_CPU_KNOWN is defined below' \
+    'echo "enum { HAI_X = HAI_CPU_KNOWN };" >>src/numbers.h'
+  finds order 'numbers.h:[0-9]*: hai_kernel is defined below' 'echo "struct hai_kernel *hai_x;" >>src/numbers.h'
+  finds order 'begins or ends in another file' \
+    'echo "#if HAI_SIMD" >>src/numbers.h; { echo "#endif"; cat src/elements.h; } >x; mv x src/elements.h'
+  finds limits 'best.h:[0-9]*: a source of [0-9]* lines' 'yes "" | head -n 601 >>src/best.h'
+  finds limits 'best.h:[0-9]*: a function of 61 lines' \
+    '{ echo "static void hai_x(void) {"; yes "" | head -n 59; echo "}"; } >>src/best.h'
+  finds limits 'best.h:[0-9]*: a line of 111 columns' 'printf "/*%107s*/\n" x >>src/best.h'
+  finds limits 'HAI_X has 7 lines of code' \
+    '{ echo "#define HAI_X \\"; yes "x;\\" | head -n 5; echo "x;"; } >>src/best.h'
+  finds limits 'HAI_X defines a function in 6 lines' \
+    '{ echo "#define HAI_X static int hai_x(void) { \\"; yes "x;\\" | head -n 4; echo "}"; } >>src/best.h'
+  finds named 'all.h does not read what src/ holds' 'echo >src/forgotten.h'
+  finds named "not all.h's list" 'edit "/^| .random.h/d" docs/architecture.md'
+  finds named "not all.h's list" 'edit "/^| .random.h/{h;d;};/^| .kernel.h/G" docs/architecture.md'
+  finds undefs '^HAI_X' 'echo "#define HAI_X 1" >>src/licence.h; cmake -P src/amalgamate.cmake'
   ;;
 coverage)
   [ "$(uname -sm)" = 'Linux x86_64' ] || skip "only x86-64 Linux can hide what it has"
