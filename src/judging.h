@@ -12,12 +12,12 @@ HAI_APART void hai_stage_judge(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_tile *tiles[HAI_MAX_TILES];
   int most = hai_tiles_place(job, tiles), judges = hai_n_judges(job), first = 0, n, t;
-  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), begin = job->rect.key_begin;
+  hai_index chunks = hai_job_judge_chunks(job);
   float *truth = hai_truth(job, job->chunk);
   while (first < judges) {
     n = hai_tiles_open(job, tiles, most, first, judges, hai_judge_row, plan->value_dim);
-    hai_tiles_run(job, tiles, n, begin + hai_cut(job->rect.n_key, chunks, job->chunk),
-                  begin + hai_cut(job->rect.n_key, chunks, job->chunk + 1));
+    hai_tiles_run(job, tiles, n, hai_chunk_begin(job, chunks, job->chunk),
+                  hai_chunk_begin(job, chunks, job->chunk + 1));
     for (t = 0; t < n; t++) {
       hai_tile_save(tiles[t], truth);
       truth += (2 + plan->value_dim) * plan->float_kernel->lanes;
@@ -30,7 +30,7 @@ HAI_APART void hai_stage_judge(hai_job *job) {
 static void hai_gather_truth(const hai_job *job) {
   const hai_plan *plan = job->plan;
   int judges = hai_n_judges(job), lanes = plan->float_kernel->lanes, first, i;
-  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level)), value_dim = plan->value_dim;
+  hai_index chunks = hai_job_judge_chunks(job), value_dim = plan->value_dim;
   hai_index size = (2 + value_dim) * lanes, c, t;
   for (first = 0; first < judges; first += lanes)
     for (c = 1; c < chunks; c++) {
@@ -147,8 +147,7 @@ static float hai_compare(const hai_job *job, int i, const float *truth, int rest
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float before =
-      resting && plan->problem->causal ? hai_floats(job, plan->layout.lse)[tile->state[i]] : -hai_inf();
+  float before = resting && plan->problem->causal ? hai_stored_lse(job)[tile->state[i]] : -hai_inf();
   float mine = hai_state_lse(tile->m[i], tile->l[i]), exact = hai_state_lse(truth[i], truth[lanes + i]);
   float merged = hai_log_add(mine, before), whole = hai_log_add(exact, before);
   /* out = o e^(m - lse) */
@@ -254,7 +253,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   hai_recipe recipe = hai_recipe_of(job);
   int judges = hai_n_judges(job), lanes = plan->float_kernel->lanes, first, n, i;
   hai_index size = (2 + plan->value_dim) * lanes, parts = hai_key_parts(plan, job->rect.n_key);
-  hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level)), c;
+  hai_index chunks = hai_job_probe_chunks(job), c;
   hai_index probes = hai_n_probes(job), taken = hai_min(plan->take, parts);
   uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch);
   int32_t *place = HAI_PLACE(int32_t, sieve + HAI_SIEVE);

@@ -136,7 +136,7 @@
 #define HAI_LEAP 8.0f          /* unless it moves so far that little is left of what was summed before */
 #define HAI_CARRY_CHUNKS \
   64 /* chunks whose sums gather in o before they are carried to sums of more digits */
-#define HAI_MAX_STEPS 24
+#define HAI_MAX_STAGES 32 /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task, */
 #define HAI_TILES_BYTES (288 * 1024)     /* and most bytes of them where there are several */
 
@@ -180,6 +180,7 @@ HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
+static size_t hai_least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* n things in `parts` parts whose sizes differ by at most one: part i is [hai_cut(i), hai_cut(i + 1)). */
 HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {

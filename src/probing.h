@@ -63,8 +63,7 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
 
 /* Keys of this task's chunk. */
 static hai_index hai_probe_begin(const hai_job *job, hai_index chunk) {
-  return job->rect.key_begin +
-         hai_cut(job->rect.n_key, hai_probe_chunks(hai_level_keys(job->plan, job->level)), chunk);
+  return hai_chunk_begin(job, hai_job_probe_chunks(job), chunk);
 }
 
 /* m and l of every probe over one chunk of keys. Cost: probes * keys of the chunk. */
@@ -87,8 +86,7 @@ HAI_APART void hai_stage_probe(hai_job *job) {
 /* Every probe's sum over the rectangle: its logarithm takes the place of the first chunk's maximum. +inf
    (all weights 0) where a probe saw nothing or nothing finite. Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_probe_chunks(hai_level_keys(job->plan, job->level)), probes = hai_n_probes(job), c,
-            i;
+  hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {

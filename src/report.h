@@ -24,7 +24,7 @@ static float hai_out_norm(const hai_job *job, hai_index begin, hai_index end) {
 static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, float *error,
                              float *variance, hyperattn_report *r) {
   const hai_plan *plan = job->plan;
-  const float *lse = hai_floats(job, plan->layout.lse) + hai_flat_head(job) * plan->n_query;
+  const float *lse = hai_stored_lse(job) + hai_flat_head(job) * plan->n_query;
   float each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
         share = each / HAI_AS(float, plan->n_query);
   float mine = 0.0f, exact = 0.0f, sum = 0.0f, squares = 0.0f;
@@ -80,7 +80,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   float error = 0.0f, variance = 0.0f, norm = 0.0f, pairs, rects = 0.0f;
   hai_index row, first, last, met = 0, rest = plan->n_query; /* rows below `rest` are in no rectangle */
   HYPERATTN_MEMSET(&r, 0, sizeof r);
-  for (row = 0; row < plan->n_query && plan->n_once; row++) {
+  for (row = 0; row < plan->n_query && plan->n_before; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
