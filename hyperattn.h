@@ -764,7 +764,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STEPS 24    /* most steps of a level */
+#define HAI_MAX_STAGES 32   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -808,6 +808,7 @@ HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
+static size_t hai_least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* Cuts n things into `parts` parts whose sizes differ by at most one: part i is hai_cut(n, parts, i) ..
    hai_cut(n, parts, i + 1) - 1. */
@@ -4507,121 +4508,164 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   return HAI_NULL;
 }
 
+/* ======== src/arrays.h ======== */
+
+/* ==== 5. Arrays of the workspace =====================================================================
+   The table of arrays, a row for each: its name, the size of an element, the heads that it has a part for, how
+   many elements such a part has (hai_count_.. in workspace.h), and the array whose place it takes. Most take
+   their own. Those that take another's follow it, and come one behind the other from where it begins: they
+   are done with before it is written, or it before they are.
+   Where an array is [n_query] or [n_key] its rows are those of the tensor. Where it is cut by rectangles,
+   blocks or chunks of keys, the rectangles of a level share it (their accessors say how), and it is used
+   anew for each level. */
+#define HAI_ARRAYS(X)                                                                            \
+  /* lse of what each query has met so far: [n_query] */                                         \
+  X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
+  /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
+  X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
+  /* sub-blocks of each query group, ascending: [groups][take] */                                \
+  X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \
+  /* bucket of each row */                                                                       \
+  X(QUERY_CODE, sizeof(uint16_t), HAI_OF_HEADS, hai_count_sorted_queries, CHOICE)                \
+  X(KEY_CODE, sizeof(uint16_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, CHOICE)                  \
+  /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
+  X(MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_mean, MEAN)                                  \
+  /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
+  X(QUERY_ORDER, sizeof(int32_t), HAI_OF_HEADS, hai_count_sorted_queries, QUERY_ORDER)           \
+  X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
+  /* mean key of each superblock: [superblocks][head_dim] */                                     \
+  X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
+  /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
+  X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
+  /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
+  X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
+  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
+  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, TRUTH)                                    \
+  /* for the report, sums of the probes' squared weights: [n_key] */                             \
+  X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
+  /* one bit for each key of a rectangle, in words */                                            \
+  X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
+  /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
+  X(PINS, sizeof(int32_t), HAI_OF_HEADS, hai_count_pins, PINS)                                   \
+  /* columns of the draw and of the wide draw: [max_rects][sample_size + max_wide] */            \
+  X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
+  /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
+  X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
+  /* what the held-out queries chose: [max_rects] */                                             \
+  X(VERDICT, sizeof(hai_verdict), HAI_OF_HEADS, hai_count_verdict, VERDICT)                      \
+  /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
+  X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
+  /* ln of the largest residual sum of each task of sampled rows */                              \
+  X(CAP, sizeof(float), HAI_OF_HEADS, hai_count_cap, CAP)
+
+enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
+
+typedef enum hai_array_id {
+#define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAYS
+} hai_array_id;
+
+/* Where everything lies, in bytes from the workspace's aligned begin. */
+typedef struct hai_layout {
+  size_t begin[HAI_N_ARRAYS];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_N_ARRAYS]; /* bytes of each array for one head */
+  size_t scratch;              /* first worker's scratch, behind all arrays */
+  size_t scratch_bytes;        /* of each worker */
+  int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */
+} hai_layout;
+
 /* ======== src/plan.h ======== */
 
-/* ==== 5. Plan ========================================================================================
+/* ==== 6. Plan ========================================================================================
    A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
 
    Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
    min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
    rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
-   2^depth diagonal segments, exact. Outside the square lies one more rectangle: the prefix of chunked
-   prefill, or for full attention the whole problem. Levels run from the diagonal outward, this one last. */
+   2^depth diagonal segments, which are exact. Outside the square lies one more rectangle: the prefix of chunked
+   prefill, or for full attention the whole problem. Levels run from the diagonal outward; the outer rectangle
+   is the last. */
 
-typedef enum hai_stage {
-  HAI_STAGE_EXACT,   /* diagonal segments and windows, or everything; per kv head */
-  HAI_STAGE_HASH,    /* bucket of every row */
-  HAI_STAGE_ORDER,   /* per rectangle: rows in order */
-  HAI_STAGE_MEANS,   /* mean key of each sub-block */
-  HAI_STAGE_PROBE,   /* probes' maximum and sum over each chunk of keys */
-  HAI_STAGE_SUM,     /* probes' sums over the rectangle */
-  HAI_STAGE_MASS,    /* column masses */
-  HAI_STAGE_PIN,     /* sinks and heavy keys */
-  HAI_STAGE_WEIGH,   /* sampling weights */
-  HAI_STAGE_COLUMNS, /* sampled columns */
-  HAI_STAGE_PAIR,    /* sub-blocks of each query group */
-  HAI_STAGE_CAP,     /* largest residual sum of the sampled rows */
-  HAI_STAGE_ATTEND,
-  HAI_STAGE_JUDGE,   /* judging, from here on: what held-out queries get from all keys */
-  HAI_STAGE_DRAFT,   /* sub-blocks of the held-out queries' groups */
-  HAI_STAGE_TRY,     /* what the held-out queries get from a choice */
-  HAI_STAGE_WITNESS, /* what other held-out queries get from all keys, */
-  HAI_STAGE_AUDIT,   /* and from what was chosen */
-  HAI_STAGE_REPORT   /* per head: what the held-out queries saw */
-} hai_stage;
-
-/* Blocks come by one or two pairings, each an order of the rows and a choice of sub-blocks for each query
-   group; a stage that has to do with blocks is about one of them. */
+/* Blocks come by one or two pairings, 0 and 1, each an order of the rows and a choice of sub-blocks for each
+   query group. HAI_NO_BLOCKS stands for neither. */
 enum { HAI_NO_BLOCKS = 2 };
-
-typedef struct hai_step {
-  unsigned char stage, pairing; /* hai_stage; 0, 1 or HAI_NO_BLOCKS */
-} hai_step;
-
-/* Offsets in bytes into the workspace; arrays that a call does not need have no bytes. Per-head arrays are
-   [batch][n_heads or n_kv_heads][..], the inner extents beside them. */
-typedef struct hai_layout {
-  size_t lse; /* f32 [n_query]: of what each query has met so far */
-  size_t out; /* f32 [n_query][value_dim]: the result so far, where out itself is not float32 */
-  size_t query_code, key_code; /* u16 [n_query], [n_key]: bucket; in the place of the choices, made later */
-  size_t query_order,
-      key_order;          /* i32 [n_query], [n_key]: row at each sorted position, rectangle by rectangle */
-  size_t mean;            /* f32 [n_means][head_dim] */
-  size_t superblock_mean; /* f32 [n_superblocks][head_dim]: of HAI_SUPERBLOCK sub-blocks */
-  size_t partial;         /* f32 [n_partials][probe_queries][2]: m and l of a probe over a chunk of keys */
-  size_t mass;            /* f32 [n_key]: column mass, then sampling weight before mixing */
-  size_t squared_mass;    /* f32 [n_key]: for the report, sum of the probes' squared weights */
-  size_t truth;   /* f32 [n_truths][truth_floats]: states of the held-out queries over a chunk of keys;
-                          in the place of the masses, done with by then */
-  size_t pinned;  /* u32 [n_pin_words]: one bit per key of a rectangle */
-  size_t pins;    /* i32 [n_rects][max_pins] */
-  size_t columns; /* hai_column [n_rects][max_columns + max_wide] */
-  size_t counts;  /* i32 [n_rects][3]: pins, columns, columns of the wide draw */
-  size_t choice;  /* i32 [n_choices][take]: sub-blocks of each query group, ascending */
-  size_t verdict; /* hai_verdict [n_rects] */
-  size_t record;  /* hai_record [all rectangles] */
-  size_t cap;     /* f32 [cap_chunks]: ln of the largest residual sum */
-  size_t scratch, scratch_bytes; /* last: one per worker */
-  hai_index n_means, n_superblocks, n_partials, n_truths, truth_floats, n_pin_words, max_pins, max_columns,
-      max_wide, n_choices, n_records, cap_chunks;
-  int overflow;
-} hai_layout;
 
 typedef struct hai_plan {
   const hyperattn_problem *problem;
   const hyperattn_params *params;
-  /* the problem's shape, and the parameters' counts, clamped to what exists; no window in full attention */
-  hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
-  hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
-      probe_queries, window;
   const hai_kernel *float_kernel; /* takes rows of float32 */
-  const hai_kernel *kernel; /* takes the problem's rows as they lie, where one does; else float_kernel. Both
-                                     have the same lanes and width */
-  int may_use_amx;          /* sizes provide for it, and for doing without */
-  float scale;
-  hai_index heads_per_kv;
-  hai_index square, query_skip, key_skip; /* queries and keys that lie before the square */
-  int depth;                              /* levels of the causal split */
-  int outer, outer_exact;                 /* is there an outer rectangle; is it attended exactly */
-  hai_index max_rects;                    /* bound on the rectangles of a level */
-  int by_score, take;                     /* blocks: chosen by score, and how many each group takes */
-  int n_pairings, sorted[2];              /* is a pairing's order by hash */
-  int probing, weighing;                  /* are probes run; are sampling weights needed */
-  int choosing, reporting;                /* do held-out queries choose; is a report wanted */
-  int n_once, n_steps;                    /* steps before all levels, and of each: */
-  hai_step once, steps[HAI_MAX_STEPS];
+  const hai_kernel *kernel; /* takes the problem's rows as they lie, where there is such a kernel, else the
+                               float_kernel. Both have the same lanes and width. */
+  int may_use_amx;          /* sizes suffice for AMX's kernel, and for the others */
+  float scale;              /* of scores, never 0 */
+
+  /* The problem's shape. */
+  hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
+  hai_index heads_per_kv; /* query heads that share a kv head */
+
+  /* The parameters' counts, none above the number of rows that exist. */
+  hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
+      probe_queries;
+  hai_index window; /* 0 in full attention */
+
+  /* The regions. */
+  hai_index square;     /* queries and keys of the causal square; 0 in full attention */
+  hai_index query_skip; /* queries before the square */
+  hai_index key_skip;   /* keys before the square */
+  int depth;            /* levels of the causal split */
+  int outer;            /* 1 if there is an outer rectangle, which is one more level */
+  int outer_exact;      /* 1 if that is attended exactly */
+  hai_index max_rects;  /* most rectangles of any level */
+
+  /* Blocks and samples of an approximated rectangle. */
+  int by_score;           /* 1 if groups choose sub-blocks by score, 0 if by rank */
+  int take;               /* sub-blocks of each query group */
+  int n_pairings;         /* 1, or 2 to be tried */
+  int sorted[2];          /* 1 if a pairing's order is by hash, 0 if by position */
+  int probing;            /* 1 if probes are run */
+  int weighing;           /* 1 if columns are drawn by weights */
+  int choosing;           /* 1 if held-out queries choose the recipe */
+  int reporting;          /* 1 if a report is wanted */
+  hai_index max_pins;     /* most pins of a rectangle */
+  hai_index max_wide;     /* most columns of the wide draw; 0 if there is none */
+  hai_index truth_floats; /* floats of the held-out queries' states: whole tiles of m, l [lanes] and
+                             o [value_dim][lanes] */
+
+  /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
+     level, then those after the levels. */
+  int n_before, n_per_level, n_after;
+  unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;
 
 typedef struct hai_rect {
   hai_index query_begin, n_query, key_begin, n_key;
   hai_index index;  /* within its level */
-  hai_index region; /* names its random numbers and its record: depends on its place in the split alone */
+  hai_index region; /* number in the split, whatever the lengths: of its random numbers and its record */
 } hai_rect;
 
-/* Sub-blocks that a query group scores in two levels, but for the spans. */
+/* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
+static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
+
+/* Is Algorithm 2's normaliser asked for? */
+static int hai_capping(const hai_plan *plan) {
+  return plan->params->cap_epsilon > 0.0f || plan->params->cap_kappa > 0.0f;
+}
+
+/* Sub-blocks that a query group scores where it first chooses superblocks; the superblocks not counted. */
 static hai_index hai_superblock_blocks(const hai_plan *plan, hai_index n_key) {
   return 2 * HAI_SUPERBLOCK * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
-/* Are sub-blocks chosen in two levels: in many keys, if it is less work. */
+/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work. */
 static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   hai_index blocks = n_key / plan->key_group;
   return n_key > HAI_PAIR_DENSE && hai_superblock_blocks(plan, n_key) < blocks - blocks / HAI_SUPERBLOCK;
 }
 
-/* Scores of mean queries with mean keys that pairing takes. Not rounded up to whole groups: its share of
-   all pairs must not rise with the sides, or a region could cease to be worth it as it grows. */
+/* Products of mean queries and mean keys that pairing takes. Groups are not rounded up to whole ones: the share
+   of all products must not rise with the sides, or a region that is worth approximating could cease to be so
+   as it grows. */
 static uint64_t hai_pairing_products(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   uint64_t dense, group = HAI_AS(uint64_t, plan->query_group);
   if (!plan->by_score) return 0;
@@ -4631,8 +4675,8 @@ static uint64_t hai_pairing_products(const hai_plan *plan, hai_index n_query, ha
          HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, hai_superblock_blocks(plan, n_key)) / group;
 }
 
-/* Key-query pairs that probing, judging, pairing and the budget touch in a rectangle, to be held against all
-   of them. */
+/* Products that probing, judging, pairing and the budget take in a rectangle; exact attention takes
+   n_query * n_key. */
 static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   hai_index pins = hai_min(hai_min(plan->heavy_keys, n_key) + hai_min(plan->sink_keys, n_key), n_key);
   hai_index budget = hai_min(plan->block_size, n_key) + hai_min(plan->sample_size, n_key) + pins;
@@ -4697,22 +4741,400 @@ static hai_index hai_query_parts(const hai_plan *plan, hai_index n_query, hai_in
   return plan->by_score ? hai_ceil_div(n_query, plan->query_group) : hai_key_parts(plan, n_key);
 }
 
-/* Judging is cut by keys: n_key keys in how many chunks. */
+/* Probing and judging are cut into chunks of keys: how many n_key keys have. */
+static hai_index hai_chunks_of(hai_index n_key, hai_index least_keys, hai_index most_chunks) {
+  return hai_ceil_div(n_key, hai_max(least_keys, hai_ceil_div(n_key, most_chunks)));
+}
+static hai_index hai_probe_chunks(hai_index n_key) {
+  return hai_chunks_of(n_key, HAI_PROBE_KEYS, HAI_PROBE_CHUNKS);
+}
 static hai_index hai_judge_chunks(hai_index n_key) {
-  return hai_ceil_div(n_key, hai_max(HAI_JUDGE_KEYS, hai_ceil_div(n_key, HAI_JUDGE_CHUNKS)));
+  return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
 
-/* So is probing. */
-static hai_index hai_probe_chunks(hai_index n_key) {
-  return hai_ceil_div(n_key, hai_max(HAI_PROBE_KEYS, hai_ceil_div(n_key, HAI_PROBE_CHUNKS)));
+/* ======== src/workspace.h ======== */
+
+/* ==== 7. Workspace ===================================================================================
+   How many bytes each array takes, where it lies, and how a task finds its part of it. One function lays out,
+   for the size query and for the run. Counts depend on shapes through functions that never fall as n_query or
+   n_key rise, so neither does the size. */
+
+typedef struct hai_column {
+  int32_t key;
+  int32_t block;    /* sub-block that holds the key in the pairing last tried or taken, -1 without blocks */
+  float log_weight; /* ln of the inverse of its probability */
+} hai_column;
+
+/* What a rectangle's queries meet besides the pins. */
+typedef enum hai_recipe {
+  HAI_BLOCKS,  /* blocks and columns, as the parameters say */
+  HAI_COLUMNS, /* the wide draw of columns: as many more as blocks have keys */
+  HAI_BOTH,    /* blocks and the wide draw */
+  HAI_ALL      /* every key */
+} hai_recipe;
+
+/* The recipe of a rectangle and head, and how it came to it. */
+typedef struct hai_verdict {
+  int32_t recipe, pairing;
+  int32_t settled; /* 1: no further trials */
+  int32_t tried;   /* how many pairings have been tried */
+  float error;     /* relative error of the held-out queries */
+} hai_verdict;
+
+/* What the report keeps of a rectangle and head. */
+typedef struct hai_record {
+  int32_t recipe;
+  int32_t tried;      /* how many pairings have been tried */
+  int32_t n;          /* held-out queries */
+  float keys;         /* that a query meets */
+  float alpha, kappa; /* of hyperattn_report */
+  struct {
+    int32_t row;  /* -1: left out of the report */
+    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys */
+    float norm;   /* |out|^2 */
+    float whole;  /* lse after the rectangle, by all its keys */
+    float rect;   /* lse of the choice */
+    float blocks; /* share of the choice's attention that the blocks have */
+    float pinned; /* and that the pins have */
+  } query[HAI_AUDITORS];
+} hai_record;
+
+typedef struct hai_tile hai_tile;
+static size_t hai_tile_bytes(const hai_plan *plan);
+static size_t hai_chunk_bytes(const hai_plan *plan);
+static int hai_tiles(const hai_plan *plan);
+
+/* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
+   causal query's own key is in none. */
+static int hai_may_approximate(const hai_plan *plan) {
+  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
+         plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
+
+/* Are running states stored in the workspace between phases? */
+static int hai_stores_states(const hai_plan *plan) {
+  return hai_may_approximate(plan) && (plan->problem->causal || plan->reporting);
+}
+
+/* ---- How many elements an array has for one head, in a call that may approximate ---- */
+
+static size_t hai_product(hai_index a, hai_index b) {
+  return hai_times(HAI_AS(size_t, a), HAI_AS(size_t, b));
+}
+
+static size_t hai_count_lse(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_stores_states(plan) ? plan->n_query : 0);
+}
+static size_t hai_count_out(const hai_plan *plan) {
+  if (hai_is_f32(plan->problem->out.dtype)) return 0;
+  return hai_times(hai_count_lse(plan), HAI_AS(size_t, plan->value_dim));
+}
+static size_t hai_count_choice(const hai_plan *plan) {
+  if (!plan->by_score) return 0;
+  return hai_product(hai_ceil_div(plan->n_query, plan->query_group) + plan->max_rects, plan->take);
+}
+static size_t hai_count_sorted_queries(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->sorted[plan->n_pairings - 1] ? plan->n_query : 0);
+}
+static size_t hai_count_sorted_keys(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->sorted[plan->n_pairings - 1] ? plan->n_key : 0);
+}
+static hai_index hai_means(const hai_plan *plan) {
+  return plan->by_score ? hai_ceil_div(plan->n_key, plan->key_group) + plan->max_rects : 0;
+}
+static size_t hai_count_mean(const hai_plan *plan) { return hai_product(hai_means(plan), plan->head_dim); }
+static size_t hai_count_superblock_mean(const hai_plan *plan) {
+  hai_index n = hai_means(plan) / HAI_SUPERBLOCK;
+  if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
+  return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
+}
+/* Chunks of a level's rectangles: those of the outer one, or of many smaller ones, each of at least one. Half of
+   the square's keys are in a level. */
+static size_t hai_count_partial(const hai_plan *plan) {
+  hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
+  if (!plan->probing) return 0;
+  return hai_times(hai_product(hai_max(hai_probe_chunks(plan->n_key), inner), plan->probe_queries), 2);
+}
+/* Here a rectangle of the square has one chunk, or few and large ones. */
+static size_t hai_count_truth(const hai_plan *plan) {
+  hai_index inner = hai_max(hai_min(plan->n_query, plan->n_key) / HAI_JUDGE_KEYS, plan->max_rects);
+  if (!plan->choosing && !plan->reporting) return 0;
+  return hai_product(hai_max(hai_judge_chunks(plan->n_key), inner), plan->truth_floats);
+}
+static size_t hai_count_mass(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->probing || plan->weighing ? plan->n_key : 0);
+}
+static size_t hai_count_squared_mass(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->probing && plan->reporting ? plan->n_key : 0);
+}
+static size_t hai_count_pinned(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->n_key / 32 + 1 + plan->max_rects);
+}
+static size_t hai_count_pins(const hai_plan *plan) { return hai_product(plan->max_rects, plan->max_pins); }
+static size_t hai_count_columns(const hai_plan *plan) {
+  return hai_product(plan->max_rects, plan->sample_size + plan->max_wide);
+}
+static size_t hai_count_counts(const hai_plan *plan) { return hai_product(plan->max_rects, 3); }
+static size_t hai_count_verdict(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->choosing ? plan->max_rects : 0);
+}
+static size_t hai_count_record(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->reporting ? 2 * plan->max_rects : 0);
+}
+static size_t hai_count_cap(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES));
+}
+
+/* ---- Layout ---- */
+
+typedef struct hai_array {
+  size_t (*count)(const hai_plan *plan); /* elements for one head */
+  unsigned short size;                   /* bytes of an element */
+  unsigned char heads;                   /* HAI_OF_HEADS or HAI_OF_KV_HEADS */
+  unsigned char place;                   /* hai_array_id of the array whose place it takes */
+} hai_array;
+
+static const hai_array hai_arrays[] = {
+#define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
+    HAI_ARRAYS(HAI_ARRAY)};
+
+/* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
+static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
+  size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
+  if (bytes > limit || begin + bytes > limit) {
+    layout->overflow = 1;
+    return begin;
+  }
+  return begin + hai_round_up(bytes);
+}
+
+/* Lays out the arrays, one behind the other but for those that take another's place. */
+static void hai_resolve_arrays(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  int is_empty = !hai_may_approximate(plan), i;
+  size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
+  y->scratch = 0;
+  y->overflow = 0;
+  for (i = 0; HAI_HYPER && i < HAI_N_ARRAYS; i++) {
+    const hai_array *array = &hai_arrays[i];
+    hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
+    y->stride[i] = is_empty ? 0 : hai_times(array->count(plan), array->size);
+    if (array->place == i) end = y->scratch;
+    if (array->place == i - 1) end = y->begin[i - 1];
+    y->begin[i] = end;
+    end = hai_take(y, end, hai_times(hai_times(batch, HAI_AS(size_t, heads)), y->stride[i]));
+    y->scratch = hai_most(y->scratch, end);
+  }
+}
+
+/* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
+static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
+  size_t limit = PTRDIFF_MAX - layout->scratch - HAI_ALIGN;
+  if (HAI_AS(size_t, n_workers) > limit / layout->scratch_bytes) return 0;
+  return layout->scratch + layout->scratch_bytes * HAI_AS(size_t, n_workers) + HAI_ALIGN - 1;
+}
+
+/* ---- Access: rows of tensors, and arrays for one head and one rectangle ---- */
+
+/* What a task works on. */
+typedef struct hai_job {
+  const hai_plan *plan;
+  char *base;    /* workspace, aligned */
+  char *scratch; /* what the tile leaves of this worker's */
+  hai_tile *tile;
+  hai_index batch, head, kv_head; /* head is -1 in tasks of a kv head */
+  int level;
+  int pairing; /* 0, 1 or HAI_NO_BLOCKS */
+  int audit;   /* 1 if the held-out queries are those of the report */
+  hai_rect rect;
+  hai_index chunk; /* of the rectangle, or of the call */
+} hai_job;
+
+static hai_index hai_flat_head(const hai_job *job) { return job->batch * job->plan->n_heads + job->head; }
+static hai_index hai_flat_kv_head(const hai_job *job) {
+  return job->batch * job->plan->n_kv_heads + job->kv_head;
+}
+/* The rectangle's number `index` for a purpose. */
+static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
+  return hai_random(job->plan->params->seed, HAI_AS(uint64_t, job->rect.region), HAI_AS(uint64_t, purpose),
+                    HAI_AS(uint64_t, index));
+}
+/* Bytes of so many elements. */
+HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
+}
+/* Where a row lies: so many bytes after its tensor's first. */
+HAI_HOT ptrdiff_t hai_row_offset(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
+  return hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
+}
+HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
+  return HAI_AS(const char *, x->data) + hai_row_offset(x, batch, head, row);
+}
+/* An output as a tensor that is read. */
+static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
+  hyperattn_input x;
+  x.data = out->data;
+  x.dtype = out->dtype;
+  x.batch_stride = out->batch_stride;
+  x.head_stride = out->head_stride;
+  x.row_stride = out->row_stride;
+  return x;
+}
+static char *hai_out_row(const hyperattn_output *out, hai_index batch, hai_index head, hai_index row) {
+  hyperattn_input x = hai_tensor_of(out);
+  return HAI_AS(char *, out->data) + hai_row_offset(&x, batch, head, row);
+}
+/* A row in float32: itself, or widened into `room` [dim]. */
+static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
+                             float *room) {
+  if (hai_is_f32(dtype)) return HAI_AS(const float *, row);
+  job->plan->float_kernel->widen(row, dtype, dim, room);
+  return room;
+}
+static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
+                  room);
+}
+static const float *hai_key_row(const hai_job *job, hai_index key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, job->plan->head_dim,
+                  room);
+}
+static const float *hai_value_row(const hai_job *job, hai_index key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
+                  job->plan->value_dim, room);
+}
+
+/* ---- Arrays ---- */
+
+/* An array's first byte for the job's head, or for its kv head. */
+static char *hai_array_of(const hai_job *job, hai_array_id array) {
+  const hai_layout *y = &job->plan->layout;
+  hai_index head = hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job);
+  return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, head);
+}
+static float *hai_floats(const hai_job *job, hai_array_id array) {
+  return HAI_PLACE(float, hai_array_of(job, array));
+}
+static int32_t *hai_ints(const hai_job *job, hai_array_id array) {
+  return HAI_PLACE(int32_t, hai_array_of(job, array));
+}
+/* Of all heads: stored lse at [flat head * n_query + row], stored outputs at value_dim times that. */
+static float *hai_stored_lse(const hai_job *job) {
+  return HAI_PLACE(float, job->base + job->plan->layout.begin[HAI_ARRAY_LSE]);
+}
+static float *hai_stored_out(const hai_job *job) {
+  return HAI_PLACE(float, job->base + job->plan->layout.begin[HAI_ARRAY_OUT]);
+}
+
+static uint16_t *hai_codes(const hai_job *job, int of_key) {
+  return HAI_PLACE(uint16_t, hai_array_of(job, of_key ? HAI_ARRAY_KEY_CODE : HAI_ARRAY_QUERY_CODE));
+}
+/* Is the pairing's order by hash? */
+static int hai_sorting(const hai_job *job) {
+  return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
+}
+/* Rows of the rectangle in the pairing's order: [sorted position], rows of the tensor. NULL where the order is by
+   position: rows then follow one another from the rectangle's first. */
+static int32_t *hai_query_order(const hai_job *job) {
+  return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_QUERY_ORDER) + job->rect.query_begin : HAI_NULL;
+}
+static int32_t *hai_key_order(const hai_job *job) {
+  return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_KEY_ORDER) + job->rect.key_begin : HAI_NULL;
+}
+HAI_HOT hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
+  return order ? order[i] : first + i;
+}
+/* Rectangles of a level share an array of blocks: each begins at its first key (or query) over the block's
+   size, plus its index, which makes up for the rounding of all before it. */
+static float *hai_mean(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_index first = job->rect.key_begin / plan->key_group + job->rect.index;
+  return hai_floats(job, HAI_ARRAY_MEAN) + first * plan->head_dim;
+}
+static float *hai_superblock_mean(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_index first =
+      (job->rect.key_begin / plan->key_group + job->rect.index) / HAI_SUPERBLOCK + job->rect.index;
+  return hai_floats(job, HAI_ARRAY_SUPERBLOCK_MEAN) + first * plan->head_dim;
+}
+/* Chunks of keys of each of the level's rectangles. */
+static hai_index hai_job_probe_chunks(const hai_job *job) {
+  return hai_probe_chunks(hai_level_keys(job->plan, job->level));
+}
+static hai_index hai_job_judge_chunks(const hai_job *job) {
+  return hai_judge_chunks(hai_level_keys(job->plan, job->level));
+}
+/* First key of a chunk, of so many that the rectangle is cut into; of chunk `chunks`, one past its last key. */
+static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
+  return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
+}
+/* Of one chunk: [probe][2]. */
+static float *hai_partial(const hai_job *job, hai_index chunk) {
+  hai_index at = job->rect.index * hai_job_probe_chunks(job) + chunk;
+  return hai_floats(job, HAI_ARRAY_PARTIAL) + 2 * at * job->plan->probe_queries;
+}
+/* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
+static float *hai_truth(const hai_job *job, hai_index chunk) {
+  hai_index at = job->rect.index * hai_job_judge_chunks(job) + chunk;
+  return hai_floats(job, HAI_ARRAY_TRUTH) + at * job->plan->truth_floats;
+}
+static float *hai_mass(const hai_job *job) { return hai_floats(job, HAI_ARRAY_MASS) + job->rect.key_begin; }
+static float *hai_squared_mass(const hai_job *job) {
+  return hai_floats(job, HAI_ARRAY_SQUARED_MASS) + job->rect.key_begin;
+}
+static uint32_t *hai_pinned(const hai_job *job) {
+  return HAI_PLACE(uint32_t, hai_array_of(job, HAI_ARRAY_PINNED)) + job->rect.key_begin / 32 +
+         job->rect.index;
+}
+HAI_HOT int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
+  hai_index bit = key - job->rect.key_begin;
+  return HAI_AS(int, pinned[bit / 32] >> (bit % 32) & 1);
+}
+static int32_t *hai_pins(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_PINS) + job->rect.index * job->plan->max_pins;
+}
+static hai_column *hai_columns(const hai_job *job, int wide) {
+  const hai_plan *plan = job->plan;
+  return HAI_PLACE(hai_column, hai_array_of(job, HAI_ARRAY_COLUMNS)) +
+         job->rect.index * (plan->sample_size + plan->max_wide) + (wide ? plan->sample_size : 0);
+}
+/* Pins, columns, columns of the wide draw. */
+static int32_t *hai_counts(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_COUNTS) + 3 * job->rect.index;
+}
+static int32_t *hai_choice(const hai_job *job, hai_index group) {
+  const hai_plan *plan = job->plan;
+  hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
+  return hai_ints(job, HAI_ARRAY_CHOICE) + (first + group) * plan->take;
+}
+static hai_verdict *hai_verdict_of(const hai_job *job) {
+  return HAI_PLACE(hai_verdict, hai_array_of(job, HAI_ARRAY_VERDICT)) + job->rect.index;
+}
+static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
+  return verdict->pairing == pairing && (verdict->recipe == HAI_BLOCKS || verdict->recipe == HAI_BOTH);
+}
+static void hai_verdict_open(hai_verdict *verdict) {
+  verdict->recipe = HAI_BLOCKS;
+  verdict->pairing = verdict->settled = verdict->tried = 0;
+  verdict->error = hai_inf();
+}
+static hai_record *hai_record_of(const hai_job *job) {
+  return HAI_PLACE(hai_record, hai_array_of(job, HAI_ARRAY_RECORD)) + job->rect.region;
+}
+static float *hai_cap(const hai_job *job) { return hai_floats(job, HAI_ARRAY_CAP); }
 
 /* ======== src/validation.h ======== */
 
-/* ---- Validation of shapes and parameters ---- */
+/* ==== 8. Validation ==================================================================================
+   The order of the checks is that in which a call with several mistakes is answered. */
+
+/* ---- Shapes and parameters ---- */
 
 static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x7fffffff; }
-/* Is it a value of an enumeration whose last is this? */
+/* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -4773,7 +5195,7 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
-/* Does the caller count further than this machine's indices reach, or have more tasks than INT64_MAX? */
+/* Do counts exceed this machine's indices, or may tasks exceed INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
   uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
            n_query = HAI_AS(uint64_t, p->n_query);
@@ -4782,39 +5204,25 @@ static int hai_too_many(const hyperattn_problem *p) {
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
-/* ---- Validation of pointers and strides ---- */
+/* ---- Pointers and strides ---- */
 
-/* The bytes that a tensor [batch][heads][rows][dim] spans: [data - before, data + after). */
+/* The bytes that a tensor [batch][heads][rows][dim] occupies: [data - before, data + after). */
 typedef struct hai_extent {
   const char *data;
   size_t before, after;
 } hai_extent;
 
-/* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
-static int hai_extent_add(hai_extent *span, hai_index n, ptrdiff_t stride, size_t size) {
-  size_t limit = PTRDIFF_MAX, steps, step;
-  size_t *side = stride < 0 ? &span->before : &span->after;
+/* Adds (n - 1) * stride elements of `size` bytes to a side of the extent; 0 where PTRDIFF_MAX is passed. */
+static int hai_extent_add(hai_extent *extent, hai_index n, ptrdiff_t stride, size_t size) {
+  size_t limit = PTRDIFF_MAX, count, apart;
+  size_t *side = stride < 0 ? &extent->before : &extent->after;
   if (n <= 1 || stride == 0) return 1;
-  steps = HAI_AS(size_t, n - 1);
-  step = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
-  if (step > limit / size || steps > limit / (step * size)) return 0;
-  if (*side > limit - steps * step * size) return 0;
-  *side += steps * step * size;
-  return span->before <= limit - span->after;
-}
-
-static hyperattn_status hai_extent_of(hai_extent *span, const void *data, hyperattn_dtype dtype,
-                                      const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
-  int unit = hai_unit(dtype), i;
-  size_t bytes = hai_unit_bytes(dtype);
-  span->data = HAI_AS(const char *, data);
-  span->before = 0;
-  span->after = HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes;
-  for (i = 0; i < 3; i++) {
-    if (n[i] > 1 && stride[i] % unit) return HYPERATTN_ERROR_STRIDE_Q8_0;
-    if (!hai_extent_add(span, n[i], stride[i] / unit, bytes)) return HYPERATTN_ERROR_EXTENT;
-  }
-  return HAI_REINTERPRET(uintptr_t, data) % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+  count = HAI_AS(size_t, n - 1);
+  apart = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
+  if (apart > limit / size || count > limit / (apart * size)) return 0;
+  if (*side > limit - count * apart * size) return 0;
+  *side += count * apart * size;
+  return extent->before <= limit - extent->after;
 }
 
 static int hai_extents_meet(const hai_extent *a, const hai_extent *b) {
@@ -4825,599 +5233,142 @@ static int hai_extents_meet(const hai_extent *a, const hai_extent *b) {
   return a->data && b->data && a_begin < b_end && b_begin < a_end;
 }
 
-/* Rows of an output are apart when, from the smallest stride up, each steps over all that the smaller
-   ones span. */
+/* Do rows of a result share no element? True where each stride, from the smallest up, reaches past all
+   elements that the smaller ones reach. */
 static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
   int done[3] = {0, 0, 0}, i, round;
-  hai_index span = dim;
+  hai_index reach = dim;
   for (round = 0; round < 3; round++) {
     int least = -1;
     for (i = 0; i < 3; i++)
       if (!done[i] && (least < 0 || stride[i] < stride[least])) least = i;
     done[least] = 1;
     if (n[least] <= 1) continue;
-    if (stride[least] < span) return 0;
-    span += (n[least] - 1) * stride[least];
+    if (stride[least] < reach) return 0;
+    reach += (n[least] - 1) * stride[least];
   }
   return 1;
 }
 
-static hyperattn_status hai_check_input(hai_extent *span, const hyperattn_input *x, hai_index batch,
-                                        hai_index heads, hai_index rows, hai_index dim) {
+/* A call's buffers, added one by one: results first, then inputs. */
+typedef struct hai_buffers {
+  hyperattn_status status; /* of the first mistake; what is added later is not looked at */
+  int n, n_results;
+  hai_extent extent[7];
+  hai_index batch, heads, rows; /* of the buffers that are added next */
+} hai_buffers;
+
+static hai_extent *hai_add_extent(hai_buffers *buffers, const void *data, size_t bytes) {
+  hai_extent *extent = &buffers->extent[buffers->n++];
+  extent->data = HAI_AS(const char *, data);
+  extent->before = 0;
+  extent->after = bytes;
+  return extent;
+}
+
+/* Adds a tensor [batch][heads][rows][dim]. */
+static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_index dim, int is_result) {
   const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
-  const hai_index n[3] = {batch, heads, rows};
-  return hai_extent_of(span, x->data, x->dtype, stride, n, dim);
+  const hai_index n[3] = {buffers->batch, buffers->heads, buffers->rows};
+  int unit = hai_unit(x->dtype), i;
+  size_t bytes = hai_unit_bytes(x->dtype);
+  hai_extent *extent;
+  if (buffers->status != HYPERATTN_OK) return;
+  extent = hai_add_extent(buffers, x->data, HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes);
+  for (i = 0; i < 3 && buffers->status == HYPERATTN_OK; i++) {
+    if (n[i] > 1 && stride[i] % unit)
+      buffers->status = HYPERATTN_ERROR_STRIDE_Q8_0;
+    else if (!hai_extent_add(extent, n[i], stride[i] / unit, bytes))
+      buffers->status = HYPERATTN_ERROR_EXTENT;
+  }
+  if (buffers->status != HYPERATTN_OK) return;
+  if (HAI_REINTERPRET(uintptr_t, x->data) % hai_alignment(x->dtype))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+  else if (is_result && !hai_rows_apart(stride, n, dim))
+    buffers->status = HYPERATTN_ERROR_OUT_STRIDE;
 }
 
-static hyperattn_status hai_check_output(hai_extent *span, const hyperattn_output *x, hai_index batch,
-                                         hai_index heads, hai_index rows, hai_index dim) {
-  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
-  const hai_index n[3] = {batch, heads, rows};
-  hyperattn_status status;
-  if ((status = hai_extent_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
-  return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
+/* Adds a contiguous [batch][heads][rows] of things of `size` bytes that hold floats, which may be NULL. */
+static void hai_add_flat(hai_buffers *buffers, const void *data, hai_index rows, size_t size) {
+  size_t heads = hai_times(HAI_AS(size_t, buffers->batch), HAI_AS(size_t, buffers->heads));
+  size_t bytes = hai_times(heads, hai_times(HAI_AS(size_t, rows), size));
+  if (buffers->status != HYPERATTN_OK) return;
+  hai_add_extent(buffers, data, bytes);
+  if (bytes > PTRDIFF_MAX)
+    buffers->status = HYPERATTN_ERROR_EXTENT;
+  else if (HAI_REINTERPRET(uintptr_t, data) % sizeof(float))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
 }
 
-/* A contiguous [batch][heads][rows] of things of `size` bytes that hold floats; no data: nothing. */
-static hyperattn_status hai_check_flat(hai_extent *span, const void *data, hai_index batch, hai_index heads,
-                                       hai_index rows, size_t size) {
-  span->data = HAI_AS(const char *, data);
-  span->before = 0;
-  span->after = hai_times(hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, heads)),
-                          hai_times(HAI_AS(size_t, rows), size));
-  if (span->after > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
-  return HAI_REINTERPRET(uintptr_t, data) % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
-}
-
-/* No result may share a byte with anything else; inputs may share with one another. Results come first. */
-static hyperattn_status hai_check_overlap(const hai_extent *spans, int n_results, int n) {
+/* No result may share a byte with anything else; inputs may share with one another. */
+static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   int i, j;
-  for (i = 0; i < n_results; i++)
-    for (j = i + 1; j < n; j++)
-      if (hai_extents_meet(&spans[i], &spans[j])) return HYPERATTN_ERROR_OVERLAP;
-  return HYPERATTN_OK;
-}
-
-/* ======== src/resolve_parts.h ======== */
-
-/* ---- Resolution ---- */
-
-/* Are there trials without blocks? */
-static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
-
-/* The scale of scores; its default is rounded as tasks round. */
-static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {
-  uint32_t before;
-  volatile float dim = HAI_AS(float, p->head_dim), scale; /* compilers keep their order with the calls' */
-  if (p->scale != 0.0f) return p->scale;
-  before = kernel->enter ? kernel->enter() : 0;
-  scale = 1.0f / hai_sqrt(dim);
-  if (kernel->leave) kernel->leave(before);
-  return scale;
-}
-
-static void hai_resolve_shape(hai_plan *plan) {
-  const hyperattn_problem *p = plan->problem;
-  plan->n_heads = hai_to_index(p->n_heads);
-  plan->n_kv_heads = hai_to_index(p->n_kv_heads);
-  plan->n_query = hai_to_index(p->n_query);
-  plan->n_key = hai_to_index(p->n_key);
-  plan->head_dim = hai_to_index(p->head_dim);
-  plan->value_dim = hai_to_index(p->value_dim);
-  plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
-  plan->reporting = HAI_JUDGING && p->report;
-}
-
-static void hai_resolve_params(hai_plan *plan) {
-  const hyperattn_params *p = plan->params;
-  plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
-  plan->block_size = hai_clamp(p->block_size, plan->n_key);
-  plan->sample_size = hai_clamp(p->sample_size, plan->n_key);
-  plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
-  plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
-  plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->window =
-      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
-  plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
-  plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
-  plan->by_score = plan->block_size > 0 && plan->query_group > 0;
-  plan->take = !plan->block_size ? 0
-               : plan->by_score  ? hai_to_int(hai_max(1, plan->block_size / plan->key_group))
-                                 : 1;
-  plan->probing =
-      plan->probe_queries > 0 && (plan->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
-  plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
-  plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
-  plan->sorted[1] = 1;
-  plan->choosing = HAI_JUDGING && hai_choosing(p);
-  plan->weighing =
-      (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
-}
-
-static void hai_resolve_regions(hai_plan *plan) {
-  int causal = plan->problem->causal, worth;
-  plan->square = causal ? hai_min(plan->n_query, plan->n_key) : 0;
-  plan->query_skip = causal ? plan->n_query - plan->square : 0;
-  plan->key_skip = causal ? plan->n_key - plan->square : plan->n_key;
-  plan->depth = 0;
-  for (;;) { /* the smallest rectangle of the next level decides for all of it */
-    hai_index side = plan->square >> (plan->depth + 1);
-    if (!side || !hai_worth(plan, side, side)) break;
-    plan->depth++;
-  }
-  /* an exact prefix without any cut is one segment with the square, as is exact full attention */
-  worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
-  plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
-  plan->outer_exact = plan->outer && !worth;
-  if (!causal) plan->key_skip = 0;
-  plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
-}
-
-/* Is Algorithm 2's normaliser asked for? */
-static int hai_capping(const hai_plan *plan) {
-  return plan->params->cap_epsilon > 0.0f || plan->params->cap_kappa > 0.0f;
-}
-
-static void hai_add_step(hai_plan *plan, int wanted, hai_stage stage, int pairing) {
-  if (!wanted) return;
-  plan->steps[plan->n_steps].stage = HAI_AS(unsigned char, stage);
-  plan->steps[plan->n_steps++].pairing = HAI_AS(unsigned char, pairing);
-}
-
-/* The steps of a level. Cheap choices are tried before dear ones, and those that a settled rectangle does not
-   need do nothing. A trial pairs no more groups than the held-out queries have; the choice then pairs all.
-   The last trial's means are in place for that, those of one before it are made again. */
-static void hai_resolve_steps(hai_plan *plan) {
-  int pairing;
-  plan->n_once = plan->problem->causal || !plan->outer;
-  plan->once.stage = HAI_STAGE_EXACT;
-  plan->once.pairing = 0;
-  plan->n_steps = 0;
-  hai_add_step(plan, plan->sorted[0], HAI_STAGE_HASH, 0);
-  hai_add_step(plan, plan->sorted[0], HAI_STAGE_ORDER, 0);
-  hai_add_step(plan, plan->probing, HAI_STAGE_PROBE, 0);
-  hai_add_step(plan, plan->probing, HAI_STAGE_SUM, 0);
-  hai_add_step(plan, plan->probing, HAI_STAGE_MASS, 0);
-  hai_add_step(plan, 1, HAI_STAGE_PIN, 0);
-  hai_add_step(plan, plan->weighing, HAI_STAGE_WEIGH, 0);
-  hai_add_step(plan, 1, HAI_STAGE_COLUMNS, 0);
-  hai_add_step(plan, plan->choosing, HAI_STAGE_JUDGE, 0);
-  hai_add_step(plan, hai_trying_columns(plan), HAI_STAGE_TRY, HAI_NO_BLOCKS);
-  for (pairing = 0; pairing < plan->n_pairings; pairing++) {
-    hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_HASH, pairing);
-    hai_add_step(plan, pairing && plan->sorted[pairing], HAI_STAGE_ORDER, pairing);
-    hai_add_step(plan, plan->by_score, HAI_STAGE_MEANS, pairing);
-    hai_add_step(plan, plan->by_score && plan->choosing, HAI_STAGE_DRAFT, pairing);
-    hai_add_step(plan, plan->choosing, HAI_STAGE_TRY, pairing);
-  }
-  while (pairing-- > 0) {
-    hai_add_step(plan, plan->by_score && pairing < plan->n_pairings - 1, HAI_STAGE_MEANS, pairing);
-    hai_add_step(plan, plan->by_score, HAI_STAGE_PAIR, pairing);
-  }
-  hai_add_step(plan, hai_capping(plan), HAI_STAGE_CAP, 0);
-  hai_add_step(plan, plan->reporting, HAI_STAGE_WITNESS, 0);
-  hai_add_step(plan, plan->reporting, HAI_STAGE_AUDIT, 0);
-  hai_add_step(plan, 1, HAI_STAGE_ATTEND, 0);
-}
-
-/* ======== src/workspace.h ======== */
-
-/* ==== 6. Workspace ===================================================================================
-   One function lays out; the size query and the run both call it. Bounds depend on shapes through functions
-   that never fall as n_query or n_key rise, so neither does the size. */
-
-typedef struct hai_column {
-  int32_t key;
-  int32_t block;    /* sub-block that holds the key in the pairing last tried or taken, -1 without blocks */
-  float log_weight; /* ln of the inverse of its probability */
-} hai_column;
-
-/* What a rectangle's queries meet besides the pins. */
-typedef enum hai_recipe {
-  HAI_BLOCKS,  /* blocks and columns, as the parameters say */
-  HAI_COLUMNS, /* the wide draw of columns: as many more as blocks have keys */
-  HAI_BOTH,    /* blocks and the wide draw */
-  HAI_ALL      /* every key */
-} hai_recipe;
-
-/* The recipe of a rectangle and head, and how it came to it. */
-typedef struct hai_verdict {
-  int32_t recipe, pairing;
-  int32_t settled; /* no further trials */
-  int32_t tried;   /* how many pairings were */
-  float error;     /* relative error of the held-out queries */
-} hai_verdict;
-
-/* What the report keeps of a rectangle and head. */
-typedef struct hai_record {
-  int32_t recipe, tried; /* how many pairings were */
-  int32_t n;             /* held-out queries */
-  float keys;            /* that a query meets */
-  float alpha, kappa;
-  struct {
-    int32_t row;                /* -1: nothing to say */
-    float error, norm;          /* |out' - out|^2, by the rectangle's choice and by all its keys; |out|^2 */
-    float whole;                /* lse after the rectangle, by all its keys */
-    float rect, blocks, pinned; /* lse of the choice; shares of it that blocks and pins have */
-  } query[HAI_AUDITORS];
-} hai_record;
-
-/* Takes [heads][n] things of `size` bytes at the layout's end, rounded up to HAI_ALIGN; returns where
-   they begin. */
-static size_t hai_take(hai_layout *layout, size_t heads, hai_index n, size_t size) {
-  size_t begin = layout->scratch, bytes = hai_times(heads, hai_times(HAI_AS(size_t, n), size));
-  size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
-  if (bytes > limit || begin + bytes > limit) {
-    layout->overflow = 1;
-    return 0;
-  }
-  layout->scratch = begin + hai_round_up(bytes);
-  return begin;
-}
-
-typedef struct hai_tile hai_tile;
-static size_t hai_tile_bytes(const hai_plan *plan);
-static size_t hai_chunk_bytes(const hai_plan *plan);
-static int hai_tiles(const hai_plan *plan);
-
-/* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
-static int hai_may_approximate(const hai_plan *plan) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
-         plan->n_key >=
-             plan->min_seq_len + plan->problem->causal; /* a causal query's own key is in no rectangle */
-}
-
-/* Are states put down between phases? */
-static int hai_stores_states(const hai_plan *plan) {
-  return hai_may_approximate(plan) && (plan->problem->causal || plan->reporting);
-}
-
-/* Scratch beside the tile, used by one stage at a time. */
-static size_t hai_stage_bytes(const hai_plan *plan) {
-  size_t dim = HAI_AS(size_t, plan->head_dim), lanes = HAI_AS(size_t, plan->float_kernel->lanes),
-         take = HAI_AS(size_t, plan->take);
-  size_t most = HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* further tiles of a task */
-  if (!hai_may_approximate(plan)) return most;
-  most = hai_most(most, hai_times(HAI_AS(size_t, plan->heavy_keys), sizeof(uint64_t))); /* the heaviest */
-  if (plan->sorted[plan->n_pairings - 1]) {
-    most = hai_most(most, HAI_AS(size_t, plan->params->lsh_bits) * dim * sizeof(float)); /* planes */
-  }
-  if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
-    size_t spans = hai_two_levels(plan, plan->n_key)
-                       ? HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1
-                       : 0;
-    most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
-                                   hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
-  }
-  if (plan->choosing || plan->reporting) /* places in the order; lse after blocks and pins; m, l, o */
-    most = hai_most(most, (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) +
-                              lanes * (4 + HAI_AS(size_t, plan->value_dim)) * sizeof(float));
-  return most;
-}
-
-HAI_APART void hai_resolve_layout(hai_plan *plan) {
-  hai_layout *y = &plan->layout;
-  size_t heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_heads)),
-         each = sizeof(float);
-  size_t kv_heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_kv_heads)),
-         least;
-  hai_index n_query = plan->n_query, n_key = plan->n_key, rects = plan->max_rects,
-            lanes = plan->float_kernel->lanes;
-  hai_index square = hai_min(n_query, n_key); /* or less; half of its keys in each level */
-  int hyper = hai_may_approximate(plan), probing = hyper && plan->probing,
-      choosing = hyper && plan->choosing;
-  int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
-  int reporting = hyper && plan->reporting, resting = hai_stores_states(plan);
-
-  y->overflow = 0;
-  y->n_means = score ? hai_ceil_div(n_key, plan->key_group) + rects : 0;
-  y->n_superblocks = score && hai_two_levels(plan, n_key)
-                         ? y->n_means / HAI_SUPERBLOCK + hai_min(rects, n_key / HAI_PAIR_DENSE) + 2
-                         : 0;
-  y->n_partials = probing ? hai_max(hai_probe_chunks(n_key), square / 2 / HAI_PROBE_KEYS + rects) : 0;
-  y->n_truths = choosing || reporting /* one a rectangle, or they are few and large */
-                    ? hai_max(hai_judge_chunks(n_key), hai_max(square / HAI_JUDGE_KEYS, rects))
-                    : 0;
-  y->truth_floats = hai_ceil_div(hai_min(plan->reporting ? HAI_AUDITORS : HAI_JUDGES, n_query), lanes) *
-                    lanes * (2 + plan->value_dim);
-  y->n_pin_words = hyper ? n_key / 32 + 1 + rects : 0;
-  y->max_pins = hyper ? hai_min(plan->sink_keys + plan->heavy_keys, n_key) : 0;
-  y->max_columns = hyper ? plan->sample_size : 0;
-  y->max_wide =
-      hyper && hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, n_key) : 0;
-  y->n_choices = score ? hai_ceil_div(n_query, plan->query_group) + rects : 0;
-  y->n_records = reporting ? 2 * rects : 0;
-  y->cap_chunks = hyper ? hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES) : 0;
-
-  y->scratch = 0;
-  y->lse = hai_take(y, heads, resting ? n_query : 0, each);
-  y->out = hai_take(y, heads, resting && !hai_is_f32(plan->problem->out.dtype) ? n_query : 0,
-                    each * HAI_AS(size_t, plan->value_dim));
-  y->choice = hai_take(y, heads, y->n_choices, hai_times(HAI_AS(size_t, plan->take), sizeof(int32_t)));
-  least = y->scratch;
-  y->scratch = y->query_code = y->choice; /* the choices' place */
-  hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
-  y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
-  y->scratch = hai_most(y->scratch, least);
-  y->mean = hai_take(y, kv_heads, y->n_means, each * HAI_AS(size_t, plan->head_dim));
-  y->query_order = hai_take(y, heads, sorting ? n_query : 0, sizeof(int32_t));
-  y->key_order = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(int32_t));
-  y->superblock_mean = hai_take(y, kv_heads, y->n_superblocks, each * HAI_AS(size_t, plan->head_dim));
-  y->partial = hai_take(y, heads, y->n_partials, hai_times(HAI_AS(size_t, plan->probe_queries), 2 * each));
-  y->mass = y->truth = hai_take(y, heads, y->n_truths, HAI_AS(size_t, y->truth_floats) * each);
-  least = y->scratch;
-  y->scratch = y->mass; /* the truths' place */
-  hai_take(y, heads, hyper && (plan->probing || plan->weighing) ? n_key : 0, each);
-  y->scratch = hai_most(y->scratch, least);
-  y->squared_mass = hai_take(y, heads, probing && reporting ? n_key : 0, each);
-  y->pinned = hai_take(y, heads, y->n_pin_words, sizeof(uint32_t));
-  y->pins = hai_take(y, heads, rects, hai_times(HAI_AS(size_t, y->max_pins), sizeof(int32_t)));
-  y->columns = hai_take(y, heads, rects,
-                        hai_times(HAI_AS(size_t, y->max_columns + y->max_wide), sizeof(hai_column)));
-  y->counts = hai_take(y, heads, hyper ? rects : 0, 3 * sizeof(int32_t));
-  y->verdict = hai_take(y, heads, choosing ? rects : 0, sizeof(hai_verdict));
-  y->record = hai_take(y, heads, y->n_records, sizeof(hai_record));
-  y->cap = hai_take(y, heads, y->cap_chunks, each);
-  y->scratch_bytes = hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_stage_bytes(plan));
-  if (sorting) y->scratch_bytes = hai_most(y->scratch_bytes, sizeof(int32_t) << plan->params->lsh_bits);
-  if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
-  y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
-}
-
-/* ======== src/resolve.h ======== */
-
-/* Can products take queries, keys and values as they are, in bfloat16? */
-static int hai_all_bf16(const hyperattn_problem *p) {
-  return p->query.dtype == HYPERATTN_BF16 && p->key.dtype == HYPERATTN_BF16 &&
-         p->value.dtype == HYPERATTN_BF16;
-}
-
-/* Everything about a call that needs no pointer and no stride. */
-HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                       const hyperattn_params *params) {
-  hyperattn_status status;
-  hyperattn_isa isa;
-  int bf16;
-  if (!problem) return HYPERATTN_ERROR_NULL_PROBLEM;
-  if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
-  if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
-  if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  isa = params->isa;
-  bf16 = hai_all_bf16(problem);
-  plan->problem = problem;
-  plan->params = params;
-  hai_resolve_shape(plan);
-  plan->float_kernel = hai_kernel_of(isa);
-  plan->scale = hai_scale_of(problem, plan->float_kernel);
-  plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
-  plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
-  if (!plan->kernel) plan->kernel = plan->float_kernel;
-  hai_resolve_params(plan);
-  hai_resolve_regions(plan);
-  hai_resolve_steps(plan);
-  hai_resolve_layout(plan);
-  return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
-}
-
-/* ======== src/check_buffers.h ======== */
-
-/* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
-static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
-  size_t limit = PTRDIFF_MAX - layout->scratch - HAI_ALIGN;
-  if (HAI_AS(size_t, n_workers) > limit / layout->scratch_bytes) return 0;
-  return layout->scratch + layout->scratch_bytes * HAI_AS(size_t, n_workers) + HAI_ALIGN - 1;
+  for (i = 0; i < buffers->n_results && buffers->status == HYPERATTN_OK; i++)
+    for (j = i + 1; j < buffers->n; j++)
+      if (hai_extents_meet(&buffers->extent[i], &buffers->extent[j])) return HYPERATTN_ERROR_OVERLAP;
+  return buffers->status;
 }
 
 HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
                                              size_t workspace_size, int n_workers) {
   const hyperattn_problem *p = plan->problem;
-  hai_index batch = hai_to_index(p->batch);
+  hyperattn_input out = hai_tensor_of(&p->out);
+  hai_buffers buffers;
   size_t need;
-  hai_extent spans[7]; /* out, lse, report, workspace, query, key, value */
-  hyperattn_status status;
   if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
   need = hai_layout_size(&plan->layout, n_workers);
   if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (!batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
+  if (!p->batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
   if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
   if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
   if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
   if (plan->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
   if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
   if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
-  HYPERATTN_MEMSET(spans, 0, sizeof spans);
-  status = hai_check_output(&spans[0], &p->out, batch, plan->n_heads, plan->n_query, plan->value_dim);
-  if (status == HYPERATTN_OK)
-    status = hai_check_flat(&spans[1], p->lse, batch, plan->n_heads, plan->n_query, sizeof *p->lse);
-  if (status == HYPERATTN_OK && p->report)
-    status = hai_check_flat(&spans[2], p->report, batch, plan->n_heads, 1, sizeof *p->report);
-  spans[3].data = HAI_AS(const char *, workspace);
-  spans[3].after = need;
-  if (status == HYPERATTN_OK)
-    status = hai_check_input(&spans[4], &p->query, batch, plan->n_heads, plan->n_query, plan->head_dim);
-  if (status == HYPERATTN_OK && plan->n_key)
-    status = hai_check_input(&spans[5], &p->key, batch, plan->n_kv_heads, plan->n_key, plan->head_dim);
-  if (status == HYPERATTN_OK && plan->n_key)
-    status = hai_check_input(&spans[6], &p->value, batch, plan->n_kv_heads, plan->n_key, plan->value_dim);
-  return status == HYPERATTN_OK ? hai_check_overlap(spans, 4, 7) : status;
+  HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
+  buffers.batch = hai_to_index(p->batch);
+  buffers.heads = plan->n_heads;
+  buffers.rows = plan->n_query;
+  buffers.n_results = 4;
+  hai_add_tensor(&buffers, &out, plan->value_dim, 1);
+  hai_add_flat(&buffers, p->lse, plan->n_query, sizeof *p->lse);
+  hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
+  if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
+  hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
+  buffers.heads = plan->n_kv_heads;
+  buffers.rows = plan->n_key;
+  if (plan->n_key) hai_add_tensor(&buffers, &p->key, plan->head_dim, 0);
+  if (plan->n_key) hai_add_tensor(&buffers, &p->value, plan->value_dim, 0);
+  return hai_check_overlap(&buffers);
 }
 
-/* ======== src/access.h ======== */
-
-/* ---- Access: a call's arrays, for one head and one rectangle ---- */
-
-/* What a task works on. */
-typedef struct hai_job {
-  const hai_plan *plan;
-  char *base;    /* workspace, aligned */
-  char *scratch; /* what is left of this worker's */
-  hai_tile *tile;
-  hai_index batch, head, kv_head; /* head is -1 in tasks of a kv head */
-  int level, pairing;
-  int audit; /* are the held-out queries those of the report */
-  hai_rect rect;
-  hai_index chunk;
-} hai_job;
-
-static hai_index hai_flat_head(const hai_job *job) { return job->batch * job->plan->n_heads + job->head; }
-static hai_index hai_flat_kv_head(const hai_job *job) {
-  return job->batch * job->plan->n_kv_heads + job->kv_head;
-}
-/* The rectangle's number `index` for a purpose. */
-static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
-  return hai_random(job->plan->params->seed, HAI_AS(uint64_t, job->rect.region), HAI_AS(uint64_t, purpose),
-                    HAI_AS(uint64_t, index));
-}
-/* Bytes of so many elements. */
-HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
-  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
-}
-/* Where a row lies. */
-HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
-  return HAI_AS(const char *, x->data) +
-         hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
-}
-static char *hai_out_row(const hyperattn_output *x, hai_index batch, hai_index head, hai_index row) {
-  return HAI_AS(char *, x->data) +
-         hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
-}
-/* A row in float32: itself, or widened into `room` [dim]. */
-static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
-                             float *room) {
-  if (hai_is_f32(dtype)) return HAI_AS(const float *, row);
-  job->plan->float_kernel->widen(row, dtype, dim, room);
-  return room;
-}
-static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
-                  room);
-}
-static const float *hai_key_row(const hai_job *job, hai_index key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, job->plan->head_dim,
-                  room);
-}
-static const float *hai_value_row(const hai_job *job, hai_index key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
-                  job->plan->value_dim, room);
-}
-static float *hai_floats(const hai_job *job, size_t offset) { return HAI_PLACE(float, job->base + offset); }
-static int32_t *hai_ints(const hai_job *job, size_t offset) {
-  return HAI_PLACE(int32_t, job->base + offset);
-}
-
-static uint16_t *hai_codes(const hai_job *job, int of_key) {
-  const hai_layout *y = &job->plan->layout;
-  return HAI_PLACE(uint16_t, job->base + (of_key ? y->key_code : y->query_code)) +
-         (of_key ? hai_flat_kv_head(job) * job->plan->n_key : hai_flat_head(job) * job->plan->n_query);
-}
-/* Rows of the rectangle in the pairing's order: sorted position -> row of the tensor. Position order needs no
-   array: NULL, and rows follow one another from the rectangle's first. */
-static int hai_sorting(const hai_job *job) {
-  return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
-}
-static int32_t *hai_query_order(const hai_job *job) {
-  if (!hai_sorting(job)) return HAI_NULL;
-  return hai_ints(job, job->plan->layout.query_order) + hai_flat_head(job) * job->plan->n_query +
-         job->rect.query_begin;
-}
-static int32_t *hai_key_order(const hai_job *job) {
-  if (!hai_sorting(job)) return HAI_NULL;
-  return hai_ints(job, job->plan->layout.key_order) + hai_flat_kv_head(job) * job->plan->n_key +
-         job->rect.key_begin;
-}
-HAI_HOT hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
-  return order ? order[i] : first + i;
-}
-/* Rectangles of a level share arrays: each begins at its first key (or query) over the unit, plus its
-   index, which leaves room for the rounding of all before it. */
-static float *hai_mean(const hai_job *job) {
-  const hai_plan *plan = job->plan;
-  hai_index first = job->rect.key_begin / plan->key_group + job->rect.index;
-  return hai_floats(job, plan->layout.mean) +
-         (hai_flat_kv_head(job) * plan->layout.n_means + first) * plan->head_dim;
-}
-static float *hai_superblock_mean(const hai_job *job) {
-  const hai_plan *plan = job->plan;
-  hai_index first =
-      (job->rect.key_begin / plan->key_group + job->rect.index) / HAI_SUPERBLOCK + job->rect.index;
-  return hai_floats(job, plan->layout.superblock_mean) +
-         (hai_flat_kv_head(job) * plan->layout.n_superblocks + first) * plan->head_dim;
-}
-static float *hai_partial(const hai_job *job, hai_index chunk) { /* of one chunk: [probe][2] */
-  const hai_plan *plan = job->plan;
-  hai_index chunks = hai_probe_chunks(hai_level_keys(plan, job->level));
-  return hai_floats(job, plan->layout.partial) +
-         2 * (hai_flat_head(job) * plan->layout.n_partials + job->rect.index * chunks + chunk) *
-             plan->probe_queries;
-}
-/* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
-static float *hai_truth(const hai_job *job, hai_index chunk) {
-  const hai_plan *plan = job->plan;
-  hai_index chunks = hai_judge_chunks(hai_level_keys(plan, job->level));
-  return hai_floats(job, plan->layout.truth) +
-         (hai_flat_head(job) * plan->layout.n_truths + job->rect.index * chunks + chunk) *
-             plan->layout.truth_floats;
-}
-static float *hai_mass(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.mass) + hai_flat_head(job) * job->plan->n_key +
-         job->rect.key_begin;
-}
-static float *hai_squared_mass(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.squared_mass) + hai_flat_head(job) * job->plan->n_key +
-         job->rect.key_begin;
-}
-static uint32_t *hai_pinned(const hai_job *job) {
-  return HAI_PLACE(uint32_t, job->base + job->plan->layout.pinned) +
-         hai_flat_head(job) * job->plan->layout.n_pin_words + job->rect.key_begin / 32 + job->rect.index;
-}
-HAI_HOT int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
-  hai_index bit = key - job->rect.key_begin;
-  return HAI_AS(int, pinned[bit / 32] >> (bit % 32) & 1);
-}
-static int32_t *hai_pins(const hai_job *job) {
-  const hai_plan *plan = job->plan;
-  return hai_ints(job, plan->layout.pins) +
-         (hai_flat_head(job) * plan->max_rects + job->rect.index) * plan->layout.max_pins;
-}
-static hai_column *hai_columns(const hai_job *job, int wide) {
-  const hai_plan *plan = job->plan;
-  return HAI_PLACE(hai_column, job->base + plan->layout.columns) +
-         (hai_flat_head(job) * plan->max_rects + job->rect.index) *
-             (plan->layout.max_columns + plan->layout.max_wide) +
-         (wide ? plan->layout.max_columns : 0);
-}
-static int32_t *hai_counts(const hai_job *job) { /* pins, columns, columns of the wide draw */
-  return hai_ints(job, job->plan->layout.counts) +
-         3 * (hai_flat_head(job) * job->plan->max_rects + job->rect.index);
-}
-static int32_t *hai_choice(const hai_job *job, hai_index group) {
-  const hai_plan *plan = job->plan;
-  hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
-  return hai_ints(job, plan->layout.choice) +
-         (hai_flat_head(job) * plan->layout.n_choices + first + group) * plan->take;
-}
-static hai_verdict *hai_verdict_of(const hai_job *job) {
-  return HAI_PLACE(hai_verdict, job->base + job->plan->layout.verdict) +
-         hai_flat_head(job) * job->plan->max_rects + job->rect.index;
-}
-static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
-  return verdict->pairing == pairing && (verdict->recipe == HAI_BLOCKS || verdict->recipe == HAI_BOTH);
-}
-static void hai_verdict_open(hai_verdict *verdict) {
-  verdict->recipe = HAI_BLOCKS;
-  verdict->pairing = verdict->settled = verdict->tried = 0;
-  verdict->error = hai_inf();
-}
-static hai_record *hai_record_of(const hai_job *job) {
-  return HAI_PLACE(hai_record, job->base + job->plan->layout.record) +
-         hai_flat_head(job) * job->plan->layout.n_records + job->rect.region;
-}
-static float *hai_cap(const hai_job *job) {
-  return hai_floats(job, job->plan->layout.cap) + hai_flat_head(job) * job->plan->layout.cap_chunks;
+/* Everything that hyperattn_merge checks. */
+static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
+                                        const hyperattn_input *a, const float *lse_a,
+                                        const hyperattn_input *b, const float *lse_b) {
+  hai_buffers buffers;
+  if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
+  if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
+  if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
+  if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
+  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
+      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
+    return HYPERATTN_ERROR_DTYPE;
+  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (batch == 0 || n_query == 0) return HYPERATTN_OK;
+  if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
+  if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
+  HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
+  buffers.batch = hai_to_index(batch);
+  buffers.heads = hai_to_index(n_heads);
+  buffers.rows = hai_to_index(n_query);
+  buffers.n_results = 2;
+  hai_add_tensor(&buffers, a, hai_to_index(value_dim), 1);
+  hai_add_flat(&buffers, lse_a, buffers.rows, sizeof *lse_a);
+  hai_add_tensor(&buffers, b, hai_to_index(value_dim), 0);
+  hai_add_flat(&buffers, lse_b, buffers.rows, sizeof *lse_b);
+  return hai_check_overlap(&buffers);
 }
 
 /* ======== src/tiles.h ======== */
@@ -5770,7 +5721,7 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
                     : hai_stores_states(job->plan)
-                        ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
+                        ? hai_stored_out(job) + tile->state[lane] * job->plan->value_dim
                         : hai_line(tile, lane);
   tile->first[lane] = first;
   tile->last[lane] = last;
@@ -5867,7 +5818,7 @@ static void hai_tile_resume(hai_job *job) {
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++)
-    hai_lane_set(tile, i, hai_floats(job, job->plan->layout.lse)[tile->state[i]]);
+    hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
   hai_tile_reset_sums(tile);
 }
 
@@ -5882,7 +5833,7 @@ static void hai_tile_close(hai_job *job) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
     if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
-    if (stores) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
+    if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
   for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
@@ -6299,17 +6250,6 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
   return opened;
 }
 
-/* The first key of a chunk, where the rectangle's keys are cut into so many. */
-static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
-  return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
-}
-static hai_index hai_probe_chunks_of(const hai_job *job) {
-  return hai_probe_chunks(hai_level_keys(job->plan, job->level));
-}
-static hai_index hai_judge_chunks_of(const hai_job *job) {
-  return hai_judge_chunks(hai_level_keys(job->plan, job->level));
-}
-
 /* Queries row_of(0) .. row_of(n - 1) meet the keys of this task's chunk, one of `chunks`. `keep` then takes
    the states of each tile (job->tile), whose lane 0 holds query `first`. Cost: n * keys of the chunk. */
 static void hai_meet_chunk(hai_job *job, hai_index n, hai_index (*row_of)(const hai_job *, hai_index),
@@ -6351,14 +6291,14 @@ static void hai_keep_partial(const hai_job *job, hai_index first) {
 /* Stage PROBE: m and l of every probe over one chunk of keys. Reads queries and keys; writes partial. Cost:
    probes * keys of the chunk. */
 HAI_APART void hai_stage_probe(hai_job *job) {
-  hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_probe_chunks_of(job), hai_keep_partial);
+  hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
 /* Stage SUM: the lse of every probe over the rectangle. Reads partial and writes each lse over the first
    chunk's m: +inf, which makes all of a probe's weights 0, where it met nothing or anything not finite.
    Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_probe_chunks_of(job), probes = hai_n_probes(job), c, i;
+  hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
@@ -6416,7 +6356,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
   hai_tile *tiles[HAI_MAX_TILES];
   uint64_t usable[HAI_MAX_TILES];
   float *mass = hai_mass(job) - job->rect.key_begin;
-  hai_index chunks = hai_probe_chunks_of(job), begin = hai_chunk_begin(job, chunks, job->chunk),
+  hai_index chunks = hai_job_probe_chunks(job), begin = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
   int most = hai_tiles_place(job, tiles), is_first = 1, n, t;
@@ -6461,7 +6401,7 @@ static float hai_squared_norm(const float *row, hai_index dim) {
    Reads values and mass. Cost: keys of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index chunks = hai_probe_chunks_of(job), key = hai_chunk_begin(job, chunks, job->chunk),
+  hai_index chunks = hai_job_probe_chunks(job), key = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
   float *mass = hai_mass(job) - job->rect.key_begin;
   for (; key < end; key++) {
@@ -6676,11 +6616,11 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
    places of block keys. Reads pinned, key_order and the sampling weights (mass); writes columns, their
    counts, and the verdict with which trials begin. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
-  const hai_layout *y = &job->plan->layout;
+  const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);
   hai_index n = job->rect.n_key - counts[0];
-  counts[1] = hai_draw_columns(job, n, y->max_columns, HAI_FOR_COLUMNS, hai_columns(job, 0));
-  counts[2] = hai_draw_columns(job, n, y->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
+  counts[1] = hai_draw_columns(job, n, plan->sample_size, HAI_FOR_COLUMNS, hai_columns(job, 0));
+  counts[2] = hai_draw_columns(job, n, plan->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
 }
 
@@ -7236,7 +7176,7 @@ static void hai_keep_truth(const hai_job *job, hai_index first) {
    keys and values; writes truth, tiles of queries in the order of their rows. Cost: held-out queries *
    keys of the chunk. */
 HAI_APART void hai_stage_judge(hai_job *job) {
-  hai_meet_chunk(job, hai_n_held_out(job), hai_held_out_row, job->plan->value_dim, hai_judge_chunks_of(job),
+  hai_meet_chunk(job, hai_n_held_out(job), hai_held_out_row, job->plan->value_dim, hai_job_judge_chunks(job),
                  hai_keep_truth);
 }
 
@@ -7257,7 +7197,7 @@ static void hai_merge_states(float *a, const float *b, int lanes, hai_index valu
 /* Merges the truth of all chunks into that of the first. Cost: held-out queries * value_dim * chunks. */
 static void hai_gather_truth(const hai_job *job) {
   int n = hai_n_held_out(job), lanes = job->plan->float_kernel->lanes, first;
-  hai_index chunks = hai_judge_chunks_of(job), c;
+  hai_index chunks = hai_job_judge_chunks(job), c;
   for (first = 0; first < n; first += lanes)
     for (c = 1; c < chunks; c++)
       hai_merge_states(hai_truth_of(job, 0, first), hai_truth_of(job, c, first), lanes,
@@ -7376,7 +7316,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   int lanes = plan->float_kernel->lanes;
   hai_index t;
   float lse_before = with_earlier && plan->problem->causal
-                         ? hai_floats(job, plan->layout.lse)[tile->state[i]]
+                         ? hai_stored_lse(job)[tile->state[i]]
                          : -hai_inf();
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
@@ -7554,7 +7494,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
 
 /* The largest squared mass over the rectangle's chunks, which MASS left in the first probe's l. */
 static float hai_largest_squared_mass(const hai_job *job) {
-  hai_index chunks = hai_probe_chunks_of(job), c;
+  hai_index chunks = hai_job_probe_chunks(job), c;
   float most = 0.0f;
   for (c = 0; c < chunks; c++) most = hai_partial(job, c)[1] > most ? hai_partial(job, c)[1] : most;
   return most;
@@ -7694,7 +7634,7 @@ typedef struct hai_auditor_sums {
    row's last rectangle there are none, and a difference of the two is the choice's own miss. */
 static void hai_report_query(const hai_job *job, const hai_record *record, int i, int is_last, float share,
                              hai_auditor_sums *sums, hyperattn_report *r) {
-  const float *lse = hai_floats(job, job->plan->layout.lse) + hai_flat_head(job) * job->plan->n_query;
+  const float *lse = hai_stored_lse(job) + hai_flat_head(job) * job->plan->n_query;
   hai_index row = record->query[i].row;
   float lse_whole = record->query[i].whole, squared_error = record->query[i].error, later, share_rect;
   if (row < 0) return;
@@ -7751,7 +7691,7 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
 /* Products of stage EXACT, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
   hai_index row, first, last, met = 0;
-  for (row = 0; row < plan->n_query && plan->n_once; row++) {
+  for (row = 0; row < plan->n_query && plan->n_before; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
@@ -7818,25 +7758,410 @@ HAI_APART void hai_stage_report(hai_job *job) {
   plan->problem->report[hai_flat_head(job)] = r;
 }
 
-/* ======== src/phases.h ======== */
+/* ======== src/stages.h ======== */
 
-/* ==== 11. Phases =====================================================================================
-   Phase by phase, independent tasks: a task is (batch, head, rectangle, chunk), and writes what no other task
-   of its phase touches. */
+/* ==== 12. Stages =====================================================================================
+   The table of stages: a row for each function that tasks run, in the order in which they run. A stage that
+   is about the blocks of one pairing has a row for each. Everything else about a stage is a column, given by
+   the functions below or by the stage's own file. */
 
-static int hai_phases(const hai_plan *plan) {
-  return plan->n_once + hai_plan_levels(plan) * plan->n_steps + plan->reporting;
+typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..the levels */
+
+/* Who a task is about, besides an element of the batch: a kv head, a query head, or either. */
+enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
+
+/* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
+   attended exactly, where nothing is chosen. */
+enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2 };
+
+typedef struct hai_stage {
+  void (*run)(hai_job *job); /* NULL in a build that leaves the stage out */
+  /* Is it wanted by a call? Asked only of pairings that the call has. */
+  int (*wanted)(const hai_plan *plan, int pairing);
+  /* Tasks of a head in a rectangle, or before and after the levels in the call, of so many rows. */
+  hai_index (*chunks)(const hai_plan *plan, hai_index n_query, hai_index n_key);
+  size_t (*scratch)(const hai_plan *plan); /* bytes of a worker that it needs beside the tile */
+  unsigned char when, pairing, axes, traits;
+#ifndef HYPERATTN_NO_TEXTS
+  const char *name;
+#endif
+} hai_stage;
+
+/* ---- Wanted ---- */
+
+static int hai_wants_always(const hai_plan *plan, int pairing) {
+  (void)plan;
+  (void)pairing;
+  return 1;
+}
+static int hai_wants_exact(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->problem->causal || !plan->outer;
+}
+static int hai_wants_order(const hai_plan *plan, int pairing) { return plan->sorted[pairing]; }
+static int hai_wants_probes(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->probing;
+}
+static int hai_wants_weights(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->weighing;
+}
+static int hai_wants_judges(const hai_plan *plan, int pairing) {
+  return plan->choosing && (pairing != HAI_NO_BLOCKS || hai_trying_columns(plan));
+}
+static int hai_wants_scores(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->by_score;
+}
+static int hai_wants_draft(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->by_score && plan->choosing;
+}
+/* The means of a pairing that was not the last to be tried are no longer in place. */
+static int hai_wants_means_again(const hai_plan *plan, int pairing) {
+  return plan->by_score && pairing < plan->n_pairings - 1;
+}
+static int hai_wants_cap(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_capping(plan);
+}
+static int hai_wants_report(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->reporting;
 }
 
-/* The step of a phase, and its level (0 for steps outside levels). */
-static hai_step hai_phase_step(const hai_plan *plan, int phase, int *level) {
-  int n = phase - plan->n_once;
-  hai_step report = {HAI_STAGE_REPORT, 0};
+/* ---- Chunks ---- */
+
+static hai_index hai_cut_nothing(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  (void)n_key;
+  return 1;
+}
+static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return hai_ceil_div(n_query, HAI_TASK_QUERIES);
+}
+/* Queries of all heads that share a kv head. */
+static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  return hai_cut_queries(plan, n_query * plan->heads_per_kv, n_key);
+}
+static hai_index hai_cut_sampled_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  return hai_cut_queries(plan, hai_min(plan->sample_size, n_query), n_key);
+}
+static hai_index hai_cut_rows(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  return hai_ceil_div(hai_max(n_query, n_key), HAI_TASK_ROWS);
+}
+static hai_index hai_cut_blocks(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  return hai_ceil_div(hai_key_parts(plan, n_key), HAI_TASK_GROUPS);
+}
+static hai_index hai_cut_groups(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  return hai_ceil_div(hai_query_parts(plan, n_query, n_key), HAI_TASK_GROUPS);
+}
+static hai_index hai_cut_probed_keys(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  return hai_probe_chunks(n_key);
+}
+static hai_index hai_cut_judged_keys(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  return hai_judge_chunks(n_key);
+}
+
+/* ---- Scratch ---- */
+
+static size_t hai_scratch_none(const hai_plan *plan) {
+  (void)plan;
+  return 0;
+}
+/* The tiles of a task beyond the first. */
+static size_t hai_scratch_tiles(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
+}
+/* Random planes: [lsh_bits][head_dim]. */
+static size_t hai_scratch_planes(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->params->lsh_bits) * HAI_AS(size_t, plan->head_dim) * sizeof(float);
+}
+/* Counters of buckets, which lie where the tile would, and may need more. */
+static size_t hai_scratch_counters(const hai_plan *plan) {
+  size_t bytes = sizeof(int32_t) << plan->params->lsh_bits;
+  return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
+}
+/* Candidates for the heaviest keys. */
+static size_t hai_scratch_heavy(const hai_plan *plan) {
+  return hai_times(HAI_AS(size_t, plan->heavy_keys), sizeof(uint64_t));
+}
+/* hai_pairing_scratch. */
+static size_t hai_scratch_pairing(const hai_plan *plan) {
+  size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), take = HAI_AS(size_t, plan->take);
+  size_t words = 2 * take + lanes * HAI_AS(size_t, plan->head_dim);
+  if (hai_two_levels(plan, plan->n_key))
+    words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
+  return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
+}
+/* A sieve, places in the order, lse after blocks and after pins [lanes], and states m, l, o. */
+static size_t hai_scratch_judges(const hai_plan *plan) {
+  size_t floats = HAI_AS(size_t, plan->float_kernel->lanes) * (4 + HAI_AS(size_t, plan->value_dim));
+  return (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) + floats * sizeof(float);
+}
+
+/* ---- The table ---- */
+
+/* A row. What a build leaves out is NULL, so that compilers drop it. */
+#define HAI_IF(build, what) (build) ? (what) : HAI_NULL
+#ifdef HYPERATTN_NO_TEXTS
+#define HAI_NAME(build, name)
+#else
+#define HAI_NAME(build, name) , HAI_IF(build, name)
+#endif
+/* clang-format off */
+#define HAI_STAGE(when, build, name, run, pairing, axes, traits, wanted, chunks, scratch) \
+  {HAI_IF(build, run), HAI_IF(build, wanted), HAI_IF(build, chunks), HAI_IF(build, scratch), \
+   when, pairing, axes, traits HAI_NAME(build, name)}
+
+/* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A trial
+   pairs only the groups of the held-out queries; what was chosen is then paired for all. */
+static const hai_stage hai_stages[] = {
+  HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),
+
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
+            hai_wants_order, hai_cut_rows, hai_scratch_planes),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "order", hai_stage_order, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
+            hai_wants_order, hai_cut_nothing, hai_scratch_counters),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "probe", hai_stage_probe, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_probes, hai_cut_probed_keys, hai_scratch_tiles),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "sum", hai_stage_sum, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_probes, hai_cut_nothing, hai_scratch_none),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "mass", hai_stage_mass, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_probes, hai_cut_probed_keys, hai_scratch_tiles),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pin", hai_stage_pin, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_always, hai_cut_nothing, hai_scratch_heavy),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "weigh", hai_stage_weigh, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_weights, hai_cut_probed_keys, hai_scratch_none),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "columns", hai_stage_columns, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_always, hai_cut_nothing, hai_scratch_none),
+
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "judge", hai_stage_judge, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_judges, hai_cut_judged_keys, hai_scratch_tiles),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, HAI_NO_BLOCKS, HAI_HEADS, HAI_PLAIN,
+            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_scores, hai_cut_blocks, hai_scratch_none),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "hash", hai_stage_hash, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
+            hai_wants_order, hai_cut_rows, hai_scratch_planes),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "order", hai_stage_order, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
+            hai_wants_order, hai_cut_nothing, hai_scratch_counters),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 1, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_scores, hai_cut_blocks, hai_scratch_none),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 1, HAI_HEADS, HAI_PLAIN,
+            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 1, HAI_HEADS, HAI_PLAIN,
+            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "pair", hai_stage_pair, 1, HAI_HEADS, HAI_PLAIN,
+            hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_means_again, hai_cut_blocks, hai_scratch_none),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pair", hai_stage_pair, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "cap", hai_stage_cap, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_cap, hai_cut_sampled_queries, hai_scratch_none),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "witness", hai_stage_judge, 0, HAI_HEADS, HAI_AUDITS,
+            hai_wants_report, hai_cut_judged_keys, hai_scratch_tiles),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "audit", hai_stage_audit, 0, HAI_HEADS, HAI_AUDITS,
+            hai_wants_report, hai_cut_nothing, hai_scratch_judges),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
+            hai_wants_always, hai_cut_queries, hai_scratch_tiles),
+
+  HAI_STAGE(HAI_AFTER, HAI_JUDGING, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_report, hai_cut_nothing, hai_scratch_none)
+};
+/* clang-format on */
+
+enum { HAI_N_STAGES = sizeof hai_stages / sizeof *hai_stages };
+typedef char hai_plan_holds_all_stages[HAI_N_STAGES <= HAI_MAX_STAGES ? 1 : -1];
+
+/* ======== src/resolve.h ======== */
+
+/* ==== 13. Resolution =================================================================================
+   From a problem and parameters to a plan. */
+
+/* The scale of scores; its default is computed with the rounding of tasks. */
+static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {
+  uint32_t before;
+  volatile float dim = HAI_AS(float, p->head_dim), scale; /* volatile: computed between the calls */
+  if (p->scale != 0.0f) return p->scale;
+  before = kernel->enter ? kernel->enter() : 0;
+  scale = 1.0f / hai_sqrt(dim);
+  if (kernel->leave) kernel->leave(before);
+  return scale;
+}
+
+static void hai_resolve_shape(hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  plan->n_heads = hai_to_index(p->n_heads);
+  plan->n_kv_heads = hai_to_index(p->n_kv_heads);
+  plan->n_query = hai_to_index(p->n_query);
+  plan->n_key = hai_to_index(p->n_key);
+  plan->head_dim = hai_to_index(p->head_dim);
+  plan->value_dim = hai_to_index(p->value_dim);
+  plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
+  plan->reporting = HAI_JUDGING && p->report;
+}
+
+static void hai_resolve_params(hai_plan *plan) {
+  const hyperattn_params *p = plan->params;
+  plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
+  plan->block_size = hai_clamp(p->block_size, plan->n_key);
+  plan->sample_size = hai_clamp(p->sample_size, plan->n_key);
+  plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
+  plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
+  plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
+  plan->window =
+      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
+  plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
+  plan->by_score = plan->block_size > 0 && plan->query_group > 0;
+  plan->take = !plan->block_size ? 0
+               : plan->by_score  ? hai_to_int(hai_max(1, plan->block_size / plan->key_group))
+                                 : 1;
+  plan->probing =
+      plan->probe_queries > 0 && (plan->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
+  plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
+  plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
+  plan->sorted[1] = 1;
+  plan->choosing = HAI_JUDGING && hai_choosing(p);
+  plan->max_pins = hai_min(plan->sink_keys + plan->heavy_keys, plan->n_key);
+  plan->max_wide =
+      hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
+  plan->weighing =
+      (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
+}
+
+/* Whole tiles of the held-out queries of a rectangle. */
+static hai_index hai_truth_floats(const hai_plan *plan) {
+  hai_index most = plan->reporting ? HAI_AUDITORS : HAI_JUDGES, lanes = plan->float_kernel->lanes;
+  return hai_ceil_div(hai_min(most, plan->n_query), lanes) * lanes * (2 + plan->value_dim);
+}
+
+static void hai_resolve_regions(hai_plan *plan) {
+  int causal = plan->problem->causal, worth;
+  plan->square = causal ? hai_min(plan->n_query, plan->n_key) : 0;
+  plan->query_skip = causal ? plan->n_query - plan->square : 0;
+  plan->key_skip = causal ? plan->n_key - plan->square : plan->n_key;
+  plan->depth = 0;
+  for (;;) { /* a level is approximated if its smallest rectangle is worth it */
+    hai_index side = plan->square >> (plan->depth + 1);
+    if (!side || !hai_worth(plan, side, side)) break;
+    plan->depth++;
+  }
+  /* without any cut an exact prefix and the square are one segment; so is exact full attention */
+  worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
+  plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
+  plan->outer_exact = plan->outer && !worth;
+  if (!causal) plan->key_skip = 0;
+  plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
+}
+
+/* The stages that a call needs. */
+static void hai_resolve_stages(hai_plan *plan) {
+  int count[3] = {0, 0, 0}, n = 0, i; /* by hai_when */
+  for (i = 0; i < HAI_N_STAGES; i++) {
+    const hai_stage *stage = &hai_stages[i];
+    int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
+    plan->stages[n++] = HAI_AS(unsigned char, i);
+    count[stage->when]++;
+  }
+  plan->n_before = count[HAI_BEFORE];
+  plan->n_per_level = count[HAI_PER_LEVEL];
+  plan->n_after = count[HAI_AFTER];
+}
+
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Whether there are
+   levels must not matter, since that may change back as lengths grow. */
+static size_t hai_worker_bytes(const hai_plan *plan) {
+  size_t most = 0;
+  int i, n = plan->n_before + (hai_may_approximate(plan) ? plan->n_per_level : 0);
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
+  return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
+}
+
+/* The workspace, once all stages are known. */
+HAI_APART void hai_resolve_layout(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  hai_resolve_arrays(plan);
+  y->scratch_bytes = hai_worker_bytes(plan);
+  if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
+  y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
+}
+
+/* Are queries, keys and values all in bfloat16, so that a kernel for it can take them as they are? */
+static int hai_all_bf16(const hyperattn_problem *p) {
+  return p->query.dtype == HYPERATTN_BF16 && p->key.dtype == HYPERATTN_BF16 &&
+         p->value.dtype == HYPERATTN_BF16;
+}
+
+/* Everything about a call that needs no pointer and no stride. */
+HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                       const hyperattn_params *params) {
+  hyperattn_status status;
+  hyperattn_isa isa;
+  int bf16;
+  if (!problem) return HYPERATTN_ERROR_NULL_PROBLEM;
+  if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
+  if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  isa = params->isa;
+  bf16 = hai_all_bf16(problem);
+  plan->problem = problem;
+  plan->params = params;
+  hai_resolve_shape(plan);
+  plan->float_kernel = hai_kernel_of(isa);
+  plan->scale = hai_scale_of(problem, plan->float_kernel);
+  plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
+  plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
+  if (!plan->kernel) plan->kernel = plan->float_kernel;
+  hai_resolve_params(plan);
+  hai_resolve_regions(plan);
+  plan->truth_floats = hai_truth_floats(plan);
+  hai_resolve_stages(plan);
+  hai_resolve_layout(plan);
+  return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* ======== src/phases.h ======== */
+
+/* ==== 14. Phases =====================================================================================
+   Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the levels; a
+   task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase touches. */
+
+static int hai_phases(const hai_plan *plan) {
+  return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
+}
+
+/* The stage of a phase, and its level; 0 before and after the levels. */
+static const hai_stage *hai_phase_stage(const hai_plan *plan, int phase, int *level) {
+  int levels = hai_plan_levels(plan), n = phase - plan->n_before;
   *level = 0;
-  if (n < 0) return plan->once;
-  if (n >= hai_plan_levels(plan) * plan->n_steps) return report;
-  *level = n / plan->n_steps;
-  return plan->steps[n % plan->n_steps];
+  if (n >= levels * plan->n_per_level) {
+    phase -= (levels - 1) * plan->n_per_level;
+  } else if (n >= 0) {
+    *level = n / plan->n_per_level;
+    phase -= *level * plan->n_per_level;
+  }
+  return &hai_stages[plan->stages[phase]];
 }
 
 /* Tasks of a phase along each axis but the batch: heads (kv heads first, then query heads), rectangles,
@@ -7845,49 +8170,27 @@ typedef struct hai_grid {
   hai_index kv_heads, heads, rects, chunks;
 } hai_grid;
 
-static hai_grid hai_phase_grid(const hai_plan *plan, hai_stage stage, int level) {
+static hai_grid hai_phase_grid(const hai_plan *plan, const hai_stage *stage, int level) {
   hai_grid g;
-  int once = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_REPORT;
-  hai_index n_query = once ? plan->n_query : hai_level_queries(plan, level);
-  hai_index n_key = once ? plan->n_key : hai_level_keys(plan, level);
-  int of_keys = stage == HAI_STAGE_EXACT || stage == HAI_STAGE_MEANS;
-  g.kv_heads = of_keys || stage == HAI_STAGE_HASH || stage == HAI_STAGE_ORDER ? plan->n_kv_heads : 0;
-  g.heads = of_keys ? 0 : plan->n_heads;
-  g.rects = once ? 1 : hai_plan_rects(plan, level);
-  g.chunks = 1;
-  switch (stage) {
-    case HAI_STAGE_EXACT: g.chunks = hai_ceil_div(n_query * plan->heads_per_kv, HAI_TASK_QUERIES); break;
-    case HAI_STAGE_HASH: g.chunks = hai_ceil_div(hai_max(n_query, n_key), HAI_TASK_ROWS); break;
-    case HAI_STAGE_MEANS: g.chunks = hai_ceil_div(hai_key_parts(plan, n_key), HAI_TASK_GROUPS); break;
-    case HAI_STAGE_JUDGE:
-    case HAI_STAGE_WITNESS: g.chunks = hai_judge_chunks(n_key); break;
-    case HAI_STAGE_PROBE:
-    case HAI_STAGE_MASS:
-    case HAI_STAGE_WEIGH: g.chunks = hai_probe_chunks(n_key); break;
-    case HAI_STAGE_PAIR:
-    case HAI_STAGE_DRAFT:
-      g.chunks = hai_ceil_div(hai_query_parts(plan, n_query, n_key), HAI_TASK_GROUPS);
-      break;
-    case HAI_STAGE_CAP:
-      g.chunks = hai_ceil_div(hai_min(plan->sample_size, n_query), HAI_TASK_QUERIES);
-      break;
-    case HAI_STAGE_ATTEND: g.chunks = hai_ceil_div(n_query, HAI_TASK_QUERIES); break;
-    case HAI_STAGE_ORDER:
-    case HAI_STAGE_SUM:
-    case HAI_STAGE_PIN:
-    case HAI_STAGE_COLUMNS:
-    case HAI_STAGE_TRY:
-    case HAI_STAGE_AUDIT:
-    case HAI_STAGE_REPORT: break;
+  hai_index n_query = plan->n_query, n_key = plan->n_key;
+  g.kv_heads = stage->axes & HAI_KV_HEADS ? plan->n_kv_heads : 0;
+  g.heads = stage->axes & HAI_HEADS ? plan->n_heads : 0;
+  g.rects = 1;
+  if (stage->when == HAI_PER_LEVEL) {
+    n_query = hai_level_queries(plan, level);
+    n_key = hai_level_keys(plan, level);
+    g.rects = hai_plan_rects(plan, level);
   }
-  if (!once && level >= plan->depth && plan->outer_exact && stage != HAI_STAGE_ATTEND)
-    g.chunks = 0; /* no choice */
+  g.chunks = stage->chunks(plan, n_query, n_key);
+  if (level >= plan->depth && plan->outer_exact && stage->when == HAI_PER_LEVEL &&
+      !(stage->traits & HAI_ALSO_EXACT))
+    g.chunks = 0; /* every key is met there */
   return g;
 }
 
 static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   int level;
-  hai_stage stage = HAI_AS(hai_stage, hai_phase_step(plan, phase, &level).stage);
+  const hai_stage *stage = hai_phase_stage(plan, phase, &level);
   hai_grid g = hai_phase_grid(plan, stage, level);
   int64_t rects = g.rects;
   if (plan->n_query == 0) return 0; /* not even a report: no buffer was asked for */
@@ -7900,14 +8203,13 @@ static char *hai_align(void *workspace) {
 }
 
 /* Task `index` of a phase: which head, rectangle and chunk it is about. */
-static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase, int64_t index,
-                            int worker) {
-  hai_step step = hai_phase_step(plan, phase, &job->level);
-  hai_stage stage = HAI_AS(hai_stage, step.stage);
+static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
+                                   int64_t index, int worker) {
+  const hai_stage *stage = hai_phase_stage(plan, phase, &job->level);
   hai_grid g = hai_phase_grid(plan, stage, job->level);
   hai_index head;
-  job->pairing = step.pairing;
-  job->audit = stage == HAI_STAGE_WITNESS || stage == HAI_STAGE_AUDIT;
+  job->pairing = stage->pairing;
+  job->audit = stage->traits & HAI_AUDITS;
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
@@ -7923,59 +8225,26 @@ static hai_stage hai_job_at(hai_job *job, const hai_plan *plan, void *workspace,
   return stage;
 }
 
-static void hai_run_hyper(hai_job *job, hai_stage stage) {
-  switch (HAI_AS(int, stage)) {
-    case HAI_STAGE_HASH: hai_stage_hash(job); break;
-    case HAI_STAGE_ORDER: hai_stage_order(job); break;
-    case HAI_STAGE_MEANS: hai_stage_means(job); break;
-    case HAI_STAGE_PROBE: hai_stage_probe(job); break;
-    case HAI_STAGE_SUM: hai_stage_sum(job); break;
-    case HAI_STAGE_MASS: hai_stage_mass(job); break;
-    case HAI_STAGE_PIN: hai_stage_pin(job); break;
-    case HAI_STAGE_WEIGH: hai_stage_weigh(job); break;
-    case HAI_STAGE_COLUMNS: hai_stage_columns(job); break;
-    case HAI_STAGE_PAIR: hai_stage_pair(job); break;
-    case HAI_STAGE_CAP: hai_stage_cap(job); break;
-    default: hai_stage_attend(job);
-  }
-}
-
-static void hai_run_judging(hai_job *job, hai_stage stage) {
-  switch (HAI_AS(int, stage)) {
-    case HAI_STAGE_DRAFT: hai_stage_draft(job); break;
-    case HAI_STAGE_TRY: hai_stage_try(job); break;
-    case HAI_STAGE_AUDIT: hai_stage_audit(job); break;
-    case HAI_STAGE_REPORT: hai_stage_report(job); break;
-    default: hai_stage_judge(job);
-  }
-}
-
 HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t index, int worker) {
   hai_job job;
-  hai_stage stage = hai_job_at(&job, plan, workspace, phase, index, worker);
+  const hai_stage *stage = hai_job_at(&job, plan, workspace, phase, index, worker);
   uint32_t before = plan->kernel->enter ? plan->kernel->enter() : 0;
-  if (stage == HAI_STAGE_EXACT)
-    hai_stage_exact(&job);
-  else if (HAI_JUDGING && stage >= HAI_STAGE_JUDGE)
-    hai_run_judging(&job, stage);
-  else if (HAI_HYPER)
-    hai_run_hyper(&job, stage);
+  stage->run(&job);
   if (plan->kernel->leave) plan->kernel->leave(before);
 }
 
 /* ======== src/entry.h ======== */
 
-/* ==== 12. Entry points =============================================================================== */
+/* ==== 15. Entry points =============================================================================== */
 
+#define HAI_STATUS_CASE(name, code, text) \
+  case code: return text;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
 #ifdef HYPERATTN_NO_TEXTS
   (void)status;
   return "";
 #else
   switch (HAI_AS(int, status)) {
-#define HAI_STATUS_CASE(name, code, text) \
-  case code:                              \
-    return text;
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
     default: return "unknown status";
   }
@@ -8097,36 +8366,11 @@ HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hy
   if (hai_resolve(&plan, problem, params) == HYPERATTN_OK) hai_run(&plan, workspace, phase, index, worker);
 }
 
-static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
-                                        const hyperattn_output *a, const float *lse_a,
-                                        const hyperattn_input *b, const float *lse_b) {
-  hai_index parts = hai_to_index(batch), heads = hai_to_index(n_heads), rows = hai_to_index(n_query);
-  hai_index dim = hai_to_index(value_dim);
-  hai_extent spans[4]; /* out a, lse a, out b, lse b */
-  hyperattn_status status;
-  if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
-  if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
-  if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
-  if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  if (batch == 0 || n_query == 0) return HYPERATTN_OK;
-  if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
-  if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
-  if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
-  status = hai_check_output(&spans[0], a, parts, heads, rows, dim);
-  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[1], lse_a, parts, heads, rows, sizeof *lse_a);
-  if (status == HYPERATTN_OK) status = hai_check_input(&spans[2], b, parts, heads, rows, dim);
-  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[3], lse_b, parts, heads, rows, sizeof *lse_b);
-  return status == HYPERATTN_OK ? hai_check_overlap(spans, 2, 4) : status;
-}
-
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b) {
-  hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &a, lse_a, &b, lse_b);
+  hyperattn_input tensor = hai_tensor_of(&a);
+  hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &tensor, lse_a, &b, lse_b);
   hai_index i, h, q, t, flat = 0;
   if (status != HYPERATTN_OK) return status;
   for (i = 0; i < batch; i++)
@@ -8134,10 +8378,11 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
       for (q = 0; q < n_query; q++, flat++) {
         char *out_a = hai_out_row(&a, i, h, q);
         const char *out_b = hai_row(&b, i, h, q);
-        int alone = lse_a[flat] == -hai_inf() && lse_b[flat] != -hai_inf(); /* b, finite or not */
+        /* b alone has met something, finite or not */
+        int alone = lse_a[flat] == -hai_inf() && lse_b[flat] != -hai_inf();
         float lse = hai_log_add(lse_a[flat], lse_b[flat]);
         float weight_a = hai_share(lse_a[flat], lse), weight_b = alone ? 1.0f : hai_share(lse_b[flat], lse);
-        if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
+        if (weight_b == 0.0f) continue; /* it may hold anything and is not read */
         for (t = 0; t < value_dim; t++) {
           float x = weight_b * hai_get(out_b, b.dtype, t);
           hai_put(out_a, a.dtype, t, weight_a == 0.0f ? x : weight_a * hai_get(out_a, a.dtype, t) + x);
@@ -8169,6 +8414,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AMX_ROWS
 #undef HAI_AMX_TILE
 #undef HAI_APART
+#undef HAI_ARRAY
+#undef HAI_ARRAYS
+#undef HAI_ARRAY_ID
 #undef HAI_AS
 #undef HAI_AUDITORS
 #undef HAI_AVX2
@@ -8181,6 +8429,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_HALVES
 #undef HAI_HOT
 #undef HAI_HYPER
+#undef HAI_IF
 #undef HAI_IF_AMX
 #undef HAI_IF_AVX2
 #undef HAI_IF_AVX512
@@ -8197,8 +8446,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
 #undef HAI_MAX_LANES
-#undef HAI_MAX_STEPS
+#undef HAI_MAX_STAGES
 #undef HAI_MAX_TILES
+#undef HAI_NAME
 #undef HAI_NEON
 #undef HAI_NEON_BF16
 #undef HAI_NULL
@@ -8219,6 +8469,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_SCALAR_LANES
 #undef HAI_SIEVE
 #undef HAI_SIMD
+#undef HAI_STAGE
 #undef HAI_STATUS_CASE
 #undef HAI_SUPERBLOCK
 #undef HAI_TARGET_amx

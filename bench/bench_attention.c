@@ -145,26 +145,23 @@ typedef struct options {
   double peak;
 } options;
 
-enum { STAGES = HAI_STAGE_REPORT + 1 };
-static const char *const stage_names[STAGES] = {  // in the order of hai_stage
-    "exact", "hash", "order",  "means", "probe", "sum", "mass",    "pin",   "weigh", "columns",
-    "pair",  "cap",  "attend", "judge", "draft", "try", "witness", "audit", "report"};
-
+// Shares of the time, by the stages' names in the order of the table.
 static void print_stages(const hyperattn_problem *p, const hyperattn_params *params, void *workspace) {
   hai_plan plan;
-  double seconds[STAGES] = {0}, sum = 0;
+  double seconds[HAI_N_STAGES] = {0}, sum = 0;
   hai_resolve(&plan, p, params);
   for (int phase = 0; phase < hai_phases(&plan); phase++) {
-    int level;
-    hai_stage stage = (hai_stage)hai_phase_step(&plan, phase, &level).stage;
-    double begin = now();
+    int level, first = 0;
+    const hai_stage *stage = hai_phase_stage(&plan, phase, &level);
+    double begin = now(), took;
     for (int64_t i = 0; i < hai_phase_tasks(&plan, phase); i++) hai_run(&plan, workspace, phase, i, 0);
-    seconds[stage] += now() - begin;
+    took = now() - begin;
+    while (strcmp(hai_stages[first].name, stage->name)) first++;
+    seconds[first] += took, sum += took;
   }
-  for (int i = 0; i < STAGES; i++) sum += seconds[i];
   printf("   ");
-  for (int i = 0; i < STAGES; i++)
-    if (seconds[i] > 0) printf(" %s %.1f%%", stage_names[i], 100 * seconds[i] / sum);
+  for (int i = 0; i < HAI_N_STAGES; i++)
+    if (seconds[i] > 0) printf(" %s %.1f%%", hai_stages[i].name, 100 * seconds[i] / sum);
   printf("\n");
 }
 

@@ -4,7 +4,7 @@
 
 /* The largest squared mass over the rectangle's chunks, which MASS left in the first probe's l. */
 static float hai_largest_squared_mass(const hai_job *job) {
-  hai_index chunks = hai_probe_chunks_of(job), c;
+  hai_index chunks = hai_job_probe_chunks(job), c;
   float most = 0.0f;
   for (c = 0; c < chunks; c++) most = hai_partial(job, c)[1] > most ? hai_partial(job, c)[1] : most;
   return most;

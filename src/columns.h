@@ -141,10 +141,10 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
    places of block keys. Reads pinned, key_order and the sampling weights (mass); writes columns, their
    counts, and the verdict with which trials begin. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
-  const hai_layout *y = &job->plan->layout;
+  const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);
   hai_index n = job->rect.n_key - counts[0];
-  counts[1] = hai_draw_columns(job, n, y->max_columns, HAI_FOR_COLUMNS, hai_columns(job, 0));
-  counts[2] = hai_draw_columns(job, n, y->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
+  counts[1] = hai_draw_columns(job, n, plan->sample_size, HAI_FOR_COLUMNS, hai_columns(job, 0));
+  counts[2] = hai_draw_columns(job, n, plan->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
   if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
 }

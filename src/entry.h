@@ -1,14 +1,13 @@
-/* ==== 12. Entry points =============================================================================== */
+/* ==== 15. Entry points =============================================================================== */
 
+#define HAI_STATUS_CASE(name, code, text) \
+  case code: return text;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
 #ifdef HYPERATTN_NO_TEXTS
   (void)status;
   return "";
 #else
   switch (HAI_AS(int, status)) {
-#define HAI_STATUS_CASE(name, code, text) \
-  case code:                              \
-    return text;
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
     default: return "unknown status";
   }
@@ -130,36 +129,11 @@ HYPERATTN_API void hyperattn_run_task(const hyperattn_problem *problem, const hy
   if (hai_resolve(&plan, problem, params) == HYPERATTN_OK) hai_run(&plan, workspace, phase, index, worker);
 }
 
-static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
-                                        const hyperattn_output *a, const float *lse_a,
-                                        const hyperattn_input *b, const float *lse_b) {
-  hai_index parts = hai_to_index(batch), heads = hai_to_index(n_heads), rows = hai_to_index(n_query);
-  hai_index dim = hai_to_index(value_dim);
-  hai_extent spans[4]; /* out a, lse a, out b, lse b */
-  hyperattn_status status;
-  if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
-  if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
-  if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
-  if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  if (batch == 0 || n_query == 0) return HYPERATTN_OK;
-  if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
-  if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
-  if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
-  status = hai_check_output(&spans[0], a, parts, heads, rows, dim);
-  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[1], lse_a, parts, heads, rows, sizeof *lse_a);
-  if (status == HYPERATTN_OK) status = hai_check_input(&spans[2], b, parts, heads, rows, dim);
-  if (status == HYPERATTN_OK) status = hai_check_flat(&spans[3], lse_b, parts, heads, rows, sizeof *lse_b);
-  return status == HYPERATTN_OK ? hai_check_overlap(spans, 2, 4) : status;
-}
-
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b) {
-  hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &a, lse_a, &b, lse_b);
+  hyperattn_input tensor = hai_tensor_of(&a);
+  hyperattn_status status = hai_check_merge(batch, n_heads, n_query, value_dim, &tensor, lse_a, &b, lse_b);
   hai_index i, h, q, t, flat = 0;
   if (status != HYPERATTN_OK) return status;
   for (i = 0; i < batch; i++)
@@ -167,10 +141,11 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
       for (q = 0; q < n_query; q++, flat++) {
         char *out_a = hai_out_row(&a, i, h, q);
         const char *out_b = hai_row(&b, i, h, q);
-        int alone = lse_a[flat] == -hai_inf() && lse_b[flat] != -hai_inf(); /* b, finite or not */
+        /* b alone has met something, finite or not */
+        int alone = lse_a[flat] == -hai_inf() && lse_b[flat] != -hai_inf();
         float lse = hai_log_add(lse_a[flat], lse_b[flat]);
         float weight_a = hai_share(lse_a[flat], lse), weight_b = alone ? 1.0f : hai_share(lse_b[flat], lse);
-        if (weight_b == 0.0f) continue; /* a part without weight is not looked at: it may hold anything */
+        if (weight_b == 0.0f) continue; /* it may hold anything and is not read */
         for (t = 0; t < value_dim; t++) {
           float x = weight_b * hai_get(out_b, b.dtype, t);
           hai_put(out_a, a.dtype, t, weight_a == 0.0f ? x : weight_a * hai_get(out_a, a.dtype, t) + x);

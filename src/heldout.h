@@ -76,17 +76,6 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
   return opened;
 }
 
-/* The first key of a chunk, where the rectangle's keys are cut into so many. */
-static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
-  return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
-}
-static hai_index hai_probe_chunks_of(const hai_job *job) {
-  return hai_probe_chunks(hai_level_keys(job->plan, job->level));
-}
-static hai_index hai_judge_chunks_of(const hai_job *job) {
-  return hai_judge_chunks(hai_level_keys(job->plan, job->level));
-}
-
 /* Queries row_of(0) .. row_of(n - 1) meet the keys of this task's chunk, one of `chunks`. `keep` then takes
    the states of each tile (job->tile), whose lane 0 holds query `first`. Cost: n * keys of the chunk. */
 static void hai_meet_chunk(hai_job *job, hai_index n, hai_index (*row_of)(const hai_job *, hai_index),

@@ -23,7 +23,7 @@ static void hai_keep_truth(const hai_job *job, hai_index first) {
    keys and values; writes truth, tiles of queries in the order of their rows. Cost: held-out queries *
    keys of the chunk. */
 HAI_APART void hai_stage_judge(hai_job *job) {
-  hai_meet_chunk(job, hai_n_held_out(job), hai_held_out_row, job->plan->value_dim, hai_judge_chunks_of(job),
+  hai_meet_chunk(job, hai_n_held_out(job), hai_held_out_row, job->plan->value_dim, hai_job_judge_chunks(job),
                  hai_keep_truth);
 }
 
@@ -44,7 +44,7 @@ static void hai_merge_states(float *a, const float *b, int lanes, hai_index valu
 /* Merges the truth of all chunks into that of the first. Cost: held-out queries * value_dim * chunks. */
 static void hai_gather_truth(const hai_job *job) {
   int n = hai_n_held_out(job), lanes = job->plan->float_kernel->lanes, first;
-  hai_index chunks = hai_judge_chunks_of(job), c;
+  hai_index chunks = hai_job_judge_chunks(job), c;
   for (first = 0; first < n; first += lanes)
     for (c = 1; c < chunks; c++)
       hai_merge_states(hai_truth_of(job, 0, first), hai_truth_of(job, c, first), lanes,
@@ -163,7 +163,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   int lanes = plan->float_kernel->lanes;
   hai_index t;
   float lse_before = with_earlier && plan->problem->causal
-                         ? hai_floats(job, plan->layout.lse)[tile->state[i]]
+                         ? hai_stored_lse(job)[tile->state[i]]
                          : -hai_inf();
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);

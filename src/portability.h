@@ -138,7 +138,7 @@
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STEPS 24    /* most steps of a level */
+#define HAI_MAX_STAGES 32   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -182,6 +182,7 @@ HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
 static size_t hai_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t hai_most(size_t a, size_t b) { return a > b ? a : b; }
+static size_t hai_least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* Cuts n things into `parts` parts whose sizes differ by at most one: part i is hai_cut(n, parts, i) ..
    hai_cut(n, parts, i + 1) - 1. */

@@ -17,14 +17,14 @@ static void hai_keep_partial(const hai_job *job, hai_index first) {
 /* Stage PROBE: m and l of every probe over one chunk of keys. Reads queries and keys; writes partial. Cost:
    probes * keys of the chunk. */
 HAI_APART void hai_stage_probe(hai_job *job) {
-  hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_probe_chunks_of(job), hai_keep_partial);
+  hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
 /* Stage SUM: the lse of every probe over the rectangle. Reads partial and writes each lse over the first
    chunk's m: +inf, which makes all of a probe's weights 0, where it met nothing or anything not finite.
    Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_probe_chunks_of(job), probes = hai_n_probes(job), c, i;
+  hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
@@ -82,7 +82,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
   hai_tile *tiles[HAI_MAX_TILES];
   uint64_t usable[HAI_MAX_TILES];
   float *mass = hai_mass(job) - job->rect.key_begin;
-  hai_index chunks = hai_probe_chunks_of(job), begin = hai_chunk_begin(job, chunks, job->chunk),
+  hai_index chunks = hai_job_probe_chunks(job), begin = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
   hai_index first = 0, probes = hai_n_probes(job), key;
   int most = hai_tiles_place(job, tiles), is_first = 1, n, t;
@@ -127,7 +127,7 @@ static float hai_squared_norm(const float *row, hai_index dim) {
    Reads values and mass. Cost: keys of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index chunks = hai_probe_chunks_of(job), key = hai_chunk_begin(job, chunks, job->chunk),
+  hai_index chunks = hai_job_probe_chunks(job), key = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
   float *mass = hai_mass(job) - job->rect.key_begin;
   for (; key < end; key++) {

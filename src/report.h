@@ -40,7 +40,7 @@ typedef struct hai_auditor_sums {
    row's last rectangle there are none, and a difference of the two is the choice's own miss. */
 static void hai_report_query(const hai_job *job, const hai_record *record, int i, int is_last, float share,
                              hai_auditor_sums *sums, hyperattn_report *r) {
-  const float *lse = hai_floats(job, job->plan->layout.lse) + hai_flat_head(job) * job->plan->n_query;
+  const float *lse = hai_stored_lse(job) + hai_flat_head(job) * job->plan->n_query;
   hai_index row = record->query[i].row;
   float lse_whole = record->query[i].whole, squared_error = record->query[i].error, later, share_rect;
   if (row < 0) return;
@@ -97,7 +97,7 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
 /* Products of stage EXACT, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
   hai_index row, first, last, met = 0;
-  for (row = 0; row < plan->n_query && plan->n_once; row++) {
+  for (row = 0; row < plan->n_query && plan->n_before; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }

@@ -1,4 +1,117 @@
-/* Can products take queries, keys and values as they are, in bfloat16? */
+/* ==== 13. Resolution =================================================================================
+   From a problem and parameters to a plan. */
+
+/* The scale of scores; its default is computed with the rounding of tasks. */
+static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {
+  uint32_t before;
+  volatile float dim = HAI_AS(float, p->head_dim), scale; /* volatile: computed between the calls */
+  if (p->scale != 0.0f) return p->scale;
+  before = kernel->enter ? kernel->enter() : 0;
+  scale = 1.0f / hai_sqrt(dim);
+  if (kernel->leave) kernel->leave(before);
+  return scale;
+}
+
+static void hai_resolve_shape(hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  plan->n_heads = hai_to_index(p->n_heads);
+  plan->n_kv_heads = hai_to_index(p->n_kv_heads);
+  plan->n_query = hai_to_index(p->n_query);
+  plan->n_key = hai_to_index(p->n_key);
+  plan->head_dim = hai_to_index(p->head_dim);
+  plan->value_dim = hai_to_index(p->value_dim);
+  plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
+  plan->reporting = HAI_JUDGING && p->report;
+}
+
+static void hai_resolve_params(hai_plan *plan) {
+  const hyperattn_params *p = plan->params;
+  plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
+  plan->block_size = hai_clamp(p->block_size, plan->n_key);
+  plan->sample_size = hai_clamp(p->sample_size, plan->n_key);
+  plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
+  plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
+  plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
+  plan->window =
+      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
+  plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
+  plan->by_score = plan->block_size > 0 && plan->query_group > 0;
+  plan->take = !plan->block_size ? 0
+               : plan->by_score  ? hai_to_int(hai_max(1, plan->block_size / plan->key_group))
+                                 : 1;
+  plan->probing =
+      plan->probe_queries > 0 && (plan->heavy_keys > 0 || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS);
+  plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
+  plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
+  plan->sorted[1] = 1;
+  plan->choosing = HAI_JUDGING && hai_choosing(p);
+  plan->max_pins = hai_min(plan->sink_keys + plan->heavy_keys, plan->n_key);
+  plan->max_wide =
+      hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
+  plan->weighing =
+      (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
+}
+
+/* Whole tiles of the held-out queries of a rectangle. */
+static hai_index hai_truth_floats(const hai_plan *plan) {
+  hai_index most = plan->reporting ? HAI_AUDITORS : HAI_JUDGES, lanes = plan->float_kernel->lanes;
+  return hai_ceil_div(hai_min(most, plan->n_query), lanes) * lanes * (2 + plan->value_dim);
+}
+
+static void hai_resolve_regions(hai_plan *plan) {
+  int causal = plan->problem->causal, worth;
+  plan->square = causal ? hai_min(plan->n_query, plan->n_key) : 0;
+  plan->query_skip = causal ? plan->n_query - plan->square : 0;
+  plan->key_skip = causal ? plan->n_key - plan->square : plan->n_key;
+  plan->depth = 0;
+  for (;;) { /* a level is approximated if its smallest rectangle is worth it */
+    hai_index side = plan->square >> (plan->depth + 1);
+    if (!side || !hai_worth(plan, side, side)) break;
+    plan->depth++;
+  }
+  /* without any cut an exact prefix and the square are one segment; so is exact full attention */
+  worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
+  plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
+  plan->outer_exact = plan->outer && !worth;
+  if (!causal) plan->key_skip = 0;
+  plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
+}
+
+/* The stages that a call needs. */
+static void hai_resolve_stages(hai_plan *plan) {
+  int count[3] = {0, 0, 0}, n = 0, i; /* by hai_when */
+  for (i = 0; i < HAI_N_STAGES; i++) {
+    const hai_stage *stage = &hai_stages[i];
+    int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
+    plan->stages[n++] = HAI_AS(unsigned char, i);
+    count[stage->when]++;
+  }
+  plan->n_before = count[HAI_BEFORE];
+  plan->n_per_level = count[HAI_PER_LEVEL];
+  plan->n_after = count[HAI_AFTER];
+}
+
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Whether there are
+   levels must not matter, since that may change back as lengths grow. */
+static size_t hai_worker_bytes(const hai_plan *plan) {
+  size_t most = 0;
+  int i, n = plan->n_before + (hai_may_approximate(plan) ? plan->n_per_level : 0);
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
+  return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
+}
+
+/* The workspace, once all stages are known. */
+HAI_APART void hai_resolve_layout(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  hai_resolve_arrays(plan);
+  y->scratch_bytes = hai_worker_bytes(plan);
+  if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
+  y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
+}
+
+/* Are queries, keys and values all in bfloat16, so that a kernel for it can take them as they are? */
 static int hai_all_bf16(const hyperattn_problem *p) {
   return p->query.dtype == HYPERATTN_BF16 && p->key.dtype == HYPERATTN_BF16 &&
          p->value.dtype == HYPERATTN_BF16;
@@ -27,7 +140,8 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   if (!plan->kernel) plan->kernel = plan->float_kernel;
   hai_resolve_params(plan);
   hai_resolve_regions(plan);
-  hai_resolve_steps(plan);
+  plan->truth_floats = hai_truth_floats(plan);
+  hai_resolve_stages(plan);
   hai_resolve_layout(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }

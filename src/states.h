@@ -24,7 +24,7 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
                     : hai_stores_states(job->plan)
-                        ? hai_floats(job, job->plan->layout.out) + tile->state[lane] * job->plan->value_dim
+                        ? hai_stored_out(job) + tile->state[lane] * job->plan->value_dim
                         : hai_line(tile, lane);
   tile->first[lane] = first;
   tile->last[lane] = last;
@@ -121,7 +121,7 @@ static void hai_tile_resume(hai_job *job) {
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
   for (i = 0; i < tile->n; i++)
-    hai_lane_set(tile, i, hai_floats(job, job->plan->layout.lse)[tile->state[i]]);
+    hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
   hai_tile_reset_sums(tile);
 }
 
@@ -136,7 +136,7 @@ static void hai_tile_close(hai_job *job) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
     if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
-    if (stores) hai_floats(job, plan->layout.lse)[tile->state[i]] = lse;
+    if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
   for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)

@@ -1,7 +1,10 @@
-/* ---- Validation of shapes and parameters ---- */
+/* ==== 8. Validation ==================================================================================
+   The order of the checks is that in which a call with several mistakes is answered. */
+
+/* ---- Shapes and parameters ---- */
 
 static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x7fffffff; }
-/* Is it a value of an enumeration whose last is this? */
+/* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -62,7 +65,7 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
-/* Does the caller count further than this machine's indices reach, or have more tasks than INT64_MAX? */
+/* Do counts exceed this machine's indices, or may tasks exceed INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
   uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
            n_query = HAI_AS(uint64_t, p->n_query);
@@ -71,39 +74,25 @@ static int hai_too_many(const hyperattn_problem *p) {
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
-/* ---- Validation of pointers and strides ---- */
+/* ---- Pointers and strides ---- */
 
-/* The bytes that a tensor [batch][heads][rows][dim] spans: [data - before, data + after). */
+/* The bytes that a tensor [batch][heads][rows][dim] occupies: [data - before, data + after). */
 typedef struct hai_extent {
   const char *data;
   size_t before, after;
 } hai_extent;
 
-/* Adds (n - 1) * stride elements of `size` bytes to a side of the span; 0 where PTRDIFF_MAX is passed. */
-static int hai_extent_add(hai_extent *span, hai_index n, ptrdiff_t stride, size_t size) {
-  size_t limit = PTRDIFF_MAX, steps, step;
-  size_t *side = stride < 0 ? &span->before : &span->after;
+/* Adds (n - 1) * stride elements of `size` bytes to a side of the extent; 0 where PTRDIFF_MAX is passed. */
+static int hai_extent_add(hai_extent *extent, hai_index n, ptrdiff_t stride, size_t size) {
+  size_t limit = PTRDIFF_MAX, count, apart;
+  size_t *side = stride < 0 ? &extent->before : &extent->after;
   if (n <= 1 || stride == 0) return 1;
-  steps = HAI_AS(size_t, n - 1);
-  step = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
-  if (step > limit / size || steps > limit / (step * size)) return 0;
-  if (*side > limit - steps * step * size) return 0;
-  *side += steps * step * size;
-  return span->before <= limit - span->after;
-}
-
-static hyperattn_status hai_extent_of(hai_extent *span, const void *data, hyperattn_dtype dtype,
-                                      const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
-  int unit = hai_unit(dtype), i;
-  size_t bytes = hai_unit_bytes(dtype);
-  span->data = HAI_AS(const char *, data);
-  span->before = 0;
-  span->after = HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes;
-  for (i = 0; i < 3; i++) {
-    if (n[i] > 1 && stride[i] % unit) return HYPERATTN_ERROR_STRIDE_Q8_0;
-    if (!hai_extent_add(span, n[i], stride[i] / unit, bytes)) return HYPERATTN_ERROR_EXTENT;
-  }
-  return HAI_REINTERPRET(uintptr_t, data) % hai_alignment(dtype) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
+  count = HAI_AS(size_t, n - 1);
+  apart = stride < 0 ? HAI_AS(size_t, -(stride + 1)) + 1 : HAI_AS(size_t, stride);
+  if (apart > limit / size || count > limit / (apart * size)) return 0;
+  if (*side > limit - count * apart * size) return 0;
+  *side += count * apart * size;
+  return extent->before <= limit - extent->after;
 }
 
 static int hai_extents_meet(const hai_extent *a, const hai_extent *b) {
@@ -114,55 +103,140 @@ static int hai_extents_meet(const hai_extent *a, const hai_extent *b) {
   return a->data && b->data && a_begin < b_end && b_begin < a_end;
 }
 
-/* Rows of an output are apart when, from the smallest stride up, each steps over all that the smaller
-   ones span. */
+/* Do rows of a result share no element? True where each stride, from the smallest up, reaches past all
+   elements that the smaller ones reach. */
 static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_index dim) {
   int done[3] = {0, 0, 0}, i, round;
-  hai_index span = dim;
+  hai_index reach = dim;
   for (round = 0; round < 3; round++) {
     int least = -1;
     for (i = 0; i < 3; i++)
       if (!done[i] && (least < 0 || stride[i] < stride[least])) least = i;
     done[least] = 1;
     if (n[least] <= 1) continue;
-    if (stride[least] < span) return 0;
-    span += (n[least] - 1) * stride[least];
+    if (stride[least] < reach) return 0;
+    reach += (n[least] - 1) * stride[least];
   }
   return 1;
 }
 
-static hyperattn_status hai_check_input(hai_extent *span, const hyperattn_input *x, hai_index batch,
-                                        hai_index heads, hai_index rows, hai_index dim) {
+/* A call's buffers, added one by one: results first, then inputs. */
+typedef struct hai_buffers {
+  hyperattn_status status; /* of the first mistake; what is added later is not looked at */
+  int n, n_results;
+  hai_extent extent[7];
+  hai_index batch, heads, rows; /* of the buffers that are added next */
+} hai_buffers;
+
+static hai_extent *hai_add_extent(hai_buffers *buffers, const void *data, size_t bytes) {
+  hai_extent *extent = &buffers->extent[buffers->n++];
+  extent->data = HAI_AS(const char *, data);
+  extent->before = 0;
+  extent->after = bytes;
+  return extent;
+}
+
+/* Adds a tensor [batch][heads][rows][dim]. */
+static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_index dim, int is_result) {
   const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
-  const hai_index n[3] = {batch, heads, rows};
-  return hai_extent_of(span, x->data, x->dtype, stride, n, dim);
+  const hai_index n[3] = {buffers->batch, buffers->heads, buffers->rows};
+  int unit = hai_unit(x->dtype), i;
+  size_t bytes = hai_unit_bytes(x->dtype);
+  hai_extent *extent;
+  if (buffers->status != HYPERATTN_OK) return;
+  extent = hai_add_extent(buffers, x->data, HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes);
+  for (i = 0; i < 3 && buffers->status == HYPERATTN_OK; i++) {
+    if (n[i] > 1 && stride[i] % unit)
+      buffers->status = HYPERATTN_ERROR_STRIDE_Q8_0;
+    else if (!hai_extent_add(extent, n[i], stride[i] / unit, bytes))
+      buffers->status = HYPERATTN_ERROR_EXTENT;
+  }
+  if (buffers->status != HYPERATTN_OK) return;
+  if (HAI_REINTERPRET(uintptr_t, x->data) % hai_alignment(x->dtype))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+  else if (is_result && !hai_rows_apart(stride, n, dim))
+    buffers->status = HYPERATTN_ERROR_OUT_STRIDE;
 }
 
-static hyperattn_status hai_check_output(hai_extent *span, const hyperattn_output *x, hai_index batch,
-                                         hai_index heads, hai_index rows, hai_index dim) {
-  const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
-  const hai_index n[3] = {batch, heads, rows};
-  hyperattn_status status;
-  if ((status = hai_extent_of(span, x->data, x->dtype, stride, n, dim)) != HYPERATTN_OK) return status;
-  return hai_rows_apart(stride, n, dim) ? HYPERATTN_OK : HYPERATTN_ERROR_OUT_STRIDE;
+/* Adds a contiguous [batch][heads][rows] of things of `size` bytes that hold floats, which may be NULL. */
+static void hai_add_flat(hai_buffers *buffers, const void *data, hai_index rows, size_t size) {
+  size_t heads = hai_times(HAI_AS(size_t, buffers->batch), HAI_AS(size_t, buffers->heads));
+  size_t bytes = hai_times(heads, hai_times(HAI_AS(size_t, rows), size));
+  if (buffers->status != HYPERATTN_OK) return;
+  hai_add_extent(buffers, data, bytes);
+  if (bytes > PTRDIFF_MAX)
+    buffers->status = HYPERATTN_ERROR_EXTENT;
+  else if (HAI_REINTERPRET(uintptr_t, data) % sizeof(float))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
 }
 
-/* A contiguous [batch][heads][rows] of things of `size` bytes that hold floats; no data: nothing. */
-static hyperattn_status hai_check_flat(hai_extent *span, const void *data, hai_index batch, hai_index heads,
-                                       hai_index rows, size_t size) {
-  span->data = HAI_AS(const char *, data);
-  span->before = 0;
-  span->after = hai_times(hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, heads)),
-                          hai_times(HAI_AS(size_t, rows), size));
-  if (span->after > PTRDIFF_MAX) return HYPERATTN_ERROR_EXTENT;
-  return HAI_REINTERPRET(uintptr_t, data) % sizeof(float) ? HYPERATTN_ERROR_ALIGNMENT : HYPERATTN_OK;
-}
-
-/* No result may share a byte with anything else; inputs may share with one another. Results come first. */
-static hyperattn_status hai_check_overlap(const hai_extent *spans, int n_results, int n) {
+/* No result may share a byte with anything else; inputs may share with one another. */
+static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   int i, j;
-  for (i = 0; i < n_results; i++)
-    for (j = i + 1; j < n; j++)
-      if (hai_extents_meet(&spans[i], &spans[j])) return HYPERATTN_ERROR_OVERLAP;
-  return HYPERATTN_OK;
+  for (i = 0; i < buffers->n_results && buffers->status == HYPERATTN_OK; i++)
+    for (j = i + 1; j < buffers->n; j++)
+      if (hai_extents_meet(&buffers->extent[i], &buffers->extent[j])) return HYPERATTN_ERROR_OVERLAP;
+  return buffers->status;
+}
+
+HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                             size_t workspace_size, int n_workers) {
+  const hyperattn_problem *p = plan->problem;
+  hyperattn_input out = hai_tensor_of(&p->out);
+  hai_buffers buffers;
+  size_t need;
+  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
+  need = hai_layout_size(&plan->layout, n_workers);
+  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  if (!p->batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
+  if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
+  if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
+  if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
+  if (plan->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
+  if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
+  HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
+  buffers.batch = hai_to_index(p->batch);
+  buffers.heads = plan->n_heads;
+  buffers.rows = plan->n_query;
+  buffers.n_results = 4;
+  hai_add_tensor(&buffers, &out, plan->value_dim, 1);
+  hai_add_flat(&buffers, p->lse, plan->n_query, sizeof *p->lse);
+  hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
+  if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
+  hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
+  buffers.heads = plan->n_kv_heads;
+  buffers.rows = plan->n_key;
+  if (plan->n_key) hai_add_tensor(&buffers, &p->key, plan->head_dim, 0);
+  if (plan->n_key) hai_add_tensor(&buffers, &p->value, plan->value_dim, 0);
+  return hai_check_overlap(&buffers);
+}
+
+/* Everything that hyperattn_merge checks. */
+static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
+                                        const hyperattn_input *a, const float *lse_a,
+                                        const hyperattn_input *b, const float *lse_b) {
+  hai_buffers buffers;
+  if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
+  if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
+  if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
+  if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
+  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
+      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
+    return HYPERATTN_ERROR_DTYPE;
+  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (batch == 0 || n_query == 0) return HYPERATTN_OK;
+  if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
+  if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
+  if (!lse_a || !lse_b) return HYPERATTN_ERROR_NULL_LSE;
+  HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
+  buffers.batch = hai_to_index(batch);
+  buffers.heads = hai_to_index(n_heads);
+  buffers.rows = hai_to_index(n_query);
+  buffers.n_results = 2;
+  hai_add_tensor(&buffers, a, hai_to_index(value_dim), 1);
+  hai_add_flat(&buffers, lse_a, buffers.rows, sizeof *lse_a);
+  hai_add_tensor(&buffers, b, hai_to_index(value_dim), 0);
+  hai_add_flat(&buffers, lse_b, buffers.rows, sizeof *lse_b);
+  return hai_check_overlap(&buffers);
 }

@@ -1,6 +1,7 @@
-/* ==== 6. Workspace ===================================================================================
-   One function lays out; the size query and the run both call it. Bounds depend on shapes through functions
-   that never fall as n_query or n_key rise, so neither does the size. */
+/* ==== 7. Workspace ===================================================================================
+   How many bytes each array takes, where it lies, and how a task finds its part of it. One function lays out,
+   for the size query and for the run. Counts depend on shapes through functions that never fall as n_query or
+   n_key rise, so neither does the size. */
 
 typedef struct hai_column {
   int32_t key;
@@ -19,143 +20,352 @@ typedef enum hai_recipe {
 /* The recipe of a rectangle and head, and how it came to it. */
 typedef struct hai_verdict {
   int32_t recipe, pairing;
-  int32_t settled; /* no further trials */
-  int32_t tried;   /* how many pairings were */
+  int32_t settled; /* 1: no further trials */
+  int32_t tried;   /* how many pairings have been tried */
   float error;     /* relative error of the held-out queries */
 } hai_verdict;
 
 /* What the report keeps of a rectangle and head. */
 typedef struct hai_record {
-  int32_t recipe, tried; /* how many pairings were */
-  int32_t n;             /* held-out queries */
-  float keys;            /* that a query meets */
-  float alpha, kappa;
+  int32_t recipe;
+  int32_t tried;      /* how many pairings have been tried */
+  int32_t n;          /* held-out queries */
+  float keys;         /* that a query meets */
+  float alpha, kappa; /* of hyperattn_report */
   struct {
-    int32_t row;                /* -1: nothing to say */
-    float error, norm;          /* |out' - out|^2, by the rectangle's choice and by all its keys; |out|^2 */
-    float whole;                /* lse after the rectangle, by all its keys */
-    float rect, blocks, pinned; /* lse of the choice; shares of it that blocks and pins have */
+    int32_t row;  /* -1: left out of the report */
+    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys */
+    float norm;   /* |out|^2 */
+    float whole;  /* lse after the rectangle, by all its keys */
+    float rect;   /* lse of the choice */
+    float blocks; /* share of the choice's attention that the blocks have */
+    float pinned; /* and that the pins have */
   } query[HAI_AUDITORS];
 } hai_record;
-
-/* Takes [heads][n] things of `size` bytes at the layout's end, rounded up to HAI_ALIGN; returns where
-   they begin. */
-static size_t hai_take(hai_layout *layout, size_t heads, hai_index n, size_t size) {
-  size_t begin = layout->scratch, bytes = hai_times(heads, hai_times(HAI_AS(size_t, n), size));
-  size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
-  if (bytes > limit || begin + bytes > limit) {
-    layout->overflow = 1;
-    return 0;
-  }
-  layout->scratch = begin + hai_round_up(bytes);
-  return begin;
-}
 
 typedef struct hai_tile hai_tile;
 static size_t hai_tile_bytes(const hai_plan *plan);
 static size_t hai_chunk_bytes(const hai_plan *plan);
 static int hai_tiles(const hai_plan *plan);
 
-/* May a call with these parameters, so many keys, and any number of queries hold an approximated region? */
+/* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
+   causal query's own key is in none. */
 static int hai_may_approximate(const hai_plan *plan) {
   return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
-         plan->n_key >=
-             plan->min_seq_len + plan->problem->causal; /* a causal query's own key is in no rectangle */
+         plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 
-/* Are states put down between phases? */
+/* Are running states stored in the workspace between phases? */
 static int hai_stores_states(const hai_plan *plan) {
   return hai_may_approximate(plan) && (plan->problem->causal || plan->reporting);
 }
 
-/* Scratch beside the tile, used by one stage at a time. */
-static size_t hai_stage_bytes(const hai_plan *plan) {
-  size_t dim = HAI_AS(size_t, plan->head_dim), lanes = HAI_AS(size_t, plan->float_kernel->lanes),
-         take = HAI_AS(size_t, plan->take);
-  size_t most = HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan); /* further tiles of a task */
-  if (!hai_may_approximate(plan)) return most;
-  most = hai_most(most, hai_times(HAI_AS(size_t, plan->heavy_keys), sizeof(uint64_t))); /* the heaviest */
-  if (plan->sorted[plan->n_pairings - 1]) {
-    most = hai_most(most, HAI_AS(size_t, plan->params->lsh_bits) * dim * sizeof(float)); /* planes */
-  }
-  if (plan->by_score) { /* each lane's best, or those of the spans; spans, mean queries, scores of spans */
-    size_t spans = hai_two_levels(plan, plan->n_key)
-                       ? HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1
-                       : 0;
-    most = hai_most(most, hai_plus(hai_times(lanes * sizeof(uint64_t), take),
-                                   hai_times(sizeof(float), 2 * take + lanes * dim + spans)));
-  }
-  if (plan->choosing || plan->reporting) /* places in the order; lse after blocks and pins; m, l, o */
-    most = hai_most(most, (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) +
-                              lanes * (4 + HAI_AS(size_t, plan->value_dim)) * sizeof(float));
-  return most;
+/* ---- How many elements an array has for one head, in a call that may approximate ---- */
+
+static size_t hai_product(hai_index a, hai_index b) {
+  return hai_times(HAI_AS(size_t, a), HAI_AS(size_t, b));
 }
 
-HAI_APART void hai_resolve_layout(hai_plan *plan) {
+static size_t hai_count_lse(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_stores_states(plan) ? plan->n_query : 0);
+}
+static size_t hai_count_out(const hai_plan *plan) {
+  if (hai_is_f32(plan->problem->out.dtype)) return 0;
+  return hai_times(hai_count_lse(plan), HAI_AS(size_t, plan->value_dim));
+}
+static size_t hai_count_choice(const hai_plan *plan) {
+  if (!plan->by_score) return 0;
+  return hai_product(hai_ceil_div(plan->n_query, plan->query_group) + plan->max_rects, plan->take);
+}
+static size_t hai_count_sorted_queries(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->sorted[plan->n_pairings - 1] ? plan->n_query : 0);
+}
+static size_t hai_count_sorted_keys(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->sorted[plan->n_pairings - 1] ? plan->n_key : 0);
+}
+static hai_index hai_means(const hai_plan *plan) {
+  return plan->by_score ? hai_ceil_div(plan->n_key, plan->key_group) + plan->max_rects : 0;
+}
+static size_t hai_count_mean(const hai_plan *plan) { return hai_product(hai_means(plan), plan->head_dim); }
+static size_t hai_count_superblock_mean(const hai_plan *plan) {
+  hai_index n = hai_means(plan) / HAI_SUPERBLOCK;
+  if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
+  return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
+}
+/* Chunks of a level's rectangles: those of the outer one, or of many smaller ones, each of at least one. Half of
+   the square's keys are in a level. */
+static size_t hai_count_partial(const hai_plan *plan) {
+  hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
+  if (!plan->probing) return 0;
+  return hai_times(hai_product(hai_max(hai_probe_chunks(plan->n_key), inner), plan->probe_queries), 2);
+}
+/* Here a rectangle of the square has one chunk, or few and large ones. */
+static size_t hai_count_truth(const hai_plan *plan) {
+  hai_index inner = hai_max(hai_min(plan->n_query, plan->n_key) / HAI_JUDGE_KEYS, plan->max_rects);
+  if (!plan->choosing && !plan->reporting) return 0;
+  return hai_product(hai_max(hai_judge_chunks(plan->n_key), inner), plan->truth_floats);
+}
+static size_t hai_count_mass(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->probing || plan->weighing ? plan->n_key : 0);
+}
+static size_t hai_count_squared_mass(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->probing && plan->reporting ? plan->n_key : 0);
+}
+static size_t hai_count_pinned(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->n_key / 32 + 1 + plan->max_rects);
+}
+static size_t hai_count_pins(const hai_plan *plan) { return hai_product(plan->max_rects, plan->max_pins); }
+static size_t hai_count_columns(const hai_plan *plan) {
+  return hai_product(plan->max_rects, plan->sample_size + plan->max_wide);
+}
+static size_t hai_count_counts(const hai_plan *plan) { return hai_product(plan->max_rects, 3); }
+static size_t hai_count_verdict(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->choosing ? plan->max_rects : 0);
+}
+static size_t hai_count_record(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->reporting ? 2 * plan->max_rects : 0);
+}
+static size_t hai_count_cap(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES));
+}
+
+/* ---- Layout ---- */
+
+typedef struct hai_array {
+  size_t (*count)(const hai_plan *plan); /* elements for one head */
+  unsigned short size;                   /* bytes of an element */
+  unsigned char heads;                   /* HAI_OF_HEADS or HAI_OF_KV_HEADS */
+  unsigned char place;                   /* hai_array_id of the array whose place it takes */
+} hai_array;
+
+static const hai_array hai_arrays[] = {
+#define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
+    HAI_ARRAYS(HAI_ARRAY)};
+
+/* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
+static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
+  size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
+  if (bytes > limit || begin + bytes > limit) {
+    layout->overflow = 1;
+    return begin;
+  }
+  return begin + hai_round_up(bytes);
+}
+
+/* Lays out the arrays, one behind the other but for those that take another's place. */
+static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
-  size_t heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_heads)),
-         each = sizeof(float);
-  size_t kv_heads = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, plan->n_kv_heads)),
-         least;
-  hai_index n_query = plan->n_query, n_key = plan->n_key, rects = plan->max_rects,
-            lanes = plan->float_kernel->lanes;
-  hai_index square = hai_min(n_query, n_key); /* or less; half of its keys in each level */
-  int hyper = hai_may_approximate(plan), probing = hyper && plan->probing,
-      choosing = hyper && plan->choosing;
-  int sorting = hyper && plan->sorted[plan->n_pairings - 1], score = hyper && plan->by_score;
-  int reporting = hyper && plan->reporting, resting = hai_stores_states(plan);
-
-  y->overflow = 0;
-  y->n_means = score ? hai_ceil_div(n_key, plan->key_group) + rects : 0;
-  y->n_superblocks = score && hai_two_levels(plan, n_key)
-                         ? y->n_means / HAI_SUPERBLOCK + hai_min(rects, n_key / HAI_PAIR_DENSE) + 2
-                         : 0;
-  y->n_partials = probing ? hai_max(hai_probe_chunks(n_key), square / 2 / HAI_PROBE_KEYS + rects) : 0;
-  y->n_truths = choosing || reporting /* one a rectangle, or they are few and large */
-                    ? hai_max(hai_judge_chunks(n_key), hai_max(square / HAI_JUDGE_KEYS, rects))
-                    : 0;
-  y->truth_floats = hai_ceil_div(hai_min(plan->reporting ? HAI_AUDITORS : HAI_JUDGES, n_query), lanes) *
-                    lanes * (2 + plan->value_dim);
-  y->n_pin_words = hyper ? n_key / 32 + 1 + rects : 0;
-  y->max_pins = hyper ? hai_min(plan->sink_keys + plan->heavy_keys, n_key) : 0;
-  y->max_columns = hyper ? plan->sample_size : 0;
-  y->max_wide =
-      hyper && hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, n_key) : 0;
-  y->n_choices = score ? hai_ceil_div(n_query, plan->query_group) + rects : 0;
-  y->n_records = reporting ? 2 * rects : 0;
-  y->cap_chunks = hyper ? hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES) : 0;
-
+  int is_empty = !hai_may_approximate(plan), i;
+  size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
   y->scratch = 0;
-  y->lse = hai_take(y, heads, resting ? n_query : 0, each);
-  y->out = hai_take(y, heads, resting && !hai_is_f32(plan->problem->out.dtype) ? n_query : 0,
-                    each * HAI_AS(size_t, plan->value_dim));
-  y->choice = hai_take(y, heads, y->n_choices, hai_times(HAI_AS(size_t, plan->take), sizeof(int32_t)));
-  least = y->scratch;
-  y->scratch = y->query_code = y->choice; /* the choices' place */
-  hai_take(y, heads, sorting ? n_query : 0, sizeof(uint16_t));
-  y->key_code = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(uint16_t));
-  y->scratch = hai_most(y->scratch, least);
-  y->mean = hai_take(y, kv_heads, y->n_means, each * HAI_AS(size_t, plan->head_dim));
-  y->query_order = hai_take(y, heads, sorting ? n_query : 0, sizeof(int32_t));
-  y->key_order = hai_take(y, kv_heads, sorting ? n_key : 0, sizeof(int32_t));
-  y->superblock_mean = hai_take(y, kv_heads, y->n_superblocks, each * HAI_AS(size_t, plan->head_dim));
-  y->partial = hai_take(y, heads, y->n_partials, hai_times(HAI_AS(size_t, plan->probe_queries), 2 * each));
-  y->mass = y->truth = hai_take(y, heads, y->n_truths, HAI_AS(size_t, y->truth_floats) * each);
-  least = y->scratch;
-  y->scratch = y->mass; /* the truths' place */
-  hai_take(y, heads, hyper && (plan->probing || plan->weighing) ? n_key : 0, each);
-  y->scratch = hai_most(y->scratch, least);
-  y->squared_mass = hai_take(y, heads, probing && reporting ? n_key : 0, each);
-  y->pinned = hai_take(y, heads, y->n_pin_words, sizeof(uint32_t));
-  y->pins = hai_take(y, heads, rects, hai_times(HAI_AS(size_t, y->max_pins), sizeof(int32_t)));
-  y->columns = hai_take(y, heads, rects,
-                        hai_times(HAI_AS(size_t, y->max_columns + y->max_wide), sizeof(hai_column)));
-  y->counts = hai_take(y, heads, hyper ? rects : 0, 3 * sizeof(int32_t));
-  y->verdict = hai_take(y, heads, choosing ? rects : 0, sizeof(hai_verdict));
-  y->record = hai_take(y, heads, y->n_records, sizeof(hai_record));
-  y->cap = hai_take(y, heads, y->cap_chunks, each);
-  y->scratch_bytes = hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), hai_stage_bytes(plan));
-  if (sorting) y->scratch_bytes = hai_most(y->scratch_bytes, sizeof(int32_t) << plan->params->lsh_bits);
-  if (y->scratch_bytes > PTRDIFF_MAX - 2 * HAI_ALIGN) y->overflow = 1;
-  y->scratch_bytes = hai_round_up(y->scratch_bytes + HAI_ALIGN);
+  y->overflow = 0;
+  for (i = 0; HAI_HYPER && i < HAI_N_ARRAYS; i++) {
+    const hai_array *array = &hai_arrays[i];
+    hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
+    y->stride[i] = is_empty ? 0 : hai_times(array->count(plan), array->size);
+    if (array->place == i) end = y->scratch;
+    if (array->place == i - 1) end = y->begin[i - 1];
+    y->begin[i] = end;
+    end = hai_take(y, end, hai_times(hai_times(batch, HAI_AS(size_t, heads)), y->stride[i]));
+    y->scratch = hai_most(y->scratch, end);
+  }
 }
+
+/* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
+static size_t hai_layout_size(const hai_layout *layout, int n_workers) {
+  size_t limit = PTRDIFF_MAX - layout->scratch - HAI_ALIGN;
+  if (HAI_AS(size_t, n_workers) > limit / layout->scratch_bytes) return 0;
+  return layout->scratch + layout->scratch_bytes * HAI_AS(size_t, n_workers) + HAI_ALIGN - 1;
+}
+
+/* ---- Access: rows of tensors, and arrays for one head and one rectangle ---- */
+
+/* What a task works on. */
+typedef struct hai_job {
+  const hai_plan *plan;
+  char *base;    /* workspace, aligned */
+  char *scratch; /* what the tile leaves of this worker's */
+  hai_tile *tile;
+  hai_index batch, head, kv_head; /* head is -1 in tasks of a kv head */
+  int level;
+  int pairing; /* 0, 1 or HAI_NO_BLOCKS */
+  int audit;   /* 1 if the held-out queries are those of the report */
+  hai_rect rect;
+  hai_index chunk; /* of the rectangle, or of the call */
+} hai_job;
+
+static hai_index hai_flat_head(const hai_job *job) { return job->batch * job->plan->n_heads + job->head; }
+static hai_index hai_flat_kv_head(const hai_job *job) {
+  return job->batch * job->plan->n_kv_heads + job->kv_head;
+}
+/* The rectangle's number `index` for a purpose. */
+static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
+  return hai_random(job->plan->params->seed, HAI_AS(uint64_t, job->rect.region), HAI_AS(uint64_t, purpose),
+                    HAI_AS(uint64_t, index));
+}
+/* Bytes of so many elements. */
+HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
+}
+/* Where a row lies: so many bytes after its tensor's first. */
+HAI_HOT ptrdiff_t hai_row_offset(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
+  return hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
+}
+HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
+  return HAI_AS(const char *, x->data) + hai_row_offset(x, batch, head, row);
+}
+/* An output as a tensor that is read. */
+static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
+  hyperattn_input x;
+  x.data = out->data;
+  x.dtype = out->dtype;
+  x.batch_stride = out->batch_stride;
+  x.head_stride = out->head_stride;
+  x.row_stride = out->row_stride;
+  return x;
+}
+static char *hai_out_row(const hyperattn_output *out, hai_index batch, hai_index head, hai_index row) {
+  hyperattn_input x = hai_tensor_of(out);
+  return HAI_AS(char *, out->data) + hai_row_offset(&x, batch, head, row);
+}
+/* A row in float32: itself, or widened into `room` [dim]. */
+static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
+                             float *room) {
+  if (hai_is_f32(dtype)) return HAI_AS(const float *, row);
+  job->plan->float_kernel->widen(row, dtype, dim, room);
+  return room;
+}
+static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
+                  room);
+}
+static const float *hai_key_row(const hai_job *job, hai_index key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, job->plan->head_dim,
+                  room);
+}
+static const float *hai_value_row(const hai_job *job, hai_index key, float *room) {
+  const hyperattn_problem *p = job->plan->problem;
+  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
+                  job->plan->value_dim, room);
+}
+
+/* ---- Arrays ---- */
+
+/* An array's first byte for the job's head, or for its kv head. */
+static char *hai_array_of(const hai_job *job, hai_array_id array) {
+  const hai_layout *y = &job->plan->layout;
+  hai_index head = hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job);
+  return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, head);
+}
+static float *hai_floats(const hai_job *job, hai_array_id array) {
+  return HAI_PLACE(float, hai_array_of(job, array));
+}
+static int32_t *hai_ints(const hai_job *job, hai_array_id array) {
+  return HAI_PLACE(int32_t, hai_array_of(job, array));
+}
+/* Of all heads: stored lse at [flat head * n_query + row], stored outputs at value_dim times that. */
+static float *hai_stored_lse(const hai_job *job) {
+  return HAI_PLACE(float, job->base + job->plan->layout.begin[HAI_ARRAY_LSE]);
+}
+static float *hai_stored_out(const hai_job *job) {
+  return HAI_PLACE(float, job->base + job->plan->layout.begin[HAI_ARRAY_OUT]);
+}
+
+static uint16_t *hai_codes(const hai_job *job, int of_key) {
+  return HAI_PLACE(uint16_t, hai_array_of(job, of_key ? HAI_ARRAY_KEY_CODE : HAI_ARRAY_QUERY_CODE));
+}
+/* Is the pairing's order by hash? */
+static int hai_sorting(const hai_job *job) {
+  return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
+}
+/* Rows of the rectangle in the pairing's order: [sorted position], rows of the tensor. NULL where the order is by
+   position: rows then follow one another from the rectangle's first. */
+static int32_t *hai_query_order(const hai_job *job) {
+  return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_QUERY_ORDER) + job->rect.query_begin : HAI_NULL;
+}
+static int32_t *hai_key_order(const hai_job *job) {
+  return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_KEY_ORDER) + job->rect.key_begin : HAI_NULL;
+}
+HAI_HOT hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
+  return order ? order[i] : first + i;
+}
+/* Rectangles of a level share an array of blocks: each begins at its first key (or query) over the block's
+   size, plus its index, which makes up for the rounding of all before it. */
+static float *hai_mean(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_index first = job->rect.key_begin / plan->key_group + job->rect.index;
+  return hai_floats(job, HAI_ARRAY_MEAN) + first * plan->head_dim;
+}
+static float *hai_superblock_mean(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_index first =
+      (job->rect.key_begin / plan->key_group + job->rect.index) / HAI_SUPERBLOCK + job->rect.index;
+  return hai_floats(job, HAI_ARRAY_SUPERBLOCK_MEAN) + first * plan->head_dim;
+}
+/* Chunks of keys of each of the level's rectangles. */
+static hai_index hai_job_probe_chunks(const hai_job *job) {
+  return hai_probe_chunks(hai_level_keys(job->plan, job->level));
+}
+static hai_index hai_job_judge_chunks(const hai_job *job) {
+  return hai_judge_chunks(hai_level_keys(job->plan, job->level));
+}
+/* First key of a chunk, of so many that the rectangle is cut into; of chunk `chunks`, one past its last key. */
+static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
+  return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
+}
+/* Of one chunk: [probe][2]. */
+static float *hai_partial(const hai_job *job, hai_index chunk) {
+  hai_index at = job->rect.index * hai_job_probe_chunks(job) + chunk;
+  return hai_floats(job, HAI_ARRAY_PARTIAL) + 2 * at * job->plan->probe_queries;
+}
+/* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
+static float *hai_truth(const hai_job *job, hai_index chunk) {
+  hai_index at = job->rect.index * hai_job_judge_chunks(job) + chunk;
+  return hai_floats(job, HAI_ARRAY_TRUTH) + at * job->plan->truth_floats;
+}
+static float *hai_mass(const hai_job *job) { return hai_floats(job, HAI_ARRAY_MASS) + job->rect.key_begin; }
+static float *hai_squared_mass(const hai_job *job) {
+  return hai_floats(job, HAI_ARRAY_SQUARED_MASS) + job->rect.key_begin;
+}
+static uint32_t *hai_pinned(const hai_job *job) {
+  return HAI_PLACE(uint32_t, hai_array_of(job, HAI_ARRAY_PINNED)) + job->rect.key_begin / 32 +
+         job->rect.index;
+}
+HAI_HOT int hai_is_pinned(const hai_job *job, const uint32_t *pinned, hai_index key) {
+  hai_index bit = key - job->rect.key_begin;
+  return HAI_AS(int, pinned[bit / 32] >> (bit % 32) & 1);
+}
+static int32_t *hai_pins(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_PINS) + job->rect.index * job->plan->max_pins;
+}
+static hai_column *hai_columns(const hai_job *job, int wide) {
+  const hai_plan *plan = job->plan;
+  return HAI_PLACE(hai_column, hai_array_of(job, HAI_ARRAY_COLUMNS)) +
+         job->rect.index * (plan->sample_size + plan->max_wide) + (wide ? plan->sample_size : 0);
+}
+/* Pins, columns, columns of the wide draw. */
+static int32_t *hai_counts(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_COUNTS) + 3 * job->rect.index;
+}
+static int32_t *hai_choice(const hai_job *job, hai_index group) {
+  const hai_plan *plan = job->plan;
+  hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
+  return hai_ints(job, HAI_ARRAY_CHOICE) + (first + group) * plan->take;
+}
+static hai_verdict *hai_verdict_of(const hai_job *job) {
+  return HAI_PLACE(hai_verdict, hai_array_of(job, HAI_ARRAY_VERDICT)) + job->rect.index;
+}
+static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
+  return verdict->pairing == pairing && (verdict->recipe == HAI_BLOCKS || verdict->recipe == HAI_BOTH);
+}
+static void hai_verdict_open(hai_verdict *verdict) {
+  verdict->recipe = HAI_BLOCKS;
+  verdict->pairing = verdict->settled = verdict->tried = 0;
+  verdict->error = hai_inf();
+}
+static hai_record *hai_record_of(const hai_job *job) {
+  return HAI_PLACE(hai_record, hai_array_of(job, HAI_ARRAY_RECORD)) + job->rect.region;
+}
+static float *hai_cap(const hai_job *job) { return hai_floats(job, HAI_ARRAY_CAP); }

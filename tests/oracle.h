@@ -78,7 +78,7 @@ static void plan_call(hai_plan *plan, const call *c, int anyway) {
   assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
   if (!anyway) return;
   plan->outer = 1;
-  hai_resolve_steps(plan);
+  hai_resolve_stages(plan);
   hai_resolve_layout(plan);
 }
 
@@ -109,8 +109,8 @@ static void listen(call *c, pairs *w, int anyway) {
   for (int phase = 0; phase < hai_phases(&plan); phase++)
     for (int64_t t = 0; t < hai_phase_tasks(&plan, phase); t++) {
       hai_job job;
-      hai_stage stage = hai_job_at(&job, &plan, workspace, phase, t, 0);
-      if (stage == HAI_STAGE_ATTEND && job.chunk == 0) meet_rect(&job, c, w);
+      const hai_stage *stage = hai_job_at(&job, &plan, workspace, phase, t, 0);
+      if (stage->run == hai_stage_attend && job.chunk == 0) meet_rect(&job, c, w);
       hai_run(&plan, workspace, phase, t, 0);
     }
   assert_int_equal(w->twice, 0);

@@ -75,61 +75,27 @@ static void set_gap(char *begin, size_t bytes, int is_open) {
 #endif
 }
 
-typedef struct part {
-  size_t begin;
-  double bytes; /* sizes are computed once more in a type that does not overflow */
-} part;
-
-/* The parts of the workspace before the workers' scratch, by where they begin: how many. Parts that share
-   their place follow one another. */
-static int parts_of(const hai_plan *plan, part *parts) {
-  const hai_layout *y = &plan->layout;
-  double batch = (double)plan->problem->batch, heads = batch * (double)plan->n_heads;
-  double kv_heads = batch * (double)plan->n_kv_heads, rects = heads * (double)plan->max_rects;
-  double n_query = (double)plan->n_query, n_key = (double)plan->n_key, probes = (double)plan->probe_queries;
-  int hyper = hai_may_approximate(plan), is_f32 = hai_is_f32(plan->problem->out.dtype), n = 0;
-  int sorting = hyper && plan->sorted[plan->n_pairings - 1];
-#define PART(name, things, size) parts[n].begin = y->name, parts[n++].bytes = (things) * (double)(size)
-  PART(lse, heads * n_query, hai_stores_states(plan) ? 4 : 0);
-  PART(out, heads * n_query * (double)plan->value_dim, hai_stores_states(plan) && !is_f32 ? 4 : 0);
-  PART(choice, heads * (double)y->n_choices * (double)plan->take, 4);
-  PART(query_code, heads * n_query, sorting ? 2 : 0);
-  PART(key_code, kv_heads * n_key, sorting ? 2 : 0);
-  PART(mean, kv_heads * (double)y->n_means * (double)plan->head_dim, 4);
-  PART(query_order, heads * n_query, sorting ? 4 : 0);
-  PART(key_order, kv_heads * n_key, sorting ? 4 : 0);
-  PART(superblock_mean, kv_heads * (double)y->n_superblocks * (double)plan->head_dim, 4);
-  PART(partial, heads * (double)y->n_partials * probes, 8);
-  PART(truth, heads * (double)y->n_truths * (double)y->truth_floats, 4);
-  PART(mass, heads * n_key, hyper && (plan->probing || plan->weighing) ? 4 : 0);
-  PART(squared_mass, heads * n_key, hyper && plan->probing && plan->reporting ? 4 : 0);
-  PART(pinned, heads * (double)y->n_pin_words, 4);
-  PART(pins, rects * (double)y->max_pins, 4);
-  PART(columns, rects * (double)(y->max_columns + y->max_wide), sizeof(hai_column));
-  PART(counts, rects, hyper ? 12 : 0);
-  PART(verdict, rects, hyper && plan->choosing ? sizeof(hai_verdict) : 0);
-  PART(record, heads * (double)y->n_records, sizeof(hai_record));
-  PART(cap, heads * (double)y->cap_chunks, 4);
-#undef PART
-  return n;
+/* Bytes of an array, computed once more in a type that does not overflow. */
+static double array_bytes(const hai_plan *plan, int i) {
+  const hai_array *array = &hai_arrays[i];
+  double heads = (double)(array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads);
+  if (!hai_may_approximate(plan)) return 0;
+  return (double)plan->problem->batch * heads * (double)array->count(plan) * (double)array->size;
 }
 
-/* Closes or opens all that lies between parts, between workers, and before and behind. */
+/* Closes or opens all that lies between arrays, between workers, and before and behind. */
 static void set_gaps(const hai_plan *plan, char *workspace, size_t bytes, int workers, int is_open) {
   const hai_layout *y = &plan->layout;
   char *base = hai_align(workspace), *end = base + y->scratch + (size_t)workers * y->scratch_bytes;
-  size_t used = hai_chunk_bytes(plan) + hai_tile_bytes(plan) + hai_stage_bytes(plan), covered = 0;
-  part parts[32];
-  int n = parts_of(plan, parts);
+  size_t used = hai_worker_bytes(plan), covered = 0;
   assert_true(bytes == (size_t)(end - base) + 63); /* aligned in the worst case, it still fits */
-  if (plan->sorted[plan->n_pairings - 1]) used = hai_most(used, sizeof(int32_t) << plan->params->lsh_bits);
-  for (int i = 0; i <= n; i++) {
-    size_t next = i < n ? parts[i].begin : y->scratch;
+  for (int i = 0; i <= HAI_N_ARRAYS; i++) {
+    size_t next = i < HAI_N_ARRAYS ? y->begin[i] : y->scratch;
     if (next > covered) {
       assert_true(next - covered < 64);
       set_gap(base + covered, next - covered, is_open);
     }
-    if (i < n) covered = hai_most(covered, next + (size_t)parts[i].bytes);
+    if (i < HAI_N_ARRAYS) covered = hai_most(covered, next + (size_t)array_bytes(plan, i));
     assert_true(covered <= y->scratch);
   }
   for (int w = 0; w < workers; w++)
@@ -418,8 +384,8 @@ static void test_merging_touches_nothing_outside(void **state) {
    small enough is right to the rounding of parts, the rest is refused. */
 static void check_sizes(const hyperattn_problem *p, const hyperattn_params *a, int workers, int *fits) {
   hai_plan plan;
-  part parts[32];
-  double sum = 0.0, most = (double)PTRDIFF_MAX, queries = (double)p->n_heads * (double)p->n_query;
+  double sum = 0.0, taken[HAI_N_ARRAYS] = {0}, most = (double)PTRDIFF_MAX,
+         queries = (double)p->n_heads * (double)p->n_query;
   double rows = 2.0 * (double)p->batch * (queries + (double)p->n_heads * (double)p->n_key);
   hyperattn_status status = hai_resolve(&plan, p, a);
   size_t size = hyperattn_workspace_size(p, a, workers);
@@ -428,10 +394,12 @@ static void check_sizes(const hyperattn_problem *p, const hyperattn_params *a, i
     assert_int_equal(size, 0);
     if (queries > 0.24 * most || rows > 0.99 * (double)INT64_MAX) return; /* that alone is too much */
   }
-  int n = parts_of(&plan, parts);
-  for (int i = 0; i < n; i++) sum += parts[i].bytes;
-  /* of the parts that share a place, the larger counts: choices or buckets; truths or masses */
-  sum -= fmin(parts[2].bytes, parts[3].bytes + parts[4].bytes) + fmin(parts[10].bytes, parts[11].bytes);
+  for (int i = 0; i < HAI_N_ARRAYS; i++) { /* of those that share a place, the larger counts */
+    double bytes = array_bytes(&plan, i);
+    sum += bytes;
+    if (hai_arrays[i].place != i) taken[hai_arrays[i].place] += bytes;
+  }
+  for (int i = 0; i < HAI_N_ARRAYS; i++) sum -= fmin(array_bytes(&plan, i), taken[i]);
   sum += (double)plan.layout.scratch_bytes * (double)workers;
   if (status != HYPERATTN_OK || !size) {
     assert_above(sum, 0.99 * most);
@@ -439,10 +407,10 @@ static void check_sizes(const hyperattn_problem *p, const hyperattn_params *a, i
   }
   ++*fits;
   assert_below((double)size, most);
-  assert_below(fabs((double)size - sum), 64.0 * (n + 2) + sum * 1e-12);
+  assert_below(fabs((double)size - sum), 64.0 * (HAI_N_ARRAYS + 2) + sum * 1e-12);
   for (int phase = 0; phase < hai_phases(&plan); phase++) {
     int level;
-    hai_stage stage = (hai_stage)hai_phase_step(&plan, phase, &level).stage;
+    const hai_stage *stage = hai_phase_stage(&plan, phase, &level);
     hai_grid g = hai_phase_grid(&plan, stage, level);
     double tasks =
         (double)g.rects * (double)g.chunks * ((double)g.kv_heads + (double)g.heads) * (double)p->batch;
@@ -492,16 +460,19 @@ static void test_extents_at_their_limit(void **state) {
     for (int sign = -1; sign < 2; sign += 2)
       for (hai_index n = 2; n < 100000; n = n * 3 + 1) {
         ptrdiff_t unit = hai_unit(dtypes[i]), bytes = (ptrdiff_t)hai_unit_bytes(dtypes[i]);
-        ptrdiff_t step = (PTRDIFF_MAX - bytes) / bytes / (n - 1),
-                  stride[3] = {0, 0, 0}; /* beside one unit */
-        hai_index counts[3] = {1, 1, n};
-        hai_extent span;
+        ptrdiff_t step = (PTRDIFF_MAX - bytes) / bytes / (n - 1); /* beside one unit */
+        hai_buffers buffers;
+        hyperattn_input x = {NULL, dtypes[i], 0, 0, sign * step * unit};
         if (step >= PTRDIFF_MAX / unit) continue;
-        stride[2] = sign * step * unit;
-        assert_int_equal(hai_extent_of(&span, NULL, dtypes[i], stride, counts, unit), HYPERATTN_OK);
-        assert_true(span.before + span.after == (size_t)(step * (n - 1) * bytes + bytes));
-        stride[2] += sign * unit;
-        assert_int_equal(hai_extent_of(&span, NULL, dtypes[i], stride, counts, unit), HYPERATTN_ERROR_EXTENT);
+        memset(&buffers, 0, sizeof buffers);
+        buffers.batch = buffers.heads = 1, buffers.rows = n;
+        hai_add_tensor(&buffers, &x, unit, 0);
+        assert_int_equal(buffers.status, HYPERATTN_OK);
+        assert_true(buffers.extent[0].before + buffers.extent[0].after ==
+                    (size_t)(step * (n - 1) * bytes + bytes));
+        x.row_stride += sign * unit;
+        hai_add_tensor(&buffers, &x, unit, 0);
+        assert_int_equal(buffers.status, HYPERATTN_ERROR_EXTENT);
         tried++;
       }
   assert_true(tried > 40);

@@ -78,22 +78,22 @@ static golden_case read_case(const char *folder) {
   return g;
 }
 
-/* Puts the authors' order and columns where HAI_STAGE_ORDER and HAI_STAGE_COLUMNS would leave theirs. */
-static void inject(hai_job *job, hai_stage stage, const golden_call *call, int64_t entry) {
+/* Puts the authors' order and columns where hai_stage_order and hai_stage_columns would leave theirs. */
+static void inject(hai_job *job, const hai_stage *stage, const golden_call *call, int64_t entry) {
   const hai_plan *plan = job->plan;
   assert_int_equal(job->rect.n_query, call->n_query);
   assert_int_equal(job->rect.n_key, call->n_key);
-  if (stage == HAI_STAGE_ORDER && job->head < 0) {
+  if (stage->run == hai_stage_order && job->head < 0) {
     for (int64_t i = 0; i < call->n_key; i++)
       hai_key_order(job)[i] = (int32_t)job->rect.key_begin + call->k_order[entry * call->n_key + i];
-  } else if (stage == HAI_STAGE_ORDER) {
+  } else if (stage->run == hai_stage_order) {
     for (int64_t i = 0; i < call->n_query; i++)
       hai_query_order(job)[i] = (int32_t)job->rect.query_begin + call->q_order[entry * call->n_query + i];
   } else {
     float weight = logf((float)call->n_key / (float)call->samples);
     hai_counts(job)[1] = (int32_t)call->samples;
     assert_int_equal(hai_counts(job)[0], 0);
-    assert_true(call->samples <= plan->layout.max_columns);
+    assert_true(call->samples <= plan->sample_size);
     int32_t *columns = call->columns + entry * call->samples;
     for (int64_t i = 1; i < call->samples; i++) /* the library's columns ascend */
       for (int64_t j = i; j && columns[j] < columns[j - 1]; j--) {
@@ -112,7 +112,7 @@ static void resolve_as_authors(hai_plan *plan, const call *c) {
   for (plan->depth = 0; plan->square >> (plan->depth + 1) >= plan->min_seq_len;) plan->depth++;
   plan->outer = !c->problem.causal && c->problem.n_key >= plan->min_seq_len;
   plan->max_rects = plan->depth ? (int64_t)1 << (plan->depth - 1) : 1;
-  hai_resolve_steps(plan);
+  hai_resolve_stages(plan);
   hai_resolve_layout(plan);
 }
 
@@ -143,8 +143,8 @@ static void run_case(const char *folder) {
   for (int phase = 0; phase < hai_phases(&plan); phase++)
     for (int64_t i = 0; i < hai_phase_tasks(&plan, phase); i++) {
       hai_job job;
-      hai_stage stage = hai_job_at(&job, &plan, workspace, phase, i, 0);
-      if (stage == HAI_STAGE_ORDER || stage == HAI_STAGE_COLUMNS)
+      const hai_stage *stage = hai_job_at(&job, &plan, workspace, phase, i, 0);
+      if (stage->run == hai_stage_order || stage->run == hai_stage_columns)
         inject(&job, stage, &g.calls[job.level],
                job.kv_head * hai_plan_rects(&plan, job.level) + job.rect.index);
       else

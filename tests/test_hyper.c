@@ -108,7 +108,7 @@ static void test_stages_with_all_keys_are_exact(void **state) {
     hai_plan plan;
     assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
     plan.outer = 1;
-    hai_resolve_steps(&plan);
+    hai_resolve_stages(&plan);
     hai_resolve_layout(&plan);
     void *workspace = test_alloc(hai_layout_size(&plan.layout, 1));
     for (int phase = 0; phase < hai_phases(&plan); phase++)

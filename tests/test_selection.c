@@ -54,7 +54,7 @@ static void test_hash(void **state) {
     hai_job job;
     hai_resolve(&plan, &c.problem, &c.params);
     for (int64_t t = 0; t < hai_phase_tasks(&plan, 0); t++) {
-      assert_int_equal(hai_job_at(&job, &plan, workspace, 0, t, 0), HAI_STAGE_HASH);
+      assert_true(hai_job_at(&job, &plan, workspace, 0, t, 0)->run == hai_stage_hash);
       int of_key = job.head < 0;
       int64_t n = of_key ? 150 : 130, rows = of_key ? hai_flat_kv_head(&job) : hai_flat_head(&job);
       for (int64_t i = 0; i < n; i++) {
@@ -194,7 +194,8 @@ static double largest_z(const hyperattn_params *params, int causal, int seeds, s
       for (int64_t t = 0; t < hai_phase_tasks(&plan, phase); t++) {
         hai_job job;
         hai_run(&plan, workspace, phase, t, 0);
-        if (hai_job_at(&job, &plan, workspace, phase, t, 0) == HAI_STAGE_COLUMNS) spoil_columns(&job, how);
+        if (hai_job_at(&job, &plan, workspace, phase, t, 0)->run == hai_stage_columns)
+          spoil_columns(&job, how);
       }
     for (int i = 0; i < N; i++) {
       double x[2] = {exp((double)c.lse[i] - lse[i]), exp((double)c.lse[i] - lse[i]) * (double)c.out[i * D]};

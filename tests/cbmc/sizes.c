@@ -55,15 +55,15 @@ void prove_chunks(void) {
   PROVE(probe >= 0 && probe <= 64 && judge >= 0 && judge <= 16);
 }
 
-/* From any layout on, a part of any size: as many things of one byte. */
+/* From any place on, an array of any size. */
 void prove_take(void) {
   hai_layout y;
-  size_t begin = any_size(), bytes = any_size(), at;
+  size_t begin = any_size(), bytes = any_size(), end;
   ASSUME(begin <= PTRDIFF_MAX - 128 && begin % 64 == 0);
-  y.scratch = begin, y.overflow = 0;
-  at = hai_take(&y, bytes, 1, 1);
-  PROVE(y.overflow || (at == begin && y.scratch - begin >= bytes && y.scratch <= PTRDIFF_MAX - 128));
-  PROVE(y.scratch % 64 == 0);
+  y.overflow = 0;
+  end = hai_take(&y, begin, bytes);
+  PROVE(y.overflow || end - begin >= bytes);
+  PROVE(end >= begin && end <= PTRDIFF_MAX - 128 && end % 64 == 0);
 }
 
 void prove_layout_size(void) {
@@ -88,13 +88,13 @@ static void any_plan(hai_plan *plan) {
   plan->query_group = any_index(1, MOST), plan->key_group = any_index(1, MOST);
   plan->by_score = any_int() & 1, plan->choosing = any_int() & 1;
 }
-void prove_pairing_pairs(void) {
+void prove_pairing_products(void) {
   hai_plan plan;
   hai_index n_query = any_index(0, MOST), n_key = any_index(0, MOST);
   any_plan(&plan);
   hai_pairing_products(&plan, n_query, n_key);
 }
-void prove_rect_pairs_by_rank(void) {
+void prove_rect_products_by_rank(void) {
   hai_plan plan;
   hai_index n_query = any_index(0, MOST), n_key = any_index(0, MOST);
   any_plan(&plan);
@@ -111,18 +111,18 @@ void prove_too_many(void) {
   hai_too_many(&p);
 }
 
-/* A side of a span: what is accepted fits. The size of a negative stride wraps around on purpose. */
-void prove_span_add(void) {
-  hai_extent span;
+/* A side of an extent: what is accepted fits. The size of a negative stride wraps around on purpose. */
+void prove_extent_add(void) {
+  hai_extent extent;
   ptrdiff_t stride = any_ptrdiff();
   hai_index n = any_index(1, FEW);
   size_t size = any_int() & 1 ? 4 : 34;
-  span.before = any_size(), span.after = any_size();
-  ASSUME(stride >= 0 && span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
-  size_t before = span.before, after = span.after;
-  if (!hai_extent_add(&span, n, stride, size)) return;
-  PROVE(span.before >= before && span.after >= after);
-  PROVE(span.before <= PTRDIFF_MAX && span.after <= PTRDIFF_MAX - span.before);
+  extent.before = any_size(), extent.after = any_size();
+  ASSUME(stride >= 0 && extent.before <= PTRDIFF_MAX && extent.after <= PTRDIFF_MAX - extent.before);
+  size_t before = extent.before, after = extent.after;
+  if (!hai_extent_add(&extent, n, stride, size)) return;
+  PROVE(extent.before >= before && extent.after >= after);
+  PROVE(extent.before <= PTRDIFF_MAX && extent.after <= PTRDIFF_MAX - extent.before);
 }
 
 /* Rows of outputs whose extent was accepted. */
@@ -138,11 +138,14 @@ void prove_rows_apart(void) {
   hai_rows_apart(stride, n, dim);
 }
 
-void prove_check_flat(void) {
-  hai_extent span;
-  hai_index batch = any_index(0, MOST), heads = any_index(1, FEW), rows = any_index(0, FEW);
-  if (hai_check_flat(&span, NULL, batch, heads, rows, sizeof(float)) == HYPERATTN_OK)
-    PROVE(span.before == 0 && span.after <= PTRDIFF_MAX);
+void prove_add_flat(void) {
+  hai_buffers buffers;
+  hai_index rows = any_index(0, FEW);
+  buffers.status = HYPERATTN_OK, buffers.n = (int)any_index(0, 6);
+  buffers.batch = any_index(0, MOST), buffers.heads = any_index(1, FEW);
+  hai_extent *extent = &buffers.extent[buffers.n];
+  hai_add_flat(&buffers, NULL, rows, sizeof(float));
+  if (buffers.status == HYPERATTN_OK) PROVE(extent->before == 0 && extent->after <= PTRDIFF_MAX);
 }
 
 void prove_check_shape_and_params(void) {

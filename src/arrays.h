@@ -1,0 +1,63 @@
+/* ==== 5. Arrays of the workspace =====================================================================
+   The table of arrays, a row for each: its name, the size of an element, the heads that it has a part for, how
+   many elements such a part has (hai_count_.. in workspace.h), and the array whose place it takes. Most take
+   their own. Those that take another's follow it, and come one behind the other from where it begins: they
+   are done with before it is written, or it before they are.
+   Where an array is [n_query] or [n_key] its rows are those of the tensor. Where it is cut by rectangles,
+   blocks or chunks of keys, the rectangles of a level share it (their accessors say how), and it is used
+   anew for each level. */
+#define HAI_ARRAYS(X)                                                                            \
+  /* lse of what each query has met so far: [n_query] */                                         \
+  X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
+  /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
+  X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
+  /* sub-blocks of each query group, ascending: [groups][take] */                                \
+  X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \
+  /* bucket of each row */                                                                       \
+  X(QUERY_CODE, sizeof(uint16_t), HAI_OF_HEADS, hai_count_sorted_queries, CHOICE)                \
+  X(KEY_CODE, sizeof(uint16_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, CHOICE)                  \
+  /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
+  X(MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_mean, MEAN)                                  \
+  /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
+  X(QUERY_ORDER, sizeof(int32_t), HAI_OF_HEADS, hai_count_sorted_queries, QUERY_ORDER)           \
+  X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
+  /* mean key of each superblock: [superblocks][head_dim] */                                     \
+  X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
+  /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
+  X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
+  /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
+  X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
+  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
+  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, TRUTH)                                    \
+  /* for the report, sums of the probes' squared weights: [n_key] */                             \
+  X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
+  /* one bit for each key of a rectangle, in words */                                            \
+  X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
+  /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
+  X(PINS, sizeof(int32_t), HAI_OF_HEADS, hai_count_pins, PINS)                                   \
+  /* columns of the draw and of the wide draw: [max_rects][sample_size + max_wide] */            \
+  X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
+  /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
+  X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
+  /* what the held-out queries chose: [max_rects] */                                             \
+  X(VERDICT, sizeof(hai_verdict), HAI_OF_HEADS, hai_count_verdict, VERDICT)                      \
+  /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
+  X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
+  /* ln of the largest residual sum of each task of sampled rows */                              \
+  X(CAP, sizeof(float), HAI_OF_HEADS, hai_count_cap, CAP)
+
+enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
+
+typedef enum hai_array_id {
+#define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAYS
+} hai_array_id;
+
+/* Where everything lies, in bytes from the workspace's aligned begin. */
+typedef struct hai_layout {
+  size_t begin[HAI_N_ARRAYS];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_N_ARRAYS]; /* bytes of each array for one head */
+  size_t scratch;              /* first worker's scratch, behind all arrays */
+  size_t scratch_bytes;        /* of each worker */
+  int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */
+} hai_layout;
