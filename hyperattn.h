@@ -4510,14 +4510,13 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 
 /* ======== src/arrays.h ======== */
 
-/* ==== 5. Arrays of the workspace =====================================================================
-   The table of arrays, a row for each: its name, the size of an element, the heads that it has a part for, how
+/* ==== 5. Arrays of the workspace ===================================================================== The
+   table of arrays, a row for each: its name, the size of an element, the heads that it has a part for, how
    many elements such a part has (hai_count_.. in workspace.h), and the array whose place it takes. Most take
    their own. Those that take another's follow it, and come one behind the other from where it begins: they
-   are done with before it is written, or it before they are.
-   Where an array is [n_query] or [n_key] its rows are those of the tensor. Where it is cut by rectangles,
-   blocks or chunks of keys, the rectangles of a level share it (their accessors say how), and it is used
-   anew for each level. */
+   are done with before it is written, or it before they are. Where an array is [n_query] or [n_key] its rows
+   are those of the tensor. Where it is cut by rectangles, blocks or chunks of keys, the rectangles of a level
+   share it (their accessors say how), and it is used anew for each level. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
@@ -4576,15 +4575,14 @@ typedef struct hai_layout {
 
 /* ======== src/plan.h ======== */
 
-/* ==== 6. Plan ========================================================================================
-   A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
-
-   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
-   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
-   rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
-   2^depth diagonal segments, which are exact. Outside the square lies one more rectangle: the prefix of chunked
-   prefill, or for full attention the whole problem. Levels run from the diagonal outward; the outer rectangle
-   is the last. */
+/* ==== 6. Plan ======================================================================================== A
+   call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
+   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last min(n_query,
+   n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e rectangles, the
+   second half's queries by the first half's keys of each of its segments. What remains are 2^depth diagonal
+   segments, which are exact. Outside the square lies one more rectangle: the prefix of chunked prefill, or
+   for full attention the whole problem. Levels run from the diagonal outward; the outer rectangle is the
+   last. */
 
 /* Blocks come by one or two pairings, 0 and 1, each an order of the rows and a choice of sub-blocks for each
    query group. HAI_NO_BLOCKS stands for neither. */
@@ -4657,15 +4655,16 @@ static hai_index hai_superblock_blocks(const hai_plan *plan, hai_index n_key) {
   return 2 * HAI_SUPERBLOCK * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
-/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work. */
+/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work.
+   */
 static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   hai_index blocks = n_key / plan->key_group;
   return n_key > HAI_PAIR_DENSE && hai_superblock_blocks(plan, n_key) < blocks - blocks / HAI_SUPERBLOCK;
 }
 
-/* Products of mean queries and mean keys that pairing takes. Groups are not rounded up to whole ones: the share
-   of all products must not rise with the sides, or a region that is worth approximating could cease to be so
-   as it grows. */
+/* Products of mean queries and mean keys that pairing takes. Groups are not rounded up to whole ones: the
+   share of all products must not rise with the sides, or a region that is worth approximating could cease to
+   be so as it grows. */
 static uint64_t hai_pairing_products(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   uint64_t dense, group = HAI_AS(uint64_t, plan->query_group);
   if (!plan->by_score) return 0;
@@ -4800,9 +4799,6 @@ typedef struct hai_record {
 } hai_record;
 
 typedef struct hai_tile hai_tile;
-static size_t hai_tile_bytes(const hai_plan *plan);
-static size_t hai_chunk_bytes(const hai_plan *plan);
-static int hai_tiles(const hai_plan *plan);
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
    causal query's own key is in none. */
@@ -4848,8 +4844,8 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* Chunks of a level's rectangles: those of the outer one, or of many smaller ones, each of at least one. Half of
-   the square's keys are in a level. */
+/* Chunks of a level's rectangles: those of the outer one, or of many smaller ones, each of at least one. Half
+   of the square's keys are in a level. */
 static size_t hai_count_partial(const hai_plan *plan) {
   hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
   if (!plan->probing) return 0;
@@ -5036,8 +5032,8 @@ static uint16_t *hai_codes(const hai_job *job, int of_key) {
 static int hai_sorting(const hai_job *job) {
   return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
 }
-/* Rows of the rectangle in the pairing's order: [sorted position], rows of the tensor. NULL where the order is by
-   position: rows then follow one another from the rectangle's first. */
+/* Rows of the rectangle in the pairing's order: [sorted position], rows of the tensor. NULL where the order
+   is by position: rows then follow one another from the rectangle's first. */
 static int32_t *hai_query_order(const hai_job *job) {
   return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_QUERY_ORDER) + job->rect.query_begin : HAI_NULL;
 }
@@ -5067,7 +5063,8 @@ static hai_index hai_job_probe_chunks(const hai_job *job) {
 static hai_index hai_job_judge_chunks(const hai_job *job) {
   return hai_judge_chunks(hai_level_keys(job->plan, job->level));
 }
-/* First key of a chunk, of so many that the rectangle is cut into; of chunk `chunks`, one past its last key. */
+/* First key of a chunk, of so many that the rectangle is cut into; of chunk `chunks`, one past its last key.
+   */
 static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
   return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
 }
@@ -7924,8 +7921,8 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
   {HAI_IF(build, run), HAI_IF(build, wanted), HAI_IF(build, chunks), HAI_IF(build, scratch), \
    when, pairing, axes, traits HAI_NAME(build, name)}
 
-/* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A trial
-   pairs only the groups of the held-out queries; what was chosen is then paired for all. */
+/* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A
+   trial pairs only the groups of the held-out queries; what was chosen is then paired for all. */
 static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),

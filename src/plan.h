@@ -1,12 +1,11 @@
-/* ==== 6. Plan ========================================================================================
-   A call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
-
-   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
-   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
-   rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
-   2^depth diagonal segments, which are exact. Outside the square lies one more rectangle: the prefix of chunked
-   prefill, or for full attention the whole problem. Levels run from the diagonal outward; the outer rectangle
-   is the last. */
+/* ==== 6. Plan ======================================================================================== A
+   call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
+   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last min(n_query,
+   n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e rectangles, the
+   second half's queries by the first half's keys of each of its segments. What remains are 2^depth diagonal
+   segments, which are exact. Outside the square lies one more rectangle: the prefix of chunked prefill, or
+   for full attention the whole problem. Levels run from the diagonal outward; the outer rectangle is the
+   last. */
 
 /* Blocks come by one or two pairings, 0 and 1, each an order of the rows and a choice of sub-blocks for each
    query group. HAI_NO_BLOCKS stands for neither. */
@@ -79,15 +78,16 @@ static hai_index hai_superblock_blocks(const hai_plan *plan, hai_index n_key) {
   return 2 * HAI_SUPERBLOCK * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
-/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work. */
+/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work.
+   */
 static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   hai_index blocks = n_key / plan->key_group;
   return n_key > HAI_PAIR_DENSE && hai_superblock_blocks(plan, n_key) < blocks - blocks / HAI_SUPERBLOCK;
 }
 
-/* Products of mean queries and mean keys that pairing takes. Groups are not rounded up to whole ones: the share
-   of all products must not rise with the sides, or a region that is worth approximating could cease to be so
-   as it grows. */
+/* Products of mean queries and mean keys that pairing takes. Groups are not rounded up to whole ones: the
+   share of all products must not rise with the sides, or a region that is worth approximating could cease to
+   be so as it grows. */
 static uint64_t hai_pairing_products(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   uint64_t dense, group = HAI_AS(uint64_t, plan->query_group);
   if (!plan->by_score) return 0;

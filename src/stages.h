@@ -162,8 +162,8 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
   {HAI_IF(build, run), HAI_IF(build, wanted), HAI_IF(build, chunks), HAI_IF(build, scratch), \
    when, pairing, axes, traits HAI_NAME(build, name)}
 
-/* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A trial
-   pairs only the groups of the held-out queries; what was chosen is then paired for all. */
+/* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A
+   trial pairs only the groups of the held-out queries; what was chosen is then paired for all. */
 static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),
