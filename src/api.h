@@ -326,8 +326,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
-   wait for all of them before the next phase. Both counts follow from shapes and params alone (no tensor
-   is read), and are 0 for an invalid call. */
+   wait for all of them before the next phase. Both counts follow from shapes and params alone (they look
+   at no tensor's data or strides), and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
