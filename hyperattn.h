@@ -59,15 +59,18 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
-     kernel_vector.h        what vector kernels have in common
-     kernel_tile.h          the vector kernel, for every ISA
-     kernel_avx512.h        the operations that it is made of: AVX-512,
-     kernel_avx512_bf16.h     products of bfloat16 by vdpbf16ps,
-     kernel_amx.h             by AMX,
+     kernel_shared.h        what vector kernels share
+     kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
+     kernel_avx512_bf16.h     its products of bfloat16 by vdpbf16ps,
+     kernel_amx.h             its products of bfloat16 by AMX,
      kernel_avx2.h            AVX2,
      kernel_neon.h            NEON,
-     kernel_neon_bf16.h       products of bfloat16 by ARMv8.6
-     kernel_end.h           the end of the kernels
+     kernel_neon_bf16.h       its products of bfloat16 by ARMv8.6
+     kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
+     kernel_tile.h            its scores,
+     kernel_values.h          its sums of values,
+     kernel_bf16.h            products of bfloat16,
+     kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
      plan.h                 a call made definite: counts, regions, the causal split
      validation.h           checks of shapes and parameters
@@ -540,8 +543,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
-   wait for all of them before the next phase. Both counts follow from shapes and params alone (no tensor
-   is read), and are 0 for an invalid call. */
+   wait for all of them before the next phase. Both counts follow from shapes and params alone (they look
+   at no tensor's data or strides), and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
