@@ -53,6 +53,7 @@
    CONTENTS: the sources that this file is made from, in order; each begins at a line like
    "======== probing.h ========"
      api.h                  the public part: types, parameters, functions
+     glossary.h             what words mean
      portability.h          compilers, memory functions, constants, sizes
      numbers.h              exp, log, square root, finite tests, the sums of a state
      elements.h             dtypes: float16, bfloat16, Q8_0
@@ -72,14 +73,14 @@
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
+     arrays.h               the table of arrays of the workspace
      plan.h                 a call made definite: counts, regions, the causal split
-     validation.h           checks of shapes and parameters
-     resolve_parts.h        how a plan is made: parameters, regions, stages
-     workspace.h            one layout, for the size query and for the run
-     resolve.h              the whole plan
-     check_buffers.h        checks of pointers, strides and overlaps
-     access.h               the arrays of a call, for one head and one rectangle
-     tiles.h                queries in the lanes, keys in chunks, the running state
+     workspace.h            how large the arrays are, and where a task finds its part of them
+     validation.h           checks of shapes, parameters, pointers, strides and overlaps
+     tiles.h                queries in the lanes, and where rows of keys and values lie
+     visibility.h           which keys a query sees
+     states.h               what a state begins as; sums that many keys share; storing and loading
+     chunks.h               the keys that wait: their scores, weights and values
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
      ordering.h             rows sorted by bucket
@@ -97,6 +98,8 @@
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
+     stages.h               the table of stages
+     resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
 
@@ -586,8 +589,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 
 /* ======== src/glossary.h ======== */
 
-/* ==== 0. Words =======================================================================================
-   What each means in names and in comments. P, a query's position among the keys, is row + n_key - n_query.
+/* Words: what each means in names and in comments. P, a query's position among the keys, is
+   row + n_key - n_query.
 
    query, key, value  rows of the tensors; a query meets a key where their product is computed
    head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
@@ -627,7 +630,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 
 /* ======== src/portability.h ======== */
 
-/* ==== 1. Portability ================================================================================ */
+/* Portability. */
 
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #error "hyperattn.h needs infinities: add -fno-finite-math-only after -ffast-math"
@@ -830,8 +833,7 @@ static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_
 
 /* ======== src/numbers.h ======== */
 
-/* ==== 2. Numbers ====================================================================================
-   Functions of our own: no libm is needed, and every target computes the same. */
+/* Numbers. Functions of our own: no libm is needed, and every target computes the same. */
 
 HAI_HOT float hai_float(uint32_t bits) {
   float x;
@@ -1028,9 +1030,9 @@ static void hai_narrow(const float *from, hai_index n, hyperattn_dtype dtype, vo
 
 /* ======== src/random.h ======== */
 
-/* ==== 3. Random numbers ==============================================================================
-   A counter-based generator, three rounds of SplitMix64's finaliser. It has no state, so that any task can
-   draw its own numbers. They do not depend on batch and head, so that heads that share keys share draws. */
+/* Random numbers. A counter-based generator, three rounds of SplitMix64's finaliser. It has no state, so that
+   any task can draw its own numbers. They do not depend on batch and head, so that heads that share keys
+   share draws. */
 
 /* What a number is drawn for. */
 enum {
@@ -1197,6 +1199,7 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
   int moved = 0, i, j;
   for (i = begin; i < end; i++) {
     float high = m[i], shift, sum = 0.0f, lost;
+    volatile float before; /* the compiler may not contract its product with what follows */
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
       if (log_weight) *s += log_weight[j];
@@ -1214,8 +1217,9 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
       sum += *s;
     }
     factor[i] = hai_exp(m[i] - shift);
+    before = l[i] * factor[i];
     lost = 0.0f;
-    l[i] = hai_two_sum(l[i] * factor[i], sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
+    l[i] = hai_two_sum(before, sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
     l[HAI_SCALAR_LANES + i] = lost;
     m[i] = high;
   }
@@ -1428,6 +1432,10 @@ HAI_V_avx512 hai_move_avx512(__m512 m, __m512 high) {
 HAI_TARGET_avx512 HAI_INLINE int hai_differ_avx512(__m512 a, __m512 b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0;
 }
+HAI_V_avx512 hai_keep_avx512(__m512 x) {
+  __asm__("" : "+v"(x));
+  return x;
+}
 /* 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)), t = x log2(e),
    which is 1 and 2 at the ends, so that e^x has no step at whole t, and e^0 = 1 */
 HAI_V_avx512 hai_exp_avx512(__m512 x) {
@@ -1487,6 +1495,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
      differ(a, b)          whether any lane differs
+     keep(x)               x, which the compiler may neither contract with what follows nor fold
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
@@ -1865,7 +1874,7 @@ HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *lo
   }
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(keep)(HAI_ISA(mul)(HAI_ISA(load)(l + i), f));
     sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
     next = HAI_ISA(add)(before, sum);
     HAI_ISA(store)(l + i, next);
@@ -2007,6 +2016,7 @@ typedef __m512 hai_vector_avx512bf;
 #define hai_fma_avx512bf hai_fma_avx512
 #define hai_mul_avx512bf hai_mul_avx512
 #define hai_add_avx512bf hai_add_avx512
+#define hai_keep_avx512bf hai_keep_avx512
 #define hai_gather4_avx512bf hai_gather4_avx512
 #define hai_transpose4_avx512bf hai_transpose4_avx512
 #define hai_pack_rest_avx512bf hai_pack_bf16x2
@@ -2356,7 +2366,8 @@ static void HAI_ISA(scores_bf16)(const float *query, hai_index dim, const void *
 HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *factor, int begin, int end,
                                       float *sum) {
   static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};
-  const HAI_VECTOR one = HAI_ISA(each)(&ones), zero = HAI_ISA(zero)();
+  /* kept: gcc 12 writes a constant vector of bfloat16 as one of half precision */
+  const HAI_VECTOR one = HAI_ISA(keep)(HAI_ISA(each)(&ones)), zero = HAI_ISA(zero)();
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
@@ -2682,6 +2693,10 @@ HAI_V_avx2 hai_move_avx2(__m256 m, __m256 high) {
 HAI_TARGET_avx2 HAI_INLINE int hai_differ_avx2(__m256 a, __m256 b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0;
 }
+HAI_V_avx2 hai_keep_avx2(__m256 x) {
+  __asm__("" : "+x"(x));
+  return x;
+}
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0. 1.5 2^23 + 127 + x log2(e) is
    rounded to an integer, whose lowest bits are n + 127, the exponent of 2^n. */
 HAI_V_avx2 hai_exp_avx2(__m256 x) {
@@ -2744,6 +2759,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
      differ(a, b)          whether any lane differs
+     keep(x)               x, which the compiler may neither contract with what follows nor fold
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
@@ -3122,7 +3138,7 @@ HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *lo
   }
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(keep)(HAI_ISA(mul)(HAI_ISA(load)(l + i), f));
     sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
     next = HAI_ISA(add)(before, sum);
     HAI_ISA(store)(l + i, next);
@@ -3304,6 +3320,10 @@ HAI_V_neon hai_move_neon(float32x4_t m, float32x4_t high) {
                    vreinterpretq_f32_u32(vandq_u32(moves, vreinterpretq_u32_f32(vdupq_n_f32(HAI_AHEAD)))));
 }
 HAI_INLINE int hai_differ_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) == 0; }
+HAI_V_neon hai_keep_neon(float32x4_t x) {
+  __asm__("" : "+w"(x));
+  return x;
+}
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
    shift leaves it a NaN */
 HAI_V_neon hai_exp_neon(float32x4_t x) {
@@ -3359,6 +3379,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
      differ(a, b)          whether any lane differs
+     keep(x)               x, which the compiler may neither contract with what follows nor fold
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
@@ -3737,7 +3758,7 @@ HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *lo
   }
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(keep)(HAI_ISA(mul)(HAI_ISA(load)(l + i), f));
     sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
     next = HAI_ISA(add)(before, sum);
     HAI_ISA(store)(l + i, next);
@@ -3878,6 +3899,7 @@ typedef float32x4_t hai_vector_neonbf;
 #define hai_fma_neonbf hai_fma_neon
 #define hai_mul_neonbf hai_mul_neon
 #define hai_add_neonbf hai_add_neon
+#define hai_keep_neonbf hai_keep_neon
 #define hai_gather4_neonbf hai_gather4_neon
 #define hai_transpose4_neonbf hai_transpose4_neon
 #define hai_pack_rest_neonbf hai_pack_bf16x2
@@ -4222,7 +4244,8 @@ static void HAI_ISA(scores_bf16)(const float *query, hai_index dim, const void *
 HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *factor, int begin, int end,
                                       float *sum) {
   static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};
-  const HAI_VECTOR one = HAI_ISA(each)(&ones), zero = HAI_ISA(zero)();
+  /* kept: gcc 12 writes a constant vector of bfloat16 as one of half precision */
+  const HAI_VECTOR one = HAI_ISA(keep)(HAI_ISA(each)(&ones)), zero = HAI_ISA(zero)();
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
@@ -4513,13 +4536,13 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 
 /* ======== src/arrays.h ======== */
 
-/* ==== 5. Arrays of the workspace ===================================================================== The
-   table of arrays, a row for each: its name, the size of an element, the heads that it has a part for, how
-   many elements such a part has (hai_count_.. in workspace.h), and the array whose place it takes. Most take
-   their own. Those that take another's follow it, and come one behind the other from where it begins: they
-   are done with before it is written, or it before they are. Where an array is [n_query] or [n_key] its rows
-   are those of the tensor. Where it is cut by rectangles, blocks or chunks of keys, the rectangles of a level
-   share it (their accessors say how), and it is used anew for each level. */
+/* Arrays of the workspace. The table of arrays, a row for each: its name, the size of an element, the
+   heads that it has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the
+   array whose place it takes. Most take their own. Those that take another's follow it, and come one
+   behind the other from where it begins: they are done with before it is written, or it before they are.
+   Where an array is [n_query] or [n_key] its rows are those of the tensor. Where it is cut by rectangles,
+   blocks or chunks of keys, the rectangles of a level share it (their accessors say how), and it is used
+   anew for each level. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
@@ -4578,14 +4601,13 @@ typedef struct hai_layout {
 
 /* ======== src/plan.h ======== */
 
-/* ==== 6. Plan ======================================================================================== A
-   call with everything made definite: defaults filled in, counts clamped to what exists, regions cut.
-   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last min(n_query,
-   n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e rectangles, the
-   second half's queries by the first half's keys of each of its segments. What remains are 2^depth diagonal
-   segments, which are exact. Outside the square lies one more rectangle: the prefix of chunked prefill, or
-   for full attention the whole problem. Levels run from the diagonal outward; the outer rectangle is the
-   last. */
+/* Plan. A call with everything made definite: defaults filled in, counts clamped to what exists, regions
+   cut. Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
+   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
+   rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
+   2^depth diagonal segments, which are exact. Outside the square lies one more rectangle: the prefix of
+   chunked prefill, or for full attention the whole problem. Levels run from the diagonal outward; the outer
+   rectangle is the last. */
 
 /* Blocks come by one or two pairings, 0 and 1, each an order of the rows and a choice of sub-blocks for each
    query group. HAI_NO_BLOCKS stands for neither. */
@@ -4756,10 +4778,9 @@ static hai_index hai_judge_chunks(hai_index n_key) {
 
 /* ======== src/workspace.h ======== */
 
-/* ==== 7. Workspace ===================================================================================
-   How many bytes each array takes, where it lies, and how a task finds its part of it. One function lays out,
-   for the size query and for the run. Counts depend on shapes through functions that never fall as n_query or
-   n_key rise, so neither does the size. */
+/* Workspace. How many bytes each array takes, where it lies, and how a task finds its part of it. One
+   function lays out, for the size query and for the run. Counts depend on shapes through functions that never
+   fall as n_query or n_key rise, so neither does the size. */
 
 typedef struct hai_column {
   int32_t key;
@@ -5128,8 +5149,7 @@ static float *hai_cap(const hai_job *job) { return hai_floats(job, HAI_ARRAY_CAP
 
 /* ======== src/validation.h ======== */
 
-/* ==== 8. Validation ==================================================================================
-   The order of the checks is that in which a call with several mistakes is answered. */
+/* Validation. The order of the checks is that in which a call with several mistakes is answered. */
 
 /* ---- Shapes and parameters ---- */
 
@@ -5373,11 +5393,10 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
 
 /* ======== src/tiles.h ======== */
 
-/* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk. The tiles
-   of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
-   reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m + ln l.
-   Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is
+/* Tiles. A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk.
+   The tiles of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m,
+   l, o): the reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m +
+   ln l. Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is
    float32 and otherwise in the workspace. */
 
 /* Consecutive lanes that belong to one query group. */
@@ -5794,12 +5813,15 @@ static void hai_tile_follow(hai_tile *tile, int moved) {
 }
 
 /* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and
-   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. */
+   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. What o
+   holds is carried first where a carry may already have taken it for the sake of other lanes, so that a row's
+   bits do not depend on them. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;
   if (HAI_LONG_SUMS && tile->carried) {
     hai_tile_aim(tile, 0, tile->n);
+    if (tile->carried > 1) hai_tile_carry(tile);
     tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum,
                          tile->carried > 1 ? tile->lost : HAI_NULL);
   }
@@ -6839,8 +6861,7 @@ HAI_APART void hai_stage_pair(hai_job *job) {
 
 /* ======== src/exact.h ======== */
 
-/* ==== 9. Attention ===================================================================================
-   Exact regions and approximated rectangles, some tiles at a time. */
+/* Attention. Exact regions and approximated rectangles, some tiles at a time. */
 
 /* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r
    % heads_per_kv: heads that share keys share tiles. */
@@ -7760,10 +7781,9 @@ HAI_APART void hai_stage_report(hai_job *job) {
 
 /* ======== src/stages.h ======== */
 
-/* ==== 12. Stages =====================================================================================
-   The table of stages: a row for each function that tasks run, in the order in which they run. A stage that
-   is about the blocks of one pairing has a row for each. Everything else about a stage is a column, given by
-   the functions below or by the stage's own file. */
+/* Stages. The table of stages: a row for each function that tasks run, in the order in which they run. A
+   stage that is about the blocks of one pairing has a row for each. Everything else about a stage is a
+   column, given by the functions below or by the stage's own file. */
 
 typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..the levels */
 
@@ -7993,8 +8013,7 @@ typedef char hai_plan_holds_all_stages[HAI_N_STAGES <= HAI_MAX_STAGES ? 1 : -1];
 
 /* ======== src/resolve.h ======== */
 
-/* ==== 13. Resolution =================================================================================
-   From a problem and parameters to a plan. */
+/* Resolution. From a problem and parameters to a plan. */
 
 /* The scale of scores; its default is computed with the rounding of tasks. */
 static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {
@@ -8143,9 +8162,9 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
 
 /* ======== src/phases.h ======== */
 
-/* ==== 14. Phases =====================================================================================
-   Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the levels; a
-   task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase touches. */
+/* Phases. Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the
+   levels; a task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase
+   touches. */
 
 static int hai_phases(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
@@ -8235,7 +8254,7 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
 
 /* ======== src/entry.h ======== */
 
-/* ==== 15. Entry points =============================================================================== */
+/* Entry points. */
 
 #define HAI_STATUS_CASE(name, code, text) \
   case code: return text;
@@ -8493,6 +8512,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef hai_fma_neonbf
 #undef hai_gather4_avx512bf
 #undef hai_gather4_neonbf
+#undef hai_keep_avx512bf
+#undef hai_keep_neonbf
 #undef hai_load_avx512bf
 #undef hai_load_neonbf
 #undef hai_mul_avx512bf

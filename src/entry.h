@@ -1,4 +1,4 @@
-/* ==== 15. Entry points =============================================================================== */
+/* Entry points. */
 
 #define HAI_STATUS_CASE(name, code, text) \
   case code: return text;

@@ -1,5 +1,4 @@
-/* ==== 9. Attention ===================================================================================
-   Exact regions and approximated rectangles, some tiles at a time. */
+/* Attention. Exact regions and approximated rectangles, some tiles at a time. */
 
 /* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r
    % heads_per_kv: heads that share keys share tiles. */

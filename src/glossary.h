@@ -1,5 +1,5 @@
-/* ==== 0. Words =======================================================================================
-   What each means in names and in comments. P, a query's position among the keys, is row + n_key - n_query.
+/* Words: what each means in names and in comments. P, a query's position among the keys, is
+   row + n_key - n_query.
 
    query, key, value  rows of the tensors; a query meets a key where their product is computed
    head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share

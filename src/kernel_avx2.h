@@ -48,6 +48,10 @@ HAI_V_avx2 hai_move_avx2(__m256 m, __m256 high) {
 HAI_TARGET_avx2 HAI_INLINE int hai_differ_avx2(__m256 a, __m256 b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0;
 }
+HAI_V_avx2 hai_keep_avx2(__m256 x) {
+  __asm__("" : "+x"(x));
+  return x;
+}
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0. 1.5 2^23 + 127 + x log2(e) is
    rounded to an integer, whose lowest bits are n + 127, the exponent of 2^n. */
 HAI_V_avx2 hai_exp_avx2(__m256 x) {

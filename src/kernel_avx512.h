@@ -49,6 +49,10 @@ HAI_V_avx512 hai_move_avx512(__m512 m, __m512 high) {
 HAI_TARGET_avx512 HAI_INLINE int hai_differ_avx512(__m512 a, __m512 b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0;
 }
+HAI_V_avx512 hai_keep_avx512(__m512 x) {
+  __asm__("" : "+v"(x));
+  return x;
+}
 /* 2^floor(t) times a polynomial of degree 5 for 2^(t - floor(t)), t = x log2(e),
    which is 1 and 2 at the ends, so that e^x has no step at whole t, and e^0 = 1 */
 HAI_V_avx512 hai_exp_avx512(__m512 x) {

@@ -11,6 +11,7 @@ typedef __m512 hai_vector_avx512bf;
 #define hai_fma_avx512bf hai_fma_avx512
 #define hai_mul_avx512bf hai_mul_avx512
 #define hai_add_avx512bf hai_add_avx512
+#define hai_keep_avx512bf hai_keep_avx512
 #define hai_gather4_avx512bf hai_gather4_avx512
 #define hai_transpose4_avx512bf hai_transpose4_avx512
 #define hai_pack_rest_avx512bf hai_pack_bf16x2

@@ -22,7 +22,8 @@ static void HAI_ISA(scores_bf16)(const float *query, hai_index dim, const void *
 HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *factor, int begin, int end,
                                       float *sum) {
   static const hai_bf16x2 ones = {{0x3f80, 0x3f80}};
-  const HAI_VECTOR one = HAI_ISA(each)(&ones), zero = HAI_ISA(zero)();
+  /* kept: gcc 12 writes a constant vector of bfloat16 as one of half precision */
+  const HAI_VECTOR one = HAI_ISA(keep)(HAI_ISA(each)(&ones)), zero = HAI_ISA(zero)();
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;

@@ -51,6 +51,10 @@ HAI_V_neon hai_move_neon(float32x4_t m, float32x4_t high) {
                    vreinterpretq_f32_u32(vandq_u32(moves, vreinterpretq_u32_f32(vdupq_n_f32(HAI_AHEAD)))));
 }
 HAI_INLINE int hai_differ_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) == 0; }
+HAI_V_neon hai_keep_neon(float32x4_t x) {
+  __asm__("" : "+w"(x));
+  return x;
+}
 /* e^x for x <= 0, as hai_exp with one degree less; below 2^-126 exactly 0; a NaN's n is 0 or 2^31, whose
    shift leaves it a NaN */
 HAI_V_neon hai_exp_neon(float32x4_t x) {

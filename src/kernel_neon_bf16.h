@@ -10,6 +10,7 @@ typedef float32x4_t hai_vector_neonbf;
 #define hai_fma_neonbf hai_fma_neon
 #define hai_mul_neonbf hai_mul_neon
 #define hai_add_neonbf hai_add_neon
+#define hai_keep_neonbf hai_keep_neon
 #define hai_gather4_neonbf hai_gather4_neon
 #define hai_transpose4_neonbf hai_transpose4_neon
 #define hai_pack_rest_neonbf hai_pack_bf16x2

@@ -9,6 +9,7 @@
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
      differ(a, b)          whether any lane differs
+     keep(x)               x, which the compiler may neither contract with what follows nor fold
      exp(x)                e^x for x <= 0, e^0 exactly 1, below 2^-126 exactly 0
      gather4(row, t), scatter4(x, row, t)   elements t .. t + 3 of rows 0, 4, 8, ..; transpose4: 4 x 4 */
 
@@ -108,7 +109,7 @@ HAI_TARGET static int HAI_ISA(softmax)(float *score, int n_keys, const float *lo
   }
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR sum = HAI_ISA(weigh)(score + i, n_keys, HAI_ISA(or_zero)(HAI_ISA(load)(m + i))), next;
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(mul)(HAI_ISA(load)(l + i), f);
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), before = HAI_ISA(keep)(HAI_ISA(mul)(HAI_ISA(load)(l + i), f));
     sum = HAI_ISA(fma)(HAI_ISA(load)(l + HAI_LANES + i), f, sum);
     next = HAI_ISA(add)(before, sum);
     HAI_ISA(store)(l + i, next);

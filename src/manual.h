@@ -53,6 +53,7 @@
    CONTENTS: the sources that this file is made from, in order; each begins at a line like
    "======== probing.h ========"
      api.h                  the public part: types, parameters, functions
+     glossary.h             what words mean
      portability.h          compilers, memory functions, constants, sizes
      numbers.h              exp, log, square root, finite tests, the sums of a state
      elements.h             dtypes: float16, bfloat16, Q8_0
@@ -72,14 +73,14 @@
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
+     arrays.h               the table of arrays of the workspace
      plan.h                 a call made definite: counts, regions, the causal split
-     validation.h           checks of shapes and parameters
-     resolve_parts.h        how a plan is made: parameters, regions, stages
-     workspace.h            one layout, for the size query and for the run
-     resolve.h              the whole plan
-     check_buffers.h        checks of pointers, strides and overlaps
-     access.h               the arrays of a call, for one head and one rectangle
-     tiles.h                queries in the lanes, keys in chunks, the running state
+     workspace.h            how large the arrays are, and where a task finds its part of them
+     validation.h           checks of shapes, parameters, pointers, strides and overlaps
+     tiles.h                queries in the lanes, and where rows of keys and values lie
+     visibility.h           which keys a query sees
+     states.h               what a state begins as; sums that many keys share; storing and loading
+     chunks.h               the keys that wait: their scores, weights and values
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
      ordering.h             rows sorted by bucket
@@ -97,6 +98,8 @@
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
+     stages.h               the table of stages
+     resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
 

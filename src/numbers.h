@@ -1,5 +1,4 @@
-/* ==== 2. Numbers ====================================================================================
-   Functions of our own: no libm is needed, and every target computes the same. */
+/* Numbers. Functions of our own: no libm is needed, and every target computes the same. */
 
 HAI_HOT float hai_float(uint32_t bits) {
   float x;

@@ -1,6 +1,6 @@
-/* ==== 14. Phases =====================================================================================
-   Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the levels; a
-   task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase touches. */
+/* Phases. Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the
+   levels; a task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase
+   touches. */
 
 static int hai_phases(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;

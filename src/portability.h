@@ -1,4 +1,4 @@
-/* ==== 1. Portability ================================================================================ */
+/* Portability. */
 
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #error "hyperattn.h needs infinities: add -fno-finite-math-only after -ffast-math"

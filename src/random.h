@@ -1,6 +1,6 @@
-/* ==== 3. Random numbers ==============================================================================
-   A counter-based generator, three rounds of SplitMix64's finaliser. It has no state, so that any task can
-   draw its own numbers. They do not depend on batch and head, so that heads that share keys share draws. */
+/* Random numbers. A counter-based generator, three rounds of SplitMix64's finaliser. It has no state, so that
+   any task can draw its own numbers. They do not depend on batch and head, so that heads that share keys
+   share draws. */
 
 /* What a number is drawn for. */
 enum {

@@ -1,5 +1,4 @@
-/* ==== 13. Resolution =================================================================================
-   From a problem and parameters to a plan. */
+/* Resolution. From a problem and parameters to a plan. */
 
 /* The scale of scores; its default is computed with the rounding of tasks. */
 static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) {

@@ -1,7 +1,6 @@
-/* ==== 12. Stages =====================================================================================
-   The table of stages: a row for each function that tasks run, in the order in which they run. A stage that
-   is about the blocks of one pairing has a row for each. Everything else about a stage is a column, given by
-   the functions below or by the stage's own file. */
+/* Stages. The table of stages: a row for each function that tasks run, in the order in which they run. A
+   stage that is about the blocks of one pairing has a row for each. Everything else about a stage is a
+   column, given by the functions below or by the stage's own file. */
 
 typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..the levels */
 

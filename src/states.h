@@ -97,12 +97,15 @@ static void hai_tile_follow(hai_tile *tile, int moved) {
 }
 
 /* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and
-   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. */
+   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. What o
+   holds is carried first where a carry may already have taken it for the sake of other lanes, so that a row's
+   bits do not depend on them. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;
   if (HAI_LONG_SUMS && tile->carried) {
     hai_tile_aim(tile, 0, tile->n);
+    if (tile->carried > 1) hai_tile_carry(tile);
     tile->kernel->gather(tile->o, rows, tile->begin, tile->end, tile->sum,
                          tile->carried > 1 ? tile->lost : HAI_NULL);
   }

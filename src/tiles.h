@@ -1,8 +1,7 @@
-/* ==== 7. Tiles =======================================================================================
-   A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk. The tiles
-   of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m, l, o): the
-   reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m + ln l.
-   Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is
+/* Tiles. A tile holds up to kernel->lanes queries and their running states, and meets keys chunk by chunk.
+   The tiles of a task share a chunk's rows where all of them meet the same keys. The state of a query is (m,
+   l, o): the reference of its weights, their sum, and the weighted sum of values; out = o / l and lse = m +
+   ln l. Between phases a state is stored as lse, in the workspace, and out, in the caller's tensor if that is
    float32 and otherwise in the workspace. */
 
 /* Consecutive lanes that belong to one query group. */

@@ -1,5 +1,4 @@
-/* ==== 8. Validation ==================================================================================
-   The order of the checks is that in which a call with several mistakes is answered. */
+/* Validation. The order of the checks is that in which a call with several mistakes is answered. */
 
 /* ---- Shapes and parameters ---- */
 

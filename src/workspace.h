@@ -1,7 +1,6 @@
-/* ==== 7. Workspace ===================================================================================
-   How many bytes each array takes, where it lies, and how a task finds its part of it. One function lays out,
-   for the size query and for the run. Counts depend on shapes through functions that never fall as n_query or
-   n_key rise, so neither does the size. */
+/* Workspace. How many bytes each array takes, where it lies, and how a task finds its part of it. One
+   function lays out, for the size query and for the run. Counts depend on shapes through functions that never
+   fall as n_query or n_key rise, so neither does the size. */
 
 typedef struct hai_column {
   int32_t key;

@@ -128,26 +128,30 @@ static void test_values_of_one(void **state) {
       }
 }
 
-/* A row has the same bits whichever rows share its tile, because the chunks after which sums are carried
-   are counted from key 0. */
+/* A row has the same bits whichever rows share its tile: those of other queries, which go on to later keys, and those
+   of other heads. The lengths let queries on both sides of a chunk's end, and of several carries, share a tile. */
 static void test_company_changes_nothing(void **state) {
   (void)state;
-  enum { QUERIES = 30, KEYS = 9000 };
-  for (int k = 0; k < n_kernels; k++) {
-    call c = new_call(1, 1, 1, QUERIES, KEYS, DIM, DIM, 1, 7);
-    c.params.method = HYPERATTN_EXACT, c.params.isa = kernels[k].isa;
-    run(&c);
-    for (int i = 0; i < QUERIES; i += 7) {
-      hyperattn_problem p = c.problem;
-      float out[DIM], lse;
-      p.n_query = 1, p.n_key = KEYS - QUERIES + 1 + i;
-      p.query.data = c.q + i * DIM, p.out.data = out, p.lse = &lse;
-      run_exact(p, kernels[k].isa);
-      assert_memory_equal(out, c.out + i * DIM, sizeof out);
-      assert_true(lse == c.lse[i]);
+  enum { QUERIES = 40, HEADS = 3 };
+  static const int64_t lengths[] = {2500, 9000, 12308, 16404};
+  for (int n = 0; n < 4; n++)
+    for (int k = 0; k < n_kernels; k++) {
+      int64_t keys = lengths[n];
+      call c = new_call(1, HEADS, 1, QUERIES, keys, DIM, DIM, 1, 7);
+      c.params.method = HYPERATTN_EXACT, c.params.isa = kernels[k].isa;
+      for (int64_t j = 0; j < keys * DIM; j++) c.k[j] += (float)(j / DIM) * 1e-4f; /* references move */
+      run(&c);
+      for (int i = 0; i < HEADS * QUERIES; i += 3) {
+        hyperattn_problem p = c.problem;
+        float out[DIM], lse;
+        p.n_heads = p.n_query = 1, p.n_key = keys - QUERIES + 1 + i % QUERIES;
+        p.query.data = c.q + i * DIM, p.out.data = out, p.lse = &lse;
+        run_exact(p, kernels[k].isa);
+        assert_memory_equal(out, c.out + i * DIM, sizeof out);
+        assert_true(lse == c.lse[i]);
+      }
+      free_call(&c);
     }
-    free_call(&c);
-  }
 }
 
 /* A value that is not finite leaves the other coordinates right, also after sums have been carried. */
