@@ -11,6 +11,7 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
   return scale;
 }
 
+/* The problem's shape. */
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   plan->n_heads = hai_to_index(p->n_heads);
@@ -23,6 +24,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->reporting = HAI_JUDGING && p->report;
 }
 
+/* The parameters, and what follows from them. */
 static void hai_resolve_params(hai_plan *plan) {
   const hyperattn_params *p = plan->params;
   plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
@@ -58,6 +60,7 @@ static hai_index hai_truth_floats(const hai_plan *plan) {
   return hai_ceil_div(hai_min(most, plan->n_query), lanes) * lanes * (2 + plan->value_dim);
 }
 
+/* How the problem is cut, and what of it is approximated. */
 static void hai_resolve_regions(hai_plan *plan) {
   int causal = plan->problem->causal, worth;
   plan->square = causal ? hai_min(plan->n_query, plan->n_key) : 0;
@@ -92,12 +95,16 @@ static void hai_resolve_stages(hai_plan *plan) {
   plan->n_after = count[HAI_AFTER];
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Whether there are
-   levels must not matter, since that may change back as lengths grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. The stages of levels
+   count where there may be levels, so that the size does not fall where longer inputs have none. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
-  int i, n = plan->n_before + (hai_may_approximate(plan) ? plan->n_per_level : 0);
-  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
+  int i, n = plan->n_before + plan->n_per_level + plan->n_after;
+  for (i = 0; i < n; i++) {
+    const hai_stage *stage = &hai_stages[plan->stages[i]];
+    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
+    most = hai_most(most, stage->scratch(plan));
+  }
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 

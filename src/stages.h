@@ -141,6 +141,10 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
     words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
   return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
 }
+/* A sieve, and pairing's once that is done with. */
+static size_t hai_scratch_draft(const hai_plan *plan) {
+  return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
+}
 /* A sieve, places in the order, lse after blocks and after pins [lanes], and states m, l, o. */
 static size_t hai_scratch_judges(const hai_plan *plan) {
   size_t floats = HAI_AS(size_t, plan->float_kernel->lanes) * (4 + HAI_AS(size_t, plan->value_dim));
@@ -191,7 +195,7 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
+            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "hash", hai_stage_hash, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
@@ -201,7 +205,7 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 1, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 1, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
+            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 1, HAI_HEADS, HAI_PLAIN,
             hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
 
