@@ -4536,13 +4536,12 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 
 /* ======== src/arrays.h ======== */
 
-/* Arrays of the workspace. The table of arrays, a row for each: its name, the size of an element, the
-   heads that it has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the
-   array whose place it takes. Most take their own. Those that take another's follow it, and come one
-   behind the other from where it begins: they are done with before it is written, or it before they are.
-   Where an array is [n_query] or [n_key] its rows are those of the tensor. Where it is cut by rectangles,
-   blocks or chunks of keys, the rectangles of a level share it (their accessors say how), and it is used
-   anew for each level. */
+/* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
+   has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
+   it takes. Most take their own. Those that take another's stand below it, and lie one behind the other from
+   where it begins; the two are never in use at the same time. Arrays [n_query] and [n_key] have an element
+   for each row of the tensor. The others are shared by the rectangles of a level, as their accessors say, and
+   written anew at each level; RECORD is kept. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
@@ -4680,8 +4679,8 @@ static hai_index hai_superblock_blocks(const hai_plan *plan, hai_index n_key) {
   return 2 * HAI_SUPERBLOCK * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
-/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work.
-   */
+/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less
+   work. */
 static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   hai_index blocks = n_key / plan->key_group;
   return n_key > HAI_PAIR_DENSE && hai_superblock_blocks(plan, n_key) < blocks - blocks / HAI_SUPERBLOCK;
@@ -4868,14 +4867,14 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* Chunks of a level's rectangles: those of the outer one, or of many smaller ones, each of at least one. Half
-   of the square's keys are in a level. */
+/* Over the chunks of a level: those of the outer rectangle, or of many smaller ones, each of which has at
+   least one. Half of the square's keys are in a level. */
 static size_t hai_count_partial(const hai_plan *plan) {
   hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
   if (!plan->probing) return 0;
   return hai_times(hai_product(hai_max(hai_probe_chunks(plan->n_key), inner), plan->probe_queries), 2);
 }
-/* Here a rectangle of the square has one chunk, or few and large ones. */
+/* Likewise, but chunks are so large that few of the smaller rectangles have more than one. */
 static size_t hai_count_truth(const hai_plan *plan) {
   hai_index inner = hai_max(hai_min(plan->n_query, plan->n_key) / HAI_JUDGE_KEYS, plan->max_rects);
   if (!plan->choosing && !plan->reporting) return 0;
@@ -5056,8 +5055,8 @@ static uint16_t *hai_codes(const hai_job *job, int of_key) {
 static int hai_sorting(const hai_job *job) {
   return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
 }
-/* Rows of the rectangle in the pairing's order: [sorted position], rows of the tensor. NULL where the order
-   is by position: rows then follow one another from the rectangle's first. */
+/* Rows of the tensor in the pairing's order: [sorted position] from the rectangle's first. NULL where the
+   order is by position: the rectangle's rows then follow one another. */
 static int32_t *hai_query_order(const hai_job *job) {
   return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_QUERY_ORDER) + job->rect.query_begin : HAI_NULL;
 }
@@ -5087,8 +5086,8 @@ static hai_index hai_job_probe_chunks(const hai_job *job) {
 static hai_index hai_job_judge_chunks(const hai_job *job) {
   return hai_judge_chunks(hai_level_keys(job->plan, job->level));
 }
-/* First key of a chunk, of so many that the rectangle is cut into; of chunk `chunks`, one past its last key.
-   */
+/* First key of a chunk, of `chunks` that the rectangle is cut into; one past its last key is that of the
+   next. */
 static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
   return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
 }
@@ -7802,8 +7801,8 @@ typedef struct hai_stage {
   hai_index (*chunks)(const hai_plan *plan, hai_index n_query, hai_index n_key);
   size_t (*scratch)(const hai_plan *plan); /* bytes of a worker that it needs beside the tile */
   unsigned char when, pairing, axes, traits;
-#ifndef HYPERATTN_NO_TEXTS
-  const char *name;
+#ifdef HYPERATTN_STAGE_NAMES
+  const char *name; /* only in builds that print it: the benchmark */
 #endif
 } hai_stage;
 
@@ -7924,6 +7923,10 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
     words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
   return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
 }
+/* A sieve, and pairing's once that is done with. */
+static size_t hai_scratch_draft(const hai_plan *plan) {
+  return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
+}
 /* A sieve, places in the order, lse after blocks and after pins [lanes], and states m, l, o. */
 static size_t hai_scratch_judges(const hai_plan *plan) {
   size_t floats = HAI_AS(size_t, plan->float_kernel->lanes) * (4 + HAI_AS(size_t, plan->value_dim));
@@ -7934,15 +7937,15 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
 
 /* A row. What a build leaves out is NULL, so that compilers drop it. */
 #define HAI_IF(build, what) (build) ? (what) : HAI_NULL
-#ifdef HYPERATTN_NO_TEXTS
-#define HAI_NAME(build, name)
+#ifdef HYPERATTN_STAGE_NAMES
+#define HAI_NAME(name) , name
 #else
-#define HAI_NAME(build, name) , HAI_IF(build, name)
+#define HAI_NAME(name)
 #endif
 /* clang-format off */
 #define HAI_STAGE(when, build, name, run, pairing, axes, traits, wanted, chunks, scratch) \
   {HAI_IF(build, run), HAI_IF(build, wanted), HAI_IF(build, chunks), HAI_IF(build, scratch), \
-   when, pairing, axes, traits HAI_NAME(build, name)}
+   when, pairing, axes, traits HAI_NAME(name)}
 
 /* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A
    trial pairs only the groups of the held-out queries; what was chosen is then paired for all. */
@@ -7974,7 +7977,7 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
+            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "hash", hai_stage_hash, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
@@ -7984,7 +7987,7 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 1, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 1, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
+            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 1, HAI_HEADS, HAI_PLAIN,
             hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
 
@@ -8026,6 +8029,7 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
   return scale;
 }
 
+/* The problem's shape. */
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
   plan->n_heads = hai_to_index(p->n_heads);
@@ -8038,6 +8042,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->reporting = HAI_JUDGING && p->report;
 }
 
+/* The parameters, and what follows from them. */
 static void hai_resolve_params(hai_plan *plan) {
   const hyperattn_params *p = plan->params;
   plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
@@ -8073,6 +8078,7 @@ static hai_index hai_truth_floats(const hai_plan *plan) {
   return hai_ceil_div(hai_min(most, plan->n_query), lanes) * lanes * (2 + plan->value_dim);
 }
 
+/* How the problem is cut, and what of it is approximated. */
 static void hai_resolve_regions(hai_plan *plan) {
   int causal = plan->problem->causal, worth;
   plan->square = causal ? hai_min(plan->n_query, plan->n_key) : 0;
@@ -8107,12 +8113,16 @@ static void hai_resolve_stages(hai_plan *plan) {
   plan->n_after = count[HAI_AFTER];
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Whether there are
-   levels must not matter, since that may change back as lengths grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. The stages of levels
+   count where there may be levels, so that the size does not fall where longer inputs have none. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
-  int i, n = plan->n_before + (hai_may_approximate(plan) ? plan->n_per_level : 0);
-  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
+  int i, n = plan->n_before + plan->n_per_level + plan->n_after;
+  for (i = 0; i < n; i++) {
+    const hai_stage *stage = &hai_stages[plan->stages[i]];
+    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
+    most = hai_most(most, stage->scratch(plan));
+  }
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 

@@ -12,6 +12,7 @@
 // causal), or those of the pairs that were met. The error is that of 256 rows, against exact attention of the
 // float32 data in double. --stages prints the share of time of each stage.
 #define HYPERATTN_STATIC
+#define HYPERATTN_STAGE_NAMES
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 

@@ -1,10 +1,9 @@
-/* Arrays of the workspace. The table of arrays, a row for each: its name, the size of an element, the
-   heads that it has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the
-   array whose place it takes. Most take their own. Those that take another's follow it, and come one
-   behind the other from where it begins: they are done with before it is written, or it before they are.
-   Where an array is [n_query] or [n_key] its rows are those of the tensor. Where it is cut by rectangles,
-   blocks or chunks of keys, the rectangles of a level share it (their accessors say how), and it is used
-   anew for each level. */
+/* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
+   has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
+   it takes. Most take their own. Those that take another's stand below it, and lie one behind the other from
+   where it begins; the two are never in use at the same time. Arrays [n_query] and [n_key] have an element
+   for each row of the tensor. The others are shared by the rectangles of a level, as their accessors say, and
+   written anew at each level; RECORD is kept. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \

@@ -77,8 +77,8 @@ static hai_index hai_superblock_blocks(const hai_plan *plan, hai_index n_key) {
   return 2 * HAI_SUPERBLOCK * (hai_min(plan->block_size, n_key) / plan->key_group + 1);
 }
 
-/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less work.
-   */
+/* Are sub-blocks chosen within superblocks that were chosen first? Only of many keys, if that is less
+   work. */
 static int hai_two_levels(const hai_plan *plan, hai_index n_key) {
   hai_index blocks = n_key / plan->key_group;
   return n_key > HAI_PAIR_DENSE && hai_superblock_blocks(plan, n_key) < blocks - blocks / HAI_SUPERBLOCK;

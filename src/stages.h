@@ -19,8 +19,8 @@ typedef struct hai_stage {
   hai_index (*chunks)(const hai_plan *plan, hai_index n_query, hai_index n_key);
   size_t (*scratch)(const hai_plan *plan); /* bytes of a worker that it needs beside the tile */
   unsigned char when, pairing, axes, traits;
-#ifndef HYPERATTN_NO_TEXTS
-  const char *name;
+#ifdef HYPERATTN_STAGE_NAMES
+  const char *name; /* only in builds that print it: the benchmark */
 #endif
 } hai_stage;
 
@@ -155,15 +155,15 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
 
 /* A row. What a build leaves out is NULL, so that compilers drop it. */
 #define HAI_IF(build, what) (build) ? (what) : HAI_NULL
-#ifdef HYPERATTN_NO_TEXTS
-#define HAI_NAME(build, name)
+#ifdef HYPERATTN_STAGE_NAMES
+#define HAI_NAME(name) , name
 #else
-#define HAI_NAME(build, name) , HAI_IF(build, name)
+#define HAI_NAME(name)
 #endif
 /* clang-format off */
 #define HAI_STAGE(when, build, name, run, pairing, axes, traits, wanted, chunks, scratch) \
   {HAI_IF(build, run), HAI_IF(build, wanted), HAI_IF(build, chunks), HAI_IF(build, scratch), \
-   when, pairing, axes, traits HAI_NAME(build, name)}
+   when, pairing, axes, traits HAI_NAME(name)}
 
 /* Cheap choices are tried before expensive ones, and trials of a rectangle that is settled do nothing. A
    trial pairs only the groups of the held-out queries; what was chosen is then paired for all. */

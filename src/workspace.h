@@ -88,14 +88,14 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* Chunks of a level's rectangles: those of the outer one, or of many smaller ones, each of at least one. Half
-   of the square's keys are in a level. */
+/* Over the chunks of a level: those of the outer rectangle, or of many smaller ones, each of which has at
+   least one. Half of the square's keys are in a level. */
 static size_t hai_count_partial(const hai_plan *plan) {
   hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
   if (!plan->probing) return 0;
   return hai_times(hai_product(hai_max(hai_probe_chunks(plan->n_key), inner), plan->probe_queries), 2);
 }
-/* Here a rectangle of the square has one chunk, or few and large ones. */
+/* Likewise, but chunks are so large that few of the smaller rectangles have more than one. */
 static size_t hai_count_truth(const hai_plan *plan) {
   hai_index inner = hai_max(hai_min(plan->n_query, plan->n_key) / HAI_JUDGE_KEYS, plan->max_rects);
   if (!plan->choosing && !plan->reporting) return 0;
@@ -276,8 +276,8 @@ static uint16_t *hai_codes(const hai_job *job, int of_key) {
 static int hai_sorting(const hai_job *job) {
   return job->pairing != HAI_NO_BLOCKS && job->plan->sorted[job->pairing];
 }
-/* Rows of the rectangle in the pairing's order: [sorted position], rows of the tensor. NULL where the order
-   is by position: rows then follow one another from the rectangle's first. */
+/* Rows of the tensor in the pairing's order: [sorted position] from the rectangle's first. NULL where the
+   order is by position: the rectangle's rows then follow one another. */
 static int32_t *hai_query_order(const hai_job *job) {
   return hai_sorting(job) ? hai_ints(job, HAI_ARRAY_QUERY_ORDER) + job->rect.query_begin : HAI_NULL;
 }
@@ -307,8 +307,8 @@ static hai_index hai_job_probe_chunks(const hai_job *job) {
 static hai_index hai_job_judge_chunks(const hai_job *job) {
   return hai_judge_chunks(hai_level_keys(job->plan, job->level));
 }
-/* First key of a chunk, of so many that the rectangle is cut into; of chunk `chunks`, one past its last key.
-   */
+/* First key of a chunk, of `chunks` that the rectangle is cut into; one past its last key is that of the
+   next. */
 static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
   return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
 }
