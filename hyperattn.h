@@ -6375,7 +6375,7 @@ static uint64_t hai_set_references(const hai_job *job, hai_tile *tile, hai_index
    Cost: probes * keys of the chunk. */
 HAI_APART void hai_stage_mass(hai_job *job) {
   hai_tile *tiles[HAI_MAX_TILES];
-  uint64_t usable[HAI_MAX_TILES];
+  uint64_t usable[HAI_MAX_TILES] = {0};
   float *mass = hai_mass(job) - job->rect.key_begin;
   hai_index chunks = hai_job_probe_chunks(job), begin = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
@@ -7279,25 +7279,20 @@ static void hai_tile_lse(const hai_tile *tile, float *lse) {
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
-/* Tile by tile, all held-out queries meet their blocks in job->pairing and the pins. `compare` then lets
-   the tile whose lane 0 holds held-out query `first` meet columns, and compares; `found` is handed
-   through to it. Cost: O(held-out queries * budget), and O(n_query) if the pairing's order is sorted. */
-static void hai_judge_tiles(hai_job *job, const hai_judging_scratch *scratch,
-                            void (*compare)(hai_job *, const hai_judging_scratch *, int first, void *found),
-                            void *found) {
-  int held_out = hai_n_held_out(job), first, n, i;
-  hai_held_out_places(job, scratch->place, scratch->sieve);
-  for (first = 0; first < held_out; first += n) {
-    n = hai_to_int(hai_min(job->plan->float_kernel->lanes, held_out - first));
-    job->tile->n_groups = 0;
-    for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
-    hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
-    hai_attend_blocks(job);
-    hai_tile_lse(job->tile, scratch->lse_blocks);
-    hai_attend_pins(job);
-    hai_tile_lse(job->tile, scratch->lse_pinned);
-    compare(job, scratch, first, found);
-  }
+/* Opens the tile that begins with held-out query `first`, whose queries meet their blocks in job->pairing
+   and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if there is no such
+   query. scratch->place is filled before. Cost: O(queries of the tile * budget). */
+static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int first) {
+  int n = hai_to_int(hai_min(job->plan->float_kernel->lanes, hai_n_held_out(job) - first)), i;
+  if (n <= 0) return 0;
+  job->tile->n_groups = 0;
+  for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
+  hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
+  hai_attend_blocks(job);
+  hai_tile_lse(job->tile, scratch->lse_blocks);
+  hai_attend_pins(job);
+  hai_tile_lse(job->tile, scratch->lse_pinned);
+  return 1;
 }
 
 /* |out' - out| / |out| from their squares; infinite where these do not tell. */
@@ -7448,23 +7443,27 @@ static hai_trials hai_trials_of(const hai_job *job) {
   return trials;
 }
 
-/* Tries each recipe's columns on one tile of held-out queries (hai_judge_tiles). */
-static void hai_try_tile(hai_job *job, const hai_judging_scratch *scratch, int first, void *found) {
-  hai_trials *trials = HAI_AS(hai_trials *, found);
-  const float *truth = hai_truth_of(job, 0, first);
+/* Adds what the lanes of the tile find, after they have met the columns of a recipe. */
+HAI_APART void hai_try_compare(const hai_job *job, const float *truth, int trial, hai_trials *trials) {
   hai_comparison c;
-  int trial, i;
-  hai_tile_save(job->tile, scratch->state);
+  int i;
+  for (i = 0; i < job->tile->n; i++) {
+    hai_compare(job, i, truth, trials->with_earlier, &c);
+    if (c.lse_whole != c.lse_whole) continue;
+    trials->squared_error[trial] += c.squared_error;
+    trials->squared_norm += trial ? 0.0f : c.squared_norm;
+  }
+}
+
+/* Tries each recipe's columns on the tile that begins with held-out query `first`. */
+HAI_APART void hai_try_tile(hai_job *job, float *state, int first, hai_trials *trials) {
+  int trial;
+  hai_tile_save(job->tile, state);
   for (trial = 0; trial < trials->n; trial++) {
-    if (trial) hai_tile_load(job->tile, scratch->state);
+    if (trial) hai_tile_load(job->tile, state);
     hai_attend_columns(job, trials->recipe[trial] != HAI_BLOCKS);
     hai_tile_settle(job->tile);
-    for (i = 0; i < job->tile->n; i++) {
-      hai_compare(job, i, truth, trials->with_earlier, &c);
-      if (c.lse_whole != c.lse_whole) continue;
-      trials->squared_error[trial] += c.squared_error;
-      trials->squared_norm += trial ? 0.0f : c.squared_norm;
-    }
+    hai_try_compare(job, hai_truth_of(job, 0, first), trial, trials);
   }
 }
 
@@ -7490,12 +7489,14 @@ HAI_APART void hai_stage_try(hai_job *job) {
   hai_verdict *verdict = hai_verdict_of(job);
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
   hai_trials trials = hai_trials_of(job);
-  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), i;
+  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), first, i;
   if (is_first) hai_gather_truth(job);
   if (verdict->settled) return;
   if (job->pairing != HAI_NO_BLOCKS) verdict->tried = job->pairing + 1;
   if (job->pairing == 1) hai_place_columns(job, scratch.sieve);
-  hai_judge_tiles(job, &scratch, hai_try_tile, &trials);
+  hai_held_out_places(job, scratch.place, scratch.sieve);
+  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+    hai_try_tile(job, scratch.state, first, &trials);
   for (i = 0; i < trials.n; i++)
     hai_take_if_better(job, trials.recipe[i], hai_relative(trials.squared_error[i], trials.squared_norm));
   if (plan->params->tolerance > 0.0f && job->pairing == plan->n_pairings - 1 && !verdict->settled)
@@ -7569,9 +7570,9 @@ static void hai_record_query(const hai_job *job, const hai_comparison *c, int i,
   record->query[i].pinned = hai_share(lse_pinned, c->lse_chosen) - share_blocks;
 }
 
-/* One tile of auditors meets the recipe's columns and compares (hai_judge_tiles). */
-static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first, void *found) {
-  hai_lse_range *outside = HAI_AS(hai_lse_range *, found);
+/* The tile that begins with auditor `first` meets the recipe's columns and compares. */
+static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first,
+                           hai_lse_range *outside) {
   const float *truth = hai_truth_of(job, 0, first);
   hai_comparison c;
   int i;
@@ -7595,6 +7596,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   hai_recipe recipe = hai_recipe_of(job);
   hai_lse_range outside;
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
+  int first;
   hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
   record->tried = job->plan->choosing ? hai_verdict_of(job)->tried : 0;
@@ -7606,7 +7608,9 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   outside.least = hai_inf();
   outside.most = -hai_inf();
   hai_gather_truth(job);
-  hai_judge_tiles(job, &scratch, hai_audit_tile, &outside);
+  hai_held_out_places(job, scratch.place, scratch.sieve);
+  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+    hai_audit_tile(job, &scratch, first, &outside);
   if (outside.most >= outside.least) record->kappa = hai_exp(outside.most - outside.least);
 }
 

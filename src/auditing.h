@@ -59,9 +59,9 @@ static void hai_record_query(const hai_job *job, const hai_comparison *c, int i,
   record->query[i].pinned = hai_share(lse_pinned, c->lse_chosen) - share_blocks;
 }
 
-/* One tile of auditors meets the recipe's columns and compares (hai_judge_tiles). */
-static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first, void *found) {
-  hai_lse_range *outside = HAI_AS(hai_lse_range *, found);
+/* The tile that begins with auditor `first` meets the recipe's columns and compares. */
+static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first,
+                           hai_lse_range *outside) {
   const float *truth = hai_truth_of(job, 0, first);
   hai_comparison c;
   int i;
@@ -85,6 +85,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   hai_recipe recipe = hai_recipe_of(job);
   hai_lse_range outside;
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
+  int first;
   hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
   record->tried = job->plan->choosing ? hai_verdict_of(job)->tried : 0;
@@ -96,6 +97,8 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   outside.least = hai_inf();
   outside.most = -hai_inf();
   hai_gather_truth(job);
-  hai_judge_tiles(job, &scratch, hai_audit_tile, &outside);
+  hai_held_out_places(job, scratch.place, scratch.sieve);
+  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+    hai_audit_tile(job, &scratch, first, &outside);
   if (outside.most >= outside.least) record->kappa = hai_exp(outside.most - outside.least);
 }

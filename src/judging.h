@@ -106,25 +106,20 @@ static void hai_tile_lse(const hai_tile *tile, float *lse) {
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
-/* Tile by tile, all held-out queries meet their blocks in job->pairing and the pins. `compare` then lets
-   the tile whose lane 0 holds held-out query `first` meet columns, and compares; `found` is handed
-   through to it. Cost: O(held-out queries * budget), and O(n_query) if the pairing's order is sorted. */
-static void hai_judge_tiles(hai_job *job, const hai_judging_scratch *scratch,
-                            void (*compare)(hai_job *, const hai_judging_scratch *, int first, void *found),
-                            void *found) {
-  int held_out = hai_n_held_out(job), first, n, i;
-  hai_held_out_places(job, scratch->place, scratch->sieve);
-  for (first = 0; first < held_out; first += n) {
-    n = hai_to_int(hai_min(job->plan->float_kernel->lanes, held_out - first));
-    job->tile->n_groups = 0;
-    for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
-    hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
-    hai_attend_blocks(job);
-    hai_tile_lse(job->tile, scratch->lse_blocks);
-    hai_attend_pins(job);
-    hai_tile_lse(job->tile, scratch->lse_pinned);
-    compare(job, scratch, first, found);
-  }
+/* Opens the tile that begins with held-out query `first`, whose queries meet their blocks in job->pairing
+   and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if there is no such
+   query. scratch->place is filled before. Cost: O(queries of the tile * budget). */
+static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int first) {
+  int n = hai_to_int(hai_min(job->plan->float_kernel->lanes, hai_n_held_out(job) - first)), i;
+  if (n <= 0) return 0;
+  job->tile->n_groups = 0;
+  for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
+  hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
+  hai_attend_blocks(job);
+  hai_tile_lse(job->tile, scratch->lse_blocks);
+  hai_attend_pins(job);
+  hai_tile_lse(job->tile, scratch->lse_pinned);
+  return 1;
 }
 
 /* |out' - out| / |out| from their squares; infinite where these do not tell. */

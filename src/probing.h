@@ -80,7 +80,7 @@ static uint64_t hai_set_references(const hai_job *job, hai_tile *tile, hai_index
    Cost: probes * keys of the chunk. */
 HAI_APART void hai_stage_mass(hai_job *job) {
   hai_tile *tiles[HAI_MAX_TILES];
-  uint64_t usable[HAI_MAX_TILES];
+  uint64_t usable[HAI_MAX_TILES] = {0};
   float *mass = hai_mass(job) - job->rect.key_begin;
   hai_index chunks = hai_job_probe_chunks(job), begin = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);

@@ -84,23 +84,27 @@ static hai_trials hai_trials_of(const hai_job *job) {
   return trials;
 }
 
-/* Tries each recipe's columns on one tile of held-out queries (hai_judge_tiles). */
-static void hai_try_tile(hai_job *job, const hai_judging_scratch *scratch, int first, void *found) {
-  hai_trials *trials = HAI_AS(hai_trials *, found);
-  const float *truth = hai_truth_of(job, 0, first);
+/* Adds what the lanes of the tile find, after they have met the columns of a recipe. */
+HAI_APART void hai_try_compare(const hai_job *job, const float *truth, int trial, hai_trials *trials) {
   hai_comparison c;
-  int trial, i;
-  hai_tile_save(job->tile, scratch->state);
+  int i;
+  for (i = 0; i < job->tile->n; i++) {
+    hai_compare(job, i, truth, trials->with_earlier, &c);
+    if (c.lse_whole != c.lse_whole) continue;
+    trials->squared_error[trial] += c.squared_error;
+    trials->squared_norm += trial ? 0.0f : c.squared_norm;
+  }
+}
+
+/* Tries each recipe's columns on the tile that begins with held-out query `first`. */
+HAI_APART void hai_try_tile(hai_job *job, float *state, int first, hai_trials *trials) {
+  int trial;
+  hai_tile_save(job->tile, state);
   for (trial = 0; trial < trials->n; trial++) {
-    if (trial) hai_tile_load(job->tile, scratch->state);
+    if (trial) hai_tile_load(job->tile, state);
     hai_attend_columns(job, trials->recipe[trial] != HAI_BLOCKS);
     hai_tile_settle(job->tile);
-    for (i = 0; i < job->tile->n; i++) {
-      hai_compare(job, i, truth, trials->with_earlier, &c);
-      if (c.lse_whole != c.lse_whole) continue;
-      trials->squared_error[trial] += c.squared_error;
-      trials->squared_norm += trial ? 0.0f : c.squared_norm;
-    }
+    hai_try_compare(job, hai_truth_of(job, 0, first), trial, trials);
   }
 }
 
@@ -126,12 +130,14 @@ HAI_APART void hai_stage_try(hai_job *job) {
   hai_verdict *verdict = hai_verdict_of(job);
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
   hai_trials trials = hai_trials_of(job);
-  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), i;
+  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), first, i;
   if (is_first) hai_gather_truth(job);
   if (verdict->settled) return;
   if (job->pairing != HAI_NO_BLOCKS) verdict->tried = job->pairing + 1;
   if (job->pairing == 1) hai_place_columns(job, scratch.sieve);
-  hai_judge_tiles(job, &scratch, hai_try_tile, &trials);
+  hai_held_out_places(job, scratch.place, scratch.sieve);
+  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+    hai_try_tile(job, scratch.state, first, &trials);
   for (i = 0; i < trials.n; i++)
     hai_take_if_better(job, trials.recipe[i], hai_relative(trials.squared_error[i], trials.squared_norm));
   if (plan->params->tolerance > 0.0f && job->pairing == plan->n_pairings - 1 && !verdict->settled)
