@@ -14,10 +14,10 @@ typedef struct hai_plan {
   const hyperattn_problem *problem;
   const hyperattn_params *params;
   const hai_kernel *float_kernel; /* takes rows of float32 */
-  const hai_kernel *kernel; /* takes the problem's rows as they lie, where there is such a kernel, else the
+  const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
-  int may_use_amx;          /* sizes suffice for AMX's kernel, and for the others */
-  float scale;              /* of scores, never 0 */
+  unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
+  float scale;               /* of scores, never 0 */
 
   /* The problem's shape. */
   hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
@@ -29,31 +29,31 @@ typedef struct hai_plan {
   hai_index window; /* 0 in full attention */
 
   /* The regions. */
-  hai_index square;     /* queries and keys of the causal square; 0 in full attention */
-  hai_index query_skip; /* queries before the square */
-  hai_index key_skip;   /* keys before the square */
-  int depth;            /* levels of the causal split */
-  int outer;            /* 1 if there is an outer rectangle, which is one more level */
-  int outer_exact;      /* 1 if that is attended exactly */
-  hai_index max_rects;  /* most rectangles of any level */
+  hai_index square;          /* queries and keys of the causal square; 0 in full attention */
+  hai_index query_skip;      /* queries before the square */
+  hai_index key_skip;        /* keys before the square */
+  int depth;                 /* levels of the causal split */
+  unsigned char outer;       /* 1 if there is an outer rectangle, which is one more level */
+  unsigned char outer_exact; /* 1 if that is attended exactly */
+  hai_index max_rects;       /* most rectangles of any level */
 
   /* Blocks and samples of an approximated rectangle. */
-  int by_score;           /* 1 if groups choose sub-blocks by score, 0 if by rank */
-  int take;               /* sub-blocks of each query group */
-  int n_pairings;         /* 1, or 2 to be tried */
-  int sorted[2];          /* 1 if a pairing's order is by hash, 0 if by position */
-  int probing;            /* 1 if probes are run */
-  int weighing;           /* 1 if columns are drawn by weights */
-  int choosing;           /* 1 if held-out queries choose the recipe */
-  int reporting;          /* 1 if a report is wanted */
-  hai_index max_pins;     /* most pins of a rectangle */
-  hai_index max_wide;     /* most columns of the wide draw; 0 if there is none */
-  hai_index truth_floats; /* floats of the held-out queries' states: whole tiles of m, l [lanes] and
+  int take;                 /* sub-blocks of each query group */
+  unsigned char by_score;   /* 1 if groups choose sub-blocks by score, 0 if by rank */
+  unsigned char n_pairings; /* 1, or 2 to be tried */
+  unsigned char sorted[2];  /* 1 if a pairing's order is by hash, 0 if by position */
+  unsigned char probing;    /* 1 if probes are run */
+  unsigned char weighing;   /* 1 if columns are drawn by weights */
+  unsigned char choosing;   /* 1 if held-out queries choose the recipe */
+  unsigned char reporting;  /* 1 if a report is wanted */
+  hai_index max_pins;       /* most pins of a rectangle */
+  hai_index max_wide;       /* most columns of the wide draw; 0 if there is none */
+  hai_index truth_floats;   /* floats of the held-out queries' states: whole tiles of m, l [lanes] and
                              o [value_dim][lanes] */
 
   /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
      level, then those after the levels. */
-  int n_before, n_per_level, n_after;
+  unsigned char n_before, n_per_level, n_after;
   unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;

@@ -82,17 +82,16 @@ static void hai_resolve_regions(hai_plan *plan) {
 
 /* The stages that a call needs. */
 static void hai_resolve_stages(hai_plan *plan) {
-  int count[3] = {0, 0, 0}, n = 0, i; /* by hai_when */
+  unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
+  int n = 0, i;
+  plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
-    count[stage->when]++;
+    ++*count[stage->when];
   }
-  plan->n_before = count[HAI_BEFORE];
-  plan->n_per_level = count[HAI_PER_LEVEL];
-  plan->n_after = count[HAI_AFTER];
 }
 
 /* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. The stages of levels
