@@ -1199,7 +1199,6 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
   int moved = 0, i, j;
   for (i = begin; i < end; i++) {
     float high = m[i], shift, sum = 0.0f, lost;
-    volatile float before; /* the compiler may not contract its product with what follows */
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
       if (log_weight) *s += log_weight[j];
@@ -1217,9 +1216,11 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
       sum += *s;
     }
     factor[i] = hai_exp(m[i] - shift);
-    before = l[i] * factor[i];
+    l[i] *= factor[i];
     lost = 0.0f;
-    l[i] = hai_two_sum(before, sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
+    /* read as volatile, so that the compiler does not contract the product with what follows */
+    l[i] = hai_two_sum(*HAI_AS(const volatile float *, l + i), sum + l[HAI_SCALAR_LANES + i] * factor[i],
+                       &lost);
     l[HAI_SCALAR_LANES + i] = lost;
     m[i] = high;
   }
@@ -4616,10 +4617,10 @@ typedef struct hai_plan {
   const hyperattn_problem *problem;
   const hyperattn_params *params;
   const hai_kernel *float_kernel; /* takes rows of float32 */
-  const hai_kernel *kernel; /* takes the problem's rows as they lie, where there is such a kernel, else the
+  const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
-  int may_use_amx;          /* sizes suffice for AMX's kernel, and for the others */
-  float scale;              /* of scores, never 0 */
+  unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
+  float scale;               /* of scores, never 0 */
 
   /* The problem's shape. */
   hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
@@ -4631,31 +4632,31 @@ typedef struct hai_plan {
   hai_index window; /* 0 in full attention */
 
   /* The regions. */
-  hai_index square;     /* queries and keys of the causal square; 0 in full attention */
-  hai_index query_skip; /* queries before the square */
-  hai_index key_skip;   /* keys before the square */
-  int depth;            /* levels of the causal split */
-  int outer;            /* 1 if there is an outer rectangle, which is one more level */
-  int outer_exact;      /* 1 if that is attended exactly */
-  hai_index max_rects;  /* most rectangles of any level */
+  hai_index square;          /* queries and keys of the causal square; 0 in full attention */
+  hai_index query_skip;      /* queries before the square */
+  hai_index key_skip;        /* keys before the square */
+  int depth;                 /* levels of the causal split */
+  unsigned char outer;       /* 1 if there is an outer rectangle, which is one more level */
+  unsigned char outer_exact; /* 1 if that is attended exactly */
+  hai_index max_rects;       /* most rectangles of any level */
 
   /* Blocks and samples of an approximated rectangle. */
-  int by_score;           /* 1 if groups choose sub-blocks by score, 0 if by rank */
-  int take;               /* sub-blocks of each query group */
-  int n_pairings;         /* 1, or 2 to be tried */
-  int sorted[2];          /* 1 if a pairing's order is by hash, 0 if by position */
-  int probing;            /* 1 if probes are run */
-  int weighing;           /* 1 if columns are drawn by weights */
-  int choosing;           /* 1 if held-out queries choose the recipe */
-  int reporting;          /* 1 if a report is wanted */
-  hai_index max_pins;     /* most pins of a rectangle */
-  hai_index max_wide;     /* most columns of the wide draw; 0 if there is none */
-  hai_index truth_floats; /* floats of the held-out queries' states: whole tiles of m, l [lanes] and
+  int take;                 /* sub-blocks of each query group */
+  unsigned char by_score;   /* 1 if groups choose sub-blocks by score, 0 if by rank */
+  unsigned char n_pairings; /* 1, or 2 to be tried */
+  unsigned char sorted[2];  /* 1 if a pairing's order is by hash, 0 if by position */
+  unsigned char probing;    /* 1 if probes are run */
+  unsigned char weighing;   /* 1 if columns are drawn by weights */
+  unsigned char choosing;   /* 1 if held-out queries choose the recipe */
+  unsigned char reporting;  /* 1 if a report is wanted */
+  hai_index max_pins;       /* most pins of a rectangle */
+  hai_index max_wide;       /* most columns of the wide draw; 0 if there is none */
+  hai_index truth_floats;   /* floats of the held-out queries' states: whole tiles of m, l [lanes] and
                              o [value_dim][lanes] */
 
   /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
      level, then those after the levels. */
-  int n_before, n_per_level, n_after;
+  unsigned char n_before, n_per_level, n_after;
   unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;
@@ -8104,17 +8105,16 @@ static void hai_resolve_regions(hai_plan *plan) {
 
 /* The stages that a call needs. */
 static void hai_resolve_stages(hai_plan *plan) {
-  int count[3] = {0, 0, 0}, n = 0, i; /* by hai_when */
+  unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
+  int n = 0, i;
+  plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
-    count[stage->when]++;
+    ++*count[stage->when];
   }
-  plan->n_before = count[HAI_BEFORE];
-  plan->n_per_level = count[HAI_PER_LEVEL];
-  plan->n_after = count[HAI_AFTER];
 }
 
 /* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. The stages of levels

@@ -56,7 +56,6 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
   int moved = 0, i, j;
   for (i = begin; i < end; i++) {
     float high = m[i], shift, sum = 0.0f, lost;
-    volatile float before; /* the compiler may not contract its product with what follows */
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
       if (log_weight) *s += log_weight[j];
@@ -74,9 +73,11 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
       sum += *s;
     }
     factor[i] = hai_exp(m[i] - shift);
-    before = l[i] * factor[i];
+    l[i] *= factor[i];
     lost = 0.0f;
-    l[i] = hai_two_sum(before, sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
+    /* read as volatile, so that the compiler does not contract the product with what follows */
+    l[i] = hai_two_sum(*HAI_AS(const volatile float *, l + i), sum + l[HAI_SCALAR_LANES + i] * factor[i],
+                       &lost);
     l[HAI_SCALAR_LANES + i] = lost;
     m[i] = high;
   }
