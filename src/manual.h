@@ -142,9 +142,11 @@
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
    ACCURACY
-     Exact attention has the rounding error of float32, for any number of keys: sums keep track of what
-     rounding takes from them, so that over up to 2^22 equal keys a mean is right to 2e-6 and lse to 4 units
-     in its last place (but not under -ffast-math, which optimises that away).
+     Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
+     track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
+     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
+     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, d how far
+     below the largest score the scores lie that matter.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
      queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
      the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the

@@ -33,8 +33,8 @@ HAI_HOT hai_seen hai_tile_sees(const hai_tile *tile, hai_index first, hai_index 
   return last < tile->min_first || first > tile->max_last ? HAI_SEEN_NONE : HAI_SEEN_SOME;
 }
 
-/* Of keys key .. key + n - 1, bit i of visible[j]: lane i, one of those aimed at, sees key + j. A lane changes
-   its bit at its first key and after its last. Cost: O(lanes + n). */
+/* Of keys key .. key + n - 1, bit i of visible[j]: lane i, one of those aimed at, sees key + j. A lane
+   changes its bit at its first key and after its last. Cost: O(lanes + n). */
 HAI_HOT void hai_tile_mask(const hai_tile *tile, hai_index key, int n, uint64_t *visible) {
   uint64_t seen = 0;
   int end = tile->end < tile->n ? tile->end : tile->n, i, j;
