@@ -51,7 +51,7 @@
      }
 
    CONTENTS: the sources that this file is made from, in order; each begins at a line like
-   "======== probing.h ========"
+   "======== src/probing.h ========"
      api.h                  the public part: types, parameters, functions
      glossary.h             what words mean
      portability.h          compilers, memory functions, constants, sizes
@@ -399,8 +399,8 @@ typedef enum hyperattn_sampling {
 typedef enum hyperattn_order {
   HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: sorted by angular hash */
   HYPERATTN_ORDER_POSITION,    /* as they come */
-  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks at
-     all and that many more sampled columns. */
+  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks and
+     block_size more sampled columns instead. */
   HYPERATTN_ORDER_PROBED
 } hyperattn_order;
 
@@ -413,7 +413,8 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_NEON,
   /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
      process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
-  HYPERATTN_ISA_AMX_BF16
+  HYPERATTN_ISA_AMX_BF16,
+  HYPERATTN_ISA_LAST = HYPERATTN_ISA_AMX_BF16 /* not one of its own: the largest of these */
 } hyperattn_isa;
 
 /* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
@@ -597,10 +598,10 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    query, key, value  rows of the tensors; a query meets a key where their product is computed
    head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
    square             the part of a causal problem in which query i's own key is key i
-   rectangle          some queries and the keys before them, all of which they see but for their windows
+   rectangle          a range of queries by a range of keys, all of which they see but for their windows
    level              the rectangles of one halving of the square, or the outer rectangle
    segment            the diagonal part of the square between rectangles, which is exact
-   region             a rectangle's number in the split, which names its random numbers
+   region             a segment or a rectangle; rect.region numbers rectangles and names their random numbers
    block              block_size keys that a query group meets exactly
    sub-block          key_group keys of a rectangle in the pairing's order
    superblock         HAI_SUPERBLOCK sub-blocks, scored together first in large rectangles
@@ -4541,10 +4542,10 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 
 /* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
    has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
-   it takes. Most take their own. Those that take another's stand below it, and lie one behind the other from
-   where it begins; the two are never in use at the same time. Arrays [n_query] and [n_key] have an element
-   for each row of the tensor. The others are shared by the rectangles of a level, as their accessors say, and
-   written anew at each level; RECORD is kept. */
+   it takes. Most have a place of their own. Arrays that share a place are listed after its owner and lie one
+   behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
+   [n_key] have an element for each row of the tensor. The others are shared by the rectangles of a level, as
+   their accessors say, and written anew at each level; RECORD is kept. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
@@ -4604,9 +4605,11 @@ typedef struct hai_layout {
 /* ======== src/plan.h ======== */
 
 /* Plan. A call with everything made definite: defaults filled in, counts clamped to what exists, regions
-   cut. Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
-   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
-   rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
+   cut.
+
+   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
+   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; halving e (0: of the whole)
+   gives 2^e rectangles, the second half's queries by the first half's keys of each part. What remains are
    2^depth diagonal segments, which are exact. Outside the square lies one more rectangle: the prefix of
    chunked prefill, or for full attention the whole problem. Levels run from the diagonal outward; the outer
    rectangle is the last. */
@@ -4870,8 +4873,8 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* Over the chunks of a level: those of the outer rectangle, or of many smaller ones, each of which has at
-   least one. Half of the square's keys are in a level. */
+/* For all key chunks of a level: those of the outer rectangle, or at least one for each inner rectangle. Half
+   of the square's keys are in a level. */
 static size_t hai_count_partial(const hai_plan *plan) {
   hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
   if (!plan->probing) return 0;
@@ -5018,16 +5021,6 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
   return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
                   room);
 }
-static const float *hai_key_row(const hai_job *job, hai_index key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, job->plan->head_dim,
-                  room);
-}
-static const float *hai_value_row(const hai_job *job, hai_index key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
-                  job->plan->value_dim, room);
-}
 
 /* ---- Arrays ---- */
 
@@ -5070,7 +5063,7 @@ HAI_HOT hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
   return order ? order[i] : first + i;
 }
 /* Rectangles of a level share an array of blocks: each begins at its first key (or query) over the block's
-   size, plus its index, which makes up for the rounding of all before it. */
+   size, plus its index, since each rectangle before it may round up to one block more. */
 static float *hai_mean(const hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index first = job->rect.key_begin / plan->key_group + job->rect.index;
@@ -5151,7 +5144,7 @@ static float *hai_cap(const hai_job *job) { return hai_floats(job, HAI_ARRAY_CAP
 
 /* ======== src/validation.h ======== */
 
-/* Validation. The order of the checks is that in which a call with several mistakes is answered. */
+/* Validation. The first check that fails decides the status. */
 
 /* ---- Shapes and parameters ---- */
 
@@ -5205,7 +5198,7 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   if (!hai_finite(p->cap_epsilon) || p->cap_epsilon < 0.0f || !hai_finite(p->cap_kappa) ||
       p->cap_kappa < 0.0f)
     return HYPERATTN_ERROR_CAP;
-  if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_AMX_BF16)) return HYPERATTN_ERROR_ISA;
+  if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_LAST)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;
@@ -5427,7 +5420,7 @@ struct hai_tile {
   float *m;            /* [lanes] */
   float *l;            /* [2][lanes]: the sum, and what rounding has taken from it */
   float *o;            /* [hai_sum_rows][lanes] */
-  float *sum;          /* as o: what o has been carried to, */
+  float *sum;          /* shaped as o: the sum of what was carried from o, */
   float *lost;         /* and what rounding has taken from that */
   float *factor;       /* [lanes]: e^(old m - new m) of the last chunk */
   int carried;         /* how many arrays are in use besides o: 0, 1 (sum) or 2 (sum and lost) */
@@ -5438,7 +5431,7 @@ struct hai_tile {
   hai_index state[HAI_MAX_LANES]; /* index into lse: flat head * n_query + row */
   const void *row[HAI_MAX_LANES]; /* query rows, of the kernel's dtype, until they are packed */
   float *out[HAI_MAX_LANES];      /* output rows in float32, */
-  void *result[HAI_MAX_LANES];    /* and the caller's, which differ where his are not float32 */
+  void *result[HAI_MAX_LANES];    /* the caller's output rows; the same as `out` if they are float32 */
   hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* a lane sees keys first .. last */
   hai_index min_first, max_last;                       /* no lane sees a key outside these, */
   hai_index max_first, min_last;                       /* and every lane sees the keys from here to there */
@@ -5488,7 +5481,7 @@ static int hai_may_carry(const hai_plan *plan) {
   return HAI_LONG_SUMS && plan->n_key > HAI_CARRY_CHUNKS * HAI_CHUNK;
 }
 
-/* Bytes of what each tile has for itself: those it touches with every chunk, and all of them. */
+/* Bytes of what each tile has for itself: first those touched with every chunk, then all. */
 static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
@@ -5612,7 +5605,7 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: reads of a tile's keys and values go through here. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   return rows->first + row * rows->stride;
 }
@@ -5623,6 +5616,16 @@ HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
   return rows->widened + j * rows->dim;
+}
+
+/* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
+  const hai_rows *keys = &job->tile->keys;
+  return hai_read(job, hai_rows_address(keys, key), keys->dtype, keys->dim, widened);
+}
+static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
+  const hai_rows *values = &job->tile->values;
+  return hai_read(job, hai_rows_address(values, key), values->dtype, values->dim, widened);
 }
 
 /* Bits begin .. end - 1. */
@@ -5785,7 +5788,7 @@ static void hai_tile_reset_sums(hai_tile *tile) {
 
 /* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
    over HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at
-   most 2e-6 for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
+   most 2e-6 for any number of chunks. The first carry of all lanes just swaps the two arrays. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
   if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
@@ -5815,9 +5818,8 @@ static void hai_tile_follow(hai_tile *tile, int moved) {
 }
 
 /* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and
-   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. What o
-   holds is carried first where a carry may already have taken it for the sake of other lanes, so that a row's
-   bits do not depend on them. */
+   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. If
+   other lanes may have forced a carry, o is carried first, so that a row's bits do not depend on them. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;
@@ -6318,8 +6320,9 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
-/* Stage SUM: the lse of every probe over the rectangle. Reads partial and writes each lse over the first
-   chunk's m: +inf, which makes all of a probe's weights 0, where it met nothing or anything not finite.
+/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place
+   of the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that is
+   not finite.
    Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
   hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
@@ -6863,7 +6866,7 @@ HAI_APART void hai_stage_pair(hai_job *job) {
 
 /* ======== src/exact.h ======== */
 
-/* Attention. Exact regions and approximated rectangles, some tiles at a time. */
+/* Exact regions, and the loop over a task's tiles that rectangles use too. */
 
 /* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r
    % heads_per_kv: heads that share keys share tiles. */
@@ -6917,8 +6920,7 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not
-   worth approximating. */
+/* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
 static int hai_rect_is_exact(const hai_job *job) {
   return job->plan->outer_exact && job->level >= job->plan->depth;
 }
@@ -7298,7 +7300,8 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   return 1;
 }
 
-/* |out' - out| / |out| from their squares; infinite where these do not tell. */
+/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
+   error and the norm is 0. */
 static float hai_relative(float squared_error, float squared_norm) {
   if (squared_error == 0.0f) return 0.0f;
   return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
@@ -7312,7 +7315,8 @@ static float hai_squared(float x) {
   return x * x < least ? least : x * x;
 }
 
-/* e^(part - whole), the weight of a part's output in a whole of that lse; 0 where the whole is empty. */
+/* e^(part - whole), the weight of a part's output in a whole of that lse; 0 where the whole is empty, where
+   hai_share would be NaN. */
 static float hai_weight_in(float part, float whole) {
   return whole == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }
@@ -7370,10 +7374,10 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
      3. blocks and columns in the second pairing, if there are two (sorted by hash).
 
    With tolerance 0 the number of keys is fixed, and the best of these is taken; trials end early when an
-   error is as small as others would hardly better (HAI_GOOD for columns alone, HAI_FAIR for blocks). With
-   a tolerance the first that meets it is taken; each pairing is then also tried with the wide draw beside
-   its blocks, and where every trial misses the tolerance the rectangle's queries meet all of its keys.
-   Each trial is one run of stage TRY, preceded by what its pairing needs. */
+   error is so small that others would hardly improve on it (HAI_GOOD for columns alone, HAI_FAIR for
+   blocks). With a tolerance the first that meets it is taken; each pairing is then also tried with the
+   wide draw beside its blocks, and where every trial misses the tolerance the rectangle's queries meet all
+   of its keys. Each trial is one run of stage TRY, preceded by what its pairing needs. */
 
 /* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
    trial needs no others. Reads and writes what PAIR does. Cost: O(queries of the groups), and PAIR's for
@@ -7657,8 +7661,8 @@ typedef struct hai_auditor_sums {
 } hai_auditor_sums;
 
 /* Adds auditor i of a record, whose row stands for `share` of the head's rows. Keys that a row meets
-   after the rectangle take weight from its error: e^(2 (lse after the rectangle - lse at last)). In a
-   row's last rectangle there are none, and a difference of the two is the choice's own miss. */
+   after the rectangle take weight from its error: e^(2 (lse after the rectangle - lse at last)). There
+   are none after a row's last rectangle: a difference of the two is then the choice's error. */
 static void hai_report_query(const hai_job *job, const hai_record *record, int i, int is_last, float share,
                              hai_auditor_sums *sums, hyperattn_report *r) {
   const float *lse = hai_stored_lse(job) + hai_flat_head(job) * job->plan->n_query;
@@ -7802,7 +7806,7 @@ enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2 };
 
 typedef struct hai_stage {
   void (*run)(hai_job *job); /* NULL in a build that leaves the stage out */
-  /* Is it wanted by a call? Asked only of pairings that the call has. */
+  /* Whether a call wants it. Called only for pairings in use. */
   int (*wanted)(const hai_plan *plan, int pairing);
   /* Tasks of a head in a rectangle, or before and after the levels in the call, of so many rows. */
   hai_index (*chunks)(const hai_plan *plan, hai_index n_query, hai_index n_key);
@@ -7913,7 +7917,7 @@ static size_t hai_scratch_tiles(const hai_plan *plan) {
 static size_t hai_scratch_planes(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->lsh_bits) * HAI_AS(size_t, plan->head_dim) * sizeof(float);
 }
-/* Counters of buckets, which lie where the tile would, and may need more. */
+/* Bucket counters overlay the tile's memory; this is what exceeds it. */
 static size_t hai_scratch_counters(const hai_plan *plan) {
   size_t bytes = sizeof(int32_t) << plan->params->lsh_bits;
   return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
@@ -7930,7 +7934,7 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
     words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
   return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
 }
-/* A sieve, and pairing's once that is done with. */
+/* The sieve's memory is reused by pairing. */
 static size_t hai_scratch_draft(const hai_plan *plan) {
   return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
 }
@@ -8097,7 +8101,8 @@ static void hai_resolve_regions(hai_plan *plan) {
     if (!side || !hai_worth(plan, side, side)) break;
     plan->depth++;
   }
-  /* without any cut an exact prefix and the square are one segment; so is exact full attention */
+  /* without a cut, prefix and square are attended exactly as one segment, as is all of exact full attention
+     */
   worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
   plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
   plan->outer_exact = plan->outer && !worth;
@@ -8119,8 +8124,8 @@ static void hai_resolve_stages(hai_plan *plan) {
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. The stages of levels
-   count where there may be levels, so that the size does not fall where longer inputs have none. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
+   are counted even if this call has no levels, so that the size never falls as inputs grow. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;

@@ -283,7 +283,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[i], "--min-seq-len"))
       o.min_seq_len = atoll(value), i++;
     else if (!strcmp(argv[i], "--isa")) {
-      for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_AMX_BF16; isa++)
+      for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_LAST; isa++)
         if (!strcmp(hyperattn_isa_name((hyperattn_isa)isa), value)) o.isa = (hyperattn_isa)isa;
       i++;
     } else {

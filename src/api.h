@@ -177,8 +177,8 @@ typedef enum hyperattn_sampling {
 typedef enum hyperattn_order {
   HYPERATTN_ORDER_SORTLSH = 0, /* Algorithm 1: sorted by angular hash */
   HYPERATTN_ORDER_POSITION,    /* as they come */
-  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks at
-     all and that many more sampled columns. */
+  /* For each rectangle and head, the one of these two that held-out queries find better, or no blocks and
+     block_size more sampled columns instead. */
   HYPERATTN_ORDER_PROBED
 } hyperattn_order;
 
@@ -191,7 +191,8 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_NEON,
   /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
      process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
-  HYPERATTN_ISA_AMX_BF16
+  HYPERATTN_ISA_AMX_BF16,
+  HYPERATTN_ISA_LAST = HYPERATTN_ISA_AMX_BF16 /* not one of its own: the largest of these */
 } hyperattn_isa;
 
 /* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.

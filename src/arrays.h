@@ -1,9 +1,9 @@
 /* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
    has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
-   it takes. Most take their own. Those that take another's stand below it, and lie one behind the other from
-   where it begins; the two are never in use at the same time. Arrays [n_query] and [n_key] have an element
-   for each row of the tensor. The others are shared by the rectangles of a level, as their accessors say, and
-   written anew at each level; RECORD is kept. */
+   it takes. Most have a place of their own. Arrays that share a place are listed after its owner and lie one
+   behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
+   [n_key] have an element for each row of the tensor. The others are shared by the rectangles of a level, as
+   their accessors say, and written anew at each level; RECORD is kept. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \

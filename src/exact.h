@@ -1,4 +1,4 @@
-/* Attention. Exact regions and approximated rectangles, some tiles at a time. */
+/* Exact regions, and the loop over a task's tiles that rectangles use too. */
 
 /* Opens the tile for rows row .. row + n - 1 of a kv head, where row r is query r / heads_per_kv of head r
    % heads_per_kv: heads that share keys share tiles. */

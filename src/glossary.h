@@ -4,10 +4,10 @@
    query, key, value  rows of the tensors; a query meets a key where their product is computed
    head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
    square             the part of a causal problem in which query i's own key is key i
-   rectangle          some queries and the keys before them, all of which they see but for their windows
+   rectangle          a range of queries by a range of keys, all of which they see but for their windows
    level              the rectangles of one halving of the square, or the outer rectangle
    segment            the diagonal part of the square between rectangles, which is exact
-   region             a rectangle's number in the split, which names its random numbers
+   region             a segment or a rectangle; rect.region numbers rectangles and names their random numbers
    block              block_size keys that a query group meets exactly
    sub-block          key_group keys of a rectangle in the pairing's order
    superblock         HAI_SUPERBLOCK sub-blocks, scored together first in large rectangles

@@ -122,7 +122,8 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   return 1;
 }
 
-/* |out' - out| / |out| from their squares; infinite where these do not tell. */
+/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
+   error and the norm is 0. */
 static float hai_relative(float squared_error, float squared_norm) {
   if (squared_error == 0.0f) return 0.0f;
   return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
@@ -136,7 +137,8 @@ static float hai_squared(float x) {
   return x * x < least ? least : x * x;
 }
 
-/* e^(part - whole), the weight of a part's output in a whole of that lse; 0 where the whole is empty. */
+/* e^(part - whole), the weight of a part's output in a whole of that lse; 0 where the whole is empty, where
+   hai_share would be NaN. */
 static float hai_weight_in(float part, float whole) {
   return whole == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }

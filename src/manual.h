@@ -51,7 +51,7 @@
      }
 
    CONTENTS: the sources that this file is made from, in order; each begins at a line like
-   "======== probing.h ========"
+   "======== src/probing.h ========"
      api.h                  the public part: types, parameters, functions
      glossary.h             what words mean
      portability.h          compilers, memory functions, constants, sizes

@@ -1,7 +1,9 @@
 /* Plan. A call with everything made definite: defaults filled in, counts clamped to what exists, regions
-   cut. Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
-   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; level e (0: the whole) has 2^e
-   rectangles, the second half's queries by the first half's keys of each of its segments. What remains are
+   cut.
+
+   Regions. Query i stands at position P = i + n_key - n_query; the causal square is the last
+   min(n_query, n_key) queries and keys. It is cut in halves `depth` times; halving e (0: of the whole)
+   gives 2^e rectangles, the second half's queries by the first half's keys of each part. What remains are
    2^depth diagonal segments, which are exact. Outside the square lies one more rectangle: the prefix of
    chunked prefill, or for full attention the whole problem. Levels run from the diagonal outward; the outer
    rectangle is the last. */

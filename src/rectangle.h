@@ -1,7 +1,6 @@
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* Does the job's rectangle meet every key whatever held-out queries find: the outer one, where it is not
-   worth approximating. */
+/* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
 static int hai_rect_is_exact(const hai_job *job) {
   return job->plan->outer_exact && job->level >= job->plan->depth;
 }

@@ -36,8 +36,8 @@ typedef struct hai_auditor_sums {
 } hai_auditor_sums;
 
 /* Adds auditor i of a record, whose row stands for `share` of the head's rows. Keys that a row meets
-   after the rectangle take weight from its error: e^(2 (lse after the rectangle - lse at last)). In a
-   row's last rectangle there are none, and a difference of the two is the choice's own miss. */
+   after the rectangle take weight from its error: e^(2 (lse after the rectangle - lse at last)). There
+   are none after a row's last rectangle: a difference of the two is then the choice's error. */
 static void hai_report_query(const hai_job *job, const hai_record *record, int i, int is_last, float share,
                              hai_auditor_sums *sums, hyperattn_report *r) {
   const float *lse = hai_stored_lse(job) + hai_flat_head(job) * job->plan->n_query;

@@ -72,7 +72,8 @@ static void hai_resolve_regions(hai_plan *plan) {
     if (!side || !hai_worth(plan, side, side)) break;
     plan->depth++;
   }
-  /* without any cut an exact prefix and the square are one segment; so is exact full attention */
+  /* without a cut, prefix and square are attended exactly as one segment, as is all of exact full attention
+     */
   worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
   plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
   plan->outer_exact = plan->outer && !worth;
@@ -94,8 +95,8 @@ static void hai_resolve_stages(hai_plan *plan) {
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. The stages of levels
-   count where there may be levels, so that the size does not fall where longer inputs have none. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
+   are counted even if this call has no levels, so that the size never falls as inputs grow. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;

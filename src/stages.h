@@ -13,7 +13,7 @@ enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2 };
 
 typedef struct hai_stage {
   void (*run)(hai_job *job); /* NULL in a build that leaves the stage out */
-  /* Is it wanted by a call? Asked only of pairings that the call has. */
+  /* Whether a call wants it. Called only for pairings in use. */
   int (*wanted)(const hai_plan *plan, int pairing);
   /* Tasks of a head in a rectangle, or before and after the levels in the call, of so many rows. */
   hai_index (*chunks)(const hai_plan *plan, hai_index n_query, hai_index n_key);
@@ -124,7 +124,7 @@ static size_t hai_scratch_tiles(const hai_plan *plan) {
 static size_t hai_scratch_planes(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->lsh_bits) * HAI_AS(size_t, plan->head_dim) * sizeof(float);
 }
-/* Counters of buckets, which lie where the tile would, and may need more. */
+/* Bucket counters overlay the tile's memory; this is what exceeds it. */
 static size_t hai_scratch_counters(const hai_plan *plan) {
   size_t bytes = sizeof(int32_t) << plan->params->lsh_bits;
   return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
@@ -141,7 +141,7 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
     words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
   return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
 }
-/* A sieve, and pairing's once that is done with. */
+/* The sieve's memory is reused by pairing. */
 static size_t hai_scratch_draft(const hai_plan *plan) {
   return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
 }

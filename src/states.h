@@ -67,7 +67,7 @@ static void hai_tile_reset_sums(hai_tile *tile) {
 
 /* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
    over HAI_CARRY_CHUNKS chunks and added without losing what rounding takes, has a relative error of at
-   most 2e-6 for any number of chunks. The first time, o becomes sum by an exchange of the arrays. */
+   most 2e-6 for any number of chunks. The first carry of all lanes just swaps the two arrays. */
 static void hai_tile_carry(hai_tile *tile) {
   size_t bytes = HAI_AS(size_t, hai_sum_rows(tile) * tile->kernel->lanes) * sizeof(float);
   if (HAI_SIMD && !tile->carried && tile->begin == 0 && tile->end >= tile->n) {
@@ -97,9 +97,8 @@ static void hai_tile_follow(hai_tile *tile, int moved) {
 }
 
 /* Makes m, l and o the states of all lanes again, so that out = o / l: adds to o what was carried, and
-   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. What o
-   holds is carried first where a carry may already have taken it for the sake of other lanes, so that a row's
-   bits do not depend on them. */
+   where weights are rounded multiplies it by the sum of exact weights over the sum of rounded ones. If
+   other lanes may have forced a carry, o is carried first, so that a row's bits do not depend on them. */
 HAI_APART void hai_tile_settle(hai_tile *tile) {
   hai_index rows = hai_sum_rows(tile);
   int lanes = tile->kernel->lanes, i;

@@ -30,7 +30,7 @@ struct hai_tile {
   float *m;            /* [lanes] */
   float *l;            /* [2][lanes]: the sum, and what rounding has taken from it */
   float *o;            /* [hai_sum_rows][lanes] */
-  float *sum;          /* as o: what o has been carried to, */
+  float *sum;          /* shaped as o: the sum of what was carried from o, */
   float *lost;         /* and what rounding has taken from that */
   float *factor;       /* [lanes]: e^(old m - new m) of the last chunk */
   int carried;         /* how many arrays are in use besides o: 0, 1 (sum) or 2 (sum and lost) */
@@ -41,7 +41,7 @@ struct hai_tile {
   hai_index state[HAI_MAX_LANES]; /* index into lse: flat head * n_query + row */
   const void *row[HAI_MAX_LANES]; /* query rows, of the kernel's dtype, until they are packed */
   float *out[HAI_MAX_LANES];      /* output rows in float32, */
-  void *result[HAI_MAX_LANES];    /* and the caller's, which differ where his are not float32 */
+  void *result[HAI_MAX_LANES];    /* the caller's output rows; the same as `out` if they are float32 */
   hai_index first[HAI_MAX_LANES], last[HAI_MAX_LANES]; /* a lane sees keys first .. last */
   hai_index min_first, max_last;                       /* no lane sees a key outside these, */
   hai_index max_first, min_last;                       /* and every lane sees the keys from here to there */
@@ -91,7 +91,7 @@ static int hai_may_carry(const hai_plan *plan) {
   return HAI_LONG_SUMS && plan->n_key > HAI_CARRY_CHUNKS * HAI_CHUNK;
 }
 
-/* Bytes of what each tile has for itself: those it touches with every chunk, and all of them. */
+/* Bytes of what each tile has for itself: first those touched with every chunk, then all. */
 static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
@@ -215,7 +215,7 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: reads of a tile's keys and values go through here. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   return rows->first + row * rows->stride;
 }
@@ -226,6 +226,16 @@ HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_
   if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
   tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
   return rows->widened + j * rows->dim;
+}
+
+/* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
+  const hai_rows *keys = &job->tile->keys;
+  return hai_read(job, hai_rows_address(keys, key), keys->dtype, keys->dim, widened);
+}
+static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
+  const hai_rows *values = &job->tile->values;
+  return hai_read(job, hai_rows_address(values, key), values->dtype, values->dim, widened);
 }
 
 /* Bits begin .. end - 1. */

@@ -8,10 +8,10 @@
      3. blocks and columns in the second pairing, if there are two (sorted by hash).
 
    With tolerance 0 the number of keys is fixed, and the best of these is taken; trials end early when an
-   error is as small as others would hardly better (HAI_GOOD for columns alone, HAI_FAIR for blocks). With
-   a tolerance the first that meets it is taken; each pairing is then also tried with the wide draw beside
-   its blocks, and where every trial misses the tolerance the rectangle's queries meet all of its keys.
-   Each trial is one run of stage TRY, preceded by what its pairing needs. */
+   error is so small that others would hardly improve on it (HAI_GOOD for columns alone, HAI_FAIR for
+   blocks). With a tolerance the first that meets it is taken; each pairing is then also tried with the
+   wide draw beside its blocks, and where every trial misses the tolerance the rectangle's queries meet all
+   of its keys. Each trial is one run of stage TRY, preceded by what its pairing needs. */
 
 /* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
    trial needs no others. Reads and writes what PAIR does. Cost: O(queries of the groups), and PAIR's for

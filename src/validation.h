@@ -1,4 +1,4 @@
-/* Validation. The order of the checks is that in which a call with several mistakes is answered. */
+/* Validation. The first check that fails decides the status. */
 
 /* ---- Shapes and parameters ---- */
 
@@ -52,7 +52,7 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   if (!hai_finite(p->cap_epsilon) || p->cap_epsilon < 0.0f || !hai_finite(p->cap_kappa) ||
       p->cap_kappa < 0.0f)
     return HYPERATTN_ERROR_CAP;
-  if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_AMX_BF16)) return HYPERATTN_ERROR_ISA;
+  if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_LAST)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
                             p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
     return HYPERATTN_ERROR_PROBES_NEEDED;

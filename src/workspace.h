@@ -88,8 +88,8 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* Over the chunks of a level: those of the outer rectangle, or of many smaller ones, each of which has at
-   least one. Half of the square's keys are in a level. */
+/* For all key chunks of a level: those of the outer rectangle, or at least one for each inner rectangle. Half
+   of the square's keys are in a level. */
 static size_t hai_count_partial(const hai_plan *plan) {
   hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
   if (!plan->probing) return 0;
@@ -236,16 +236,6 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
   return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
                   room);
 }
-static const float *hai_key_row(const hai_job *job, hai_index key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->key, job->batch, job->kv_head, key), p->key.dtype, job->plan->head_dim,
-                  room);
-}
-static const float *hai_value_row(const hai_job *job, hai_index key, float *room) {
-  const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->value, job->batch, job->kv_head, key), p->value.dtype,
-                  job->plan->value_dim, room);
-}
 
 /* ---- Arrays ---- */
 
@@ -288,7 +278,7 @@ HAI_HOT hai_index hai_at(const int32_t *order, hai_index first, hai_index i) {
   return order ? order[i] : first + i;
 }
 /* Rectangles of a level share an array of blocks: each begins at its first key (or query) over the block's
-   size, plus its index, which makes up for the rounding of all before it. */
+   size, plus its index, since each rectangle before it may round up to one block more. */
 static float *hai_mean(const hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index first = job->rect.key_begin / plan->key_group + job->rect.index;

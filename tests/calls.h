@@ -50,7 +50,7 @@ static hyperattn_params by_kernel(hyperattn_params params) {
   if (!name) return params;
   int isa = HYPERATTN_ISA_AUTO;
   while (strcmp(name, hyperattn_isa_name((hyperattn_isa)isa)))
-    if (isa++ == HYPERATTN_ISA_AMX_BF16) fail_msg("HYPERATTN_TEST_ISA: no kernel is named %s", name);
+    if (isa++ == HYPERATTN_ISA_LAST) fail_msg("HYPERATTN_TEST_ISA: no kernel is named %s", name);
   params.isa = (hyperattn_isa)isa;
   if (has_kernel(params.isa)) return params;
   printf("SKIP: this machine or build has no %s\n", name);

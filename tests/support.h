@@ -42,7 +42,7 @@ typedef struct test_kernel {
 /* Writes all of them, for these dims, to to[8]; returns how many there are. */
 static int find_kernels(test_kernel *to, int64_t head_dim, int64_t value_dim) {
   int n = 0;
-  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++) {
     hyperattn_isa which = (hyperattn_isa)isa;
     if (!hai_kernel_of(which)) continue;
     to[n].isa = which;

@@ -234,7 +234,7 @@ static void free_result(result *r) { free(r->out), free(r->lse), free(r->report)
 /* Beginning and contiguous, then end and as may be, with other workers: the same bits. */
 static void check_bounds(hyperattn_problem p, hyperattn_params params, int reporting, uint64_t seed) {
   size_t out_bytes = (size_t)out_size(&p) * hai_unit_bytes(p.out.dtype);
-  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+  for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++) {
     params.isa = (hyperattn_isa)isa;
     if (!hai_kernel_of(params.isa)) continue;
     result a = run_placed(p, &params, reporting, CONTIGUOUS, 0, 1, seed);

@@ -32,7 +32,7 @@ static void find_isas(void) {
   hyperattn_problem p = {.batch = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 1, .value_dim = 1};
   hyperattn_params a = hyperattn_default_params();
   ask_for_amx();
-  for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_AMX_BF16; isa++) {
+  for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_LAST; isa++) {
     a.isa = (hyperattn_isa)isa;
     if (hyperattn_workspace_size(&p, &a, 1)) present[n_present++] = a.isa;
   }
