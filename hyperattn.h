@@ -1580,10 +1580,10 @@ HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, floa
 HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
                                                     const void *const *key, float *score, const int n) {
   HAI_VECTOR a0, a1, a2, b;
-  hai_index t = 0;
+  hai_index t = 0, by_four = n == 1 ? dim - 3 : 0;
   HAI_ROWS(HAI_SUMS)
   HAI_ROWS(HAI_KEY_ROW)
-  while (n == 1 && t + 4 <= dim) {
+  while (t < by_four) {
     HAI_STEP HAI_STEP HAI_STEP HAI_STEP
   }
   while (t < dim) {
@@ -2151,10 +2151,10 @@ HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, floa
 HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
                                                     const void *const *key, float *score, const int n) {
   HAI_VECTOR a0, a1, a2, b;
-  hai_index t = 0;
+  hai_index t = 0, by_four = n == 1 ? dim - 3 : 0;
   HAI_ROWS(HAI_SUMS)
   HAI_ROWS(HAI_KEY_ROW)
-  while (n == 1 && t + 4 <= dim) {
+  while (t < by_four) {
     HAI_STEP HAI_STEP HAI_STEP HAI_STEP
   }
   while (t < dim) {
@@ -2844,10 +2844,10 @@ HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, floa
 HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
                                                     const void *const *key, float *score, const int n) {
   HAI_VECTOR a0, a1, a2, b;
-  hai_index t = 0;
+  hai_index t = 0, by_four = n == 1 ? dim - 3 : 0;
   HAI_ROWS(HAI_SUMS)
   HAI_ROWS(HAI_KEY_ROW)
-  while (n == 1 && t + 4 <= dim) {
+  while (t < by_four) {
     HAI_STEP HAI_STEP HAI_STEP HAI_STEP
   }
   while (t < dim) {
@@ -3464,10 +3464,10 @@ HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, floa
 HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
                                                     const void *const *key, float *score, const int n) {
   HAI_VECTOR a0, a1, a2, b;
-  hai_index t = 0;
+  hai_index t = 0, by_four = n == 1 ? dim - 3 : 0;
   HAI_ROWS(HAI_SUMS)
   HAI_ROWS(HAI_KEY_ROW)
-  while (n == 1 && t + 4 <= dim) {
+  while (t < by_four) {
     HAI_STEP HAI_STEP HAI_STEP HAI_STEP
   }
   while (t < dim) {
@@ -4029,10 +4029,10 @@ HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, floa
 HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
                                                     const void *const *key, float *score, const int n) {
   HAI_VECTOR a0, a1, a2, b;
-  hai_index t = 0;
+  hai_index t = 0, by_four = n == 1 ? dim - 3 : 0;
   HAI_ROWS(HAI_SUMS)
   HAI_ROWS(HAI_KEY_ROW)
-  while (n == 1 && t + 4 <= dim) {
+  while (t < by_four) {
     HAI_STEP HAI_STEP HAI_STEP HAI_STEP
   }
   while (t < dim) {
@@ -8253,12 +8253,14 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
-  job->chunk = hai_to_index(index % g.chunks); /* NOLINT(clang-analyzer-core.DivideZero): a task has one */
+  /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
+  job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
   job->rect = hai_rect_at(plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));
+  /* NOLINTEND(clang-analyzer-core.DivideZero) */
   job->head = head < g.kv_heads ? -1 : head - g.kv_heads;
   job->kv_head = head < g.kv_heads ? head : job->head / plan->heads_per_kv;
   job->tile = hai_tile_place(job, HAI_NULL, &job->scratch);
@@ -8434,7 +8436,8 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
 
 HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
   const hai_kernel *bf16 = hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, HAI_MAX_DIM, HAI_MAX_DIM);
-  return (bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO))->isa;
+  const hai_kernel *kernel = bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO);
+  return kernel ? kernel->isa : HYPERATTN_ISA_SCALAR;
 }
 
 HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {

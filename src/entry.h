@@ -157,7 +157,8 @@ HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, i
 
 HYPERATTN_API hyperattn_isa hyperattn_detect_isa(void) {
   const hai_kernel *bf16 = hai_kernel_of_bf16(HYPERATTN_ISA_AUTO, HAI_MAX_DIM, HAI_MAX_DIM);
-  return (bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO))->isa;
+  const hai_kernel *kernel = bf16 ? bf16 : hai_kernel_of(HYPERATTN_ISA_AUTO);
+  return kernel ? kernel->isa : HYPERATTN_ISA_SCALAR;
 }
 
 HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {

@@ -73,10 +73,10 @@ HAI_TARGET static void HAI_ISA(pack)(const void *const *row, hai_index dim, floa
 HAI_TARGET HAI_INLINE void HAI_ISA(score_registers)(const float *query, hai_index dim,
                                                     const void *const *key, float *score, const int n) {
   HAI_VECTOR a0, a1, a2, b;
-  hai_index t = 0;
+  hai_index t = 0, by_four = n == 1 ? dim - 3 : 0;
   HAI_ROWS(HAI_SUMS)
   HAI_ROWS(HAI_KEY_ROW)
-  while (n == 1 && t + 4 <= dim) {
+  while (t < by_four) {
     HAI_STEP HAI_STEP HAI_STEP HAI_STEP
   }
   while (t < dim) {

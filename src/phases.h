@@ -68,12 +68,14 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
-  job->chunk = hai_to_index(index % g.chunks); /* NOLINT(clang-analyzer-core.DivideZero): a task has one */
+  /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
+  job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
   job->rect = hai_rect_at(plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));
+  /* NOLINTEND(clang-analyzer-core.DivideZero) */
   job->head = head < g.kv_heads ? -1 : head - g.kv_heads;
   job->kv_head = head < g.kv_heads ? head : job->head / plan->heads_per_kv;
   job->tile = hai_tile_place(job, HAI_NULL, &job->scratch);
