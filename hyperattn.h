@@ -2525,8 +2525,7 @@ HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
 /* gcc's loads of tile registers do not tell the compiler that they read memory. */
 #define HAI_AMX_FENCE() __asm__ volatile("" ::: "memory")
 
-/* The distance in bytes between 16 neighbouring rows; 0 if there are fewer rows, or if the distance varies.
-   */
+/* The distance in bytes between neighbouring rows; 0 if there are fewer than 16, or if it varies. */
 static ptrdiff_t hai_even_rows(const void *const *row, int n) {
   ptrdiff_t stride = n > 1 ? HAI_AS(const char *, row[1]) - HAI_AS(const char *, row[0]) : 0;
   int i;
@@ -5751,9 +5750,9 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and
-   begins their states. */
-static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the
+   plan's scale, and begins their states. */
+static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
@@ -5772,7 +5771,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
     if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
     hai_lane_begin(tile, i);
   }
-  tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
+  tile->kernel->pack(tile->row, job->plan->head_dim, job->plan->scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
 }
@@ -6271,7 +6270,7 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
     job->tile = tiles[opened];
     for (i = 0; i < plan->float_kernel->lanes && first < end; i++)
       hai_rect_query(job, i, row_of(job, first++));
-    hai_tile_open(job, i, plan->scale, value_dim);
+    hai_tile_open(job, i, value_dim);
   }
   return opened;
 }
@@ -6320,10 +6319,9 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
-/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place
-   of the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that is
-   not finite.
-   Cost: probes * chunks. */
+/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place of
+   the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that
+   is not finite. Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
   hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {
@@ -6878,7 +6876,7 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
   }
-  hai_tile_open(job, n, plan->scale, plan->value_dim);
+  hai_tile_open(job, n, plan->value_dim);
   job->tile->guarded = plan->problem->causal;
 }
 
@@ -7064,7 +7062,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
       uint64_t random = hai_random_of(job, HAI_FOR_CAP, at + i);
       hai_tile_sorted(job, i, hai_draw(n_query, rows, at + i, random));
     }
-    hai_tile_open(job, n, plan->scale, 0);
+    hai_tile_open(job, n, 0);
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? hai_to_int(hai_part_of(n_key, parts, rank)) : -1;
@@ -7132,7 +7130,7 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   int i;
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
-  hai_tile_open(job, n, plan->scale, plan->value_dim);
+  hai_tile_open(job, n, plan->value_dim);
   if (plan->problem->causal) hai_tile_resume(job);
   hai_attend_blocks(job);
 }
@@ -7292,7 +7290,7 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   if (n <= 0) return 0;
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
-  hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
+  hai_tile_open(job, n, job->plan->value_dim);
   hai_attend_blocks(job);
   hai_tile_lse(job->tile, scratch->lse_blocks);
   hai_attend_pins(job);
@@ -8101,8 +8099,7 @@ static void hai_resolve_regions(hai_plan *plan) {
     if (!side || !hai_worth(plan, side, side)) break;
     plan->depth++;
   }
-  /* without a cut, prefix and square are attended exactly as one segment, as is all of exact full attention
-     */
+  /* without a cut, prefix and square are attended exactly as one segment; so is exact full attention */
   worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
   plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
   plan->outer_exact = plan->outer && !worth;

@@ -5,7 +5,7 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   int i;
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
-  hai_tile_open(job, n, plan->scale, plan->value_dim);
+  hai_tile_open(job, n, plan->value_dim);
   if (plan->problem->causal) hai_tile_resume(job);
   hai_attend_blocks(job);
 }

@@ -19,7 +19,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
       uint64_t random = hai_random_of(job, HAI_FOR_CAP, at + i);
       hai_tile_sorted(job, i, hai_draw(n_query, rows, at + i, random));
     }
-    hai_tile_open(job, n, plan->scale, 0);
+    hai_tile_open(job, n, 0);
     for (rank = 0; rank < n_key; rank++) {
       hai_index key = hai_at(order, job->rect.key_begin, rank);
       int32_t block = parts ? hai_to_int(hai_part_of(n_key, parts, rank)) : -1;

@@ -10,7 +10,7 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
   }
-  hai_tile_open(job, n, plan->scale, plan->value_dim);
+  hai_tile_open(job, n, plan->value_dim);
   job->tile->guarded = plan->problem->causal;
 }
 

@@ -71,7 +71,7 @@ static int hai_tiles_open(hai_job *job, hai_tile *const *tiles, int n, hai_index
     job->tile = tiles[opened];
     for (i = 0; i < plan->float_kernel->lanes && first < end; i++)
       hai_rect_query(job, i, row_of(job, first++));
-    hai_tile_open(job, i, plan->scale, value_dim);
+    hai_tile_open(job, i, value_dim);
   }
   return opened;
 }

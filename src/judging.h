@@ -114,7 +114,7 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   if (n <= 0) return 0;
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
-  hai_tile_open(job, n, job->plan->scale, job->plan->value_dim);
+  hai_tile_open(job, n, job->plan->value_dim);
   hai_attend_blocks(job);
   hai_tile_lse(job->tile, scratch->lse_blocks);
   hai_attend_pins(job);

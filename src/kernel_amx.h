@@ -53,8 +53,7 @@ HAI_TARGET_amx HAI_INLINE void hai_store_sums_amx(float *to, int n) {
 /* gcc's loads of tile registers do not tell the compiler that they read memory. */
 #define HAI_AMX_FENCE() __asm__ volatile("" ::: "memory")
 
-/* The distance in bytes between 16 neighbouring rows; 0 if there are fewer rows, or if the distance varies.
-   */
+/* The distance in bytes between neighbouring rows; 0 if there are fewer than 16, or if it varies. */
 static ptrdiff_t hai_even_rows(const void *const *row, int n) {
   ptrdiff_t stride = n > 1 ? HAI_AS(const char *, row[1]) - HAI_AS(const char *, row[0]) : 0;
   int i;

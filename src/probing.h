@@ -20,10 +20,9 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
-/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place
-   of the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that is
-   not finite.
-   Cost: probes * chunks. */
+/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place of
+   the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that
+   is not finite. Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
   hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
   for (i = 0; i < probes; i++) {

@@ -72,8 +72,7 @@ static void hai_resolve_regions(hai_plan *plan) {
     if (!side || !hai_worth(plan, side, side)) break;
     plan->depth++;
   }
-  /* without a cut, prefix and square are attended exactly as one segment, as is all of exact full attention
-     */
+  /* without a cut, prefix and square are attended exactly as one segment; so is exact full attention */
   worth = plan->key_skip > 0 && hai_worth(plan, plan->n_query, plan->key_skip);
   plan->outer = plan->key_skip > 0 && (worth || plan->depth > 0);
   plan->outer_exact = plan->outer && !worth;

@@ -30,9 +30,9 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times `scale`, and
-   begins their states. */
-static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim) {
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the
+   plan's scale, and begins their states. */
+static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
@@ -51,7 +51,7 @@ static void hai_tile_open(hai_job *job, int n, float scale, hai_index value_dim)
     if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
     hai_lane_begin(tile, i);
   }
-  tile->kernel->pack(tile->row, job->plan->head_dim, scale, tile->query);
+  tile->kernel->pack(tile->row, job->plan->head_dim, job->plan->scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
 }
