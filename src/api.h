@@ -2,7 +2,7 @@
 #include <stdint.h>
 
 #define HYPERATTN_VERSION_MAJOR 0
-#define HYPERATTN_VERSION_MINOR 1
+#define HYPERATTN_VERSION_MINOR 2
 #define HYPERATTN_VERSION_PATCH 0
 
 /* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
@@ -46,8 +46,7 @@ extern "C" {
   X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                     \
   X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                       \
   X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                          \
-  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, out or a part of a merge is Q8_0")                            \
-  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")     \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, mask, out or a part of a merge is Q8_0")                      \
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
@@ -75,13 +74,20 @@ extern "C" {
   X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                     \
   X(ERROR_WORKERS, -50, "n_workers is below 1")                                                         \
   X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")                \
-  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
+  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")                \
+  X(ERROR_SOFTCAP, -53, "softcap is negative, NaN or infinite")                                         \
+  X(ERROR_SLIDING_WINDOW, -54, "sliding_window is negative")                                            \
+  X(ERROR_CUSTOM, -55, "query, mask, out or a part of a merge is CUSTOM")                               \
+  X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
+  X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
+  X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -96,17 +102,30 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
-  HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
+  HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
+  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
    stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
    strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
-   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim.
+
+   Keys and values may lie in pages. Row r of head h is then at data + b * batch_stride + h * head_stride +
+   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that all
+   sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order, with
+   repeats. The page numbers are the caller's duty: a call's sizes and checks do not read them, nor look
+   where the rows lie, so that neither extent, alignment of pages nor overlap is checked. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
+  /* HYPERATTN_CUSTOM, else unused: to[t] = element t of the row at `row`, for t < n, which is head_dim or
+     value_dim. It has the signature of ggml's to_float. Workers call it at the same time. */
+  void (*widen)(const void *row, float *to, int64_t n);
+  const int32_t *page; /* NULL, or page numbers [batch][page_batch_stride]; keys and values only */
+  int64_t page_rows;   /* rows of a page: 1 .. 2^31 - 1 where page is set, else unused */
+  ptrdiff_t page_stride, page_batch_stride; /* from page to page, as other strides; entries of page */
 } hyperattn_input;
 
 /* The same for a result: its strides are not negative and its rows do not overlap. */
@@ -157,11 +176,30 @@ typedef struct hyperattn_problem {
   hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
   hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
   float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;               /* reserved, 0 */
-  int64_t sliding_window;      /* reserved, 0 */
-  const int32_t *key_position; /* reserved, NULL */
+  float softcap;               /* 0, or > 0: scores become softcap * tanh(score / softcap), before the mask */
+  /* 0, or > 0: a query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window and,
+     where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
+  int64_t sliding_window;
+  /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
+     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
+     every method is exact. */
+  hyperattn_input mask;
+  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
+  const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
+
+/* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
+   [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
+   pointers are checked by the call that takes the problem. */
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out);
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out);
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -344,13 +382,41 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
+/* ---- Many problems at once ---------------------------------------------------------------------------
+
+   Several problems with the same params as one call, for example sequences of different lengths, prefill
+   beside decode: the tasks of all of them share the workers. Each gets the bits of a call of its own. The
+   plans are made once, in the workspace. No problem may write where another reads or writes, which is not
+   checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
+   -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
+                                                   const hyperattn_params *params, int n_workers);
+
+/* parallel may be NULL: all runs on the calling thread. */
+HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *problems, int n_problems,
+                                                      const hyperattn_params *params,
+                                                      const hyperattn_parallel *parallel, void *workspace,
+                                                      size_t workspace_size, int *bad_problem);
+
+/* The same as phases. The first has one task, which makes the plans. Counting takes O(n_problems). */
+HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
+                                                    const hyperattn_params *params, const void *workspace,
+                                                    size_t workspace_size, int n_workers, int *bad_problem);
+HYPERATTN_API int hyperattn_phase_count_many(const hyperattn_problem *problems, int n_problems,
+                                             const hyperattn_params *params);
+HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *problems, int n_problems,
+                                                 const hyperattn_params *params, int phase);
+HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
+                                           const hyperattn_params *params, void *workspace, int phase,
+                                           int64_t index, int worker);
+
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
    e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
-   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
-   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
-   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
-   FlashInfer. */
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit. Of
+   b only data, dtype and the three strides are read. A sink goes to one of the parts. Errors: BATCH,
+   N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, CUSTOM, NULL_OUT (a), NULL_VALUE (b), NULL_LSE,
+   OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);
