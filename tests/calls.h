@@ -18,6 +18,7 @@
 #include "hyperattn.h"
 
 #include "../examples/splitmix.h"
+#include "reference.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -160,55 +161,6 @@ static void run(call *c) {
   forget(workspace, bytes);
   assert_int_equal(hyperattn_forward(&c->problem, &c->params, workspace, bytes), HYPERATTN_OK);
   free(workspace);
-}
-
-/* ---- The reference ---- */
-
-/* Attention of one row with given log-weights: out = sum w_j e^s_j v_j / sum w_j e^s_j; -inf hides a key. */
-static double reference_row(const float *q, const float *k, const float *v, int64_t n_key, int64_t head_dim,
-                            int64_t value_dim, ptrdiff_t k_row, ptrdiff_t v_row, double scale,
-                            const double *log_weight, double *out) {
-  double *s = (double *)test_alloc((size_t)n_key * sizeof(double)), high = -INFINITY, sum = 0.0;
-  for (int64_t j = 0; j < n_key; j++) {
-    s[j] = 0.0;
-    for (int64_t t = 0; t < head_dim; t++) s[j] += (double)q[t] * (double)k[j * k_row + t];
-    s[j] = log_weight[j] == -INFINITY ? -INFINITY : s[j] * scale + log_weight[j];
-    if (s[j] > high) high = s[j];
-  }
-  for (int64_t t = 0; t < value_dim; t++) out[t] = 0.0;
-  for (int64_t j = 0; j < n_key; j++) {
-    if (log_weight[j] == -INFINITY) continue;
-    double w = exp(s[j] - high);
-    sum += w;
-    for (int64_t t = 0; t < value_dim; t++) out[t] += w * (double)v[j * v_row + t];
-  }
-  for (int64_t t = 0; t < value_dim; t++) out[t] = sum == 0.0 ? 0.0 : out[t] / sum;
-  free(s);
-  return sum == 0.0 ? -INFINITY : high + log(sum);
-}
-
-static double reference_scale(const hyperattn_problem *p) {
-  return p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
-}
-
-/* Exact attention of the whole problem into contiguous arrays. */
-static void reference(const hyperattn_problem *p, double *out, double *lse) {
-  double *weight = (double *)test_alloc((size_t)p->n_key * sizeof(double));
-  for (int64_t b = 0; b < p->batch; b++)
-    for (int64_t h = 0; h < p->n_heads; h++)
-      for (int64_t i = 0; i < p->n_query; i++) {
-        int64_t kv = h / (p->n_heads / p->n_kv_heads), row = (b * p->n_heads + h) * p->n_query + i;
-        for (int64_t j = 0; j < p->n_key; j++)
-          weight[j] = p->causal && j > i + p->n_key - p->n_query ? -INFINITY : 0.0;
-        lse[row] = reference_row(
-            (const float *)p->query.data + b * p->query.batch_stride + h * p->query.head_stride +
-                i * p->query.row_stride,
-            (const float *)p->key.data + b * p->key.batch_stride + kv * p->key.head_stride,
-            (const float *)p->value.data + b * p->value.batch_stride + kv * p->value.head_stride, p->n_key,
-            p->head_dim, p->value_dim, p->key.row_stride, p->value.row_stride, reference_scale(p), weight,
-            out + row * p->value_dim);
-      }
-  free(weight);
 }
 
 static int holds_key(const int32_t *list, int64_t n, int32_t key) {
