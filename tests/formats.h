@@ -86,7 +86,7 @@ static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, 
 
 static void set_input(hyperattn_input *x, const void *data, hyperattn_dtype dtype, int64_t heads,
                       int64_t rows, int64_t stride) {
-  x->data = data, x->dtype = dtype;
+  x->data = data, x->dtype = dtype, x->widen = dtype == HYPERATTN_CUSTOM ? widen_bytes : NULL;
   set_strides(&x->batch_stride, &x->head_stride, &x->row_stride, heads, rows, stride);
 }
 

@@ -162,17 +162,6 @@ static void test_seeds(void **state) {
 
 /* ---- Workers ---- */
 
-/* Runs the tasks from the last to the first, with workers in turn, as an engine might. */
-typedef struct shuffled {
-  int n_workers;
-  int64_t calls;
-} shuffled;
-static void shuffled_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
-  shuffled *s = (shuffled *)context;
-  s->calls++;
-  for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % s->n_workers));
-}
-
 static void test_any_number_of_workers_gives_the_same_bits(void **state) {
   static const int workers[] = {1, 2, 3, 7};
   (void)state;
@@ -181,27 +170,15 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
       call c = new_call(2, 2, 1, 500, 500, 8, 8, causal, 103);
       c.params = preset(which);
       run(&c);
-      float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float));
-      memcpy(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
+      call d = c;
+      new_results(&d);
       for (int w = 0; w < 4; w++) {
-        shuffled s = {workers[w], 0};
-        hyperattn_parallel parallel = {workers[w], &s, shuffled_for};
-        size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, workers[w]);
-        void *workspace = test_alloc(bytes);
-        memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
-        assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &parallel, workspace, bytes),
-                         HYPERATTN_OK);
-        assert_true(s.calls > 0);
-        assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
-        /* and by phases */
-        memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
-        for (int phase = 0; phase < hyperattn_phase_count(&c.problem, &c.params); phase++)
-          for (int64_t i = hyperattn_phase_tasks(&c.problem, &c.params, phase); i-- > 0;)
-            hyperattn_run_task(&c.problem, &c.params, workspace, phase, i, (int)(i * 5 % workers[w]));
-        assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
-        free(workspace);
+        run_shuffled(&d, workers[w]);
+        assert_same_bits(&c, &d);
+        run_phases(&d, workers[w]);
+        assert_same_bits(&c, &d);
       }
-      free(out);
+      free(d.out), free(d.lse);
       free_call(&c);
     }
 }

@@ -250,13 +250,6 @@ static void check_bounds(hyperattn_problem p, hyperattn_params params, int repor
 
 /* ---- Random calls ---- */
 
-static int64_t any_of(uint64_t *random, int64_t from, int64_t to) {
-  return from + (int64_t)(splitmix(random) % (uint64_t)(to - from + 1));
-}
-static int64_t one_of(uint64_t *random, const int64_t *list, int64_t n) {
-  return list[any_of(random, 0, n - 1)];
-}
-
 static hyperattn_problem any_problem(uint64_t *random) {
   static const int64_t dims[] = {1, 2, 3, 7, 8, 16, 17, 31, 32, 32, 33, 48, 64, 65};
   hyperattn_problem p;
