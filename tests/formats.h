@@ -1,5 +1,4 @@
-/* Rows of numbers in each format: float32 is encoded, and ggml's blocks are decoded, by code of the tests'
-   own. */
+/* Rows of numbers in each format, encoded by code of the tests' own. */
 #ifndef HYPERATTN_TESTS_FORMATS_H
 #define HYPERATTN_TESTS_FORMATS_H
 
