@@ -389,6 +389,7 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
    plans are made once, in the workspace. No problem may write where another reads or writes, which is not
    checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
    -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+#ifndef HYPERATTN_NO_MANY
 HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
                                                    const hyperattn_params *params, int n_workers);
 
@@ -409,6 +410,7 @@ HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *proble
 HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
                                            const hyperattn_params *params, void *workspace, int phase,
                                            int64_t index, int worker);
+#endif
 
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +

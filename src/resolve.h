@@ -88,30 +88,27 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
+   of more queries could have some, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
-  int n = 0, i;
+  int may_approximate = hai_may_approximate(plan), n = 0, i;
   plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!may_approximate && stage->when == HAI_PER_LEVEL) continue;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
-   are counted even if this call has no levels, so that the size never falls as inputs grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
-  for (i = 0; i < n; i++) {
-    const hai_stage *stage = &hai_stages[plan->stages[i]];
-    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
-    most = hai_most(most, stage->scratch(plan));
-  }
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
