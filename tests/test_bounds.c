@@ -455,7 +455,8 @@ static void test_extents_at_their_limit(void **state) {
         ptrdiff_t unit = hai_unit(dtypes[i]), bytes = (ptrdiff_t)hai_unit_bytes(dtypes[i]);
         ptrdiff_t step = (PTRDIFF_MAX - bytes) / bytes / (n - 1); /* beside one unit */
         hai_buffers buffers;
-        hyperattn_input x = {NULL, dtypes[i], 0, 0, sign * step * unit};
+        hyperattn_input x = {0};
+        x.dtype = dtypes[i], x.row_stride = sign * step * unit;
         if (step >= PTRDIFF_MAX / unit) continue;
         memset(&buffers, 0, sizeof buffers);
         buffers.batch = buffers.heads = 1, buffers.rows = n;

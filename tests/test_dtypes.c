@@ -121,8 +121,8 @@ static void test_q8_0_widens_exactly(void **state) {
 static void assert_mix_equals_floats(hyperattn_params params, int is_every, int64_t n_query, int64_t n_key,
                                      int64_t head_dim, int64_t value_dim, int causal) {
   for (int q = 0; q < 3; q++)
-    for (int k = 0; k < 4; k++)
-      for (int v = 0; v < 4; v++) {
+    for (int k = 0; k <= HYPERATTN_CUSTOM; k++)
+      for (int v = 0; v <= HYPERATTN_CUSTOM; v++) {
         int is_bf16 = q == HYPERATTN_BF16 && k == HYPERATTN_BF16 && v == HYPERATTN_BF16;
         if (is_bf16 && hai_kernel_of_bf16(params.isa, head_dim, value_dim))
           continue; /* rows are not widened then; tested below */
@@ -272,7 +272,8 @@ static void test_merging_halves(void **state) {
       run(&c);
     }
     hyperattn_output a = c.problem.out;
-    hyperattn_input b = {part[1], (hyperattn_dtype)dtype, a.batch_stride, a.head_stride, a.row_stride};
+    hyperattn_input b = {0};
+    set_input(&b, part[1], (hyperattn_dtype)dtype, 1, 20, 16);
     a.data = part[0];
     assert_int_equal(hyperattn_merge(1, 1, 20, 16, a, lse[0], b, lse[1]), HYPERATTN_OK);
     for (int i = 0; i < 20 * 16; i++) merged[i] = (float)value_of((hyperattn_dtype)dtype, part[0][i]);
