@@ -413,6 +413,7 @@ typedef struct hyperattn_problem {
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
 
+#ifndef HYPERATTN_NO_BUILDERS
 /* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
    [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
    pointers are checked by the call that takes the problem. */
@@ -424,6 +425,7 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
                                                        int64_t n_query, int64_t n_key, int64_t head_dim,
                                                        int64_t value_dim, const void *query, const void *key,
                                                        const void *value, void *out);
+#endif
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -858,10 +860,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_ONCE HAI_HOT
 #endif
+/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
+   inlined, or gcc -O2 drops its calls. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at) __builtin_prefetch(at)
+#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -973,9 +977,8 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32: P and Q by the
-   coefficients of x^0, x^2, .., a minimax fit of relative error 2.1e-8, so that the result is right to 3 units
-   in its last place. */
+/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
+   coefficients, a minimax fit of relative error 2.1e-8. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f
@@ -6376,15 +6379,13 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
 }
 
 /* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
-   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. The next
-   chunk's elements start to load. */
+   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. */
 static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
     const char *at;
-    size_t t;
     tile->row[i] = HAI_NULL;
     if (i >= tile->n) continue;
     tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
@@ -6392,10 +6393,22 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
       tile->row[i] = tile->row[i - 1];
       continue;
     }
-    for (t = HAI_CHUNK * bytes; t < 2 * HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t);
     if (hai_is_f32(mask->dtype)) continue;
     mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
     tile->row[i] = tile->score + i * HAI_CHUNK;
+  }
+}
+
+/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
+   rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    if (i && mask->row[i] == mask->row[i - 1]) continue;
+    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
   }
 }
 
@@ -6582,19 +6595,24 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load a row from memory, so that it arrives before it is multiplied. */
-static void hai_rows_fetch(const hai_rows *rows, const void *row) {
+/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another, but
+   not pages. */
+HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
   hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
+  const char *at = hai_rows_address(rows, row);
+  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
+   pages, those of the next chunk start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
+    hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    hai_rows_fetch(&tile->keys, tile->key[j]);
-    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
+    if (!HAI_PAGES || ahead >= all) continue;
+    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
+    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
@@ -6619,11 +6637,14 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
       if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
       tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
-      if (HAI_MASKS && tiles[i]->mask && !hai_mask_chunk(tiles[i], begin)) {
-        hai_tile_pass(tiles[i]);
-        continue;
+      if (HAI_MASKS && tiles[i]->mask) {
+        hai_mask_fetch(tiles[i], next);
+        if (!hai_mask_chunk(tiles[i], begin)) {
+          hai_tile_pass(tiles[i]);
+          continue;
+        }
       }
-      if (!placed) hai_tile_rows(tiles[0], begin, next);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
@@ -6954,7 +6975,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count);
+      hai_tile_rows(tiles[0], key, key + count, end);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
@@ -8725,9 +8746,9 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride. */
-HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                       const hyperattn_params *params) {
+/* Everything about a call that needs no pointer and no stride, but for hai_resolve_sliding. */
+HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_problem *problem,
+                                            const hyperattn_params *params) {
   hyperattn_status status;
   hyperattn_isa isa;
   int bf16;
@@ -8752,6 +8773,27 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   hai_resolve_stages(plan);
   hai_resolve_layout(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* A sliding window that hides keys makes a call exact; in a shorter call the same window may hide none, and
+   rectangles are approximated, which takes more memory. So that sizes do not fall as lengths rise, the layout
+   is no smaller than that of the longest such call. */
+HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
+  hyperattn_problem shorter = *plan->problem;
+  hyperattn_status status;
+  hai_plan whole;
+  shorter.n_key = hai_min(plan->n_key, plan->sliding);
+  if (!shorter.causal) shorter.n_query = hai_min(plan->n_query, plan->sliding);
+  status = hai_resolve_call(&whole, &shorter, plan->params);
+  plan->layout.scratch = hai_most(plan->layout.scratch, whole.layout.scratch);
+  plan->layout.scratch_bytes = hai_most(plan->layout.scratch_bytes, whole.layout.scratch_bytes);
+  return status;
+}
+
+static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                    const hyperattn_params *params) {
+  hyperattn_status status = hai_resolve_call(plan, problem, params);
+  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
 }
 
 /* ======== src/phases.h ======== */

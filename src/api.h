@@ -189,6 +189,7 @@ typedef struct hyperattn_problem {
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
 
+#ifndef HYPERATTN_NO_BUILDERS
 /* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
    [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
    pointers are checked by the call that takes the problem. */
@@ -200,6 +201,7 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
                                                        int64_t n_query, int64_t n_key, int64_t head_dim,
                                                        int64_t value_dim, const void *query, const void *key,
                                                        const void *value, void *out);
+#endif
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 

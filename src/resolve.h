@@ -127,9 +127,9 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride. */
-HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                       const hyperattn_params *params) {
+/* Everything about a call that needs no pointer and no stride, but for hai_resolve_sliding. */
+HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_problem *problem,
+                                            const hyperattn_params *params) {
   hyperattn_status status;
   hyperattn_isa isa;
   int bf16;
@@ -154,4 +154,25 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   hai_resolve_stages(plan);
   hai_resolve_layout(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* A sliding window that hides keys makes a call exact; in a shorter call the same window may hide none, and
+   rectangles are approximated, which takes more memory. So that sizes do not fall as lengths rise, the layout
+   is no smaller than that of the longest such call. */
+HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
+  hyperattn_problem shorter = *plan->problem;
+  hyperattn_status status;
+  hai_plan whole;
+  shorter.n_key = hai_min(plan->n_key, plan->sliding);
+  if (!shorter.causal) shorter.n_query = hai_min(plan->n_query, plan->sliding);
+  status = hai_resolve_call(&whole, &shorter, plan->params);
+  plan->layout.scratch = hai_most(plan->layout.scratch, whole.layout.scratch);
+  plan->layout.scratch_bytes = hai_most(plan->layout.scratch_bytes, whole.layout.scratch_bytes);
+  return status;
+}
+
+static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                    const hyperattn_params *params) {
+  hyperattn_status status = hai_resolve_call(plan, problem, params);
+  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
 }
