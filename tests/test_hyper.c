@@ -5,17 +5,20 @@
 
 static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
 
-/* Every combination of parameters. */
+/* Every combination of parameters, with scores as they are, capped, and capped beside a sink. */
 static void test_params(void **state) {
+  static const float sink[] = {2.5f, -INFINITY};
   (void)state;
   int seen = 0;
-  for (int causal = 0; causal < 2; causal++)
+  for (int causal = 0; causal < 6; causal++)
     for (int order = 0; order < 2; order++)
       for (int sampling = 0; sampling < 3; sampling++)
         for (int score = 0; score < 2; score++)
           for (int block = 0; block < 2; block++)
             for (int pins = 0; pins < 2; pins++) {
-              call c = new_call(1, 2, 1, 203, 203, 8, 6, causal, (uint64_t)(100 + seen));
+              call c = new_call(1, 2, 1, 203, 203, 8, 6, causal % 2, (uint64_t)(100 + seen));
+              if (causal > 1) c.problem.softcap = 1.5f;
+              if (causal > 3) c.problem.sink = sink;
               hyperattn_params a = small_params(hyperattn_default_params(), 24, block ? 12 : 0, 10);
               a.order = order ? HYPERATTN_ORDER_POSITION : HYPERATTN_ORDER_SORTLSH;
               a.sampling = (hyperattn_sampling)sampling;
@@ -27,7 +30,7 @@ static void test_params(void **state) {
               free_call(&c);
               seen++;
             }
-  assert_int_equal(seen, 96);
+  assert_int_equal(seen, 288);
 }
 
 /* Blocks of unequal size, more queries than keys and fewer, prefixes, windows longer than half the keys. */
@@ -100,8 +103,11 @@ static void test_a_budget_of_all_keys_is_exact(void **state) {
 /* The same, but the rectangle is approximated though that costs more: the stages themselves must be exact. */
 static void test_stages_with_all_keys_are_exact(void **state) {
   (void)state;
-  for (int which = 0; which < 3; which++) {
+  static const float sink = 3.0f;
+  for (int i = 0; i < 6; i++) {
+    int which = i % 3;
     call c = new_call(1, 1, 1, 200, 230, 8, 8, 0, 31);
+    if (i > 2) c.problem.softcap = 0.7f, c.problem.sink = &sink;
     c.params = small_params(hyperattn_default_params(), 8, which == 0 ? 230 : 0, which == 0 ? 0 : 230);
     if (which == 0) c.params.query_group = c.params.key_group = 0;
     c.params.sampling = which == 1 ? HYPERATTN_SAMPLE_COLUMN_MASS : HYPERATTN_SAMPLE_UNIFORM;

@@ -244,6 +244,7 @@ static void test_sizes_never_fall(void **state) {
     hyperattn_params a = small_params(round % 4 / 2 ? hyperattn_default_params() : hyperattn_paper_params(),
                                       any_of(&random, 1, 100), any_of(&random, 0, 60), any_of(&random, 0, 60));
     if (fields & WINDOW) p.sliding_window = any_of(&random, 1, 1000);
+    if (any_of(&random, 0, 1)) p.report = (hyperattn_report *)(uintptr_t)4096;
     a.method = round % 16 ? HYPERATTN_HYPER : HYPERATTN_EXACT;
     for (int axis = 0; axis < 3; axis++) {
       size_t before = 0;
