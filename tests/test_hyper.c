@@ -176,10 +176,11 @@ static void test_what_is_worth_approximating(void **state) {
   assert_false(is_worth(&p, 0x7fffffff, 0x7fffffff));
 }
 
-/* Algorithm 2's normaliser, recomputed in double from the same choices. */
-static void check_cap(float epsilon, float kappa, float spread) {
+/* Algorithm 2's normaliser, recomputed in double from the same choices. A sink joins it as it is. */
+static void check_cap(float epsilon, float kappa, float spread, float softcap, float sink) {
   call c = new_call(1, 1, 1, 120, 140, 8, 8, 0, 37);
   const hyperattn_problem *p = &c.problem;
+  c.problem.softcap = softcap, c.problem.sink = &sink;
   for (int64_t i = 0; i < 120 * 8; i++) c.q[i] *= spread;
   c.params = small_params(hyperattn_paper_params(), 20, 14, 20);
   c.params.cap_epsilon = epsilon, c.params.cap_kappa = kappa;
@@ -190,17 +191,13 @@ static void check_cap(float epsilon, float kappa, float spread) {
   hai_job job;
   assert_int_equal(hai_resolve(&plan, p, &c.params), HYPERATTN_OK);
   hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0); /* the workspace still has the choices */
-  double residual_most = 0.0, scale = reference_scale(p);
-  double s[120][140];
+  double residual_most = 0.0, s[120][140];
+  double *query = read_rows(&p->query, 0, 0, 120, 8), *key = read_rows(&p->key, 0, 0, 140, 8);
   int block_of_key[140];
   for (int rank = 0; rank < 140; rank++) block_of_key[key_at(&job, rank)] = (int)hai_part_of(140, 10, rank);
   for (int x = 0; x < 120; x++)
-    for (int j = 0; j < 140; j++) {
-      s[x][j] = 0.0;
-      for (int t = 0; t < 8; t++)
-        s[x][j] += (double)c.q[query_at(&job, x) * 8 + t] * (double)c.k[j * 8 + t];
-      s[x][j] = exp(s[x][j] * scale);
-    }
+    for (int j = 0; j < 140; j++)
+      s[x][j] = exp(reference_score(p, query + query_at(&job, x) * 8, key + j * 8));
   for (int t = 0; t < 20; t++) { /* the sampled rows */
     int64_t x = hai_draw(120, 20, t, hai_random(c.params.seed, 0, HAI_FOR_CAP, (uint64_t)t));
     double residual = 0.0;
@@ -228,28 +225,31 @@ static void check_cap(float epsilon, float kappa, float spread) {
       for (int u = 0; u < 8; u++) top[u] += w * a * (double)c.v[column->key * 8 + u];
     }
     if (rest < floor_sum) floored++;
-    double d = block + fmax(rest, floor_sum);
+    double d = block + fmax(rest, floor_sum) + exp((double)sink);
     assert_below(fabs((double)c.lse[i] - log(d)) / fmax(1.0, fabs(log(d))), 3e-6);
     for (int t = 0; t < 8; t++)
       assert_below(fabs((double)c.out[i * 8 + t] - top[t] / d), 2e-5 * fmax(1.0, fabs(top[t] / d)));
   }
   if (epsilon > 0.0f && epsilon < 4.0f) assert_true(capped > 0);
   if (kappa > 0.0f && kappa < 4.0f) assert_true(floored > 0);
-  free(workspace);
+  free(workspace), free(query), free(key);
   free_call(&c);
 }
 
 /* Pins are neither capped nor floored. If cap and floor have no effect, the result is that without them. */
 static void test_cap_beside_pins(void **state) {
+  static const float sink[] = {6.0f, -1.0f};
   (void)state;
-  for (int by_score = 0; by_score < 2; by_score++) {
+  for (int i = 0; i < 4; i++) {
+    int by_score = i % 2;
     call c = new_call(1, 2, 1, 120, 140, 8, 8, 0, 67);
+    c.problem.sink = i > 1 ? sink : NULL;
     double want[2 * 120 * 8], lse[2 * 120];
     c.params = small_params(hyperattn_default_params(), 20, by_score ? 14 : 0, 20);
     c.params.order = HYPERATTN_ORDER_POSITION;
     run(&c);
-    for (int i = 0; i < 2 * 120 * 8; i++) want[i] = (double)c.out[i];
-    for (int i = 0; i < 2 * 120; i++) lse[i] = (double)c.lse[i];
+    for (int j = 0; j < 2 * 120 * 8; j++) want[j] = (double)c.out[j];
+    for (int j = 0; j < 2 * 120; j++) lse[j] = (double)c.lse[j];
     c.params.cap_epsilon = 1e6f, c.params.cap_kappa = 1e30f;
     run(&c);
     assert_below(relative_error(c.out, want, 2 * 120 * 8), 1e-5);
@@ -260,11 +260,14 @@ static void test_cap_beside_pins(void **state) {
 
 static void test_cap(void **state) {
   (void)state;
-  check_cap(1.0f, 0.0f, 1.0f);
-  check_cap(0.0f, 2.0f, 1.0f);
-  check_cap(2.0f, 3.0f, 1.0f);
-  check_cap(1.0f, 1.5f, 4.0f);
-  check_cap(100.0f, 1000.0f, 1.0f); /* cap and floor have no effect */
+  check_cap(1.0f, 0.0f, 1.0f, 0.0f, -INFINITY);
+  check_cap(0.0f, 2.0f, 1.0f, 0.0f, -INFINITY);
+  check_cap(2.0f, 3.0f, 1.0f, 0.0f, -INFINITY);
+  check_cap(1.0f, 1.5f, 4.0f, 0.0f, -INFINITY);
+  check_cap(100.0f, 1000.0f, 1.0f, 0.0f, -INFINITY); /* cap and floor have no effect */
+  check_cap(1.0f, 0.0f, 1.0f, 0.0f, 4.0f);
+  check_cap(2.0f, 1.5f, 1.0f, 5.0f, 4.0f);
+  check_cap(0.5f, 1.1f, 4.0f, 2.0f, 0.5f);
 }
 
 /* Negating queries and scale changes nothing, because hashing and pairing follow the sign of the scale. */
