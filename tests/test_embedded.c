@@ -30,6 +30,7 @@ static int64_t any(uint64_t *state, int64_t least, int64_t most) {
 /* The bounds hold for thousands of calls, and at least one of them is tight. */
 static void test_bound_holds(void **state) {
   (void)state;
+  static const float somewhere[1];
   double least = 1e9;
   uint64_t random = 17;
   for (int i = 0; i < 3000; i++) {
@@ -53,7 +54,10 @@ static void test_bound_holds(void **state) {
         a.query_group = a.key_group = 0;
       if (i % 5 == 0) a.order = HYPERATTN_ORDER_POSITION;
     }
+    p.softcap = (float)any(&random, 0, 1), p.sliding_window = i % 4 ? 0 : any(&random, 1, 1 << 18);
+    p.sink = i % 3 ? NULL : somewhere, p.mask.data = i % 7 ? NULL : somewhere;
     if (i == 1) { /* mostly weights of columns */
+      memset(&p, 0, sizeof p);
       a = hyperattn_paper_params();
       p.batch = 1, p.n_heads = p.n_kv_heads = 4, p.n_query = p.n_key = 16384;
       p.head_dim = p.value_dim = 64, p.causal = 1;
