@@ -23,8 +23,8 @@ static float half_of(const unsigned char *at) {
 }
 
 /* The nibbles of 16 bytes as numbers: the low ones come first. */
-static void widen_nibbles(const unsigned char *nibbles, uint32_t fifth_bits, const float *number, float factor,
-                          float least, float *to, int64_t n) {
+static void widen_nibbles(const unsigned char *nibbles, uint32_t fifth_bits, const float *number,
+                          float factor, float least, float *to, int64_t n) {
   for (int i = 0; i < 16; i++) {
     unsigned low = (nibbles[i] & 15u) | (fifth_bits >> i & 1) << 4,
              high = nibbles[i] >> 4 | (fifth_bits >> (i + 16) & 1) << 4;
@@ -39,7 +39,9 @@ static void widen_blocks(int format, const void *row, float *to, int64_t n) {
   float number[32];
   for (int i = 0; i < 32; i++)
     number[i] = format == IQ4_NL ? iq4_nl_numbers[i % 16]
-                                 : (float)(i - (format == Q4_0 ? 8 : format == Q5_0 ? 16 : 0));
+                                 : (float)(i - (format == Q4_0   ? 8
+                                                : format == Q5_0 ? 16
+                                                                 : 0));
   const unsigned char *at = (const unsigned char *)row;
   for (; n > 0; n -= 32, to += 32, at += block_bytes[format]) {
     uint32_t fifth_bits = 0;
@@ -59,16 +61,18 @@ static void widen_iq4_nl(const void *row, float *to, int64_t n) { widen_blocks(I
 /* ---- As they are defined ---- */
 
 typedef struct block_format {
-  size_t bytes, codes_at;    /* of a block; where its nibbles begin */
-  int fifth_at, least_at;    /* where the fifth bits and m lie; -1: nowhere */
-  unsigned n_codes;          /* 16 or 32 */
-  int offset;                /* x = d (code - offset), and m more; IQ4_NL has a table */
+  size_t bytes, codes_at; /* of a block; where its nibbles begin */
+  int fifth_at, least_at; /* where the fifth bits and m lie; -1: nowhere */
+  unsigned n_codes;       /* 16 or 32 */
+  int offset;             /* x = d (code - offset), and m more; IQ4_NL has a table */
   void (*widen)(const void *row, float *to, int64_t n);
 } block_format;
 
-static const block_format block_formats[N_BLOCK_FORMATS] = {
-    {18, 2, -1, -1, 16, 8, widen_q4_0}, {20, 4, -1, 2, 16, 0, widen_q4_1},   {22, 6, 2, -1, 32, 16, widen_q5_0},
-    {24, 8, 4, 2, 32, 0, widen_q5_1},   {18, 2, -1, -1, 16, 0, widen_iq4_nl}};
+static const block_format block_formats[N_BLOCK_FORMATS] = {{18, 2, -1, -1, 16, 8, widen_q4_0},
+                                                            {20, 4, -1, 2, 16, 0, widen_q4_1},
+                                                            {22, 6, 2, -1, 32, 16, widen_q5_0},
+                                                            {24, 8, 4, 2, 32, 0, widen_q5_1},
+                                                            {18, 2, -1, -1, 16, 0, widen_iq4_nl}};
 
 /* Element t's code; a machine of the other byte order has ggml's fifth bits in its own. */
 static unsigned block_code(const block_format *f, const unsigned char *block, int t) {

@@ -61,7 +61,8 @@ static void read_row(const hyperattn_input *x, int64_t b, int64_t h, int64_t r, 
     if (x->dtype == HYPERATTN_F16 || x->dtype == HYPERATTN_BF16)
       to[t] = half_at(x->dtype, row + 2 * t);
     else if (x->dtype == HYPERATTN_Q8_0)
-      to[t] = half_at(HYPERATTN_F16, row + t / 32 * 34) * (double)(signed char)row[t / 32 * 34 + 2 + t % 32];
+      to[t] =
+          half_at(HYPERATTN_F16, row + t / 32 * 34) * (double)(signed char)row[t / 32 * 34 + 2 + t % 32];
     else
       to[t] = (double)wide[t];
   }

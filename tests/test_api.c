@@ -440,8 +440,8 @@ static void test_builders(void **state) {
   (void)state;
   float q, k, v, o;
   for (int tokens = 0; tokens < 2; tokens++) {
-    hyperattn_problem p = (tokens ? hyperattn_tokens_first : hyperattn_heads_first)(2, 6, 3, 40, 50, 8, 12, &q,
-                                                                                    &k, &v, &o);
+    hyperattn_problem p =
+        (tokens ? hyperattn_tokens_first : hyperattn_heads_first)(2, 6, 3, 40, 50, 8, 12, &q, &k, &v, &o);
     assert_true(p.batch == 2 && p.n_heads == 6 && p.n_kv_heads == 3 && p.n_query == 40 && p.n_key == 50);
     assert_true(p.head_dim == 8 && p.value_dim == 12 && !p.causal && p.scale == 0.0f && p.softcap == 0.0f);
     assert_true(!p.lse && !p.sliding_window && !p.mask_slope && !p.sink && !p.report);
@@ -649,7 +649,8 @@ static void test_every_mistake_of_a_field_has_its_status(void **state) {
   c.problem.key.page = c.problem.value.page = page;
   c.problem.key.page_rows = 1, c.problem.value.page_rows = too_many - 1;
   good = c;
-  size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1) + 8192; /* also for keys that are widened */
+  size_t bytes =
+      hyperattn_workspace_size(&c.problem, &c.params, 1) + 8192; /* also for keys that are widened */
   void *w = test_alloc(bytes);
   memset(w, 0, bytes);
   hyperattn_problem *p = &c.problem;

@@ -213,7 +213,8 @@ static void test_what_hides(void **state) {
   c.problem.mask_slope = slopes;
   run(&c);
   for (int h = 0; h < 2; h++)
-    for (int i = 0; i < 30; i++) assert_true(c.lse[h * 90 + i] == -INFINITY && c.out[(h * 90 + i) * 6] == 0);
+    for (int i = 0; i < 30; i++)
+      assert_true(c.lse[h * 90 + i] == -INFINITY && c.out[(h * 90 + i) * 6] == 0);
   c.problem.mask_slope = NULL;
   assert_exact(&c, 5e-6);
   double mean = 0.0;
@@ -273,7 +274,8 @@ static void test_sinks_without_effect(void **state) {
   (void)state;
   for (int method = 0; method < 2; method++)
     for (int causal = 0; causal < 2; causal++) {
-      call c = new_call(1, 2, 1, 200, 200, 8, 6, causal, 31), d = new_call(1, 2, 1, 200, 200, 8, 6, causal, 31);
+      call c = new_call(1, 2, 1, 200, 200, 8, 6, causal, 31),
+           d = new_call(1, 2, 1, 200, 200, 8, 6, causal, 31);
       c.params = small_params(hyperattn_default_params(), 24, 12, 10);
       c.params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
       d.params = c.params, d.problem.sink = none;
@@ -301,8 +303,7 @@ static void test_sinks_go_to_one_part(void **state) {
   set_input(&other, part[1].out, HYPERATTN_F32, 2, 40, 6);
   assert_int_equal(hyperattn_merge(1, 2, 40, 6, part[0].problem.out, part[0].lse, other, part[1].lse),
                    HYPERATTN_OK);
-  for (int i = 0; i < 80 * 6; i++)
-    assert_below(fabs((double)part[0].out[i] - (double)whole.out[i]), 1e-6);
+  for (int i = 0; i < 80 * 6; i++) assert_below(fabs((double)part[0].out[i] - (double)whole.out[i]), 1e-6);
   for (int i = 0; i < 80; i++) assert_below(fabs((double)part[0].lse[i] - (double)whole.lse[i]), 2e-6);
   for (int i = 0; i < 2; i++) free(part[i].out), free(part[i].lse);
   free_call(&whole);

@@ -47,7 +47,8 @@ static void test_every_code(void **state) {
 enum { N = 90, HEAD_DIM = 64, VALUE_DIM = 96 };
 
 /* Rows of blocks, at an odd address. Returns the memory; the numbers go to `wide`. */
-static char *any_rows(int format, uint64_t *random, int64_t rows, int64_t dim, hyperattn_input *x, float *wide) {
+static char *any_rows(int format, uint64_t *random, int64_t rows, int64_t dim, hyperattn_input *x,
+                      float *wide) {
   const block_format *f = &block_formats[format];
   int64_t line = dim / 32 * (int64_t)f->bytes;
   char *memory = (char *)test_alloc((size_t)(rows * line) + 1);

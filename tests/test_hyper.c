@@ -142,7 +142,8 @@ static void test_window_is_exact(void **state) {
     hai_plan plan;
     assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
     assert_true(plan.depth > 1);
-    double *key = read_rows(&c.problem.key, 0, 0, 203, 8), *value = read_rows(&c.problem.value, 0, 0, 203, 8);
+    double *key = read_rows(&c.problem.key, 0, 0, 203, 8),
+           *value = read_rows(&c.problem.value, 0, 0, 203, 8);
     for (int i = 0; i < 203; i++) {
       double weight[203], out[8];
       for (int j = 0; j < 203; j++)

@@ -60,7 +60,8 @@ static void check_mask_dtypes(any_call *a, uint64_t *random) {
   double *row = (double *)test_alloc((size_t)p->n_key * sizeof(double));
   (void)random;
   for (int64_t r = 0; p->mask.data && r < lse_size(p); r++) {
-    read_row(&p->mask, r / p->n_query / p->n_heads, r / p->n_query % p->n_heads, r % p->n_query, p->n_key, row);
+    read_row(&p->mask, r / p->n_query / p->n_heads, r / p->n_query % p->n_heads, r % p->n_query, p->n_key,
+             row);
     for (int64_t j = 0; j < p->n_key; j++) mask[r * p->n_key + j] = (float)row[j];
   }
   if (p->mask.data) set_input(&b.c.problem.mask, mask, HYPERATTN_F32, p->n_heads, p->n_query, p->n_key);
@@ -154,8 +155,10 @@ static void check_hidden(any_call *a, uint64_t *random) {
   b.c.problem.key = copy_rows(&b, &p->key, p->n_kv_heads, 1, p->n_key, p->head_dim);
   b.c.problem.value = copy_rows(&b, &p->value, p->n_kv_heads, 1, p->n_key, p->value_dim);
   for (int64_t i = 0; i < p->batch * p->n_kv_heads; i++) {
-    spoil_row(&p->key, i / p->n_kv_heads, i % p->n_kv_heads, spoilt, p->head_dim, bad[any_of(random, 0, 2)]);
-    spoil_row(&p->value, i / p->n_kv_heads, i % p->n_kv_heads, spoilt, p->value_dim, bad[any_of(random, 0, 2)]);
+    spoil_row(&p->key, i / p->n_kv_heads, i % p->n_kv_heads, spoilt, p->head_dim,
+              bad[any_of(random, 0, 2)]);
+    spoil_row(&p->value, i / p->n_kv_heads, i % p->n_kv_heads, spoilt, p->value_dim,
+              bad[any_of(random, 0, 2)]);
   }
   run(&b.c);
   for (int64_t i = 0; i < p->batch; i++)
@@ -241,8 +244,9 @@ static void test_sizes_never_fall(void **state) {
   for (int round = 0; round < 300; round++) {
     unsigned fields = round < 4 * N_FIELDS ? 1u << round / 4 : (unsigned)any_of(&random, 0, ALL_FIELDS);
     hyperattn_problem p = nowhere(fields, round % 2);
-    hyperattn_params a = small_params(round % 4 / 2 ? hyperattn_default_params() : hyperattn_paper_params(),
-                                      any_of(&random, 1, 100), any_of(&random, 0, 60), any_of(&random, 0, 60));
+    hyperattn_params a =
+        small_params(round % 4 / 2 ? hyperattn_default_params() : hyperattn_paper_params(),
+                     any_of(&random, 1, 100), any_of(&random, 0, 60), any_of(&random, 0, 60));
     if (fields & WINDOW) p.sliding_window = any_of(&random, 1, 1000);
     if (any_of(&random, 0, 1)) p.report = (hyperattn_report *)(uintptr_t)4096;
     a.method = round % 16 ? HYPERATTN_HYPER : HYPERATTN_EXACT;
