@@ -846,6 +846,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_CUSTOM 1
 #endif
+#ifdef HYPERATTN_NO_MANY
+#define HAI_MANY 0
+#else
+#define HAI_MANY 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */
@@ -4963,7 +4968,6 @@ typedef struct hai_plan {
       probe_queries;
   hai_index window;      /* 0 in full attention */
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
-  unsigned char masking; /* 1 if there is a mask */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
@@ -5001,6 +5005,10 @@ typedef struct hai_rect {
   hai_index index;  /* within its level */
   hai_index region; /* number in the split, whatever the lengths: of its random numbers and its record */
 } hai_rect;
+
+/* Does a sliding window hide keys, is there a mask? Constant in a build without them. */
+static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
+static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
@@ -5481,41 +5489,28 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
-/* Dtypes of a call's tensors; keys and values come first, since they may have any. Without a mask, the
-   query's stands for the mask's. */
-static hyperattn_status hai_check_dtypes(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[5] = {p->key.dtype, p->value.dtype, p->query.dtype, p->out.dtype,
-                                    p->mask.data ? p->mask.dtype : p->query.dtype};
-  int i;
-  for (i = 0; i < 5; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
-  for (i = 2; i < 5; i++) {
-    if (dtype[i] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-    if (dtype[i] == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
-  }
-  for (i = 0; i < 5; i++)
-    if ((!HAI_HALVES && dtype[i] != HYPERATTN_F32) || (!HAI_CUSTOM && dtype[i] == HYPERATTN_CUSTOM))
-      return HYPERATTN_ERROR_LEFT_OUT;
-  return HYPERATTN_OK;
-}
-
-/* Pages and the widening of keys or values. */
-static hyperattn_status hai_check_rows(const hyperattn_input *x) {
-  if (x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
-  if (x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
-  return HYPERATTN_OK;
-}
-
-/* What changes scores and what queries see. */
-static hyperattn_status hai_check_variations(const hyperattn_problem *p) {
-  if (!hai_finite(p->softcap) || p->softcap < 0.0f) return HYPERATTN_ERROR_SOFTCAP;
-  if (p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
-  if (p->query.page || (p->mask.data && p->mask.page)) return HYPERATTN_ERROR_PAGED;
-  if ((!HAI_SOFTCAP && p->softcap > 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
-      (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
-      (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report))
+/* Keys and values may have any dtype. */
+static hyperattn_status hai_check_dtype(hyperattn_dtype dtype, int is_kv) {
+  if (!hai_listed(HAI_AS(int, dtype), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  if ((!HAI_HALVES && dtype != HYPERATTN_F32) || (!HAI_CUSTOM && dtype == HYPERATTN_CUSTOM))
     return HYPERATTN_ERROR_LEFT_OUT;
-  return HYPERATTN_OK;
+  if (dtype == HYPERATTN_Q8_0 && !is_kv) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  return dtype == HYPERATTN_CUSTOM && !is_kv ? HYPERATTN_ERROR_CUSTOM : HYPERATTN_OK;
+}
+
+/* Only keys and values may have pages. */
+static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
+  if (HAI_CUSTOM && is_kv && x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (HAI_PAGES && x->page && !is_kv) return HYPERATTN_ERROR_PAGED;
+  if (HAI_PAGES && x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return hai_check_dtype(x->dtype, is_kv);
+}
+
+/* Is anything asked for that this build leaves out? Dtypes are looked at elsewhere. */
+static int hai_is_left_out(const hyperattn_problem *p) {
+  return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+         (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -5530,10 +5525,15 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  if ((status = hai_check_dtypes(p)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_rows(&p->key)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_rows(&p->value)) != HYPERATTN_OK) return status;
-  return hai_check_variations(p);
+  if ((status = hai_check_input(&p->query, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->key, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->value, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(p->out.dtype, 0)) != HYPERATTN_OK) return status;
+  if (HAI_MASKS && p->mask.data && (status = hai_check_input(&p->mask, 0)) != HYPERATTN_OK) return status;
+  if (hai_is_left_out(p)) return HYPERATTN_ERROR_LEFT_OUT;
+  if (HAI_SOFTCAP && (!hai_finite(p->softcap) || p->softcap < 0.0f)) return HYPERATTN_ERROR_SOFTCAP;
+  if (HAI_SLIDING && p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
+  return HYPERATTN_OK;
 }
 
 /* Do held-out queries choose? */
@@ -5751,14 +5751,14 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
-  if (plan->masking && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
+  if (hai_masking(plan) && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
   hai_add_rows(&buffers, &p->key, plan->head_dim);
   hai_add_rows(&buffers, &p->value, plan->value_dim);
   buffers.batch = 1;
   buffers.heads = plan->n_heads;
-  if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
 }
@@ -5776,16 +5776,14 @@ static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *work
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_input *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
+  hyperattn_status status;
   hai_buffers buffers;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_CUSTOM) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_CUSTOM))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  if (a->dtype == HYPERATTN_CUSTOM || b->dtype == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
+  if ((status = hai_check_dtype(a->dtype, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(b->dtype, 0)) != HYPERATTN_OK) return status;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
@@ -5918,7 +5916,7 @@ static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
   floats += HAI_AS(size_t, hai_per_key_floats(plan));
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
-         (plan->masking ? hai_round_up(sizeof(hai_mask)) : 0);
+         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
@@ -5940,7 +5938,7 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
 }
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
-  return plan->masking ? HAI_CHUNK * plan->float_kernel->lanes : 0;
+  return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
 }
 static hai_index hai_score_rows(const hai_plan *plan) {
   int extra = plan->kernel->extra_rows;
@@ -5978,15 +5976,12 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
   hai_rows rows;
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
   rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
-  rows.page = HAI_NULL;
-  rows.page_rows = 1;
-  rows.page_stride = 0;
-  if (HAI_PAGES && x->page) {
-    rows.page = x->page + job->batch * x->page_batch_stride;
-    rows.page_rows = HAI_AS(uint32_t, x->page_rows);
-    rows.page_stride = hai_offset(x->dtype, x->page_stride);
+  if (HAI_PAGES) { /* what a build leaves out is never read */
+    rows.page = x->page ? x->page + job->batch * x->page_batch_stride : HAI_NULL;
+    rows.page_rows = x->page ? HAI_AS(uint32_t, x->page_rows) : 1;
+    rows.page_stride = x->page ? hai_offset(x->dtype, x->page_stride) : 0;
   }
-  rows.custom = hai_is_custom(x->dtype) ? x->widen : HAI_NULL;
+  if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
@@ -6010,8 +6005,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->per_key = hai_carve(at, hai_per_key_floats(plan));
-  tile->mask = HAI_NULL;
-  if (HAI_MASKS && plan->masking) {
+  if (HAI_MASKS) tile->mask = HAI_NULL;
+  if (hai_masking(plan)) {
     tile->mask = HAI_PLACE(hai_mask, *at);
     *at += hai_round_up(sizeof(hai_mask));
   }
@@ -6025,10 +6020,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->line_dim = first->line_dim;
     tile->id = first->id;
     tile->log_weight = first->log_weight;
-    if (tile->mask) tile->mask->bias = first->mask->bias;
+    if (hai_masking(plan)) tile->mask->bias = first->mask->bias;
     return tile;
   }
-  if (tile->mask) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
+  if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
@@ -6067,26 +6062,28 @@ HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
          HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
 
-/* Row `row` of keys or values as a kernel that reads `dtype` takes it: as it lies, or widened into `to`. */
-HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel,
-                                hyperattn_dtype dtype, float *to) {
+/* Row `row` of keys or values as a kernel reads it: as it lies, or widened into row j of `room` [][dim]. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel, float *room,
+                                hai_index j) {
   const char *at = hai_rows_address(rows, row);
-  if (hai_is_f32(rows->dtype) || rows->dtype == dtype) return at;
+  if (hai_is_f32(rows->dtype) || rows->dtype == kernel->dtype) return at;
+  room += j * rows->dim;
   if (HAI_CUSTOM && rows->custom)
-    rows->custom(at, to, rows->dim);
+    rows->custom(at, room, rows->dim);
   else
-    kernel->widen(at, rows->dtype, rows->dim, to);
-  return to;
+    kernel->widen(at, rows->dtype, rows->dim, room);
+  return room;
 }
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_rows_read(const hai_job *job, const hai_rows *rows, hai_index row, float *widened) {
+  return HAI_AS(const float *, hai_rows_at(rows, row, job->plan->float_kernel, widened, 0));
+}
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
-  return HAI_AS(const float *,
-                hai_rows_at(&job->tile->keys, key, job->plan->float_kernel, HYPERATTN_F32, widened));
+  return hai_rows_read(job, &job->tile->keys, key, widened);
 }
 static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
-  return HAI_AS(const float *,
-                hai_rows_at(&job->tile->values, key, job->plan->float_kernel, HYPERATTN_F32, widened));
+  return hai_rows_read(job, &job->tile->values, key, widened);
 }
 
 /* Bits begin .. end - 1. */
@@ -6115,7 +6112,7 @@ static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first,
   hai_index position = row + plan->n_key - plan->n_query;
   *first = 0;
   *last = plan->problem->causal ? position : plan->n_key - 1;
-  if (!HAI_SLIDING || !plan->sliding) return;
+  if (!hai_sliding(plan)) return;
   *first = hai_max(0, position - plan->sliding + 1);
   *last = hai_min(*last, position + plan->sliding - 1);
 }
@@ -6222,7 +6219,7 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
-  tile->softcap = job->plan->problem->softcap;
+  if (HAI_SOFTCAP) tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
@@ -6434,17 +6431,11 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
 
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
-/* Row `row` of keys or values as the tile's kernel takes it, at place j of the chunk. */
-HAI_HOT const void *hai_tile_row(const hai_tile *tile, const hai_rows *rows, hai_index row, int j) {
-  float *to = rows->widened ? rows->widened + j * rows->dim : HAI_NULL;
-  return hai_rows_at(rows, row, tile->kernel, tile->kernel->dtype, to);
-}
-
 /* Key `key` takes place j of the chunk that the tiles share. */
 HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_tile_row(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_tile_row(tile, &tile->values, key, j);
+  tile->key[j] = hai_rows_at(&tile->keys, key, tile->kernel, tile->keys.widened, j);
+  if (tile->value_dim) tile->value[j] = hai_rows_at(&tile->values, key, tile->kernel, tile->values.widened, j);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -7456,12 +7447,12 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   for (i = 0; i < n; i++) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
-    if (HAI_MASKS && plan->masking)
+    if (hai_masking(plan))
       hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
   }
   hai_tile_open(job, n, plan->value_dim);
   hai_tile_begin(job);
-  job->tile->guarded = plan->problem->causal || plan->sliding || plan->masking;
+  job->tile->guarded = plan->problem->causal || hai_sliding(plan) || hai_masking(plan);
 }
 
 /* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and
@@ -7697,8 +7688,9 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
-    float sum = hai_log_add(hai_log_add(block[i], rest > least ? rest : least), hai_lane_sink(job, i));
-    float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
+    float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
+    if (HAI_SINKS) sum = hai_log_add(sum, hai_lane_sink(job, i));
+    factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
   }
@@ -8647,7 +8639,6 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
-  plan->masking = HAI_MASKS && p->mask.data;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -8660,7 +8651,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !plan->sliding && !plan->masking;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
   plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
@@ -8793,7 +8784,7 @@ HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
 static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                     const hyperattn_params *params) {
   hyperattn_status status = hai_resolve_call(plan, problem, params);
-  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
+  return status == HYPERATTN_OK && hai_sliding(plan) ? hai_resolve_sliding(plan) : status;
 }
 
 /* ======== src/phases.h ======== */
@@ -8894,19 +8885,31 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
 
 /* Entry points. */
 
+#ifndef HYPERATTN_NO_TEXTS
+/* Can this build return a status? Constant for a constant, so that the sentences of others are dropped. */
+static int hai_occurs(int code) {
+  return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
+         (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
+         (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
+         (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+}
+
+#define HAI_UNKNOWN "unknown status"
 #define HAI_STATUS_CASE(name, code, text) \
-  case code: return text;
+  case code: return hai_occurs(code) ? text : HAI_UNKNOWN;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
-#ifdef HYPERATTN_NO_TEXTS
-  (void)status;
-  return "";
-#else
   switch (HAI_AS(int, status)) {
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
-    default: return "unknown status";
+    default: return HAI_UNKNOWN;
   }
-#endif
 }
+#else
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+  (void)status;
+  return "";
+}
+#endif
 
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   hyperattn_params p;
@@ -9132,7 +9135,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
    the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each
    problem, and behind them the number of tasks. Problems and params are copied, so that it does not matter
    whose copy a thread hands in. */
-#ifndef HYPERATTN_NO_MANY
+#if HAI_MANY
 
 typedef struct hai_planned {
   hyperattn_problem problem;
@@ -9436,6 +9439,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_JUDGING
 #undef HAI_LEAP
 #undef HAI_LONG_SUMS
+#undef HAI_MANY
 #undef HAI_MASKS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
@@ -9490,6 +9494,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
 #undef HAI_TILES_BYTES
+#undef HAI_UNKNOWN
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf

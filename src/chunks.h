@@ -1,16 +1,10 @@
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
-/* Row `row` of keys or values as the tile's kernel takes it, at place j of the chunk. */
-HAI_HOT const void *hai_tile_row(const hai_tile *tile, const hai_rows *rows, hai_index row, int j) {
-  float *to = rows->widened ? rows->widened + j * rows->dim : HAI_NULL;
-  return hai_rows_at(rows, row, tile->kernel, tile->kernel->dtype, to);
-}
-
 /* Key `key` takes place j of the chunk that the tiles share. */
 HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_tile_row(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_tile_row(tile, &tile->values, key, j);
+  tile->key[j] = hai_rows_at(&tile->keys, key, tile->kernel, tile->keys.widened, j);
+  if (tile->value_dim) tile->value[j] = hai_rows_at(&tile->values, key, tile->kernel, tile->values.widened, j);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */

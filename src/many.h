@@ -7,7 +7,7 @@
    the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each
    problem, and behind them the number of tasks. Problems and params are copied, so that it does not matter
    whose copy a thread hands in. */
-#ifndef HYPERATTN_NO_MANY
+#if HAI_MANY
 
 typedef struct hai_planned {
   hyperattn_problem problem;

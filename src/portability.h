@@ -139,6 +139,11 @@
 #else
 #define HAI_CUSTOM 1
 #endif
+#ifdef HYPERATTN_NO_MANY
+#define HAI_MANY 0
+#else
+#define HAI_MANY 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */

@@ -35,7 +35,7 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
-  tile->softcap = job->plan->problem->softcap;
+  if (HAI_SOFTCAP) tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
