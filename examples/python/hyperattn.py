@@ -168,10 +168,11 @@ def _same_layout(library: ctypes.CDLL) -> bool:
 @functools.cache
 def _open(path: str) -> ctypes.CDLL:
     library = ctypes.CDLL(path)
-    for name, (result, arguments) in FUNCTIONS.items():
+    is_whole = all(hasattr(library, name) for name in FUNCTIONS)
+    for name, (result, arguments) in FUNCTIONS.items() if is_whole else ():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    if not _same_layout(library):
+    if not is_whole or not _same_layout(library):
         raise ImportError(f"{path} is of another version than this file, which is for version 0.2: `{BUILD}`")
     return library
 
@@ -317,11 +318,11 @@ def attention(
     n_workers: int = 1,
     **params,
 ):
-    """softmax(scale * query key^T + mask) value, exactly or approximated. The header has more on each of these.
+    """softmax(scale * query key^T + mask) value, exactly or approximated. The header says more of each.
 
     query, key, value: [batch, heads, rows, dim], [heads, rows, dim] or [rows, dim] of float32 or float16, of
-        any strides: only what has no contiguous last dimension is copied. Keys and values may have fewer heads
-        than queries, a divisor of their number.
+        any strides: only what has no contiguous last dimension is copied. Keys and values may have fewer
+        heads than queries, a divisor of their number.
     causal: query i sees keys 0 .. i + n_key - n_query, so the last query sees all.
     scale: None or 0: 1 / sqrt(dim).
     method: "default": approximated to a tolerance where that pays; "linear": the same with a fixed number of
