@@ -224,7 +224,7 @@
 #include <stdint.h>
 
 #define HYPERATTN_VERSION_MAJOR 0
-#define HYPERATTN_VERSION_MINOR 1
+#define HYPERATTN_VERSION_MINOR 2
 #define HYPERATTN_VERSION_PATCH 0
 
 /* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
@@ -268,8 +268,7 @@ extern "C" {
   X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                     \
   X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                       \
   X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                          \
-  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, out or a part of a merge is Q8_0")                            \
-  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")     \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, mask, out or a part of a merge is Q8_0")                      \
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
@@ -297,13 +296,20 @@ extern "C" {
   X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                     \
   X(ERROR_WORKERS, -50, "n_workers is below 1")                                                         \
   X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")                \
-  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
+  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")                \
+  X(ERROR_SOFTCAP, -53, "softcap is negative, NaN or infinite")                                         \
+  X(ERROR_SLIDING_WINDOW, -54, "sliding_window is negative")                                            \
+  X(ERROR_CUSTOM, -55, "query, mask, out or a part of a merge is CUSTOM")                               \
+  X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
+  X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
+  X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -318,17 +324,30 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
-  HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
+  HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
+  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
    stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
    strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
-   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim.
+
+   Keys and values may lie in pages. Row r of head h is then at data + b * batch_stride + h * head_stride +
+   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that all
+   sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order, with
+   repeats. The page numbers are the caller's duty: a call's sizes and checks do not read them, nor look
+   where the rows lie, so that neither extent, alignment of pages nor overlap is checked. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
+  /* HYPERATTN_CUSTOM, else unused: to[t] = element t of the row at `row`, for t < n, which is head_dim or
+     value_dim. It has the signature of ggml's to_float. Workers call it at the same time. */
+  void (*widen)(const void *row, float *to, int64_t n);
+  const int32_t *page; /* NULL, or page numbers [batch][page_batch_stride]; keys and values only */
+  int64_t page_rows;   /* rows of a page: 1 .. 2^31 - 1 where page is set, else unused */
+  ptrdiff_t page_stride, page_batch_stride; /* from page to page, as other strides; entries of page */
 } hyperattn_input;
 
 /* The same for a result: its strides are not negative and its rows do not overlap. */
@@ -379,11 +398,30 @@ typedef struct hyperattn_problem {
   hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
   hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
   float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;               /* reserved, 0 */
-  int64_t sliding_window;      /* reserved, 0 */
-  const int32_t *key_position; /* reserved, NULL */
+  float softcap;               /* 0, or > 0: scores become softcap * tanh(score / softcap), before the mask */
+  /* 0, or > 0: a query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window and,
+     where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
+  int64_t sliding_window;
+  /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
+     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
+     every method is exact. */
+  hyperattn_input mask;
+  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
+  const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
+
+/* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
+   [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
+   pointers are checked by the call that takes the problem. */
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out);
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out);
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -566,13 +604,41 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
+/* ---- Many problems at once ---------------------------------------------------------------------------
+
+   Several problems with the same params as one call, for example sequences of different lengths, prefill
+   beside decode: the tasks of all of them share the workers. Each gets the bits of a call of its own. The
+   plans are made once, in the workspace. No problem may write where another reads or writes, which is not
+   checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
+   -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
+                                                   const hyperattn_params *params, int n_workers);
+
+/* parallel may be NULL: all runs on the calling thread. */
+HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *problems, int n_problems,
+                                                      const hyperattn_params *params,
+                                                      const hyperattn_parallel *parallel, void *workspace,
+                                                      size_t workspace_size, int *bad_problem);
+
+/* The same as phases. The first has one task, which makes the plans. Counting takes O(n_problems). */
+HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
+                                                    const hyperattn_params *params, const void *workspace,
+                                                    size_t workspace_size, int n_workers, int *bad_problem);
+HYPERATTN_API int hyperattn_phase_count_many(const hyperattn_problem *problems, int n_problems,
+                                             const hyperattn_params *params);
+HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *problems, int n_problems,
+                                                 const hyperattn_params *params, int phase);
+HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
+                                           const hyperattn_params *params, void *workspace, int phase,
+                                           int64_t index, int worker);
+
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
    e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
-   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
-   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
-   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
-   FlashInfer. */
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit. Of
+   b only data, dtype and the three strides are read. A sink goes to one of the parts. Errors: BATCH,
+   N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, CUSTOM, NULL_OUT (a), NULL_VALUE (b), NULL_LSE,
+   OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);
@@ -744,6 +810,36 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_LONG_SUMS 1
 #endif
+#ifdef HYPERATTN_NO_SLIDING
+#define HAI_SLIDING 0
+#else
+#define HAI_SLIDING 1
+#endif
+#ifdef HYPERATTN_NO_SOFTCAP
+#define HAI_SOFTCAP 0
+#else
+#define HAI_SOFTCAP 1
+#endif
+#ifdef HYPERATTN_NO_SINKS
+#define HAI_SINKS 0
+#else
+#define HAI_SINKS 1
+#endif
+#ifdef HYPERATTN_NO_MASKS
+#define HAI_MASKS 0
+#else
+#define HAI_MASKS 1
+#endif
+#ifdef HYPERATTN_NO_PAGES
+#define HAI_PAGES 0
+#else
+#define HAI_PAGES 1
+#endif
+#if defined(HYPERATTN_NO_CUSTOM) || defined(HYPERATTN_NO_HALVES)
+#define HAI_CUSTOM 0
+#else
+#define HAI_CUSTOM 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */
@@ -873,6 +969,32 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
+/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32: P and Q by the
+   coefficients of x^0, x^2, .., a minimax fit of relative error 2.1e-8, so that the result is right to 3 units
+   in its last place. */
+#define HAI_TANH_END 9.02f
+#define HAI_TANH_P0 9.999999790e-01f
+#define HAI_TANH_P1 1.337971971e-01f
+#define HAI_TANH_P2 3.494036348e-03f
+#define HAI_TANH_P3 2.058349910e-05f
+#define HAI_TANH_P4 1.331907664e-08f
+#define HAI_TANH_Q1 4.671303496e-01f
+#define HAI_TANH_Q2 2.587108081e-02f
+#define HAI_TANH_Q3 3.283095250e-04f
+#define HAI_TANH_Q4 7.762025519e-07f
+static float hai_tanh(float x) {
+  float y = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x, u = y * y;
+  float p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  float q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  return y * p / q;
+}
+
+/* 1 / x for x > 0, at most the largest float: x * hai_inverse(x) is never NaN. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
    sqrt(2)), ln y = 2 atanh((y - 1) / (y + 1)). ln 2 is split in two parts, the first of so few bits that
    its product with e is exact: where base and ln x cancel, the difference has an error of a few units in
@@ -947,22 +1069,25 @@ static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 /* ======== src/elements.h ======== */
 
 /* ---- Elements ----
-   A row consists of units: single elements, or Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
-   bytes). Conversions to float32 are exact. Those from it round to nearest, ties to even, and keep NaN. */
+   A row consists of units: single elements, Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
+   bytes), or bytes whose meaning only the caller knows (HYPERATTN_CUSTOM). Conversions to float32 are exact.
+   Those from it round to nearest, ties to even, and keep NaN. */
 
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
 HAI_HOT int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+HAI_HOT int hai_is_custom(hyperattn_dtype dtype) { return HAI_CUSTOM && dtype == HYPERATTN_CUSTOM; }
 /* Elements of a unit, bytes of a unit, and the alignment that a row needs. */
 HAI_HOT int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
 HAI_HOT size_t hai_unit_bytes(hyperattn_dtype dtype) {
+  if (hai_is_custom(dtype)) return 1;
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
 static size_t hai_alignment(hyperattn_dtype dtype) {
-  return hai_is_f32(dtype) ? sizeof(float) : sizeof(uint16_t);
+  return hai_is_f32(dtype) ? sizeof(float) : hai_is_custom(dtype) ? 1 : sizeof(uint16_t);
 }
 
 /* float16: sign, 5 bits of exponent with bias 15, 10 bits of fraction. */
@@ -1102,6 +1227,12 @@ typedef struct hai_kernel {
      rows, and those beyond n_keys may be written too. */
   void (*scores)(const float *query, hai_index dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
+  /* score[j][i] = softcap * tanh(score[j][i] / softcap) for a softcap > 0; NaN stays. */
+  void (*cap)(float *score, int n_keys, float softcap, int begin, int end);
+  /* Clears bit i of visible[j] where bias[j][i] is -inf. */
+  void (*hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible);
+  /* score[j][i] += slope[i] * bias[j][i]. */
+  void (*add_bias)(float *score, int n_keys, const float *bias, const float *slope, int begin, int end);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
        factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].
@@ -1197,6 +1328,27 @@ static void hai_scores_scalar(const float *query, hai_index dim, const void *con
   }
 }
 
+static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, int end) {
+  float inverse = hai_inverse(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] = softcap * hai_tanh(score[i] * inverse);
+}
+
+static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++)
+      if (bias[i] == -hai_inf()) visible[j] &= ~(UINT64_C(1) << i);
+}
+
+static void hai_add_bias_scalar(float *score, int n_keys, const float *bias, const float *slope, int begin,
+                                int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] += slope[i] * bias[i];
+}
+
 static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
                               int begin, int end, float *m, float *l, float *factor) {
   int moved = 0, i, j;
@@ -1289,6 +1441,9 @@ static const hai_kernel hai_kernel_scalar = {
     /* pack */ hai_pack_scalar,
     /* unpack */ hai_unpack_scalar,
     /* scores */ hai_scores_scalar,
+    /* cap */ HAI_SOFTCAP ? hai_cap_scalar : HAI_NULL,
+    /* hide */ HAI_MASKS ? hai_hide_scalar : HAI_NULL,
+    /* add_bias */ HAI_MASKS ? hai_add_bias_scalar : HAI_NULL,
     /* softmax */ hai_softmax_scalar,
     /* round */ HAI_NULL,
     /* values */ hai_values_scalar,
@@ -1419,6 +1574,11 @@ HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+HAI_V_avx512 hai_min_avx512(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+HAI_V_avx512 hai_div_avx512(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_hidden_avx512(__m512 x) {
+  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_EQ_OQ));
+}
 HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), HAI_AS(__mmask16, bits), x);
 }
@@ -1494,7 +1654,8 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -1809,6 +1970,48 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
   }
 }
 
+/* ---- What a score becomes ---- */
+
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
+      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
+      u = HAI_ISA(mul)(x, x);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
+}
+
 /* ---- Softmax ---- */
 
 /* The largest of m and of each lane's scores, for the lanes of one register: log-weights are added and hidden
@@ -1992,6 +2195,9 @@ static const hai_kernel hai_kernel_avx512 = {
     /* pack */ hai_pack_avx512,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_avx512,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ HAI_NULL,
     /* values */ hai_values_avx512,
@@ -2455,6 +2661,9 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* pack */ hai_pack_bf16_avx512bf,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_bf16_avx512bf,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_avx512bf,
     /* values */ hai_values_bf16_avx512bf,
@@ -2631,6 +2840,9 @@ static const hai_kernel hai_kernel_amx = {
     /* pack */ hai_pack_bf16_avx512bf,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_amx,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_amx,
     /* values */ hai_values_amx,
@@ -2678,6 +2890,11 @@ HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+HAI_V_avx2 hai_min_avx2(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+HAI_V_avx2 hai_div_avx2(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_hidden_avx2(__m256 x) {
+  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_EQ_OQ)));
+}
 HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   __m256i shown =
@@ -2757,7 +2974,8 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -3070,6 +3288,48 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
     }
     if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
   }
+}
+
+/* ---- What a score becomes ---- */
+
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
+      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
+      u = HAI_ISA(mul)(x, x);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -3255,6 +3515,9 @@ static const hai_kernel hai_kernel_avx2 = {
     /* pack */ hai_pack_avx2,
     /* unpack */ hai_unpack_avx2,
     /* scores */ hai_scores_avx2,
+    /* cap */ hai_cap_avx2,
+    /* hide */ hai_hide_avx2,
+    /* add_bias */ hai_add_bias_avx2,
     /* softmax */ hai_softmax_avx2,
     /* round */ HAI_NULL,
     /* values */ hai_values_avx2,
@@ -3307,6 +3570,12 @@ HAI_V_neon hai_int8_neon(const void *p) {
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 }
 HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+HAI_V_neon hai_min_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+HAI_V_neon hai_div_neon(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
+HAI_INLINE uint32_t hai_hidden_neon(float32x4_t x) {
+  static const uint32_t lane[4] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vld1q_u32(lane)));
+}
 HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
   static const uint32_t lane[4] = {1, 2, 4, 8};
   return vbslq_f32(vtstq_u32(vdupq_n_u32(HAI_AS(uint32_t, bits)), vld1q_u32(lane)), x,
@@ -3377,7 +3646,8 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -3692,6 +3962,48 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
   }
 }
 
+/* ---- What a score becomes ---- */
+
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
+      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
+      u = HAI_ISA(mul)(x, x);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
+}
+
 /* ---- Softmax ---- */
 
 /* The largest of m and of each lane's scores, for the lanes of one register: log-weights are added and hidden
@@ -3875,6 +4187,9 @@ static const hai_kernel hai_kernel_neon = {
     /* pack */ hai_pack_neon,
     /* unpack */ hai_unpack_neon,
     /* scores */ hai_scores_neon,
+    /* cap */ hai_cap_neon,
+    /* hide */ hai_hide_neon,
+    /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ HAI_NULL,
     /* values */ hai_values_neon,
@@ -4332,6 +4647,9 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* pack */ hai_pack_bf16_neonbf,
     /* unpack */ hai_unpack_neon,
     /* scores */ hai_scores_bf16_neonbf,
+    /* cap */ hai_cap_neon,
+    /* hide */ hai_hide_neon,
+    /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ hai_round_neonbf,
     /* values */ hai_values_bf16_neonbf,
@@ -4633,7 +4951,10 @@ typedef struct hai_plan {
   /* The parameters' counts, none above the number of rows that exist. */
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries;
-  hai_index window; /* 0 in full attention */
+  hai_index window;      /* 0 in full attention */
+  hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
+  unsigned char masking; /* 1 if there is a mask */
+  unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -4716,7 +5037,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 
@@ -4831,8 +5152,7 @@ typedef struct hai_tile hai_tile;
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
    causal query's own key is in none. */
 static int hai_may_approximate(const hai_plan *plan) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
-         plan->n_key >= plan->min_seq_len + plan->problem->causal;
+  return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 
 /* Are running states stored in the workspace between phases? */
@@ -5151,9 +5471,45 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
-static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[4] = {p->query.dtype, p->key.dtype, p->value.dtype, p->out.dtype};
+/* Dtypes of a call's tensors; keys and values come first, since they may have any. Without a mask, the
+   query's stands for the mask's. */
+static hyperattn_status hai_check_dtypes(const hyperattn_problem *p) {
+  const hyperattn_dtype dtype[5] = {p->key.dtype, p->value.dtype, p->query.dtype, p->out.dtype,
+                                    p->mask.data ? p->mask.dtype : p->query.dtype};
   int i;
+  for (i = 0; i < 5; i++)
+    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  for (i = 2; i < 5; i++) {
+    if (dtype[i] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+    if (dtype[i] == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
+  }
+  for (i = 0; i < 5; i++)
+    if ((!HAI_HALVES && dtype[i] != HYPERATTN_F32) || (!HAI_CUSTOM && dtype[i] == HYPERATTN_CUSTOM))
+      return HYPERATTN_ERROR_LEFT_OUT;
+  return HYPERATTN_OK;
+}
+
+/* Pages and the widening of keys or values. */
+static hyperattn_status hai_check_rows(const hyperattn_input *x) {
+  if (x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return HYPERATTN_OK;
+}
+
+/* What changes scores and what queries see. */
+static hyperattn_status hai_check_variations(const hyperattn_problem *p) {
+  if (!hai_finite(p->softcap) || p->softcap < 0.0f) return HYPERATTN_ERROR_SOFTCAP;
+  if (p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
+  if (p->query.page || (p->mask.data && p->mask.page)) return HYPERATTN_ERROR_PAGED;
+  if ((!HAI_SOFTCAP && p->softcap > 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+      (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+      (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report))
+    return HYPERATTN_ERROR_LEFT_OUT;
+  return HYPERATTN_OK;
+}
+
+static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
+  hyperattn_status status;
   if (!hai_count_ok(p->batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(p->n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(p->n_kv_heads, 1) || p->n_kv_heads > p->n_heads) return HYPERATTN_ERROR_N_KV_HEADS;
@@ -5164,14 +5520,10 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  for (i = 0; i < 4; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
-  if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  for (i = 0; i < 4; i++)
-    if (!HAI_HALVES && dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_LEFT_OUT;
-  if (!HAI_JUDGING && p->report) return HYPERATTN_ERROR_LEFT_OUT;
-  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
-  return HYPERATTN_OK;
+  if ((status = hai_check_dtypes(p)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_rows(&p->key)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_rows(&p->value)) != HYPERATTN_OK) return status;
+  return hai_check_variations(p);
 }
 
 /* Do held-out queries choose? */
@@ -5268,7 +5620,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[7];
+  hai_extent extent[12];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -5280,7 +5632,7 @@ static hai_extent *hai_add_extent(hai_buffers *buffers, const void *data, size_t
   return extent;
 }
 
-/* Adds a tensor [batch][heads][rows][dim]. */
+/* Adds a tensor [batch][heads][rows][dim]; of a row whose format only the caller knows, its first byte. */
 static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_index dim, int is_result) {
   const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
   const hai_index n[3] = {buffers->batch, buffers->heads, buffers->rows};
@@ -5288,6 +5640,7 @@ static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_i
   size_t bytes = hai_unit_bytes(x->dtype);
   hai_extent *extent;
   if (buffers->status != HYPERATTN_OK) return;
+  if (hai_is_custom(x->dtype)) dim = 1;
   extent = hai_add_extent(buffers, x->data, HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes);
   for (i = 0; i < 3 && buffers->status == HYPERATTN_OK; i++) {
     if (n[i] > 1 && stride[i] % unit)
@@ -5312,6 +5665,40 @@ static void hai_add_flat(hai_buffers *buffers, const void *data, hai_index rows,
     buffers->status = HYPERATTN_ERROR_EXTENT;
   else if (HAI_REINTERPRET(uintptr_t, data) % sizeof(float))
     buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+}
+
+/* Adds the page numbers [batch][page_batch_stride] of keys or values, and checks what can be checked of the
+   pages themselves: the first one's alignment, and strides of Q8_0. */
+static void hai_add_pages(hai_buffers *buffers, const hyperattn_input *x) {
+  const ptrdiff_t stride[4] = {x->batch_stride, x->head_stride, x->row_stride, x->page_stride};
+  const int64_t n[4] = {buffers->batch, buffers->heads,
+                        hai_min(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)), 2};
+  hai_index pages = hai_ceil_div(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)),
+            heads = buffers->heads, rows = buffers->rows;
+  hyperattn_input table;
+  int i;
+  if (buffers->status != HYPERATTN_OK) return;
+  for (i = 0; i < 4; i++)
+    if (n[i] > 1 && stride[i] % hai_unit(x->dtype)) buffers->status = HYPERATTN_ERROR_STRIDE_Q8_0;
+  if (HAI_REINTERPRET(uintptr_t, x->data) % hai_alignment(x->dtype))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+  table.data = x->page;
+  table.dtype = HYPERATTN_F32; /* of the size of a page number */
+  table.batch_stride = x->page_batch_stride;
+  table.head_stride = table.row_stride = 0;
+  buffers->heads = buffers->rows = 1;
+  hai_add_tensor(buffers, &table, pages, 0);
+  buffers->heads = heads;
+  buffers->rows = rows;
+}
+
+/* Adds keys or values. */
+static void hai_add_rows(hai_buffers *buffers, const hyperattn_input *x, hai_index dim) {
+  if (!buffers->rows) return;
+  if (HAI_PAGES && x->page)
+    hai_add_pages(buffers, x);
+  else
+    hai_add_tensor(buffers, x, dim, 0);
 }
 
 /* No result may share a byte with anything else; inputs may share with one another. */
@@ -5349,10 +5736,15 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
+  if (plan->masking && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
-  if (plan->n_key) hai_add_tensor(&buffers, &p->key, plan->head_dim, 0);
-  if (plan->n_key) hai_add_tensor(&buffers, &p->value, plan->value_dim, 0);
+  hai_add_rows(&buffers, &p->key, plan->head_dim);
+  hai_add_rows(&buffers, &p->value, plan->value_dim);
+  buffers.batch = 1;
+  buffers.heads = plan->n_heads;
+  if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
 }
 
@@ -5365,10 +5757,11 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
+  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_CUSTOM) ||
+      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_CUSTOM))
     return HYPERATTN_ERROR_DTYPE;
   if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (a->dtype == HYPERATTN_CUSTOM || b->dtype == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
@@ -5404,13 +5797,26 @@ typedef struct hai_group {
 
 /* Keys or values of one kv head. */
 typedef struct hai_rows {
-  const char *first; /* row 0 */
-  ptrdiff_t stride;  /* bytes */
+  const char *first;   /* row 0, or of page 0 the first row */
+  ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
+  const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
+  uint32_t page_rows;
+  ptrdiff_t page_stride;                                 /* bytes */
+  void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
   hai_index dim;
   float
       *widened; /* [chunk][dim]: a chunk's rows in float32; NULL where the kernel reads them as they lie */
 } hai_rows;
+
+/* The caller's mask, as a tile of exact attention reads it (masking.h). */
+typedef struct hai_mask {
+  const hai_kernel *kernel; /* of float32: its packing turns rows into lanes */
+  hyperattn_dtype dtype;
+  float *bias;                    /* [chunk][lanes], shared by the tiles of a task: of the keys that wait */
+  float slope[HAI_MAX_LANES];     /* by which a lane's mask is multiplied */
+  const char *row[HAI_MAX_LANES]; /* a lane's row of the mask, from key 0 */
+} hai_mask;
 
 struct hai_tile {
   const hai_kernel *kernel;
@@ -5445,7 +5851,9 @@ struct hai_tile {
   int weighted;                /* has any of the keys a log-weight */
   int guarded;                 /* hidden values must not reach a lane even as 0 * inf */
   int nonfinite;               /* a value of this chunk is known not to be finite */
+  float softcap;               /* 0, or scores are capped softly by it */
   const float *clip;           /* NULL, or [lanes]: scores above it become it */
+  hai_mask *mask;              /* NULL, or what is added to scores */
   /* a stage's own: */
   float *spare;   /* [3][lanes] */
   float *per_key; /* [chunk]; or values [chunk][kernel->value_multiple] that are free of infinities */
@@ -5485,7 +5893,8 @@ static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
   floats += HAI_AS(size_t, hai_per_key_floats(plan));
-  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
+         (plan->masking ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
@@ -5505,6 +5914,10 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
   int is_read = hai_is_f32(dtype) || (dtype == plan->kernel->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
+/* Floats of the mask of a chunk. */
+static hai_index hai_bias_floats(const hai_plan *plan) {
+  return plan->masking ? HAI_CHUNK * plan->float_kernel->lanes : 0;
+}
 static hai_index hai_score_rows(const hai_plan *plan) {
   int extra = plan->kernel->extra_rows;
 #if HAI_AMX
@@ -5518,7 +5931,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = 2 * HAI_CHUNK +
                      plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
-                     hai_widened_floats(plan, p->value.dtype, plan->value_dim);
+                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_bias_floats(plan);
   return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
@@ -5541,6 +5954,15 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
   hai_rows rows;
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
   rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
+  rows.page = HAI_NULL;
+  rows.page_rows = 1;
+  rows.page_stride = 0;
+  if (HAI_PAGES && x->page) {
+    rows.page = x->page + job->batch * x->page_batch_stride;
+    rows.page_rows = HAI_AS(uint32_t, x->page_rows);
+    rows.page_stride = hai_offset(x->dtype, x->page_stride);
+  }
+  rows.custom = hai_is_custom(x->dtype) ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
@@ -5564,6 +5986,11 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->per_key = hai_carve(at, hai_per_key_floats(plan));
+  tile->mask = HAI_NULL;
+  if (HAI_MASKS && plan->masking) {
+    tile->mask = HAI_PLACE(hai_mask, *at);
+    *at += hai_round_up(sizeof(hai_mask));
+  }
   if (first) {
     tile->keys = first->keys;
     tile->values = first->values;
@@ -5574,8 +6001,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->line_dim = first->line_dim;
     tile->id = first->id;
     tile->log_weight = first->log_weight;
+    if (tile->mask) tile->mask->bias = first->mask->bias;
     return tile;
   }
+  if (tile->mask) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
@@ -5604,27 +6033,36 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. Rows and pages
+   number less than 2^31, and divisions of 32 bits are the cheaper ones. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
-  return rows->first + row * rows->stride;
+  uint32_t r = HAI_AS(uint32_t, row), page;
+  if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
+  page = r / rows->page_rows;
+  return rows->first + rows->page[page] * rows->page_stride +
+         HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
 
-/* Row `row` of keys or values as the kernel reads it: as it lies, or widened into place j of the chunk. */
-HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
+/* Row `row` of keys or values as a kernel that reads `dtype` takes it: as it lies, or widened into `to`. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel,
+                                hyperattn_dtype dtype, float *to) {
   const char *at = hai_rows_address(rows, row);
-  if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
-  tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
-  return rows->widened + j * rows->dim;
+  if (hai_is_f32(rows->dtype) || rows->dtype == dtype) return at;
+  if (HAI_CUSTOM && rows->custom)
+    rows->custom(at, to, rows->dim);
+  else
+    kernel->widen(at, rows->dtype, rows->dim, to);
+  return to;
 }
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
-  const hai_rows *keys = &job->tile->keys;
-  return hai_read(job, hai_rows_address(keys, key), keys->dtype, keys->dim, widened);
+  return HAI_AS(const float *,
+                hai_rows_at(&job->tile->keys, key, job->plan->float_kernel, HYPERATTN_F32, widened));
 }
 static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
-  const hai_rows *values = &job->tile->values;
-  return hai_read(job, hai_rows_address(values, key), values->dtype, values->dim, widened);
+  return HAI_AS(const float *,
+                hai_rows_at(&job->tile->values, key, job->plan->float_kernel, HYPERATTN_F32, widened));
 }
 
 /* Bits begin .. end - 1. */
@@ -5647,10 +6085,15 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
 /* ---- Which keys a query sees ---- */
 
 /* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal
-   query sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
+   query sees the keys up to its own position P = row + n_key - n_query; in a sliding window of w, the keys j
+   with P - j < w and j - P < w. All that follows derives from this. */
 static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
+  hai_index position = row + plan->n_key - plan->n_query;
   *first = 0;
-  *last = plan->problem->causal ? row + plan->n_key - plan->n_query : plan->n_key - 1;
+  *last = plan->problem->causal ? position : plan->n_key - 1;
+  if (!HAI_SLIDING || !plan->sliding) return;
+  *first = hai_max(0, position - plan->sliding + 1);
+  *last = hai_min(*last, position + plan->sliding - 1);
 }
 
 /* Those that it meets before any rectangle: all, or those of its diagonal segment and its window. */
@@ -5727,9 +6170,6 @@ static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
-/* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
-static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
-
 /* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without
    gaps. */
 static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row, hai_index first,
@@ -5750,14 +6190,15 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the
-   plan's scale, and begins their states. */
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the plan's scale,
+   and empties their states: m = -inf, l = 0, o = 0. */
 static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
+  tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
@@ -5769,11 +6210,18 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   }
   for (i = 0; i < lanes; i++) {
     if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
-    hai_lane_begin(tile, i);
+    hai_lane_set(tile, i, -hai_inf());
   }
   tile->kernel->pack(tile->row, job->plan->head_dim, job->plan->scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
+}
+
+/* The sink of the head whose query is in a lane: what the query has met before any key; -inf: nothing. */
+static float hai_lane_sink(const hai_job *job, int lane) {
+  const hai_plan *plan = job->plan;
+  if (!HAI_SINKS || !plan->problem->sink) return -hai_inf();
+  return plan->problem->sink[job->tile->state[lane] / plan->n_query % plan->n_heads];
 }
 
 /* Says that m, l and o are the lanes' states, with nothing carried and nothing lost by rounding. */
@@ -5783,6 +6231,15 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   if (HAI_ROUNDS && hai_sum_rows(tile) > tile->value_dim)
     HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, HAI_AS(size_t, lanes) * sizeof(float));
   tile->carried = 0;
+}
+
+/* What the states of an open tile begin as, before its queries meet the first keys of all: (m, l, o) =
+   (sink, 1, 0), or empty. */
+static void hai_tile_begin(const hai_job *job) {
+  int i;
+  if (!HAI_SINKS || !job->plan->problem->sink) return;
+  for (i = 0; i < job->tile->n; i++) hai_lane_set(job->tile, i, hai_lane_sink(job, i));
+  hai_tile_reset_sums(job->tile);
 }
 
 /* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
@@ -5842,8 +6299,7 @@ static void hai_tile_resume(hai_job *job) {
   int i;
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
-  for (i = 0; i < tile->n; i++)
-    hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
+  for (i = 0; i < tile->n; i++) hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
   hai_tile_reset_sums(tile);
 }
 
@@ -5881,15 +6337,80 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   hai_tile_reset_sums(tile);
 }
 
+/* ======== src/masking.h ======== */
+
+/* ---- The caller's mask, in exact attention ----
+   Rows of the mask [n_query][n_key] stand in memory as keys do, one after another; scores stand lane by
+   lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
+   is known before any product is computed. */
+
+/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. */
+static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
+  const hyperattn_problem *p = job->plan->problem;
+  hai_mask *mask = job->tile->mask;
+  mask->kernel = job->plan->float_kernel;
+  mask->dtype = p->mask.dtype;
+  mask->row[i] = hai_row(&p->mask, job->batch, head, row);
+  mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
+}
+
+/* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
+   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. The next
+   chunk's elements start to load. */
+static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype);
+  int i;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    const char *at;
+    size_t t;
+    tile->row[i] = HAI_NULL;
+    if (i >= tile->n) continue;
+    tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    if (i && mask->row[i] == mask->row[i - 1]) {
+      tile->row[i] = tile->row[i - 1];
+      continue;
+    }
+    for (t = HAI_CHUNK * bytes; t < 2 * HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t);
+    if (hai_is_f32(mask->dtype)) continue;
+    mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
+    tile->row[i] = tile->score + i * HAI_CHUNK;
+  }
+}
+
+/* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
+   lane sees any of them. */
+static int hai_mask_chunk(hai_tile *tile, hai_index key) {
+  const hai_mask *mask = tile->mask;
+  uint64_t any = 0, all = UINT64_MAX;
+  int j;
+  hai_mask_rows(tile, key, tile->n_keys);
+  mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
+  for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;
+  mask->kernel->hide(mask->bias, tile->n_keys, tile->begin, tile->end, tile->visible);
+  for (j = 0; j < tile->n_keys; j++) {
+    any |= tile->visible[j];
+    all &= tile->visible[j];
+  }
+  tile->masked = (all & tile->used) != tile->used;
+  return (any & tile->used) != 0;
+}
+
 /* ======== src/chunks.h ======== */
 
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
+/* Row `row` of keys or values as the tile's kernel takes it, at place j of the chunk. */
+HAI_HOT const void *hai_tile_row(const hai_tile *tile, const hai_rows *rows, hai_index row, int j) {
+  float *to = rows->widened ? rows->widened + j * rows->dim : HAI_NULL;
+  return hai_rows_at(rows, row, tile->kernel, tile->kernel->dtype, to);
+}
+
 /* Key `key` takes place j of the chunk that the tiles share. */
 HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
+  tile->key[j] = hai_tile_row(tile, &tile->keys, key, j);
+  if (tile->value_dim) tile->value[j] = hai_tile_row(tile, &tile->values, key, j);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -5909,6 +6430,11 @@ static void hai_tile_clip(hai_tile *tile) {
    and every key in tile->id passes here, in attention and in probing. */
 static void hai_tile_scores(hai_tile *tile) {
   hai_tile_products(tile, tile->kernel, tile->n_keys);
+  if (HAI_SOFTCAP && tile->softcap > 0.0f)
+    tile->kernel->cap(tile->score, tile->n_keys, tile->softcap, tile->begin, tile->end);
+  if (HAI_MASKS && tile->mask)
+    tile->kernel->add_bias(tile->score, tile->n_keys, tile->mask->bias, tile->mask->slope, tile->begin,
+                           tile->end);
   if (tile->clip) hai_tile_clip(tile);
 }
 
@@ -6019,6 +6545,13 @@ static void hai_tile_flush(hai_tile *tile) {
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
+/* The keys that wait are passed over, since no lane sees any of them. Sums are carried all the same: when
+   that happens must not depend on which queries share a tile. */
+static void hai_tile_pass(hai_tile *tile) {
+  hai_tile_follow(tile, 0);
+  tile->n_keys = tile->masked = 0;
+}
+
 /* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
    its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
@@ -6058,16 +6591,22 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
   end = hai_min(end, last + 1);
   for (; begin < end; begin = next) {
+    int placed = 0;
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
-    hai_tile_rows(tiles[0], begin, next);
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
       if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+      if (HAI_MASKS && tiles[i]->mask && !hai_mask_chunk(tiles[i], begin)) {
+        hai_tile_pass(tiles[i]);
+        continue;
+      }
+      if (!placed) hai_tile_rows(tiles[0], begin, next);
+      placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
       tiles[i]->nonfinite = nonfinite > 0;
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
       hai_tile_flush(tiles[i]);
     }
   }
@@ -6875,9 +7414,12 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   for (i = 0; i < n; i++) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
+    if (HAI_MASKS && plan->masking)
+      hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
   }
   hai_tile_open(job, n, plan->value_dim);
-  job->tile->guarded = plan->problem->causal;
+  hai_tile_begin(job);
+  job->tile->guarded = plan->problem->causal || plan->sliding || plan->masking;
 }
 
 /* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and
@@ -7080,7 +7622,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
 
 /* Columns under the normaliser with Algorithm 2's cap and floor:
      C = eps^2 m / (n ln n) (B + T / kappa),
-     D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
+     D = B + max(sum over columns of w min(e^s, C), T / kappa) + e^sink, out = numerator / D, lse = ln D.
    B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice, for
    the numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
    range. */
@@ -7113,7 +7655,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
-    float sum = hai_log_add(block[i], rest > least ? rest : least);
+    float sum = hai_log_add(hai_log_add(block[i], rest > least ? rest : least), hai_lane_sink(job, i));
     float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
@@ -7131,7 +7673,10 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
   hai_tile_open(job, n, plan->value_dim);
-  if (plan->problem->causal) hai_tile_resume(job);
+  if (plan->problem->causal)
+    hai_tile_resume(job);
+  else if (!hai_capping(plan)) /* the capped sums are those of keys: a sink joins them last */
+    hai_tile_begin(job);
   hai_attend_blocks(job);
 }
 
@@ -7327,6 +7872,13 @@ typedef struct hai_comparison {
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
+/* lse of what lane i has met before the rectangle; in full attention, where a rectangle is all there is, of
+   its sink, and its output is then 0. */
+static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
+  if (!job->plan->problem->causal) return hai_lane_sink(job, i);
+  return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();
+}
+
 /* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
    lanes). Where `with_earlier`, both are merged first with what the query has met before this rectangle. */
 static void hai_compare(const hai_job *job, int i, const float *truth, int with_earlier,
@@ -7335,9 +7887,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float lse_before = with_earlier && plan->problem->causal
-                         ? hai_stored_lse(job)[tile->state[i]]
-                         : -hai_inf();
+  float lse_before = hai_lse_before(job, i, with_earlier);
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
   c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -7349,7 +7899,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   before_exact = hai_weight_in(lse_before, c->lse_whole);
   c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
-    float before = lse_before == -hai_inf() ? 0.0f : tile->out[i][t];
+    float before = plan->problem->causal && lse_before != -hai_inf() ? tile->out[i][t] : 0.0f;
     float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
     float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
     if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);
@@ -8038,6 +8588,12 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
   return scale;
 }
 
+/* Does a sliding window hide any key? Where it does, it is below n_key or n_query. */
+static int hai_slides(const hyperattn_problem *p) {
+  return p->sliding_window &&
+         (p->n_key > p->sliding_window || (!p->causal && p->n_query > p->sliding_window));
+}
+
 /* The problem's shape. */
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
@@ -8049,6 +8605,8 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
+  plan->masking = HAI_MASKS && p->mask.data;
+  plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
 /* The parameters, and what follows from them. */
@@ -8060,8 +8618,8 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->window =
-      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !plan->sliding && !plan->masking;
+  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -8321,6 +8879,65 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   return p;
 }
 
+#ifndef HYPERATTN_NO_BUILDERS
+/* a * b, or some number where that would not fit: the problem is then invalid anyway. */
+static ptrdiff_t hai_stride_of(int64_t a, int64_t b) {
+  return HAI_AS(ptrdiff_t, HAI_AS(uint64_t, a) * HAI_AS(uint64_t, b));
+}
+
+/* Strides of a contiguous tensor. */
+static hyperattn_input hai_contiguous(const void *data, int is_tokens_first, int64_t heads, int64_t rows,
+                                      int64_t dim) {
+  hyperattn_input x;
+  HYPERATTN_MEMSET(&x, 0, sizeof x); /* float32 */
+  x.data = data;
+  x.head_stride = hai_stride_of(is_tokens_first ? 1 : rows, dim);
+  x.row_stride = hai_stride_of(is_tokens_first ? heads : 1, dim);
+  x.batch_stride = hai_stride_of(hai_stride_of(heads, rows), dim);
+  return x;
+}
+
+static hyperattn_problem hai_problem(int is_tokens_first, int64_t batch, int64_t n_heads,
+                                     int64_t n_kv_heads, int64_t n_query, int64_t n_key, int64_t head_dim,
+                                     int64_t value_dim, const void *query, const void *key,
+                                     const void *value, void *out) {
+  hyperattn_input result = hai_contiguous(out, is_tokens_first, n_heads, n_query, value_dim);
+  hyperattn_problem p;
+  HYPERATTN_MEMSET(&p, 0, sizeof p);
+  p.batch = batch;
+  p.n_heads = n_heads;
+  p.n_kv_heads = n_kv_heads;
+  p.n_query = n_query;
+  p.n_key = n_key;
+  p.head_dim = head_dim;
+  p.value_dim = value_dim;
+  p.query = hai_contiguous(query, is_tokens_first, n_heads, n_query, head_dim);
+  p.key = hai_contiguous(key, is_tokens_first, n_kv_heads, n_key, head_dim);
+  p.value = hai_contiguous(value, is_tokens_first, n_kv_heads, n_key, value_dim);
+  p.out.data = out;
+  p.out.batch_stride = result.batch_stride;
+  p.out.head_stride = result.head_stride;
+  p.out.row_stride = result.row_stride;
+  return p;
+}
+
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out) {
+  return hai_problem(0, batch, n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim, query, key, value,
+                     out);
+}
+
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out) {
+  return hai_problem(1, batch, n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim, query, key, value,
+                     out);
+}
+#endif
+
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers) {
   hai_plan plan;
@@ -8464,6 +9081,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AVX512_BF16
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
+#undef HAI_CUSTOM
 #undef HAI_FAIR
 #undef HAI_GOOD
 #undef HAI_HALVES
@@ -8483,6 +9101,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_JUDGING
 #undef HAI_LEAP
 #undef HAI_LONG_SUMS
+#undef HAI_MASKS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
 #undef HAI_MAX_LANES
@@ -8493,6 +9112,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_NEON_BF16
 #undef HAI_NULL
 #undef HAI_ONCE
+#undef HAI_PAGES
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
 #undef HAI_PLACE
@@ -8509,9 +9129,22 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_SCALAR_LANES
 #undef HAI_SIEVE
 #undef HAI_SIMD
+#undef HAI_SINKS
+#undef HAI_SLIDING
+#undef HAI_SOFTCAP
 #undef HAI_STAGE
 #undef HAI_STATUS_CASE
 #undef HAI_SUPERBLOCK
+#undef HAI_TANH_END
+#undef HAI_TANH_P0
+#undef HAI_TANH_P1
+#undef HAI_TANH_P2
+#undef HAI_TANH_P3
+#undef HAI_TANH_P4
+#undef HAI_TANH_Q1
+#undef HAI_TANH_Q2
+#undef HAI_TANH_Q3
+#undef HAI_TANH_Q4
 #undef HAI_TARGET_amx
 #undef HAI_TARGET_avx2
 #undef HAI_TARGET_avx512

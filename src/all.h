@@ -34,6 +34,7 @@
 #include "tiles.h"
 #include "visibility.h"
 #include "states.h"
+#include "masking.h"
 #include "chunks.h"
 #include "skipping.h"
 #include "hashing.h"

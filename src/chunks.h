@@ -1,10 +1,16 @@
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
+/* Row `row` of keys or values as the tile's kernel takes it, at place j of the chunk. */
+HAI_HOT const void *hai_tile_row(const hai_tile *tile, const hai_rows *rows, hai_index row, int j) {
+  float *to = rows->widened ? rows->widened + j * rows->dim : HAI_NULL;
+  return hai_rows_at(rows, row, tile->kernel, tile->kernel->dtype, to);
+}
+
 /* Key `key` takes place j of the chunk that the tiles share. */
 HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
+  tile->key[j] = hai_tile_row(tile, &tile->keys, key, j);
+  if (tile->value_dim) tile->value[j] = hai_tile_row(tile, &tile->values, key, j);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -24,6 +30,11 @@ static void hai_tile_clip(hai_tile *tile) {
    and every key in tile->id passes here, in attention and in probing. */
 static void hai_tile_scores(hai_tile *tile) {
   hai_tile_products(tile, tile->kernel, tile->n_keys);
+  if (HAI_SOFTCAP && tile->softcap > 0.0f)
+    tile->kernel->cap(tile->score, tile->n_keys, tile->softcap, tile->begin, tile->end);
+  if (HAI_MASKS && tile->mask)
+    tile->kernel->add_bias(tile->score, tile->n_keys, tile->mask->bias, tile->mask->slope, tile->begin,
+                           tile->end);
   if (tile->clip) hai_tile_clip(tile);
 }
 
@@ -134,6 +145,13 @@ static void hai_tile_flush(hai_tile *tile) {
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
+/* The keys that wait are passed over, since no lane sees any of them. Sums are carried all the same: when
+   that happens must not depend on which queries share a tile. */
+static void hai_tile_pass(hai_tile *tile) {
+  hai_tile_follow(tile, 0);
+  tile->n_keys = tile->masked = 0;
+}
+
 /* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
    its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
@@ -173,16 +191,22 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
   end = hai_min(end, last + 1);
   for (; begin < end; begin = next) {
+    int placed = 0;
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
-    hai_tile_rows(tiles[0], begin, next);
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
       if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+      if (HAI_MASKS && tiles[i]->mask && !hai_mask_chunk(tiles[i], begin)) {
+        hai_tile_pass(tiles[i]);
+        continue;
+      }
+      if (!placed) hai_tile_rows(tiles[0], begin, next);
+      placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
       tiles[i]->nonfinite = nonfinite > 0;
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
       hai_tile_flush(tiles[i]);
     }
   }

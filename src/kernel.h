@@ -22,6 +22,12 @@ typedef struct hai_kernel {
      rows, and those beyond n_keys may be written too. */
   void (*scores)(const float *query, hai_index dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
+  /* score[j][i] = softcap * tanh(score[j][i] / softcap) for a softcap > 0; NaN stays. */
+  void (*cap)(float *score, int n_keys, float softcap, int begin, int end);
+  /* Clears bit i of visible[j] where bias[j][i] is -inf. */
+  void (*hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible);
+  /* score[j][i] += slope[i] * bias[j][i]. */
+  void (*add_bias)(float *score, int n_keys, const float *bias, const float *slope, int begin, int end);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
        factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].

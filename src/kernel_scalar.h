@@ -51,6 +51,27 @@ static void hai_scores_scalar(const float *query, hai_index dim, const void *con
   }
 }
 
+static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, int end) {
+  float inverse = hai_inverse(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] = softcap * hai_tanh(score[i] * inverse);
+}
+
+static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++)
+      if (bias[i] == -hai_inf()) visible[j] &= ~(UINT64_C(1) << i);
+}
+
+static void hai_add_bias_scalar(float *score, int n_keys, const float *bias, const float *slope, int begin,
+                                int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] += slope[i] * bias[i];
+}
+
 static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
                               int begin, int end, float *m, float *l, float *factor) {
   int moved = 0, i, j;
@@ -143,6 +164,9 @@ static const hai_kernel hai_kernel_scalar = {
     /* pack */ hai_pack_scalar,
     /* unpack */ hai_unpack_scalar,
     /* scores */ hai_scores_scalar,
+    /* cap */ HAI_SOFTCAP ? hai_cap_scalar : HAI_NULL,
+    /* hide */ HAI_MASKS ? hai_hide_scalar : HAI_NULL,
+    /* add_bias */ HAI_MASKS ? hai_add_bias_scalar : HAI_NULL,
     /* softmax */ hai_softmax_scalar,
     /* round */ HAI_NULL,
     /* values */ hai_values_scalar,

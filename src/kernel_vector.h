@@ -4,7 +4,8 @@
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -38,6 +39,48 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
     }
     if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
   }
+}
+
+/* ---- What a score becomes ---- */
+
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
+      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
+      u = HAI_ISA(mul)(x, x);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */

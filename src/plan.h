@@ -28,7 +28,10 @@ typedef struct hai_plan {
   /* The parameters' counts, none above the number of rows that exist. */
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries;
-  hai_index window; /* 0 in full attention */
+  hai_index window;      /* 0 in full attention */
+  hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
+  unsigned char masking; /* 1 if there is a mask */
+  unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -111,7 +114,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 

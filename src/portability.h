@@ -109,6 +109,36 @@
 #else
 #define HAI_LONG_SUMS 1
 #endif
+#ifdef HYPERATTN_NO_SLIDING
+#define HAI_SLIDING 0
+#else
+#define HAI_SLIDING 1
+#endif
+#ifdef HYPERATTN_NO_SOFTCAP
+#define HAI_SOFTCAP 0
+#else
+#define HAI_SOFTCAP 1
+#endif
+#ifdef HYPERATTN_NO_SINKS
+#define HAI_SINKS 0
+#else
+#define HAI_SINKS 1
+#endif
+#ifdef HYPERATTN_NO_MASKS
+#define HAI_MASKS 0
+#else
+#define HAI_MASKS 1
+#endif
+#ifdef HYPERATTN_NO_PAGES
+#define HAI_PAGES 0
+#else
+#define HAI_PAGES 1
+#endif
+#if defined(HYPERATTN_NO_CUSTOM) || defined(HYPERATTN_NO_HALVES)
+#define HAI_CUSTOM 0
+#else
+#define HAI_CUSTOM 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */

@@ -11,6 +11,12 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
   return scale;
 }
 
+/* Does a sliding window hide any key? Where it does, it is below n_key or n_query. */
+static int hai_slides(const hyperattn_problem *p) {
+  return p->sliding_window &&
+         (p->n_key > p->sliding_window || (!p->causal && p->n_query > p->sliding_window));
+}
+
 /* The problem's shape. */
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
@@ -22,6 +28,8 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
+  plan->masking = HAI_MASKS && p->mask.data;
+  plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
 /* The parameters, and what follows from them. */
@@ -33,8 +41,8 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->window =
-      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !plan->sliding && !plan->masking;
+  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;

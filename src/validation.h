@@ -6,9 +6,45 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
-static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[4] = {p->query.dtype, p->key.dtype, p->value.dtype, p->out.dtype};
+/* Dtypes of a call's tensors; keys and values come first, since they may have any. Without a mask, the
+   query's stands for the mask's. */
+static hyperattn_status hai_check_dtypes(const hyperattn_problem *p) {
+  const hyperattn_dtype dtype[5] = {p->key.dtype, p->value.dtype, p->query.dtype, p->out.dtype,
+                                    p->mask.data ? p->mask.dtype : p->query.dtype};
   int i;
+  for (i = 0; i < 5; i++)
+    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  for (i = 2; i < 5; i++) {
+    if (dtype[i] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+    if (dtype[i] == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
+  }
+  for (i = 0; i < 5; i++)
+    if ((!HAI_HALVES && dtype[i] != HYPERATTN_F32) || (!HAI_CUSTOM && dtype[i] == HYPERATTN_CUSTOM))
+      return HYPERATTN_ERROR_LEFT_OUT;
+  return HYPERATTN_OK;
+}
+
+/* Pages and the widening of keys or values. */
+static hyperattn_status hai_check_rows(const hyperattn_input *x) {
+  if (x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return HYPERATTN_OK;
+}
+
+/* What changes scores and what queries see. */
+static hyperattn_status hai_check_variations(const hyperattn_problem *p) {
+  if (!hai_finite(p->softcap) || p->softcap < 0.0f) return HYPERATTN_ERROR_SOFTCAP;
+  if (p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
+  if (p->query.page || (p->mask.data && p->mask.page)) return HYPERATTN_ERROR_PAGED;
+  if ((!HAI_SOFTCAP && p->softcap > 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+      (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+      (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report))
+    return HYPERATTN_ERROR_LEFT_OUT;
+  return HYPERATTN_OK;
+}
+
+static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
+  hyperattn_status status;
   if (!hai_count_ok(p->batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(p->n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(p->n_kv_heads, 1) || p->n_kv_heads > p->n_heads) return HYPERATTN_ERROR_N_KV_HEADS;
@@ -19,14 +55,10 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  for (i = 0; i < 4; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
-  if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  for (i = 0; i < 4; i++)
-    if (!HAI_HALVES && dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_LEFT_OUT;
-  if (!HAI_JUDGING && p->report) return HYPERATTN_ERROR_LEFT_OUT;
-  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
-  return HYPERATTN_OK;
+  if ((status = hai_check_dtypes(p)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_rows(&p->key)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_rows(&p->value)) != HYPERATTN_OK) return status;
+  return hai_check_variations(p);
 }
 
 /* Do held-out queries choose? */
@@ -123,7 +155,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[7];
+  hai_extent extent[12];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -135,7 +167,7 @@ static hai_extent *hai_add_extent(hai_buffers *buffers, const void *data, size_t
   return extent;
 }
 
-/* Adds a tensor [batch][heads][rows][dim]. */
+/* Adds a tensor [batch][heads][rows][dim]; of a row whose format only the caller knows, its first byte. */
 static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_index dim, int is_result) {
   const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
   const hai_index n[3] = {buffers->batch, buffers->heads, buffers->rows};
@@ -143,6 +175,7 @@ static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_i
   size_t bytes = hai_unit_bytes(x->dtype);
   hai_extent *extent;
   if (buffers->status != HYPERATTN_OK) return;
+  if (hai_is_custom(x->dtype)) dim = 1;
   extent = hai_add_extent(buffers, x->data, HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes);
   for (i = 0; i < 3 && buffers->status == HYPERATTN_OK; i++) {
     if (n[i] > 1 && stride[i] % unit)
@@ -167,6 +200,40 @@ static void hai_add_flat(hai_buffers *buffers, const void *data, hai_index rows,
     buffers->status = HYPERATTN_ERROR_EXTENT;
   else if (HAI_REINTERPRET(uintptr_t, data) % sizeof(float))
     buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+}
+
+/* Adds the page numbers [batch][page_batch_stride] of keys or values, and checks what can be checked of the
+   pages themselves: the first one's alignment, and strides of Q8_0. */
+static void hai_add_pages(hai_buffers *buffers, const hyperattn_input *x) {
+  const ptrdiff_t stride[4] = {x->batch_stride, x->head_stride, x->row_stride, x->page_stride};
+  const int64_t n[4] = {buffers->batch, buffers->heads,
+                        hai_min(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)), 2};
+  hai_index pages = hai_ceil_div(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)),
+            heads = buffers->heads, rows = buffers->rows;
+  hyperattn_input table;
+  int i;
+  if (buffers->status != HYPERATTN_OK) return;
+  for (i = 0; i < 4; i++)
+    if (n[i] > 1 && stride[i] % hai_unit(x->dtype)) buffers->status = HYPERATTN_ERROR_STRIDE_Q8_0;
+  if (HAI_REINTERPRET(uintptr_t, x->data) % hai_alignment(x->dtype))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+  table.data = x->page;
+  table.dtype = HYPERATTN_F32; /* of the size of a page number */
+  table.batch_stride = x->page_batch_stride;
+  table.head_stride = table.row_stride = 0;
+  buffers->heads = buffers->rows = 1;
+  hai_add_tensor(buffers, &table, pages, 0);
+  buffers->heads = heads;
+  buffers->rows = rows;
+}
+
+/* Adds keys or values. */
+static void hai_add_rows(hai_buffers *buffers, const hyperattn_input *x, hai_index dim) {
+  if (!buffers->rows) return;
+  if (HAI_PAGES && x->page)
+    hai_add_pages(buffers, x);
+  else
+    hai_add_tensor(buffers, x, dim, 0);
 }
 
 /* No result may share a byte with anything else; inputs may share with one another. */
@@ -204,10 +271,15 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
+  if (plan->masking && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
-  if (plan->n_key) hai_add_tensor(&buffers, &p->key, plan->head_dim, 0);
-  if (plan->n_key) hai_add_tensor(&buffers, &p->value, plan->value_dim, 0);
+  hai_add_rows(&buffers, &p->key, plan->head_dim);
+  hai_add_rows(&buffers, &p->value, plan->value_dim);
+  buffers.batch = 1;
+  buffers.heads = plan->n_heads;
+  if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
 }
 
@@ -220,10 +292,11 @@ static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t 
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
+  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_CUSTOM) ||
+      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_CUSTOM))
     return HYPERATTN_ERROR_DTYPE;
   if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if (a->dtype == HYPERATTN_CUSTOM || b->dtype == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;

@@ -47,8 +47,7 @@ typedef struct hai_tile hai_tile;
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
    causal query's own key is in none. */
 static int hai_may_approximate(const hai_plan *plan) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
-         plan->n_key >= plan->min_seq_len + plan->problem->causal;
+  return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 
 /* Are running states stored in the workspace between phases? */

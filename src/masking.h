@@ -1,0 +1,56 @@
+/* ---- The caller's mask, in exact attention ----
+   Rows of the mask [n_query][n_key] stand in memory as keys do, one after another; scores stand lane by
+   lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
+   is known before any product is computed. */
+
+/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. */
+static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
+  const hyperattn_problem *p = job->plan->problem;
+  hai_mask *mask = job->tile->mask;
+  mask->kernel = job->plan->float_kernel;
+  mask->dtype = p->mask.dtype;
+  mask->row[i] = hai_row(&p->mask, job->batch, head, row);
+  mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
+}
+
+/* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
+   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. The next
+   chunk's elements start to load. */
+static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype);
+  int i;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    const char *at;
+    size_t t;
+    tile->row[i] = HAI_NULL;
+    if (i >= tile->n) continue;
+    tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    if (i && mask->row[i] == mask->row[i - 1]) {
+      tile->row[i] = tile->row[i - 1];
+      continue;
+    }
+    for (t = HAI_CHUNK * bytes; t < 2 * HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t);
+    if (hai_is_f32(mask->dtype)) continue;
+    mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
+    tile->row[i] = tile->score + i * HAI_CHUNK;
+  }
+}
+
+/* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
+   lane sees any of them. */
+static int hai_mask_chunk(hai_tile *tile, hai_index key) {
+  const hai_mask *mask = tile->mask;
+  uint64_t any = 0, all = UINT64_MAX;
+  int j;
+  hai_mask_rows(tile, key, tile->n_keys);
+  mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
+  for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;
+  mask->kernel->hide(mask->bias, tile->n_keys, tile->begin, tile->end, tile->visible);
+  for (j = 0; j < tile->n_keys; j++) {
+    any |= tile->visible[j];
+    all &= tile->visible[j];
+  }
+  tile->masked = (all & tile->used) != tile->used;
+  return (any & tile->used) != 0;
+}
