@@ -4,8 +4,8 @@
     build/torch/bin/python examples/python/compare_torch.py [--problems 200] [--seed 0]
 
 Random problems in float32. An error is |out - expected| / |expected|, in Frobenius norms, where `expected` is
-what the same function of torch gives in float64; torch's own error in float32 stands beside it. The exit code is
-1 if an error of the library is above 1e-5, and 77 where torch is missing.
+what the same function of torch gives in float64; torch's own error in float32 stands beside it. The exit code
+is 1 if an error of the library is above 1e-5, and 77 where torch is missing.
 """
 
 import argparse

@@ -143,7 +143,8 @@ def _found() -> str:
 
 
 def _same_layout(library: ctypes.CDLL) -> bool:
-    """Whether the library names the mistakes that it should find near the ends of the structures."""
+    """Whether the library names the mistakes that it should find near the ends of the structures. A library
+    whose list of mistakes ends elsewhere is not shown any."""
     if library.hyperattn_status_string(-59) != b"n_problems is negative":
         return False
     numbers = (c_float * 2)()
@@ -192,19 +193,17 @@ def load(path: str | os.PathLike | None = None) -> ctypes.CDLL:
 
 
 def _readable(x: np.ndarray) -> np.ndarray:
-    """x itself where the library can read it; else a copy, because the last dimension is not contiguous,
-    strides are no multiple of the item, or numbers are not aligned or not in the machine's byte order."""
+    """x itself where the library can read it; else a copy, because the last dimension is not contiguous, or
+    numbers are not aligned (strides that are no multiple of the item), or not in the machine's byte order."""
     contiguous = x.shape[-1] <= 1 or x.strides[-1] == x.itemsize
-    whole = all(stride % x.itemsize == 0 for stride, n in zip(x.strides, x.shape) if n > 1)
-    if contiguous and whole and x.flags.aligned and x.dtype.isnative:
+    if contiguous and x.flags.aligned and x.dtype.isnative:
         return x
     return np.ascontiguousarray(x, x.dtype.newbyteorder("="))
 
 
 def _place(x: np.ndarray) -> tuple:
-    """Address, dtype and strides in elements: that of a dimension of one may be anything in numpy."""
-    strides = (stride // x.itemsize if n > 1 else 0 for stride, n in zip(x.strides[:3], x.shape[:3]))
-    return x.ctypes.data, DTYPES[x.dtype.name], *strides
+    """Address, dtype and strides in elements. That of a dimension of one means nothing to the library."""
+    return x.ctypes.data, DTYPES[x.dtype.name], *(stride // x.itemsize for stride in x.strides[:3])
 
 
 def _four_dims(name: str, x: np.ndarray) -> np.ndarray:

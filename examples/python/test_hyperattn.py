@@ -4,11 +4,13 @@ import ctypes.util
 import functools
 import importlib.util
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
 import types
 import unittest
+from ctypes import c_float, c_int, c_int32, c_int64, c_ssize_t, c_uint64, c_void_p
 from unittest import mock
 
 try:
@@ -352,9 +354,15 @@ class Approximations(Case):
         for name in "linear", "paper":
             self.assertFalse(np.array_equal(out[name][0], out["exact"][0]))
             self.assertLess(out[name][1]["keys_per_query"].max(), 4096)
-        again = attention(q, k, v, tolerance=0)
-        self.same(again, out["linear"][0])
-        self.assertFalse(np.array_equal(attention(q, k, v, tolerance=0, seed=7), again))
+        self.assertFalse(np.array_equal(out["linear"][0], out["paper"][0]))
+        self.same(attention(q, k, v, tolerance=0), out["linear"][0])
+        self.assertFalse(np.array_equal(attention(q, k, v, method="linear", seed=7), out["linear"][0]))
+
+    def test_noise_needs_every_key_but_not_at_a_fixed_number(self):
+        q, k, v = (self.rng.standard_normal((2048, 32), np.float32) for _ in range(3))
+        for method, share in ("default", 1), ("linear", 0):
+            _, report = attention(q, k, v, method=method, report=True, min_seq_len=256, **self.budget)
+            self.assertEqual(report["exact"], share)
 
     def test_report_of_exact(self):
         _, report = attention(self.q, self.k, self.v, method="exact", report=True)
@@ -399,6 +407,25 @@ class Errors(Case):
 
 
 class Library(Case):
+    def test_structures_are_the_header_s(self):
+        header = (pathlib.Path(hyperattn.__file__).parents[2] / "hyperattn.h").read_text()
+        header = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+        kinds = {"int64_t": c_int64, "int32_t": c_int32, "uint64_t": c_uint64, "ptrdiff_t": c_ssize_t}
+        kinds |= {"float": c_float, "hyperattn_input": hyperattn.Input, "hyperattn_output": hyperattn.Output}
+        for structure in hyperattn.Input, hyperattn.Output, hyperattn.Problem, hyperattn.Params:
+            name = structure.__name__.lower()
+            body = re.search(rf"struct hyperattn_{name} {{(.*?)}} hyperattn_{name};", header, re.DOTALL)[1]
+            fields = []
+            for declared in body.split(";")[:-1]:
+                if pointer := re.search(r"\*(\w+)", declared):
+                    fields.append((pointer[1], c_void_p))
+                else:
+                    kind, names = declared.split(None, 1)
+                    fields += [(each.strip(), kinds.get(kind, c_int)) for each in names.split(",")]
+            self.assertEqual(structure._fields_, fields)
+        reported = re.search(r"struct hyperattn_report {(.*?)}", header, re.DOTALL)[1]
+        self.assertEqual(hyperattn.REPORT.names, tuple(re.findall(r"\w+", reported.replace("float", ""))))
+
     def test_where_it_is_found(self):
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder).resolve()
@@ -424,10 +451,11 @@ class Library(Case):
     def test_another_version_is_refused(self):
         real = hyperattn.load()
         self.assertTrue(hyperattn._same_layout(real))
-        for name, fake in ("status_string", lambda status: b"unknown status"), ("check", lambda *call: 0):
-            functions = {f: getattr(real, f) for f in hyperattn.FUNCTIONS}
-            library = types.SimpleNamespace(**{**functions, f"hyperattn_{name}": fake})
-            self.assertFalse(hyperattn._same_layout(library))
+        older = types.SimpleNamespace(hyperattn_status_string=lambda status: b"unknown status")
+        self.assertFalse(hyperattn._same_layout(older))
+        functions = {name: getattr(real, name) for name in hyperattn.FUNCTIONS}
+        careless = types.SimpleNamespace(**{**functions, "hyperattn_check": lambda *call: 0})
+        self.assertFalse(hyperattn._same_layout(careless))
         with self.assertRaisesRegex(ImportError, "is of another version"):
             hyperattn.load(ctypes.util.find_library("c"))
         self.assertIs(hyperattn.load(), real)
