@@ -102,6 +102,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
+     many.h                 those of many problems as one call
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -189,6 +190,7 @@
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
+     HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
    SIMD
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
@@ -411,6 +413,7 @@ typedef struct hyperattn_problem {
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
 
+#ifndef HYPERATTN_NO_BUILDERS
 /* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
    [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
    pointers are checked by the call that takes the problem. */
@@ -422,6 +425,7 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
                                                        int64_t n_query, int64_t n_key, int64_t head_dim,
                                                        int64_t value_dim, const void *query, const void *key,
                                                        const void *value, void *out);
+#endif
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -611,6 +615,7 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
    plans are made once, in the workspace. No problem may write where another reads or writes, which is not
    checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
    -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+#ifndef HYPERATTN_NO_MANY
 HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
                                                    const hyperattn_params *params, int n_workers);
 
@@ -631,6 +636,7 @@ HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *proble
 HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
                                            const hyperattn_params *params, void *workspace, int phase,
                                            int64_t index, int worker);
+#endif
 
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
@@ -854,10 +860,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_ONCE HAI_HOT
 #endif
+/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
+   inlined, or gcc -O2 drops its calls. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at) __builtin_prefetch(at)
+#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -969,9 +977,8 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32: P and Q by the
-   coefficients of x^0, x^2, .., a minimax fit of relative error 2.1e-8, so that the result is right to 3 units
-   in its last place. */
+/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
+   coefficients, a minimax fit of relative error 2.1e-8. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f
@@ -4814,12 +4821,15 @@ static int hai_can_run(const hai_isa *row) {
   return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO passes by the row
+   of AMX, which asks the system each time while permission is missing: a later row has the same kernel. */
 HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int i;
-  for (i = 0; i < HAI_N_ISAS; i++)
-    if ((hai_isas[i].isa == HAI_AS(int, isa) || isa == HYPERATTN_ISA_AUTO) && hai_can_run(&hai_isas[i]))
-      return hai_isas[i].kernel;
+  for (i = 0; i < HAI_N_ISAS; i++) {
+    int fits = isa == HYPERATTN_ISA_AUTO ? hai_isas[i].isa != HYPERATTN_ISA_AMX_BF16
+                                         : hai_isas[i].isa == HAI_AS(int, isa);
+    if (fits && hai_can_run(&hai_isas[i])) return hai_isas[i].kernel;
+  }
   return HAI_NULL;
 }
 
@@ -5255,14 +5265,14 @@ static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
 /* Lays out the arrays, one behind the other but for those that take another's place. */
 static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
-  int is_empty = !hai_may_approximate(plan), i;
+  int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
-  y->scratch = 0;
-  y->overflow = 0;
-  for (i = 0; HAI_HYPER && i < HAI_N_ARRAYS; i++) {
+  HYPERATTN_MEMSET(y, 0, sizeof *y);
+  if (!hai_may_approximate(plan)) return;
+  for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = is_empty ? 0 : hai_times(array->count(plan), array->size);
+    y->stride[i] = hai_times(array->count(plan), array->size);
     if (array->place == i) end = y->scratch;
     if (array->place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
@@ -5561,16 +5571,24 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
+/* A bound on the tasks of a phase, for one element of the batch. */
+static uint64_t hai_most_tasks(const hyperattn_problem *p) {
+  return 2 * HAI_AS(uint64_t, p->n_heads) * (HAI_AS(uint64_t, p->n_query) + HAI_AS(uint64_t, p->n_key));
+}
+
 /* Do counts exceed this machine's indices, or may tasks exceed INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
   uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
            n_query = HAI_AS(uint64_t, p->n_query);
-  uint64_t rows = 2 * heads * (n_query + HAI_AS(uint64_t, p->n_key));
+  uint64_t rows = hai_most_tasks(p);
   return heads > limit || HAI_AS(uint64_t, p->n_key) > limit || HAI_AS(uint64_t, p->batch) > limit ||
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
 /* ---- Pointers and strides ---- */
+
+/* Is there no row of out, so that nothing is read or written? */
+static int hai_is_nothing(const hyperattn_problem *p) { return !p->batch || !p->n_query; }
 
 /* The bytes that a tensor [batch][heads][rows][dim] occupies: [data - before, data + after). */
 typedef struct hai_extent {
@@ -5710,16 +5728,13 @@ static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   return buffers->status;
 }
 
-HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                             size_t workspace_size, int n_workers) {
+/* Of a problem in a call that needs `need` bytes of workspace, which may be one of many problems. */
+HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const void *workspace,
+                                                    size_t workspace_size, size_t need) {
   const hyperattn_problem *p = plan->problem;
   hyperattn_input out = hai_tensor_of(&p->out);
   hai_buffers buffers;
-  size_t need;
-  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
-  need = hai_layout_size(&plan->layout, n_workers);
-  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (!p->batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
+  if (hai_is_nothing(p)) return HYPERATTN_OK;
   if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
   if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
   if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
@@ -5746,6 +5761,15 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
+}
+
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                          size_t workspace_size, int n_workers) {
+  size_t need;
+  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
+  need = hai_layout_size(&plan->layout, n_workers);
+  return need ? hai_check_buffers_within(plan, workspace, workspace_size, need)
+              : HYPERATTN_ERROR_SIZE_OVERFLOW;
 }
 
 /* Everything that hyperattn_merge checks. */
@@ -6355,15 +6379,13 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
 }
 
 /* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
-   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. The next
-   chunk's elements start to load. */
+   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. */
 static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
     const char *at;
-    size_t t;
     tile->row[i] = HAI_NULL;
     if (i >= tile->n) continue;
     tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
@@ -6371,10 +6393,22 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
       tile->row[i] = tile->row[i - 1];
       continue;
     }
-    for (t = HAI_CHUNK * bytes; t < 2 * HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t);
     if (hai_is_f32(mask->dtype)) continue;
     mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
     tile->row[i] = tile->score + i * HAI_CHUNK;
+  }
+}
+
+/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
+   rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    if (i && mask->row[i] == mask->row[i - 1]) continue;
+    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
   }
 }
 
@@ -6561,19 +6595,24 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load a row from memory, so that it arrives before it is multiplied. */
-static void hai_rows_fetch(const hai_rows *rows, const void *row) {
+/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another, but
+   not pages. */
+HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
   hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
+  const char *at = hai_rows_address(rows, row);
+  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
+   pages, those of the next chunk start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
+    hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    hai_rows_fetch(&tile->keys, tile->key[j]);
-    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
+    if (!HAI_PAGES || ahead >= all) continue;
+    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
+    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
@@ -6598,11 +6637,14 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
       if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
       tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
-      if (HAI_MASKS && tiles[i]->mask && !hai_mask_chunk(tiles[i], begin)) {
-        hai_tile_pass(tiles[i]);
-        continue;
+      if (HAI_MASKS && tiles[i]->mask) {
+        hai_mask_fetch(tiles[i], next);
+        if (!hai_mask_chunk(tiles[i], begin)) {
+          hai_tile_pass(tiles[i]);
+          continue;
+        }
       }
-      if (!placed) hai_tile_rows(tiles[0], begin, next);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
@@ -6933,7 +6975,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count);
+      hai_tile_rows(tiles[0], key, key + count, end);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
@@ -8665,30 +8707,27 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
+   of more queries could have some, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
-  int n = 0, i;
+  int may_approximate = hai_may_approximate(plan), n = 0, i;
   plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!may_approximate && stage->when == HAI_PER_LEVEL) continue;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
-   are counted even if this call has no levels, so that the size never falls as inputs grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
-  for (i = 0; i < n; i++) {
-    const hai_stage *stage = &hai_stages[plan->stages[i]];
-    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
-    most = hai_most(most, stage->scratch(plan));
-  }
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
@@ -8707,9 +8746,9 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride. */
-HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                       const hyperattn_params *params) {
+/* Everything about a call that needs no pointer and no stride, but for hai_resolve_sliding. */
+HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_problem *problem,
+                                            const hyperattn_params *params) {
   hyperattn_status status;
   hyperattn_isa isa;
   int bf16;
@@ -8734,6 +8773,27 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   hai_resolve_stages(plan);
   hai_resolve_layout(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* A sliding window that hides keys makes a call exact; in a shorter call the same window may hide none, and
+   rectangles are approximated, which takes more memory. So that sizes do not fall as lengths rise, the layout
+   is no smaller than that of the longest such call. */
+HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
+  hyperattn_problem shorter = *plan->problem;
+  hyperattn_status status;
+  hai_plan whole;
+  shorter.n_key = hai_min(plan->n_key, plan->sliding);
+  if (!shorter.causal) shorter.n_query = hai_min(plan->n_query, plan->sliding);
+  status = hai_resolve_call(&whole, &shorter, plan->params);
+  plan->layout.scratch = hai_most(plan->layout.scratch, whole.layout.scratch);
+  plan->layout.scratch_bytes = hai_most(plan->layout.scratch_bytes, whole.layout.scratch_bytes);
+  return status;
+}
+
+static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                    const hyperattn_params *params) {
+  hyperattn_status status = hai_resolve_call(plan, problem, params);
+  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
 }
 
 /* ======== src/phases.h ======== */
@@ -8788,7 +8848,7 @@ static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   const hai_stage *stage = hai_phase_stage(plan, phase, &level);
   hai_grid g = hai_phase_grid(plan, stage, level);
   int64_t rects = g.rects;
-  if (plan->n_query == 0) return 0; /* not even a report: no buffer was asked for */
+  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
   return rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
 }
 
@@ -9060,6 +9120,281 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
     if (hai_isas[i].isa == HAI_AS(int, isa)) return hai_isas[i].name;
   return "unknown";
 }
+
+/* ======== src/many.h ======== */
+
+/* Many problems. Several problems as one call. While it runs, the workspace holds from its aligned begin on a
+   hai_many, the problems with their plans, the arrays of one problem behind those of another, the table of
+   first tasks, and a scratch per worker that is enough for each problem. A plan is that of a call of its own
+   but for where its arrays and the scratch lie, so its tasks compute the same.
+
+   Phase 0 makes all this, in one task; phase 1 + k is phase k of every problem that has one, its tasks in
+   the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each
+   problem, and behind them the number of tasks. Problems and params are copied, so that it does not matter
+   whose copy a thread hands in. */
+#ifndef HYPERATTN_NO_MANY
+
+typedef struct hai_planned {
+  hyperattn_problem problem;
+  hai_plan plan;
+} hai_planned;
+
+/* What the problems share. */
+typedef struct hai_many {
+  hyperattn_params params;
+  int n_problems;
+  int phases;          /* of the problem that has most */
+  int most_phases;     /* a bound on that, which never falls as n_query or n_key rise */
+  uint64_t most_tasks; /* a bound on the tasks of a phase */
+  size_t table;        /* where it lies, from the workspace's aligned begin */
+  hai_layout layout;   /* of the call; begin and stride are not used */
+} hai_many;
+
+/* ---- Sizes and places, for the size query and for the run ---- */
+
+/* A bound on a problem's phases by method and n_key alone, so that none can fall: a level is the outer
+   rectangle or a halving of the causal square. */
+static int hai_most_phases(const hai_plan *plan) {
+  int levels = 0;
+  hai_index side = HAI_HYPER && plan->params->method == HYPERATTN_HYPER ? plan->n_key : 0;
+  for (; side >= plan->min_seq_len; side /= 2) levels++;
+  return (1 + levels) * HAI_N_STAGES;
+}
+
+static void hai_many_begin(hai_many *many, int n_problems, const hyperattn_params *params) {
+  hai_layout *y = &many->layout;
+  size_t planned = hai_times(HAI_AS(size_t, n_problems), sizeof(hai_planned));
+  HYPERATTN_MEMSET(many, 0, sizeof *many);
+  many->params = *params;
+  many->n_problems = n_problems;
+  y->scratch = hai_take(y, hai_round_up(sizeof *many), planned);
+  y->scratch_bytes = HAI_ALIGN; /* without a problem too */
+}
+
+/* Adds a problem. Returns where its arrays begin. */
+static size_t hai_many_add(hai_many *many, const hai_plan *plan) {
+  hai_layout *y = &many->layout;
+  size_t begin = y->scratch;
+  int phases = hai_phases(plan), most_phases = hai_most_phases(plan);
+  uint64_t tasks = hai_most_tasks(plan->problem) * HAI_AS(uint64_t, plan->problem->batch);
+  y->scratch = hai_take(y, begin, plan->layout.scratch);
+  y->scratch_bytes = hai_most(y->scratch_bytes, plan->layout.scratch_bytes);
+  if (many->phases < phases) many->phases = phases;
+  if (many->most_phases < most_phases) many->most_phases = most_phases;
+  if (tasks > INT64_MAX - many->most_tasks)
+    y->overflow = 1;
+  else
+    many->most_tasks += tasks;
+  return begin;
+}
+
+static void hai_many_end(hai_many *many) {
+  hai_layout *y = &many->layout;
+  size_t row = hai_times(HAI_AS(size_t, many->n_problems) + 1, sizeof(int64_t));
+  many->table = y->scratch;
+  y->scratch = hai_take(y, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
+}
+
+/* Sums up what the problems need, and the tasks of a phase; finds every mistake that needs no pointer and no
+   stride. *bad is the problem that is mistaken, or -1. */
+HAI_APART hyperattn_status hai_many_sum(hai_many *many, const hyperattn_problem *problems, int n_problems,
+                                        const hyperattn_params *params, int phase, int64_t *tasks,
+                                        int *bad) {
+  hai_plan plan;
+  hyperattn_status status;
+  int i;
+  *bad = -1;
+  *tasks = 0;
+  if (n_problems < 0) return HYPERATTN_ERROR_N_PROBLEMS;
+  if (n_problems && !problems) return HYPERATTN_ERROR_NULL_PROBLEM;
+  if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
+  if ((status = hai_check_params(params, 0)) != HYPERATTN_OK) return status;
+  hai_many_begin(many, n_problems, params);
+  for (i = 0; i < n_problems; i++) {
+    if ((status = hai_resolve(&plan, &problems[i], params)) != HYPERATTN_OK) {
+      *bad = i;
+      return status;
+    }
+    hai_many_add(many, &plan);
+    if (phase >= 0 && phase < hai_phases(&plan) && !many->layout.overflow)
+      *tasks += hai_phase_tasks(&plan, phase);
+  }
+  hai_many_end(many);
+  return many->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* ---- Checks ---- */
+
+/* Do none of the problems read or write anything? The workspace is not touched then. */
+static int hai_many_is_nothing(const hyperattn_problem *problems, int n_problems) {
+  int i;
+  for (i = 0; i < n_problems; i++)
+    if (!hai_is_nothing(&problems[i])) return 0;
+  return 1;
+}
+
+/* Pointers, strides and overlaps of each problem. A workspace that is missing or too small is the mistake of
+   none. */
+HAI_APART hyperattn_status hai_many_check_buffers(const hyperattn_problem *problems, int n_problems,
+                                                  const hyperattn_params *params, const void *workspace,
+                                                  size_t workspace_size, size_t need, int *bad) {
+  hai_plan plan;
+  int i;
+  for (i = 0; i < n_problems; i++) {
+    hyperattn_status status = hai_resolve(&plan, &problems[i], params);
+    if (status == HYPERATTN_OK) status = hai_check_buffers_within(&plan, workspace, workspace_size, need);
+    if (status == HYPERATTN_OK) continue;
+    if (status != HYPERATTN_ERROR_NULL_WORKSPACE && status != HYPERATTN_ERROR_WORKSPACE_SIZE) *bad = i;
+    return status;
+  }
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
+                                                    const hyperattn_params *params, const void *workspace,
+                                                    size_t workspace_size, int n_workers,
+                                                    int *bad_problem) {
+  hai_many many;
+  int64_t tasks;
+  size_t need;
+  int bad;
+  hyperattn_status status = hai_many_sum(&many, problems, n_problems, params, -1, &tasks, &bad);
+  if (status == HYPERATTN_OK && n_workers < 1) status = HYPERATTN_ERROR_WORKERS;
+  if (status == HYPERATTN_OK) {
+    need = hai_layout_size(&many.layout, n_workers);
+    status =
+        need ? hai_many_check_buffers(problems, n_problems, params, workspace, workspace_size, need, &bad)
+             : HYPERATTN_ERROR_SIZE_OVERFLOW;
+  }
+  if (bad_problem) *bad_problem = bad;
+  return status;
+}
+
+HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
+                                                   const hyperattn_params *params, int n_workers) {
+  hai_many many;
+  int64_t tasks;
+  int bad;
+  hyperattn_status status = hai_many_sum(&many, problems, n_problems, params, -1, &tasks, &bad);
+  return status != HYPERATTN_OK || n_workers < 1 ? 0 : hai_layout_size(&many.layout, n_workers);
+}
+
+/* ---- The run ---- */
+
+static hai_many *hai_many_of(void *workspace) { return HAI_PLACE(hai_many, hai_align(workspace)); }
+static hai_planned *hai_planned_of(hai_many *many) {
+  return HAI_PLACE(hai_planned, HAI_REINTERPRET(char *, many) + hai_round_up(sizeof *many));
+}
+static int64_t *hai_first_tasks(hai_many *many, int phase) {
+  size_t row = HAI_AS(size_t, many->n_problems) + 1;
+  return HAI_PLACE(int64_t, HAI_REINTERPRET(char *, many) + many->table) + HAI_AS(size_t, phase) * row;
+}
+
+/* Makes the plans and the table. The problems passed the checks. */
+HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problems,
+                                const hyperattn_params *params, void *workspace) {
+  hai_many *many = hai_many_of(workspace);
+  hai_planned *planned = hai_planned_of(many);
+  size_t begin;
+  int i, array, phase;
+  hai_many_begin(many, n_problems, params);
+  for (i = 0; i < n_problems; i++) {
+    hai_plan *plan = &planned[i].plan;
+    planned[i].problem = problems[i];
+    hai_resolve(plan, &planned[i].problem, &many->params);
+    begin = hai_many_add(many, plan);
+    for (array = 0; array < HAI_N_ARRAYS; array++) plan->layout.begin[array] += begin;
+  }
+  hai_many_end(many);
+  for (i = 0; i < n_problems; i++) {
+    planned[i].plan.layout.scratch = many->layout.scratch;
+    planned[i].plan.layout.scratch_bytes = many->layout.scratch_bytes;
+  }
+  for (phase = 0; phase < many->phases; phase++) {
+    int64_t *first = hai_first_tasks(many, phase);
+    first[0] = 0;
+    for (i = 0; i < n_problems; i++) {
+      const hai_plan *plan = &planned[i].plan;
+      first[i + 1] = first[i] + (phase < hai_phases(plan) ? hai_phase_tasks(plan, phase) : 0);
+    }
+  }
+}
+
+/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
+static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
+  const int64_t *first = hai_first_tasks(many, phase);
+  int problem = 0, end = many->n_problems; /* the task is one of problem .. end - 1 */
+  while (end - problem > 1) {
+    int middle = problem + (end - problem) / 2;
+    if (first[middle] <= index)
+      problem = middle;
+    else
+      end = middle;
+  }
+  hai_run(&hai_planned_of(many)[problem].plan, many, phase, index - first[problem], worker);
+}
+
+HYPERATTN_API int hyperattn_phase_count_many(const hyperattn_problem *problems, int n_problems,
+                                             const hyperattn_params *params) {
+  hai_many many;
+  int64_t tasks;
+  int bad;
+  hyperattn_status status = hai_many_sum(&many, problems, n_problems, params, -1, &tasks, &bad);
+  return status == HYPERATTN_OK ? 1 + many.phases : 0;
+}
+
+HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *problems, int n_problems,
+                                                 const hyperattn_params *params, int phase) {
+  hai_many many;
+  int64_t tasks;
+  int bad;
+  if (phase < 0 ||
+      hai_many_sum(&many, problems, n_problems, params, phase - 1, &tasks, &bad) != HYPERATTN_OK)
+    return 0;
+  return phase ? tasks : 1;
+}
+
+HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
+                                           const hyperattn_params *params, void *workspace, int phase,
+                                           int64_t index, int worker) {
+  if (phase)
+    hai_many_run(hai_many_of(workspace), phase - 1, index, worker);
+  else if (!hai_many_is_nothing(problems, n_problems))
+    hai_many_prepare(problems, n_problems, params, workspace);
+}
+
+typedef struct hai_many_phase {
+  hai_many *many;
+  int phase;
+} hai_many_phase;
+
+static void hai_many_task(void *arg, int64_t index, int worker) {
+  const hai_many_phase *p = HAI_AS(const hai_many_phase *, arg);
+  hai_many_run(p->many, p->phase, index, worker);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *problems, int n_problems,
+                                                      const hyperattn_params *params,
+                                                      const hyperattn_parallel *parallel, void *workspace,
+                                                      size_t workspace_size, int *bad_problem) {
+  hai_many_phase p;
+  hyperattn_status status;
+  int n_workers = parallel ? parallel->n_workers : 1;
+  if (bad_problem) *bad_problem = -1;
+  if (parallel && !parallel->parallel_for) return HYPERATTN_ERROR_NULL_PARALLEL;
+  status =
+      hyperattn_check_many(problems, n_problems, params, workspace, workspace_size, n_workers, bad_problem);
+  if (status != HYPERATTN_OK || hai_many_is_nothing(problems, n_problems)) return status;
+  hai_many_prepare(problems, n_problems, params, workspace);
+  p.many = hai_many_of(workspace);
+  for (p.phase = 0; p.phase < p.many->phases; p.phase++) {
+    int64_t index, n = hai_first_tasks(p.many, p.phase)[n_problems];
+    if (parallel && n) parallel->parallel_for(parallel->context, n, hai_many_task, &p);
+    for (index = 0; !parallel && index < n; index++) hai_many_task(&p, index, 0);
+  }
+  return HYPERATTN_OK;
+}
+#endif
 
 
 #undef HAI_AHEAD

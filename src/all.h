@@ -57,6 +57,7 @@
 #include "resolve.h"
 #include "phases.h"
 #include "entry.h"
+#include "many.h"
 
 #include "undef.h"
 #endif /* HYPERATTN_IMPLEMENTATION */

@@ -189,6 +189,7 @@ typedef struct hyperattn_problem {
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
 
+#ifndef HYPERATTN_NO_BUILDERS
 /* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
    [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
    pointers are checked by the call that takes the problem. */
@@ -200,6 +201,7 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
                                                        int64_t n_query, int64_t n_key, int64_t head_dim,
                                                        int64_t value_dim, const void *query, const void *key,
                                                        const void *value, void *out);
+#endif
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -389,6 +391,7 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
    plans are made once, in the workspace. No problem may write where another reads or writes, which is not
    checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
    -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+#ifndef HYPERATTN_NO_MANY
 HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
                                                    const hyperattn_params *params, int n_workers);
 
@@ -409,6 +412,7 @@ HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *proble
 HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
                                            const hyperattn_params *params, void *workspace, int phase,
                                            int64_t index, int worker);
+#endif
 
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +

@@ -161,19 +161,24 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load a row from memory, so that it arrives before it is multiplied. */
-static void hai_rows_fetch(const hai_rows *rows, const void *row) {
+/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another, but
+   not pages. */
+HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
   hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
+  const char *at = hai_rows_address(rows, row);
+  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
+   pages, those of the next chunk start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
+    hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    hai_rows_fetch(&tile->keys, tile->key[j]);
-    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
+    if (!HAI_PAGES || ahead >= all) continue;
+    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
+    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
@@ -198,11 +203,14 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
       if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
       hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
       tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
-      if (HAI_MASKS && tiles[i]->mask && !hai_mask_chunk(tiles[i], begin)) {
-        hai_tile_pass(tiles[i]);
-        continue;
+      if (HAI_MASKS && tiles[i]->mask) {
+        hai_mask_fetch(tiles[i], next);
+        if (!hai_mask_chunk(tiles[i], begin)) {
+          hai_tile_pass(tiles[i]);
+          continue;
+        }
       }
-      if (!placed) hai_tile_rows(tiles[0], begin, next);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);

@@ -102,6 +102,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
+     many.h                 those of many problems as one call
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -189,6 +190,7 @@
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
+     HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
    SIMD
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by

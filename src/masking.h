@@ -14,15 +14,13 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
 }
 
 /* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
-   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. The next
-   chunk's elements start to load. */
+   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. */
 static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
     const char *at;
-    size_t t;
     tile->row[i] = HAI_NULL;
     if (i >= tile->n) continue;
     tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
@@ -30,10 +28,22 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
       tile->row[i] = tile->row[i - 1];
       continue;
     }
-    for (t = HAI_CHUNK * bytes; t < 2 * HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t);
     if (hai_is_f32(mask->dtype)) continue;
     mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
     tile->row[i] = tile->score + i * HAI_CHUNK;
+  }
+}
+
+/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
+   rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    if (i && mask->row[i] == mask->row[i - 1]) continue;
+    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
   }
 }
 

@@ -35,9 +35,8 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32: P and Q by the
-   coefficients of x^0, x^2, .., a minimax fit of relative error 2.1e-8, so that the result is right to 3 units
-   in its last place. */
+/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
+   coefficients, a minimax fit of relative error 2.1e-8. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f

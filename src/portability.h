@@ -153,10 +153,12 @@
 #else
 #define HAI_ONCE HAI_HOT
 #endif
+/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
+   inlined, or gcc -O2 drops its calls. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at) __builtin_prefetch(at)
+#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */

@@ -88,30 +88,27 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
+   of more queries could have some, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
-  int n = 0, i;
+  int may_approximate = hai_may_approximate(plan), n = 0, i;
   plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!may_approximate && stage->when == HAI_PER_LEVEL) continue;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
-   are counted even if this call has no levels, so that the size never falls as inputs grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
-  for (i = 0; i < n; i++) {
-    const hai_stage *stage = &hai_stages[plan->stages[i]];
-    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
-    most = hai_most(most, stage->scratch(plan));
-  }
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
@@ -130,9 +127,9 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride. */
-HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                       const hyperattn_params *params) {
+/* Everything about a call that needs no pointer and no stride, but for hai_resolve_sliding. */
+HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_problem *problem,
+                                            const hyperattn_params *params) {
   hyperattn_status status;
   hyperattn_isa isa;
   int bf16;
@@ -157,4 +154,25 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   hai_resolve_stages(plan);
   hai_resolve_layout(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* A sliding window that hides keys makes a call exact; in a shorter call the same window may hide none, and
+   rectangles are approximated, which takes more memory. So that sizes do not fall as lengths rise, the layout
+   is no smaller than that of the longest such call. */
+HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
+  hyperattn_problem shorter = *plan->problem;
+  hyperattn_status status;
+  hai_plan whole;
+  shorter.n_key = hai_min(plan->n_key, plan->sliding);
+  if (!shorter.causal) shorter.n_query = hai_min(plan->n_query, plan->sliding);
+  status = hai_resolve_call(&whole, &shorter, plan->params);
+  plan->layout.scratch = hai_most(plan->layout.scratch, whole.layout.scratch);
+  plan->layout.scratch_bytes = hai_most(plan->layout.scratch_bytes, whole.layout.scratch_bytes);
+  return status;
+}
+
+static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                    const hyperattn_params *params) {
+  hyperattn_status status = hai_resolve_call(plan, problem, params);
+  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
 }

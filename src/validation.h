@@ -96,16 +96,24 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
+/* A bound on the tasks of a phase, for one element of the batch. */
+static uint64_t hai_most_tasks(const hyperattn_problem *p) {
+  return 2 * HAI_AS(uint64_t, p->n_heads) * (HAI_AS(uint64_t, p->n_query) + HAI_AS(uint64_t, p->n_key));
+}
+
 /* Do counts exceed this machine's indices, or may tasks exceed INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
   uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
            n_query = HAI_AS(uint64_t, p->n_query);
-  uint64_t rows = 2 * heads * (n_query + HAI_AS(uint64_t, p->n_key));
+  uint64_t rows = hai_most_tasks(p);
   return heads > limit || HAI_AS(uint64_t, p->n_key) > limit || HAI_AS(uint64_t, p->batch) > limit ||
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
 /* ---- Pointers and strides ---- */
+
+/* Is there no row of out, so that nothing is read or written? */
+static int hai_is_nothing(const hyperattn_problem *p) { return !p->batch || !p->n_query; }
 
 /* The bytes that a tensor [batch][heads][rows][dim] occupies: [data - before, data + after). */
 typedef struct hai_extent {
@@ -245,16 +253,13 @@ static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   return buffers->status;
 }
 
-HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                             size_t workspace_size, int n_workers) {
+/* Of a problem in a call that needs `need` bytes of workspace, which may be one of many problems. */
+HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const void *workspace,
+                                                    size_t workspace_size, size_t need) {
   const hyperattn_problem *p = plan->problem;
   hyperattn_input out = hai_tensor_of(&p->out);
   hai_buffers buffers;
-  size_t need;
-  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
-  need = hai_layout_size(&plan->layout, n_workers);
-  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (!p->batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
+  if (hai_is_nothing(p)) return HYPERATTN_OK;
   if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
   if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
   if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
@@ -281,6 +286,15 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
+}
+
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                          size_t workspace_size, int n_workers) {
+  size_t need;
+  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
+  need = hai_layout_size(&plan->layout, n_workers);
+  return need ? hai_check_buffers_within(plan, workspace, workspace_size, need)
+              : HYPERATTN_ERROR_SIZE_OVERFLOW;
 }
 
 /* Everything that hyperattn_merge checks. */
