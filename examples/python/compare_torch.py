@@ -1,6 +1,6 @@
 """hyperattn.py beside torch: scaled_dot_product_attention with masks, and flex_attention with score_mod.
 
-    python3 -m venv build/torch && build/torch/bin/pip install numpy torch     # some hundred megabytes
+    python3 -m venv build/torch && build/torch/bin/pip install numpy torch     # some gigabytes
     build/torch/bin/python examples/python/compare_torch.py [--problems 200] [--seed 0]
 
 Random problems in float32. An error is |out - expected| / |expected|, in Frobenius norms, where `expected` is
