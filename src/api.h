@@ -154,7 +154,7 @@ typedef struct hyperattn_report {
   float keys_per_query;
   /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
   float block_mass, pinned_mass, sampled_mass;
-  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
      the probes (0 without), in the rectangle where it is largest. */
