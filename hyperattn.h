@@ -2608,7 +2608,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -2617,10 +2617,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -4594,7 +4596,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -4603,10 +4605,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -6198,10 +6202,10 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
@@ -7712,7 +7716,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
     float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
-    if (HAI_SINKS) sum = hai_log_add(sum, hai_lane_sink(job, i));
+    if (HAI_SINKS && !job->audit) sum = hai_log_add(sum, hai_lane_sink(job, i)); /* hai_compare has its own */
     factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
@@ -8387,6 +8391,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   r.error = hai_relative(sums.squared_error, sums.squared_norm);
   r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
