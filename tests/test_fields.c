@@ -89,6 +89,25 @@ static void test_reported_errors(void **state) {
   }
 }
 
+/* ---- Windows ---- */
+
+/* Windows of every size, about where they begin to hide keys behind, keys ahead, and none. */
+static void test_windows_of_every_size(void **state) {
+  static const int64_t lengths[][2] = {{60, 60}, {50, 90}, {90, 50}, {1, 70}};
+  (void)state;
+  for (int shape = 0; shape < 4; shape++)
+    for (int64_t window = 1; window < 94; window += window % 10 == 2 ? 6 : 1)
+      for (int kind = 0; kind < 4; kind++) {
+        call c = new_call(1, 1, 1, lengths[shape][0], lengths[shape][1], 4, 4, kind % 2, 17);
+        c.problem.sliding_window = window;
+        c.params = small_params(hyperattn_default_params(), 8, 4, 4);
+        c.params.tolerance = 1e-30f; /* where the window is none */
+        c.params.method = kind / 2 ? HYPERATTN_EXACT : HYPERATTN_HYPER;
+        assert_exact(&c, 5e-6);
+        free_call(&c);
+      }
+}
+
 /* ---- Soft caps ---- */
 
 /* Scores far above the cap become the cap itself, and far below it themselves, whatever a hyperbolic
@@ -314,6 +333,7 @@ int main(void) {
       cmocka_unit_test(test_fields_alone_and_together),
       cmocka_unit_test(test_decoding),
       cmocka_unit_test(test_reported_errors),
+      cmocka_unit_test(test_windows_of_every_size),
       cmocka_unit_test(test_caps_of_any_size),
       cmocka_unit_test(test_caps_keep_nan),
       cmocka_unit_test(test_empty_rows),
