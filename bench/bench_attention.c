@@ -123,6 +123,12 @@ static double pairs_of(hyperattn_problem p, const hyperattn_params *params) {
   return (double)report.keys_per_query * (double)p.n_query;
 }
 
+static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
+  void *data = allocate(elements_size(n * dim, dtype));
+  elements_write(x, n * dim, dtype, data);
+  return (hyperattn_input){.data = data, .dtype = dtype, .row_stride = (ptrdiff_t)dim};
+}
+
 static void row(const options *o, const char *method, int64_t n, int64_t dim, hyperattn_dtype dtype,
                 int causal, int threads) {
   hyperattn_problem p = {0};

@@ -7,8 +7,7 @@
 // times; "by pairs" means that the other row's time is first multiplied by the share of query-key pairs that
 // this row sees. "most" is what the ratio should not exceed. The error is that of 256 rows against attention
 // in double, of the numbers that the tensors hold. Attention is exact; the data are those of bench_attention.
-// Tables are printed as Markdown, which docs/fields.md holds. --csv adds to the end of FILE. --list prints the
-// groups.
+// Tables are Markdown, as docs/fields.md has them. --csv appends to FILE. --list prints the groups.
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
@@ -19,7 +18,7 @@
 
 #include <unistd.h>
 
-enum { MAX_ROWS = 24, MAX_BLOCKS = 256, DIM = 64, N = 8192, N_CACHE = 32768, N_LONG = 131072 };
+enum { MAX_ROWS = 24, MAX_BLOCKS = 256, LINE = 64, DIM = 64, N = 8192, N_CACHE = 32768, N_LONG = 131072 };
 #define NONE ((double)NAN)
 #ifdef __clang__
 #define COMPILER __VERSION__
@@ -58,9 +57,31 @@ typedef struct bench {
 
 static bench b;
 
-static void *keep(void *block) {
-  if (b.n_blocks == MAX_BLOCKS) fprintf(stderr, "too many blocks\n"), exit(1);
+// Memory until the end of the table; it begins with a line of the cache, as engines' tensors do.
+static void *room(size_t bytes) {
+  void *block = aligned_alloc(LINE, (bytes / LINE + 1) * LINE);
+  if (!block || b.n_blocks == MAX_BLOCKS) fprintf(stderr, "out of memory\n"), exit(1);
   return b.blocks[b.n_blocks++] = block;
+}
+
+// n elements of a dtype in such memory.
+static void *elements_of(const float *x, int64_t n, hyperattn_dtype dtype) {
+  void *data = room(elements_size(n, dtype));
+  elements_write(x, n, dtype, data);
+  return data;
+}
+
+static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
+  return (hyperattn_input){
+      .data = elements_of(x, n * dim, dtype), .dtype = dtype, .row_stride = (ptrdiff_t)dim};
+}
+
+// The bench's data.
+static const float *rows_of(const char *which, int64_t n, int64_t dim) {
+  float *x = repeat_rows(which, n, dim);
+  const float *kept = elements_of(x, n * dim, HYPERATTN_F32);
+  free(x);
+  return kept;
 }
 
 static int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
@@ -93,8 +114,8 @@ static row *add(const char *name, void (*run)(row *), int n_problems) {
   memset(r, 0, sizeof *r);
   snprintf(r->name, sizeof r->name, "%s", name);
   r->run = run, r->per = r->threads = 1, r->n_problems = n_problems;
-  r->problems = keep(allocate((size_t)n_problems * sizeof *r->problems));
-  r->held = keep(allocate((size_t)n_problems * sizeof *r->held));
+  r->problems = room((size_t)n_problems * sizeof *r->problems);
+  r->held = room((size_t)n_problems * sizeof *r->held);
   r->over = -1, r->share = 1, r->most = NONE;
   return r;
 }
@@ -123,10 +144,10 @@ static void compare_pairs(int over, double most) {
 // Contiguous float32 tensors of the bench's data, with out; *x gets what they hold.
 static hyperattn_problem problem_of(int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key,
                                     int64_t dim, numbers *x) {
-  x->q = keep(repeat_rows("q", heads * n_query, dim));
-  x->k = keep(repeat_rows("k", kv_heads * n_key, dim));
-  x->v = keep(repeat_rows("v", kv_heads * n_key, dim));
-  float *out = keep(allocate((size_t)(heads * n_query * dim) * sizeof *out));
+  x->q = rows_of("q", heads * n_query, dim);
+  x->k = rows_of("k", kv_heads * n_key, dim);
+  x->v = rows_of("v", kv_heads * n_key, dim);
+  float *out = room((size_t)(heads * n_query * dim) * sizeof *out);
   return hyperattn_heads_first(1, heads, kv_heads, n_query, n_key, dim, dim, x->q, x->k, x->v, out);
 }
 
@@ -138,7 +159,7 @@ static void prepare(row *r) {
     size_t bytes = hyperattn_workspace_size(&r->problems[i], &b.params, r->threads);
     if (bytes > r->bytes) r->bytes = bytes;
   }
-  r->workspace = keep(allocate(r->bytes));
+  r->workspace = room(r->bytes);
   r->seconds = (double)INFINITY;
 }
 
@@ -246,7 +267,7 @@ static void fill_window(void) {
 
 // An F16 mask [N][N] of 0 where the keys are seen, else -inf: causal, or sequences of `part` tokens.
 static hyperattn_input hiding_mask(int64_t part) {
-  uint16_t *data = keep(allocate((size_t)N * N * sizeof *data));
+  uint16_t *data = room((size_t)N * N * sizeof *data);
   for (int64_t i = 0; i < N; i++)
     for (int64_t j = 0; j < N; j++) data[i * N + j] = (part ? i / part == j / part : j <= i) ? 0 : 0xfc00;
   return (hyperattn_input){.data = data, .dtype = HYPERATTN_F16, .row_stride = N};
@@ -255,7 +276,7 @@ static hyperattn_input hiding_mask(int64_t part) {
 static void fill_mask(void) {
   static const float slope[4] = {0.5f, 0.25f, 0.125f, 0.0625f};
   uint64_t state = 1;
-  float *finite = keep(allocate((size_t)N * N * sizeof *finite)), *far = keep(allocate(N * sizeof *far));
+  float *finite = room((size_t)N * N * sizeof *finite), *far = room(N * sizeof *far);
   for (int64_t i = 0; i < (int64_t)N * N; i++) finite[i] = (float)splitmix_uniform(&state) - 0.5f;
   for (int64_t j = 0; j < N; j++) far[j] = (float)(j - N);
   hyperattn_input masks[3];
@@ -265,7 +286,6 @@ static void fill_mask(void) {
   for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_BF16; dtype++) {
     char name[48];
     p.mask = masks[dtype] = input_of(finite, N, N, (hyperattn_dtype)dtype);
-    keep((void *)(uintptr_t)p.mask.data);
     snprintf(name, sizeof name, "%s, another row for each query", element_names[dtype]);
     compare(add_one(name, &p, x), 0, 1.25);
   }
@@ -284,14 +304,14 @@ static void fill_mask(void) {
   compare(add_one("f32, one row and 4 slopes (ALiBi)", &four, x), 7, 1.25);
 }
 
-// Rows of one kv head in a shuffled order of pages of so many rows.
-static hyperattn_input paged(const float *from, int64_t n, int64_t page_rows) {
+// Rows of one kv head in pages of so many rows, which lie in a shuffled order or as they come.
+static hyperattn_input paged(const float *from, int64_t n, int64_t page_rows, int is_shuffled) {
   int64_t pages = n / page_rows, size = page_rows * DIM;
-  int32_t *page = keep(allocate((size_t)pages * sizeof *page));
-  float *data = keep(allocate((size_t)(n * DIM) * sizeof *data));
+  int32_t *page = room((size_t)pages * sizeof *page);
+  float *data = room((size_t)(n * DIM) * sizeof *data);
   uint64_t state = 2;
   for (int64_t i = 0; i < pages; i++) {
-    int64_t other = smaller((int64_t)(splitmix_uniform(&state) * (double)(i + 1)), i);
+    int64_t other = is_shuffled ? smaller((int64_t)(splitmix_uniform(&state) * (double)(i + 1)), i) : i;
     page[i] = page[other], page[other] = (int32_t)i;
   }
   for (int64_t i = 0; i < pages; i++)
@@ -304,14 +324,18 @@ static hyperattn_input paged(const float *from, int64_t n, int64_t page_rows) {
 }
 
 static void add_pages(const char *what, hyperattn_problem p, numbers x, double most) {
-  static const int64_t rows[] = {64, 16, 1};
+  static const struct {
+    const char *name;
+    int64_t rows;
+    int is_shuffled;
+  } pages[] = {
+      {"pages of 64", 64, 1}, {"pages of 16", 16, 1}, {"pages of 1", 1, 1}, {"pages of 1, in order", 1, 0}};
   int contiguous = b.n_rows;
   add_one(what, &p, x);
-  for (int i = 0; i < 3; i++) {
-    char name[48];
-    snprintf(name, sizeof name, "pages of %d", (int)rows[i]);
-    p.key = paged(x.k, p.n_key, rows[i]), p.value = paged(x.v, p.n_key, rows[i]);
-    compare(add_one(name, &p, x), contiguous, most);
+  for (int i = 0; i < 4; i++) {
+    p.key = paged(x.k, p.n_key, pages[i].rows, pages[i].is_shuffled);
+    p.value = paged(x.v, p.n_key, pages[i].rows, pages[i].is_shuffled);
+    compare(add_one(pages[i].name, &p, x), contiguous, most);
   }
 }
 
@@ -375,7 +399,7 @@ static hyperattn_input custom(const void *data, int64_t bytes,
 }
 
 static hyperattn_input as_q4_0(const float *x, int64_t n) {
-  unsigned char *data = keep(allocate((size_t)n * DIM / 32 * 18));
+  unsigned char *data = room((size_t)n * DIM / 32 * 18);
   for (int64_t i = 0; i < n * DIM / 32; i++) write_q4_0(x + i * 32, data + i * 18);
   return custom(data, DIM / 32 * 18, widen_q4_0);
 }
@@ -383,7 +407,7 @@ static hyperattn_input as_q4_0(const float *x, int64_t n) {
 // What a tensor holds, if the function of a custom format reads it.
 static const float *read_by(const hyperattn_input *input, int64_t row_bytes, int64_t n,
                             void (*widen)(const void *, float *, int64_t)) {
-  float *x = keep(allocate((size_t)(n * DIM) * sizeof *x));
+  float *x = room((size_t)(n * DIM) * sizeof *x);
   for (int64_t i = 0; i < n; i++) widen((const char *)input->data + i * row_bytes, x + i * DIM, DIM);
   return x;
 }
@@ -395,7 +419,7 @@ static void add_formats(const char *what, hyperattn_problem p, numbers x) {
   hyperattn_input k4 = as_q4_0(x.k, n), v4 = as_q4_0(x.v, n);
   x4.k = read_by(&k4, fewer, n, widen_q4_0), x4.v = read_by(&v4, fewer, n, widen_q4_0);
   p.key = input_of(x.k, n, DIM, HYPERATTN_Q8_0), p.value = input_of(x.v, n, DIM, HYPERATTN_Q8_0);
-  const void *k = keep((void *)(uintptr_t)p.key.data), *v = keep((void *)(uintptr_t)p.value.data);
+  const void *k = p.key.data, *v = p.value.data;
   x.k = read_by(&p.key, bytes, n, widen_q8_0), x.v = read_by(&p.value, bytes, n, widen_q8_0);
   add_one(what, &p, x);
   p.key = custom(k, bytes, widen_q8_0_fast), p.value = custom(v, bytes, widen_q8_0_fast);
@@ -426,9 +450,8 @@ static void add_many(const char *what, int threads, int n, int kv_heads, const i
   row *calls = add(name, run_calls, n), *one = add("one call", run_as_one, n);
   int64_t queries = 0, keys = 0;
   for (int i = 0; i < n; i++) queries += HEADS * n_query[i], keys += kv_heads * n_key[i];
-  numbers x = {keep(repeat_rows("q", queries, DIM)), keep(repeat_rows("k", keys, DIM)),
-               keep(repeat_rows("v", keys, DIM))};
-  float *out = keep(allocate((size_t)(queries * DIM) * sizeof *out));
+  numbers x = {rows_of("q", queries, DIM), rows_of("k", keys, DIM), rows_of("v", keys, DIM)};
+  float *out = room((size_t)(queries * DIM) * sizeof *out);
   for (int i = 0; i < n; i++) {
     calls->problems[i] =
         hyperattn_heads_first(1, HEADS, kv_heads, n_query[i], n_key[i], DIM, DIM, x.q, x.k, x.v, out);

@@ -29,14 +29,6 @@ static inline float *repeat_rows(const char *which, int64_t n, int64_t dim) {
   return x;
 }
 
-static inline hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
-  hyperattn_input input = {0};
-  void *data = allocate(elements_size(n * dim, dtype));
-  elements_write(x, n * dim, dtype, data);
-  input.data = data, input.dtype = dtype, input.row_stride = (ptrdiff_t)dim;
-  return input;
-}
-
 // ---- Errors ----
 
 // What a problem's tensors hold, in order and in float32: [head][row][dim] each.
