@@ -128,7 +128,7 @@ static void spoil(call *c, bytes *in) {
   else if (which == 29)
     a->lsh_bits = (int32_t)x;
   else if (which == 30)
-    p->key_position = (const int32_t *)(const void *)c->key.block;
+    p->sliding_window = small;
   else if (which == 31)
     p->query.data = NULL;
   else if (which == 32)
@@ -152,8 +152,8 @@ static int is_valid(const hyperattn_problem *p, const hyperattn_params *a) {
       !in_range(p->n_query, 0, most) || !in_range(p->n_key, 0, most) || !in_range(p->head_dim, 1, 576) ||
       !in_range(p->value_dim, 1, 576) || !in_range(p->causal, 0, 1) || !isfinite(p->scale) ||
       !in_range((int)p->query.dtype, 0, 2) || !in_range((int)p->key.dtype, 0, 3) ||
-      !in_range((int)p->value.dtype, 0, 3) || !in_range((int)p->out.dtype, 0, 2) || p->softcap != 0.0f ||
-      p->sliding_window || p->key_position)
+      !in_range((int)p->value.dtype, 0, 3) || !in_range((int)p->out.dtype, 0, 2) || !is_size(p->softcap) ||
+      p->sliding_window < 0)
     return 0;
   if (!in_range((int)a->method, 0, 1) || a->min_seq_len < 1 || a->block_size < 0 || a->sample_size < 0 ||
       !in_range(a->lsh_bits, 1, 16) || a->query_group < 0 || a->key_group < 0 ||
