@@ -35,63 +35,68 @@ static hyperattn_params preset(int which) {
   return params;
 }
 
-/* A plan is the one of a call of its own, but for where things lie; arrays lie in a row, before the table. */
-static void test_plans_differ_in_places_alone(void **state) {
-  (void)state;
+/* What a preset's plans of some problems must be. */
+typedef void (*holds)(const hyperattn_problem *p, const hyperattn_params *params, hai_many *many);
+static void for_each_preset(holds check) {
   hyperattn_problem p[N];
   some_problems(p);
   for (int which = 0; which < 3; which++) {
     hyperattn_params params = preset(which);
     void *memory;
-    hai_many *many = prepare(p, N, &params, &memory);
-    size_t end = (size_t)((char *)(hai_planned_of(many) + N) - (char *)many);
-    assert_memory_equal(&many->params, &params, sizeof params);
-    for (int i = 0; i < N; i++) {
-      hai_planned *planned = &hai_planned_of(many)[i];
-      hai_plan own, moved = planned->plan;
-      memset(&own, 0, sizeof own);
-      assert_int_equal(hai_resolve(&own, &p[i], &params), HYPERATTN_OK);
-      assert_memory_equal(&planned->problem, &p[i], sizeof p[i]);
-      assert_ptr_equal(moved.problem, &planned->problem);
-      assert_ptr_equal(moved.params, &many->params);
-      assert_true(moved.layout.begin[0] >= end && moved.layout.begin[0] % 64 == 0);
-      assert_true(moved.layout.scratch_bytes >= own.layout.scratch_bytes);
-      end = moved.layout.begin[0] + own.layout.scratch;
-      moved.problem = &p[i], moved.params = &params;
-      for (int a = HAI_N_ARRAYS - 1; a >= 0; a--) moved.layout.begin[a] -= moved.layout.begin[0];
-      moved.layout.scratch = own.layout.scratch, moved.layout.scratch_bytes = own.layout.scratch_bytes;
-      assert_memory_equal(&moved, &own, sizeof own);
-    }
-    assert_true(many->table >= end);
-    assert_true((char *)hai_first_tasks(many, many->phases) <= (char *)many + many->layout.scratch);
+    check(p, &params, prepare(p, N, &params, &memory));
     free(memory);
   }
 }
 
+/* A plan is the one of a call of its own, but for where things lie; arrays lie in a row, before the table. */
+static void plans_differ_in_places_alone(const hyperattn_problem *p, const hyperattn_params *params,
+                                         hai_many *many) {
+  size_t end = (size_t)((char *)(hai_planned_of(many) + N) - (char *)many);
+  assert_memory_equal(&many->params, params, sizeof *params);
+  for (int i = 0; i < N; i++) {
+    hai_planned *planned = &hai_planned_of(many)[i];
+    hai_plan own, moved = planned->plan;
+    memset(&own, 0, sizeof own);
+    assert_int_equal(hai_resolve(&own, &p[i], params), HYPERATTN_OK);
+    assert_memory_equal(&planned->problem, &p[i], sizeof p[i]);
+    assert_ptr_equal(moved.problem, &planned->problem);
+    assert_ptr_equal(moved.params, &many->params);
+    assert_true(moved.layout.begin[0] >= end && moved.layout.begin[0] % 64 == 0);
+    assert_true(moved.layout.scratch_bytes >= own.layout.scratch_bytes);
+    end = moved.layout.begin[0] + own.layout.scratch;
+    moved.problem = &p[i], moved.params = params;
+    for (int a = HAI_N_ARRAYS - 1; a >= 0; a--) moved.layout.begin[a] -= moved.layout.begin[0];
+    moved.layout.scratch = own.layout.scratch, moved.layout.scratch_bytes = own.layout.scratch_bytes;
+    assert_memory_equal(&moved, &own, sizeof own);
+  }
+  assert_true(many->table >= end);
+  assert_true((char *)hai_first_tasks(many, many->phases) <= (char *)many + many->layout.scratch);
+}
+static void test_plans_differ_in_places_alone(void **state) {
+  (void)state;
+  for_each_preset(plans_differ_in_places_alone);
+}
+
 /* Tasks of a phase: those of the first problem, then those of the next. */
+static void every_task_finds_its_problem(const hyperattn_problem *p, const hyperattn_params *params,
+                                         hai_many *many) {
+  assert_int_equal(1 + many->phases, hyperattn_phase_count_many(p, N, params));
+  assert_int_equal(hyperattn_phase_tasks_many(p, N, params, 0), 1);
+  for (int phase = 0; phase < many->phases; phase++) {
+    const int64_t *first = hai_first_tasks(many, phase);
+    int64_t task = 0;
+    for (int i = 0; i < N; i++) {
+      int64_t n = hyperattn_phase_tasks(&p[i], params, phase);
+      assert_int_equal(first[i], task);
+      for (; n; n--) assert_int_equal(hai_problem_of(first, N, task++), i);
+    }
+    assert_int_equal(first[N], task);
+    assert_int_equal(hyperattn_phase_tasks_many(p, N, params, 1 + phase), task);
+  }
+}
 static void test_every_task_finds_its_problem(void **state) {
   (void)state;
-  hyperattn_problem p[N];
-  some_problems(p);
-  for (int which = 0; which < 3; which++) {
-    hyperattn_params params = preset(which);
-    void *memory;
-    hai_many *many = prepare(p, N, &params, &memory);
-    assert_int_equal(1 + many->phases, hyperattn_phase_count_many(p, N, &params));
-    assert_int_equal(hyperattn_phase_tasks_many(p, N, &params, 0), 1);
-    for (int phase = 0; phase < many->phases; phase++) {
-      const int64_t *first = hai_first_tasks(many, phase);
-      int64_t task = 0;
-      for (int i = 0; i < N; i++) {
-        int64_t n = hyperattn_phase_tasks(&p[i], &params, phase);
-        assert_int_equal(first[i], task);
-        for (; n; n--) assert_int_equal(hai_problem_of(first, N, task++), i);
-      }
-      assert_int_equal(first[N], task);
-      assert_int_equal(hyperattn_phase_tasks_many(p, N, &params, 1 + phase), task);
-    }
-    free(memory);
-  }
+  for_each_preset(every_task_finds_its_problem);
 }
 
 /* The table has rows for all phases, whatever the lengths, and their number never falls as lengths rise. */
