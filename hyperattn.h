@@ -879,12 +879,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_ONCE HAI_HOT
 #endif
-/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
-   inlined, or gcc -O2 drops its calls. */
+/* Starts to load a line into the second cache. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
+#define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -952,6 +951,14 @@ HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
 HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   int64_t wide = x;
   return hai_to_index(((wide + 1) * parts - 1) / n);
+}
+
+/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
+   nothing else. */
+HAI_HOT void hai_fetch(const char *at, size_t bytes) {
+  const char *end = at + bytes;
+  for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
+    HAI_PREFETCH(at);
 }
 
 /* The next multiple of HAI_ALIGN. */
@@ -5841,6 +5848,8 @@ typedef struct hai_rows {
   ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
   const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
   uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
   ptrdiff_t page_stride;                                 /* bytes */
   void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
@@ -5989,16 +5998,27 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
   rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
-  if (HAI_PAGES) { /* what a build leaves out is never read */
-    rows.page = x->page ? x->page + job->batch * x->page_batch_stride : HAI_NULL;
-    rows.page_rows = x->page ? HAI_AS(uint32_t, x->page_rows) : 1;
-    rows.page_stride = x->page ? hai_offset(x->dtype, x->page_stride) : 0;
-  }
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
   if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
@@ -6070,12 +6090,11 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. Rows and pages
-   number less than 2^31, and divisions of 32 bits are the cheaper ones. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   uint32_t r = HAI_AS(uint32_t, row), page;
   if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
-  page = r / rows->page_rows;
+  page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
   return rows->first + rows->page[page] * rows->page_stride +
          HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
@@ -6422,13 +6441,36 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
    rows. */
 HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
   const hai_mask *mask = tile->mask;
-  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
+  for (i = 0; i < tile->n; i++)
+    if (!i || mask->row[i] != mask->row[i - 1])
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_CHUNK * bytes);
+}
+
+static uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? Eight bytes at a time; the
+   first that hold anything else, mostly the first of all, end it. */
+static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
+  uint64_t hidden = 0;
+  int i;
+  for (i = 0; i < 8 / HAI_AS(int, size); i++) hai_put(&hidden, mask->dtype, i, -hai_inf());
   for (i = 0; i < tile->n; i++) {
-    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
     if (i && mask->row[i] == mask->row[i - 1]) continue;
-    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+    for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
+      if (hai_eight_bytes(at + t) != hidden) return 0;
+    for (; t < bytes; t += size)
+      if (hai_get(at + t, mask->dtype, 0) != -hai_inf()) return 0;
   }
+  return 1;
 }
 
 /* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
@@ -6437,6 +6479,7 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
   const hai_mask *mask = tile->mask;
   uint64_t any = 0, all = UINT64_MAX;
   int j;
+  if (hai_mask_hides(tile, key, tile->n_keys)) return 0;
   hai_mask_rows(tile, key, tile->n_keys);
   mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
   for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;
@@ -6609,24 +6652,21 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another,
-   but not pages. */
+/* Starts to load row `row`, which is met one chunk later. */
 HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  const char *at = hai_rows_address(rows, row);
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+  hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
-   pages, those of the next chunk start to load, as far as `all`. */
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
+   chunk start to load, as far as `all`. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_PAGES || ahead >= all) continue;
-    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
-    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_rows_fetch(&tile->keys, ahead);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 

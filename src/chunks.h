@@ -156,24 +156,21 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another,
-   but not pages. */
+/* Starts to load row `row`, which is met one chunk later. */
 HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  const char *at = hai_rows_address(rows, row);
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+  hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
-   pages, those of the next chunk start to load, as far as `all`. */
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
+   chunk start to load, as far as `all`. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_PAGES || ahead >= all) continue;
-    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
-    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_rows_fetch(&tile->keys, ahead);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
