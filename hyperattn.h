@@ -118,8 +118,8 @@
                     the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
                     that are hidden from a whole tile of queries are not computed
      pages          keys and values in pages, or as a list of rows: read in place, by every method
-     A row that sees no key has out = 0 and lse = -inf. Scores and sums of NaN make a row NaN, as do a sink
-     and a visible element of the mask that are NaN or +inf.
+     A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
+     the mask is not -inf) that is NaN or +inf makes its row NaN.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
      gradients and no dropout.
@@ -338,7 +338,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
+  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
+     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
@@ -416,8 +418,8 @@ typedef struct hyperattn_problem {
      where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
-     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
-     every method is exact. */
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask every method is exact. */
   hyperattn_input mask;
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
@@ -1003,8 +1005,15 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
-   coefficients, a minimax fit of relative error 2.1e-8. */
+/* 1 / x for x > 0, at most the largest float. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
+/* c tanh(s / c) = s P(x^2) / Q(x^2), x = s / c, for |x| <= HAI_TANH_END, beyond which tanh is 1; at most c. P
+   and Q by their coefficients, a minimax fit of relative error 2.1e-8. NaN stays. `inverse` is that of c. No
+   product with c is taken, so that scores far below a large c stay as they are. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f
@@ -1015,17 +1024,14 @@ static float hai_exp(float x) {
 #define HAI_TANH_Q2 2.587108081e-02f
 #define HAI_TANH_Q3 3.283095250e-04f
 #define HAI_TANH_Q4 7.762025519e-07f
-static float hai_tanh(float x) {
-  float y = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x, u = y * y;
-  float p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
-  float q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
-  return y * p / q;
-}
-
-/* 1 / x for x > 0, at most the largest float: x * hai_inverse(x) is never NaN. */
-static float hai_inverse(float x) {
-  float inverse = 1.0f / x;
-  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+static float hai_capped(float s, float c, float inverse) {
+  float x = s * inverse, u, p, q;
+  x = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x;
+  u = x * x;
+  p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  s *= p / q;
+  return s > c ? c : s < -c ? -c : s;
 }
 
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
@@ -1254,7 +1260,8 @@ typedef struct hai_kernel {
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. A zero is +0, since its sign may
+     depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
@@ -1333,7 +1340,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i] + 0.0f;
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -1365,7 +1372,7 @@ static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, i
   float inverse = hai_inverse(softcap);
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
-    for (i = begin; i < end; i++) score[i] = softcap * hai_tanh(score[i] * inverse);
+    for (i = begin; i < end; i++) score[i] = hai_capped(score[i], softcap, inverse);
 }
 
 static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
@@ -1978,7 +1985,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -1989,10 +1996,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -2005,14 +2012,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -2021,7 +2034,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -3300,7 +3313,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -3311,10 +3324,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3327,14 +3340,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -3343,7 +3362,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -3972,7 +3991,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -3983,10 +4002,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3999,14 +4018,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -4015,7 +4040,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -6015,8 +6040,9 @@ static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index b
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
   if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
   if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
   if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
@@ -6437,15 +6463,15 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
-   rows. */
-HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
+   foresees so many rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->n; i++)
     if (!i || mask->row[i] != mask->row[i - 1])
-      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_CHUNK * bytes);
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
 }
 
 static uint64_t hai_eight_bytes(const char *at) {
@@ -6671,13 +6697,13 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
 }
 
 /* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
-   any. Returns whether the tile is to meet them. */
-static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end) {
+   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
   hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
   tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
   if (!HAI_MASKS || !tile->mask) return 1;
-  hai_mask_fetch(tile, end);
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
   if (hai_mask_chunk(tile, begin)) return 1;
   hai_tile_pass(tile);
   return 0;
@@ -6701,7 +6727,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (!hai_tile_await(tiles[i], begin, next)) continue;
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
       if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)

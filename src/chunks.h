@@ -175,13 +175,13 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
 }
 
 /* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
-   any. Returns whether the tile is to meet them. */
-static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end) {
+   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
   hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
   tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
   if (!HAI_MASKS || !tile->mask) return 1;
-  hai_mask_fetch(tile, end);
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
   if (hai_mask_chunk(tile, begin)) return 1;
   hai_tile_pass(tile);
   return 0;
@@ -205,7 +205,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (!hai_tile_await(tiles[i], begin, next)) continue;
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
       if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)

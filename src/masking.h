@@ -38,15 +38,15 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
-   rows. */
-HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
+   foresees so many rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->n; i++)
     if (!i || mask->row[i] != mask->row[i - 1])
-      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_CHUNK * bytes);
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
 }
 
 static uint64_t hai_eight_bytes(const char *at) {

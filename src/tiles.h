@@ -186,8 +186,9 @@ static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index b
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
   if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
   if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
   if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
