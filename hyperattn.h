@@ -31,14 +31,8 @@
        for (size_t i = 0; i < size; i++)  // any data: here a few waves
          q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
-       hyperattn_problem problem = {0};
-       problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
-       problem.n_query = N, problem.n_key = N, problem.head_dim = D, problem.value_dim = D;
+       hyperattn_problem problem = hyperattn_heads_first(1, HEADS, HEADS, N, N, D, D, q, k, v, out);
        problem.causal = 1;
-       problem.query.data = q, problem.query.head_stride = (ptrdiff_t)N * D, problem.query.row_stride = D;
-       problem.key.data = k, problem.key.head_stride = (ptrdiff_t)N * D, problem.key.row_stride = D;
-       problem.value.data = v, problem.value.head_stride = (ptrdiff_t)N * D, problem.value.row_stride = D;
-       problem.out.data = out, problem.out.head_stride = (ptrdiff_t)N * D, problem.out.row_stride = D;
 
        hyperattn_params params = hyperattn_default_params();
        size_t bytes = hyperattn_workspace_size(&problem, &params, 1);
@@ -80,6 +74,7 @@
      tiles.h                queries in the lanes, and where rows of keys and values lie
      visibility.h           which keys a query sees
      states.h               what a state begins as; sums that many keys share; storing and loading
+     masking.h              the caller's mask
      chunks.h               the keys that wait: their scores, weights and values
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
@@ -112,10 +107,22 @@
      one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
      Causal attention is split recursively into exact segments along the diagonal and, at every level, the
      rectangle of the second half's queries by the first half's keys, which is approximated.
+   WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
+     softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
+     sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
+                    row that sees no key has out = 0 and lse = sink. When parts are merged, one of them has it
+     sliding_window the query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window
+                    and, not causal, j - P < sliding_window. Where it hides a key, every method is exact, at
+                    the cost of the keys that are seen
+     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key whatever
+                    the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
+                    that are hidden from a whole tile of queries are not computed
+     pages          keys and values in pages, or as a list of rows: read in place, by every method
+     A row that sees no key has out = 0 and lse = -inf. Scores and sums of NaN make a row NaN, as do a sink
+     and a visible element of the mask that are NaN or +inf.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
-     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
-     is an error, never ignored.
+     gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
@@ -137,8 +144,8 @@
                     of key_group keys where blocks are chosen by score
      query group    query_group queries that stand together in the order and choose their sub-blocks together
      column         a sampled key, shared by all queries of a rectangle
-     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
-                    keys) or a heavy key (one to which the probes pay much attention)
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
+                    first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -191,6 +198,10 @@
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
+     HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
+     HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
+                            HYPERATTN_CUSTOM
    SIMD
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
@@ -201,10 +212,10 @@
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
      64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
-     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
-     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
-     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
-     that of the exact weights.
+     numbers, and out is rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's
+     function, likewise. Kernels of BF16 products are the exception: they sum in float32 as well, but round
+     the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of
+     the rounded weights, so that equal values are their own mean; lse is that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (the authors' code encodes).
@@ -378,7 +389,7 @@ typedef struct hyperattn_report {
   float keys_per_query;
   /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
   float block_mass, pinned_mass, sampled_mass;
-  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
      the probes (0 without), in the rectangle where it is largest. */
@@ -486,7 +497,7 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
    for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
    mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
    order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
@@ -508,13 +519,16 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
-   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
-   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
+   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
+   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
+   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
+   HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
+#define HYPERATTN_WORKSPACE_BOUND_MASK \
+  (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
@@ -680,7 +694,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    query group        query_group queries in the pairing's order, which choose sub-blocks together
    pairing            an order of the rows, and each query group's choice of sub-blocks
    column             a sampled key, with the log-weight that makes up for the keys that were not drawn
-   pin                a key that every query of a rectangle meets: a sink, or one of large column mass
+   pin                a key that every query of a rectangle meets: a sink key, or one of large mass
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
    recipe             which of blocks, columns and all keys the queries of a rectangle meet
@@ -2594,7 +2608,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -2603,10 +2617,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -4580,7 +4596,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -4589,10 +4605,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -6184,10 +6202,10 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
@@ -6365,12 +6383,16 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
    lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
    is known before any product is computed. */
 
-/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. */
+/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. Lanes are filled from 0
+   on; those that stay empty have slope 0. */
 static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
   const hyperattn_problem *p = job->plan->problem;
   hai_mask *mask = job->tile->mask;
-  mask->kernel = job->plan->float_kernel;
-  mask->dtype = p->mask.dtype;
+  if (i == 0) {
+    mask->kernel = job->plan->float_kernel;
+    mask->dtype = p->mask.dtype;
+    HYPERATTN_MEMSET(mask->slope, 0, sizeof mask->slope);
+  }
   mask->row[i] = hai_row(&p->mask, job->batch, head, row);
   mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
 }
@@ -6435,7 +6457,8 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
 HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->id[j] = hai_to_int(key);
   tile->key[j] = hai_rows_at(&tile->keys, key, tile->kernel, tile->keys.widened, j);
-  if (tile->value_dim) tile->value[j] = hai_rows_at(&tile->values, key, tile->kernel, tile->values.widened, j);
+  if (tile->value_dim)
+    tile->value[j] = hai_rows_at(&tile->values, key, tile->kernel, tile->values.widened, j);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -6586,8 +6609,8 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another, but
-   not pages. */
+/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another,
+   but not pages. */
 HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
   hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
   const char *at = hai_rows_address(rows, row);
@@ -6607,12 +6630,25 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
   }
 }
 
+/* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
+   any. Returns whether the tile is to meet them. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end) {
+  if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
+  hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
+  tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+  if (!HAI_MASKS || !tile->mask) return 1;
+  hai_mask_fetch(tile, end);
+  if (hai_mask_chunk(tile, begin)) return 1;
+  hai_tile_pass(tile);
+  return 0;
+}
+
 /* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and
    a tile meets every chunk that any of its queries sees, so that the grouping of sums does not depend on
    which queries share a tile. */
 static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i, nonfinite;
+  int placed, nonfinite, i;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -6621,20 +6657,11 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
   end = hai_min(end, last + 1);
   for (; begin < end; begin = next) {
-    int placed = 0;
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
+    placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
-      hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
-      if (HAI_MASKS && tiles[i]->mask) {
-        hai_mask_fetch(tiles[i], next);
-        if (!hai_mask_chunk(tiles[i], begin)) {
-          hai_tile_pass(tiles[i]);
-          continue;
-        }
-      }
+      if (!hai_tile_await(tiles[i], begin, next)) continue;
       if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
@@ -7071,7 +7098,7 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
 /* ======== src/columns.h ======== */
 
 /* ---- Pins and columns: keys that all queries of a rectangle share ----
-   Pins are met by every query with log-weight 0: the sinks and the heavy keys. Columns are a sample of
+   Pins are met by every query with log-weight 0: the sink keys and the heavy keys. Columns are a sample of
    the other keys, R, whose log-weight makes up for the keys that were not drawn. Both draws run through R
    in the pairing's order and take one point from each of m strata, so that every bucket is represented. A
    column that a query meets in its blocks too is hidden from it (rectangle.h); no other weight changes. */
@@ -7081,7 +7108,7 @@ static void hai_set_pinned(const hai_job *job, uint32_t *pinned, hai_index key) 
   pinned[bit / 32] |= UINT32_C(1) << (bit % 32);
 }
 
-/* The heavy keys: of the rectangle's keys that are no sinks, those of largest mass. Marks them in
+/* The heavy keys: of the rectangle's keys that are no sink keys, those of largest mass. Marks them in
    `pinned`. */
 static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned) {
   const float *mass = hai_mass(job) - job->rect.key_begin;
@@ -7097,12 +7124,12 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            sinks = hai_min(plan->sink_keys, end), key;
+            sink_end = hai_min(plan->sink_keys, end), key;
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
   HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
-  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sinks), pinned);
-  for (key = begin; key < sinks; key++) hai_set_pinned(job, pinned, key);
+  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
+  for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
   for (key = begin; key < end; key++)
     if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
@@ -7264,7 +7291,7 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sinks are left out:
+/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sink keys are left out:
    they are pinned for every query anyway, and unlike all other keys. Reads keys and key_order; writes
    mean and superblock_mean. Cost: keys * head_dim. */
 HAI_APART void hai_stage_means(hai_job *job) {
@@ -7689,7 +7716,7 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
     float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
-    if (HAI_SINKS) sum = hai_log_add(sum, hai_lane_sink(job, i));
+    if (HAI_SINKS && !job->audit) sum = hai_log_add(sum, hai_lane_sink(job, i)); /* hai_compare has its own */
     factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
@@ -8364,6 +8391,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   r.error = hai_relative(sums.squared_error, sums.squared_norm);
   r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
@@ -9160,7 +9188,7 @@ typedef struct hai_many {
 static int hai_most_phases(const hai_plan *plan) {
   int levels = 0;
   hai_index side = HAI_HYPER && plan->params->method == HYPERATTN_HYPER ? plan->n_key : 0;
-  for (; side >= plan->min_seq_len; side /= 2) levels++;
+  for (; side && side >= plan->min_seq_len; side /= 2) levels++;
   return (1 + levels) * HAI_N_STAGES;
 }
 
@@ -9323,17 +9351,23 @@ HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problem
   }
 }
 
-/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
-static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
-  const int64_t *first = hai_first_tasks(many, phase);
-  int problem = 0, end = many->n_problems; /* the task is one of problem .. end - 1 */
-  while (end - problem > 1) {
-    int middle = problem + (end - problem) / 2;
+/* The problem that a task belongs to, by its phase's row of the table. */
+static int hai_problem_of(const int64_t *first, int n_problems, int64_t index) {
+  int begin = 0, end = n_problems; /* it is one of begin .. end - 1 */
+  while (end - begin > 1) {
+    int middle = begin + (end - begin) / 2;
     if (first[middle] <= index)
-      problem = middle;
+      begin = middle;
     else
       end = middle;
   }
+  return begin;
+}
+
+/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
+static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
+  const int64_t *first = hai_first_tasks(many, phase);
+  int problem = hai_problem_of(first, many->n_problems, index);
   hai_run(&hai_planned_of(many)[problem].plan, many, phase, index - first[problem], worker);
 }
 

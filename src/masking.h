@@ -3,12 +3,16 @@
    lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
    is known before any product is computed. */
 
-/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. */
+/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. Lanes are filled from 0
+   on; those that stay empty have slope 0. */
 static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
   const hyperattn_problem *p = job->plan->problem;
   hai_mask *mask = job->tile->mask;
-  mask->kernel = job->plan->float_kernel;
-  mask->dtype = p->mask.dtype;
+  if (i == 0) {
+    mask->kernel = job->plan->float_kernel;
+    mask->dtype = p->mask.dtype;
+    HYPERATTN_MEMSET(mask->slope, 0, sizeof mask->slope);
+  }
   mask->row[i] = hai_row(&p->mask, job->batch, head, row);
   mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
 }
