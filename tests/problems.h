@@ -108,13 +108,14 @@ static float *any_per_head(any_call *a, uint64_t *random, const float *list, int
 
 /* Gives a problem, of which shape and dtypes are set, its tensors and fields. */
 static void fill_any_call(any_call *a, unsigned fields, uint64_t *random) {
-  static const float caps[] = {0.25f, 1.0f, 7.0f, 50.0f}, slopes[] = {0.0f, -0.5f, 1.0f, 3.0f},
-                     sinks[] = {-INFINITY, 0.0f, 4.0f, 20.0f};
+  static const float scales[] = {0.0f, 0.4f, -0.3f}, caps[] = {0.25f, 1.0f, 7.0f, 50.0f},
+                     slopes[] = {0.0f, -0.5f, 1.0f, 3.0f}, sinks[] = {-INFINITY, 0.0f, 4.0f, 20.0f};
   hyperattn_problem *p = &a->c.problem;
   int64_t paged = fields & PAGES ? any_of(random, 1, 3) : 0; /* keys, values or both */
   p->query = any_input(a, random, p->query.dtype, p->n_heads, p->n_query, p->head_dim, 0);
   p->key = any_input(a, random, p->key.dtype, p->n_kv_heads, p->n_key, p->head_dim, paged & 1);
   p->value = any_input(a, random, p->value.dtype, p->n_kv_heads, p->n_key, p->value_dim, paged & 2);
+  p->scale = scales[any_of(random, 0, 2)];
   if (fields & SOFTCAP) p->softcap = caps[any_of(random, 0, 3)];
   if (fields & WINDOW) p->sliding_window = any_of(random, 1, any_of(random, 1, p->n_key + 3));
   if (fields & MASK) p->mask = any_mask(a, random, (hyperattn_dtype)any_of(random, 0, HYPERATTN_BF16));

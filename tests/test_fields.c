@@ -54,6 +54,7 @@ static void test_decoding(void **state) {
     a.c.problem.batch = 2, a.c.problem.n_heads = 6, a.c.problem.n_kv_heads = 2;
     a.c.problem.n_query = 1 + i % 3, a.c.problem.n_key = 700, a.c.problem.causal = 1;
     a.c.problem.head_dim = 64, a.c.problem.value_dim = 32;
+    if (i % 5 == 4) a.c.problem.n_key = 150, a.c.problem.head_dim = 576, a.c.problem.value_dim = 512;
     any_dtypes(&a.c.problem, &random);
     fill_any_call(&a, PAGES | SINK | SOFTCAP | (i % 4 ? WINDOW : MASK), &random);
     assert_exact(&a.c, bound_of(&a.c.problem));
@@ -304,6 +305,25 @@ static void test_sinks_without_effect(void **state) {
     }
 }
 
+/* The largest float as a sink leaves a row nothing else, the most negative one leaves it as it is. */
+static void test_sinks_of_any_size(void **state) {
+  static const float sinks[] = {-3.4e38f, 3.4e38f};
+  (void)state;
+  for (int method = 0; method < 2; method++) {
+    call c = new_call(1, 2, 1, 200, 200, 8, 6, method, 35), d = c;
+    c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    c.params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
+    d.params = c.params, d.problem.sink = sinks;
+    new_results(&d);
+    run(&c), run(&d);
+    assert_memory_equal(c.out, d.out, 200 * 6 * sizeof(float));
+    assert_memory_equal(c.lse, d.lse, 200 * sizeof(float));
+    for (int i = 200; i < 400; i++) assert_true(d.lse[i] == sinks[1] && d.out[i * 6 + i % 6] == 0.0f);
+    free(d.out), free(d.lse);
+    free_call(&c);
+  }
+}
+
 /* Two halves of the keys, one of them with the sink, merge to the whole. */
 static void test_sinks_go_to_one_part(void **state) {
   static const float sink[] = {1.5f, 4.0f};
@@ -342,6 +362,7 @@ int main(void) {
       cmocka_unit_test(test_masks_that_are_not_finite),
       cmocka_unit_test(test_masks_equal_positions),
       cmocka_unit_test(test_sinks_without_effect),
+      cmocka_unit_test(test_sinks_of_any_size),
       cmocka_unit_test(test_sinks_go_to_one_part),
   };
   return cmocka_run_group_tests_name("fields", tests, NULL, NULL);
