@@ -31,14 +31,8 @@
        for (size_t i = 0; i < size; i++)  // any data: here a few waves
          q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
-       hyperattn_problem problem = {0};
-       problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
-       problem.n_query = N, problem.n_key = N, problem.head_dim = D, problem.value_dim = D;
+       hyperattn_problem problem = hyperattn_heads_first(1, HEADS, HEADS, N, N, D, D, q, k, v, out);
        problem.causal = 1;
-       problem.query.data = q, problem.query.head_stride = (ptrdiff_t)N * D, problem.query.row_stride = D;
-       problem.key.data = k, problem.key.head_stride = (ptrdiff_t)N * D, problem.key.row_stride = D;
-       problem.value.data = v, problem.value.head_stride = (ptrdiff_t)N * D, problem.value.row_stride = D;
-       problem.out.data = out, problem.out.head_stride = (ptrdiff_t)N * D, problem.out.row_stride = D;
 
        hyperattn_params params = hyperattn_default_params();
        size_t bytes = hyperattn_workspace_size(&problem, &params, 1);
@@ -80,6 +74,7 @@
      tiles.h                queries in the lanes, and where rows of keys and values lie
      visibility.h           which keys a query sees
      states.h               what a state begins as; sums that many keys share; storing and loading
+     masking.h              the caller's mask
      chunks.h               the keys that wait: their scores, weights and values
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
@@ -112,10 +107,22 @@
      one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
      Causal attention is split recursively into exact segments along the diagonal and, at every level, the
      rectangle of the second half's queries by the first half's keys, which is approximated.
+   WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
+     softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
+     sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
+                    row that sees no key has out = 0 and lse = sink. When parts are merged, one of them has it
+     sliding_window the query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window
+                    and, not causal, j - P < sliding_window. Where it hides a key, every method is exact, at
+                    the cost of the keys that are seen
+     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key whatever
+                    the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
+                    that are hidden from a whole tile of queries are not computed
+     pages          keys and values in pages, or as a list of rows: read in place, by every method
+     A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
+     the mask is not -inf) that is NaN or +inf makes its row NaN.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
-     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
-     is an error, never ignored.
+     gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
@@ -137,8 +144,8 @@
                     of key_group keys where blocks are chosen by score
      query group    query_group queries that stand together in the order and choose their sub-blocks together
      column         a sampled key, shared by all queries of a rectangle
-     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
-                    keys) or a heavy key (one to which the probes pay much attention)
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
+                    first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -191,6 +198,10 @@
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
+     HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
+     HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
+                            HYPERATTN_CUSTOM
    SIMD
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
@@ -201,10 +212,10 @@
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
      64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
-     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
-     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
-     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
-     that of the exact weights.
+     numbers, and out is rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's
+     function, likewise. Kernels of BF16 products are the exception: they sum in float32 as well, but round
+     the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of
+     the rounded weights, so that equal values are their own mean; lse is that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (the authors' code encodes).
@@ -327,7 +338,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
+  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
+     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
@@ -378,7 +391,7 @@ typedef struct hyperattn_report {
   float keys_per_query;
   /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
   float block_mass, pinned_mass, sampled_mass;
-  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
      the probes (0 without), in the rectangle where it is largest. */
@@ -405,8 +418,8 @@ typedef struct hyperattn_problem {
      where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
-     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
-     every method is exact. */
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask every method is exact. */
   hyperattn_input mask;
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
@@ -486,7 +499,7 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
    for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
    mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
    order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
@@ -508,13 +521,16 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
-   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
-   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
+   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
+   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
+   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
+   HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
+#define HYPERATTN_WORKSPACE_BOUND_MASK \
+  (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
@@ -680,7 +696,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    query group        query_group queries in the pairing's order, which choose sub-blocks together
    pairing            an order of the rows, and each query group's choice of sub-blocks
    column             a sampled key, with the log-weight that makes up for the keys that were not drawn
-   pin                a key that every query of a rectangle meets: a sink, or one of large column mass
+   pin                a key that every query of a rectangle meets: a sink key, or one of large mass
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
    recipe             which of blocks, columns and all keys the queries of a rectangle meet
@@ -846,6 +862,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_CUSTOM 1
 #endif
+#ifdef HYPERATTN_NO_MANY
+#define HAI_MANY 0
+#else
+#define HAI_MANY 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */
@@ -860,12 +881,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_ONCE HAI_HOT
 #endif
-/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
-   inlined, or gcc -O2 drops its calls. */
+/* Starts to load a line into the second cache. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
+#define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -935,6 +955,14 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
+/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
+   nothing else. */
+HAI_HOT void hai_fetch(const char *at, size_t bytes) {
+  const char *end = at + bytes;
+  for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
+    HAI_PREFETCH(at);
+}
+
 /* The next multiple of HAI_ALIGN. */
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
@@ -977,8 +1005,15 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
-   coefficients, a minimax fit of relative error 2.1e-8. */
+/* 1 / x for x > 0, at most the largest float. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
+/* c tanh(s / c) = s P(x^2) / Q(x^2), x = s / c, for |x| <= HAI_TANH_END, beyond which tanh is 1; at most c. P
+   and Q by their coefficients, a minimax fit of relative error 2.1e-8. NaN stays. `inverse` is that of c. No
+   product with c is taken, so that scores far below a large c stay as they are. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f
@@ -989,17 +1024,14 @@ static float hai_exp(float x) {
 #define HAI_TANH_Q2 2.587108081e-02f
 #define HAI_TANH_Q3 3.283095250e-04f
 #define HAI_TANH_Q4 7.762025519e-07f
-static float hai_tanh(float x) {
-  float y = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x, u = y * y;
-  float p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
-  float q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
-  return y * p / q;
-}
-
-/* 1 / x for x > 0, at most the largest float: x * hai_inverse(x) is never NaN. */
-static float hai_inverse(float x) {
-  float inverse = 1.0f / x;
-  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+static float hai_capped(float s, float c, float inverse) {
+  float x = s * inverse, u, p, q;
+  x = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x;
+  u = x * x;
+  p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  s *= p / q;
+  return s > c ? c : s < -c ? -c : s;
 }
 
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
@@ -1228,7 +1260,8 @@ typedef struct hai_kernel {
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. A zero is +0, since its sign may
+     depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
@@ -1307,7 +1340,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i] + 0.0f;
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -1339,7 +1372,7 @@ static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, i
   float inverse = hai_inverse(softcap);
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
-    for (i = begin; i < end; i++) score[i] = softcap * hai_tanh(score[i] * inverse);
+    for (i = begin; i < end; i++) score[i] = hai_capped(score[i], softcap, inverse);
 }
 
 static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
@@ -1952,7 +1985,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -1963,10 +1996,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -1979,14 +2012,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -1995,7 +2034,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -2589,7 +2628,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -2598,10 +2637,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -3272,7 +3313,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -3283,10 +3324,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3299,14 +3340,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -3315,7 +3362,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -3944,7 +3991,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -3955,10 +4002,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3971,14 +4018,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -3987,7 +4040,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -4575,7 +4628,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -4584,10 +4637,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -4963,7 +5018,6 @@ typedef struct hai_plan {
       probe_queries;
   hai_index window;      /* 0 in full attention */
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
-  unsigned char masking; /* 1 if there is a mask */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
@@ -5001,6 +5055,10 @@ typedef struct hai_rect {
   hai_index index;  /* within its level */
   hai_index region; /* number in the split, whatever the lengths: of its random numbers and its record */
 } hai_rect;
+
+/* Does a sliding window hide keys, is there a mask? Constant in a build without them. */
+static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
+static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
@@ -5481,41 +5539,28 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
-/* Dtypes of a call's tensors; keys and values come first, since they may have any. Without a mask, the
-   query's stands for the mask's. */
-static hyperattn_status hai_check_dtypes(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[5] = {p->key.dtype, p->value.dtype, p->query.dtype, p->out.dtype,
-                                    p->mask.data ? p->mask.dtype : p->query.dtype};
-  int i;
-  for (i = 0; i < 5; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
-  for (i = 2; i < 5; i++) {
-    if (dtype[i] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-    if (dtype[i] == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
-  }
-  for (i = 0; i < 5; i++)
-    if ((!HAI_HALVES && dtype[i] != HYPERATTN_F32) || (!HAI_CUSTOM && dtype[i] == HYPERATTN_CUSTOM))
-      return HYPERATTN_ERROR_LEFT_OUT;
-  return HYPERATTN_OK;
-}
-
-/* Pages and the widening of keys or values. */
-static hyperattn_status hai_check_rows(const hyperattn_input *x) {
-  if (x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
-  if (x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
-  return HYPERATTN_OK;
-}
-
-/* What changes scores and what queries see. */
-static hyperattn_status hai_check_variations(const hyperattn_problem *p) {
-  if (!hai_finite(p->softcap) || p->softcap < 0.0f) return HYPERATTN_ERROR_SOFTCAP;
-  if (p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
-  if (p->query.page || (p->mask.data && p->mask.page)) return HYPERATTN_ERROR_PAGED;
-  if ((!HAI_SOFTCAP && p->softcap > 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
-      (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
-      (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report))
+/* Keys and values may have any dtype. */
+static hyperattn_status hai_check_dtype(hyperattn_dtype dtype, int is_kv) {
+  if (!hai_listed(HAI_AS(int, dtype), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  if ((!HAI_HALVES && dtype != HYPERATTN_F32) || (!HAI_CUSTOM && dtype == HYPERATTN_CUSTOM))
     return HYPERATTN_ERROR_LEFT_OUT;
-  return HYPERATTN_OK;
+  if (dtype == HYPERATTN_Q8_0 && !is_kv) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  return dtype == HYPERATTN_CUSTOM && !is_kv ? HYPERATTN_ERROR_CUSTOM : HYPERATTN_OK;
+}
+
+/* Only keys and values may have pages. */
+static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
+  if (HAI_CUSTOM && is_kv && x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (HAI_PAGES && x->page && !is_kv) return HYPERATTN_ERROR_PAGED;
+  if (HAI_PAGES && x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return hai_check_dtype(x->dtype, is_kv);
+}
+
+/* Is anything asked for that this build leaves out? Dtypes are looked at elsewhere. */
+static int hai_is_left_out(const hyperattn_problem *p) {
+  return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+         (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -5530,10 +5575,15 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  if ((status = hai_check_dtypes(p)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_rows(&p->key)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_rows(&p->value)) != HYPERATTN_OK) return status;
-  return hai_check_variations(p);
+  if ((status = hai_check_input(&p->query, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->key, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->value, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(p->out.dtype, 0)) != HYPERATTN_OK) return status;
+  if (HAI_MASKS && p->mask.data && (status = hai_check_input(&p->mask, 0)) != HYPERATTN_OK) return status;
+  if (hai_is_left_out(p)) return HYPERATTN_ERROR_LEFT_OUT;
+  if (HAI_SOFTCAP && (!hai_finite(p->softcap) || p->softcap < 0.0f)) return HYPERATTN_ERROR_SOFTCAP;
+  if (HAI_SLIDING && p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
+  return HYPERATTN_OK;
 }
 
 /* Do held-out queries choose? */
@@ -5751,14 +5801,14 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
-  if (plan->masking && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
+  if (hai_masking(plan) && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
   hai_add_rows(&buffers, &p->key, plan->head_dim);
   hai_add_rows(&buffers, &p->value, plan->value_dim);
   buffers.batch = 1;
   buffers.heads = plan->n_heads;
-  if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
 }
@@ -5776,16 +5826,14 @@ static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *work
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_input *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
+  hyperattn_status status;
   hai_buffers buffers;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_CUSTOM) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_CUSTOM))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  if (a->dtype == HYPERATTN_CUSTOM || b->dtype == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
+  if ((status = hai_check_dtype(a->dtype, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(b->dtype, 0)) != HYPERATTN_OK) return status;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
@@ -5825,6 +5873,8 @@ typedef struct hai_rows {
   ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
   const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
   uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
   ptrdiff_t page_stride;                                 /* bytes */
   void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
@@ -5918,7 +5968,7 @@ static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
   floats += HAI_AS(size_t, hai_per_key_floats(plan));
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
-         (plan->masking ? hai_round_up(sizeof(hai_mask)) : 0);
+         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
@@ -5940,7 +5990,7 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
 }
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
-  return plan->masking ? HAI_CHUNK * plan->float_kernel->lanes : 0;
+  return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
 }
 static hai_index hai_score_rows(const hai_plan *plan) {
   int extra = plan->kernel->extra_rows;
@@ -5973,20 +6023,29 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
-  rows.page = HAI_NULL;
-  rows.page_rows = 1;
-  rows.page_stride = 0;
-  if (HAI_PAGES && x->page) {
-    rows.page = x->page + job->batch * x->page_batch_stride;
-    rows.page_rows = HAI_AS(uint32_t, x->page_rows);
-    rows.page_stride = hai_offset(x->dtype, x->page_stride);
-  }
-  rows.custom = hai_is_custom(x->dtype) ? x->widen : HAI_NULL;
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
+  if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
@@ -6010,8 +6069,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->per_key = hai_carve(at, hai_per_key_floats(plan));
-  tile->mask = HAI_NULL;
-  if (HAI_MASKS && plan->masking) {
+  if (HAI_MASKS) tile->mask = HAI_NULL;
+  if (hai_masking(plan)) {
     tile->mask = HAI_PLACE(hai_mask, *at);
     *at += hai_round_up(sizeof(hai_mask));
   }
@@ -6025,10 +6084,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->line_dim = first->line_dim;
     tile->id = first->id;
     tile->log_weight = first->log_weight;
-    if (tile->mask) tile->mask->bias = first->mask->bias;
+    if (hai_masking(plan)) tile->mask->bias = first->mask->bias;
     return tile;
   }
-  if (tile->mask) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
+  if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
@@ -6057,36 +6116,37 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. Rows and pages
-   number less than 2^31, and divisions of 32 bits are the cheaper ones. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   uint32_t r = HAI_AS(uint32_t, row), page;
   if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
-  page = r / rows->page_rows;
+  page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
   return rows->first + rows->page[page] * rows->page_stride +
          HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
 
-/* Row `row` of keys or values as a kernel that reads `dtype` takes it: as it lies, or widened into `to`. */
-HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel,
-                                hyperattn_dtype dtype, float *to) {
+/* Row `row` of keys or values as a kernel reads it: as it lies, or widened into row j of `room` [][dim]. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel, float *room,
+                                hai_index j) {
   const char *at = hai_rows_address(rows, row);
-  if (hai_is_f32(rows->dtype) || rows->dtype == dtype) return at;
+  if (hai_is_f32(rows->dtype) || rows->dtype == kernel->dtype) return at;
+  room += j * rows->dim;
   if (HAI_CUSTOM && rows->custom)
-    rows->custom(at, to, rows->dim);
+    rows->custom(at, room, rows->dim);
   else
-    kernel->widen(at, rows->dtype, rows->dim, to);
-  return to;
+    kernel->widen(at, rows->dtype, rows->dim, room);
+  return room;
 }
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_rows_read(const hai_job *job, const hai_rows *rows, hai_index row, float *widened) {
+  return HAI_AS(const float *, hai_rows_at(rows, row, job->plan->float_kernel, widened, 0));
+}
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
-  return HAI_AS(const float *,
-                hai_rows_at(&job->tile->keys, key, job->plan->float_kernel, HYPERATTN_F32, widened));
+  return hai_rows_read(job, &job->tile->keys, key, widened);
 }
 static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
-  return HAI_AS(const float *,
-                hai_rows_at(&job->tile->values, key, job->plan->float_kernel, HYPERATTN_F32, widened));
+  return hai_rows_read(job, &job->tile->values, key, widened);
 }
 
 /* Bits begin .. end - 1. */
@@ -6115,7 +6175,7 @@ static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first,
   hai_index position = row + plan->n_key - plan->n_query;
   *first = 0;
   *last = plan->problem->causal ? position : plan->n_key - 1;
-  if (!HAI_SLIDING || !plan->sliding) return;
+  if (!hai_sliding(plan)) return;
   *first = hai_max(0, position - plan->sliding + 1);
   *last = hai_min(*last, position + plan->sliding - 1);
 }
@@ -6187,10 +6247,10 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
@@ -6222,7 +6282,7 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
-  tile->softcap = job->plan->problem->softcap;
+  if (HAI_SOFTCAP) tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
@@ -6368,12 +6428,16 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
    lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
    is known before any product is computed. */
 
-/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. */
+/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. Lanes are filled from 0
+   on; those that stay empty have slope 0. */
 static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
   const hyperattn_problem *p = job->plan->problem;
   hai_mask *mask = job->tile->mask;
-  mask->kernel = job->plan->float_kernel;
-  mask->dtype = p->mask.dtype;
+  if (i == 0) {
+    mask->kernel = job->plan->float_kernel;
+    mask->dtype = p->mask.dtype;
+    HYPERATTN_MEMSET(mask->slope, 0, sizeof mask->slope);
+  }
   mask->row[i] = hai_row(&p->mask, job->batch, head, row);
   mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
 }
@@ -6399,17 +6463,40 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
-   rows. */
-HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
+   foresees so many rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
-  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
+  for (i = 0; i < tile->n; i++)
+    if (!i || mask->row[i] != mask->row[i - 1])
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
+}
+
+static uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? Eight bytes at a time; the
+   first that hold anything else, mostly the first of all, end it. */
+static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
+  uint64_t hidden = 0;
+  int i;
+  for (i = 0; i < 8 / HAI_AS(int, size); i++) hai_put(&hidden, mask->dtype, i, -hai_inf());
   for (i = 0; i < tile->n; i++) {
-    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
     if (i && mask->row[i] == mask->row[i - 1]) continue;
-    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+    for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
+      if (hai_eight_bytes(at + t) != hidden) return 0;
+    for (; t < bytes; t += size)
+      if (hai_get(at + t, mask->dtype, 0) != -hai_inf()) return 0;
   }
+  return 1;
 }
 
 /* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
@@ -6418,6 +6505,7 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
   const hai_mask *mask = tile->mask;
   uint64_t any = 0, all = UINT64_MAX;
   int j;
+  if (hai_mask_hides(tile, key, tile->n_keys)) return 0;
   hai_mask_rows(tile, key, tile->n_keys);
   mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
   for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;
@@ -6434,17 +6522,12 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
 
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
-/* Row `row` of keys or values as the tile's kernel takes it, at place j of the chunk. */
-HAI_HOT const void *hai_tile_row(const hai_tile *tile, const hai_rows *rows, hai_index row, int j) {
-  float *to = rows->widened ? rows->widened + j * rows->dim : HAI_NULL;
-  return hai_rows_at(rows, row, tile->kernel, tile->kernel->dtype, to);
-}
-
 /* Key `key` takes place j of the chunk that the tiles share. */
 HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_tile_row(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_tile_row(tile, &tile->values, key, j);
+  tile->key[j] = hai_rows_at(&tile->keys, key, tile->kernel, tile->keys.widened, j);
+  if (tile->value_dim)
+    tile->value[j] = hai_rows_at(&tile->values, key, tile->kernel, tile->values.widened, j);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -6595,25 +6678,35 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another, but
-   not pages. */
+/* Starts to load row `row`, which is met one chunk later. */
 HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  const char *at = hai_rows_address(rows, row);
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+  hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
-   pages, those of the next chunk start to load, as far as `all`. */
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
+   chunk start to load, as far as `all`. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_PAGES || ahead >= all) continue;
-    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
-    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_rows_fetch(&tile->keys, ahead);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
+}
+
+/* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
+   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
+  if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
+  hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
+  tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+  if (!HAI_MASKS || !tile->mask) return 1;
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+  if (hai_mask_chunk(tile, begin)) return 1;
+  hai_tile_pass(tile);
+  return 0;
 }
 
 /* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and
@@ -6621,7 +6714,7 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
    which queries share a tile. */
 static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i, nonfinite;
+  int placed, nonfinite, i;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -6630,20 +6723,11 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
   end = hai_min(end, last + 1);
   for (; begin < end; begin = next) {
-    int placed = 0;
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
+    placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
-      hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
-      if (HAI_MASKS && tiles[i]->mask) {
-        hai_mask_fetch(tiles[i], next);
-        if (!hai_mask_chunk(tiles[i], begin)) {
-          hai_tile_pass(tiles[i]);
-          continue;
-        }
-      }
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
       if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
@@ -7080,7 +7164,7 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
 /* ======== src/columns.h ======== */
 
 /* ---- Pins and columns: keys that all queries of a rectangle share ----
-   Pins are met by every query with log-weight 0: the sinks and the heavy keys. Columns are a sample of
+   Pins are met by every query with log-weight 0: the sink keys and the heavy keys. Columns are a sample of
    the other keys, R, whose log-weight makes up for the keys that were not drawn. Both draws run through R
    in the pairing's order and take one point from each of m strata, so that every bucket is represented. A
    column that a query meets in its blocks too is hidden from it (rectangle.h); no other weight changes. */
@@ -7090,7 +7174,7 @@ static void hai_set_pinned(const hai_job *job, uint32_t *pinned, hai_index key) 
   pinned[bit / 32] |= UINT32_C(1) << (bit % 32);
 }
 
-/* The heavy keys: of the rectangle's keys that are no sinks, those of largest mass. Marks them in
+/* The heavy keys: of the rectangle's keys that are no sink keys, those of largest mass. Marks them in
    `pinned`. */
 static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned) {
   const float *mass = hai_mass(job) - job->rect.key_begin;
@@ -7106,12 +7190,12 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            sinks = hai_min(plan->sink_keys, end), key;
+            sink_end = hai_min(plan->sink_keys, end), key;
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
   HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
-  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sinks), pinned);
-  for (key = begin; key < sinks; key++) hai_set_pinned(job, pinned, key);
+  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
+  for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
   for (key = begin; key < end; key++)
     if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
@@ -7273,7 +7357,7 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sinks are left out:
+/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sink keys are left out:
    they are pinned for every query anyway, and unlike all other keys. Reads keys and key_order; writes
    mean and superblock_mean. Cost: keys * head_dim. */
 HAI_APART void hai_stage_means(hai_job *job) {
@@ -7456,12 +7540,12 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   for (i = 0; i < n; i++) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
-    if (HAI_MASKS && plan->masking)
+    if (hai_masking(plan))
       hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
   }
   hai_tile_open(job, n, plan->value_dim);
   hai_tile_begin(job);
-  job->tile->guarded = plan->problem->causal || plan->sliding || plan->masking;
+  job->tile->guarded = plan->problem->causal || hai_sliding(plan) || hai_masking(plan);
 }
 
 /* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and
@@ -7697,8 +7781,9 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
-    float sum = hai_log_add(hai_log_add(block[i], rest > least ? rest : least), hai_lane_sink(job, i));
-    float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
+    float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
+    if (HAI_SINKS && !job->audit) sum = hai_log_add(sum, hai_lane_sink(job, i)); /* hai_compare has its own */
+    factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
   }
@@ -8372,6 +8457,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   r.error = hai_relative(sums.squared_error, sums.squared_norm);
   r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
@@ -8647,7 +8733,6 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
-  plan->masking = HAI_MASKS && p->mask.data;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -8660,7 +8745,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !plan->sliding && !plan->masking;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
   plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
@@ -8793,7 +8878,7 @@ HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
 static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                     const hyperattn_params *params) {
   hyperattn_status status = hai_resolve_call(plan, problem, params);
-  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
+  return status == HYPERATTN_OK && hai_sliding(plan) ? hai_resolve_sliding(plan) : status;
 }
 
 /* ======== src/phases.h ======== */
@@ -8894,19 +8979,31 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
 
 /* Entry points. */
 
+#ifndef HYPERATTN_NO_TEXTS
+/* Can this build return a status? Constant for a constant, so that the sentences of others are dropped. */
+static int hai_occurs(int code) {
+  return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
+         (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
+         (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
+         (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+}
+
+#define HAI_UNKNOWN "unknown status"
 #define HAI_STATUS_CASE(name, code, text) \
-  case code: return text;
+  case code: return hai_occurs(code) ? text : HAI_UNKNOWN;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
-#ifdef HYPERATTN_NO_TEXTS
-  (void)status;
-  return "";
-#else
   switch (HAI_AS(int, status)) {
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
-    default: return "unknown status";
+    default: return HAI_UNKNOWN;
   }
-#endif
 }
+#else
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+  (void)status;
+  return "";
+}
+#endif
 
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   hyperattn_params p;
@@ -9132,7 +9229,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
    the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each
    problem, and behind them the number of tasks. Problems and params are copied, so that it does not matter
    whose copy a thread hands in. */
-#ifndef HYPERATTN_NO_MANY
+#if HAI_MANY
 
 typedef struct hai_planned {
   hyperattn_problem problem;
@@ -9157,7 +9254,7 @@ typedef struct hai_many {
 static int hai_most_phases(const hai_plan *plan) {
   int levels = 0;
   hai_index side = HAI_HYPER && plan->params->method == HYPERATTN_HYPER ? plan->n_key : 0;
-  for (; side >= plan->min_seq_len; side /= 2) levels++;
+  for (; side && side >= plan->min_seq_len; side /= 2) levels++;
   return (1 + levels) * HAI_N_STAGES;
 }
 
@@ -9320,17 +9417,23 @@ HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problem
   }
 }
 
-/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
-static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
-  const int64_t *first = hai_first_tasks(many, phase);
-  int problem = 0, end = many->n_problems; /* the task is one of problem .. end - 1 */
-  while (end - problem > 1) {
-    int middle = problem + (end - problem) / 2;
+/* The problem that a task belongs to, by its phase's row of the table. */
+static int hai_problem_of(const int64_t *first, int n_problems, int64_t index) {
+  int begin = 0, end = n_problems; /* it is one of begin .. end - 1 */
+  while (end - begin > 1) {
+    int middle = begin + (end - begin) / 2;
     if (first[middle] <= index)
-      problem = middle;
+      begin = middle;
     else
       end = middle;
   }
+  return begin;
+}
+
+/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
+static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
+  const int64_t *first = hai_first_tasks(many, phase);
+  int problem = hai_problem_of(first, many->n_problems, index);
   hai_run(&hai_planned_of(many)[problem].plan, many, phase, index - first[problem], worker);
 }
 
@@ -9436,6 +9539,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_JUDGING
 #undef HAI_LEAP
 #undef HAI_LONG_SUMS
+#undef HAI_MANY
 #undef HAI_MASKS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
@@ -9490,6 +9594,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
 #undef HAI_TILES_BYTES
+#undef HAI_UNKNOWN
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf

@@ -103,7 +103,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
+  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
+     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
@@ -154,7 +156,7 @@ typedef struct hyperattn_report {
   float keys_per_query;
   /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
   float block_mass, pinned_mass, sampled_mass;
-  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
      the probes (0 without), in the rectangle where it is largest. */
@@ -181,8 +183,8 @@ typedef struct hyperattn_problem {
      where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
-     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
-     every method is exact. */
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask every method is exact. */
   hyperattn_input mask;
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
@@ -262,7 +264,7 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
    for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
    mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
    order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
@@ -284,13 +286,16 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
-   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
-   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
+   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
+   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
+   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
+   HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
+#define HYPERATTN_WORKSPACE_BOUND_MASK \
+  (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \

@@ -70,8 +70,9 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
-    float sum = hai_log_add(hai_log_add(block[i], rest > least ? rest : least), hai_lane_sink(job, i));
-    float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
+    float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
+    if (HAI_SINKS && !job->audit) sum = hai_log_add(sum, hai_lane_sink(job, i)); /* hai_compare has its own */
+    factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
   }

@@ -1,18 +1,30 @@
 /* Entry points. */
 
+#ifndef HYPERATTN_NO_TEXTS
+/* Can this build return a status? Constant for a constant, so that the sentences of others are dropped. */
+static int hai_occurs(int code) {
+  return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
+         (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
+         (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
+         (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+}
+
+#define HAI_UNKNOWN "unknown status"
 #define HAI_STATUS_CASE(name, code, text) \
-  case code: return text;
+  case code: return hai_occurs(code) ? text : HAI_UNKNOWN;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
-#ifdef HYPERATTN_NO_TEXTS
-  (void)status;
-  return "";
-#else
   switch (HAI_AS(int, status)) {
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
-    default: return "unknown status";
+    default: return HAI_UNKNOWN;
   }
-#endif
 }
+#else
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+  (void)status;
+  return "";
+}
+#endif
 
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   hyperattn_params p;

@@ -7,7 +7,7 @@
    the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each
    problem, and behind them the number of tasks. Problems and params are copied, so that it does not matter
    whose copy a thread hands in. */
-#ifndef HYPERATTN_NO_MANY
+#if HAI_MANY
 
 typedef struct hai_planned {
   hyperattn_problem problem;
@@ -32,7 +32,7 @@ typedef struct hai_many {
 static int hai_most_phases(const hai_plan *plan) {
   int levels = 0;
   hai_index side = HAI_HYPER && plan->params->method == HYPERATTN_HYPER ? plan->n_key : 0;
-  for (; side >= plan->min_seq_len; side /= 2) levels++;
+  for (; side && side >= plan->min_seq_len; side /= 2) levels++;
   return (1 + levels) * HAI_N_STAGES;
 }
 
@@ -195,17 +195,23 @@ HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problem
   }
 }
 
-/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
-static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
-  const int64_t *first = hai_first_tasks(many, phase);
-  int problem = 0, end = many->n_problems; /* the task is one of problem .. end - 1 */
-  while (end - problem > 1) {
-    int middle = problem + (end - problem) / 2;
+/* The problem that a task belongs to, by its phase's row of the table. */
+static int hai_problem_of(const int64_t *first, int n_problems, int64_t index) {
+  int begin = 0, end = n_problems; /* it is one of begin .. end - 1 */
+  while (end - begin > 1) {
+    int middle = begin + (end - begin) / 2;
     if (first[middle] <= index)
-      problem = middle;
+      begin = middle;
     else
       end = middle;
   }
+  return begin;
+}
+
+/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
+static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
+  const int64_t *first = hai_first_tasks(many, phase);
+  int problem = hai_problem_of(first, many->n_problems, index);
   hai_run(&hai_planned_of(many)[problem].plan, many, phase, index - first[problem], worker);
 }
 

@@ -30,7 +30,6 @@ typedef struct hai_plan {
       probe_queries;
   hai_index window;      /* 0 in full attention */
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
-  unsigned char masking; /* 1 if there is a mask */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
@@ -68,6 +67,10 @@ typedef struct hai_rect {
   hai_index index;  /* within its level */
   hai_index region; /* number in the split, whatever the lengths: of its random numbers and its record */
 } hai_rect;
+
+/* Does a sliding window hide keys, is there a mask? Constant in a build without them. */
+static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
+static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }

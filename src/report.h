@@ -157,6 +157,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   r.error = hai_relative(sums.squared_error, sums.squared_norm);
   r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;

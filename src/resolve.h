@@ -28,7 +28,6 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
-  plan->masking = HAI_MASKS && p->mask.data;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -41,7 +40,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !plan->sliding && !plan->masking;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
   plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
@@ -174,5 +173,5 @@ HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
 static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                     const hyperattn_params *params) {
   hyperattn_status status = hai_resolve_call(plan, problem, params);
-  return status == HYPERATTN_OK && HAI_SLIDING && plan->sliding ? hai_resolve_sliding(plan) : status;
+  return status == HYPERATTN_OK && hai_sliding(plan) ? hai_resolve_sliding(plan) : status;
 }

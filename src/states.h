@@ -1,9 +1,9 @@
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
@@ -35,7 +35,7 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
-  tile->softcap = job->plan->problem->softcap;
+  if (HAI_SOFTCAP) tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];

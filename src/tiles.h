@@ -19,6 +19,8 @@ typedef struct hai_rows {
   ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
   const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
   uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
   ptrdiff_t page_stride;                                 /* bytes */
   void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
@@ -112,7 +114,7 @@ static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
   floats += HAI_AS(size_t, hai_per_key_floats(plan));
   return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
-         (plan->masking ? hai_round_up(sizeof(hai_mask)) : 0);
+         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
@@ -134,7 +136,7 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
 }
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
-  return plan->masking ? HAI_CHUNK * plan->float_kernel->lanes : 0;
+  return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
 }
 static hai_index hai_score_rows(const hai_plan *plan) {
   int extra = plan->kernel->extra_rows;
@@ -167,20 +169,29 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
-  rows.page = HAI_NULL;
-  rows.page_rows = 1;
-  rows.page_stride = 0;
-  if (HAI_PAGES && x->page) {
-    rows.page = x->page + job->batch * x->page_batch_stride;
-    rows.page_rows = HAI_AS(uint32_t, x->page_rows);
-    rows.page_stride = hai_offset(x->dtype, x->page_stride);
-  }
-  rows.custom = hai_is_custom(x->dtype) ? x->widen : HAI_NULL;
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
+  if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
@@ -204,8 +215,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->per_key = hai_carve(at, hai_per_key_floats(plan));
-  tile->mask = HAI_NULL;
-  if (HAI_MASKS && plan->masking) {
+  if (HAI_MASKS) tile->mask = HAI_NULL;
+  if (hai_masking(plan)) {
     tile->mask = HAI_PLACE(hai_mask, *at);
     *at += hai_round_up(sizeof(hai_mask));
   }
@@ -219,10 +230,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->line_dim = first->line_dim;
     tile->id = first->id;
     tile->log_weight = first->log_weight;
-    if (tile->mask) tile->mask->bias = first->mask->bias;
+    if (hai_masking(plan)) tile->mask->bias = first->mask->bias;
     return tile;
   }
-  if (tile->mask) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
+  if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
@@ -251,36 +262,37 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. Rows and pages
-   number less than 2^31, and divisions of 32 bits are the cheaper ones. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   uint32_t r = HAI_AS(uint32_t, row), page;
   if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
-  page = r / rows->page_rows;
+  page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
   return rows->first + rows->page[page] * rows->page_stride +
          HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
 
-/* Row `row` of keys or values as a kernel that reads `dtype` takes it: as it lies, or widened into `to`. */
-HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel,
-                                hyperattn_dtype dtype, float *to) {
+/* Row `row` of keys or values as a kernel reads it: as it lies, or widened into row j of `room` [][dim]. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel, float *room,
+                                hai_index j) {
   const char *at = hai_rows_address(rows, row);
-  if (hai_is_f32(rows->dtype) || rows->dtype == dtype) return at;
+  if (hai_is_f32(rows->dtype) || rows->dtype == kernel->dtype) return at;
+  room += j * rows->dim;
   if (HAI_CUSTOM && rows->custom)
-    rows->custom(at, to, rows->dim);
+    rows->custom(at, room, rows->dim);
   else
-    kernel->widen(at, rows->dtype, rows->dim, to);
-  return to;
+    kernel->widen(at, rows->dtype, rows->dim, room);
+  return room;
 }
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_rows_read(const hai_job *job, const hai_rows *rows, hai_index row, float *widened) {
+  return HAI_AS(const float *, hai_rows_at(rows, row, job->plan->float_kernel, widened, 0));
+}
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
-  return HAI_AS(const float *,
-                hai_rows_at(&job->tile->keys, key, job->plan->float_kernel, HYPERATTN_F32, widened));
+  return hai_rows_read(job, &job->tile->keys, key, widened);
 }
 static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
-  return HAI_AS(const float *,
-                hai_rows_at(&job->tile->values, key, job->plan->float_kernel, HYPERATTN_F32, widened));
+  return hai_rows_read(job, &job->tile->values, key, widened);
 }
 
 /* Bits begin .. end - 1. */

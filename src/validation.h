@@ -6,41 +6,28 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
-/* Dtypes of a call's tensors; keys and values come first, since they may have any. Without a mask, the
-   query's stands for the mask's. */
-static hyperattn_status hai_check_dtypes(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[5] = {p->key.dtype, p->value.dtype, p->query.dtype, p->out.dtype,
-                                    p->mask.data ? p->mask.dtype : p->query.dtype};
-  int i;
-  for (i = 0; i < 5; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
-  for (i = 2; i < 5; i++) {
-    if (dtype[i] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-    if (dtype[i] == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
-  }
-  for (i = 0; i < 5; i++)
-    if ((!HAI_HALVES && dtype[i] != HYPERATTN_F32) || (!HAI_CUSTOM && dtype[i] == HYPERATTN_CUSTOM))
-      return HYPERATTN_ERROR_LEFT_OUT;
-  return HYPERATTN_OK;
-}
-
-/* Pages and the widening of keys or values. */
-static hyperattn_status hai_check_rows(const hyperattn_input *x) {
-  if (x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
-  if (x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
-  return HYPERATTN_OK;
-}
-
-/* What changes scores and what queries see. */
-static hyperattn_status hai_check_variations(const hyperattn_problem *p) {
-  if (!hai_finite(p->softcap) || p->softcap < 0.0f) return HYPERATTN_ERROR_SOFTCAP;
-  if (p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
-  if (p->query.page || (p->mask.data && p->mask.page)) return HYPERATTN_ERROR_PAGED;
-  if ((!HAI_SOFTCAP && p->softcap > 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
-      (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
-      (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report))
+/* Keys and values may have any dtype. */
+static hyperattn_status hai_check_dtype(hyperattn_dtype dtype, int is_kv) {
+  if (!hai_listed(HAI_AS(int, dtype), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  if ((!HAI_HALVES && dtype != HYPERATTN_F32) || (!HAI_CUSTOM && dtype == HYPERATTN_CUSTOM))
     return HYPERATTN_ERROR_LEFT_OUT;
-  return HYPERATTN_OK;
+  if (dtype == HYPERATTN_Q8_0 && !is_kv) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  return dtype == HYPERATTN_CUSTOM && !is_kv ? HYPERATTN_ERROR_CUSTOM : HYPERATTN_OK;
+}
+
+/* Only keys and values may have pages. */
+static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
+  if (HAI_CUSTOM && is_kv && x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (HAI_PAGES && x->page && !is_kv) return HYPERATTN_ERROR_PAGED;
+  if (HAI_PAGES && x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return hai_check_dtype(x->dtype, is_kv);
+}
+
+/* Is anything asked for that this build leaves out? Dtypes are looked at elsewhere. */
+static int hai_is_left_out(const hyperattn_problem *p) {
+  return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+         (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -55,10 +42,15 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  if ((status = hai_check_dtypes(p)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_rows(&p->key)) != HYPERATTN_OK) return status;
-  if ((status = hai_check_rows(&p->value)) != HYPERATTN_OK) return status;
-  return hai_check_variations(p);
+  if ((status = hai_check_input(&p->query, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->key, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->value, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(p->out.dtype, 0)) != HYPERATTN_OK) return status;
+  if (HAI_MASKS && p->mask.data && (status = hai_check_input(&p->mask, 0)) != HYPERATTN_OK) return status;
+  if (hai_is_left_out(p)) return HYPERATTN_ERROR_LEFT_OUT;
+  if (HAI_SOFTCAP && (!hai_finite(p->softcap) || p->softcap < 0.0f)) return HYPERATTN_ERROR_SOFTCAP;
+  if (HAI_SLIDING && p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
+  return HYPERATTN_OK;
 }
 
 /* Do held-out queries choose? */
@@ -276,14 +268,14 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
-  if (plan->masking && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
+  if (hai_masking(plan) && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
   hai_add_rows(&buffers, &p->key, plan->head_dim);
   hai_add_rows(&buffers, &p->value, plan->value_dim);
   buffers.batch = 1;
   buffers.heads = plan->n_heads;
-  if (plan->masking) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
 }
@@ -301,16 +293,14 @@ static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *work
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_input *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
+  hyperattn_status status;
   hai_buffers buffers;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_CUSTOM) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_CUSTOM))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  if (a->dtype == HYPERATTN_CUSTOM || b->dtype == HYPERATTN_CUSTOM) return HYPERATTN_ERROR_CUSTOM;
+  if ((status = hai_check_dtype(a->dtype, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(b->dtype, 0)) != HYPERATTN_OK) return status;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;

@@ -7,7 +7,7 @@ static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first,
   hai_index position = row + plan->n_key - plan->n_query;
   *first = 0;
   *last = plan->problem->causal ? position : plan->n_key - 1;
-  if (!HAI_SLIDING || !plan->sliding) return;
+  if (!hai_sliding(plan)) return;
   *first = hai_max(0, position - plan->sliding + 1);
   *last = hai_min(*last, position + plan->sliding - 1);
 }

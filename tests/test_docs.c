@@ -1,4 +1,5 @@
-/* The documentation agrees: examples/minimal.c, the README and the header's manual have the same example. */
+/* The documentation agrees: examples/minimal.c, the README and the header's manual have the same example, and what
+   docs/integrating.md shows is in examples/engine.c. */
 #include "calls.h"
 
 #ifndef SOURCE_DIR
@@ -39,6 +40,29 @@ static void test_the_example_is_the_same_everywhere(void **state) {
   free(example), free(readme), free(header), free(indented);
 }
 
+/* Drops the spaces that lines begin with. */
+static void unindent(char *text) {
+  char *to = text;
+  for (char *at = text; *at; at++)
+    if (*at != ' ' || (to > text && to[-1] != '\n')) *to++ = *at;
+  *to = 0;
+}
+
+static void test_what_the_integrators_page_shows_is_compiled(void **state) {
+  (void)state;
+  char *page = read_text("docs/integrating.md"), *example = read_text("examples/engine.c"), *end = page, *code;
+  int blocks = 0;
+  unindent(page), unindent(example);
+  while ((code = strstr(end, "```c\n"))) {
+    code += 5, end = strstr(code, "```\n");
+    assert_non_null(end);
+    *end++ = 0, blocks++;
+    if (!strstr(example, code)) fail_msg("not in examples/engine.c: %s", code);
+  }
+  assert_int_equal(blocks, 6);
+  free(page), free(example);
+}
+
 static void test_the_readme_has_both_commands(void **state) {
   (void)state;
   char *readme = read_text("README.md"), *ci = read_text(".ci/run");
@@ -61,6 +85,7 @@ static void test_the_header_has_the_licence(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_example_is_the_same_everywhere),
+                                     cmocka_unit_test(test_what_the_integrators_page_shows_is_compiled),
                                      cmocka_unit_test(test_the_header_has_the_licence),
                                      cmocka_unit_test(test_the_readme_has_both_commands)};
   return cmocka_run_group_tests_name("docs", tests, NULL, NULL);
