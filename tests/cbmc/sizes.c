@@ -22,7 +22,7 @@ static const void *any_pointer(void) {
 }
 
 /* Most rows, keys and heads; and a factor with which products of 64 bits finish. */
-enum { MOST = 0x7fffffff, MANY = 1 << 20, FEW = 255 };
+enum { MOST = 0x7fffffff, MANY = 1 << 16, FEW = 255 };
 
 static hai_index any_index(hai_index least, hai_index most) {
   hai_index x = any_ptrdiff();
@@ -227,23 +227,26 @@ void prove_seen_keys(void) {
         (causal ? ahead <= 0 && (!w || -ahead < w) : !w || (-ahead < w && ahead < w)));
 }
 
-/* A row's page is one that the table has, and its place one that the page has: few rows, with any number of them
-   to a page, and many, with divisors that CBMC knows. */
-static void row_in_page(uint32_t page_rows, hai_index most) {
+/* A row's page is one that the table has, and its place one that the page has: a few rows, and many
+   with divisors that CBMC knows. The quotient by a product is hai_rows_paged's. */
+static void row_in_page(int64_t page_rows, hai_index most) {
   static char place[1];
+  hyperattn_input x;
   hai_rows rows;
   uint64_t pages = any_uint64();
   hai_index n_key = any_index(1, most), row = any_index(0, MOST);
-  ASSUME(row < n_key && pages <= (uint64_t)most &&
-         pages * page_rows >= (uint64_t)n_key);              /* as many as hold all rows */
+  ASSUME(row < n_key && pages <= (uint64_t)most);
+  ASSUME(pages * (uint64_t)page_rows >= (uint64_t)n_key);    /* as many as hold all rows */
   int32_t *table = (int32_t *)malloc(pages * sizeof *table); /* reads outside it are found */
   ASSUME(table);
-  rows.first = place, rows.page = table, rows.page_rows = page_rows;
-  rows.stride = 1, rows.page_stride = 0;
+  x.page = table, x.page_rows = page_rows, x.dtype = HYPERATTN_F32;
+  x.page_stride = x.page_batch_stride = 0;
+  hai_rows_paged(&rows, &x, 0);
+  rows.first = place, rows.stride = 1;
   const char *at = hai_rows_address(&rows, row);
-  PROVE(at - place >= 0 && at - place < (ptrdiff_t)page_rows);
+  PROVE(at - place >= 0 && at - place < page_rows);
 }
-void prove_rows_address(void) { row_in_page((uint32_t)any_index(1, MOST), FEW); }
+void prove_rows_address(void) { row_in_page(any_index(1, 15), 31); }
 void prove_rows_address_of_many(void) {
   row_in_page(1, MANY), row_in_page(2, MANY), row_in_page(20, MANY), row_in_page(256, MANY);
 }

@@ -146,12 +146,11 @@ static void check_many(const call *c, bytes *in) {
     prepare(&part[i]);
   }
   if (n && wrong % 4 == 3) { /* a mistake in one of them is told, and nothing is written */
-    float was = problems[wrong % n].softcap;
-    problems[wrong % n].softcap = -1.0f;
+    problems[wrong % n].n_heads = 0;
     hyperattn_status status = hyperattn_forward_many(problems, n, &c->params, NULL, NULL, 0, &bad);
-    CHECK(status == HYPERATTN_ERROR_SOFTCAP && bad == wrong % n, "%s, problem %d",
+    CHECK(status == HYPERATTN_ERROR_N_HEADS && bad == wrong % n, "%s, problem %d",
           hyperattn_status_string(status), bad);
-    problems[wrong % n].softcap = was;
+    problems[wrong % n].n_heads = part[wrong % n].problem.n_heads;
   }
   run_many(c, problems, n, workers, 0xaa);
   for (int i = 0; i < n; i++) {
