@@ -118,8 +118,8 @@
                     the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
                     that are hidden from a whole tile of queries are not computed
      pages          keys and values in pages, or as a list of rows: read in place, by every method
-     A row that sees no key has out = 0 and lse = -inf. Scores and sums of NaN make a row NaN, as do a sink
-     and a visible element of the mask that are NaN or +inf.
+     A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
+     the mask is not -inf) that is NaN or +inf makes its row NaN.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
      gradients and no dropout.
@@ -338,7 +338,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
+  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
+     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
@@ -416,8 +418,8 @@ typedef struct hyperattn_problem {
      where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
-     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
-     every method is exact. */
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask every method is exact. */
   hyperattn_input mask;
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
@@ -879,12 +881,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_ONCE HAI_HOT
 #endif
-/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
-   inlined, or gcc -O2 drops its calls. */
+/* Starts to load a line into the second cache. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
+#define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -954,6 +955,14 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
+/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
+   nothing else. */
+HAI_HOT void hai_fetch(const char *at, size_t bytes) {
+  const char *end = at + bytes;
+  for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
+    HAI_PREFETCH(at);
+}
+
 /* The next multiple of HAI_ALIGN. */
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
@@ -996,8 +1005,15 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
-   coefficients, a minimax fit of relative error 2.1e-8. */
+/* 1 / x for x > 0, at most the largest float. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
+/* c tanh(s / c) = s P(x^2) / Q(x^2), x = s / c, for |x| <= HAI_TANH_END, beyond which tanh is 1; at most c. P
+   and Q by their coefficients, a minimax fit of relative error 2.1e-8. NaN stays. `inverse` is that of c. No
+   product with c is taken, so that scores far below a large c stay as they are. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f
@@ -1008,17 +1024,14 @@ static float hai_exp(float x) {
 #define HAI_TANH_Q2 2.587108081e-02f
 #define HAI_TANH_Q3 3.283095250e-04f
 #define HAI_TANH_Q4 7.762025519e-07f
-static float hai_tanh(float x) {
-  float y = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x, u = y * y;
-  float p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
-  float q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
-  return y * p / q;
-}
-
-/* 1 / x for x > 0, at most the largest float: x * hai_inverse(x) is never NaN. */
-static float hai_inverse(float x) {
-  float inverse = 1.0f / x;
-  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+static float hai_capped(float s, float c, float inverse) {
+  float x = s * inverse, u, p, q;
+  x = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x;
+  u = x * x;
+  p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  s *= p / q;
+  return s > c ? c : s < -c ? -c : s;
 }
 
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
@@ -1247,7 +1260,8 @@ typedef struct hai_kernel {
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. A zero is +0, since its sign may
+     depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
@@ -1326,7 +1340,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i] + 0.0f;
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -1358,7 +1372,7 @@ static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, i
   float inverse = hai_inverse(softcap);
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
-    for (i = begin; i < end; i++) score[i] = softcap * hai_tanh(score[i] * inverse);
+    for (i = begin; i < end; i++) score[i] = hai_capped(score[i], softcap, inverse);
 }
 
 static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
@@ -1971,7 +1985,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -1982,10 +1996,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -1998,14 +2012,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -2014,7 +2034,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -3293,7 +3313,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -3304,10 +3324,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3320,14 +3340,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -3336,7 +3362,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -3965,7 +3991,7 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -3976,10 +4002,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3992,14 +4018,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -4008,7 +4040,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 
@@ -5841,6 +5873,8 @@ typedef struct hai_rows {
   ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
   const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
   uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
   ptrdiff_t page_stride;                                 /* bytes */
   void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
@@ -5989,16 +6023,28 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
-  if (HAI_PAGES) { /* what a build leaves out is never read */
-    rows.page = x->page ? x->page + job->batch * x->page_batch_stride : HAI_NULL;
-    rows.page_rows = x->page ? HAI_AS(uint32_t, x->page_rows) : 1;
-    rows.page_stride = x->page ? hai_offset(x->dtype, x->page_stride) : 0;
-  }
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
   if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
@@ -6070,12 +6116,11 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. Rows and pages
-   number less than 2^31, and divisions of 32 bits are the cheaper ones. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   uint32_t r = HAI_AS(uint32_t, row), page;
   if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
-  page = r / rows->page_rows;
+  page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
   return rows->first + rows->page[page] * rows->page_stride +
          HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
@@ -6418,17 +6463,40 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
-   rows. */
-HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
+   foresees so many rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
-  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
+  for (i = 0; i < tile->n; i++)
+    if (!i || mask->row[i] != mask->row[i - 1])
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
+}
+
+static uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? Eight bytes at a time; the
+   first that hold anything else, mostly the first of all, end it. */
+static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
+  uint64_t hidden = 0;
+  int i;
+  for (i = 0; i < 8 / HAI_AS(int, size); i++) hai_put(&hidden, mask->dtype, i, -hai_inf());
   for (i = 0; i < tile->n; i++) {
-    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
     if (i && mask->row[i] == mask->row[i - 1]) continue;
-    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+    for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
+      if (hai_eight_bytes(at + t) != hidden) return 0;
+    for (; t < bytes; t += size)
+      if (hai_get(at + t, mask->dtype, 0) != -hai_inf()) return 0;
   }
+  return 1;
 }
 
 /* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
@@ -6437,6 +6505,7 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
   const hai_mask *mask = tile->mask;
   uint64_t any = 0, all = UINT64_MAX;
   int j;
+  if (hai_mask_hides(tile, key, tile->n_keys)) return 0;
   hai_mask_rows(tile, key, tile->n_keys);
   mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
   for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;
@@ -6609,35 +6678,32 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another,
-   but not pages. */
+/* Starts to load row `row`, which is met one chunk later. */
 HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  const char *at = hai_rows_address(rows, row);
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+  hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
-   pages, those of the next chunk start to load, as far as `all`. */
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
+   chunk start to load, as far as `all`. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_PAGES || ahead >= all) continue;
-    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
-    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_rows_fetch(&tile->keys, ahead);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
 /* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
-   any. Returns whether the tile is to meet them. */
-static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end) {
+   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
   hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
   tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
   if (!HAI_MASKS || !tile->mask) return 1;
-  hai_mask_fetch(tile, end);
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
   if (hai_mask_chunk(tile, begin)) return 1;
   hai_tile_pass(tile);
   return 0;
@@ -6661,7 +6727,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (!hai_tile_await(tiles[i], begin, next)) continue;
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
       if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)

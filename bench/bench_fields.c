@@ -184,7 +184,7 @@ static void cell(const char *format, int width, double x) {
 }
 
 static void print_table(void) {
-  printf("\n| %-36s | %-36s | %9s | %5s | %5s | %7s |\n|---|---|---|---|---|---|\n", b.group, "over",
+  printf("\n| %-36s | %-36s | %9s | %13s | %5s | %7s |\n|---|---|---|---|---|---|\n", b.group, "over",
          "seconds", "ratio", "most", "error");
   for (int i = 0; i < b.n_rows; i++) {
     const row *r = &b.rows[i];
@@ -193,8 +193,9 @@ static void print_table(void) {
       snprintf(over, sizeof over, "%s%s", b.rows[r->over].name, r->share != 1 ? ", by pairs" : "");
     printf("| %-36s | %-36s |", r->name, over);
     cell(r->seconds < 1e-3 ? "%.3g" : "%#.4g", 9, r->seconds);
-    cell("%.3f", 5, ratio_of(r)), cell("%.2f", 5, r->most), cell("%.1e", 7, r->error);
-    printf("%s\n", ratio_of(r) > r->most ? " missed" : "");
+    cell(ratio_of(r) > r->most ? "%.3f: missed" : "%.3f", 13, ratio_of(r));
+    cell("%.2f", 5, r->most), cell("%.1e", 7, r->error);
+    printf("\n");
     if (!b.csv) continue;
     fprintf(b.csv, "%s,\"%s\",\"%s\",%.6g,%d,%s,%.4g,", b.group, r->name,
             r->over < 0 ? "" : b.rows[r->over].name, r->share, r->threads,
@@ -273,6 +274,14 @@ static hyperattn_input hiding_mask(int64_t part) {
   return (hyperattn_input){.data = data, .dtype = HYPERATTN_F16, .row_stride = N};
 }
 
+// The same mask with rows that do not lie a power of 2 apart, so that they do not share sets of the caches.
+static hyperattn_input apart(const float *mask) {
+  const int64_t stride = N + 32;
+  float *data = room((size_t)N * (size_t)stride * sizeof *data);
+  for (int64_t i = 0; i < N; i++) memcpy(data + i * stride, mask + i * N, N * sizeof *data);
+  return (hyperattn_input){.data = data, .row_stride = (ptrdiff_t)stride};
+}
+
 static void fill_mask(void) {
   static const float slope[4] = {0.5f, 0.25f, 0.125f, 0.0625f};
   uint64_t state = 1;
@@ -289,19 +298,23 @@ static void fill_mask(void) {
     snprintf(name, sizeof name, "%s, another row for each query", element_names[dtype]);
     compare(add_one(name, &p, x), 0, 1.25);
   }
+  p.mask = apart(finite);
+  compare(add_one("f32, row stride 8224", &p, x), 0, 1.25);
   p.mask = hiding_mask(N / 8);
   row *packed = compare(add_one("f16, eight packed sequences", &p, x), 0, NONE);
   packed->share = 0.125;
   p.mask = (hyperattn_input){0}, p.causal = 1;
+  int causal = b.n_rows;
   add_one("none, causal = 1", &p, x);
   p.causal = 0, p.mask = hiding_mask(0);
-  compare(add_one("f16, causal", &p, x), 5, NONE);
+  compare(add_one("f16, causal", &p, x), causal, NONE);
   four = problem_of(4, 4, N, N, DIM, &x);
+  int plain = b.n_rows;
   add_one("none, 4 heads", &four, x);
   four.mask = masks[HYPERATTN_F16];
-  compare(add_one("f16, shared by 4 heads", &four, x), 7, 1.25);
+  compare(add_one("f16, shared by 4 heads", &four, x), plain, 1.25);
   four.mask = (hyperattn_input){.data = far}, four.mask_slope = slope;
-  compare(add_one("f32, one row and 4 slopes (ALiBi)", &four, x), 7, 1.25);
+  compare(add_one("f32, one row and 4 slopes (ALiBi)", &four, x), plain, 1.25);
 }
 
 // Rows of one kv head in pages of so many rows, which lie in a shuffled order or as they come.
@@ -549,18 +562,20 @@ static void print_cpu(FILE *to) {
   if (f) fclose(f);
 }
 
+// Appends what was run, where and when; in a file that is new, the columns' names stand behind that.
 static void begin_csv(const char *path, int argc, char **argv) {
   char date[16];
   time_t t = time(NULL);
   b.csv = fopen(path, "a");
-  if (!b.csv) fprintf(stderr, "cannot write %s\n", path), exit(1);
+  if (!b.csv || fseek(b.csv, 0, SEEK_END)) fprintf(stderr, "cannot write %s\n", path), exit(1);
+  int is_new = !ftell(b.csv);
   fprintf(b.csv, "# command: bench_fields");
   for (int i = 1; i < argc; i++) fprintf(b.csv, " %s", argv[i]);
   fprintf(b.csv, "\n");
   print_cpu(b.csv);
   strftime(date, sizeof date, "%Y-%m-%d", gmtime(&t));
   fprintf(b.csv, "# hyperattn.h by %s; date: %s; rounds: %d\n", COMPILER, date, b.repeat);
-  fprintf(b.csv, "group,case,over,share_of_pairs,threads,isa,seconds,ratio,most,error\n");
+  if (is_new) fprintf(b.csv, "group,case,over,share_of_pairs,threads,isa,seconds,ratio,most,error\n");
 }
 
 int main(int argc, char **argv) {

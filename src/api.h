@@ -103,7 +103,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  HYPERATTN_CUSTOM /* keys and values only: any format, by hyperattn_input.widen; strides are in bytes */
+  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
+     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
@@ -181,8 +183,8 @@ typedef struct hyperattn_problem {
      where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
-     repeat it. -inf hides a key, whatever it and its value hold; NaN or +inf makes the row NaN. With a mask
-     every method is exact. */
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask every method is exact. */
   hyperattn_input mask;
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */

@@ -156,35 +156,32 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. Processors foresee rows that follow one another,
-   but not pages. */
+/* Starts to load row `row`, which is met one chunk later. */
 HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  const char *at = hai_rows_address(rows, row);
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+  hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Where they lie in
-   pages, those of the next chunk start to load, as far as `all`. */
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
+   chunk start to load, as far as `all`. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
     hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_PAGES || ahead >= all) continue;
-    if (tile->keys.page) hai_rows_fetch(&tile->keys, ahead);
-    if (tile->values.page && tile->value_dim) hai_rows_fetch(&tile->values, ahead);
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_rows_fetch(&tile->keys, ahead);
+    if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
 /* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
-   any. Returns whether the tile is to meet them. */
-static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end) {
+   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
   hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
   tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
   if (!HAI_MASKS || !tile->mask) return 1;
-  hai_mask_fetch(tile, end);
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
   if (hai_mask_chunk(tile, begin)) return 1;
   hai_tile_pass(tile);
   return 0;
@@ -208,7 +205,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (!hai_tile_await(tiles[i], begin, next)) continue;
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
       if (!placed) hai_tile_rows(tiles[0], begin, next, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)

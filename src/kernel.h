@@ -16,7 +16,8 @@ typedef struct hai_kernel {
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. A zero is +0, since its sign may
+     depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */

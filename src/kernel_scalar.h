@@ -23,7 +23,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i] + 0.0f;
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -55,7 +55,7 @@ static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, i
   float inverse = hai_inverse(softcap);
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
-    for (i = begin; i < end; i++) score[i] = softcap * hai_tanh(score[i] * inverse);
+    for (i = begin; i < end; i++) score[i] = hai_capped(score[i], softcap, inverse);
 }
 
 static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {

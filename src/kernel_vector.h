@@ -16,7 +16,7 @@
 
 #include "kernel_tile.h"
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
@@ -27,10 +27,10 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
+      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
+      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
+      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -43,14 +43,20 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
 
 /* ---- What a score becomes ---- */
 
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
 HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
-  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap)), c = HAI_ISA(set1)(softcap);
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(score + i), inverse), u, p, q;
-      x = HAI_ISA(max)(HAI_ISA(set1)(-HAI_TANH_END), HAI_ISA(min)(HAI_ISA(set1)(HAI_TANH_END), x));
-      u = HAI_ISA(mul)(x, x);
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
       p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
       q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
@@ -59,7 +65,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
       p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
       q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
-      HAI_ISA(store)(score + i, HAI_ISA(mul)(c, HAI_ISA(div)(HAI_ISA(mul)(x, p), q)));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
     }
 }
 

@@ -118,8 +118,8 @@
                     the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
                     that are hidden from a whole tile of queries are not computed
      pages          keys and values in pages, or as a list of rows: read in place, by every method
-     A row that sees no key has out = 0 and lse = -inf. Scores and sums of NaN make a row NaN, as do a sink
-     and a visible element of the mask that are NaN or +inf.
+     A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
+     the mask is not -inf) that is NaN or +inf makes its row NaN.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
      gradients and no dropout.

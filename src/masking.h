@@ -38,17 +38,40 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask from `key` on, the next chunk: no processor foresees so many
-   rows. */
-HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key) {
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
+   foresees so many rows. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
-  size_t bytes = hai_unit_bytes(mask->dtype), t;
+  size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
+  for (i = 0; i < tile->n; i++)
+    if (!i || mask->row[i] != mask->row[i - 1])
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
+}
+
+static uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? Eight bytes at a time; the
+   first that hold anything else, mostly the first of all, end it. */
+static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
+  uint64_t hidden = 0;
+  int i;
+  for (i = 0; i < 8 / HAI_AS(int, size); i++) hai_put(&hidden, mask->dtype, i, -hai_inf());
   for (i = 0; i < tile->n; i++) {
-    const char *at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
     if (i && mask->row[i] == mask->row[i - 1]) continue;
-    for (t = 0; t < HAI_CHUNK * bytes; t += HAI_ALIGN) HAI_PREFETCH(at + t, 2);
+    for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
+      if (hai_eight_bytes(at + t) != hidden) return 0;
+    for (; t < bytes; t += size)
+      if (hai_get(at + t, mask->dtype, 0) != -hai_inf()) return 0;
   }
+  return 1;
 }
 
 /* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
@@ -57,6 +80,7 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
   const hai_mask *mask = tile->mask;
   uint64_t any = 0, all = UINT64_MAX;
   int j;
+  if (hai_mask_hides(tile, key, tile->n_keys)) return 0;
   hai_mask_rows(tile, key, tile->n_keys);
   mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
   for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;

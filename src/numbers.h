@@ -35,8 +35,15 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
-/* tanh x = x P(x^2) / Q(x^2) for |x| <= HAI_TANH_END, beyond which tanh is 1 in float32; P and Q by their
-   coefficients, a minimax fit of relative error 2.1e-8. */
+/* 1 / x for x > 0, at most the largest float. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
+/* c tanh(s / c) = s P(x^2) / Q(x^2), x = s / c, for |x| <= HAI_TANH_END, beyond which tanh is 1; at most c. P
+   and Q by their coefficients, a minimax fit of relative error 2.1e-8. NaN stays. `inverse` is that of c. No
+   product with c is taken, so that scores far below a large c stay as they are. */
 #define HAI_TANH_END 9.02f
 #define HAI_TANH_P0 9.999999790e-01f
 #define HAI_TANH_P1 1.337971971e-01f
@@ -47,17 +54,14 @@ static float hai_exp(float x) {
 #define HAI_TANH_Q2 2.587108081e-02f
 #define HAI_TANH_Q3 3.283095250e-04f
 #define HAI_TANH_Q4 7.762025519e-07f
-static float hai_tanh(float x) {
-  float y = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x, u = y * y;
-  float p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
-  float q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
-  return y * p / q;
-}
-
-/* 1 / x for x > 0, at most the largest float: x * hai_inverse(x) is never NaN. */
-static float hai_inverse(float x) {
-  float inverse = 1.0f / x;
-  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+static float hai_capped(float s, float c, float inverse) {
+  float x = s * inverse, u, p, q;
+  x = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x;
+  u = x * x;
+  p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  s *= p / q;
+  return s > c ? c : s < -c ? -c : s;
 }
 
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),

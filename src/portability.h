@@ -158,12 +158,11 @@
 #else
 #define HAI_ONCE HAI_HOT
 #endif
-/* Starts to load a line into the first cache (3) or the second (2). A function that does nothing else must be
-   inlined, or gcc -O2 drops its calls. */
+/* Starts to load a line into the second cache. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at, cache) __builtin_prefetch(at, 0, cache)
+#define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at, cache) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -231,6 +230,14 @@ HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
 HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   int64_t wide = x;
   return hai_to_index(((wide + 1) * parts - 1) / n);
+}
+
+/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
+   nothing else. */
+HAI_HOT void hai_fetch(const char *at, size_t bytes) {
+  const char *end = at + bytes;
+  for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
+    HAI_PREFETCH(at);
 }
 
 /* The next multiple of HAI_ALIGN. */

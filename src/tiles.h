@@ -19,6 +19,8 @@ typedef struct hai_rows {
   ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
   const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
   uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
   ptrdiff_t page_stride;                                 /* bytes */
   void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
@@ -167,16 +169,28 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
-  if (HAI_PAGES) { /* what a build leaves out is never read */
-    rows.page = x->page ? x->page + job->batch * x->page_batch_stride : HAI_NULL;
-    rows.page_rows = x->page ? HAI_AS(uint32_t, x->page_rows) : 1;
-    rows.page_stride = x->page ? hai_offset(x->dtype, x->page_stride) : 0;
-  }
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
   if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
@@ -248,12 +262,11 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. Rows and pages
-   number less than 2^31, and divisions of 32 bits are the cheaper ones. */
+/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
 HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
   uint32_t r = HAI_AS(uint32_t, row), page;
   if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
-  page = r / rows->page_rows;
+  page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
   return rows->first + rows->page[page] * rows->page_stride +
          HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
 }
