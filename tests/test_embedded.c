@@ -94,7 +94,8 @@ static void test_bound_holds(void **state) {
     size_t bound = HYPERATTN_WORKSPACE_BOUND(p.batch * p.n_heads, n, p.head_dim, p.value_dim, a.min_seq_len,
                                              a.block_size, a.sample_size, a.sink_keys + a.heavy_keys,
                                              probes, group, a.lsh_bits);
-    size_t bytes = hyperattn_workspace_size(&p, &a, 1), mask = p.mask.data ? HYPERATTN_WORKSPACE_BOUND_MASK : 0;
+    size_t bytes = hyperattn_workspace_size(&p, &a, 1),
+           mask = p.mask.data ? HYPERATTN_WORKSPACE_BOUND_MASK : 0;
     assert_true(bytes > 0 && bytes <= bound + mask);
     if ((double)bound / (double)bytes < least) least = (double)bound / (double)bytes;
     a.method = HYPERATTN_EXACT;

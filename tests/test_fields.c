@@ -90,6 +90,26 @@ static void test_reported_errors(void **state) {
   }
 }
 
+/* A cap of Algorithm 2 that caps nothing changes nothing in a report, with a sink or without: it counts once. */
+static void test_capped_sums_count_a_sink_once(void **state) {
+  (void)state;
+  for (int with_sink = 0; with_sink < 2; with_sink++) {
+    hyperattn_report report[2];
+    float sink = 8.0f;
+    for (int capping = 0; capping < 2; capping++) {
+      call c = new_call(1, 1, 1, 1500, 1500, 16, 16, 0, 41);
+      c.params = small_params(hyperattn_paper_params(), 64, 32, 64);
+      c.params.cap_epsilon = capping ? 1000.0f : 0.0f;
+      c.problem.sink = with_sink ? &sink : NULL, c.problem.report = &report[capping];
+      run(&c);
+      free_call(&c);
+    }
+    assert_below(fabs((double)report[1].error / (double)report[0].error - 1.0), 1e-3);
+    assert_below(fabs((double)report[1].sampled_mass - (double)report[0].sampled_mass), 1e-3);
+    assert_below(fabs((double)report[1].window_mass - (double)report[0].window_mass), 1e-3);
+  }
+}
+
 /* ---- Windows ---- */
 
 /* Windows of every size, about where they begin to hide keys behind, keys ahead, and none. */
@@ -185,6 +205,25 @@ static void test_empty_rows(void **state) {
     assert_empty_rows(&c, 0, 100);
     free(mask);
   }
+}
+
+/* A sink of NaN or +inf makes its rows NaN, also those that see no key, whatever queries stand beside them. */
+static void test_sinks_that_are_not_finite(void **state) {
+  (void)state;
+  for (int n_query = 1; n_query < 200; n_query += 198)
+    for (int is_nan = 0; is_nan < 2; is_nan++)
+      for (int n_key = 0; n_key < 101; n_key += 100) {
+        call c = new_call(1, 1, 1, n_query, n_key, 4, 4, 0, 43);
+        float sink = is_nan ? NAN : INFINITY,
+              *mask = (float *)test_alloc((size_t)n_query * 100 * sizeof(float));
+        for (int i = 0; i < n_query * 100; i++) mask[i] = i < 100 ? -INFINITY : 0.0f; /* of the first row */
+        c.params.method = HYPERATTN_EXACT;
+        c.problem.sink = &sink, c.problem.mask.data = mask, c.problem.mask.row_stride = 100;
+        run(&c);
+        for (int64_t i = 0; i < n_query; i++) assert_true(isnan(c.lse[i]) && isnan(c.out[4 * i]));
+        free(mask);
+        free_call(&c);
+      }
 }
 
 /* ---- Masks ---- */
@@ -353,6 +392,8 @@ int main(void) {
       cmocka_unit_test(test_fields_alone_and_together),
       cmocka_unit_test(test_decoding),
       cmocka_unit_test(test_reported_errors),
+      cmocka_unit_test(test_capped_sums_count_a_sink_once),
+      cmocka_unit_test(test_sinks_that_are_not_finite),
       cmocka_unit_test(test_windows_of_every_size),
       cmocka_unit_test(test_caps_of_any_size),
       cmocka_unit_test(test_caps_keep_nan),

@@ -32,7 +32,8 @@ static void test_every_code(void **state) {
       f->widen(blocks, wide, n);
       assert_true(wide[n] == -7.0f);
       for (int t = 0; t < n; t++)
-        assert_true(wide[t] == (float)block_element(format, blocks + (size_t)(t / 32) * f->bytes, t % 32));
+        assert_true(wide[t] ==
+                    stored((float)block_element(format, blocks + (size_t)(t / 32) * f->bytes, t % 32)));
       for (int t = 0; t < n && t < 32; t++) {
         unsigned char *code = &seen[t][block_code(f, blocks, t)];
         n_seen += !*code, *code = 1;

@@ -99,6 +99,51 @@ static void test_grouped_heads_equal_expanded(void **state) {
   for_each_call(check_expanded, ALL_FIELDS, 80, 54);
 }
 
+/* Kernels of bfloat16 round the weights of two keys at a time. Where a tile's last chunk ends depends on its
+   queries, and must not show: here it ends everywhere. */
+static void test_chunks_of_bf16_may_end_anywhere(void **state) {
+  uint64_t random = 58;
+  (void)state;
+  for (int i = 0; i < 64; i++) {
+    any_call a;
+    hyperattn_problem *p = &a.c.problem;
+    memset(&a, 0, sizeof a);
+    p->batch = p->n_kv_heads = 1, p->n_heads = 33, p->n_query = 40, p->n_key = 64 + i;
+    p->head_dim = p->value_dim = 16, p->causal = 1;
+    p->query.dtype = p->key.dtype = p->value.dtype = HYPERATTN_BF16;
+    a.c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    a.c.params.method = HYPERATTN_EXACT;
+    if (i % 2 && has_kernel(HYPERATTN_ISA_AVX512_BF16)) a.c.params.isa = HYPERATTN_ISA_AVX512_BF16;
+    fill_any_call(&a, 0, &random);
+    p->scale = 1.0f, p->sliding_window = i % 3 ? 7 + i : 0;
+    run(&a.c);
+    check_expanded(&a, &random);
+    free_any_call(&a);
+  }
+}
+
+/* A sum of -1e-38 vanishes where scores leap by 80. Whether another chunk, hidden from one of the heads, is then
+   met with weight 0 depends on the tile; the zero has the same sign. */
+static void test_zeros_have_one_sign(void **state) {
+  enum { KEYS = 192 };
+  float q[4] = {1, 0, 1, 0}, k[KEYS * 2], v[KEYS], mask[2 * KEYS], out[2][2];
+  (void)state;
+  for (int j = 0; j < KEYS; j++) {
+    k[2 * j] = j < 64 ? 0.0f : 80.0f, k[2 * j + 1] = 0.0f, v[j] = j < 64 ? -1e-38f : 0.0f;
+    mask[j] = j < 128 ? 0.0f : -INFINITY, mask[KEYS + j] = 0.0f;
+  }
+  for (int expanded = 0; expanded < 2; expanded++) {
+    call c;
+    memset(&c, 0, sizeof c);
+    c.params = hyperattn_default_params();
+    c.problem = hyperattn_heads_first(1, 2, 1 + expanded, 1, KEYS, 2, 1, q, k, v, out[expanded]);
+    c.problem.key.head_stride = c.problem.value.head_stride = 0;
+    c.problem.scale = 1.0f, c.problem.mask.data = mask, c.problem.mask.head_stride = KEYS;
+    run(&c);
+  }
+  assert_memory_equal(out[0], out[1], sizeof out[0]);
+}
+
 /* A tensor from an element of its batch and a head on. */
 static hyperattn_input slice_of(const hyperattn_input *x, int64_t b, int64_t h) {
   hyperattn_input y = *x;
@@ -288,6 +333,8 @@ int main(void) {
       cmocka_unit_test(test_rows_may_lie_anywhere),
       cmocka_unit_test(test_masks_of_16_bits),
       cmocka_unit_test(test_grouped_heads_equal_expanded),
+      cmocka_unit_test(test_chunks_of_bf16_may_end_anywhere),
+      cmocka_unit_test(test_zeros_have_one_sign),
       cmocka_unit_test(test_slices_equal_the_whole),
       cmocka_unit_test(test_hidden_rows_change_nothing),
       cmocka_unit_test(test_wide_windows_are_none),
