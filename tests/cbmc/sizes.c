@@ -156,7 +156,7 @@ void prove_add_flat(void) {
   if (buffers.status == HYPERATTN_OK) PROVE(extent->before == 0 && extent->after <= PTRDIFF_MAX);
 }
 
-/* The table of pages, and strides within pages. The product for batch and its stride is prove_extent_add's. */
+/* The table of pages, and strides within pages; for the product of batch and stride see prove_extent_add. */
 static void add_pages(int64_t page_rows) {
   hai_buffers buffers;
   hyperattn_input x;

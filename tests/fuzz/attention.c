@@ -1,5 +1,5 @@
-/* Fuzzes hyperattn_forward and hyperattn_forward_many: makes a call, valid or not, from bytes, and checks what
-   the manual promises. An input that ends with FIELDS has a second part (split), which says what fields.h
+/* Fuzzes hyperattn_forward and hyperattn_forward_many: makes a call, valid or not, from bytes, and checks
+   what the manual promises. An input that ends with FIELDS has a second part (split), which says what fields.h
    holds; without one the call has shapes, tensors and parameters alone. */
 #define _POSIX_C_SOURCE 200809L
 #include "hyperattn.h"
@@ -334,10 +334,10 @@ static void check_numbers(const call *c, const result *r) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  bytes in = {data, data + size}, fields = split(&in);
+  bytes in = {data, data + size}, extra = split(&in);
   call c;
   if (!n_present) find_isas();
-  make_call(&c, &in, &fields);
+  make_call(&c, &in, &extra);
   if (getenv("FUZZ_SHOW")) show(&c);
   hyperattn_problem *p = &c.problem;
   hyperattn_params *a = &c.params;
@@ -376,7 +376,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     free_result(&other);
     check_slice(&c, &first, &in);
     check_contiguous(&c, &first);
-    if (one_in(&fields, 4)) check_many(&c, &fields);
+    if (one_in(&extra, 4)) check_many(&c, &extra);
     if (is_exact(&c) || (p->causal && a->tolerance == 0.0f)) check_hidden(&c, &first, &in);
     free_result(&first);
   }

@@ -63,8 +63,8 @@ static result collect(call *c) {
   return r;
 }
 
-/* A workspace all of `fill`, c->offset bytes from alignment; and its end, with the check that the bytes before it
-   are unchanged. */
+/* A workspace all of `fill`, c->offset bytes from alignment; and its end, with the check that the bytes
+   before it are unchanged. */
 static unsigned char *open_workspace(const call *c, size_t size, int fill) {
   void *block = NULL;
   CHECK(size && !posix_memalign(&block, 64, c->offset + size), "workspace of %zu bytes", size);
