@@ -1,6 +1,6 @@
 /* Fuzzes hyperattn_forward and hyperattn_forward_many: makes a call, valid or not, from bytes, and checks
-   what the manual promises. An input that ends with FIELDS has a second part (split), which says what fields.h
-   holds; without one the call has shapes, tensors and parameters alone. */
+   what the manual promises. An input that ends with FIELDS has a second part (split), which says what
+   fields.h holds; without one the call has shapes, tensors and parameters alone. */
 #define _POSIX_C_SOURCE 200809L
 #include "hyperattn.h"
 
