@@ -97,7 +97,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
-     many.h                 those of many problems as one call
+     many.h                 the functions for many problems in one call
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -110,13 +110,14 @@
    WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
      softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
      sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
-                    row that sees no key has out = 0 and lse = sink. When parts are merged, one of them has it
+                    row that sees no key has out = 0 and lse = sink. Where results are merged, one has it
      sliding_window the query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window
-                    and, not causal, j - P < sliding_window. Where it hides a key, every method is exact, at
-                    the cost of the keys that are seen
-     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key whatever
-                    the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
-                    that are hidden from a whole tile of queries are not computed
+                    and, not causal, j - P < sliding_window. Where it hides a key, the call is exact,
+                    whatever params.method says, at the cost of the keys that are seen
+     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key,
+                    whatever the slope and whatever numbers the key and its value hold. The call is then
+                    exact, whatever params.method says. Chunks of 64 keys that are hidden from a whole tile
+                    of queries are not computed
      pages          keys and values in pages, or as a list of rows: read in place, by every method
      A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
      the mask is not -inf) that is NaN or +inf makes its row NaN.
@@ -127,7 +128,7 @@
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
      take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both.
+     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -153,8 +154,8 @@
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
-     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, d how far
-     below the largest score the scores lie that matter.
+     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
+     how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
      queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
      the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
@@ -338,8 +339,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
-     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  /* Keys and values only: any format, by hyperattn_input.widen; strides, page_stride too, are in bytes. The
+     library does not know how long a row is, so it checks its overlap with results for its first byte
+     only. */
   HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
@@ -349,10 +351,11 @@ typedef enum hyperattn_dtype {
    For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim.
 
    Keys and values may lie in pages. Row r of head h is then at data + b * batch_stride + h * head_stride +
-   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that all
-   sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order, with
-   repeats. The page numbers are the caller's duty: a call's sizes and checks do not read them, nor look
-   where the rows lie, so that neither extent, alignment of pages nor overlap is checked. */
+   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that
+   all sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order,
+   with repeats. The caller keeps page numbers in range: sizes and checks do not read them, so neither the
+   extent of the rows nor their overlap with a result is checked. The numbers of all keys that causal and
+   sliding_window let any row see must be valid, also where a mask hides the key; others are not read. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
@@ -419,9 +422,10 @@ typedef struct hyperattn_problem {
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
      repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
-     +inf, the row is NaN. With a mask every method is exact. */
+     +inf, the row is NaN. With a mask the call is exact, whatever the method. Set data before asking for
+     sizes: whether it is NULL counts. */
   hyperattn_input mask;
-  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
+  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
@@ -485,10 +489,12 @@ typedef struct hyperattn_params {
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
-  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
+  /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
+     model's window is problem.sliding_window. */
+  int64_t window;
   hyperattn_sampling sampling;
   /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
      judge it; a rectangle that misses it gets more keys, in the end all of them. */
@@ -513,9 +519,11 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
-   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
-   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
-   O(log n_key). */
+   0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
+   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
+   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
+   with HYPERATTN_EXACT it is not. Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
@@ -607,8 +615,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
-   wait for all of them before the next phase. Both counts follow from shapes and params alone (they look
-   at no tensor's data or strides), and are 0 for an invalid call. */
+   wait for all of them before the next phase. Both counts follow from params and from what sizes follow
+   from, and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -627,10 +635,12 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
 /* ---- Many problems at once ---------------------------------------------------------------------------
 
    Several problems with the same params as one call, for example sequences of different lengths, prefill
-   beside decode: the tasks of all of them share the workers. Each gets the bits of a call of its own. The
-   plans are made once, in the workspace. No problem may write where another reads or writes, which is not
-   checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
-   -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+   beside decode: the tasks of all of them share the workers. Results have the same bits as separate calls.
+   What is to be known of each problem is worked out once and kept in the workspace, whose size is about
+   the sum of what the problems need and never falls as lengths, n_problems or n_workers rise. No problem
+   may write where another reads or writes, which is not checked; n_problems may be 0. *bad_problem (if not
+   NULL) is set to the index of the first invalid problem, or to -1 if there is none. Errors: as for one
+   problem, and N_PROBLEMS. */
 #ifndef HYPERATTN_NO_MANY
 HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
                                                    const hyperattn_params *params, int n_workers);
@@ -641,7 +651,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
                                                       const hyperattn_parallel *parallel, void *workspace,
                                                       size_t workspace_size, int *bad_problem);
 
-/* The same as phases. The first has one task, which makes the plans. Counting takes O(n_problems). */
+/* The same as phases. The first has one task, which copies problems and params into the workspace; after it
+   the caller's may change. Counting phases and tasks takes O(n_problems) each time. */
 HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
                                                     const hyperattn_params *params, const void *workspace,
                                                     size_t workspace_size, int n_workers, int *bad_problem);
@@ -885,7 +896,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #if HAI_SIMD
 #define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C does not wait for memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -1255,13 +1266,13 @@ typedef struct hai_kernel {
   int width;             /* lanes per register */
   int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
-  /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
+  /* to[t] = row[t] for t < n, exactly, for every dtype but F32 and CUSTOM. */
   void (*widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to);
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. A zero is +0, since its sign may
-     depend on the lane's company. Rows do not overlap. */
+  /* row[i][t] = (packed[t][i] + 0) * factor[i], for lanes whose row is not NULL: -0 becomes +0, since which
+     of the two a sum is may depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
@@ -1340,7 +1351,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i] + 0.0f;
+    for (t = from; row[i] && t < dim; t++) row[i][t] = (packed[t * lanes + i] + 0.0f) * factor[i];
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -1985,21 +1996,21 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
-      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
-      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
-      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -2637,7 +2648,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* in turn, as if zeros followed */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
       next = HAI_ISA(dot)(x, one, even);
@@ -3313,21 +3324,21 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
-      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
-      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
-      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3991,21 +4002,21 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
-      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
-      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
-      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -4637,7 +4648,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* in turn, as if zeros followed */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
       next = HAI_ISA(dot)(x, one, even);
@@ -4876,8 +4887,8 @@ static int hai_can_run(const hai_isa *row) {
   return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO passes by the row
-   of AMX, which asks the system each time while permission is missing: a later row has the same kernel. */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO skips the
+   row of AMX, whose test asks the system each time until it permits; a later row has the same kernel. */
 HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int i;
   for (i = 0; i < HAI_N_ISAS; i++) {
@@ -6025,7 +6036,8 @@ static float *hai_carve(char **at, hai_index floats) {
 
 /* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
    is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
-   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k, so that r i / 2^k exceeds r / d by less than 1 / d.
+   The product fits, since i <= 2^32. */
 static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
   uint64_t d = HAI_AS(uint64_t, x->page_rows);
   int k = 31;
@@ -6463,8 +6475,8 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
-   foresees so many rows. */
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk:
+   processors do not foresee so many streams. */
 HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
@@ -6480,14 +6492,19 @@ static uint64_t hai_eight_bytes(const char *at) {
   return x;
 }
 
-/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? Eight bytes at a time; the
-   first that hold anything else, mostly the first of all, end it. */
+/* Eight bytes of elements that are -inf. */
+static uint64_t hai_hidden_bytes(hyperattn_dtype dtype) {
+  if (hai_is_f32(dtype)) return 0xff800000ff800000u;
+  return dtype == HYPERATTN_F16 ? 0xfc00fc00fc00fc00u : 0xff80ff80ff80ff80u;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? It stops at the first eight
+   bytes that differ, mostly at once. */
 static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
   size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
-  uint64_t hidden = 0;
+  uint64_t hidden = hai_hidden_bytes(mask->dtype);
   int i;
-  for (i = 0; i < 8 / HAI_AS(int, size); i++) hai_put(&hidden, mask->dtype, i, -hai_inf());
   for (i = 0; i < tile->n; i++) {
     const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
     if (i && mask->row[i] == mask->row[i - 1]) continue;
@@ -6683,21 +6700,22 @@ HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
   hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
-   chunk start to load, as far as `all`. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
+   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
+   start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
-    hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_tile_put(tile, hai_to_int(j), hai_max(begin + j, first));
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C does not wait for memory */
     hai_rows_fetch(&tile->keys, ahead);
     if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
-/* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
-   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+/* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
+   whether there are any. The tile goes on to meet keys up to `all`. */
 static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
   hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
@@ -6728,7 +6746,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
       if (!hai_tile_await(tiles[i], begin, next, end)) continue;
-      if (!placed) hai_tile_rows(tiles[0], begin, next, end);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, first, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
@@ -7059,7 +7077,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count, end);
+      hai_tile_rows(tiles[0], key, key + count, key, end);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
@@ -7999,8 +8017,8 @@ typedef struct hai_comparison {
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
-/* lse of what lane i has met before the rectangle; in full attention, where a rectangle is all there is, of
-   its sink, and its output is then 0. */
+/* lse of what lane i has met before the rectangle. In full attention that is the sink alone, whose output is
+   0. */
 static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
   if (!job->plan->problem->causal) return hai_lane_sink(job, i);
   return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();
@@ -8396,7 +8414,8 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
 
 /* Products of stage EXACT, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
-  hai_index row, first, last, met = 0;
+  hai_index row, first, last;
+  int64_t met = 0;
   for (row = 0; row < plan->n_query && plan->n_before; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
@@ -8831,9 +8850,43 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride, but for hai_resolve_sliding. */
-HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_problem *problem,
-                                            const hyperattn_params *params) {
+/* What follows from a plan's shape, parameters and kernels. */
+HAI_APART void hai_resolve_rest(hai_plan *plan) {
+  hai_resolve_params(plan);
+  hai_resolve_regions(plan);
+  plan->truth_floats = hai_truth_floats(plan);
+  hai_resolve_stages(plan);
+  hai_resolve_layout(plan);
+}
+
+/* The rest, where a sliding window hides keys. That makes a call exact; in a shorter call the same window may
+   hide none, and rectangles are approximated, which takes more memory. So that sizes do not fall as lengths
+   rise, the layout is no smaller than that of the longest such call. */
+static void hai_resolve_sliding(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  hai_index n_query = plan->n_query, n_key = plan->n_key, sliding = plan->sliding;
+  size_t scratch, scratch_bytes;
+  int overflow;
+  plan->sliding = 0;
+  plan->n_key = hai_min(n_key, sliding);
+  if (!plan->problem->causal) plan->n_query = hai_min(n_query, sliding);
+  hai_resolve_rest(plan);
+  scratch = y->scratch;
+  scratch_bytes = y->scratch_bytes;
+  overflow = y->overflow;
+  plan->n_query = n_query;
+  plan->n_key = n_key;
+  plan->sliding = sliding;
+  hai_resolve_rest(plan);
+  y->scratch = hai_most(y->scratch, scratch);
+  y->scratch_bytes = hai_most(y->scratch_bytes, scratch_bytes);
+  y->overflow |= overflow;
+}
+
+/* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
+   mask.data and report are NULL. */
+HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                       const hyperattn_params *params) {
   hyperattn_status status;
   hyperattn_isa isa;
   int bf16;
@@ -8852,33 +8905,11 @@ HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_prob
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->kernel) plan->kernel = plan->float_kernel;
-  hai_resolve_params(plan);
-  hai_resolve_regions(plan);
-  plan->truth_floats = hai_truth_floats(plan);
-  hai_resolve_stages(plan);
-  hai_resolve_layout(plan);
+  if (hai_sliding(plan))
+    hai_resolve_sliding(plan);
+  else
+    hai_resolve_rest(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
-}
-
-/* A sliding window that hides keys makes a call exact; in a shorter call the same window may hide none, and
-   rectangles are approximated, which takes more memory. So that sizes do not fall as lengths rise, the layout
-   is no smaller than that of the longest such call. */
-HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
-  hyperattn_problem shorter = *plan->problem;
-  hyperattn_status status;
-  hai_plan whole;
-  shorter.n_key = hai_min(plan->n_key, plan->sliding);
-  if (!shorter.causal) shorter.n_query = hai_min(plan->n_query, plan->sliding);
-  status = hai_resolve_call(&whole, &shorter, plan->params);
-  plan->layout.scratch = hai_most(plan->layout.scratch, whole.layout.scratch);
-  plan->layout.scratch_bytes = hai_most(plan->layout.scratch_bytes, whole.layout.scratch_bytes);
-  return status;
-}
-
-static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                    const hyperattn_params *params) {
-  hyperattn_status status = hai_resolve_call(plan, problem, params);
-  return status == HYPERATTN_OK && hai_sliding(plan) ? hai_resolve_sliding(plan) : status;
 }
 
 /* ======== src/phases.h ======== */
@@ -8980,7 +9011,7 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
 /* Entry points. */
 
 #ifndef HYPERATTN_NO_TEXTS
-/* Can this build return a status? Constant for a constant, so that the sentences of others are dropped. */
+/* Can this build return a status? Compilers evaluate it for each, and drop the sentences of the others. */
 static int hai_occurs(int code) {
   return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
          (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
@@ -9222,8 +9253,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 
 /* Many problems. Several problems as one call. While it runs, the workspace holds from its aligned begin on a
    hai_many, the problems with their plans, the arrays of one problem behind those of another, the table of
-   first tasks, and a scratch per worker that is enough for each problem. A plan is that of a call of its own
-   but for where its arrays and the scratch lie, so its tasks compute the same.
+   first tasks, and one scratch per worker, as large as the largest problem needs. Each plan is that of a
+   separate call but for the places of its arrays and the scratch, so its tasks compute the same.
 
    Phase 0 makes all this, in one task; phase 1 + k is phase k of every problem that has one, its tasks in
    the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each

@@ -103,8 +103,9 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
   HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
-  /* Keys and values only: any format, by hyperattn_input.widen. Strides are in bytes. How long a row is, only
-     the caller knows: that out overlaps a row behind its first byte is not seen. */
+  /* Keys and values only: any format, by hyperattn_input.widen; strides, page_stride too, are in bytes. The
+     library does not know how long a row is, so it checks its overlap with results for its first byte
+     only. */
   HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
@@ -114,10 +115,11 @@ typedef enum hyperattn_dtype {
    For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim.
 
    Keys and values may lie in pages. Row r of head h is then at data + b * batch_stride + h * head_stride +
-   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that all
-   sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order, with
-   repeats. The page numbers are the caller's duty: a call's sizes and checks do not read them, nor look
-   where the rows lie, so that neither extent, alignment of pages nor overlap is checked. */
+   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that
+   all sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order,
+   with repeats. The caller keeps page numbers in range: sizes and checks do not read them, so neither the
+   extent of the rows nor their overlap with a result is checked. The numbers of all keys that causal and
+   sliding_window let any row see must be valid, also where a mask hides the key; others are not read. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
@@ -184,9 +186,10 @@ typedef struct hyperattn_problem {
   int64_t sliding_window;
   /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
      repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
-     +inf, the row is NaN. With a mask every method is exact. */
+     +inf, the row is NaN. With a mask the call is exact, whatever the method. Set data before asking for
+     sizes: whether it is NULL counts. */
   hyperattn_input mask;
-  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask is multiplied (ALiBi) */
+  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
@@ -250,10 +253,12 @@ typedef struct hyperattn_params {
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
-  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
+  /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
+     model's window is problem.sliding_window. */
+  int64_t window;
   hyperattn_sampling sampling;
   /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
      judge it; a rectangle that misses it gets more keys, in the end all of them. */
@@ -278,9 +283,11 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
-   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
-   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
-   O(log n_key). */
+   0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
+   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
+   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
+   with HYPERATTN_EXACT it is not. Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
@@ -372,8 +379,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
-   wait for all of them before the next phase. Both counts follow from shapes and params alone (they look
-   at no tensor's data or strides), and are 0 for an invalid call. */
+   wait for all of them before the next phase. Both counts follow from params and from what sizes follow
+   from, and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -392,10 +399,12 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
 /* ---- Many problems at once ---------------------------------------------------------------------------
 
    Several problems with the same params as one call, for example sequences of different lengths, prefill
-   beside decode: the tasks of all of them share the workers. Each gets the bits of a call of its own. The
-   plans are made once, in the workspace. No problem may write where another reads or writes, which is not
-   checked; n_problems may be 0. Where a problem is mistaken, *bad_problem (if not NULL) becomes its number;
-   -1 where the mistake is in none of them. Errors: as for one problem, and N_PROBLEMS. */
+   beside decode: the tasks of all of them share the workers. Results have the same bits as separate calls.
+   What is to be known of each problem is worked out once and kept in the workspace, whose size is about
+   the sum of what the problems need and never falls as lengths, n_problems or n_workers rise. No problem
+   may write where another reads or writes, which is not checked; n_problems may be 0. *bad_problem (if not
+   NULL) is set to the index of the first invalid problem, or to -1 if there is none. Errors: as for one
+   problem, and N_PROBLEMS. */
 #ifndef HYPERATTN_NO_MANY
 HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
                                                    const hyperattn_params *params, int n_workers);
@@ -406,7 +415,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
                                                       const hyperattn_parallel *parallel, void *workspace,
                                                       size_t workspace_size, int *bad_problem);
 
-/* The same as phases. The first has one task, which makes the plans. Counting takes O(n_problems). */
+/* The same as phases. The first has one task, which copies problems and params into the workspace; after it
+   the caller's may change. Counting phases and tasks takes O(n_problems) each time. */
 HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
                                                     const hyperattn_params *params, const void *workspace,
                                                     size_t workspace_size, int n_workers, int *bad_problem);

@@ -161,21 +161,22 @@ HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
   hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. Those of the next
-   chunk start to load, as far as `all`. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
+   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
+   start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
   hai_index j;
   for (j = 0; j < end - begin; j++) {
     hai_index ahead = begin + j + HAI_CHUNK;
-    hai_tile_put(tile, hai_to_int(j), begin + j);
-    if (!HAI_SIMD || ahead >= all) continue; /* plain C is slower than memory */
+    hai_tile_put(tile, hai_to_int(j), hai_max(begin + j, first));
+    if (!HAI_SIMD || ahead >= all) continue; /* plain C does not wait for memory */
     hai_rows_fetch(&tile->keys, ahead);
     if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
   }
 }
 
-/* Of keys begin .. end - 1, at most a chunk, those that any of the tile's queries may see wait, if there are
-   any. Returns whether the tile is to meet them. `all` is the end of the keys that it meets afterwards. */
+/* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
+   whether there are any. The tile goes on to meet keys up to `all`. */
 static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
   if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
   hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
@@ -206,7 +207,7 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
       if (!hai_tile_await(tiles[i], begin, next, end)) continue;
-      if (!placed) hai_tile_rows(tiles[0], begin, next, end);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, first, end);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);

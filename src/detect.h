@@ -147,8 +147,8 @@ static int hai_can_run(const hai_isa *row) {
   return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO passes by the row
-   of AMX, which asks the system each time while permission is missing: a later row has the same kernel. */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO skips the
+   row of AMX, whose test asks the system each time until it permits; a later row has the same kernel. */
 HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int i;
   for (i = 0; i < HAI_N_ISAS; i++) {

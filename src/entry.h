@@ -1,7 +1,7 @@
 /* Entry points. */
 
 #ifndef HYPERATTN_NO_TEXTS
-/* Can this build return a status? Constant for a constant, so that the sentences of others are dropped. */
+/* Can this build return a status? Compilers evaluate it for each, and drop the sentences of the others. */
 static int hai_occurs(int code) {
   return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
          (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&

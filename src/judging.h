@@ -151,8 +151,8 @@ typedef struct hai_comparison {
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
-/* lse of what lane i has met before the rectangle; in full attention, where a rectangle is all there is, of
-   its sink, and its output is then 0. */
+/* lse of what lane i has met before the rectangle. In full attention that is the sink alone, whose output is
+   0. */
 static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
   if (!job->plan->problem->causal) return hai_lane_sink(job, i);
   return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();

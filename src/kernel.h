@@ -11,13 +11,13 @@ typedef struct hai_kernel {
   int width;             /* lanes per register */
   int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
-  /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
+  /* to[t] = row[t] for t < n, exactly, for every dtype but F32 and CUSTOM. */
   void (*widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to);
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. A zero is +0, since its sign may
-     depend on the lane's company. Rows do not overlap. */
+  /* row[i][t] = (packed[t][i] + 0) * factor[i], for lanes whose row is not NULL: -0 becomes +0, since which
+     of the two a sum is may depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */

@@ -37,7 +37,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* as if zeros followed: in turn */
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* in turn, as if zeros followed */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
       next = HAI_ISA(dot)(x, one, even);

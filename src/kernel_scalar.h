@@ -23,7 +23,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i] + 0.0f;
+    for (t = from; row[i] && t < dim; t++) row[i][t] = (packed[t * lanes + i] + 0.0f) * factor[i];
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {

@@ -16,21 +16,21 @@
 
 #include "kernel_tile.h"
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing; a zero is +0. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(fma)(HAI_ISA(load)(at), f, HAI_ISA(zero)());
-      x1 = HAI_ISA(fma)(HAI_ISA(load)(at + HAI_LANES), f, HAI_ISA(zero)());
-      x2 = HAI_ISA(fma)(HAI_ISA(load)(at + 2 * HAI_LANES), f, HAI_ISA(zero)());
-      x3 = HAI_ISA(fma)(HAI_ISA(load)(at + 3 * HAI_LANES), f, HAI_ISA(zero)());
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);

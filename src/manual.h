@@ -97,7 +97,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
-     many.h                 those of many problems as one call
+     many.h                 the functions for many problems in one call
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -110,13 +110,14 @@
    WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
      softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
      sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
-                    row that sees no key has out = 0 and lse = sink. When parts are merged, one of them has it
+                    row that sees no key has out = 0 and lse = sink. Where results are merged, one has it
      sliding_window the query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window
-                    and, not causal, j - P < sliding_window. Where it hides a key, every method is exact, at
-                    the cost of the keys that are seen
-     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key whatever
-                    the slope, and what it and its value hold. Every method is exact then. Chunks of 64 keys
-                    that are hidden from a whole tile of queries are not computed
+                    and, not causal, j - P < sliding_window. Where it hides a key, the call is exact,
+                    whatever params.method says, at the cost of the keys that are seen
+     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key,
+                    whatever the slope and whatever numbers the key and its value hold. The call is then
+                    exact, whatever params.method says. Chunks of 64 keys that are hidden from a whole tile
+                    of queries are not computed
      pages          keys and values in pages, or as a list of rows: read in place, by every method
      A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
      the mask is not -inf) that is NaN or +inf makes its row NaN.
@@ -127,7 +128,7 @@
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
      take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both.
+     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -153,8 +154,8 @@
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
-     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, d how far
-     below the largest score the scores lie that matter.
+     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
+     how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
      queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
      the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the

@@ -1,7 +1,7 @@
 /* Many problems. Several problems as one call. While it runs, the workspace holds from its aligned begin on a
    hai_many, the problems with their plans, the arrays of one problem behind those of another, the table of
-   first tasks, and a scratch per worker that is enough for each problem. A plan is that of a call of its own
-   but for where its arrays and the scratch lie, so its tasks compute the same.
+   first tasks, and one scratch per worker, as large as the largest problem needs. Each plan is that of a
+   separate call but for the places of its arrays and the scratch, so its tasks compute the same.
 
    Phase 0 makes all this, in one task; phase 1 + k is phase k of every problem that has one, its tasks in
    the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each

@@ -38,8 +38,8 @@ static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   }
 }
 
-/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk: no processor
-   foresees so many rows. */
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk:
+   processors do not foresee so many streams. */
 HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
   const hai_mask *mask = tile->mask;
   size_t bytes = hai_unit_bytes(mask->dtype);
@@ -55,14 +55,19 @@ static uint64_t hai_eight_bytes(const char *at) {
   return x;
 }
 
-/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? Eight bytes at a time; the
-   first that hold anything else, mostly the first of all, end it. */
+/* Eight bytes of elements that are -inf. */
+static uint64_t hai_hidden_bytes(hyperattn_dtype dtype) {
+  if (hai_is_f32(dtype)) return 0xff800000ff800000u;
+  return dtype == HYPERATTN_F16 ? 0xfc00fc00fc00fc00u : 0xff80ff80ff80ff80u;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? It stops at the first eight
+   bytes that differ, mostly at once. */
 static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
   size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
-  uint64_t hidden = 0;
+  uint64_t hidden = hai_hidden_bytes(mask->dtype);
   int i;
-  for (i = 0; i < 8 / HAI_AS(int, size); i++) hai_put(&hidden, mask->dtype, i, -hai_inf());
   for (i = 0; i < tile->n; i++) {
     const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
     if (i && mask->row[i] == mask->row[i - 1]) continue;

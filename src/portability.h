@@ -162,7 +162,7 @@
 #if HAI_SIMD
 #define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C does not wait for memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */

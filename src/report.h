@@ -96,7 +96,8 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
 
 /* Products of stage EXACT, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
-  hai_index row, first, last, met = 0;
+  hai_index row, first, last;
+  int64_t met = 0;
   for (row = 0; row < plan->n_query && plan->n_before; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);

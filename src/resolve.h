@@ -126,9 +126,43 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride, but for hai_resolve_sliding. */
-HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_problem *problem,
-                                            const hyperattn_params *params) {
+/* What follows from a plan's shape, parameters and kernels. */
+HAI_APART void hai_resolve_rest(hai_plan *plan) {
+  hai_resolve_params(plan);
+  hai_resolve_regions(plan);
+  plan->truth_floats = hai_truth_floats(plan);
+  hai_resolve_stages(plan);
+  hai_resolve_layout(plan);
+}
+
+/* The rest, where a sliding window hides keys. That makes a call exact; in a shorter call the same window may
+   hide none, and rectangles are approximated, which takes more memory. So that sizes do not fall as lengths
+   rise, the layout is no smaller than that of the longest such call. */
+static void hai_resolve_sliding(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  hai_index n_query = plan->n_query, n_key = plan->n_key, sliding = plan->sliding;
+  size_t scratch, scratch_bytes;
+  int overflow;
+  plan->sliding = 0;
+  plan->n_key = hai_min(n_key, sliding);
+  if (!plan->problem->causal) plan->n_query = hai_min(n_query, sliding);
+  hai_resolve_rest(plan);
+  scratch = y->scratch;
+  scratch_bytes = y->scratch_bytes;
+  overflow = y->overflow;
+  plan->n_query = n_query;
+  plan->n_key = n_key;
+  plan->sliding = sliding;
+  hai_resolve_rest(plan);
+  y->scratch = hai_most(y->scratch, scratch);
+  y->scratch_bytes = hai_most(y->scratch_bytes, scratch_bytes);
+  y->overflow |= overflow;
+}
+
+/* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
+   mask.data and report are NULL. */
+HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
+                                       const hyperattn_params *params) {
   hyperattn_status status;
   hyperattn_isa isa;
   int bf16;
@@ -147,31 +181,9 @@ HAI_APART hyperattn_status hai_resolve_call(hai_plan *plan, const hyperattn_prob
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->kernel) plan->kernel = plan->float_kernel;
-  hai_resolve_params(plan);
-  hai_resolve_regions(plan);
-  plan->truth_floats = hai_truth_floats(plan);
-  hai_resolve_stages(plan);
-  hai_resolve_layout(plan);
+  if (hai_sliding(plan))
+    hai_resolve_sliding(plan);
+  else
+    hai_resolve_rest(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
-}
-
-/* A sliding window that hides keys makes a call exact; in a shorter call the same window may hide none, and
-   rectangles are approximated, which takes more memory. So that sizes do not fall as lengths rise, the layout
-   is no smaller than that of the longest such call. */
-HAI_APART hyperattn_status hai_resolve_sliding(hai_plan *plan) {
-  hyperattn_problem shorter = *plan->problem;
-  hyperattn_status status;
-  hai_plan whole;
-  shorter.n_key = hai_min(plan->n_key, plan->sliding);
-  if (!shorter.causal) shorter.n_query = hai_min(plan->n_query, plan->sliding);
-  status = hai_resolve_call(&whole, &shorter, plan->params);
-  plan->layout.scratch = hai_most(plan->layout.scratch, whole.layout.scratch);
-  plan->layout.scratch_bytes = hai_most(plan->layout.scratch_bytes, whole.layout.scratch_bytes);
-  return status;
-}
-
-static hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
-                                    const hyperattn_params *params) {
-  hyperattn_status status = hai_resolve_call(plan, problem, params);
-  return status == HYPERATTN_OK && hai_sliding(plan) ? hai_resolve_sliding(plan) : status;
 }

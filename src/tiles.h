@@ -171,7 +171,8 @@ static float *hai_carve(char **at, hai_index floats) {
 
 /* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
    is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
-   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k. The product fits, since i <= 2^32. */
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k, so that r i / 2^k exceeds r / d by less than 1 / d.
+   The product fits, since i <= 2^32. */
 static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
   uint64_t d = HAI_AS(uint64_t, x->page_rows);
   int k = 31;

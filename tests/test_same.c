@@ -52,6 +52,29 @@ static void test_rows_may_lie_anywhere(void **state) {
   for_each_call(check_copies, ALL_FIELDS, 80, 52);
 }
 
+/* Pages of keys that causal and the window let no row see may be gone: their numbers lead nowhere. */
+static void test_pages_out_of_sight(void **state) {
+  enum { KEYS = 400, ROWS = 5, WINDOW = 30 };
+  (void)state;
+  for (int n_query = 1; n_query < 90; n_query += 11)
+    for (int causal = 0; causal < 2; causal++) {
+      call a = new_call(1, 2, 1, n_query, KEYS, 8, 8, causal, 61), b = a;
+      int32_t page[KEYS / ROWS];
+      int first = KEYS - n_query - WINDOW + 1;
+      for (int i = 0; i < KEYS / ROWS; i++) page[i] = i < first / ROWS ? INT32_MIN / 2 : i;
+      a.problem.sliding_window = b.problem.sliding_window = WINDOW;
+      run(&a);
+      new_results(&b);
+      b.problem.key.page = b.problem.value.page = page,
+      b.problem.key.page_rows = b.problem.value.page_rows = ROWS;
+      b.problem.key.page_stride = b.problem.value.page_stride = ROWS * 8;
+      run(&b);
+      assert_same_bits(&a, &b);
+      free(b.out), free(b.lse);
+      free_call(&a);
+    }
+}
+
 /* A mask of 16 bits gives the bits of the same numbers as float32. */
 static void check_mask_dtypes(any_call *a, uint64_t *random) {
   any_call b = twin_of(a);
@@ -331,6 +354,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_workers),
       cmocka_unit_test(test_rows_may_lie_anywhere),
+      cmocka_unit_test(test_pages_out_of_sight),
       cmocka_unit_test(test_masks_of_16_bits),
       cmocka_unit_test(test_grouped_heads_equal_expanded),
       cmocka_unit_test(test_chunks_of_bf16_may_end_anywhere),
