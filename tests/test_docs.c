@@ -79,7 +79,9 @@ static void test_where_the_default_preset_begins_to_approximate(void **state) {
   assert_true(is_approximated(0, 1024, 1024));
   assert_false(is_approximated(1, 2047, 2047));
   assert_true(is_approximated(1, 2048, 2048));
-  assert_false(is_approximated(1, 190, 2048)); /* chunks */
+  assert_false(is_approximated(1, 300, 1323)); /* chunks, over fewer than 1024 keys and over so many */
+  assert_true(is_approximated(1, 300, 1324));
+  assert_false(is_approximated(1, 190, 2048));
   assert_true(is_approximated(1, 210, 2048));
   assert_false(is_approximated(1, 140, 32768));
   assert_true(is_approximated(1, 150, 32768));

@@ -334,9 +334,9 @@ def attention(
         values may have fewer heads than queries, a divisor of their number.
     causal: query i sees keys 0 .. i + n_key - n_query, so the last query sees all.
     scale: None or 0: 1 / sqrt(dim).
-    method: "default": approximated to a tolerance where that pays, full attention from 1024 keys and causal
-        attention from 2048; "linear": the same with a fixed number of keys and no tolerance; "exact";
-        "paper": the HyperAttention paper's parameters.
+    method: "default": approximated to a tolerance where that pays, from 1024 keys on (a causal prefill: from
+        2048); "linear": the same with a fixed number of keys and no tolerance; "exact"; "paper": the
+        HyperAttention paper's parameters.
     tolerance: the relative error that a region may have; None: the method's.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
     sliding_window: a query sees only keys closer than this: before it and, unless causal, behind it.
