@@ -5,7 +5,7 @@
 // A group is a table. Its rows are timed in turn, in R rounds (9 by default), in one process; a row's time is
 // the least. "over" names the row of the same table that it is compared with, and the ratio is that of the
 // times; "by pairs" means that the other row's time is first multiplied by the share of query-key pairs that
-// this row sees. "most" is what the ratio should not exceed. The error is that of 256 rows against attention
+// this row sees. "target" is the largest ratio aimed at. The error is that of 256 rows against attention
 // in double, of the numbers that the tensors hold. Attention is exact; the data are those of bench_attention.
 // Tables are Markdown, as docs/fields.md has them. --csv appends to FILE. --list prints the groups.
 #define HYPERATTN_STATIC
@@ -35,7 +35,7 @@ struct row {
   hyperattn_problem *problems;
   numbers *held;  // by each problem
   int over;       // the row it is compared with, or -1
-  double share, most;
+  double share, target;
   void *workspace;
   size_t bytes;
   double seconds, error;
@@ -116,7 +116,7 @@ static row *add(const char *name, void (*run)(row *), int n_problems) {
   r->run = run, r->per = r->threads = 1, r->n_problems = n_problems;
   r->problems = room((size_t)n_problems * sizeof *r->problems);
   r->held = room((size_t)n_problems * sizeof *r->held);
-  r->over = -1, r->share = 1, r->most = NONE;
+  r->over = -1, r->share = 1, r->target = NONE;
   return r;
 }
 
@@ -126,14 +126,14 @@ static row *add_one(const char *name, const hyperattn_problem *p, numbers x) {
   return r;
 }
 
-static row *compare(row *r, int over, double most) {
-  r->over = over, r->most = most;
+static row *compare(row *r, int over, double target) {
+  r->over = over, r->target = target;
   return r;
 }
 
 // The row just added: the share of the other row's pairs that it sees, by its window.
-static void compare_pairs(int over, double most) {
-  row *r = compare(&b.rows[b.n_rows - 1], over, most);
+static void compare_pairs(int over, double target) {
+  row *r = compare(&b.rows[b.n_rows - 1], over, target);
   const hyperattn_problem *p = r->problems, *all = b.rows[over].problems;
   double pairs = 0;
   for (int64_t i = 0, first, last; i < p->n_query; i++, pairs += (double)(last - first + 1))
@@ -184,8 +184,8 @@ static void cell(const char *format, int width, double x) {
 }
 
 static void print_table(void) {
-  printf("\n| %-36s | %-36s | %9s | %13s | %5s | %7s |\n|---|---|---|---|---|---|\n", b.group, "over",
-         "seconds", "ratio", "most", "error");
+  printf("\n| %-36s | %-36s | %9s | %13s | %6s | %7s |\n|---|---|---|---|---|---|\n", b.group, "over",
+         "seconds", "ratio", "target", "error");
   for (int i = 0; i < b.n_rows; i++) {
     const row *r = &b.rows[i];
     char over[64] = "";
@@ -193,8 +193,8 @@ static void print_table(void) {
       snprintf(over, sizeof over, "%s%s", b.rows[r->over].name, r->share != 1 ? ", by pairs" : "");
     printf("| %-36s | %-36s |", r->name, over);
     cell(r->seconds < 1e-3 ? "%.3g" : "%#.4g", 9, r->seconds);
-    cell(ratio_of(r) > r->most ? "%.3f: missed" : "%.3f", 13, ratio_of(r));
-    cell("%.2f", 5, r->most), cell("%.1e", 7, r->error);
+    cell(ratio_of(r) > r->target ? "%.3f: missed" : "%.3f", 13, ratio_of(r));
+    cell("%.2f", 6, r->target), cell("%.1e", 7, r->error);
     printf("\n");
     if (!b.csv) continue;
     fprintf(b.csv, "%s,\"%s\",\"%s\",%.6g,%d,%s,%.4g,", b.group, r->name,
@@ -202,7 +202,7 @@ static void print_table(void) {
             hyperattn_isa_name(b.kernel->isa), r->seconds);
     if (r->over >= 0) fprintf(b.csv, "%.4f", ratio_of(r));
     fprintf(b.csv, ",");
-    if (!isnan(r->most)) fprintf(b.csv, "%.2f", r->most);
+    if (!isnan(r->target)) fprintf(b.csv, "%.2f", r->target);
     fprintf(b.csv, ",");
     if (!isnan(r->error)) fprintf(b.csv, "%.2e", r->error);
     fprintf(b.csv, "\n");
@@ -295,7 +295,7 @@ static void fill_mask(void) {
   for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_BF16; dtype++) {
     char name[48];
     p.mask = masks[dtype] = input_of(finite, N, N, (hyperattn_dtype)dtype);
-    snprintf(name, sizeof name, "%s, another row for each query", element_names[dtype]);
+    snprintf(name, sizeof name, "%s, one mask row per query", element_names[dtype]);
     compare(add_one(name, &p, x), 0, 1.25);
   }
   p.mask = apart(finite);
@@ -336,7 +336,7 @@ static hyperattn_input paged(const float *from, int64_t n, int64_t page_rows, in
                            .page_stride = (ptrdiff_t)size};
 }
 
-static void add_pages(const char *what, hyperattn_problem p, numbers x, double most) {
+static void add_pages(const char *what, hyperattn_problem p, numbers x, double target) {
   static const struct {
     const char *name;
     int64_t rows;
@@ -348,7 +348,7 @@ static void add_pages(const char *what, hyperattn_problem p, numbers x, double m
   for (int i = 0; i < 4; i++) {
     p.key = paged(x.k, p.n_key, pages[i].rows, pages[i].is_shuffled);
     p.value = paged(x.v, p.n_key, pages[i].rows, pages[i].is_shuffled);
-    compare(add_one(pages[i].name, &p, x), contiguous, most);
+    compare(add_one(pages[i].name, &p, x), contiguous, target);
   }
 }
 
@@ -575,7 +575,7 @@ static void begin_csv(const char *path, int argc, char **argv) {
   print_cpu(b.csv);
   strftime(date, sizeof date, "%Y-%m-%d", gmtime(&t));
   fprintf(b.csv, "# hyperattn.h by %s; date: %s; rounds: %d\n", COMPILER, date, b.repeat);
-  if (is_new) fprintf(b.csv, "group,case,over,share_of_pairs,threads,isa,seconds,ratio,most,error\n");
+  if (is_new) fprintf(b.csv, "group,case,over,share_of_pairs,threads,isa,seconds,ratio,target,error\n");
 }
 
 int main(int argc, char **argv) {

@@ -1,11 +1,14 @@
 // What models and engines ask for, each in a few lines: Gemma's and gpt-oss's layers, ALiBi, a speculative tree,
-// a paged cache, a quantised cache, a batch of sequences. Each result is compared with the definition, in double.
+// a paged, a unified and a quantised cache, a batch of sequences. Each result is compared with its definition,
+// in double.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
+
+#include "halves.h"
 
 enum { HEADS = 4, KV_HEADS = 2, D = 32, N = 300, NEW = 40, PAGE = 16, SEQUENCES = 8 };
 
@@ -24,6 +27,7 @@ static double as_it_is(int head, int position, int key, double score) {
   return key <= position ? score : -INFINITY;
 }
 static double gemma(int head, int position, int key, double score) {
+  score *= sqrt((double)D / 144);
   return position - key < 64 ? 50 * tanh(as_it_is(head, position, key, score) / 50) : -INFINITY;
 }
 static double gpt_oss(int head, int position, int key, double score) {
@@ -96,6 +100,7 @@ static int layers(void) {
     // Gemma 2
     hyperattn_problem p = layer_of(N, N);
     p.softcap = 50;
+    p.scale = 1 / sqrtf(144);               // the model's query_pre_attn_scalar; 0 means 1 / sqrt(head_dim)
     p.sliding_window = layer % 2 ? 0 : 64;  // the model's is 4096
 
     failed |= run(&p) || worst("Gemma's layer", difference(N, N, gemma, 0), 1e-6);
@@ -103,7 +108,7 @@ static int layers(void) {
   {
     // gpt-oss
     hyperattn_problem p = layer_of(N, N);
-    p.sink = sinks;  // of this layer: [heads], learned
+    p.sink = sinks;  // of this layer: [heads], learned, as float32
     p.sliding_window = layer % 2 ? 0 : 128;
 
     failed |= run(&p) || worst("gpt-oss's layer", difference(N, N, gpt_oss, 1), 1e-6);
@@ -114,11 +119,34 @@ static int layers(void) {
     for (int t = 0; t < NEW + N - 1; t++) distance[t] = (float)(t - (N - 1));
     hyperattn_problem p = layer_of(NEW, N);
     p.mask.data = distance + NEW - 1, p.mask.row_stride = -1;  // mask[i][j] = j - (i + n_key - n_query)
-    p.mask_slope = slopes;                                     // of the model: [heads]
+    p.mask_slope = slopes;                                     // of the model: [heads], as float32
 
     failed |= run(&p) || worst("ALiBi", difference(NEW, N, alibi, 0), 1e-6);
   }
   return failed;
+}
+
+// ggml's q4_0, 32 numbers: x = d (nibble - 8). The low nibbles come first.
+typedef struct q4_0 {
+  uint16_t d;  // float16
+  uint8_t nibbles[16];
+} q4_0;
+
+// Of the signature of ggml's to_float.
+static void widen_q4_0(const void *row, float *to, int64_t n) {
+  for (const q4_0 *block = row; n > 0; n -= 32, to += 32, block++)
+    for (int t = 0; t < 16; t++) {
+      to[t] = half_to_float(block->d) * (float)((block->nibbles[t] & 15) - 8);
+      to[t + 16] = half_to_float(block->d) * (float)((block->nibbles[t] >> 4) - 8);
+    }
+}
+
+// Quantises 32 numbers, and makes them what the block holds.
+static void pack_q4_0(float *x, q4_0 *block) {
+  block->d = float_to_half(0.140625f);  // of numbers from -1 to 1
+  for (int t = 0; t < 16; t++)
+    block->nibbles[t] = (uint8_t)(lrintf(x[t] * 7) + 8 + (lrintf(x[t + 16] * 7) + 8) * 16);
+  widen_q4_0(block, x, 32);
 }
 
 static int caches(void) {
@@ -151,6 +179,38 @@ static int caches(void) {
 
     failed |= run(&p) || worst("a paged cache", difference(1, N, as_it_is, 0), 1e-6);
   }
+  {
+    // Half of the cells are free or hold other sequences.
+    static float cell_k[2 * N][KV_HEADS][D], cell_v[2 * N][KV_HEADS][D];
+    static int32_t cells[N];
+    for (int i = 0; i < N; i++) {
+      cells[i] = (i * 7 + 3) % (2 * N);
+      memcpy(cell_k[cells[i]], k[i], sizeof k[i]), memcpy(cell_v[cells[i]], v[i], sizeof v[i]);
+    }
+    // A unified cache
+    hyperattn_problem p = layer_of(NEW, N);
+    p.key.data = cell_k, p.value.data = cell_v;
+    p.key.page = p.value.page = cells;        // of this sequence, oldest first
+    p.key.page_rows = p.value.page_rows = 1;  // so row_stride is not used
+    p.key.page_stride = p.value.page_stride = KV_HEADS * D;
+
+    failed |= run(&p) || worst("a unified cache", difference(NEW, N, as_it_is, 0), 1e-6);
+  }
+  {
+    static q4_0 packed_k[N][KV_HEADS][D / 32], packed_v[N][KV_HEADS][D / 32];
+    for (int i = 0; i < N * KV_HEADS * D / 32; i++) {
+      pack_q4_0(&k[0][0][0] + i * 32, &packed_k[0][0][0] + i);
+      pack_q4_0(&v[0][0][0] + i * 32, &packed_v[0][0][0] + i);
+    }
+    // A quantised cache
+    hyperattn_problem p = layer_of(1, N);
+    p.key.data = packed_k, p.value.data = packed_v;
+    p.key.dtype = p.value.dtype = HYPERATTN_CUSTOM, p.key.widen = p.value.widen = widen_q4_0;
+    p.key.head_stride = p.value.head_stride = sizeof packed_k[0][0];  // in bytes
+    p.key.row_stride = p.value.row_stride = sizeof packed_k[0];
+
+    failed |= run(&p) || worst("a quantised cache", difference(1, N, as_it_is, 0), 1e-6);
+  }
   return failed;
 }
 
@@ -165,20 +225,21 @@ static hyperattn_problem sequence(int i, float result[][HEADS][D]) {
 static int batch(const hyperattn_parallel *parallel) {
   static float result[SEQUENCES][N][HEADS][D];
   double most = 0;
-  hyperattn_params params = hyperattn_default_params();
   // A batch of 8 sequences
+  hyperattn_params params = hyperattn_default_params();
+  params.method = HYPERATTN_EXACT;
   hyperattn_problem p[SEQUENCES];
   for (int i = 0; i < SEQUENCES; i++) p[i] = sequence(i, result[i]);
   size_t bytes = hyperattn_workspace_size_many(p, SEQUENCES, &params, parallel ? parallel->n_workers : 1);
   void *workspace = malloc(bytes);
-  int failed = hyperattn_forward_many(p, SEQUENCES, &params, parallel, workspace, bytes, NULL);
+  hyperattn_status status = hyperattn_forward_many(p, SEQUENCES, &params, parallel, workspace, bytes, NULL);
 
-  for (int i = 0; i < SEQUENCES && !failed; i++) {
+  for (int i = 0; i < SEQUENCES && !status; i++) {
     memcpy(out, result[i], sizeof out);
     most = fmax(most, difference(n_new(i), 20 + 40 * i, as_it_is, 0));
   }
   free(workspace);
-  return failed || worst("8 sequences", most, 1e-6);
+  return status || worst("8 sequences", most, 1e-6);
 }
 
 int main(void) {

@@ -98,7 +98,7 @@ def softcap(rng, shape):
 
 def alibi(rng, shape):
     slopes = 2.0 ** -rng.uniform(0, 8, shape.n_heads).astype(np.float32)
-    distance = shape.ahead(np.arange(shape.n_query)[:, None], np.arange(shape.n_key))
+    distance = shape.ahead(np.arange(shape.n_query)[:, None], np.arange(shape.n_key, dtype=np.float32))
     by_head = torch.from_numpy(slopes)
 
     def score_mod(score, b, h, i, j):

@@ -5,7 +5,7 @@
 makes the library. It is looked for where HYPERATTN_LIBRARY says, beside this file, in the build folders of
 the source tree that this file is in, and among the system's libraries; load(path) names it instead.
 
-    out = hyperattn.attention(query, key, value, causal=True)
+    out = hyperattn.attention(query, key, value, causal=True)  # approximated where that pays
     out, lse = hyperattn.attention(query, key, value, method="exact", mask=may_attend, lse=True)
 """
 
@@ -208,7 +208,7 @@ def _place(x: np.ndarray) -> tuple:
 
 def _four_dims(name: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.name not in DTYPES:
-        raise ValueError(f"{name} is of {x.dtype}, and the library takes float32 and float16")
+        raise ValueError(f"{name} is of {x.dtype}, and the library takes float32, float16 and bfloat16")
     if not 2 <= x.ndim <= 4:
         raise ValueError(f"{name} has {x.ndim} dimensions, not 2 to 4: [batch, heads, rows, dim]")
     return x[(None,) * (4 - x.ndim)]
@@ -238,10 +238,19 @@ def _output(out, shape: tuple, dtype: np.dtype) -> np.ndarray:
     return x
 
 
+def _broadcast(name: str, x, shape: tuple) -> np.ndarray:
+    try:
+        return np.broadcast_to(x, shape)
+    except ValueError:
+        raise ValueError(f"{name} has shape {np.shape(x)}, which does not broadcast to {shape}") from None
+
+
 def _mask(mask, shape: tuple) -> np.ndarray:
     """The mask as numbers that are added to the scores, [batch, heads, n_query, n_key]: what is broadcast is
     repeated by strides of zero, not copied, but for the last dimension."""
-    x = np.broadcast_to(mask, shape)
+    x = _broadcast("mask", mask, shape)
+    if x.dtype.kind in "iu":
+        raise ValueError(f"mask is of {x.dtype}: give bools, True where a query may attend, or floats to add")
     x = x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.strides)]
     if x.dtype == bool:
         x = np.where(x, np.float32(0), np.float32(-np.inf))
@@ -250,8 +259,8 @@ def _mask(mask, shape: tuple) -> np.ndarray:
     return np.broadcast_to(_readable(np.broadcast_to(x, (*x.shape[:3], shape[3]))), shape)
 
 
-def _per_head(x, n_heads: int) -> np.ndarray:
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(x, np.float32), n_heads))
+def _per_head(name: str, x, n_heads: int) -> np.ndarray:
+    return np.ascontiguousarray(_broadcast(name, np.asarray(x, np.float32), (n_heads,)))
 
 
 # ---- Calls ----
@@ -317,26 +326,29 @@ def attention(
     n_workers: int = 1,
     **params,
 ):
-    """softmax(scale * query key^T + mask) value, exactly or approximated. The header says more of each.
+    """softmax(scale * query key^T + mask) value. The default method approximates it for long inputs, to a
+    tolerance of 0.1 that is estimated; method="exact" does not. The header says more of each argument.
 
-    query, key, value: [batch, heads, rows, dim], [heads, rows, dim] or [rows, dim] of float32 or float16, of
-        any strides: only what has no contiguous last dimension is copied. Keys and values may have fewer
-        heads than queries, a divisor of their number.
+    query, key, value: [batch, heads, rows, dim], [heads, rows, dim] or [rows, dim] of float32, float16 or
+        ml_dtypes' bfloat16, of any strides: only what has no contiguous last dimension is copied. Keys and
+        values may have fewer heads than queries, a divisor of their number.
     causal: query i sees keys 0 .. i + n_key - n_query, so the last query sees all.
     scale: None or 0: 1 / sqrt(dim).
-    method: "default": approximated to a tolerance where that pays; "linear": the same with a fixed number of
-        keys; "exact"; "paper": the HyperAttention paper's parameters.
+    method: "default": approximated to a tolerance where that pays, from 1024 keys on (a causal prefill: from
+        2048); "linear": the same with a fixed number of keys and no tolerance; "exact"; "paper": the
+        HyperAttention paper's parameters.
     tolerance: the relative error that a region may have; None: the method's.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
     sliding_window: a query sees only keys closer than this: before it and, unless causal, behind it.
-    mask: broadcasts to [batch, heads, n_query, n_key]. bool: True where a query may attend, as in torch; else
-        numbers that are added to the scores.
+    mask: broadcasts to [batch, heads, n_query, n_key]. bool: True where a query may attend, as in torch;
+        floats: added to the scores. Integers are refused. With a mask every method is exact.
     mask_slope: one number, or one for each head, by which the mask is multiplied (ALiBi).
     sink: one number, or one for each head: a score that joins the sum of every row and has no value.
     lse, report: return these too, in this order: ln of each row's sum, and how each head went (REPORT).
     out: an array to write to; None: a new one, of the dtype of query.
     n_workers: so many threads, with the same result to the bit.
-    params: any other field of hyperattn_params, such as seed or min_seq_len.
+    params: any other field of hyperattn_params, such as seed or min_seq_len. Its window and sink_keys belong
+        to the approximation; a model's are sliding_window and sink.
 
     HyperattnError, a ValueError, has the library's sentence where the library refuses a call."""
     library = load()
@@ -351,8 +363,8 @@ def attention(
     optional = {
         "lse": np.empty((*leading, n_query), np.float32) if lse else None,
         "report": np.zeros(leading, REPORT) if report else None,
-        "mask_slope": None if mask_slope is None else _per_head(mask_slope, n_heads),
-        "sink": None if sink is None else _per_head(sink, n_heads),
+        "mask_slope": None if mask_slope is None else _per_head("mask_slope", mask_slope, n_heads),
+        "sink": None if sink is None else _per_head("sink", sink, n_heads),
     }
     added = None if mask is None else _mask(mask, (batch, n_heads, n_query, n_key))
 

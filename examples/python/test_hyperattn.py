@@ -159,6 +159,16 @@ class Shapes(Case):
             self.assertEqual(self.check(q.astype(np.float32), k, v).dtype, np.float32)
             self.check(q.astype(np.float32), k, v.astype(np.float32))
 
+    def test_bfloat16(self):
+        try:
+            from ml_dtypes import bfloat16
+        except ImportError:
+            self.skipTest("no ml_dtypes")
+        q, k, v = (x.astype(bfloat16) for x in tensors(self.rng, 2, 4, 2, 20, 33))
+        out = attention(q, k, v, method="exact", causal=True)
+        self.assertEqual(out.dtype, bfloat16)
+        self.assertLessEqual(relative_error(out, reference(q, k, v, causal=True)[0]), 2.0**-8)
+
     def test_out(self):
         q, k, v = tensors(self.rng)
         place = np.zeros((1, 9, 2, 8), np.float16)
@@ -232,7 +242,7 @@ class Masks(Case):
         self.assertTrue((lse == -np.inf).all())
 
     def test_numbers(self):
-        for dtype in np.float32, np.float16, np.float64, np.int32:
+        for dtype in np.float32, np.float16, np.float64:
             for shape in (2, 4, 33, 71), (33, 71), (4, 33, 1), (71,):
                 with self.subTest(dtype=dtype, shape=shape):
                     self.check(*self.tensors, mask=(3 * self.rng.standard_normal(shape)).astype(dtype))
@@ -252,7 +262,7 @@ class Masks(Case):
         self.assertEqual(hyperattn._mask(True, shape).strides, (0, 0, 0, 4))
 
     def test_slopes(self):
-        distance = np.arange(71) - (np.arange(33) + 71 - 33)[:, None]
+        distance = np.arange(71.0) - (np.arange(33) + 71 - 33)[:, None]
         slopes = 2.0 ** -np.arange(1, 5)
         self.check(*self.tensors, mask=distance, mask_slope=slopes, causal=True)
         self.check(*self.tensors, mask=distance.astype(np.float16), mask_slope=0.25, causal=True)
@@ -269,8 +279,15 @@ class Masks(Case):
 
     def test_a_shape_that_does_not_fit(self):
         for shape in (33, 70), (3, 33, 71), (1, 2, 4, 33, 71):
-            with self.assertRaises(ValueError):
+            with self.assertRaisesRegex(ValueError, re.escape(f"mask has shape {shape}, which does not")):
                 attention(*self.tensors, mask=np.ones(shape, bool))
+
+    def test_integers_are_refused(self):
+        for dtype in np.int8, np.uint8, np.int32, np.int64:
+            with self.assertRaisesRegex(ValueError, f"mask is of {np.dtype(dtype)}: give bools"):
+                attention(*self.tensors, mask=np.ones((33, 71), dtype))
+        with self.assertRaisesRegex(ValueError, "mask is of int"):
+            attention(*self.tensors, mask=1)
 
 
 class Scores(Case):
@@ -402,6 +419,8 @@ class Errors(Case):
         says("have batches of 1, 2, 1", q, np.repeat(k, 2, 0), v)
         says("method is 'fast', not one of default, linear, exact, paper", method="fast")
         says("out has shape", out=np.empty((2, 9, 7), np.float32))
+        says("sink has shape .3,., which does not broadcast to .2,.", sink=[1, 2, 3])
+        says("mask_slope has shape .2, 1.,", mask=np.zeros(9), mask_slope=[[1], [2]])
         says("out is read-only", out=np.broadcast_to(np.float32(0), q.shape))
         self.says("there is no parameter 'blocks'", kind=TypeError, blocks=3)
 
