@@ -57,14 +57,14 @@ fi
 bytes() { arm-none-eabi-size "$1.o" | awk 'NR == 2 {print $1}'; }
 arm-none-eabi-size library.o lean.o | awk -v target="$target" '
 NR == 2 {print target ": library, gcc -Os: " $1 " bytes of flash, " $2 + $3 " of RAM beside the workspace"}
-NR == 3 {print "  without what only engines ask for: " $1 " bytes (at most 32768)"}
+NR == 3 {print "  without what mainly engines need: " $1 " bytes (at most 32768)"}
 NR == 3 && $1 > 32768 || $2 + $3 > 0 {failed = 1}
 END {exit failed}'
 for part in $engines LONG_SUMS TEXTS HALVES JUDGING HYPER; do
   library part $(without $part)
   echo "  without $part: $(bytes part) bytes"
 done
-echo "without what only engines ask for and"
+echo "without what mainly engines need and"
 for parts in LONG_SUMS TEXTS HALVES JUDGING HYPER "HALVES TEXTS" "HALVES JUDGING TEXTS" "HALVES HYPER TEXTS" \
   "HALVES HYPER LONG_SUMS TEXTS"; do
   library part $(without $engines $parts)
