@@ -1,11 +1,15 @@
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
-/* Key `key` takes place j of the chunk that the tiles share. */
-HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+/* Key `key`, whose row and whose value's lie there, takes place j of the chunk that the tiles share. */
+HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *key_at,
+                             const char *value_at) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_rows_at(&tile->keys, key, tile->kernel, tile->keys.widened, j);
+  tile->key[j] = hai_rows_at(&tile->keys, key_at, tile->kernel, tile->keys.widened, j);
   if (tile->value_dim)
-    tile->value[j] = hai_rows_at(&tile->values, key, tile->kernel, tile->values.widened, j);
+    tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
+}
+static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+  hai_tile_put_at(tile, j, key, hai_walk_from(&tile->keys, key).at, hai_walk_from(&tile->values, key).at);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -156,23 +160,39 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load row `row`, which is met one chunk later. */
-HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index row) {
-  hai_fetch(hai_rows_address(rows, row), HAI_AS(size_t, hai_offset(rows->dtype, rows->dim)));
+/* Starts to load keys begin .. end - 1 and their values, which are met one chunk later. */
+HAI_HOT void hai_tile_fetch(const hai_tile *tile, hai_index begin, hai_index end) {
+  const hai_rows *keys = &tile->keys, *values = &tile->values;
+  size_t key_bytes = HAI_AS(size_t, hai_offset(keys->dtype, keys->dim)),
+         value_bytes = HAI_AS(size_t, hai_offset(values->dtype, tile->value_dim));
+  hai_walk key, value;
+  if (!HAI_SIMD || begin >= end) return; /* plain C does not wait for memory */
+  key = hai_walk_from(keys, begin);
+  value = hai_walk_from(values, begin);
+  for (;;) {
+    hai_fetch(key.at, key_bytes);
+    hai_fetch(value.at, value_bytes);
+    if (++begin == end) return;
+    hai_walk_on(&key, keys, begin);
+    hai_walk_on(&value, values, begin);
+  }
 }
 
 /* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
    `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
    start to load, as far as `all`. */
 static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
-  hai_index j;
-  for (j = 0; j < end - begin; j++) {
-    hai_index ahead = begin + j + HAI_CHUNK;
-    hai_tile_put(tile, hai_to_int(j), hai_max(begin + j, first));
-    if (!HAI_SIMD || ahead >= all) continue; /* plain C does not wait for memory */
-    hai_rows_fetch(&tile->keys, ahead);
-    if (tile->value_dim) hai_rows_fetch(&tile->values, ahead);
+  const hai_rows *keys = &tile->keys, *values = &tile->values;
+  hai_index from = hai_max(begin, first), row;
+  hai_walk key = hai_walk_from(keys, from), value = hai_walk_from(values, from);
+  for (row = begin; row < end; row++) {
+    if (row > from) {
+      hai_walk_on(&key, keys, row);
+      hai_walk_on(&value, values, row);
+    }
+    hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
+  hai_tile_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
 }
 
 /* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns

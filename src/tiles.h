@@ -263,19 +263,36 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
-HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
+/* A walk along rows of keys or values: where it stands, and how many rows are left of the page, this one
+   included. */
+typedef struct hai_walk {
+  const char *at;
+  uint32_t left;
+} hai_walk;
+
+/* A walk from row `row` on: all that reads keys and values finds them here. */
+HAI_HOT hai_walk hai_walk_from(const hai_rows *rows, hai_index row) {
   uint32_t r = HAI_AS(uint32_t, row), page;
-  if (!HAI_PAGES || !rows->page) return rows->first + row * rows->stride;
-  page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
-  return rows->first + rows->page[page] * rows->page_stride +
-         HAI_AS(ptrdiff_t, r - page * rows->page_rows) * rows->stride;
+  hai_walk walk = {rows->first, UINT32_MAX};
+  if (HAI_PAGES && rows->page) {
+    page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
+    row = HAI_AS(ptrdiff_t, r - page * rows->page_rows);
+    walk.at += rows->page[page] * rows->page_stride;
+    walk.left = rows->page_rows - HAI_AS(uint32_t, row);
+  }
+  walk.at += row * rows->stride;
+  return walk;
+}
+/* Goes on to the next row, which is `row`. */
+HAI_HOT void hai_walk_on(hai_walk *walk, const hai_rows *rows, hai_index row) {
+  walk->at += rows->stride;
+  if (HAI_PAGES && --walk->left == 0) *walk = hai_walk_from(rows, row);
 }
 
-/* Row `row` of keys or values as a kernel reads it: as it lies, or widened into row j of `room` [][dim]. */
-HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_kernel *kernel, float *room,
+/* The row of keys or values at an address as a kernel reads it: as it lies, or widened into row j of `room`
+   [][dim]. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, const char *at, const hai_kernel *kernel, float *room,
                                 hai_index j) {
-  const char *at = hai_rows_address(rows, row);
   if (hai_is_f32(rows->dtype) || rows->dtype == kernel->dtype) return at;
   room += j * rows->dim;
   if (HAI_CUSTOM && rows->custom)
@@ -287,7 +304,8 @@ HAI_HOT const void *hai_rows_at(const hai_rows *rows, hai_index row, const hai_k
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
 static const float *hai_rows_read(const hai_job *job, const hai_rows *rows, hai_index row, float *widened) {
-  return HAI_AS(const float *, hai_rows_at(rows, row, job->plan->float_kernel, widened, 0));
+  return HAI_AS(const float *,
+                hai_rows_at(rows, hai_walk_from(rows, row).at, job->plan->float_kernel, widened, 0));
 }
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
   return hai_rows_read(job, &job->tile->keys, key, widened);

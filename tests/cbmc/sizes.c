@@ -243,7 +243,7 @@ static void row_in_page(int64_t page_rows, hai_index most) {
   x.page_stride = x.page_batch_stride = 0;
   hai_rows_paged(&rows, &x, 0);
   rows.first = place, rows.stride = 1;
-  const char *at = hai_rows_address(&rows, row);
+  const char *at = hai_walk_from(&rows, row).at;
   PROVE(at - place >= 0 && at - place < page_rows);
 }
 void prove_rows_address(void) { row_in_page(any_index(1, 15), 31); }
