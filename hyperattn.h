@@ -31,14 +31,8 @@
        for (size_t i = 0; i < size; i++)  // any data: here a few waves
          q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
-       hyperattn_problem problem = {0};
-       problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
-       problem.n_query = N, problem.n_key = N, problem.head_dim = D, problem.value_dim = D;
+       hyperattn_problem problem = hyperattn_heads_first(1, HEADS, HEADS, N, N, D, D, q, k, v, out);
        problem.causal = 1;
-       problem.query.data = q, problem.query.head_stride = (ptrdiff_t)N * D, problem.query.row_stride = D;
-       problem.key.data = k, problem.key.head_stride = (ptrdiff_t)N * D, problem.key.row_stride = D;
-       problem.value.data = v, problem.value.head_stride = (ptrdiff_t)N * D, problem.value.row_stride = D;
-       problem.out.data = out, problem.out.head_stride = (ptrdiff_t)N * D, problem.out.row_stride = D;
 
        hyperattn_params params = hyperattn_default_params();
        size_t bytes = hyperattn_workspace_size(&problem, &params, 1);
@@ -80,6 +74,7 @@
      tiles.h                queries in the lanes, and where rows of keys and values lie
      visibility.h           which keys a query sees
      states.h               what a state begins as; sums that many keys share; storing and loading
+     masking.h              the caller's mask
      chunks.h               the keys that wait: their scores, weights and values
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
@@ -102,6 +97,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
+     many.h                 the functions for many problems in one call
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -111,15 +107,28 @@
      one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
      Causal attention is split recursively into exact segments along the diagonal and, at every level, the
      rectangle of the second half's queries by the first half's keys, which is approximated.
+   WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
+     softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
+     sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
+                    row that sees no key has out = 0 and lse = sink. Where results are merged, one has it
+     sliding_window the query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window
+                    and, not causal, j - P < sliding_window. Where it hides a key, the call is exact,
+                    whatever params.method says, at the cost of the keys that are seen
+     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key,
+                    whatever the slope and whatever numbers the key and its value hold. The call is then
+                    exact, whatever params.method says. Chunks of 64 keys that are hidden from a whole tile
+                    of queries are not computed
+     pages          keys and values in pages, or as a list of rows: read in place, by every method
+     A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
+     the mask is not -inf) that is NaN or +inf makes its row NaN.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
-     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
-     is an error, never ignored.
+     gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
      take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both.
+     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -136,8 +145,8 @@
                     of key_group keys where blocks are chosen by score
      query group    query_group queries that stand together in the order and choose their sub-blocks together
      column         a sampled key, shared by all queries of a rectangle
-     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
-                    keys) or a heavy key (one to which the probes pay much attention)
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
+                    first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -145,8 +154,8 @@
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
-     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, d how far
-     below the largest score the scores lie that matter.
+     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
+     how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
      queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
      the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
@@ -189,6 +198,11 @@
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
+     HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
+     HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
+     HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
+                            HYPERATTN_CUSTOM
    SIMD
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
@@ -199,10 +213,10 @@
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
      64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
-     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
-     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
-     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
-     that of the exact weights.
+     numbers, and out is rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's
+     function, likewise. Kernels of BF16 products are the exception: they sum in float32 as well, but round
+     the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of
+     the rounded weights, so that equal values are their own mean; lse is that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (the authors' code encodes).
@@ -224,7 +238,7 @@
 #include <stdint.h>
 
 #define HYPERATTN_VERSION_MAJOR 0
-#define HYPERATTN_VERSION_MINOR 1
+#define HYPERATTN_VERSION_MINOR 2
 #define HYPERATTN_VERSION_PATCH 0
 
 /* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
@@ -268,8 +282,7 @@ extern "C" {
   X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                     \
   X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                       \
   X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                          \
-  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, out or a part of a merge is Q8_0")                            \
-  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")     \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, mask, out or a part of a merge is Q8_0")                      \
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
@@ -297,13 +310,20 @@ extern "C" {
   X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                     \
   X(ERROR_WORKERS, -50, "n_workers is below 1")                                                         \
   X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")                \
-  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
+  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")                \
+  X(ERROR_SOFTCAP, -53, "softcap is negative, NaN or infinite")                                         \
+  X(ERROR_SLIDING_WINDOW, -54, "sliding_window is negative")                                            \
+  X(ERROR_CUSTOM, -55, "query, mask, out or a part of a merge is CUSTOM")                               \
+  X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
+  X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
+  X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -318,17 +338,34 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
-  HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
+  HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
+  /* Keys and values only: any format, by hyperattn_input.widen; strides, page_stride too, are in bytes. The
+     library does not know how long a row is, so it checks its overlap with results for its first byte
+     only. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
    stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
    strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
-   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim.
+
+   Keys and values may lie in pages. Row r of head h is then at data + b * batch_stride + h * head_stride +
+   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that
+   all sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order,
+   with repeats. The caller keeps page numbers in range: sizes and checks do not read them, so neither the
+   extent of the rows nor their overlap with a result is checked. The numbers of all keys that causal and
+   sliding_window let any row see must be valid, also where a mask hides the key; others are not read. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
+  /* HYPERATTN_CUSTOM, else unused: to[t] = element t of the row at `row`, for t < n, which is head_dim or
+     value_dim. It has the signature of ggml's to_float. Workers call it at the same time. */
+  void (*widen)(const void *row, float *to, int64_t n);
+  const int32_t *page; /* NULL, or page numbers [batch][page_batch_stride]; keys and values only */
+  int64_t page_rows;   /* rows of a page: 1 .. 2^31 - 1 where page is set, else unused */
+  ptrdiff_t page_stride, page_batch_stride; /* from page to page, as other strides; entries of page */
 } hyperattn_input;
 
 /* The same for a result: its strides are not negative and its rows do not overlap. */
@@ -357,7 +394,7 @@ typedef struct hyperattn_report {
   float keys_per_query;
   /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
   float block_mass, pinned_mass, sampled_mass;
-  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
      the probes (0 without), in the rectangle where it is largest. */
@@ -379,11 +416,33 @@ typedef struct hyperattn_problem {
   hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
   hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
   float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;               /* reserved, 0 */
-  int64_t sliding_window;      /* reserved, 0 */
-  const int32_t *key_position; /* reserved, NULL */
+  float softcap;               /* 0, or > 0: scores become softcap * tanh(score / softcap), before the mask */
+  /* 0, or > 0: a query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window and,
+     where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
+  int64_t sliding_window;
+  /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask the call is exact, whatever the method. Set data before asking for
+     sizes: whether it is NULL counts. */
+  hyperattn_input mask;
+  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
+  const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
+
+#ifndef HYPERATTN_NO_BUILDERS
+/* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
+   [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
+   pointers are checked by the call that takes the problem. */
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out);
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out);
+#endif
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -430,10 +489,12 @@ typedef struct hyperattn_params {
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
-  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
+  /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
+     model's window is problem.sliding_window. */
+  int64_t window;
   hyperattn_sampling sampling;
   /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
      judge it; a rectangle that misses it gets more keys, in the end all of them. */
@@ -444,7 +505,7 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
    for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
    mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
    order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
@@ -458,21 +519,26 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
-   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
-   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
-   O(log n_key). */
+   0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
+   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
+   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
+   with HYPERATTN_EXACT it is not. Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
-   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
-   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
+   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
+   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
+   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
+   HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
+#define HYPERATTN_WORKSPACE_BOUND_MASK \
+  (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
@@ -549,8 +615,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
-   wait for all of them before the next phase. Both counts follow from shapes and params alone (they look
-   at no tensor's data or strides), and are 0 for an invalid call. */
+   wait for all of them before the next phase. Both counts follow from params and from what sizes follow
+   from, and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -566,13 +632,46 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
+/* ---- Many problems at once ---------------------------------------------------------------------------
+
+   Several problems with the same params as one call, for example sequences of different lengths, prefill
+   beside decode: the tasks of all of them share the workers. Results have the same bits as separate calls.
+   What is to be known of each problem is worked out once and kept in the workspace, whose size is about
+   the sum of what the problems need and never falls as lengths, n_problems or n_workers rise. No problem
+   may write where another reads or writes, which is not checked; n_problems may be 0. *bad_problem (if not
+   NULL) is set to the index of the first invalid problem, or to -1 if there is none. Errors: as for one
+   problem, and N_PROBLEMS. */
+#ifndef HYPERATTN_NO_MANY
+HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
+                                                   const hyperattn_params *params, int n_workers);
+
+/* parallel may be NULL: all runs on the calling thread. */
+HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *problems, int n_problems,
+                                                      const hyperattn_params *params,
+                                                      const hyperattn_parallel *parallel, void *workspace,
+                                                      size_t workspace_size, int *bad_problem);
+
+/* The same as phases. The first has one task, which copies problems and params into the workspace; after it
+   the caller's may change. Counting phases and tasks takes O(n_problems) each time. */
+HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
+                                                    const hyperattn_params *params, const void *workspace,
+                                                    size_t workspace_size, int n_workers, int *bad_problem);
+HYPERATTN_API int hyperattn_phase_count_many(const hyperattn_problem *problems, int n_problems,
+                                             const hyperattn_params *params);
+HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *problems, int n_problems,
+                                                 const hyperattn_params *params, int phase);
+HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
+                                           const hyperattn_params *params, void *workspace, int phase,
+                                           int64_t index, int worker);
+#endif
+
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
    e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
-   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
-   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
-   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
-   FlashInfer. */
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit. Of
+   b only data, dtype and the three strides are read. A sink goes to one of the parts. Errors: BATCH,
+   N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, CUSTOM, NULL_OUT (a), NULL_VALUE (b), NULL_LSE,
+   OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);
@@ -608,7 +707,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    query group        query_group queries in the pairing's order, which choose sub-blocks together
    pairing            an order of the rows, and each query group's choice of sub-blocks
    column             a sampled key, with the log-weight that makes up for the keys that were not drawn
-   pin                a key that every query of a rectangle meets: a sink, or one of large column mass
+   pin                a key that every query of a rectangle meets: a sink key, or one of large mass
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
    recipe             which of blocks, columns and all keys the queries of a rectangle meet
@@ -744,6 +843,41 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_LONG_SUMS 1
 #endif
+#ifdef HYPERATTN_NO_SLIDING
+#define HAI_SLIDING 0
+#else
+#define HAI_SLIDING 1
+#endif
+#ifdef HYPERATTN_NO_SOFTCAP
+#define HAI_SOFTCAP 0
+#else
+#define HAI_SOFTCAP 1
+#endif
+#ifdef HYPERATTN_NO_SINKS
+#define HAI_SINKS 0
+#else
+#define HAI_SINKS 1
+#endif
+#ifdef HYPERATTN_NO_MASKS
+#define HAI_MASKS 0
+#else
+#define HAI_MASKS 1
+#endif
+#ifdef HYPERATTN_NO_PAGES
+#define HAI_PAGES 0
+#else
+#define HAI_PAGES 1
+#endif
+#if defined(HYPERATTN_NO_CUSTOM) || defined(HYPERATTN_NO_HALVES)
+#define HAI_CUSTOM 0
+#else
+#define HAI_CUSTOM 1
+#endif
+#ifdef HYPERATTN_NO_MANY
+#define HAI_MANY 0
+#else
+#define HAI_MANY 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */
@@ -758,10 +892,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_ONCE HAI_HOT
 #endif
+/* Starts to load a line into the second cache. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at) __builtin_prefetch(at)
+#define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C does not wait for memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -831,6 +966,14 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
+/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
+   nothing else. */
+HAI_HOT void hai_fetch(const char *at, size_t bytes) {
+  const char *end = at + bytes;
+  for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
+    HAI_PREFETCH(at);
+}
+
 /* The next multiple of HAI_ALIGN. */
 static size_t hai_round_up(size_t bytes) { return (bytes + HAI_ALIGN - 1) / HAI_ALIGN * HAI_ALIGN; }
 
@@ -871,6 +1014,35 @@ static float hai_exp(float x) {
   if (n == 128) return p * 2.0f * hai_float(254u << 23);
   if (n == -126 && p < 1.0f) return 0.0f;
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
+}
+
+/* 1 / x for x > 0, at most the largest float. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
+/* c tanh(s / c) = s P(x^2) / Q(x^2), x = s / c, for |x| <= HAI_TANH_END, beyond which tanh is 1; at most c. P
+   and Q by their coefficients, a minimax fit of relative error 2.1e-8. NaN stays. `inverse` is that of c. No
+   product with c is taken, so that scores far below a large c stay as they are. */
+#define HAI_TANH_END 9.02f
+#define HAI_TANH_P0 9.999999790e-01f
+#define HAI_TANH_P1 1.337971971e-01f
+#define HAI_TANH_P2 3.494036348e-03f
+#define HAI_TANH_P3 2.058349910e-05f
+#define HAI_TANH_P4 1.331907664e-08f
+#define HAI_TANH_Q1 4.671303496e-01f
+#define HAI_TANH_Q2 2.587108081e-02f
+#define HAI_TANH_Q3 3.283095250e-04f
+#define HAI_TANH_Q4 7.762025519e-07f
+static float hai_capped(float s, float c, float inverse) {
+  float x = s * inverse, u, p, q;
+  x = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x;
+  u = x * x;
+  p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  s *= p / q;
+  return s > c ? c : s < -c ? -c : s;
 }
 
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
@@ -947,22 +1119,25 @@ static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 /* ======== src/elements.h ======== */
 
 /* ---- Elements ----
-   A row consists of units: single elements, or Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
-   bytes). Conversions to float32 are exact. Those from it round to nearest, ties to even, and keep NaN. */
+   A row consists of units: single elements, Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
+   bytes), or bytes whose meaning only the caller knows (HYPERATTN_CUSTOM). Conversions to float32 are exact.
+   Those from it round to nearest, ties to even, and keep NaN. */
 
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
 HAI_HOT int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+HAI_HOT int hai_is_custom(hyperattn_dtype dtype) { return HAI_CUSTOM && dtype == HYPERATTN_CUSTOM; }
 /* Elements of a unit, bytes of a unit, and the alignment that a row needs. */
 HAI_HOT int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
 HAI_HOT size_t hai_unit_bytes(hyperattn_dtype dtype) {
+  if (hai_is_custom(dtype)) return 1;
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
 static size_t hai_alignment(hyperattn_dtype dtype) {
-  return hai_is_f32(dtype) ? sizeof(float) : sizeof(uint16_t);
+  return hai_is_f32(dtype) ? sizeof(float) : hai_is_custom(dtype) ? 1 : sizeof(uint16_t);
 }
 
 /* float16: sign, 5 bits of exponent with bias 15, 10 bits of fraction. */
@@ -1091,17 +1266,24 @@ typedef struct hai_kernel {
   int width;             /* lanes per register */
   int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
-  /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
+  /* to[t] = row[t] for t < n, exactly, for every dtype but F32 and CUSTOM. */
   void (*widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to);
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  /* row[i][t] = (packed[t][i] + 0) * factor[i], for lanes whose row is not NULL: -0 becomes +0, since which
+     of the two a sum is may depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
   void (*scores)(const float *query, hai_index dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
+  /* score[j][i] = softcap * tanh(score[j][i] / softcap) for a softcap > 0; NaN stays. */
+  void (*cap)(float *score, int n_keys, float softcap, int begin, int end);
+  /* Clears bit i of visible[j] where bias[j][i] is -inf. */
+  void (*hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible);
+  /* score[j][i] += slope[i] * bias[j][i]. */
+  void (*add_bias)(float *score, int n_keys, const float *bias, const float *slope, int begin, int end);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
        factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].
@@ -1169,7 +1351,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+    for (t = from; row[i] && t < dim; t++) row[i][t] = (packed[t * lanes + i] + 0.0f) * factor[i];
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -1195,6 +1377,27 @@ static void hai_scores_scalar(const float *query, hai_index dim, const void *con
     for (t = 0; t < dim; t++)
       for (i = begin; i < end; i++) s[i] += query[t * HAI_SCALAR_LANES + i] * k[t];
   }
+}
+
+static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, int end) {
+  float inverse = hai_inverse(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] = hai_capped(score[i], softcap, inverse);
+}
+
+static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++)
+      if (bias[i] == -hai_inf()) visible[j] &= ~(UINT64_C(1) << i);
+}
+
+static void hai_add_bias_scalar(float *score, int n_keys, const float *bias, const float *slope, int begin,
+                                int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] += slope[i] * bias[i];
 }
 
 static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
@@ -1289,6 +1492,9 @@ static const hai_kernel hai_kernel_scalar = {
     /* pack */ hai_pack_scalar,
     /* unpack */ hai_unpack_scalar,
     /* scores */ hai_scores_scalar,
+    /* cap */ HAI_SOFTCAP ? hai_cap_scalar : HAI_NULL,
+    /* hide */ HAI_MASKS ? hai_hide_scalar : HAI_NULL,
+    /* add_bias */ HAI_MASKS ? hai_add_bias_scalar : HAI_NULL,
     /* softmax */ hai_softmax_scalar,
     /* round */ HAI_NULL,
     /* values */ hai_values_scalar,
@@ -1419,6 +1625,11 @@ HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+HAI_V_avx512 hai_min_avx512(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+HAI_V_avx512 hai_div_avx512(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_hidden_avx512(__m512 x) {
+  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_EQ_OQ));
+}
 HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), HAI_AS(__mmask16, bits), x);
 }
@@ -1494,7 +1705,8 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -1784,21 +1996,21 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -1807,6 +2019,54 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
     }
     if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
   }
+}
+
+/* ---- What a score becomes ---- */
+
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -1992,6 +2252,9 @@ static const hai_kernel hai_kernel_avx512 = {
     /* pack */ hai_pack_avx512,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_avx512,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ HAI_NULL,
     /* values */ hai_values_avx512,
@@ -2376,7 +2639,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -2385,10 +2648,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* in turn, as if zeros followed */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -2455,6 +2720,9 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* pack */ hai_pack_bf16_avx512bf,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_bf16_avx512bf,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_avx512bf,
     /* values */ hai_values_bf16_avx512bf,
@@ -2631,6 +2899,9 @@ static const hai_kernel hai_kernel_amx = {
     /* pack */ hai_pack_bf16_avx512bf,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_amx,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_amx,
     /* values */ hai_values_amx,
@@ -2678,6 +2949,11 @@ HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+HAI_V_avx2 hai_min_avx2(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+HAI_V_avx2 hai_div_avx2(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_hidden_avx2(__m256 x) {
+  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_EQ_OQ)));
+}
 HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   __m256i shown =
@@ -2757,7 +3033,8 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -3047,21 +3324,21 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3070,6 +3347,54 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
     }
     if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
   }
+}
+
+/* ---- What a score becomes ---- */
+
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -3255,6 +3580,9 @@ static const hai_kernel hai_kernel_avx2 = {
     /* pack */ hai_pack_avx2,
     /* unpack */ hai_unpack_avx2,
     /* scores */ hai_scores_avx2,
+    /* cap */ hai_cap_avx2,
+    /* hide */ hai_hide_avx2,
+    /* add_bias */ hai_add_bias_avx2,
     /* softmax */ hai_softmax_avx2,
     /* round */ HAI_NULL,
     /* values */ hai_values_avx2,
@@ -3307,6 +3635,12 @@ HAI_V_neon hai_int8_neon(const void *p) {
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 }
 HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+HAI_V_neon hai_min_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+HAI_V_neon hai_div_neon(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
+HAI_INLINE uint32_t hai_hidden_neon(float32x4_t x) {
+  static const uint32_t lane[4] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vld1q_u32(lane)));
+}
 HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
   static const uint32_t lane[4] = {1, 2, 4, 8};
   return vbslq_f32(vtstq_u32(vdupq_n_u32(HAI_AS(uint32_t, bits)), vld1q_u32(lane)), x,
@@ -3377,7 +3711,8 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -3667,21 +4002,21 @@ static void HAI_ISA(values)(float *score, int n_keys, const void *const *value, 
 /* ======== src/kernel_vector.h, continued ======== */
 
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -3690,6 +4025,54 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
     }
     if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
   }
+}
+
+/* ---- What a score becomes ---- */
+
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -3875,6 +4258,9 @@ static const hai_kernel hai_kernel_neon = {
     /* pack */ hai_pack_neon,
     /* unpack */ hai_unpack_neon,
     /* scores */ hai_scores_neon,
+    /* cap */ hai_cap_neon,
+    /* hide */ hai_hide_neon,
+    /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ HAI_NULL,
     /* values */ hai_values_neon,
@@ -4253,7 +4639,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -4262,10 +4648,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* in turn, as if zeros followed */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);
@@ -4332,6 +4720,9 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* pack */ hai_pack_bf16_neonbf,
     /* unpack */ hai_unpack_neon,
     /* scores */ hai_scores_bf16_neonbf,
+    /* cap */ hai_cap_neon,
+    /* hide */ hai_hide_neon,
+    /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ hai_round_neonbf,
     /* values */ hai_values_bf16_neonbf,
@@ -4496,12 +4887,15 @@ static int hai_can_run(const hai_isa *row) {
   return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO skips the
+   row of AMX, whose test asks the system each time until it permits; a later row has the same kernel. */
 HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int i;
-  for (i = 0; i < HAI_N_ISAS; i++)
-    if ((hai_isas[i].isa == HAI_AS(int, isa) || isa == HYPERATTN_ISA_AUTO) && hai_can_run(&hai_isas[i]))
-      return hai_isas[i].kernel;
+  for (i = 0; i < HAI_N_ISAS; i++) {
+    int fits = isa == HYPERATTN_ISA_AUTO ? hai_isas[i].isa != HYPERATTN_ISA_AMX_BF16
+                                         : hai_isas[i].isa == HAI_AS(int, isa);
+    if (fits && hai_can_run(&hai_isas[i])) return hai_isas[i].kernel;
+  }
   return HAI_NULL;
 }
 
@@ -4633,7 +5027,9 @@ typedef struct hai_plan {
   /* The parameters' counts, none above the number of rows that exist. */
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries;
-  hai_index window; /* 0 in full attention */
+  hai_index window;      /* 0 in full attention */
+  hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
+  unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -4670,6 +5066,10 @@ typedef struct hai_rect {
   hai_index index;  /* within its level */
   hai_index region; /* number in the split, whatever the lengths: of its random numbers and its record */
 } hai_rect;
+
+/* Does a sliding window hide keys, is there a mask? Constant in a build without them. */
+static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
+static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
@@ -4716,7 +5116,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 
@@ -4831,8 +5231,7 @@ typedef struct hai_tile hai_tile;
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
    causal query's own key is in none. */
 static int hai_may_approximate(const hai_plan *plan) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
-         plan->n_key >= plan->min_seq_len + plan->problem->causal;
+  return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 
 /* Are running states stored in the workspace between phases? */
@@ -4935,14 +5334,14 @@ static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
 /* Lays out the arrays, one behind the other but for those that take another's place. */
 static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
-  int is_empty = !hai_may_approximate(plan), i;
+  int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
-  y->scratch = 0;
-  y->overflow = 0;
-  for (i = 0; HAI_HYPER && i < HAI_N_ARRAYS; i++) {
+  HYPERATTN_MEMSET(y, 0, sizeof *y);
+  if (!hai_may_approximate(plan)) return;
+  for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = is_empty ? 0 : hai_times(array->count(plan), array->size);
+    y->stride[i] = hai_times(array->count(plan), array->size);
     if (array->place == i) end = y->scratch;
     if (array->place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
@@ -5151,9 +5550,32 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
+/* Keys and values may have any dtype. */
+static hyperattn_status hai_check_dtype(hyperattn_dtype dtype, int is_kv) {
+  if (!hai_listed(HAI_AS(int, dtype), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  if ((!HAI_HALVES && dtype != HYPERATTN_F32) || (!HAI_CUSTOM && dtype == HYPERATTN_CUSTOM))
+    return HYPERATTN_ERROR_LEFT_OUT;
+  if (dtype == HYPERATTN_Q8_0 && !is_kv) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  return dtype == HYPERATTN_CUSTOM && !is_kv ? HYPERATTN_ERROR_CUSTOM : HYPERATTN_OK;
+}
+
+/* Only keys and values may have pages. */
+static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
+  if (HAI_CUSTOM && is_kv && x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (HAI_PAGES && x->page && !is_kv) return HYPERATTN_ERROR_PAGED;
+  if (HAI_PAGES && x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return hai_check_dtype(x->dtype, is_kv);
+}
+
+/* Is anything asked for that this build leaves out? Dtypes are looked at elsewhere. */
+static int hai_is_left_out(const hyperattn_problem *p) {
+  return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+         (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
+}
+
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[4] = {p->query.dtype, p->key.dtype, p->value.dtype, p->out.dtype};
-  int i;
+  hyperattn_status status;
   if (!hai_count_ok(p->batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(p->n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(p->n_kv_heads, 1) || p->n_kv_heads > p->n_heads) return HYPERATTN_ERROR_N_KV_HEADS;
@@ -5164,13 +5586,14 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  for (i = 0; i < 4; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
-  if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  for (i = 0; i < 4; i++)
-    if (!HAI_HALVES && dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_LEFT_OUT;
-  if (!HAI_JUDGING && p->report) return HYPERATTN_ERROR_LEFT_OUT;
-  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
+  if ((status = hai_check_input(&p->query, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->key, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->value, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(p->out.dtype, 0)) != HYPERATTN_OK) return status;
+  if (HAI_MASKS && p->mask.data && (status = hai_check_input(&p->mask, 0)) != HYPERATTN_OK) return status;
+  if (hai_is_left_out(p)) return HYPERATTN_ERROR_LEFT_OUT;
+  if (HAI_SOFTCAP && (!hai_finite(p->softcap) || p->softcap < 0.0f)) return HYPERATTN_ERROR_SOFTCAP;
+  if (HAI_SLIDING && p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
   return HYPERATTN_OK;
 }
 
@@ -5209,16 +5632,24 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
+/* A bound on the tasks of a phase, for one element of the batch. */
+static uint64_t hai_most_tasks(const hyperattn_problem *p) {
+  return 2 * HAI_AS(uint64_t, p->n_heads) * (HAI_AS(uint64_t, p->n_query) + HAI_AS(uint64_t, p->n_key));
+}
+
 /* Do counts exceed this machine's indices, or may tasks exceed INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
   uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
            n_query = HAI_AS(uint64_t, p->n_query);
-  uint64_t rows = 2 * heads * (n_query + HAI_AS(uint64_t, p->n_key));
+  uint64_t rows = hai_most_tasks(p);
   return heads > limit || HAI_AS(uint64_t, p->n_key) > limit || HAI_AS(uint64_t, p->batch) > limit ||
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
 /* ---- Pointers and strides ---- */
+
+/* Is there no row of out, so that nothing is read or written? */
+static int hai_is_nothing(const hyperattn_problem *p) { return !p->batch || !p->n_query; }
 
 /* The bytes that a tensor [batch][heads][rows][dim] occupies: [data - before, data + after). */
 typedef struct hai_extent {
@@ -5268,7 +5699,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[7];
+  hai_extent extent[12];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -5280,7 +5711,7 @@ static hai_extent *hai_add_extent(hai_buffers *buffers, const void *data, size_t
   return extent;
 }
 
-/* Adds a tensor [batch][heads][rows][dim]. */
+/* Adds a tensor [batch][heads][rows][dim]; of a row whose format only the caller knows, its first byte. */
 static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_index dim, int is_result) {
   const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
   const hai_index n[3] = {buffers->batch, buffers->heads, buffers->rows};
@@ -5288,6 +5719,7 @@ static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_i
   size_t bytes = hai_unit_bytes(x->dtype);
   hai_extent *extent;
   if (buffers->status != HYPERATTN_OK) return;
+  if (hai_is_custom(x->dtype)) dim = 1;
   extent = hai_add_extent(buffers, x->data, HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes);
   for (i = 0; i < 3 && buffers->status == HYPERATTN_OK; i++) {
     if (n[i] > 1 && stride[i] % unit)
@@ -5314,6 +5746,40 @@ static void hai_add_flat(hai_buffers *buffers, const void *data, hai_index rows,
     buffers->status = HYPERATTN_ERROR_ALIGNMENT;
 }
 
+/* Adds the page numbers [batch][page_batch_stride] of keys or values, and checks what can be checked of the
+   pages themselves: the first one's alignment, and strides of Q8_0. */
+static void hai_add_pages(hai_buffers *buffers, const hyperattn_input *x) {
+  const ptrdiff_t stride[4] = {x->batch_stride, x->head_stride, x->row_stride, x->page_stride};
+  const int64_t n[4] = {buffers->batch, buffers->heads,
+                        hai_min(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)), 2};
+  hai_index pages = hai_ceil_div(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)),
+            heads = buffers->heads, rows = buffers->rows;
+  hyperattn_input table;
+  int i;
+  if (buffers->status != HYPERATTN_OK) return;
+  for (i = 0; i < 4; i++)
+    if (n[i] > 1 && stride[i] % hai_unit(x->dtype)) buffers->status = HYPERATTN_ERROR_STRIDE_Q8_0;
+  if (HAI_REINTERPRET(uintptr_t, x->data) % hai_alignment(x->dtype))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+  table.data = x->page;
+  table.dtype = HYPERATTN_F32; /* of the size of a page number */
+  table.batch_stride = x->page_batch_stride;
+  table.head_stride = table.row_stride = 0;
+  buffers->heads = buffers->rows = 1;
+  hai_add_tensor(buffers, &table, pages, 0);
+  buffers->heads = heads;
+  buffers->rows = rows;
+}
+
+/* Adds keys or values. */
+static void hai_add_rows(hai_buffers *buffers, const hyperattn_input *x, hai_index dim) {
+  if (!buffers->rows) return;
+  if (HAI_PAGES && x->page)
+    hai_add_pages(buffers, x);
+  else
+    hai_add_tensor(buffers, x, dim, 0);
+}
+
 /* No result may share a byte with anything else; inputs may share with one another. */
 static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   int i, j;
@@ -5323,16 +5789,13 @@ static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   return buffers->status;
 }
 
-HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                             size_t workspace_size, int n_workers) {
+/* Of a problem in a call that needs `need` bytes of workspace, which may be one of many problems. */
+HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const void *workspace,
+                                                    size_t workspace_size, size_t need) {
   const hyperattn_problem *p = plan->problem;
   hyperattn_input out = hai_tensor_of(&p->out);
   hai_buffers buffers;
-  size_t need;
-  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
-  need = hai_layout_size(&plan->layout, n_workers);
-  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (!p->batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
+  if (hai_is_nothing(p)) return HYPERATTN_OK;
   if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
   if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
   if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
@@ -5349,26 +5812,39 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
+  if (hai_masking(plan) && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
-  if (plan->n_key) hai_add_tensor(&buffers, &p->key, plan->head_dim, 0);
-  if (plan->n_key) hai_add_tensor(&buffers, &p->value, plan->value_dim, 0);
+  hai_add_rows(&buffers, &p->key, plan->head_dim);
+  hai_add_rows(&buffers, &p->value, plan->value_dim);
+  buffers.batch = 1;
+  buffers.heads = plan->n_heads;
+  if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
+}
+
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                          size_t workspace_size, int n_workers) {
+  size_t need;
+  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
+  need = hai_layout_size(&plan->layout, n_workers);
+  return need ? hai_check_buffers_within(plan, workspace, workspace_size, need)
+              : HYPERATTN_ERROR_SIZE_OVERFLOW;
 }
 
 /* Everything that hyperattn_merge checks. */
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_input *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
+  hyperattn_status status;
   hai_buffers buffers;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if ((status = hai_check_dtype(a->dtype, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(b->dtype, 0)) != HYPERATTN_OK) return status;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;
@@ -5404,13 +5880,28 @@ typedef struct hai_group {
 
 /* Keys or values of one kv head. */
 typedef struct hai_rows {
-  const char *first; /* row 0 */
-  ptrdiff_t stride;  /* bytes */
+  const char *first;   /* row 0, or of page 0 the first row */
+  ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
+  const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
+  uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
+  ptrdiff_t page_stride;                                 /* bytes */
+  void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
   hai_index dim;
   float
       *widened; /* [chunk][dim]: a chunk's rows in float32; NULL where the kernel reads them as they lie */
 } hai_rows;
+
+/* The caller's mask, as a tile of exact attention reads it (masking.h). */
+typedef struct hai_mask {
+  const hai_kernel *kernel; /* of float32: its packing turns rows into lanes */
+  hyperattn_dtype dtype;
+  float *bias;                    /* [chunk][lanes], shared by the tiles of a task: of the keys that wait */
+  float slope[HAI_MAX_LANES];     /* by which a lane's mask is multiplied */
+  const char *row[HAI_MAX_LANES]; /* a lane's row of the mask, from key 0 */
+} hai_mask;
 
 struct hai_tile {
   const hai_kernel *kernel;
@@ -5445,7 +5936,9 @@ struct hai_tile {
   int weighted;                /* has any of the keys a log-weight */
   int guarded;                 /* hidden values must not reach a lane even as 0 * inf */
   int nonfinite;               /* a value of this chunk is known not to be finite */
+  float softcap;               /* 0, or scores are capped softly by it */
   const float *clip;           /* NULL, or [lanes]: scores above it become it */
+  hai_mask *mask;              /* NULL, or what is added to scores */
   /* a stage's own: */
   float *spare;   /* [3][lanes] */
   float *per_key; /* [chunk]; or values [chunk][kernel->value_multiple] that are free of infinities */
@@ -5485,7 +5978,8 @@ static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
   floats += HAI_AS(size_t, hai_per_key_floats(plan));
-  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
+         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
@@ -5505,6 +5999,10 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
   int is_read = hai_is_f32(dtype) || (dtype == plan->kernel->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
+/* Floats of the mask of a chunk. */
+static hai_index hai_bias_floats(const hai_plan *plan) {
+  return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
+}
 static hai_index hai_score_rows(const hai_plan *plan) {
   int extra = plan->kernel->extra_rows;
 #if HAI_AMX
@@ -5518,7 +6016,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = 2 * HAI_CHUNK +
                      plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
-                     hai_widened_floats(plan, p->value.dtype, plan->value_dim);
+                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_bias_floats(plan);
   return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
@@ -5536,11 +6034,30 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k, so that r i / 2^k exceeds r / d by less than 1 / d.
+   The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
+  if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
@@ -5564,6 +6081,11 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->per_key = hai_carve(at, hai_per_key_floats(plan));
+  if (HAI_MASKS) tile->mask = HAI_NULL;
+  if (hai_masking(plan)) {
+    tile->mask = HAI_PLACE(hai_mask, *at);
+    *at += hai_round_up(sizeof(hai_mask));
+  }
   if (first) {
     tile->keys = first->keys;
     tile->values = first->values;
@@ -5574,8 +6096,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->line_dim = first->line_dim;
     tile->id = first->id;
     tile->log_weight = first->log_weight;
+    if (hai_masking(plan)) tile->mask->bias = first->mask->bias;
     return tile;
   }
+  if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
@@ -5604,27 +6128,55 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
-HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
-  return rows->first + row * rows->stride;
+/* A walk along rows of keys or values: where it stands, and how many rows are left of the page, this one
+   included. */
+typedef struct hai_walk {
+  const char *at;
+  uint32_t left;
+} hai_walk;
+
+/* A walk from row `row` on: all that reads keys and values finds them here. */
+HAI_HOT hai_walk hai_walk_from(const hai_rows *rows, hai_index row) {
+  uint32_t r = HAI_AS(uint32_t, row), page;
+  hai_walk walk = {rows->first, UINT32_MAX};
+  if (HAI_PAGES && rows->page) {
+    page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
+    row = HAI_AS(ptrdiff_t, r - page * rows->page_rows);
+    walk.at += rows->page[page] * rows->page_stride;
+    walk.left = rows->page_rows - HAI_AS(uint32_t, row);
+  }
+  walk.at += row * rows->stride;
+  return walk;
+}
+/* Goes on to the next row, which is `row`. */
+HAI_HOT void hai_walk_on(hai_walk *walk, const hai_rows *rows, hai_index row) {
+  walk->at += rows->stride;
+  if (HAI_PAGES && --walk->left == 0) *walk = hai_walk_from(rows, row);
 }
 
-/* Row `row` of keys or values as the kernel reads it: as it lies, or widened into place j of the chunk. */
-HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
-  const char *at = hai_rows_address(rows, row);
-  if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
-  tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
-  return rows->widened + j * rows->dim;
+/* The row of keys or values at an address as a kernel reads it: as it lies, or widened into row j of `room`
+   [][dim]. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, const char *at, const hai_kernel *kernel, float *room,
+                                hai_index j) {
+  if (hai_is_f32(rows->dtype) || rows->dtype == kernel->dtype) return at;
+  room += j * rows->dim;
+  if (HAI_CUSTOM && rows->custom)
+    rows->custom(at, room, rows->dim);
+  else
+    kernel->widen(at, rows->dtype, rows->dim, room);
+  return room;
 }
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_rows_read(const hai_job *job, const hai_rows *rows, hai_index row, float *widened) {
+  return HAI_AS(const float *,
+                hai_rows_at(rows, hai_walk_from(rows, row).at, job->plan->float_kernel, widened, 0));
+}
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
-  const hai_rows *keys = &job->tile->keys;
-  return hai_read(job, hai_rows_address(keys, key), keys->dtype, keys->dim, widened);
+  return hai_rows_read(job, &job->tile->keys, key, widened);
 }
 static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
-  const hai_rows *values = &job->tile->values;
-  return hai_read(job, hai_rows_address(values, key), values->dtype, values->dim, widened);
+  return hai_rows_read(job, &job->tile->values, key, widened);
 }
 
 /* Bits begin .. end - 1. */
@@ -5647,10 +6199,15 @@ static void hai_tile_aim(hai_tile *tile, int begin, int end) {
 /* ---- Which keys a query sees ---- */
 
 /* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal
-   query sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
+   query sees the keys up to its own position P = row + n_key - n_query; in a sliding window of w, the keys j
+   with P - j < w and j - P < w. All that follows derives from this. */
 static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
+  hai_index position = row + plan->n_key - plan->n_query;
   *first = 0;
-  *last = plan->problem->causal ? row + plan->n_key - plan->n_query : plan->n_key - 1;
+  *last = plan->problem->causal ? position : plan->n_key - 1;
+  if (!hai_sliding(plan)) return;
+  *first = hai_max(0, position - plan->sliding + 1);
+  *last = hai_min(*last, position + plan->sliding - 1);
 }
 
 /* Those that it meets before any rectangle: all, or those of its diagonal segment and its window. */
@@ -5720,15 +6277,12 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
-
-/* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
-static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
 
 /* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without
    gaps. */
@@ -5750,14 +6304,15 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the
-   plan's scale, and begins their states. */
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the plan's scale,
+   and empties their states: m = -inf, l = 0, o = 0. */
 static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
+  if (HAI_SOFTCAP) tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
@@ -5769,11 +6324,18 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   }
   for (i = 0; i < lanes; i++) {
     if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
-    hai_lane_begin(tile, i);
+    hai_lane_set(tile, i, -hai_inf());
   }
   tile->kernel->pack(tile->row, job->plan->head_dim, job->plan->scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
+}
+
+/* The sink of the head whose query is in a lane: what the query has met before any key; -inf: nothing. */
+static float hai_lane_sink(const hai_job *job, int lane) {
+  const hai_plan *plan = job->plan;
+  if (!HAI_SINKS || !plan->problem->sink) return -hai_inf();
+  return plan->problem->sink[job->tile->state[lane] / plan->n_query % plan->n_heads];
 }
 
 /* Says that m, l and o are the lanes' states, with nothing carried and nothing lost by rounding. */
@@ -5783,6 +6345,15 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   if (HAI_ROUNDS && hai_sum_rows(tile) > tile->value_dim)
     HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, HAI_AS(size_t, lanes) * sizeof(float));
   tile->carried = 0;
+}
+
+/* What the states of an open tile begin as, before its queries meet the first keys of all: (m, l, o) =
+   (sink, 1, 0), or empty. */
+static void hai_tile_begin(const hai_job *job) {
+  int i;
+  if (!HAI_SINKS || !job->plan->problem->sink) return;
+  for (i = 0; i < job->tile->n; i++) hai_lane_set(job->tile, i, hai_lane_sink(job, i));
+  hai_tile_reset_sums(job->tile);
 }
 
 /* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
@@ -5842,8 +6413,7 @@ static void hai_tile_resume(hai_job *job) {
   int i;
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
-  for (i = 0; i < tile->n; i++)
-    hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
+  for (i = 0; i < tile->n; i++) hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
   hai_tile_reset_sums(tile);
 }
 
@@ -5881,15 +6451,122 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   hai_tile_reset_sums(tile);
 }
 
+/* ======== src/masking.h ======== */
+
+/* ---- The caller's mask, in exact attention ----
+   Rows of the mask [n_query][n_key] stand in memory as keys do, one after another; scores stand lane by
+   lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
+   is known before any product is computed. */
+
+/* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. Lanes are filled from 0
+   on; those that stay empty have slope 0. */
+static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
+  const hyperattn_problem *p = job->plan->problem;
+  hai_mask *mask = job->tile->mask;
+  if (i == 0) {
+    mask->kernel = job->plan->float_kernel;
+    mask->dtype = p->mask.dtype;
+    HYPERATTN_MEMSET(mask->slope, 0, sizeof mask->slope);
+  }
+  mask->row[i] = hai_row(&p->mask, job->batch, head, row);
+  mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
+}
+
+/* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
+   into the place of the scores, which are not computed yet. Lanes that share a row share its copy. */
+static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype);
+  int i;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    const char *at;
+    tile->row[i] = HAI_NULL;
+    if (i >= tile->n) continue;
+    tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
+    if (i && mask->row[i] == mask->row[i - 1]) {
+      tile->row[i] = tile->row[i - 1];
+      continue;
+    }
+    if (hai_is_f32(mask->dtype)) continue;
+    mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
+    tile->row[i] = tile->score + i * HAI_CHUNK;
+  }
+}
+
+/* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk:
+   processors do not foresee so many streams. */
+HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) {
+  const hai_mask *mask = tile->mask;
+  size_t bytes = hai_unit_bytes(mask->dtype);
+  int i;
+  for (i = 0; i < tile->n; i++)
+    if (!i || mask->row[i] != mask->row[i - 1])
+      hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
+}
+
+static uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
+/* Eight bytes of elements that are -inf. */
+static uint64_t hai_hidden_bytes(hyperattn_dtype dtype) {
+  if (hai_is_f32(dtype)) return 0xff800000ff800000u;
+  return dtype == HYPERATTN_F16 ? 0xfc00fc00fc00fc00u : 0xff80ff80ff80ff80u;
+}
+
+/* Is every element of the mask -inf, for all lanes and the n keys from `key` on? It stops at the first eight
+   bytes that differ, mostly at once. */
+static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
+  const hai_mask *mask = tile->mask;
+  size_t size = hai_unit_bytes(mask->dtype), bytes = HAI_AS(size_t, n) * size, t;
+  uint64_t hidden = hai_hidden_bytes(mask->dtype);
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
+    if (i && mask->row[i] == mask->row[i - 1]) continue;
+    for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
+      if (hai_eight_bytes(at + t) != hidden) return 0;
+    for (; t < bytes; t += size)
+      if (hai_get(at + t, mask->dtype, 0) != -hai_inf()) return 0;
+  }
+  return 1;
+}
+
+/* The keys that wait, from `key` on, get their bias, and are hidden where it is -inf. Returns whether any
+   lane sees any of them. */
+static int hai_mask_chunk(hai_tile *tile, hai_index key) {
+  const hai_mask *mask = tile->mask;
+  uint64_t any = 0, all = UINT64_MAX;
+  int j;
+  if (hai_mask_hides(tile, key, tile->n_keys)) return 0;
+  hai_mask_rows(tile, key, tile->n_keys);
+  mask->kernel->pack(tile->row, tile->n_keys, 1.0f, mask->bias);
+  for (j = 0; j < tile->n_keys && !tile->masked; j++) tile->visible[j] = UINT64_MAX;
+  mask->kernel->hide(mask->bias, tile->n_keys, tile->begin, tile->end, tile->visible);
+  for (j = 0; j < tile->n_keys; j++) {
+    any |= tile->visible[j];
+    all &= tile->visible[j];
+  }
+  tile->masked = (all & tile->used) != tile->used;
+  return (any & tile->used) != 0;
+}
+
 /* ======== src/chunks.h ======== */
 
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
-/* Key `key` takes place j of the chunk that the tiles share. */
-HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+/* Key `key`, whose row and whose value's lie there, takes place j of the chunk that the tiles share. */
+HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *key_at,
+                             const char *value_at) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
+  tile->key[j] = hai_rows_at(&tile->keys, key_at, tile->kernel, tile->keys.widened, j);
+  if (tile->value_dim)
+    tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
+}
+static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+  hai_tile_put_at(tile, j, key, hai_walk_from(&tile->keys, key).at, hai_walk_from(&tile->values, key).at);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -5909,6 +6586,11 @@ static void hai_tile_clip(hai_tile *tile) {
    and every key in tile->id passes here, in attention and in probing. */
 static void hai_tile_scores(hai_tile *tile) {
   hai_tile_products(tile, tile->kernel, tile->n_keys);
+  if (HAI_SOFTCAP && tile->softcap > 0.0f)
+    tile->kernel->cap(tile->score, tile->n_keys, tile->softcap, tile->begin, tile->end);
+  if (HAI_MASKS && tile->mask)
+    tile->kernel->add_bias(tile->score, tile->n_keys, tile->mask->bias, tile->mask->slope, tile->begin,
+                           tile->end);
   if (tile->clip) hai_tile_clip(tile);
 }
 
@@ -6019,6 +6701,13 @@ static void hai_tile_flush(hai_tile *tile) {
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
+/* The keys that wait are passed over, since no lane sees any of them. Sums are carried all the same: when
+   that happens must not depend on which queries share a tile. */
+static void hai_tile_pass(hai_tile *tile) {
+  hai_tile_follow(tile, 0);
+  tile->n_keys = tile->masked = 0;
+}
+
 /* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
    its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
@@ -6028,20 +6717,52 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load a row from memory, so that it arrives before it is multiplied. */
-static void hai_rows_fetch(const hai_rows *rows, const void *row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
+/* Starts to load keys begin .. end - 1 and their values, which are met one chunk later. */
+HAI_HOT void hai_tile_fetch(const hai_tile *tile, hai_index begin, hai_index end) {
+  const hai_rows *keys = &tile->keys, *values = &tile->values;
+  size_t key_bytes = HAI_AS(size_t, hai_offset(keys->dtype, keys->dim)),
+         value_bytes = HAI_AS(size_t, hai_offset(values->dtype, tile->value_dim));
+  hai_walk key, value;
+  if (!HAI_SIMD || begin >= end) return; /* plain C does not wait for memory */
+  key = hai_walk_from(keys, begin);
+  value = hai_walk_from(values, begin);
+  for (;;) {
+    hai_fetch(key.at, key_bytes);
+    hai_fetch(value.at, value_bytes);
+    if (++begin == end) return;
+    hai_walk_on(&key, keys, begin);
+    hai_walk_on(&value, values, begin);
+  }
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
-  hai_index j;
-  for (j = 0; j < end - begin; j++) {
-    hai_tile_put(tile, hai_to_int(j), begin + j);
-    hai_rows_fetch(&tile->keys, tile->key[j]);
-    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
+   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
+   start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
+  const hai_rows *keys = &tile->keys, *values = &tile->values;
+  hai_index from = hai_max(begin, first), row;
+  hai_walk key = hai_walk_from(keys, from), value = hai_walk_from(values, from);
+  for (row = begin; row < end; row++) {
+    if (row > from) {
+      hai_walk_on(&key, keys, row);
+      hai_walk_on(&value, values, row);
+    }
+    hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
+  hai_tile_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+}
+
+/* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
+   whether there are any. The tile goes on to meet keys up to `all`. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
+  if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
+  hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
+  tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+  if (!HAI_MASKS || !tile->mask) return 1;
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+  if (hai_mask_chunk(tile, begin)) return 1;
+  hai_tile_pass(tile);
+  return 0;
 }
 
 /* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and
@@ -6049,7 +6770,7 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
    which queries share a tile. */
 static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i, nonfinite;
+  int placed, nonfinite, i;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -6059,15 +6780,15 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   end = hai_min(end, last + 1);
   for (; begin < end; begin = next) {
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
-    hai_tile_rows(tiles[0], begin, next);
+    placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
-      hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
+      if (!placed) hai_tile_rows(tiles[0], begin, next, first, end);
+      placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
       tiles[i]->nonfinite = nonfinite > 0;
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
       hai_tile_flush(tiles[i]);
     }
   }
@@ -6394,7 +7115,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count);
+      hai_tile_rows(tiles[0], key, key + count, key, end);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
@@ -6499,7 +7220,7 @@ static void hai_heap_ids(uint64_t *heap, hai_index n, int32_t *id) {
 /* ======== src/columns.h ======== */
 
 /* ---- Pins and columns: keys that all queries of a rectangle share ----
-   Pins are met by every query with log-weight 0: the sinks and the heavy keys. Columns are a sample of
+   Pins are met by every query with log-weight 0: the sink keys and the heavy keys. Columns are a sample of
    the other keys, R, whose log-weight makes up for the keys that were not drawn. Both draws run through R
    in the pairing's order and take one point from each of m strata, so that every bucket is represented. A
    column that a query meets in its blocks too is hidden from it (rectangle.h); no other weight changes. */
@@ -6509,7 +7230,7 @@ static void hai_set_pinned(const hai_job *job, uint32_t *pinned, hai_index key) 
   pinned[bit / 32] |= UINT32_C(1) << (bit % 32);
 }
 
-/* The heavy keys: of the rectangle's keys that are no sinks, those of largest mass. Marks them in
+/* The heavy keys: of the rectangle's keys that are no sink keys, those of largest mass. Marks them in
    `pinned`. */
 static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned) {
   const float *mass = hai_mass(job) - job->rect.key_begin;
@@ -6525,12 +7246,12 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            sinks = hai_min(plan->sink_keys, end), key;
+            sink_end = hai_min(plan->sink_keys, end), key;
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
   HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
-  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sinks), pinned);
-  for (key = begin; key < sinks; key++) hai_set_pinned(job, pinned, key);
+  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
+  for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
   for (key = begin; key < end; key++)
     if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
@@ -6692,7 +7413,7 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (t = 0; t < dim; t++) mean[t] *= share;
 }
 
-/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sinks are left out:
+/* Stage MEANS: mean keys of HAI_TASK_GROUPS sub-blocks, and of their superblocks. Sink keys are left out:
    they are pinned for every query anyway, and unlike all other keys. Reads keys and key_order; writes
    mean and superblock_mean. Cost: keys * head_dim. */
 HAI_APART void hai_stage_means(hai_job *job) {
@@ -6875,9 +7596,12 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   for (i = 0; i < n; i++) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
+    if (hai_masking(plan))
+      hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
   }
   hai_tile_open(job, n, plan->value_dim);
-  job->tile->guarded = plan->problem->causal;
+  hai_tile_begin(job);
+  job->tile->guarded = plan->problem->causal || hai_sliding(plan) || hai_masking(plan);
 }
 
 /* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and
@@ -7080,7 +7804,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
 
 /* Columns under the normaliser with Algorithm 2's cap and floor:
      C = eps^2 m / (n ln n) (B + T / kappa),
-     D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
+     D = B + max(sum over columns of w min(e^s, C), T / kappa) + e^sink, out = numerator / D, lse = ln D.
    B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice, for
    the numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
    range. */
@@ -7113,8 +7837,9 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
-    float sum = hai_log_add(block[i], rest > least ? rest : least);
-    float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
+    float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
+    if (HAI_SINKS && !job->audit) sum = hai_log_add(sum, hai_lane_sink(job, i)); /* hai_compare has its own */
+    factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
   }
@@ -7131,7 +7856,10 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
   hai_tile_open(job, n, plan->value_dim);
-  if (plan->problem->causal) hai_tile_resume(job);
+  if (plan->problem->causal)
+    hai_tile_resume(job);
+  else if (!hai_capping(plan)) /* the capped sums are those of keys: a sink joins them last */
+    hai_tile_begin(job);
   hai_attend_blocks(job);
 }
 
@@ -7327,6 +8055,13 @@ typedef struct hai_comparison {
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
+/* lse of what lane i has met before the rectangle. In full attention that is the sink alone, whose output is
+   0. */
+static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
+  if (!job->plan->problem->causal) return hai_lane_sink(job, i);
+  return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();
+}
+
 /* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
    lanes). Where `with_earlier`, both are merged first with what the query has met before this rectangle. */
 static void hai_compare(const hai_job *job, int i, const float *truth, int with_earlier,
@@ -7335,9 +8070,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float lse_before = with_earlier && plan->problem->causal
-                         ? hai_stored_lse(job)[tile->state[i]]
-                         : -hai_inf();
+  float lse_before = hai_lse_before(job, i, with_earlier);
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
   c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -7349,7 +8082,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   before_exact = hai_weight_in(lse_before, c->lse_whole);
   c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
-    float before = lse_before == -hai_inf() ? 0.0f : tile->out[i][t];
+    float before = plan->problem->causal && lse_before != -hai_inf() ? tile->out[i][t] : 0.0f;
     float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
     float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
     if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);
@@ -7719,7 +8452,8 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
 
 /* Products of stage EXACT, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
-  hai_index row, first, last, met = 0;
+  hai_index row, first, last;
+  int64_t met = 0;
   for (row = 0; row < plan->n_query && plan->n_before; row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
@@ -7780,6 +8514,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   r.error = hai_relative(sums.squared_error, sums.squared_norm);
   r.keys_per_query = plan->n_query ? sums.products / HAI_AS(float, plan->n_query) : 0.0f;
   r.window_mass = 1.0f - r.block_mass - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
@@ -8038,6 +8773,12 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
   return scale;
 }
 
+/* Does a sliding window hide any key? Where it does, it is below n_key or n_query. */
+static int hai_slides(const hyperattn_problem *p) {
+  return p->sliding_window &&
+         (p->n_key > p->sliding_window || (!p->causal && p->n_query > p->sliding_window));
+}
+
 /* The problem's shape. */
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
@@ -8049,6 +8790,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
+  plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
 /* The parameters, and what follows from them. */
@@ -8060,8 +8802,8 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->window =
-      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
+  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -8107,30 +8849,27 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
+   of more queries could have some, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
-  int n = 0, i;
+  int may_approximate = hai_may_approximate(plan), n = 0, i;
   plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!may_approximate && stage->when == HAI_PER_LEVEL) continue;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
-   are counted even if this call has no levels, so that the size never falls as inputs grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
-  for (i = 0; i < n; i++) {
-    const hai_stage *stage = &hai_stages[plan->stages[i]];
-    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
-    most = hai_most(most, stage->scratch(plan));
-  }
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
@@ -8149,7 +8888,41 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride. */
+/* What follows from a plan's shape, parameters and kernels. */
+HAI_APART void hai_resolve_rest(hai_plan *plan) {
+  hai_resolve_params(plan);
+  hai_resolve_regions(plan);
+  plan->truth_floats = hai_truth_floats(plan);
+  hai_resolve_stages(plan);
+  hai_resolve_layout(plan);
+}
+
+/* The rest, where a sliding window hides keys. That makes a call exact; in a shorter call the same window may
+   hide none, and rectangles are approximated, which takes more memory. So that sizes do not fall as lengths
+   rise, the layout is no smaller than that of the longest such call. */
+static void hai_resolve_sliding(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  hai_index n_query = plan->n_query, n_key = plan->n_key, sliding = plan->sliding;
+  size_t scratch, scratch_bytes;
+  int overflow;
+  plan->sliding = 0;
+  plan->n_key = hai_min(n_key, sliding);
+  if (!plan->problem->causal) plan->n_query = hai_min(n_query, sliding);
+  hai_resolve_rest(plan);
+  scratch = y->scratch;
+  scratch_bytes = y->scratch_bytes;
+  overflow = y->overflow;
+  plan->n_query = n_query;
+  plan->n_key = n_key;
+  plan->sliding = sliding;
+  hai_resolve_rest(plan);
+  y->scratch = hai_most(y->scratch, scratch);
+  y->scratch_bytes = hai_most(y->scratch_bytes, scratch_bytes);
+  y->overflow |= overflow;
+}
+
+/* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
+   mask.data and report are NULL. */
 HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                        const hyperattn_params *params) {
   hyperattn_status status;
@@ -8170,11 +8943,10 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->kernel) plan->kernel = plan->float_kernel;
-  hai_resolve_params(plan);
-  hai_resolve_regions(plan);
-  plan->truth_floats = hai_truth_floats(plan);
-  hai_resolve_stages(plan);
-  hai_resolve_layout(plan);
+  if (hai_sliding(plan))
+    hai_resolve_sliding(plan);
+  else
+    hai_resolve_rest(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }
 
@@ -8230,7 +9002,7 @@ static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   const hai_stage *stage = hai_phase_stage(plan, phase, &level);
   hai_grid g = hai_phase_grid(plan, stage, level);
   int64_t rects = g.rects;
-  if (plan->n_query == 0) return 0; /* not even a report: no buffer was asked for */
+  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
   return rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
 }
 
@@ -8276,19 +9048,31 @@ HAI_APART void hai_run(const hai_plan *plan, void *workspace, int phase, int64_t
 
 /* Entry points. */
 
+#ifndef HYPERATTN_NO_TEXTS
+/* Can this build return a status? Compilers evaluate it for each, and drop the sentences of the others. */
+static int hai_occurs(int code) {
+  return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
+         (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
+         (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
+         (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+}
+
+#define HAI_UNKNOWN "unknown status"
 #define HAI_STATUS_CASE(name, code, text) \
-  case code: return text;
+  case code: return hai_occurs(code) ? text : HAI_UNKNOWN;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
-#ifdef HYPERATTN_NO_TEXTS
-  (void)status;
-  return "";
-#else
   switch (HAI_AS(int, status)) {
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
-    default: return "unknown status";
+    default: return HAI_UNKNOWN;
   }
-#endif
 }
+#else
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+  (void)status;
+  return "";
+}
+#endif
 
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   hyperattn_params p;
@@ -8320,6 +9104,65 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
   return p;
 }
+
+#ifndef HYPERATTN_NO_BUILDERS
+/* a * b, or some number where that would not fit: the problem is then invalid anyway. */
+static ptrdiff_t hai_stride_of(int64_t a, int64_t b) {
+  return HAI_AS(ptrdiff_t, HAI_AS(uint64_t, a) * HAI_AS(uint64_t, b));
+}
+
+/* Strides of a contiguous tensor. */
+static hyperattn_input hai_contiguous(const void *data, int is_tokens_first, int64_t heads, int64_t rows,
+                                      int64_t dim) {
+  hyperattn_input x;
+  HYPERATTN_MEMSET(&x, 0, sizeof x); /* float32 */
+  x.data = data;
+  x.head_stride = hai_stride_of(is_tokens_first ? 1 : rows, dim);
+  x.row_stride = hai_stride_of(is_tokens_first ? heads : 1, dim);
+  x.batch_stride = hai_stride_of(hai_stride_of(heads, rows), dim);
+  return x;
+}
+
+static hyperattn_problem hai_problem(int is_tokens_first, int64_t batch, int64_t n_heads,
+                                     int64_t n_kv_heads, int64_t n_query, int64_t n_key, int64_t head_dim,
+                                     int64_t value_dim, const void *query, const void *key,
+                                     const void *value, void *out) {
+  hyperattn_input result = hai_contiguous(out, is_tokens_first, n_heads, n_query, value_dim);
+  hyperattn_problem p;
+  HYPERATTN_MEMSET(&p, 0, sizeof p);
+  p.batch = batch;
+  p.n_heads = n_heads;
+  p.n_kv_heads = n_kv_heads;
+  p.n_query = n_query;
+  p.n_key = n_key;
+  p.head_dim = head_dim;
+  p.value_dim = value_dim;
+  p.query = hai_contiguous(query, is_tokens_first, n_heads, n_query, head_dim);
+  p.key = hai_contiguous(key, is_tokens_first, n_kv_heads, n_key, head_dim);
+  p.value = hai_contiguous(value, is_tokens_first, n_kv_heads, n_key, value_dim);
+  p.out.data = out;
+  p.out.batch_stride = result.batch_stride;
+  p.out.head_stride = result.head_stride;
+  p.out.row_stride = result.row_stride;
+  return p;
+}
+
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out) {
+  return hai_problem(0, batch, n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim, query, key, value,
+                     out);
+}
+
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out) {
+  return hai_problem(1, batch, n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim, query, key, value,
+                     out);
+}
+#endif
 
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers) {
@@ -8444,6 +9287,287 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
   return "unknown";
 }
 
+/* ======== src/many.h ======== */
+
+/* Many problems. Several problems as one call. While it runs, the workspace holds from its aligned begin on a
+   hai_many, the problems with their plans, the arrays of one problem behind those of another, the table of
+   first tasks, and one scratch per worker, as large as the largest problem needs. Each plan is that of a
+   separate call but for the places of its arrays and the scratch, so its tasks compute the same.
+
+   Phase 0 makes all this, in one task; phase 1 + k is phase k of every problem that has one, its tasks in
+   the order of the problems. The table has a row for each k, [n_problems + 1]: the first task of each
+   problem, and behind them the number of tasks. Problems and params are copied, so that it does not matter
+   whose copy a thread hands in. */
+#if HAI_MANY
+
+typedef struct hai_planned {
+  hyperattn_problem problem;
+  hai_plan plan;
+} hai_planned;
+
+/* What the problems share. */
+typedef struct hai_many {
+  hyperattn_params params;
+  int n_problems;
+  int phases;          /* of the problem that has most */
+  int most_phases;     /* a bound on that, which never falls as n_query or n_key rise */
+  uint64_t most_tasks; /* a bound on the tasks of a phase */
+  size_t table;        /* where it lies, from the workspace's aligned begin */
+  hai_layout layout;   /* of the call; begin and stride are not used */
+} hai_many;
+
+/* ---- Sizes and places, for the size query and for the run ---- */
+
+/* A bound on a problem's phases by method and n_key alone, so that none can fall: a level is the outer
+   rectangle or a halving of the causal square. */
+static int hai_most_phases(const hai_plan *plan) {
+  int levels = 0;
+  hai_index side = HAI_HYPER && plan->params->method == HYPERATTN_HYPER ? plan->n_key : 0;
+  for (; side && side >= plan->min_seq_len; side /= 2) levels++;
+  return (1 + levels) * HAI_N_STAGES;
+}
+
+static void hai_many_begin(hai_many *many, int n_problems, const hyperattn_params *params) {
+  hai_layout *y = &many->layout;
+  size_t planned = hai_times(HAI_AS(size_t, n_problems), sizeof(hai_planned));
+  HYPERATTN_MEMSET(many, 0, sizeof *many);
+  many->params = *params;
+  many->n_problems = n_problems;
+  y->scratch = hai_take(y, hai_round_up(sizeof *many), planned);
+  y->scratch_bytes = HAI_ALIGN; /* without a problem too */
+}
+
+/* Adds a problem. Returns where its arrays begin. */
+static size_t hai_many_add(hai_many *many, const hai_plan *plan) {
+  hai_layout *y = &many->layout;
+  size_t begin = y->scratch;
+  int phases = hai_phases(plan), most_phases = hai_most_phases(plan);
+  uint64_t tasks = hai_most_tasks(plan->problem) * HAI_AS(uint64_t, plan->problem->batch);
+  y->scratch = hai_take(y, begin, plan->layout.scratch);
+  y->scratch_bytes = hai_most(y->scratch_bytes, plan->layout.scratch_bytes);
+  if (many->phases < phases) many->phases = phases;
+  if (many->most_phases < most_phases) many->most_phases = most_phases;
+  if (tasks > INT64_MAX - many->most_tasks)
+    y->overflow = 1;
+  else
+    many->most_tasks += tasks;
+  return begin;
+}
+
+static void hai_many_end(hai_many *many) {
+  hai_layout *y = &many->layout;
+  size_t row = hai_times(HAI_AS(size_t, many->n_problems) + 1, sizeof(int64_t));
+  many->table = y->scratch;
+  y->scratch = hai_take(y, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
+}
+
+/* Sums up what the problems need, and the tasks of a phase; finds every mistake that needs no pointer and no
+   stride. *bad is the problem that is mistaken, or -1. */
+HAI_APART hyperattn_status hai_many_sum(hai_many *many, const hyperattn_problem *problems, int n_problems,
+                                        const hyperattn_params *params, int phase, int64_t *tasks,
+                                        int *bad) {
+  hai_plan plan;
+  hyperattn_status status;
+  int i;
+  *bad = -1;
+  *tasks = 0;
+  if (n_problems < 0) return HYPERATTN_ERROR_N_PROBLEMS;
+  if (n_problems && !problems) return HYPERATTN_ERROR_NULL_PROBLEM;
+  if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
+  if ((status = hai_check_params(params, 0)) != HYPERATTN_OK) return status;
+  hai_many_begin(many, n_problems, params);
+  for (i = 0; i < n_problems; i++) {
+    if ((status = hai_resolve(&plan, &problems[i], params)) != HYPERATTN_OK) {
+      *bad = i;
+      return status;
+    }
+    hai_many_add(many, &plan);
+    if (phase >= 0 && phase < hai_phases(&plan) && !many->layout.overflow)
+      *tasks += hai_phase_tasks(&plan, phase);
+  }
+  hai_many_end(many);
+  return many->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
+}
+
+/* ---- Checks ---- */
+
+/* Do none of the problems read or write anything? The workspace is not touched then. */
+static int hai_many_is_nothing(const hyperattn_problem *problems, int n_problems) {
+  int i;
+  for (i = 0; i < n_problems; i++)
+    if (!hai_is_nothing(&problems[i])) return 0;
+  return 1;
+}
+
+/* Pointers, strides and overlaps of each problem. A workspace that is missing or too small is the mistake of
+   none. */
+HAI_APART hyperattn_status hai_many_check_buffers(const hyperattn_problem *problems, int n_problems,
+                                                  const hyperattn_params *params, const void *workspace,
+                                                  size_t workspace_size, size_t need, int *bad) {
+  hai_plan plan;
+  int i;
+  for (i = 0; i < n_problems; i++) {
+    hyperattn_status status = hai_resolve(&plan, &problems[i], params);
+    if (status == HYPERATTN_OK) status = hai_check_buffers_within(&plan, workspace, workspace_size, need);
+    if (status == HYPERATTN_OK) continue;
+    if (status != HYPERATTN_ERROR_NULL_WORKSPACE && status != HYPERATTN_ERROR_WORKSPACE_SIZE) *bad = i;
+    return status;
+  }
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
+                                                    const hyperattn_params *params, const void *workspace,
+                                                    size_t workspace_size, int n_workers,
+                                                    int *bad_problem) {
+  hai_many many;
+  int64_t tasks;
+  size_t need;
+  int bad;
+  hyperattn_status status = hai_many_sum(&many, problems, n_problems, params, -1, &tasks, &bad);
+  if (status == HYPERATTN_OK && n_workers < 1) status = HYPERATTN_ERROR_WORKERS;
+  if (status == HYPERATTN_OK) {
+    need = hai_layout_size(&many.layout, n_workers);
+    status =
+        need ? hai_many_check_buffers(problems, n_problems, params, workspace, workspace_size, need, &bad)
+             : HYPERATTN_ERROR_SIZE_OVERFLOW;
+  }
+  if (bad_problem) *bad_problem = bad;
+  return status;
+}
+
+HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
+                                                   const hyperattn_params *params, int n_workers) {
+  hai_many many;
+  int64_t tasks;
+  int bad;
+  hyperattn_status status = hai_many_sum(&many, problems, n_problems, params, -1, &tasks, &bad);
+  return status != HYPERATTN_OK || n_workers < 1 ? 0 : hai_layout_size(&many.layout, n_workers);
+}
+
+/* ---- The run ---- */
+
+static hai_many *hai_many_of(void *workspace) { return HAI_PLACE(hai_many, hai_align(workspace)); }
+static hai_planned *hai_planned_of(hai_many *many) {
+  return HAI_PLACE(hai_planned, HAI_REINTERPRET(char *, many) + hai_round_up(sizeof *many));
+}
+static int64_t *hai_first_tasks(hai_many *many, int phase) {
+  size_t row = HAI_AS(size_t, many->n_problems) + 1;
+  return HAI_PLACE(int64_t, HAI_REINTERPRET(char *, many) + many->table) + HAI_AS(size_t, phase) * row;
+}
+
+/* Makes the plans and the table. The problems passed the checks. */
+HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problems,
+                                const hyperattn_params *params, void *workspace) {
+  hai_many *many = hai_many_of(workspace);
+  hai_planned *planned = hai_planned_of(many);
+  size_t begin;
+  int i, array, phase;
+  hai_many_begin(many, n_problems, params);
+  for (i = 0; i < n_problems; i++) {
+    hai_plan *plan = &planned[i].plan;
+    planned[i].problem = problems[i];
+    hai_resolve(plan, &planned[i].problem, &many->params);
+    begin = hai_many_add(many, plan);
+    for (array = 0; array < HAI_N_ARRAYS; array++) plan->layout.begin[array] += begin;
+  }
+  hai_many_end(many);
+  for (i = 0; i < n_problems; i++) {
+    planned[i].plan.layout.scratch = many->layout.scratch;
+    planned[i].plan.layout.scratch_bytes = many->layout.scratch_bytes;
+  }
+  for (phase = 0; phase < many->phases; phase++) {
+    int64_t *first = hai_first_tasks(many, phase);
+    first[0] = 0;
+    for (i = 0; i < n_problems; i++) {
+      const hai_plan *plan = &planned[i].plan;
+      first[i + 1] = first[i] + (phase < hai_phases(plan) ? hai_phase_tasks(plan, phase) : 0);
+    }
+  }
+}
+
+/* The problem that a task belongs to, by its phase's row of the table. */
+static int hai_problem_of(const int64_t *first, int n_problems, int64_t index) {
+  int begin = 0, end = n_problems; /* it is one of begin .. end - 1 */
+  while (end - begin > 1) {
+    int middle = begin + (end - begin) / 2;
+    if (first[middle] <= index)
+      begin = middle;
+    else
+      end = middle;
+  }
+  return begin;
+}
+
+/* Runs a task of a phase behind phase 0; `phase` is counted without that. */
+static void hai_many_run(hai_many *many, int phase, int64_t index, int worker) {
+  const int64_t *first = hai_first_tasks(many, phase);
+  int problem = hai_problem_of(first, many->n_problems, index);
+  hai_run(&hai_planned_of(many)[problem].plan, many, phase, index - first[problem], worker);
+}
+
+HYPERATTN_API int hyperattn_phase_count_many(const hyperattn_problem *problems, int n_problems,
+                                             const hyperattn_params *params) {
+  hai_many many;
+  int64_t tasks;
+  int bad;
+  hyperattn_status status = hai_many_sum(&many, problems, n_problems, params, -1, &tasks, &bad);
+  return status == HYPERATTN_OK ? 1 + many.phases : 0;
+}
+
+HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *problems, int n_problems,
+                                                 const hyperattn_params *params, int phase) {
+  hai_many many;
+  int64_t tasks;
+  int bad;
+  if (phase < 0 ||
+      hai_many_sum(&many, problems, n_problems, params, phase - 1, &tasks, &bad) != HYPERATTN_OK)
+    return 0;
+  return phase ? tasks : 1;
+}
+
+HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
+                                           const hyperattn_params *params, void *workspace, int phase,
+                                           int64_t index, int worker) {
+  if (phase)
+    hai_many_run(hai_many_of(workspace), phase - 1, index, worker);
+  else if (!hai_many_is_nothing(problems, n_problems))
+    hai_many_prepare(problems, n_problems, params, workspace);
+}
+
+typedef struct hai_many_phase {
+  hai_many *many;
+  int phase;
+} hai_many_phase;
+
+static void hai_many_task(void *arg, int64_t index, int worker) {
+  const hai_many_phase *p = HAI_AS(const hai_many_phase *, arg);
+  hai_many_run(p->many, p->phase, index, worker);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *problems, int n_problems,
+                                                      const hyperattn_params *params,
+                                                      const hyperattn_parallel *parallel, void *workspace,
+                                                      size_t workspace_size, int *bad_problem) {
+  hai_many_phase p;
+  hyperattn_status status;
+  int n_workers = parallel ? parallel->n_workers : 1;
+  if (bad_problem) *bad_problem = -1;
+  if (parallel && !parallel->parallel_for) return HYPERATTN_ERROR_NULL_PARALLEL;
+  status =
+      hyperattn_check_many(problems, n_problems, params, workspace, workspace_size, n_workers, bad_problem);
+  if (status != HYPERATTN_OK || hai_many_is_nothing(problems, n_problems)) return status;
+  hai_many_prepare(problems, n_problems, params, workspace);
+  p.many = hai_many_of(workspace);
+  for (p.phase = 0; p.phase < p.many->phases; p.phase++) {
+    int64_t index, n = hai_first_tasks(p.many, p.phase)[n_problems];
+    if (parallel && n) parallel->parallel_for(parallel->context, n, hai_many_task, &p);
+    for (index = 0; !parallel && index < n; index++) hai_many_task(&p, index, 0);
+  }
+  return HYPERATTN_OK;
+}
+#endif
+
 
 #undef HAI_AHEAD
 #undef HAI_ALIGN
@@ -8464,6 +9588,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_AVX512_BF16
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
+#undef HAI_CUSTOM
 #undef HAI_FAIR
 #undef HAI_GOOD
 #undef HAI_HALVES
@@ -8483,6 +9608,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_JUDGING
 #undef HAI_LEAP
 #undef HAI_LONG_SUMS
+#undef HAI_MANY
+#undef HAI_MASKS
 #undef HAI_MAX_DIM
 #undef HAI_MAX_INDEX
 #undef HAI_MAX_LANES
@@ -8493,6 +9620,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_NEON_BF16
 #undef HAI_NULL
 #undef HAI_ONCE
+#undef HAI_PAGES
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
 #undef HAI_PLACE
@@ -8509,9 +9637,22 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_SCALAR_LANES
 #undef HAI_SIEVE
 #undef HAI_SIMD
+#undef HAI_SINKS
+#undef HAI_SLIDING
+#undef HAI_SOFTCAP
 #undef HAI_STAGE
 #undef HAI_STATUS_CASE
 #undef HAI_SUPERBLOCK
+#undef HAI_TANH_END
+#undef HAI_TANH_P0
+#undef HAI_TANH_P1
+#undef HAI_TANH_P2
+#undef HAI_TANH_P3
+#undef HAI_TANH_P4
+#undef HAI_TANH_Q1
+#undef HAI_TANH_Q2
+#undef HAI_TANH_Q3
+#undef HAI_TANH_Q4
 #undef HAI_TARGET_amx
 #undef HAI_TARGET_avx2
 #undef HAI_TARGET_avx512
@@ -8522,6 +9663,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
 #undef HAI_TILES_BYTES
+#undef HAI_UNKNOWN
 #undef HAI_V_avx2
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf

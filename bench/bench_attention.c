@@ -16,23 +16,9 @@
 #define HYPERATTN_IMPLEMENTATION
 #include "hyperattn.h"
 
-#include "activations.h"
 #include "amx.h"
-#include "elements.h"
+#include "measure.h"
 #include "pool.h"
-
-#include <string.h>
-#include <time.h>
-
-#ifndef BENCH_DATA
-#define BENCH_DATA "examples/data/l28h1"
-#endif
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // ---- The machine's peak: fused multiply-adds on registers only ----
 
@@ -85,56 +71,7 @@ static double peak(hyperattn_isa isa) {
   if (isa == HYPERATTN_ISA_NEON) return peak_neon();
 #endif
   (void)isa;
-  return NAN;  // plain C: unknown, since it depends on what the compiler may use
-}
-
-// ---- Data ----
-
-static float *repeat_rows(const char *which, int64_t n, int64_t dim) {
-  int64_t rows;
-  float *head = read_activations(BENCH_DATA, which, &rows), *x = allocate((size_t)(n * dim) * sizeof *x);
-  float scale =
-      which[0] == 'v' ? 1.0f : sqrtf((float)HEAD_DIM / (float)dim) * sqrtf(sqrtf((float)dim / HEAD_DIM));
-  for (int64_t i = 0; i < n * dim; i++) {
-    uint64_t r = hai_random(7, (uint64_t)which[0], 0, (uint64_t)i);
-    float noise = ((float)(r >> 40) / 16777216.0f - 0.5f) * 0.1f;
-    x[i] = (head[i / dim % rows * HEAD_DIM + i % dim % HEAD_DIM] + (i / dim < rows ? 0.0f : noise)) * scale;
-  }
-  free(head);
-  return x;
-}
-
-// |out - exact| / |exact| over rows spread through the sequence; exact is computed in double.
-static double error_of(const hyperattn_problem *p, const float *q, const float *k, const float *v) {
-  const float *out = p->out.data;
-  int64_t n = p->n_key, d = p->head_dim, count = n < 256 ? n : 256;
-  double difference = 0, size = 0, *s = allocate((size_t)n * sizeof *s),
-         *o = allocate((size_t)d * sizeof *o);
-  for (int64_t r = 0; r < count; r++) {
-    int64_t i = (r * 2 + 1) * n / (2 * count), see = p->causal ? i + 1 : n;
-    double high = -INFINITY, sum = 0;
-    for (int64_t j = 0; j < see; j++) {
-      float dot[4] = {0};
-      for (int64_t t = 0; t + 4 <= d; t += 4)
-        for (int u = 0; u < 4; u++) dot[u] += q[i * d + t + u] * k[j * d + t + u];
-      s[j] = ((double)dot[0] + (double)dot[1] + (double)dot[2] + (double)dot[3]) / sqrt((double)d);
-      if (s[j] > high) high = s[j];
-    }
-    memset(o, 0, (size_t)d * sizeof *o);
-    for (int64_t j = 0; j < see; j++) {
-      double w = exp(s[j] - high);
-      sum += w;
-      if (w > 1e-12)
-        for (int64_t t = 0; t < d; t++) o[t] += w * (double)v[j * d + t];
-    }
-    for (int64_t t = 0; t < d; t++) {
-      double e = o[t] / sum - (double)out[i * d + t];
-      difference += e * e;
-      size += o[t] / sum * (o[t] / sum);
-    }
-  }
-  free(s), free(o);
-  return sqrt(difference / size);
+  return (double)NAN;  // plain C: unknown, since it depends on what the compiler may use
 }
 
 // ---- Rows ----
@@ -189,7 +126,7 @@ static double pairs_of(hyperattn_problem p, const hyperattn_params *params) {
 static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
   void *data = allocate(elements_size(n * dim, dtype));
   elements_write(x, n * dim, dtype, data);
-  return (hyperattn_input){data, dtype, 0, 0, (ptrdiff_t)dim};
+  return (hyperattn_input){.data = data, .dtype = dtype, .row_stride = (ptrdiff_t)dim};
 }
 
 static void row(const options *o, const char *method, int64_t n, int64_t dim, hyperattn_dtype dtype,
@@ -213,7 +150,7 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, hy
   pool workers;
   if (!pool_open(&workers, threads)) fprintf(stderr, "no threads\n"), exit(1);
   hyperattn_parallel parallel = {threads, &workers, pool_for};
-  double best = INFINITY, spent = 0;
+  double best = (double)INFINITY, spent = 0;
   for (int i = 0; i < o->repeat && (i < 2 || spent < 20); i++) {
     double begin = now();
     hyperattn_status status = hyperattn_forward_parallel(&p, &params, &parallel, workspace, bytes);
@@ -222,7 +159,7 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, hy
     if (seconds < best) best = seconds;
     spent += seconds;
   }
-  double error = error_of(&p, q, k, v), pairs = pairs_of(p, &params);
+  double error = error_of(&p, (numbers){q, k, v}), pairs = pairs_of(p, &params);
   double rate = pairs * 4 * (double)dim / best * 1e-9, share = 100 * rate / (o->peak * threads);
   if (o->csv)
     printf("%s,%lld,%lld,%s,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.2e,%.1f\n", method, (long long)n, (long long)dim,
@@ -246,14 +183,6 @@ static int next_number(const char **list, int64_t *n) {
   *n = strtoll(*list, &end, 10);
   *list = *end == ',' ? end + 1 : end;
   return end != *list || *n > 0;
-}
-
-// Whether the item is in a comma-separated list, whole: "f16" is not in "bf16".
-static int is_listed(const char *item, const char *list) {
-  size_t size = strlen(item);
-  for (; *list; list += strcspn(list, ","), list += *list == ',')
-    if (strcspn(list, ",") == size && !strncmp(list, item, size)) return 1;
-  return 0;
 }
 
 int main(int argc, char **argv) {
@@ -282,17 +211,14 @@ int main(int argc, char **argv) {
       o.repeat = atoi(value), i++;
     else if (!strcmp(argv[i], "--min-seq-len"))
       o.min_seq_len = atoll(value), i++;
-    else if (!strcmp(argv[i], "--isa")) {
-      for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_LAST; isa++)
-        if (!strcmp(hyperattn_isa_name((hyperattn_isa)isa), value)) o.isa = (hyperattn_isa)isa;
-      i++;
-    } else {
+    else if (!strcmp(argv[i], "--isa"))
+      o.isa = isa_named(value), i++;
+    else {
       fprintf(stderr, "see the top of bench/bench_attention.c for options\n");
       return 2;
     }
   }
   ask_for_amx();
-  if (!hai_kernel_of(o.isa)) fprintf(stderr, "this machine has no such kernel\n"), exit(1);
   o.peak = peak(hai_kernel_of(o.isa)->isa);
   if (o.csv)
     printf(

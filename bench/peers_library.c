@@ -27,7 +27,8 @@ const char *peer_version(void) {
 }
 
 static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperattn_dtype dtype) {
-  hyperattn_input input = {malloc(elements_size(n * dim, dtype)), dtype, 0, 0, (ptrdiff_t)dim};
+  hyperattn_input input = {
+      .data = malloc(elements_size(n * dim, dtype)), .dtype = dtype, .row_stride = (ptrdiff_t)dim};
   if (input.data) elements_write(x, n * dim, dtype, (void *)(uintptr_t)input.data);
   return input;
 }

@@ -2,11 +2,10 @@
 #ifndef QUALITY_MEASURE_H
 #define QUALITY_MEASURE_H
 
+#include "clock.h"
 #include "elements.h"
 #include "pool.h"
 #include "quality_data.h"
-
-#include <time.h>
 
 #define NOT_MEASURED ((double)NAN)
 
@@ -93,12 +92,6 @@ typedef struct truth {  // exact attention of a head
   float *out, *lse;
   double seconds, bound;
 } truth;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // ---- Running ----
 

@@ -1,14 +1,22 @@
 # What is installed: the header, the CMake package and the pkg-config file, which both find the header wherever
-# CMAKE_INSTALL_INCLUDEDIR and CMAKE_INSTALL_DATADIR put them.
+# CMAKE_INSTALL_INCLUDEDIR and CMAKE_INSTALL_DATADIR put them; and the shared library where it is built.
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/hyperattn)
 set(pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
 
 install(FILES hyperattn.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS hyperattn EXPORT hyperattn-targets)
+set(for_any_machine ARCH_INDEPENDENT)
+if(HYPERATTN_SHARED)
+  set(for_any_machine)
+  install(TARGETS hyperattn_shared EXPORT hyperattn-targets
+          RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+          ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 install(EXPORT hyperattn-targets NAMESPACE hyperattn:: DESTINATION ${package_dir})
 set(version_file ${CMAKE_CURRENT_BINARY_DIR}/hyperattn-config-version.cmake)
-write_basic_package_version_file(${version_file} COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+write_basic_package_version_file(${version_file} COMPATIBILITY SameMinorVersion ${for_any_machine})
 # That file compares texts; EXACT is true of 0.1 where the version is 0.1.0.
 file(READ ${version_file} basic)
 file(WRITE ${version_file} "if(PACKAGE_FIND_VERSION VERSION_EQUAL ${PROJECT_VERSION} AND NOT PACKAGE_FIND_VERSION_RANGE)

@@ -82,12 +82,8 @@ static void demo(const char *head, int64_t min_seq_len, double sum[3]) {
                    allocate((size_t)n * HEAD_DIM * sizeof(float))};
   float *lse[2] = {allocate((size_t)n * sizeof(float)), allocate((size_t)n * sizeof(float))};
 
-  hyperattn_problem problem = {0};
-  problem.batch = problem.n_heads = problem.n_kv_heads = 1;
-  problem.n_query = problem.n_key = n, problem.head_dim = problem.value_dim = HEAD_DIM, problem.causal = 1;
-  problem.query.data = q, problem.key.data = k, problem.value.data = v;
-  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride =
-      HEAD_DIM;
+  hyperattn_problem problem = hyperattn_heads_first(1, 1, 1, n, n, HEAD_DIM, HEAD_DIM, q, k, v, NULL);
+  problem.causal = 1;
 
   printf("%s: %lld tokens, head dim %d, causal, min_seq_len %lld, %s, one thread\n", head, (long long)n,
          HEAD_DIM, (long long)min_seq_len, hyperattn_isa_name(hyperattn_detect_isa()));

@@ -14,18 +14,12 @@ static float keys[CONTEXT][KV_HEADS][D], values[CONTEXT][KV_HEADS][D];
 static float queries[CONTEXT][HEADS][D], whole[CONTEXT][HEADS][D], chunked[CONTEXT][HEADS][D],
     part[HEADS][D];
 
-// Queries of tokens first .. first + n - 1 over keys from .. to - 1 of the cache; the layout [token][head] is
-// a matter of strides.
+// Queries of tokens first .. first + n - 1 over keys from .. to - 1 of the cache, tokens first.
 static hyperattn_problem attend(int64_t first, int64_t n, int64_t from, int64_t to, int causal,
                                 float *out) {
-  hyperattn_problem p = {0};
-  p.batch = 1, p.n_heads = HEADS, p.n_kv_heads = KV_HEADS;
-  p.n_query = n, p.n_key = to - from, p.head_dim = p.value_dim = D;
+  hyperattn_problem p = hyperattn_tokens_first(1, HEADS, KV_HEADS, n, to - from, D, D, queries[first],
+                                               keys[from], values[from], out);
   p.causal = causal;  // aligned at the bottom right: the last query sees the last key
-  p.query.data = queries[first], p.key.data = keys[from], p.value.data = values[from], p.out.data = out;
-  p.query.head_stride = p.key.head_stride = p.value.head_stride = p.out.head_stride = D;
-  p.query.row_stride = p.out.row_stride = HEADS * D;
-  p.key.row_stride = p.value.row_stride = KV_HEADS * D;
   return p;
 }
 
@@ -77,7 +71,7 @@ int main(void) {
   hyperattn_output a = p.out;
   p = attend(CONTEXT - 1, 1, CONTEXT / 2, CONTEXT, 0, part[0]), p.lse = lse_b;
   if (hyperattn_forward(&p, &params, workspace, bytes)) return 1;
-  hyperattn_input b = {part, HYPERATTN_F32, 0, D, HEADS * D};
+  hyperattn_input b = {.data = part, .head_stride = D, .row_stride = HEADS * D};
   if (hyperattn_merge(1, HEADS, 1, D, a, lse_a, b, lse_b)) return 1;
   float halves = difference(whole[CONTEXT - 1][0], chunked[CONTEXT - 1][0], HEADS * D);
   printf("two halves of the cache, merged: %.1e\n", (double)halves);

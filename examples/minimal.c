@@ -13,14 +13,8 @@ int main(void) {
   for (size_t i = 0; i < size; i++)  // any data: here a few waves
     q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
-  hyperattn_problem problem = {0};
-  problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
-  problem.n_query = N, problem.n_key = N, problem.head_dim = D, problem.value_dim = D;
+  hyperattn_problem problem = hyperattn_heads_first(1, HEADS, HEADS, N, N, D, D, q, k, v, out);
   problem.causal = 1;
-  problem.query.data = q, problem.query.head_stride = (ptrdiff_t)N * D, problem.query.row_stride = D;
-  problem.key.data = k, problem.key.head_stride = (ptrdiff_t)N * D, problem.key.row_stride = D;
-  problem.value.data = v, problem.value.head_stride = (ptrdiff_t)N * D, problem.value.row_stride = D;
-  problem.out.data = out, problem.out.head_stride = (ptrdiff_t)N * D, problem.out.row_stride = D;
 
   hyperattn_params params = hyperattn_default_params();
   size_t bytes = hyperattn_workspace_size(&problem, &params, 1);

@@ -12,7 +12,7 @@ static unsigned char workspace[HYPERATTN_WORKSPACE_BOUND(1, N, D, D, 256, 64, 64
 static float wave(int i, int period) { return (float)(i % period) / (float)period - 0.5f; }
 
 int main(void) {
-  hyperattn_problem problem = {0};
+  hyperattn_problem problem = hyperattn_heads_first(1, 1, 1, N, N, D, D, q, k, v, out);
   hyperattn_params params = hyperattn_paper_params();
   hyperattn_status status;
   for (int i = 0; i < N * D; i++) {
@@ -20,11 +20,6 @@ int main(void) {
     k[i] = wave(i * 17, 89);
     v[i] = wave(i * 13, 101);
   }
-  problem.batch = problem.n_heads = problem.n_kv_heads = 1;
-  problem.n_query = problem.n_key = N;
-  problem.head_dim = problem.value_dim = D;
-  problem.query.data = q, problem.key.data = k, problem.value.data = v, problem.out.data = out;
-  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride = D;
   params.min_seq_len = 256, params.block_size = 64, params.sample_size = 64;
 
   status = hyperattn_forward(&problem, &params, workspace, sizeof workspace);

@@ -58,18 +58,13 @@ int main(void) {
   float *x = malloc(3 * size * sizeof *x), *out = malloc(2 * size * sizeof *out);
   if (!x || !out) return 1;
   for (size_t i = 0; i < 3 * size; i++) x[i] = (float)(i * 2654435761u % 1024) / 512 - 1;
-  hyperattn_problem problem = {0};
+  hyperattn_problem problem =
+      hyperattn_heads_first(1, HEADS, HEADS, N, N, D, D, x, x + size, x + 2 * size, out);
   hyperattn_params params = hyperattn_default_params();
-  problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
-  problem.n_query = problem.n_key = N, problem.head_dim = problem.value_dim = D, problem.causal = 1;
-  problem.query.data = x, problem.key.data = x + size, problem.value.data = x + 2 * size;
-  problem.query.head_stride = problem.key.head_stride = problem.value.head_stride =
-      problem.out.head_stride = (ptrdiff_t)N * D;
-  problem.query.row_stride = problem.key.row_stride = problem.value.row_stride = problem.out.row_stride = D;
+  problem.causal = 1;
   size_t bytes = hyperattn_workspace_size(&problem, &params, WORKERS);
   void *workspace = malloc(bytes);
 
-  problem.out.data = out;
   if (hyperattn_forward(&problem, &params, workspace, bytes) != HYPERATTN_OK) return 1;
 
   problem.out.data = out + size;

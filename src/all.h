@@ -34,6 +34,7 @@
 #include "tiles.h"
 #include "visibility.h"
 #include "states.h"
+#include "masking.h"
 #include "chunks.h"
 #include "skipping.h"
 #include "hashing.h"
@@ -56,6 +57,7 @@
 #include "resolve.h"
 #include "phases.h"
 #include "entry.h"
+#include "many.h"
 
 #include "undef.h"
 #endif /* HYPERATTN_IMPLEMENTATION */

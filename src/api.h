@@ -2,7 +2,7 @@
 #include <stdint.h>
 
 #define HYPERATTN_VERSION_MAJOR 0
-#define HYPERATTN_VERSION_MINOR 1
+#define HYPERATTN_VERSION_MINOR 2
 #define HYPERATTN_VERSION_PATCH 0
 
 /* HYPERATTN_API is put before every function, where it is declared and where it is defined. */
@@ -46,8 +46,7 @@ extern "C" {
   X(ERROR_CAUSAL, -18, "causal is neither 0 nor 1")                                                     \
   X(ERROR_SCALE, -19, "scale is NaN or infinite")                                                       \
   X(ERROR_DTYPE, -20, "a dtype is not one of hyperattn_dtype")                                          \
-  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, out or a part of a merge is Q8_0")                            \
-  X(ERROR_RESERVED, -22, "softcap, sliding_window or key_position is set: reserved, not built yet")     \
+  X(ERROR_DTYPE_UNSUPPORTED, -21, "query, mask, out or a part of a merge is Q8_0")                      \
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
@@ -75,13 +74,20 @@ extern "C" {
   X(ERROR_ISA_ABSENT, -49, "isa is not available on this machine or in this build")                     \
   X(ERROR_WORKERS, -50, "n_workers is below 1")                                                         \
   X(ERROR_SIZE_OVERFLOW, -51, "the workspace would exceed SIZE_MAX, or tasks INT64_MAX")                \
-  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")
+  X(ERROR_WORKSPACE_SIZE, -52, "the workspace is smaller than hyperattn_workspace_size")                \
+  X(ERROR_SOFTCAP, -53, "softcap is negative, NaN or infinite")                                         \
+  X(ERROR_SLIDING_WINDOW, -54, "sliding_window is negative")                                            \
+  X(ERROR_CUSTOM, -55, "query, mask, out or a part of a merge is CUSTOM")                               \
+  X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
+  X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
+  X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -53 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -96,17 +102,34 @@ typedef enum hyperattn_dtype {
   HYPERATTN_F32 = 0,
   HYPERATTN_F16,  /* IEEE 754 binary16 */
   HYPERATTN_BF16, /* the upper half of an F32 */
-  HYPERATTN_Q8_0  /* keys and values only; strides are multiples of 32 */
+  HYPERATTN_Q8_0, /* keys and values only; strides are multiples of 32 */
+  /* Keys and values only: any format, by hyperattn_input.widen; strides, page_stride too, are in bytes. The
+     library does not know how long a row is, so it checks its overlap with results for its first byte
+     only. */
+  HYPERATTN_CUSTOM
 } hyperattn_dtype;
 
 /* A tensor [batch][head][row][dim] whose last dimension is contiguous. Strides are in elements; the
    stride of a dimension of size 1 is ignored. Inputs may overlap one another and have zero or negative
    strides, so a row stride that was forgotten (0) means that every row is the same row, and is no error.
-   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim. */
+   For rows-first tensors [token][head][dim], head_stride = dim and row_stride = heads * dim.
+
+   Keys and values may lie in pages. Row r of head h is then at data + b * batch_stride + h * head_stride +
+   page[b * page_batch_stride + r / page_rows] * page_stride + (r % page_rows) * row_stride; a pool that
+   all sequences share has batch_stride 0. With page_rows 1 the pages are a list of rows, in any order,
+   with repeats. The caller keeps page numbers in range: sizes and checks do not read them, so neither the
+   extent of the rows nor their overlap with a result is checked. The numbers of all keys that causal and
+   sliding_window let any row see must be valid, also where a mask hides the key; others are not read. */
 typedef struct hyperattn_input {
   const void *data;
   hyperattn_dtype dtype;
   ptrdiff_t batch_stride, head_stride, row_stride;
+  /* HYPERATTN_CUSTOM, else unused: to[t] = element t of the row at `row`, for t < n, which is head_dim or
+     value_dim. It has the signature of ggml's to_float. Workers call it at the same time. */
+  void (*widen)(const void *row, float *to, int64_t n);
+  const int32_t *page; /* NULL, or page numbers [batch][page_batch_stride]; keys and values only */
+  int64_t page_rows;   /* rows of a page: 1 .. 2^31 - 1 where page is set, else unused */
+  ptrdiff_t page_stride, page_batch_stride; /* from page to page, as other strides; entries of page */
 } hyperattn_input;
 
 /* The same for a result: its strides are not negative and its rows do not overlap. */
@@ -135,7 +158,7 @@ typedef struct hyperattn_report {
   float keys_per_query;
   /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
   float block_mass, pinned_mass, sampled_mass;
-  /* The rest, which is met exactly: windows, diagonal segments and exact regions. */
+  /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
      the probes (0 without), in the rectangle where it is largest. */
@@ -157,11 +180,33 @@ typedef struct hyperattn_problem {
   hyperattn_input value;              /* [batch][n_kv_heads][n_key][value_dim] */
   hyperattn_output out;        /* [batch][n_heads][n_query][value_dim]; overlaps no input, no workspace */
   float *lse;                  /* NULL, or contiguous [batch][n_heads][n_query], always in this order */
-  float softcap;               /* reserved, 0 */
-  int64_t sliding_window;      /* reserved, 0 */
-  const int32_t *key_position; /* reserved, NULL */
+  float softcap;               /* 0, or > 0: scores become softcap * tanh(score / softcap), before the mask */
+  /* 0, or > 0: a query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window and,
+     where causal is 0, j - P < sliding_window. Where that hides a key, the call is exact. */
+  int64_t sliding_window;
+  /* data NULL, or F32, F16 or BF16 [batch][n_heads][n_query][n_key], added to the scores; strides of 0
+     repeat it. -inf hides a key, whatever it and its value hold; where its product with the slope is NaN or
+     +inf, the row is NaN. With a mask the call is exact, whatever the method. Set data before asking for
+     sizes: whether it is NULL counts. */
+  hyperattn_input mask;
+  const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
+  const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
 } hyperattn_problem;
+
+#ifndef HYPERATTN_NO_BUILDERS
+/* A whole problem for contiguous float32 tensors: heads first, [batch][head][row][dim], or tokens first,
+   [batch][row][head][dim]. Not causal, no lse, everything else zero: change what differs. Numbers and
+   pointers are checked by the call that takes the problem. */
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out);
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out);
+#endif
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
@@ -208,10 +253,12 @@ typedef struct hyperattn_params {
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
-  int64_t window; /* causal: a query's last `window` keys, its own included, are exact; else unused */
+  /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
+     model's window is problem.sliding_window. */
+  int64_t window;
   hyperattn_sampling sampling;
   /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
      judge it; a rectangle that misses it gets more keys, in the end all of them. */
@@ -222,7 +269,7 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sinks, a window of 256 and,
+/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
    for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
    mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
    order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
@@ -236,21 +283,26 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
-   0: the problem or params are invalid (hyperattn_check says why), or n_workers < 1. It looks at no
-   tensor's data or strides, and its result never falls when n_query, n_key or n_workers rise. Cost:
-   O(log n_key). */
+   0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
+   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
+   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
+   with HYPERATTN_EXACT it is not. Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads. In the other, heads = batch * n_heads, n is the larger of n_query and
-   n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group, and
-   probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
+   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
+   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
+   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
+   HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
+#define HYPERATTN_WORKSPACE_BOUND_MASK \
+  (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
@@ -327,8 +379,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
-   wait for all of them before the next phase. Both counts follow from shapes and params alone (they look
-   at no tensor's data or strides), and are 0 for an invalid call. */
+   wait for all of them before the next phase. Both counts follow from params and from what sizes follow
+   from, and are 0 for an invalid call. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -344,13 +396,46 @@ HYPERATTN_API hyperattn_status hyperattn_check(const hyperattn_problem *problem,
                                                const hyperattn_params *params, const void *workspace,
                                                size_t workspace_size, int n_workers);
 
+/* ---- Many problems at once ---------------------------------------------------------------------------
+
+   Several problems with the same params as one call, for example sequences of different lengths, prefill
+   beside decode: the tasks of all of them share the workers. Results have the same bits as separate calls.
+   What is to be known of each problem is worked out once and kept in the workspace, whose size is about
+   the sum of what the problems need and never falls as lengths, n_problems or n_workers rise. No problem
+   may write where another reads or writes, which is not checked; n_problems may be 0. *bad_problem (if not
+   NULL) is set to the index of the first invalid problem, or to -1 if there is none. Errors: as for one
+   problem, and N_PROBLEMS. */
+#ifndef HYPERATTN_NO_MANY
+HYPERATTN_API size_t hyperattn_workspace_size_many(const hyperattn_problem *problems, int n_problems,
+                                                   const hyperattn_params *params, int n_workers);
+
+/* parallel may be NULL: all runs on the calling thread. */
+HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *problems, int n_problems,
+                                                      const hyperattn_params *params,
+                                                      const hyperattn_parallel *parallel, void *workspace,
+                                                      size_t workspace_size, int *bad_problem);
+
+/* The same as phases. The first has one task, which copies problems and params into the workspace; after it
+   the caller's may change. Counting phases and tasks takes O(n_problems) each time. */
+HYPERATTN_API hyperattn_status hyperattn_check_many(const hyperattn_problem *problems, int n_problems,
+                                                    const hyperattn_params *params, const void *workspace,
+                                                    size_t workspace_size, int n_workers, int *bad_problem);
+HYPERATTN_API int hyperattn_phase_count_many(const hyperattn_problem *problems, int n_problems,
+                                             const hyperattn_params *params);
+HYPERATTN_API int64_t hyperattn_phase_tasks_many(const hyperattn_problem *problems, int n_problems,
+                                                 const hyperattn_params *params, int phase);
+HYPERATTN_API void hyperattn_run_task_many(const hyperattn_problem *problems, int n_problems,
+                                           const hyperattn_params *params, void *workspace, int phase,
+                                           int64_t index, int worker);
+#endif
+
 /* Merges two results over disjoint sets of keys (a split cache, several machines). a becomes the result
    over both: out_a = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse_a = ln(e^lse_a +
    e^lse_b). a and b are [batch][n_heads][n_query][value_dim], each lse contiguous
-   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit.
-   Errors: BATCH, N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, NULL_OUT (a), NULL_VALUE (b),
-   NULL_LSE, OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in
-   FlashInfer. */
+   [batch][n_heads][n_query]. Where one lse is -inf, that part is empty and the other is kept to the bit. Of
+   b only data, dtype and the three strides are read. A sink goes to one of the parts. Errors: BATCH,
+   N_HEADS, N_QUERY, VALUE_DIM, DTYPE, DTYPE_UNSUPPORTED, CUSTOM, NULL_OUT (a), NULL_VALUE (b), NULL_LSE,
+   OUT_STRIDE, EXTENT, ALIGNMENT, OVERLAP. Source: the merge of attention states, as in FlashInfer. */
 HYPERATTN_API hyperattn_status hyperattn_merge(int64_t batch, int64_t n_heads, int64_t n_query,
                                                int64_t value_dim, hyperattn_output a, float *lse_a,
                                                hyperattn_input b, const float *lse_b);

@@ -6,7 +6,10 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
   hai_tile_open(job, n, plan->value_dim);
-  if (plan->problem->causal) hai_tile_resume(job);
+  if (plan->problem->causal)
+    hai_tile_resume(job);
+  else if (!hai_capping(plan)) /* the capped sums are those of keys: a sink joins them last */
+    hai_tile_begin(job);
   hai_attend_blocks(job);
 }
 

@@ -37,7 +37,7 @@ HAI_APART void hai_stage_cap(hai_job *job) {
 
 /* Columns under the normaliser with Algorithm 2's cap and floor:
      C = eps^2 m / (n ln n) (B + T / kappa),
-     D = B + max(sum over columns of w min(e^s, C), T / kappa), out = numerator / D, lse = ln D.
+     D = B + max(sum over columns of w min(e^s, C), T / kappa) + e^sink, out = numerator / D, lse = ln D.
    B is the sum of what the tile has met so far; the numerator is not capped. The columns are met twice, for
    the numerator, and with clipped scores for D. Sums are kept as logarithms, since they may exceed a float's
    range. */
@@ -70,8 +70,9 @@ HAI_APART void hai_attend_columns_capped(hai_job *job) {
   tile->value_dim = value_dim;
   for (i = 0; i < tile->n; i++) {
     float rest = hai_state_lse(tile->m[i], tile->l[i]);
-    float sum = hai_log_add(block[i], rest > least ? rest : least);
-    float factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
+    float sum = hai_log_add(block[i], rest > least ? rest : least), factor;
+    if (HAI_SINKS && !job->audit) sum = hai_log_add(sum, hai_lane_sink(job, i)); /* hai_compare has its own */
+    factor = sum == -hai_inf() ? 0.0f : hai_exp(m[i] - sum);
     for (t = 0; t < value_dim; t++) tile->o[t * lanes + i] *= factor;
     hai_lane_set(tile, i, sum);
   }

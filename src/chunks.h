@@ -1,10 +1,15 @@
 /* ---- Chunks: the keys that wait, and what becomes of them ---- */
 
-/* Key `key` takes place j of the chunk that the tiles share. */
-HAI_HOT void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+/* Key `key`, whose row and whose value's lie there, takes place j of the chunk that the tiles share. */
+HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *key_at,
+                             const char *value_at) {
   tile->id[j] = hai_to_int(key);
-  tile->key[j] = hai_rows_at(tile, &tile->keys, key, j);
-  if (tile->value_dim) tile->value[j] = hai_rows_at(tile, &tile->values, key, j);
+  tile->key[j] = hai_rows_at(&tile->keys, key_at, tile->kernel, tile->keys.widened, j);
+  if (tile->value_dim)
+    tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
+}
+static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+  hai_tile_put_at(tile, j, key, hai_walk_from(&tile->keys, key).at, hai_walk_from(&tile->values, key).at);
 }
 
 /* Products of the packed queries with n rows of tile->key, by a kernel that reads these rows. */
@@ -24,6 +29,11 @@ static void hai_tile_clip(hai_tile *tile) {
    and every key in tile->id passes here, in attention and in probing. */
 static void hai_tile_scores(hai_tile *tile) {
   hai_tile_products(tile, tile->kernel, tile->n_keys);
+  if (HAI_SOFTCAP && tile->softcap > 0.0f)
+    tile->kernel->cap(tile->score, tile->n_keys, tile->softcap, tile->begin, tile->end);
+  if (HAI_MASKS && tile->mask)
+    tile->kernel->add_bias(tile->score, tile->n_keys, tile->mask->bias, tile->mask->slope, tile->begin,
+                           tile->end);
   if (tile->clip) hai_tile_clip(tile);
 }
 
@@ -134,6 +144,13 @@ static void hai_tile_flush(hai_tile *tile) {
   tile->n_keys = tile->masked = tile->weighted = 0;
 }
 
+/* The keys that wait are passed over, since no lane sees any of them. Sums are carried all the same: when
+   that happens must not depend on which queries share a tile. */
+static void hai_tile_pass(hai_tile *tile) {
+  hai_tile_follow(tile, 0);
+  tile->n_keys = tile->masked = 0;
+}
+
 /* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
    its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
@@ -143,20 +160,52 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load a row from memory, so that it arrives before it is multiplied. */
-static void hai_rows_fetch(const hai_rows *rows, const void *row) {
-  hai_index bytes = hai_offset(rows->dtype, rows->dim), t;
-  for (t = 0; t < bytes; t += HAI_ALIGN) HAI_PREFETCH(HAI_AS(const char *, row) + t);
+/* Starts to load keys begin .. end - 1 and their values, which are met one chunk later. */
+HAI_HOT void hai_tile_fetch(const hai_tile *tile, hai_index begin, hai_index end) {
+  const hai_rows *keys = &tile->keys, *values = &tile->values;
+  size_t key_bytes = HAI_AS(size_t, hai_offset(keys->dtype, keys->dim)),
+         value_bytes = HAI_AS(size_t, hai_offset(values->dtype, tile->value_dim));
+  hai_walk key, value;
+  if (!HAI_SIMD || begin >= end) return; /* plain C does not wait for memory */
+  key = hai_walk_from(keys, begin);
+  value = hai_walk_from(values, begin);
+  for (;;) {
+    hai_fetch(key.at, key_bytes);
+    hai_fetch(value.at, value_bytes);
+    if (++begin == end) return;
+    hai_walk_on(&key, keys, begin);
+    hai_walk_on(&value, values, begin);
+  }
 }
 
-/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
-  hai_index j;
-  for (j = 0; j < end - begin; j++) {
-    hai_tile_put(tile, hai_to_int(j), begin + j);
-    hai_rows_fetch(&tile->keys, tile->key[j]);
-    if (tile->value_dim) hai_rows_fetch(&tile->values, tile->value[j]);
+/* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
+   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
+   start to load, as far as `all`. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
+  const hai_rows *keys = &tile->keys, *values = &tile->values;
+  hai_index from = hai_max(begin, first), row;
+  hai_walk key = hai_walk_from(keys, from), value = hai_walk_from(values, from);
+  for (row = begin; row < end; row++) {
+    if (row > from) {
+      hai_walk_on(&key, keys, row);
+      hai_walk_on(&value, values, row);
+    }
+    hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
+  hai_tile_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+}
+
+/* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
+   whether there are any. The tile goes on to meet keys up to `all`. */
+static int hai_tile_await(hai_tile *tile, hai_index begin, hai_index end, hai_index all) {
+  if (hai_tile_sees(tile, begin, end - 1) == HAI_SEEN_NONE) return 0;
+  hai_tile_fill(tile, begin, hai_min(end, tile->max_last + 1));
+  tile->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
+  if (!HAI_MASKS || !tile->mask) return 1;
+  hai_mask_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+  if (hai_mask_chunk(tile, begin)) return 1;
+  hai_tile_pass(tile);
+  return 0;
 }
 
 /* Some tiles meet those of keys begin .. end - 1 that they see. Chunks begin at multiples of HAI_CHUNK, and
@@ -164,7 +213,7 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end) {
    which queries share a tile. */
 static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, hai_index end) {
   hai_index first = end, last = begin - 1, next;
-  int i, nonfinite;
+  int placed, nonfinite, i;
   for (i = 0; i < n_tiles; i++) {
     first = hai_min(first, tiles[i]->min_first);
     last = hai_max(last, tiles[i]->max_last);
@@ -174,15 +223,15 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   end = hai_min(end, last + 1);
   for (; begin < end; begin = next) {
     next = hai_min(end, (begin / HAI_CHUNK + 1) * HAI_CHUNK);
-    hai_tile_rows(tiles[0], begin, next);
+    placed = 0;
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
-      if (hai_tile_sees(tiles[i], begin, next - 1) == HAI_SEEN_NONE) continue;
-      hai_tile_fill(tiles[i], begin, hai_min(next, tiles[i]->max_last + 1));
+      if (!hai_tile_await(tiles[i], begin, next, end)) continue;
+      if (!placed) hai_tile_rows(tiles[0], begin, next, first, end);
+      placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
       tiles[i]->nonfinite = nonfinite > 0;
-      tiles[i]->chunks = hai_to_int(begin / HAI_CHUNK); /* counted from key 0 */
       hai_tile_flush(tiles[i]);
     }
   }

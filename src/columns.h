@@ -1,5 +1,5 @@
 /* ---- Pins and columns: keys that all queries of a rectangle share ----
-   Pins are met by every query with log-weight 0: the sinks and the heavy keys. Columns are a sample of
+   Pins are met by every query with log-weight 0: the sink keys and the heavy keys. Columns are a sample of
    the other keys, R, whose log-weight makes up for the keys that were not drawn. Both draws run through R
    in the pairing's order and take one point from each of m strata, so that every bucket is represented. A
    column that a query meets in its blocks too is hidden from it (rectangle.h); no other weight changes. */
@@ -9,7 +9,7 @@ static void hai_set_pinned(const hai_job *job, uint32_t *pinned, hai_index key) 
   pinned[bit / 32] |= UINT32_C(1) << (bit % 32);
 }
 
-/* The heavy keys: of the rectangle's keys that are no sinks, those of largest mass. Marks them in
+/* The heavy keys: of the rectangle's keys that are no sink keys, those of largest mass. Marks them in
    `pinned`. */
 static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned) {
   const float *mass = hai_mass(job) - job->rect.key_begin;
@@ -25,12 +25,12 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            sinks = hai_min(plan->sink_keys, end), key;
+            sink_end = hai_min(plan->sink_keys, end), key;
   uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
   HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
-  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sinks), pinned);
-  for (key = begin; key < sinks; key++) hai_set_pinned(job, pinned, key);
+  if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
+  for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
   for (key = begin; key < end; key++)
     if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;

@@ -147,12 +147,15 @@ static int hai_can_run(const hai_isa *row) {
   return row->kernel && !(row->features & ~hai_cpu());
 }
 
-/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. */
+/* The kernel of an ISA for rows of float32, NULL where this machine or build has none. AUTO skips the
+   row of AMX, whose test asks the system each time until it permits; a later row has the same kernel. */
 HAI_APART const hai_kernel *hai_kernel_of(hyperattn_isa isa) {
   int i;
-  for (i = 0; i < HAI_N_ISAS; i++)
-    if ((hai_isas[i].isa == HAI_AS(int, isa) || isa == HYPERATTN_ISA_AUTO) && hai_can_run(&hai_isas[i]))
-      return hai_isas[i].kernel;
+  for (i = 0; i < HAI_N_ISAS; i++) {
+    int fits = isa == HYPERATTN_ISA_AUTO ? hai_isas[i].isa != HYPERATTN_ISA_AMX_BF16
+                                         : hai_isas[i].isa == HAI_AS(int, isa);
+    if (fits && hai_can_run(&hai_isas[i])) return hai_isas[i].kernel;
+  }
   return HAI_NULL;
 }
 

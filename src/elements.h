@@ -1,20 +1,23 @@
 /* ---- Elements ----
-   A row consists of units: single elements, or Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
-   bytes). Conversions to float32 are exact. Those from it round to nearest, ties to even, and keep NaN. */
+   A row consists of units: single elements, Q8_0 blocks of 32 elements (a float16 scale, then 32 signed
+   bytes), or bytes whose meaning only the caller knows (HYPERATTN_CUSTOM). Conversions to float32 are exact.
+   Those from it round to nearest, ties to even, and keep NaN. */
 
 #define HAI_Q8_0_ELEMENTS 32
 #define HAI_Q8_0_BYTES 34
 
 HAI_HOT int hai_is_f32(hyperattn_dtype dtype) { return !HAI_HALVES || dtype == HYPERATTN_F32; }
+HAI_HOT int hai_is_custom(hyperattn_dtype dtype) { return HAI_CUSTOM && dtype == HYPERATTN_CUSTOM; }
 /* Elements of a unit, bytes of a unit, and the alignment that a row needs. */
 HAI_HOT int hai_unit(hyperattn_dtype dtype) {
   return HAI_HALVES && dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_ELEMENTS : 1;
 }
 HAI_HOT size_t hai_unit_bytes(hyperattn_dtype dtype) {
+  if (hai_is_custom(dtype)) return 1;
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
 static size_t hai_alignment(hyperattn_dtype dtype) {
-  return hai_is_f32(dtype) ? sizeof(float) : sizeof(uint16_t);
+  return hai_is_f32(dtype) ? sizeof(float) : hai_is_custom(dtype) ? 1 : sizeof(uint16_t);
 }
 
 /* float16: sign, 5 bits of exponent with bias 15, 10 bits of fraction. */

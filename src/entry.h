@@ -1,18 +1,30 @@
 /* Entry points. */
 
+#ifndef HYPERATTN_NO_TEXTS
+/* Can this build return a status? Compilers evaluate it for each, and drop the sentences of the others. */
+static int hai_occurs(int code) {
+  return (HAI_SOFTCAP || code != HYPERATTN_ERROR_SOFTCAP) &&
+         (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
+         (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
+         (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+}
+
+#define HAI_UNKNOWN "unknown status"
 #define HAI_STATUS_CASE(name, code, text) \
-  case code: return text;
+  case code: return hai_occurs(code) ? text : HAI_UNKNOWN;
 HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
-#ifdef HYPERATTN_NO_TEXTS
-  (void)status;
-  return "";
-#else
   switch (HAI_AS(int, status)) {
     HYPERATTN_STATUS_LIST(HAI_STATUS_CASE)
-    default: return "unknown status";
+    default: return HAI_UNKNOWN;
   }
-#endif
 }
+#else
+HYPERATTN_API const char *hyperattn_status_string(hyperattn_status status) {
+  (void)status;
+  return "";
+}
+#endif
 
 HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   hyperattn_params p;
@@ -44,6 +56,65 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
   return p;
 }
+
+#ifndef HYPERATTN_NO_BUILDERS
+/* a * b, or some number where that would not fit: the problem is then invalid anyway. */
+static ptrdiff_t hai_stride_of(int64_t a, int64_t b) {
+  return HAI_AS(ptrdiff_t, HAI_AS(uint64_t, a) * HAI_AS(uint64_t, b));
+}
+
+/* Strides of a contiguous tensor. */
+static hyperattn_input hai_contiguous(const void *data, int is_tokens_first, int64_t heads, int64_t rows,
+                                      int64_t dim) {
+  hyperattn_input x;
+  HYPERATTN_MEMSET(&x, 0, sizeof x); /* float32 */
+  x.data = data;
+  x.head_stride = hai_stride_of(is_tokens_first ? 1 : rows, dim);
+  x.row_stride = hai_stride_of(is_tokens_first ? heads : 1, dim);
+  x.batch_stride = hai_stride_of(hai_stride_of(heads, rows), dim);
+  return x;
+}
+
+static hyperattn_problem hai_problem(int is_tokens_first, int64_t batch, int64_t n_heads,
+                                     int64_t n_kv_heads, int64_t n_query, int64_t n_key, int64_t head_dim,
+                                     int64_t value_dim, const void *query, const void *key,
+                                     const void *value, void *out) {
+  hyperattn_input result = hai_contiguous(out, is_tokens_first, n_heads, n_query, value_dim);
+  hyperattn_problem p;
+  HYPERATTN_MEMSET(&p, 0, sizeof p);
+  p.batch = batch;
+  p.n_heads = n_heads;
+  p.n_kv_heads = n_kv_heads;
+  p.n_query = n_query;
+  p.n_key = n_key;
+  p.head_dim = head_dim;
+  p.value_dim = value_dim;
+  p.query = hai_contiguous(query, is_tokens_first, n_heads, n_query, head_dim);
+  p.key = hai_contiguous(key, is_tokens_first, n_kv_heads, n_key, head_dim);
+  p.value = hai_contiguous(value, is_tokens_first, n_kv_heads, n_key, value_dim);
+  p.out.data = out;
+  p.out.batch_stride = result.batch_stride;
+  p.out.head_stride = result.head_stride;
+  p.out.row_stride = result.row_stride;
+  return p;
+}
+
+HYPERATTN_API hyperattn_problem hyperattn_heads_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                      int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                      int64_t value_dim, const void *query, const void *key,
+                                                      const void *value, void *out) {
+  return hai_problem(0, batch, n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim, query, key, value,
+                     out);
+}
+
+HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_heads, int64_t n_kv_heads,
+                                                       int64_t n_query, int64_t n_key, int64_t head_dim,
+                                                       int64_t value_dim, const void *query, const void *key,
+                                                       const void *value, void *out) {
+  return hai_problem(1, batch, n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim, query, key, value,
+                     out);
+}
+#endif
 
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers) {

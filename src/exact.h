@@ -9,9 +9,12 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   for (i = 0; i < n; i++) {
     hai_exact_keys(plan, (row + i) / group, &first, &last);
     hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
+    if (hai_masking(plan))
+      hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
   }
   hai_tile_open(job, n, plan->value_dim);
-  job->tile->guarded = plan->problem->causal;
+  hai_tile_begin(job);
+  job->tile->guarded = plan->problem->causal || hai_sliding(plan) || hai_masking(plan);
 }
 
 /* Attention of rows row .. end - 1, some tiles at a time: open(job, row, n) opens job->tile for n rows, and

@@ -14,7 +14,7 @@
    query group        query_group queries in the pairing's order, which choose sub-blocks together
    pairing            an order of the rows, and each query group's choice of sub-blocks
    column             a sampled key, with the log-weight that makes up for the keys that were not drawn
-   pin                a key that every query of a rectangle meets: a sink, or one of large column mass
+   pin                a key that every query of a rectangle meets: a sink key, or one of large mass
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
    recipe             which of blocks, columns and all keys the queries of a rectangle meet

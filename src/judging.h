@@ -151,6 +151,13 @@ typedef struct hai_comparison {
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
+/* lse of what lane i has met before the rectangle. In full attention that is the sink alone, whose output is
+   0. */
+static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
+  if (!job->plan->problem->causal) return hai_lane_sink(job, i);
+  return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();
+}
+
 /* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
    lanes). Where `with_earlier`, both are merged first with what the query has met before this rectangle. */
 static void hai_compare(const hai_job *job, int i, const float *truth, int with_earlier,
@@ -159,9 +166,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float lse_before = with_earlier && plan->problem->causal
-                         ? hai_stored_lse(job)[tile->state[i]]
-                         : -hai_inf();
+  float lse_before = hai_lse_before(job, i, with_earlier);
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
   c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -173,7 +178,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   before_exact = hai_weight_in(lse_before, c->lse_whole);
   c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
-    float before = lse_before == -hai_inf() ? 0.0f : tile->out[i][t];
+    float before = plan->problem->causal && lse_before != -hai_inf() ? tile->out[i][t] : 0.0f;
     float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
     float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
     if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);

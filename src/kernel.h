@@ -11,17 +11,24 @@ typedef struct hai_kernel {
   int width;             /* lanes per register */
   int tiles;             /* how many tiles should meet a chunk of keys while it is in the cache */
 
-  /* to[t] = row[t] for t < n, exactly, whatever the dtype but F32. */
+  /* to[t] = row[t] for t < n, exactly, for every dtype but F32 and CUSTOM. */
   void (*widen)(const void *row, hyperattn_dtype dtype, hai_index n, float *to);
   /* packed[t][i] = factor * row[i][t], for t < dim and all lanes; a NULL row packs as zeros. Kernels that
      read bfloat16 pack two coordinates into one float's place, and the factor behind them. */
   void (*pack)(const void *const *row, hai_index dim, float factor, float *packed);
-  /* row[i][t] = packed[t][i] * factor[i], for lanes whose row is not NULL. Rows do not overlap. */
+  /* row[i][t] = (packed[t][i] + 0) * factor[i], for lanes whose row is not NULL: -0 becomes +0, since which
+     of the two a sum is may depend on the lane's company. Rows do not overlap. */
   void (*unpack)(const float *packed, hai_index dim, const float *factor, float *const *row);
   /* score[j][i] = sum over t in order of query[t][i] * key[j][t], for j < n_keys; score has HAI_CHUNK
      rows, and those beyond n_keys may be written too. */
   void (*scores)(const float *query, hai_index dim, const void *const *key, int n_keys, int begin, int end,
                  float *score);
+  /* score[j][i] = softcap * tanh(score[j][i] / softcap) for a softcap > 0; NaN stays. */
+  void (*cap)(float *score, int n_keys, float softcap, int begin, int end);
+  /* Clears bit i of visible[j] where bias[j][i] is -inf. */
+  void (*hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible);
+  /* score[j][i] += slope[i] * bias[j][i]. */
+  void (*add_bias)(float *score, int n_keys, const float *bias, const float *slope, int begin, int end);
   /* Adds log_weight[j] (NULL: 0) and hides what visible[j]'s bit i does not show (NULL: shows all), then
        high = max_j score, m' = m where high <= m, else high + HAI_AHEAD, or high where that is a leap,
        factor = e^(m - m'), score[j][i] = e^(score - m'), l' = l factor + sum_j score[j][i].

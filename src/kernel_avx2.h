@@ -30,6 +30,11 @@ HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
 HAI_V_avx2 hai_max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+HAI_V_avx2 hai_min_avx2(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+HAI_V_avx2 hai_div_avx2(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_hidden_avx2(__m256 x) {
+  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-hai_inf()), _CMP_EQ_OQ)));
+}
 HAI_V_avx2 hai_show_avx2(__m256 x, uint64_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   __m256i shown =
@@ -113,6 +118,9 @@ static const hai_kernel hai_kernel_avx2 = {
     /* pack */ hai_pack_avx2,
     /* unpack */ hai_unpack_avx2,
     /* scores */ hai_scores_avx2,
+    /* cap */ hai_cap_avx2,
+    /* hide */ hai_hide_avx2,
+    /* add_bias */ hai_add_bias_avx2,
     /* softmax */ hai_softmax_avx2,
     /* round */ HAI_NULL,
     /* values */ hai_values_avx2,

@@ -32,6 +32,11 @@ HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
 HAI_V_avx512 hai_max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+HAI_V_avx512 hai_min_avx512(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+HAI_V_avx512 hai_div_avx512(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_hidden_avx512(__m512 x) {
+  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-hai_inf()), _CMP_EQ_OQ));
+}
 HAI_V_avx512 hai_show_avx512(__m512 x, uint64_t bits) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(-hai_inf()), HAI_AS(__mmask16, bits), x);
 }
@@ -111,6 +116,9 @@ static const hai_kernel hai_kernel_avx512 = {
     /* pack */ hai_pack_avx512,
     /* unpack */ hai_unpack_avx512,
     /* scores */ hai_scores_avx512,
+    /* cap */ hai_cap_avx512,
+    /* hide */ hai_hide_avx512,
+    /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ HAI_NULL,
     /* values */ hai_values_avx512,

@@ -28,7 +28,7 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   for (i = begin; i < end; i += HAI_WIDTH) {
     const float *at = score + i;
     float *joined = score + HAI_CHUNK * HAI_LANES + i;
-    HAI_VECTOR even = zero, odd = zero, x;
+    HAI_VECTOR even = zero, odd = zero, x, next;
     for (j = 0; j + 4 <= n_keys; j += 4, at += 4 * HAI_LANES, joined += 2 * HAI_LANES) {
       x = HAI_ISA(join)(HAI_ISA(load)(at), HAI_ISA(load)(at + HAI_LANES));
       HAI_ISA(store)(joined, x);
@@ -37,10 +37,12 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
       HAI_ISA(store)(joined + HAI_LANES, x);
       odd = HAI_ISA(dot)(x, one, odd);
     }
-    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) {
+    for (; j < n_keys; j += 2, at += 2 * HAI_LANES, joined += HAI_LANES) { /* in turn, as if zeros followed */
       x = HAI_ISA(join)(HAI_ISA(load)(at), j + 1 < n_keys ? HAI_ISA(load)(at + HAI_LANES) : zero);
       HAI_ISA(store)(joined, x);
-      even = HAI_ISA(dot)(x, one, even);
+      next = HAI_ISA(dot)(x, one, even);
+      even = odd;
+      odd = next;
     }
     even = HAI_ISA(fma)(HAI_ISA(load)(sum + i), HAI_ISA(load)(factor + i), HAI_ISA(add)(even, odd));
     HAI_ISA(store)(sum + i, even);

@@ -35,6 +35,12 @@ HAI_V_neon hai_int8_neon(const void *p) {
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 }
 HAI_V_neon hai_max_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+HAI_V_neon hai_min_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+HAI_V_neon hai_div_neon(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
+HAI_INLINE uint32_t hai_hidden_neon(float32x4_t x) {
+  static const uint32_t lane[4] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vceqq_f32(x, vdupq_n_f32(-hai_inf())), vld1q_u32(lane)));
+}
 HAI_V_neon hai_show_neon(float32x4_t x, uint64_t bits) {
   static const uint32_t lane[4] = {1, 2, 4, 8};
   return vbslq_f32(vtstq_u32(vdupq_n_u32(HAI_AS(uint32_t, bits)), vld1q_u32(lane)), x,
@@ -109,6 +115,9 @@ static const hai_kernel hai_kernel_neon = {
     /* pack */ hai_pack_neon,
     /* unpack */ hai_unpack_neon,
     /* scores */ hai_scores_neon,
+    /* cap */ hai_cap_neon,
+    /* hide */ hai_hide_neon,
+    /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ HAI_NULL,
     /* values */ hai_values_neon,

@@ -23,7 +23,7 @@ static void hai_unpack_plain(const float *packed, hai_index from, hai_index dim,
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
-    for (t = from; row[i] && t < dim; t++) row[i][t] = packed[t * lanes + i] * factor[i];
+    for (t = from; row[i] && t < dim; t++) row[i][t] = (packed[t * lanes + i] + 0.0f) * factor[i];
 }
 
 static void hai_widen_scalar(const void *row, hyperattn_dtype dtype, hai_index n, float *to) {
@@ -49,6 +49,27 @@ static void hai_scores_scalar(const float *query, hai_index dim, const void *con
     for (t = 0; t < dim; t++)
       for (i = begin; i < end; i++) s[i] += query[t * HAI_SCALAR_LANES + i] * k[t];
   }
+}
+
+static void hai_cap_scalar(float *score, int n_keys, float softcap, int begin, int end) {
+  float inverse = hai_inverse(softcap);
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] = hai_capped(score[i], softcap, inverse);
+}
+
+static void hai_hide_scalar(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++)
+      if (bias[i] == -hai_inf()) visible[j] &= ~(UINT64_C(1) << i);
+}
+
+static void hai_add_bias_scalar(float *score, int n_keys, const float *bias, const float *slope, int begin,
+                                int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_SCALAR_LANES, bias += HAI_SCALAR_LANES)
+    for (i = begin; i < end; i++) score[i] += slope[i] * bias[i];
 }
 
 static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight, const uint64_t *visible,
@@ -143,6 +164,9 @@ static const hai_kernel hai_kernel_scalar = {
     /* pack */ hai_pack_scalar,
     /* unpack */ hai_unpack_scalar,
     /* scores */ hai_scores_scalar,
+    /* cap */ HAI_SOFTCAP ? hai_cap_scalar : HAI_NULL,
+    /* hide */ HAI_MASKS ? hai_hide_scalar : HAI_NULL,
+    /* add_bias */ HAI_MASKS ? hai_add_bias_scalar : HAI_NULL,
     /* softmax */ hai_softmax_scalar,
     /* round */ HAI_NULL,
     /* values */ hai_values_scalar,

@@ -4,7 +4,8 @@
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
      f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
-     max(a, b)             the larger; a NaN in a is passed over
+     max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
+     div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
      or_zero(x)            0 where x is -inf; known(x): 0 where x is NaN
      move(m, high)         the next reference of the lanes' sums (hai_kernel.softmax)
@@ -15,21 +16,21 @@
 
 #include "kernel_tile.h"
 
-/* row[i][t] = packed[t][i] * factor[i], the way back of packing. */
+/* row[i][t] = (packed[t][i] + 0) * factor[i], the way back of packing. */
 HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const float *factor,
                                        float *const *row) {
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_VECTOR f = HAI_ISA(load)(factor + i), x0, x1, x2, x3;
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), zero = HAI_ISA(zero)(), x0, x1, x2, x3;
     hai_index t = 0;
     hai_index whole =
         hai_rows_present(HAI_REINTERPRET(const void *const *, row + i), HAI_WIDTH) ? dim / 4 * 4 : 0;
     for (; t < whole; t += 4) {
       const float *at = packed + t * HAI_LANES + i;
-      x0 = HAI_ISA(mul)(HAI_ISA(load)(at), f);
-      x1 = HAI_ISA(mul)(HAI_ISA(load)(at + HAI_LANES), f);
-      x2 = HAI_ISA(mul)(HAI_ISA(load)(at + 2 * HAI_LANES), f);
-      x3 = HAI_ISA(mul)(HAI_ISA(load)(at + 3 * HAI_LANES), f);
+      x0 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at), zero), f);
+      x1 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + HAI_LANES), zero), f);
+      x2 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 2 * HAI_LANES), zero), f);
+      x3 = HAI_ISA(mul)(HAI_ISA(add)(HAI_ISA(load)(at + 3 * HAI_LANES), zero), f);
       HAI_ISA(transpose4)(&x0, &x1, &x2, &x3);
       HAI_ISA(scatter4)(x0, row + i, t);
       HAI_ISA(scatter4)(x1, row + i + 1, t);
@@ -38,6 +39,54 @@ HAI_TARGET static void HAI_ISA(unpack)(const float *packed, hai_index dim, const
     }
     if (t < dim) hai_unpack_plain(packed, t, dim, factor, row, HAI_LANES, i, i + HAI_WIDTH);
   }
+}
+
+/* ---- What a score becomes ---- */
+
+/* x between -most and most; NaN stays. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(clamp)(HAI_VECTOR x, float most) {
+  return HAI_ISA(max)(HAI_ISA(set1)(-most), HAI_ISA(min)(HAI_ISA(set1)(most), x));
+}
+
+/* As hai_capped. */
+HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int begin, int end) {
+  HAI_VECTOR inverse = HAI_ISA(set1)(hai_inverse(softcap));
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH) {
+      HAI_VECTOR s = HAI_ISA(load)(score + i), u, p, q;
+      u = HAI_ISA(clamp)(HAI_ISA(mul)(s, inverse), HAI_TANH_END);
+      u = HAI_ISA(mul)(u, u);
+      p = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_P4), u, HAI_ISA(set1)(HAI_TANH_P3));
+      q = HAI_ISA(fma)(HAI_ISA(set1)(HAI_TANH_Q4), u, HAI_ISA(set1)(HAI_TANH_Q3));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P2));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q2));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P1));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(HAI_TANH_Q1));
+      p = HAI_ISA(fma)(p, u, HAI_ISA(set1)(HAI_TANH_P0));
+      q = HAI_ISA(fma)(q, u, HAI_ISA(set1)(1.0f));
+      HAI_ISA(store)(score + i, HAI_ISA(clamp)(HAI_ISA(mul)(s, HAI_ISA(div)(p, q)), softcap));
+    }
+}
+
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
+                                     uint64_t *visible) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
+    uint64_t hidden = 0;
+    for (i = begin; i < end; i += HAI_WIDTH)
+      hidden |= HAI_AS(uint64_t, HAI_ISA(hidden)(HAI_ISA(load)(bias + i))) << i;
+    visible[j] &= ~hidden;
+  }
+}
+
+HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *bias, const float *slope,
+                                         int begin, int end) {
+  int i, j;
+  for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
+    for (i = begin; i < end; i += HAI_WIDTH)
+      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
+                                             HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */

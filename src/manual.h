@@ -31,14 +31,8 @@
        for (size_t i = 0; i < size; i++)  // any data: here a few waves
          q[i] = (float)(i * 7 % 13) / 13, k[i] = (float)(i * 5 % 11) / 11, v[i] = (float)(i * 3 % 17) / 17;
 
-       hyperattn_problem problem = {0};
-       problem.batch = 1, problem.n_heads = HEADS, problem.n_kv_heads = HEADS;
-       problem.n_query = N, problem.n_key = N, problem.head_dim = D, problem.value_dim = D;
+       hyperattn_problem problem = hyperattn_heads_first(1, HEADS, HEADS, N, N, D, D, q, k, v, out);
        problem.causal = 1;
-       problem.query.data = q, problem.query.head_stride = (ptrdiff_t)N * D, problem.query.row_stride = D;
-       problem.key.data = k, problem.key.head_stride = (ptrdiff_t)N * D, problem.key.row_stride = D;
-       problem.value.data = v, problem.value.head_stride = (ptrdiff_t)N * D, problem.value.row_stride = D;
-       problem.out.data = out, problem.out.head_stride = (ptrdiff_t)N * D, problem.out.row_stride = D;
 
        hyperattn_params params = hyperattn_default_params();
        size_t bytes = hyperattn_workspace_size(&problem, &params, 1);
@@ -80,6 +74,7 @@
      tiles.h                queries in the lanes, and where rows of keys and values lie
      visibility.h           which keys a query sees
      states.h               what a state begins as; sums that many keys share; storing and loading
+     masking.h              the caller's mask
      chunks.h               the keys that wait: their scores, weights and values
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
@@ -102,6 +97,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
+     many.h                 the functions for many problems in one call
 
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
@@ -111,15 +107,28 @@
      one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
      Causal attention is split recursively into exact segments along the diagonal and, at every level, the
      rectangle of the second half's queries by the first half's keys, which is approximated.
+   WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
+     softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
+     sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
+                    row that sees no key has out = 0 and lse = sink. Where results are merged, one has it
+     sliding_window the query at position P = i + n_key - n_query sees only keys j with P - j < sliding_window
+                    and, not causal, j - P < sliding_window. Where it hides a key, the call is exact,
+                    whatever params.method says, at the cost of the keys that are seen
+     mask           slope * mask[i][j] is added to s, slope = mask_slope[head] or 1; -inf hides a key,
+                    whatever the slope and whatever numbers the key and its value hold. The call is then
+                    exact, whatever params.method says. Chunks of 64 keys that are hidden from a whole tile
+                    of queries are not computed
+     pages          keys and values in pages, or as a list of rows: read in place, by every method
+     A row that sees no key has out = 0 and lse = -inf. A score, a sink or a product of slope and mask (where
+     the mask is not -inf) that is NaN or +inf makes its row NaN.
    WHAT IT DOES NOT
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
-     gradients and no dropout. The fields softcap, sliding_window and key_position are reserved: setting one
-     is an error, never ignored.
+     gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
      take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both.
+     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -136,8 +145,8 @@
                     of key_group keys where blocks are chosen by score
      query group    query_group queries that stand together in the order and choose their sub-blocks together
      column         a sampled key, shared by all queries of a rectangle
-     pinned key     a key that all queries of a rectangle meet with weight one: a sink (one of the first
-                    keys) or a heavy key (one to which the probes pay much attention)
+     pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
+                    first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -145,8 +154,8 @@
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
-     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, d how far
-     below the largest score the scores lie that matter.
+     in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
+     how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
      queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
      the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
@@ -189,6 +198,11 @@
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
+     HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
+     HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
+     HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
+                            HYPERATTN_CUSTOM
    SIMD
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
@@ -199,10 +213,10 @@
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
      64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
-     numbers, and out is rounded once, at the end. Kernels of BF16 products are the exception: they sum in
-     float32 as well, but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as
-     zero. They divide by the sum of the rounded weights, so that equal values are their own mean; lse is
-     that of the exact weights.
+     numbers, and out is rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's
+     function, likewise. Kernels of BF16 products are the exception: they sum in float32 as well, but round
+     the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of
+     the rounded weights, so that equal values are their own mean; lse is that of the exact weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (the authors' code encodes).

@@ -35,6 +35,35 @@ static float hai_exp(float x) {
   return p * hai_float(HAI_AS(uint32_t, n + 127) << 23);
 }
 
+/* 1 / x for x > 0, at most the largest float. */
+static float hai_inverse(float x) {
+  float inverse = 1.0f / x;
+  return hai_finite(inverse) ? inverse : hai_float(0x7f7fffffu);
+}
+
+/* c tanh(s / c) = s P(x^2) / Q(x^2), x = s / c, for |x| <= HAI_TANH_END, beyond which tanh is 1; at most c. P
+   and Q by their coefficients, a minimax fit of relative error 2.1e-8. NaN stays. `inverse` is that of c. No
+   product with c is taken, so that scores far below a large c stay as they are. */
+#define HAI_TANH_END 9.02f
+#define HAI_TANH_P0 9.999999790e-01f
+#define HAI_TANH_P1 1.337971971e-01f
+#define HAI_TANH_P2 3.494036348e-03f
+#define HAI_TANH_P3 2.058349910e-05f
+#define HAI_TANH_P4 1.331907664e-08f
+#define HAI_TANH_Q1 4.671303496e-01f
+#define HAI_TANH_Q2 2.587108081e-02f
+#define HAI_TANH_Q3 3.283095250e-04f
+#define HAI_TANH_Q4 7.762025519e-07f
+static float hai_capped(float s, float c, float inverse) {
+  float x = s * inverse, u, p, q;
+  x = x > HAI_TANH_END ? HAI_TANH_END : x < -HAI_TANH_END ? -HAI_TANH_END : x;
+  u = x * x;
+  p = (((HAI_TANH_P4 * u + HAI_TANH_P3) * u + HAI_TANH_P2) * u + HAI_TANH_P1) * u + HAI_TANH_P0;
+  q = (((HAI_TANH_Q4 * u + HAI_TANH_Q3) * u + HAI_TANH_Q2) * u + HAI_TANH_Q1) * u + 1.0f;
+  s *= p / q;
+  return s > c ? c : s < -c ? -c : s;
+}
+
 /* base + ln x for x >= 0; ln 0 = -inf; NaN if x is negative or NaN. With x = 2^e y and y in [sqrt(1/2),
    sqrt(2)), ln y = 2 atanh((y - 1) / (y + 1)). ln 2 is split in two parts, the first of so few bits that
    its product with e is exact: where base and ln x cancel, the difference has an error of a few units in

@@ -48,7 +48,7 @@ static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
   const hai_stage *stage = hai_phase_stage(plan, phase, &level);
   hai_grid g = hai_phase_grid(plan, stage, level);
   int64_t rects = g.rects;
-  if (plan->n_query == 0) return 0; /* not even a report: no buffer was asked for */
+  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
   return rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
 }
 

@@ -28,7 +28,9 @@ typedef struct hai_plan {
   /* The parameters' counts, none above the number of rows that exist. */
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries;
-  hai_index window; /* 0 in full attention */
+  hai_index window;      /* 0 in full attention */
+  hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
+  unsigned char hyper;   /* 1 if rectangles may be approximated */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -65,6 +67,10 @@ typedef struct hai_rect {
   hai_index index;  /* within its level */
   hai_index region; /* number in the split, whatever the lengths: of its random numbers and its record */
 } hai_rect;
+
+/* Does a sliding window hide keys, is there a mask? Constant in a build without them. */
+static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
+static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
@@ -111,7 +117,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 
 /* Is a rectangle worth approximating? */
 static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 

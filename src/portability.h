@@ -109,6 +109,41 @@
 #else
 #define HAI_LONG_SUMS 1
 #endif
+#ifdef HYPERATTN_NO_SLIDING
+#define HAI_SLIDING 0
+#else
+#define HAI_SLIDING 1
+#endif
+#ifdef HYPERATTN_NO_SOFTCAP
+#define HAI_SOFTCAP 0
+#else
+#define HAI_SOFTCAP 1
+#endif
+#ifdef HYPERATTN_NO_SINKS
+#define HAI_SINKS 0
+#else
+#define HAI_SINKS 1
+#endif
+#ifdef HYPERATTN_NO_MASKS
+#define HAI_MASKS 0
+#else
+#define HAI_MASKS 1
+#endif
+#ifdef HYPERATTN_NO_PAGES
+#define HAI_PAGES 0
+#else
+#define HAI_PAGES 1
+#endif
+#if defined(HYPERATTN_NO_CUSTOM) || defined(HYPERATTN_NO_HALVES)
+#define HAI_CUSTOM 0
+#else
+#define HAI_CUSTOM 1
+#endif
+#ifdef HYPERATTN_NO_MANY
+#define HAI_MANY 0
+#else
+#define HAI_MANY 1
+#endif
 
 /* Never inlined: the stack is as deep as the deepest callee, and not the sum of all that one frame would
    hold. */
@@ -123,10 +158,11 @@
 #else
 #define HAI_ONCE HAI_HOT
 #endif
+/* Starts to load a line into the second cache. */
 #if HAI_SIMD
-#define HAI_PREFETCH(at) __builtin_prefetch(at)
+#define HAI_PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #else
-#define HAI_PREFETCH(at) ((void)(at)) /* plain C is slower than memory */
+#define HAI_PREFETCH(at) ((void)(at)) /* plain C does not wait for memory */
 #endif
 
 #define HAI_MAX_DIM 576  /* largest head_dim and value_dim */
@@ -194,6 +230,14 @@ HAI_ONCE hai_index hai_cut(hai_index n, hai_index parts, hai_index i) {
 HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   int64_t wide = x;
   return hai_to_index(((wide + 1) * parts - 1) / n);
+}
+
+/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
+   nothing else. */
+HAI_HOT void hai_fetch(const char *at, size_t bytes) {
+  const char *end = at + bytes;
+  for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
+    HAI_PREFETCH(at);
 }
 
 /* The next multiple of HAI_ALIGN. */

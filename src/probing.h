@@ -95,7 +95,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count);
+      hai_tile_rows(tiles[0], key, key + count, key, end);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);

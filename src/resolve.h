@@ -11,6 +11,12 @@ static float hai_scale_of(const hyperattn_problem *p, const hai_kernel *kernel) 
   return scale;
 }
 
+/* Does a sliding window hide any key? Where it does, it is below n_key or n_query. */
+static int hai_slides(const hyperattn_problem *p) {
+  return p->sliding_window &&
+         (p->n_key > p->sliding_window || (!p->causal && p->n_query > p->sliding_window));
+}
+
 /* The problem's shape. */
 static void hai_resolve_shape(hai_plan *plan) {
   const hyperattn_problem *p = plan->problem;
@@ -22,6 +28,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
   plan->reporting = HAI_JUDGING && p->report;
+  plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
 /* The parameters, and what follows from them. */
@@ -33,8 +40,8 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->window =
-      plan->problem->causal && p->method == HYPERATTN_HYPER ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
+  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -80,30 +87,27 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
+   of more queries could have some, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
-  int n = 0, i;
+  int may_approximate = hai_may_approximate(plan), n = 0, i;
   plan->n_before = plan->n_per_level = plan->n_after = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
+    if (!may_approximate && stage->when == HAI_PER_LEVEL) continue;
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
   }
 }
 
-/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. Stages of levels
-   are counted even if this call has no levels, so that the size never falls as inputs grow. */
+/* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */
 static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
-  for (i = 0; i < n; i++) {
-    const hai_stage *stage = &hai_stages[plan->stages[i]];
-    if (stage->when == HAI_PER_LEVEL && !hai_may_approximate(plan)) continue;
-    most = hai_most(most, stage->scratch(plan));
-  }
+  for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
@@ -122,7 +126,41 @@ static int hai_all_bf16(const hyperattn_problem *p) {
          p->value.dtype == HYPERATTN_BF16;
 }
 
-/* Everything about a call that needs no pointer and no stride. */
+/* What follows from a plan's shape, parameters and kernels. */
+HAI_APART void hai_resolve_rest(hai_plan *plan) {
+  hai_resolve_params(plan);
+  hai_resolve_regions(plan);
+  plan->truth_floats = hai_truth_floats(plan);
+  hai_resolve_stages(plan);
+  hai_resolve_layout(plan);
+}
+
+/* The rest, where a sliding window hides keys. That makes a call exact; in a shorter call the same window may
+   hide none, and rectangles are approximated, which takes more memory. So that sizes do not fall as lengths
+   rise, the layout is no smaller than that of the longest such call. */
+static void hai_resolve_sliding(hai_plan *plan) {
+  hai_layout *y = &plan->layout;
+  hai_index n_query = plan->n_query, n_key = plan->n_key, sliding = plan->sliding;
+  size_t scratch, scratch_bytes;
+  int overflow;
+  plan->sliding = 0;
+  plan->n_key = hai_min(n_key, sliding);
+  if (!plan->problem->causal) plan->n_query = hai_min(n_query, sliding);
+  hai_resolve_rest(plan);
+  scratch = y->scratch;
+  scratch_bytes = y->scratch_bytes;
+  overflow = y->overflow;
+  plan->n_query = n_query;
+  plan->n_key = n_key;
+  plan->sliding = sliding;
+  hai_resolve_rest(plan);
+  y->scratch = hai_most(y->scratch, scratch);
+  y->scratch_bytes = hai_most(y->scratch_bytes, scratch_bytes);
+  y->overflow |= overflow;
+}
+
+/* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
+   mask.data and report are NULL. */
 HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                        const hyperattn_params *params) {
   hyperattn_status status;
@@ -143,10 +181,9 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
   if (!plan->kernel) plan->kernel = plan->float_kernel;
-  hai_resolve_params(plan);
-  hai_resolve_regions(plan);
-  plan->truth_floats = hai_truth_floats(plan);
-  hai_resolve_stages(plan);
-  hai_resolve_layout(plan);
+  if (hai_sliding(plan))
+    hai_resolve_sliding(plan);
+  else
+    hai_resolve_rest(plan);
   return plan->layout.overflow ? HYPERATTN_ERROR_SIZE_OVERFLOW : HYPERATTN_OK;
 }

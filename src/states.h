@@ -1,14 +1,11 @@
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum. */
+/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
-
-/* What a query's state begins as, before it meets any key: m = -inf, l = 0; o is 0. */
-static void hai_lane_begin(hai_tile *tile, int lane) { hai_lane_set(tile, lane, -hai_inf()); }
 
 /* Puts query `row` of a head into a lane, to see keys first .. last. Lanes are filled from 0 on, without
    gaps. */
@@ -30,14 +27,15 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
   tile->last[lane] = last;
 }
 
-/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the
-   plan's scale, and begins their states. */
+/* Opens the tile for the n queries that were put into lanes 0 .. n - 1: packs them, times the plan's scale,
+   and empties their states: m = -inf, l = 0, o = 0. */
 static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   hai_tile *tile = job->tile;
   int i, lanes = tile->kernel->lanes;
   tile->n = n;
   tile->n_keys = tile->masked = tile->weighted = tile->guarded = tile->nonfinite = tile->carried = 0;
   tile->clip = HAI_NULL;
+  if (HAI_SOFTCAP) tile->softcap = job->plan->problem->softcap;
   tile->value_dim = value_dim;
   tile->min_first = tile->max_first = tile->first[0];
   tile->min_last = tile->max_last = tile->last[0];
@@ -49,11 +47,18 @@ static void hai_tile_open(hai_job *job, int n, hai_index value_dim) {
   }
   for (i = 0; i < lanes; i++) {
     if (i >= n) tile->row[i] = tile->out[i] = HAI_NULL;
-    hai_lane_begin(tile, i);
+    hai_lane_set(tile, i, -hai_inf());
   }
   tile->kernel->pack(tile->row, job->plan->head_dim, job->plan->scale, tile->query);
   HYPERATTN_MEMSET(tile->o, 0, HAI_AS(size_t, hai_sum_rows(tile) * lanes) * sizeof(float));
   hai_tile_aim(tile, 0, n);
+}
+
+/* The sink of the head whose query is in a lane: what the query has met before any key; -inf: nothing. */
+static float hai_lane_sink(const hai_job *job, int lane) {
+  const hai_plan *plan = job->plan;
+  if (!HAI_SINKS || !plan->problem->sink) return -hai_inf();
+  return plan->problem->sink[job->tile->state[lane] / plan->n_query % plan->n_heads];
 }
 
 /* Says that m, l and o are the lanes' states, with nothing carried and nothing lost by rounding. */
@@ -63,6 +68,15 @@ static void hai_tile_reset_sums(hai_tile *tile) {
   if (HAI_ROUNDS && hai_sum_rows(tile) > tile->value_dim)
     HYPERATTN_MEMCPY(tile->o + tile->value_dim * lanes, tile->l, HAI_AS(size_t, lanes) * sizeof(float));
   tile->carried = 0;
+}
+
+/* What the states of an open tile begin as, before its queries meet the first keys of all: (m, l, o) =
+   (sink, 1, 0), or empty. */
+static void hai_tile_begin(const hai_job *job) {
+  int i;
+  if (!HAI_SINKS || !job->plan->problem->sink) return;
+  for (i = 0; i < job->tile->n; i++) hai_lane_set(job->tile, i, hai_lane_sink(job, i));
+  hai_tile_reset_sums(job->tile);
 }
 
 /* Carries o in the lanes that are aimed at: (sum, lost) += o, o = 0. A total of such partial sums, each
@@ -122,8 +136,7 @@ static void hai_tile_resume(hai_job *job) {
   int i;
   HYPERATTN_MEMCPY(tile->row, tile->out, sizeof tile->row); /* NULL in lanes without a query */
   job->plan->float_kernel->pack(tile->row, job->plan->value_dim, 1.0f, tile->o);
-  for (i = 0; i < tile->n; i++)
-    hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
+  for (i = 0; i < tile->n; i++) hai_lane_set(tile, i, hai_stored_lse(job)[tile->state[i]]);
   hai_tile_reset_sums(tile);
 }
 

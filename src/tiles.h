@@ -15,13 +15,28 @@ typedef struct hai_group {
 
 /* Keys or values of one kv head. */
 typedef struct hai_rows {
-  const char *first; /* row 0 */
-  ptrdiff_t stride;  /* bytes */
+  const char *first;   /* row 0, or of page 0 the first row */
+  ptrdiff_t stride;    /* bytes from row to row, of a page where there are pages */
+  const int32_t *page; /* NULL, or the numbers of the pages: row r is in page[r / page_rows] */
+  uint32_t page_rows;
+  uint64_t page_inverse; /* r / page_rows = r * page_inverse >> page_shift */
+  int page_shift;
+  ptrdiff_t page_stride;                                 /* bytes */
+  void (*custom)(const void *row, float *to, int64_t n); /* HYPERATTN_CUSTOM's, else NULL */
   hyperattn_dtype dtype;
   hai_index dim;
   float
       *widened; /* [chunk][dim]: a chunk's rows in float32; NULL where the kernel reads them as they lie */
 } hai_rows;
+
+/* The caller's mask, as a tile of exact attention reads it (masking.h). */
+typedef struct hai_mask {
+  const hai_kernel *kernel; /* of float32: its packing turns rows into lanes */
+  hyperattn_dtype dtype;
+  float *bias;                    /* [chunk][lanes], shared by the tiles of a task: of the keys that wait */
+  float slope[HAI_MAX_LANES];     /* by which a lane's mask is multiplied */
+  const char *row[HAI_MAX_LANES]; /* a lane's row of the mask, from key 0 */
+} hai_mask;
 
 struct hai_tile {
   const hai_kernel *kernel;
@@ -56,7 +71,9 @@ struct hai_tile {
   int weighted;                /* has any of the keys a log-weight */
   int guarded;                 /* hidden values must not reach a lane even as 0 * inf */
   int nonfinite;               /* a value of this chunk is known not to be finite */
+  float softcap;               /* 0, or scores are capped softly by it */
   const float *clip;           /* NULL, or [lanes]: scores above it become it */
+  hai_mask *mask;              /* NULL, or what is added to scores */
   /* a stage's own: */
   float *spare;   /* [3][lanes] */
   float *per_key; /* [chunk]; or values [chunk][kernel->value_multiple] that are free of infinities */
@@ -96,7 +113,8 @@ static size_t hai_tile_core_bytes(const hai_plan *plan) {
   size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
   size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
   floats += HAI_AS(size_t, hai_per_key_floats(plan));
-  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN;
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
+         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 static size_t hai_tile_bytes(const hai_plan *plan) {
   size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
@@ -116,6 +134,10 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
   int is_read = hai_is_f32(dtype) || (dtype == plan->kernel->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
+/* Floats of the mask of a chunk. */
+static hai_index hai_bias_floats(const hai_plan *plan) {
+  return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
+}
 static hai_index hai_score_rows(const hai_plan *plan) {
   int extra = plan->kernel->extra_rows;
 #if HAI_AMX
@@ -129,7 +151,7 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = 2 * HAI_CHUNK +
                      plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
-                     hai_widened_floats(plan, p->value.dtype, plan->value_dim);
+                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_bias_floats(plan);
   return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
 }
 
@@ -147,11 +169,30 @@ static float *hai_carve(char **at, hai_index floats) {
   return floats ? begin : HAI_NULL;
 }
 
+/* Says in which pages the rows of an element of the batch lie. For all r < 2^31, floor(r / d), d = page_rows,
+   is r * i >> k with k = 31 + s, 2^s the smallest power of 2 that is at least d, and i = floor(2^k / d) + 1:
+   i d exceeds 2^k by at most d <= 2^s, and r 2^s < 2^k, so that r i / 2^k exceeds r / d by less than 1 / d.
+   The product fits, since i <= 2^32. */
+static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index batch) {
+  uint64_t d = HAI_AS(uint64_t, x->page_rows);
+  int k = 31;
+  while (UINT64_C(1) << (k - 31) < d) k++;
+  rows->page = x->page + batch * x->page_batch_stride;
+  rows->page_rows = HAI_AS(uint32_t, d);
+  rows->page_inverse = (UINT64_C(1) << k) / d + 1;
+  rows->page_shift = k;
+  rows->page_stride = hai_offset(x->dtype, x->page_stride);
+}
+
 /* Keys or values of the job's kv head. */
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
+  int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = job->plan->n_key > 1 ? hai_offset(x->dtype, x->row_stride) : 0;
+  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
+  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
+  if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
@@ -175,6 +216,11 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->factor = hai_carve(at, lanes);
   tile->spare = hai_carve(at, 3 * lanes);
   tile->per_key = hai_carve(at, hai_per_key_floats(plan));
+  if (HAI_MASKS) tile->mask = HAI_NULL;
+  if (hai_masking(plan)) {
+    tile->mask = HAI_PLACE(hai_mask, *at);
+    *at += hai_round_up(sizeof(hai_mask));
+  }
   if (first) {
     tile->keys = first->keys;
     tile->values = first->values;
@@ -185,8 +231,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->line_dim = first->line_dim;
     tile->id = first->id;
     tile->log_weight = first->log_weight;
+    if (hai_masking(plan)) tile->mask->bias = first->mask->bias;
     return tile;
   }
+  if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
   tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
   tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
@@ -215,27 +263,55 @@ static float *hai_line(const hai_tile *tile, int i) {
   return tile->line ? tile->line + i * tile->line_dim : HAI_NULL;
 }
 
-/* Where row `row` of keys or values lies: all that reads keys and values goes through here. */
-HAI_HOT const char *hai_rows_address(const hai_rows *rows, hai_index row) {
-  return rows->first + row * rows->stride;
+/* A walk along rows of keys or values: where it stands, and how many rows are left of the page, this one
+   included. */
+typedef struct hai_walk {
+  const char *at;
+  uint32_t left;
+} hai_walk;
+
+/* A walk from row `row` on: all that reads keys and values finds them here. */
+HAI_HOT hai_walk hai_walk_from(const hai_rows *rows, hai_index row) {
+  uint32_t r = HAI_AS(uint32_t, row), page;
+  hai_walk walk = {rows->first, UINT32_MAX};
+  if (HAI_PAGES && rows->page) {
+    page = HAI_AS(uint32_t, r * rows->page_inverse >> rows->page_shift);
+    row = HAI_AS(ptrdiff_t, r - page * rows->page_rows);
+    walk.at += rows->page[page] * rows->page_stride;
+    walk.left = rows->page_rows - HAI_AS(uint32_t, row);
+  }
+  walk.at += row * rows->stride;
+  return walk;
+}
+/* Goes on to the next row, which is `row`. */
+HAI_HOT void hai_walk_on(hai_walk *walk, const hai_rows *rows, hai_index row) {
+  walk->at += rows->stride;
+  if (HAI_PAGES && --walk->left == 0) *walk = hai_walk_from(rows, row);
 }
 
-/* Row `row` of keys or values as the kernel reads it: as it lies, or widened into place j of the chunk. */
-HAI_HOT const void *hai_rows_at(const hai_tile *tile, const hai_rows *rows, hai_index row, hai_index j) {
-  const char *at = hai_rows_address(rows, row);
-  if (hai_is_f32(rows->dtype) || rows->dtype == tile->kernel->dtype) return at;
-  tile->kernel->widen(at, rows->dtype, rows->dim, rows->widened + j * rows->dim);
-  return rows->widened + j * rows->dim;
+/* The row of keys or values at an address as a kernel reads it: as it lies, or widened into row j of `room`
+   [][dim]. */
+HAI_HOT const void *hai_rows_at(const hai_rows *rows, const char *at, const hai_kernel *kernel, float *room,
+                                hai_index j) {
+  if (hai_is_f32(rows->dtype) || rows->dtype == kernel->dtype) return at;
+  room += j * rows->dim;
+  if (HAI_CUSTOM && rows->custom)
+    rows->custom(at, room, rows->dim);
+  else
+    kernel->widen(at, rows->dtype, rows->dim, room);
+  return room;
 }
 
 /* A key or value row in float32: as it lies, or widened into `widened`. */
+static const float *hai_rows_read(const hai_job *job, const hai_rows *rows, hai_index row, float *widened) {
+  return HAI_AS(const float *,
+                hai_rows_at(rows, hai_walk_from(rows, row).at, job->plan->float_kernel, widened, 0));
+}
 static const float *hai_key_row(const hai_job *job, hai_index key, float *widened) {
-  const hai_rows *keys = &job->tile->keys;
-  return hai_read(job, hai_rows_address(keys, key), keys->dtype, keys->dim, widened);
+  return hai_rows_read(job, &job->tile->keys, key, widened);
 }
 static const float *hai_value_row(const hai_job *job, hai_index key, float *widened) {
-  const hai_rows *values = &job->tile->values;
-  return hai_read(job, hai_rows_address(values, key), values->dtype, values->dim, widened);
+  return hai_rows_read(job, &job->tile->values, key, widened);
 }
 
 /* Bits begin .. end - 1. */

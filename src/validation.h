@@ -6,9 +6,32 @@ static int hai_count_ok(int64_t n, int64_t least) { return n >= least && n <= 0x
 /* Is it one of an enumeration's values, 0 .. last? */
 static int hai_listed(int64_t value, int64_t last) { return value >= 0 && value <= last; }
 
+/* Keys and values may have any dtype. */
+static hyperattn_status hai_check_dtype(hyperattn_dtype dtype, int is_kv) {
+  if (!hai_listed(HAI_AS(int, dtype), HYPERATTN_CUSTOM)) return HYPERATTN_ERROR_DTYPE;
+  if ((!HAI_HALVES && dtype != HYPERATTN_F32) || (!HAI_CUSTOM && dtype == HYPERATTN_CUSTOM))
+    return HYPERATTN_ERROR_LEFT_OUT;
+  if (dtype == HYPERATTN_Q8_0 && !is_kv) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  return dtype == HYPERATTN_CUSTOM && !is_kv ? HYPERATTN_ERROR_CUSTOM : HYPERATTN_OK;
+}
+
+/* Only keys and values may have pages. */
+static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
+  if (HAI_CUSTOM && is_kv && x->dtype == HYPERATTN_CUSTOM && !x->widen) return HYPERATTN_ERROR_NULL_WIDEN;
+  if (HAI_PAGES && x->page && !is_kv) return HYPERATTN_ERROR_PAGED;
+  if (HAI_PAGES && x->page && !hai_count_ok(x->page_rows, 1)) return HYPERATTN_ERROR_PAGE_ROWS;
+  return hai_check_dtype(x->dtype, is_kv);
+}
+
+/* Is anything asked for that this build leaves out? Dtypes are looked at elsewhere. */
+static int hai_is_left_out(const hyperattn_problem *p) {
+  return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
+         (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
+}
+
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
-  const hyperattn_dtype dtype[4] = {p->query.dtype, p->key.dtype, p->value.dtype, p->out.dtype};
-  int i;
+  hyperattn_status status;
   if (!hai_count_ok(p->batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(p->n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(p->n_kv_heads, 1) || p->n_kv_heads > p->n_heads) return HYPERATTN_ERROR_N_KV_HEADS;
@@ -19,13 +42,14 @@ static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
   if (p->value_dim < 1 || p->value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
   if (p->causal != 0 && p->causal != 1) return HYPERATTN_ERROR_CAUSAL;
   if (!hai_finite(p->scale)) return HYPERATTN_ERROR_SCALE;
-  for (i = 0; i < 4; i++)
-    if (!hai_listed(HAI_AS(int, dtype[i]), HYPERATTN_Q8_0)) return HYPERATTN_ERROR_DTYPE;
-  if (dtype[0] == HYPERATTN_Q8_0 || dtype[3] == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
-  for (i = 0; i < 4; i++)
-    if (!HAI_HALVES && dtype[i] != HYPERATTN_F32) return HYPERATTN_ERROR_LEFT_OUT;
-  if (!HAI_JUDGING && p->report) return HYPERATTN_ERROR_LEFT_OUT;
-  if (hai_bits(p->softcap) << 1 || p->sliding_window || p->key_position) return HYPERATTN_ERROR_RESERVED;
+  if ((status = hai_check_input(&p->query, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->key, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_input(&p->value, 1)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(p->out.dtype, 0)) != HYPERATTN_OK) return status;
+  if (HAI_MASKS && p->mask.data && (status = hai_check_input(&p->mask, 0)) != HYPERATTN_OK) return status;
+  if (hai_is_left_out(p)) return HYPERATTN_ERROR_LEFT_OUT;
+  if (HAI_SOFTCAP && (!hai_finite(p->softcap) || p->softcap < 0.0f)) return HYPERATTN_ERROR_SOFTCAP;
+  if (HAI_SLIDING && p->sliding_window < 0) return HYPERATTN_ERROR_SLIDING_WINDOW;
   return HYPERATTN_OK;
 }
 
@@ -64,16 +88,24 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
   return HYPERATTN_OK;
 }
 
+/* A bound on the tasks of a phase, for one element of the batch. */
+static uint64_t hai_most_tasks(const hyperattn_problem *p) {
+  return 2 * HAI_AS(uint64_t, p->n_heads) * (HAI_AS(uint64_t, p->n_query) + HAI_AS(uint64_t, p->n_key));
+}
+
 /* Do counts exceed this machine's indices, or may tasks exceed INT64_MAX? */
 static int hai_too_many(const hyperattn_problem *p) {
   uint64_t limit = HAI_MAX_INDEX, heads = HAI_AS(uint64_t, p->n_heads),
            n_query = HAI_AS(uint64_t, p->n_query);
-  uint64_t rows = 2 * heads * (n_query + HAI_AS(uint64_t, p->n_key));
+  uint64_t rows = hai_most_tasks(p);
   return heads > limit || HAI_AS(uint64_t, p->n_key) > limit || HAI_AS(uint64_t, p->batch) > limit ||
          n_query > limit / heads || (rows && HAI_AS(uint64_t, p->batch) > INT64_MAX / rows);
 }
 
 /* ---- Pointers and strides ---- */
+
+/* Is there no row of out, so that nothing is read or written? */
+static int hai_is_nothing(const hyperattn_problem *p) { return !p->batch || !p->n_query; }
 
 /* The bytes that a tensor [batch][heads][rows][dim] occupies: [data - before, data + after). */
 typedef struct hai_extent {
@@ -123,7 +155,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[7];
+  hai_extent extent[12];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -135,7 +167,7 @@ static hai_extent *hai_add_extent(hai_buffers *buffers, const void *data, size_t
   return extent;
 }
 
-/* Adds a tensor [batch][heads][rows][dim]. */
+/* Adds a tensor [batch][heads][rows][dim]; of a row whose format only the caller knows, its first byte. */
 static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_index dim, int is_result) {
   const ptrdiff_t stride[3] = {x->batch_stride, x->head_stride, x->row_stride};
   const hai_index n[3] = {buffers->batch, buffers->heads, buffers->rows};
@@ -143,6 +175,7 @@ static void hai_add_tensor(hai_buffers *buffers, const hyperattn_input *x, hai_i
   size_t bytes = hai_unit_bytes(x->dtype);
   hai_extent *extent;
   if (buffers->status != HYPERATTN_OK) return;
+  if (hai_is_custom(x->dtype)) dim = 1;
   extent = hai_add_extent(buffers, x->data, HAI_AS(size_t, hai_ceil_div(dim, unit)) * bytes);
   for (i = 0; i < 3 && buffers->status == HYPERATTN_OK; i++) {
     if (n[i] > 1 && stride[i] % unit)
@@ -169,6 +202,40 @@ static void hai_add_flat(hai_buffers *buffers, const void *data, hai_index rows,
     buffers->status = HYPERATTN_ERROR_ALIGNMENT;
 }
 
+/* Adds the page numbers [batch][page_batch_stride] of keys or values, and checks what can be checked of the
+   pages themselves: the first one's alignment, and strides of Q8_0. */
+static void hai_add_pages(hai_buffers *buffers, const hyperattn_input *x) {
+  const ptrdiff_t stride[4] = {x->batch_stride, x->head_stride, x->row_stride, x->page_stride};
+  const int64_t n[4] = {buffers->batch, buffers->heads,
+                        hai_min(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)), 2};
+  hai_index pages = hai_ceil_div(buffers->rows, hai_clamp(x->page_rows, HAI_MAX_INDEX)),
+            heads = buffers->heads, rows = buffers->rows;
+  hyperattn_input table;
+  int i;
+  if (buffers->status != HYPERATTN_OK) return;
+  for (i = 0; i < 4; i++)
+    if (n[i] > 1 && stride[i] % hai_unit(x->dtype)) buffers->status = HYPERATTN_ERROR_STRIDE_Q8_0;
+  if (HAI_REINTERPRET(uintptr_t, x->data) % hai_alignment(x->dtype))
+    buffers->status = HYPERATTN_ERROR_ALIGNMENT;
+  table.data = x->page;
+  table.dtype = HYPERATTN_F32; /* of the size of a page number */
+  table.batch_stride = x->page_batch_stride;
+  table.head_stride = table.row_stride = 0;
+  buffers->heads = buffers->rows = 1;
+  hai_add_tensor(buffers, &table, pages, 0);
+  buffers->heads = heads;
+  buffers->rows = rows;
+}
+
+/* Adds keys or values. */
+static void hai_add_rows(hai_buffers *buffers, const hyperattn_input *x, hai_index dim) {
+  if (!buffers->rows) return;
+  if (HAI_PAGES && x->page)
+    hai_add_pages(buffers, x);
+  else
+    hai_add_tensor(buffers, x, dim, 0);
+}
+
 /* No result may share a byte with anything else; inputs may share with one another. */
 static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   int i, j;
@@ -178,16 +245,13 @@ static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   return buffers->status;
 }
 
-HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                             size_t workspace_size, int n_workers) {
+/* Of a problem in a call that needs `need` bytes of workspace, which may be one of many problems. */
+HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const void *workspace,
+                                                    size_t workspace_size, size_t need) {
   const hyperattn_problem *p = plan->problem;
   hyperattn_input out = hai_tensor_of(&p->out);
   hai_buffers buffers;
-  size_t need;
-  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
-  need = hai_layout_size(&plan->layout, n_workers);
-  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (!p->batch || !plan->n_query) return HYPERATTN_OK; /* nothing is read or written */
+  if (hai_is_nothing(p)) return HYPERATTN_OK;
   if (!p->out.data) return HYPERATTN_ERROR_NULL_OUT;
   if (!p->query.data) return HYPERATTN_ERROR_NULL_QUERY;
   if (plan->n_key && !p->key.data) return HYPERATTN_ERROR_NULL_KEY;
@@ -204,26 +268,39 @@ HAI_APART hyperattn_status hai_check_buffers(const hai_plan *plan, const void *w
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
+  if (hai_masking(plan) && plan->n_key) hai_add_tensor(&buffers, &p->mask, plan->n_key, 0);
   buffers.heads = plan->n_kv_heads;
   buffers.rows = plan->n_key;
-  if (plan->n_key) hai_add_tensor(&buffers, &p->key, plan->head_dim, 0);
-  if (plan->n_key) hai_add_tensor(&buffers, &p->value, plan->value_dim, 0);
+  hai_add_rows(&buffers, &p->key, plan->head_dim);
+  hai_add_rows(&buffers, &p->value, plan->value_dim);
+  buffers.batch = 1;
+  buffers.heads = plan->n_heads;
+  if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
+  if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
   return hai_check_overlap(&buffers);
+}
+
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
+                                          size_t workspace_size, int n_workers) {
+  size_t need;
+  if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
+  need = hai_layout_size(&plan->layout, n_workers);
+  return need ? hai_check_buffers_within(plan, workspace, workspace_size, need)
+              : HYPERATTN_ERROR_SIZE_OVERFLOW;
 }
 
 /* Everything that hyperattn_merge checks. */
 static hyperattn_status hai_check_merge(int64_t batch, int64_t n_heads, int64_t n_query, int64_t value_dim,
                                         const hyperattn_input *a, const float *lse_a,
                                         const hyperattn_input *b, const float *lse_b) {
+  hyperattn_status status;
   hai_buffers buffers;
   if (!hai_count_ok(batch, 0)) return HYPERATTN_ERROR_BATCH;
   if (!hai_count_ok(n_heads, 1)) return HYPERATTN_ERROR_N_HEADS;
   if (!hai_count_ok(n_query, 0)) return HYPERATTN_ERROR_N_QUERY;
   if (value_dim < 1 || value_dim > HAI_MAX_DIM) return HYPERATTN_ERROR_VALUE_DIM;
-  if (!hai_listed(HAI_AS(int, a->dtype), HYPERATTN_Q8_0) ||
-      !hai_listed(HAI_AS(int, b->dtype), HYPERATTN_Q8_0))
-    return HYPERATTN_ERROR_DTYPE;
-  if (a->dtype == HYPERATTN_Q8_0 || b->dtype == HYPERATTN_Q8_0) return HYPERATTN_ERROR_DTYPE_UNSUPPORTED;
+  if ((status = hai_check_dtype(a->dtype, 0)) != HYPERATTN_OK) return status;
+  if ((status = hai_check_dtype(b->dtype, 0)) != HYPERATTN_OK) return status;
   if (batch == 0 || n_query == 0) return HYPERATTN_OK;
   if (!a->data) return HYPERATTN_ERROR_NULL_OUT;
   if (!b->data) return HYPERATTN_ERROR_NULL_VALUE;

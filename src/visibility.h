@@ -1,10 +1,15 @@
 /* ---- Which keys a query sees ---- */
 
 /* Keys that the query at `row` sees in the problem: *first .. *last, none where *last < *first. A causal
-   query sees the keys up to its own position row + n_key - n_query. All that follows derives from this. */
+   query sees the keys up to its own position P = row + n_key - n_query; in a sliding window of w, the keys j
+   with P - j < w and j - P < w. All that follows derives from this. */
 static void hai_seen_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
+  hai_index position = row + plan->n_key - plan->n_query;
   *first = 0;
-  *last = plan->problem->causal ? row + plan->n_key - plan->n_query : plan->n_key - 1;
+  *last = plan->problem->causal ? position : plan->n_key - 1;
+  if (!hai_sliding(plan)) return;
+  *first = hai_max(0, position - plan->sliding + 1);
+  *last = hai_min(*last, position + plan->sliding - 1);
 }
 
 /* Those that it meets before any rectangle: all, or those of its diagonal segment and its window. */

@@ -47,8 +47,7 @@ typedef struct hai_tile hai_tile;
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
    causal query's own key is in none. */
 static int hai_may_approximate(const hai_plan *plan) {
-  return HAI_HYPER && plan->params->method == HYPERATTN_HYPER &&
-         plan->n_key >= plan->min_seq_len + plan->problem->causal;
+  return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 
 /* Are running states stored in the workspace between phases? */
@@ -151,14 +150,14 @@ static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
 /* Lays out the arrays, one behind the other but for those that take another's place. */
 static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
-  int is_empty = !hai_may_approximate(plan), i;
+  int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
-  y->scratch = 0;
-  y->overflow = 0;
-  for (i = 0; HAI_HYPER && i < HAI_N_ARRAYS; i++) {
+  HYPERATTN_MEMSET(y, 0, sizeof *y);
+  if (!hai_may_approximate(plan)) return;
+  for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = is_empty ? 0 : hai_times(array->count(plan), array->size);
+    y->stride[i] = hai_times(array->count(plan), array->size);
     if (array->place == i) end = y->scratch;
     if (array->place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;

@@ -37,10 +37,16 @@ library() { # NAME FLAG...
   $cc -Wall -Wextra -Wconversion -Wdouble-promotion -Werror -fstack-usage -include memory.h "$@" \
     -DHYPERATTN_IMPLEMENTATION -x c -c "$source/../../hyperattn.h" -o "$name.o"
 }
+# What engines ask for and firmware seldom needs.
+engines="BUILDERS CUSTOM MANY MASKS PAGES SINKS SLIDING SOFTCAP"
+without() { for part; do echo "-DHYPERATTN_NO_$part"; done; }
 library library
+library lean $(without $engines)
 $cc -Wall -Wextra -Werror -c "$source/firmware.c" -o firmware.o
 $cc -I"$data" -I. -c "$source/fixture.S" -o fixture.o
-$cc -nostdlib -static -T "$source/mps2.ld" firmware.o library.o fixture.o -lgcc -o firmware.elf
+for which in library lean; do
+  $cc -nostdlib -static -T "$source/mps2.ld" firmware.o $which.o fixture.o -lgcc -o $which.elf
+done
 
 # Outside itself the library calls the two memory functions and the compiler's 64-bit helpers, never double arithmetic.
 arm-none-eabi-nm -u library.o | awk '{print $2}' | sort >undefined
@@ -48,16 +54,25 @@ if grep -Ev '^(fw_)?mem(cpy|set)$|^__aeabi_(u?l(div|2f).*|u?ldivmod|f2u?lz|l(lsl
   echo "the library must not need these"
   exit 1
 fi
-arm-none-eabi-size library.o | awk -v target="$target" 'NR == 2 {
-  print target ": library, gcc -Os: " $1 " bytes of flash (at most 32768), " $2 + $3 " of RAM beside the workspace"
-  exit $1 > 32768 || $2 + $3 > 0
-}'
-for without in LONG_SUMS TEXTS HALVES JUDGING HYPER "HALVES TEXTS" "HALVES JUDGING TEXTS" "HALVES HYPER TEXTS" \
+bytes() { arm-none-eabi-size "$1.o" | awk 'NR == 2 {print $1}'; }
+arm-none-eabi-size library.o lean.o | awk -v target="$target" '
+NR == 2 {print target ": library, gcc -Os: " $1 " bytes of flash, " $2 + $3 " of RAM beside the workspace"}
+NR == 3 {print "  without what mainly engines need: " $1 " bytes (at most 32768)"}
+NR == 3 && $1 > 32768 || $2 + $3 > 0 {failed = 1}
+END {exit failed}'
+for part in $engines LONG_SUMS TEXTS HALVES JUDGING HYPER; do
+  library part $(without $part)
+  echo "  without $part: $(bytes part) bytes"
+done
+echo "without what mainly engines need and"
+for parts in LONG_SUMS TEXTS HALVES JUDGING HYPER "HALVES TEXTS" "HALVES JUDGING TEXTS" "HALVES HYPER TEXTS" \
   "HALVES HYPER LONG_SUMS TEXTS"; do
-  library part $(for part in $without; do echo "-DHYPERATTN_NO_$part"; done)
-  echo "  without $without: $(arm-none-eabi-size part.o | awk 'NR == 2 {print $1}') bytes"
+  library part $(without $engines $parts)
+  echo "  without $parts: $(bytes part) bytes"
 done
 echo "largest frames: $(sort -t "$(printf '\t')" -k 2 -nr library.su | head -3 |
   awk -F '\t' '{sub(/.*:/, "", $1); printf "%s%s %s", sep, $1, $2; sep = ", "}')"
-timeout 600 qemu-system-arm -M "$(column 3)" -nographic -monitor none -serial none \
-  -semihosting-config enable=on,target=native -kernel firmware.elf
+for which in library lean; do
+  timeout 600 qemu-system-arm -M "$(column 3)" -nographic -monitor none -serial none \
+    -semihosting-config enable=on,target=native -kernel $which.elf
+done

@@ -18,6 +18,7 @@
 #include "hyperattn.h"
 
 #include "../examples/splitmix.h"
+#include "reference.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -87,6 +88,13 @@ static float *gaussians(int64_t n, uint64_t seed) {
   return x;
 }
 
+static int64_t any_of(uint64_t *random, int64_t from, int64_t to) {
+  return from + (int64_t)(splitmix(random) % (uint64_t)(to - from + 1));
+}
+static int64_t one_of(uint64_t *random, const int64_t *list, int64_t n) {
+  return list[any_of(random, 0, n - 1)];
+}
+
 /* ---- Calls ---- */
 
 /* A problem with contiguous tensors of its own, filled with Gaussians. */
@@ -121,6 +129,23 @@ static int64_t out_size(const hyperattn_problem *p) {
 }
 static int64_t lse_size(const hyperattn_problem *p) { return p->batch * p->n_heads * p->n_query; }
 
+/* NaN everywhere, so that what is not written shows. */
+static void forget_results(const call *c) {
+  memset(c->out, 0xff, (size_t)out_size(&c->problem) * sizeof(float));
+  memset(c->lse, 0xff, (size_t)lse_size(&c->problem) * sizeof(float));
+}
+
+/* Contiguous results of its own. */
+static void new_results(call *c) {
+  hyperattn_problem *p = &c->problem;
+  c->out = (float *)test_alloc((size_t)out_size(p) * sizeof(float));
+  c->lse = (float *)test_alloc((size_t)lse_size(p) * sizeof(float));
+  forget_results(c);
+  p->out.data = c->out, p->lse = c->lse;
+  set_strides(&p->out.batch_stride, &p->out.head_stride, &p->out.row_stride, p->n_heads, p->n_query,
+              p->value_dim);
+}
+
 static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key,
                      int64_t head_dim, int64_t value_dim, int causal, uint64_t seed) {
   call c;
@@ -131,13 +156,15 @@ static call new_call(int64_t batch, int64_t heads, int64_t kv_heads, int64_t n_q
   c.q = gaussians(batch * heads * n_query * head_dim, seed * 3 + 1);
   c.k = gaussians(batch * kv_heads * n_key * head_dim, seed * 3 + 2);
   c.v = gaussians(batch * kv_heads * n_key * value_dim, seed * 3 + 3);
-  c.out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float));
-  c.lse = (float *)test_alloc((size_t)lse_size(&c.problem) * sizeof(float));
-  for (int64_t i = 0; i < out_size(&c.problem); i++) c.out[i] = NAN; /* so that what is not written shows */
-  for (int64_t i = 0; i < lse_size(&c.problem); i++) c.lse[i] = NAN;
+  new_results(&c);
   bind(&c);
   c.params = hyperattn_default_params();
   return c;
+}
+
+static void assert_same_bits(const call *c, const call *d) {
+  assert_memory_equal(c->out, d->out, (size_t)out_size(&c->problem) * sizeof(float));
+  assert_memory_equal(c->lse, d->lse, (size_t)lse_size(&c->problem) * sizeof(float));
 }
 
 static void free_call(call *c) { free(c->q), free(c->k), free(c->v), free(c->out), free(c->lse); }
@@ -162,62 +189,52 @@ static void run(call *c) {
   free(workspace);
 }
 
-/* ---- The reference ---- */
+/* ---- Workers ---- */
 
-/* Attention of one row with given log-weights: out = sum w_j e^s_j v_j / sum w_j e^s_j; -inf hides a key. */
-static double reference_row(const float *q, const float *k, const float *v, int64_t n_key, int64_t head_dim,
-                            int64_t value_dim, ptrdiff_t k_row, ptrdiff_t v_row, double scale,
-                            const double *log_weight, double *out) {
-  double *s = (double *)test_alloc((size_t)n_key * sizeof(double)), high = -INFINITY, sum = 0.0;
-  for (int64_t j = 0; j < n_key; j++) {
-    s[j] = 0.0;
-    for (int64_t t = 0; t < head_dim; t++) s[j] += (double)q[t] * (double)k[j * k_row + t];
-    s[j] = log_weight[j] == -INFINITY ? -INFINITY : s[j] * scale + log_weight[j];
-    if (s[j] > high) high = s[j];
-  }
-  for (int64_t t = 0; t < value_dim; t++) out[t] = 0.0;
-  for (int64_t j = 0; j < n_key; j++) {
-    if (log_weight[j] == -INFINITY) continue;
-    double w = exp(s[j] - high);
-    sum += w;
-    for (int64_t t = 0; t < value_dim; t++) out[t] += w * (double)v[j * v_row + t];
-  }
-  for (int64_t t = 0; t < value_dim; t++) out[t] = sum == 0.0 ? 0.0 : out[t] / sum;
-  free(s);
-  return sum == 0.0 ? -INFINITY : high + log(sum);
+/* Runs the tasks from the last to the first, with workers in turn, as an engine might. */
+typedef struct shuffled {
+  int n_workers;
+  int64_t calls;
+} shuffled;
+static void shuffled_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
+  shuffled *s = (shuffled *)context;
+  s->calls++;
+  for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % s->n_workers));
 }
 
-static double reference_scale(const hyperattn_problem *p) {
-  return p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+/* Runs c on so many workers. */
+static void run_shuffled(call *c, int workers) {
+  shuffled s = {workers, 0};
+  hyperattn_parallel parallel = {workers, &s, shuffled_for};
+  size_t bytes = hyperattn_workspace_size(&c->problem, &c->params, workers);
+  void *workspace = test_alloc(bytes);
+  forget(workspace, bytes);
+  forget_results(c);
+  assert_int_equal(hyperattn_forward_parallel(&c->problem, &c->params, &parallel, workspace, bytes),
+                   HYPERATTN_OK);
+  assert_true(s.calls > 0);
+  free(workspace);
 }
 
-/* Exact attention of the whole problem into contiguous arrays. */
-static void reference(const hyperattn_problem *p, double *out, double *lse) {
-  double *weight = (double *)test_alloc((size_t)p->n_key * sizeof(double));
-  for (int64_t b = 0; b < p->batch; b++)
-    for (int64_t h = 0; h < p->n_heads; h++)
-      for (int64_t i = 0; i < p->n_query; i++) {
-        int64_t kv = h / (p->n_heads / p->n_kv_heads), row = (b * p->n_heads + h) * p->n_query + i;
-        for (int64_t j = 0; j < p->n_key; j++)
-          weight[j] = p->causal && j > i + p->n_key - p->n_query ? -INFINITY : 0.0;
-        lse[row] = reference_row(
-            (const float *)p->query.data + b * p->query.batch_stride + h * p->query.head_stride +
-                i * p->query.row_stride,
-            (const float *)p->key.data + b * p->key.batch_stride + kv * p->key.head_stride,
-            (const float *)p->value.data + b * p->value.batch_stride + kv * p->value.head_stride, p->n_key,
-            p->head_dim, p->value_dim, p->key.row_stride, p->value.row_stride, reference_scale(p), weight,
-            out + row * p->value_dim);
-      }
-  free(weight);
+/* The same in phases, each from its last task to its first. */
+static void run_phases(call *c, int workers) {
+  size_t bytes = hyperattn_workspace_size(&c->problem, &c->params, workers);
+  void *workspace = test_alloc(bytes);
+  forget(workspace, bytes);
+  forget_results(c);
+  for (int phase = 0; phase < hyperattn_phase_count(&c->problem, &c->params); phase++)
+    for (int64_t i = hyperattn_phase_tasks(&c->problem, &c->params, phase); i-- > 0;)
+      hyperattn_run_task(&c->problem, &c->params, workspace, phase, i, (int)(i * 5 % workers));
+  free(workspace);
 }
+
+/* ---- Measures ---- */
 
 static int holds_key(const int32_t *list, int64_t n, int32_t key) {
   for (int64_t i = 0; i < n; i++)
     if (list[i] == key) return 1;
   return 0;
 }
-
-/* ---- Measures ---- */
 
 /* |x - y| / |y|, Frobenius norms. With NaN or infinity in x or y it is NaN or infinite. */
 static double relative_error(const float *x, const double *y, int64_t n) {

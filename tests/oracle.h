@@ -122,16 +122,7 @@ static void compare(const call *c, pairs *w, double bound) {
   const hyperattn_problem *p = &c->problem;
   double *out = (double *)test_alloc((size_t)out_size(p) * sizeof(double)),
          *lse = (double *)test_alloc((size_t)lse_size(p) * sizeof(double));
-  for (int64_t b = 0; b < p->batch; b++)
-    for (int64_t h = 0; h < p->n_heads; h++)
-      for (int64_t i = 0; i < p->n_query; i++) {
-        int64_t row = (b * p->n_heads + h) * p->n_query + i,
-                kv = b * p->n_kv_heads + h / (p->n_heads / p->n_kv_heads);
-        lse[row] = reference_row(c->q + row * p->head_dim, c->k + kv * p->n_key * p->head_dim,
-                                 c->v + kv * p->n_key * p->value_dim, p->n_key, p->head_dim, p->value_dim,
-                                 (ptrdiff_t)p->head_dim, (ptrdiff_t)p->value_dim, reference_scale(p),
-                                 pair_of(p, w, b, h, i, 0), out + row * p->value_dim);
-      }
+  reference_by(p, w->log_weight, out, lse);
   assert_below(relative_error(c->out, out, out_size(p)), bound);
   assert_below(lse_error(c->lse, lse, lse_size(p)), bound);
   free(out), free(lse);

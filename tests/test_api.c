@@ -162,17 +162,6 @@ static void test_seeds(void **state) {
 
 /* ---- Workers ---- */
 
-/* Runs the tasks from the last to the first, with workers in turn, as an engine might. */
-typedef struct shuffled {
-  int n_workers;
-  int64_t calls;
-} shuffled;
-static void shuffled_for(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
-  shuffled *s = (shuffled *)context;
-  s->calls++;
-  for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % s->n_workers));
-}
-
 static void test_any_number_of_workers_gives_the_same_bits(void **state) {
   static const int workers[] = {1, 2, 3, 7};
   (void)state;
@@ -181,27 +170,15 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
       call c = new_call(2, 2, 1, 500, 500, 8, 8, causal, 103);
       c.params = preset(which);
       run(&c);
-      float *out = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof(float));
-      memcpy(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
+      call d = c;
+      new_results(&d);
       for (int w = 0; w < 4; w++) {
-        shuffled s = {workers[w], 0};
-        hyperattn_parallel parallel = {workers[w], &s, shuffled_for};
-        size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, workers[w]);
-        void *workspace = test_alloc(bytes);
-        memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
-        assert_int_equal(hyperattn_forward_parallel(&c.problem, &c.params, &parallel, workspace, bytes),
-                         HYPERATTN_OK);
-        assert_true(s.calls > 0);
-        assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
-        /* and by phases */
-        memset(c.out, 0xff, (size_t)out_size(&c.problem) * sizeof(float));
-        for (int phase = 0; phase < hyperattn_phase_count(&c.problem, &c.params); phase++)
-          for (int64_t i = hyperattn_phase_tasks(&c.problem, &c.params, phase); i-- > 0;)
-            hyperattn_run_task(&c.problem, &c.params, workspace, phase, i, (int)(i * 5 % workers[w]));
-        assert_memory_equal(out, c.out, (size_t)out_size(&c.problem) * sizeof(float));
-        free(workspace);
+        run_shuffled(&d, workers[w]);
+        assert_same_bits(&c, &d);
+        run_phases(&d, workers[w]);
+        assert_same_bits(&c, &d);
       }
-      free(out);
+      free(d.out), free(d.lse);
       free_call(&c);
     }
 }
@@ -371,8 +348,9 @@ static void test_merge(void **state) {
   a.problem.out.data = a.out, a.problem.lse = a.lse, b.problem.out.data = b.out, b.problem.lse = b.lse;
   b.problem.key.data = b.k + CUT * D, b.problem.value.data = b.v + CUT * D;
   run(&a), run(&b);
-  hyperattn_input part = {b.out, HYPERATTN_F32, b.problem.out.batch_stride, b.problem.out.head_stride,
-                          b.problem.out.row_stride};
+  hyperattn_input part = {0};
+  part.data = b.out;
+  set_strides(&part.batch_stride, &part.head_stride, &part.row_stride, 2, N, D);
   float kept_out[2 * N * D], kept_lse[2 * N], empty[2 * N];
   memcpy(kept_out, a.out, sizeof kept_out), memcpy(kept_lse, a.lse, sizeof kept_lse);
   for (int i = 0; i < 2 * N; i++) empty[i] = -INFINITY;
@@ -410,7 +388,9 @@ static void test_merge_mistakes(void **state) {
   (void)state;
   float x[64] = {0}, y[64] = {0}, lx[8] = {0}, ly[8] = {0};
   hyperattn_output a = {x, HYPERATTN_F32, 32, 16, 4};
-  hyperattn_input b = {y, HYPERATTN_F32, 32, 16, 4};
+  hyperattn_input b; /* callers of version 0.1 set five fields and leave the rest as it is */
+  memset(&b, 0x55, sizeof b);
+  b.data = y, b.dtype = HYPERATTN_F32, b.batch_stride = 32, b.head_stride = 16, b.row_stride = 4;
 #define MERGE(batch, heads, n, dim, out, la, in, lb) hyperattn_merge(batch, heads, n, dim, out, la, in, lb)
   assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_OK);
   assert_int_equal(MERGE(0, 2, 2, 4, a, NULL, b, NULL), HYPERATTN_OK);
@@ -432,13 +412,67 @@ static void test_merge_mistakes(void **state) {
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_OVERLAP);
   bad = a, bad.dtype = HYPERATTN_Q8_0;
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE_UNSUPPORTED);
+  bad = a, bad.dtype = HYPERATTN_CUSTOM;
+  assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_CUSTOM);
   bad = a, bad.dtype = (hyperattn_dtype)9;
   assert_int_equal(MERGE(2, 2, 2, 4, bad, lx, b, ly), HYPERATTN_ERROR_DTYPE);
+  b.dtype = HYPERATTN_CUSTOM;
+  assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_CUSTOM);
   b.dtype = (hyperattn_dtype)9;
   assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_DTYPE);
   b.dtype = HYPERATTN_F32, b.data = NULL;
   assert_int_equal(MERGE(2, 2, 2, 4, a, lx, b, ly), HYPERATTN_ERROR_NULL_VALUE);
 #undef MERGE
+}
+
+/* ---- Problems made whole ---- */
+
+/* Float32 rows with these strides, and nothing else set. */
+static void assert_plain(const hyperattn_input *x, const void *data, ptrdiff_t batch, ptrdiff_t head,
+                         ptrdiff_t row) {
+  assert_true(x->data == data && x->dtype == HYPERATTN_F32);
+  assert_true(x->batch_stride == batch && x->head_stride == head && x->row_stride == row);
+  assert_true(!x->widen && !x->page && !x->page_rows && !x->page_stride && !x->page_batch_stride);
+}
+
+/* The builders' strides are those of the layouts that they name; what is no argument is off. */
+static void test_builders(void **state) {
+  (void)state;
+  float q, k, v, o;
+  for (int tokens = 0; tokens < 2; tokens++) {
+    hyperattn_problem p =
+        (tokens ? hyperattn_tokens_first : hyperattn_heads_first)(2, 6, 3, 40, 50, 8, 12, &q, &k, &v, &o);
+    assert_true(p.batch == 2 && p.n_heads == 6 && p.n_kv_heads == 3 && p.n_query == 40 && p.n_key == 50);
+    assert_true(p.head_dim == 8 && p.value_dim == 12 && !p.causal && p.scale == 0.0f && p.softcap == 0.0f);
+    assert_true(!p.lse && !p.sliding_window && !p.mask_slope && !p.sink && !p.report);
+    assert_plain(&p.query, &q, 40 * 48, tokens ? 8 : 40 * 8, tokens ? 48 : 8);
+    assert_plain(&p.key, &k, 50 * 24, tokens ? 8 : 50 * 8, tokens ? 24 : 8);
+    assert_plain(&p.value, &v, 50 * 36, tokens ? 12 : 50 * 12, tokens ? 36 : 12);
+    assert_true(p.out.data == &o && p.out.dtype == HYPERATTN_F32 && p.out.batch_stride == 40 * 72);
+    assert_true(p.out.head_stride == (tokens ? 12 : 40 * 12) && p.out.row_stride == (tokens ? 72 : 12));
+    assert_plain(&p.mask, NULL, 0, 0, 0);
+  }
+}
+
+/* Any numbers may be given to a builder; the call answers. */
+static void test_builders_take_any_numbers(void **state) {
+  static const hyperattn_status wrong[] = {
+      HYPERATTN_ERROR_BATCH, HYPERATTN_ERROR_N_HEADS,  HYPERATTN_ERROR_N_KV_HEADS, HYPERATTN_ERROR_N_QUERY,
+      HYPERATTN_ERROR_N_KEY, HYPERATTN_ERROR_HEAD_DIM, HYPERATTN_ERROR_VALUE_DIM};
+  static const int64_t numbers[] = {INT64_MIN, INT64_MIN / 2 - 1, -1, INT64_MAX / 2, INT64_MAX};
+  hyperattn_params params = hyperattn_default_params();
+  float x = 0.0f, o;
+  (void)state;
+  for (int which = 0; which < 8; which++)
+    for (int i = 0; i < 5; i++)
+      for (int tokens = 0; tokens < 2; tokens++) {
+        int64_t n[] = {2, 4, 2, 9, 9, 8, 8};
+        for (int j = 0; j < 7; j++)
+          if (which == 7 || j == which) n[j] = numbers[i];
+        hyperattn_problem p = (tokens ? hyperattn_tokens_first : hyperattn_heads_first)(
+            n[0], n[1], n[2], n[3], n[4], n[5], n[6], &x, &x, &x, &o);
+        assert_int_equal(hyperattn_check(&p, &params, NULL, 0, 1), wrong[which % 7]);
+      }
 }
 
 /* ---- Mistakes ---- */
@@ -465,6 +499,16 @@ static void expect(const call *c, hyperattn_status want, void *workspace, size_t
   free(before);
 }
 
+/* After `set` in c, which is otherwise `good`, in a workspace w. */
+#define EXPECT(set, status)                         \
+  do {                                              \
+    c = good;                                       \
+    set;                                            \
+    expect(&c, HYPERATTN_ERROR_##status, w, bytes); \
+  } while (0)
+
+static void widen_nothing(const void *row, float *to, int64_t n) { (void)row, (void)to, (void)n; }
+
 static void test_every_mistake_has_its_status(void **state) {
   (void)state;
   call c = new_call(1, 2, 1, 50, 60, 8, 8, 1, 113), good;
@@ -473,12 +517,6 @@ static void test_every_mistake_has_its_status(void **state) {
   size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 1);
   void *w = test_alloc(bytes + 64);
   memset(w, 0, bytes + 64);
-#define EXPECT(set, status)                         \
-  do {                                              \
-    c = good;                                       \
-    set;                                            \
-    expect(&c, HYPERATTN_ERROR_##status, w, bytes); \
-  } while (0)
   hyperattn_problem *p = &c.problem;
   hyperattn_params *a = &c.params;
   static const int64_t too_many = (int64_t)1 << 31;
@@ -501,15 +539,10 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT(p->causal = -1, CAUSAL);
   EXPECT(p->scale = NAN, SCALE);
   EXPECT(p->scale = -INFINITY, SCALE);
-  EXPECT(p->query.dtype = (hyperattn_dtype)4, DTYPE);
+  EXPECT(p->query.dtype = (hyperattn_dtype)5, DTYPE);
   EXPECT(p->key.dtype = (hyperattn_dtype)-1, DTYPE);
   EXPECT(p->query.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
   EXPECT(p->out.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
-  EXPECT(p->softcap = 30.0f, RESERVED);
-  EXPECT(p->softcap = NAN, RESERVED);
-  EXPECT(p->sliding_window = 7, RESERVED);
-  int32_t position = 0;
-  EXPECT(p->key_position = &position, RESERVED);
   EXPECT(p->query.data = NULL, NULL_QUERY);
   EXPECT(p->key.data = NULL, NULL_KEY);
   EXPECT(p->value.data = NULL, NULL_VALUE);
@@ -571,7 +604,6 @@ static void test_every_mistake_has_its_status(void **state) {
       absent++;
     }
   assert_true(absent > 0); /* no machine has them all */
-#undef EXPECT
   c = good;
   expect(&c, HYPERATTN_ERROR_NULL_WORKSPACE, NULL, bytes);
   expect(&c, HYPERATTN_ERROR_WORKSPACE_SIZE, w, bytes - 1);
@@ -604,6 +636,78 @@ static void test_every_mistake_has_its_status(void **state) {
   free(w);
   free_call(&good);
 }
+
+/* Mistakes in what modifies scores, and in where rows lie. */
+static void test_every_mistake_of_a_field_has_its_status(void **state) {
+  (void)state;
+  static const int64_t too_many = (int64_t)1 << 31;
+  static float mask[60], two[3];
+  static int32_t page[60];
+  call c = new_call(1, 2, 1, 50, 60, 8, 8, 1, 113), good;
+  c.params = preset(1);
+  c.problem.mask.data = mask, c.problem.mask_slope = c.problem.sink = two;
+  c.problem.key.page = c.problem.value.page = page;
+  c.problem.key.page_rows = 1, c.problem.value.page_rows = too_many - 1;
+  good = c;
+  size_t bytes =
+      hyperattn_workspace_size(&c.problem, &c.params, 1) + 8192; /* also for keys that are widened */
+  void *w = test_alloc(bytes);
+  memset(w, 0, bytes);
+  hyperattn_problem *p = &c.problem;
+  assert_int_equal(hyperattn_check(p, &c.params, w, bytes, 1), HYPERATTN_OK);
+  EXPECT(p->softcap = -1.0f, SOFTCAP);
+  EXPECT(p->softcap = NAN, SOFTCAP);
+  EXPECT(p->softcap = INFINITY, SOFTCAP);
+  EXPECT(p->sliding_window = -1, SLIDING_WINDOW);
+  EXPECT(p->sliding_window = INT64_MIN, SLIDING_WINDOW);
+  EXPECT(p->query.dtype = HYPERATTN_CUSTOM, CUSTOM);
+  EXPECT((p->query.dtype = HYPERATTN_CUSTOM, p->query.widen = widen_nothing), CUSTOM);
+  EXPECT(p->mask.dtype = HYPERATTN_CUSTOM, CUSTOM);
+  EXPECT(p->out.dtype = HYPERATTN_CUSTOM, CUSTOM);
+  EXPECT(p->key.dtype = HYPERATTN_CUSTOM, NULL_WIDEN);
+  EXPECT(p->value.dtype = HYPERATTN_CUSTOM, NULL_WIDEN);
+  EXPECT(p->query.page = page, PAGED);
+  EXPECT(p->mask.page = page, PAGED);
+  EXPECT(p->key.page_rows = 0, PAGE_ROWS);
+  EXPECT(p->key.page_rows = too_many, PAGE_ROWS);
+  EXPECT(p->value.page_rows = -1, PAGE_ROWS);
+  EXPECT(p->value.page_rows = INT64_MAX, PAGE_ROWS);
+  EXPECT(p->mask.dtype = HYPERATTN_Q8_0, DTYPE_UNSUPPORTED);
+  EXPECT(p->mask.dtype = (hyperattn_dtype)5, DTYPE);
+  EXPECT(p->mask.data = (const char *)mask + 2, ALIGNMENT);
+  EXPECT((p->mask.data = (const char *)mask + 1, p->mask.dtype = HYPERATTN_F16), ALIGNMENT);
+  EXPECT(p->sink = (const float *)(const void *)((const char *)two + 1), ALIGNMENT);
+  EXPECT(p->mask_slope = (const float *)(const void *)((const char *)two + 2), ALIGNMENT);
+  EXPECT(p->key.page = (const int32_t *)(const void *)((const char *)page + 2), ALIGNMENT);
+  EXPECT(p->mask.row_stride = PTRDIFF_MAX / 8, EXTENT);
+  EXPECT(p->mask.head_stride = PTRDIFF_MIN, EXTENT);
+  EXPECT(p->mask.data = c.out, OVERLAP);
+  EXPECT(p->mask.data = c.lse + 99, OVERLAP);
+  EXPECT(p->mask.data = w, OVERLAP);
+  EXPECT(p->sink = c.out + 799, OVERLAP);
+  EXPECT(p->sink = c.lse, OVERLAP);
+  EXPECT(p->sink = (const float *)w, OVERLAP);
+  EXPECT(p->mask_slope = c.out, OVERLAP);
+  EXPECT(p->mask_slope = c.lse + 98, OVERLAP);
+  EXPECT(p->mask_slope = (const float *)w + 1, OVERLAP);
+  EXPECT(p->key.page = (const int32_t *)(const void *)c.out, OVERLAP);
+  EXPECT(p->value.page = (const int32_t *)(const void *)c.lse, OVERLAP);
+  EXPECT(p->value.page = (const int32_t *)w, OVERLAP);
+  /* rows of a Q8_0 tensor begin with blocks, in each page */
+  EXPECT((p->key.dtype = HYPERATTN_Q8_0, p->key.row_stride = 32, p->key.page_stride = 33), STRIDE_Q8_0);
+  c = good;
+  p->key.dtype = HYPERATTN_Q8_0, p->key.row_stride = 32, p->key.page_stride = -64;
+  assert_int_equal(hyperattn_check(p, &c.params, w, bytes, 1), HYPERATTN_OK);
+  /* what is unused may hold anything */
+  c = good;
+  p->query.widen = p->mask.widen = widen_nothing, p->query.page_rows = p->mask.page_rows = -7;
+  p->query.page_stride = p->mask.page_batch_stride = PTRDIFF_MIN;
+  p->key.page = p->value.page = NULL, p->key.page_rows = p->value.page_rows = -1;
+  assert_int_equal(hyperattn_check(p, &c.params, w, bytes, 1), HYPERATTN_OK);
+  free(w);
+  free_call(&good);
+}
+#undef EXPECT
 
 /* Scratch is large enough for mean queries, and for the masses of many heavy keys. */
 static void test_scratch(void **state) {
@@ -666,7 +770,8 @@ static void test_merging_with_nothing(void **state) {
     for (int swap = 0; swap < 2; swap++) {
       float heavy[2] = {-0.0f, 3.0f}, none[2] = {NAN, INFINITY}, lse_heavy = 1.0f, lse_none = light[i];
       hyperattn_output a = {swap ? none : heavy, HYPERATTN_F32, 0, 0, 0};
-      hyperattn_input b = {swap ? heavy : none, HYPERATTN_F32, 0, 0, 0};
+      hyperattn_input b = {0};
+      b.data = swap ? heavy : none;
       float *lse_a = swap ? &lse_none : &lse_heavy;
       assert_int_equal(hyperattn_merge(1, 1, 1, 2, a, lse_a, b, swap ? &lse_heavy : &lse_none),
                        HYPERATTN_OK);
@@ -677,7 +782,8 @@ static void test_merging_with_nothing(void **state) {
   for (int i = 0; i < 2; i++) {
     float kept = 3.0f, none = NAN, lse_kept = i ? NAN : INFINITY, lse_none = -INFINITY;
     hyperattn_output a = {&none, HYPERATTN_F32, 0, 0, 0};
-    hyperattn_input b = {&kept, HYPERATTN_F32, 0, 0, 0};
+    hyperattn_input b = {0};
+    b.data = &kept;
     assert_int_equal(hyperattn_merge(1, 1, 1, 1, a, &lse_none, b, &lse_kept), HYPERATTN_OK);
     assert_true(none == 3.0f && (i ? lse_none != lse_none : lse_none == INFINITY));
   }
@@ -730,7 +836,10 @@ int main(void) {
       cmocka_unit_test(test_workspace_never_shrinks_where_two_levels_begin),
       cmocka_unit_test(test_merge),
       cmocka_unit_test(test_merge_mistakes),
+      cmocka_unit_test(test_builders),
+      cmocka_unit_test(test_builders_take_any_numbers),
       cmocka_unit_test(test_every_mistake_has_its_status),
+      cmocka_unit_test(test_every_mistake_of_a_field_has_its_status),
       cmocka_unit_test(test_statuses_have_texts),
       cmocka_unit_test(test_scratch),
       cmocka_unit_test(test_more_tasks_than_int64),

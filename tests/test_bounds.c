@@ -92,7 +92,8 @@ static void set_gaps(const hai_plan *plan, char *workspace, size_t bytes, int wo
   for (int i = 0; i <= HAI_N_ARRAYS; i++) {
     size_t next = i < HAI_N_ARRAYS ? y->begin[i] : y->scratch;
     if (next > covered) {
-      assert_true(next - covered < 64);
+      /* a window's scratch lies where that of a shorter call would, which may be approximated */
+      assert_true(next - covered < 64 || (plan->sliding && i == HAI_N_ARRAYS));
       set_gap(base + covered, next - covered, is_open);
     }
     if (i < HAI_N_ARRAYS) covered = hai_most(covered, next + (size_t)array_bytes(plan, i));
@@ -250,14 +251,8 @@ static void check_bounds(hyperattn_problem p, hyperattn_params params, int repor
 
 /* ---- Random calls ---- */
 
-static int64_t any_of(uint64_t *random, int64_t from, int64_t to) {
-  return from + (int64_t)(splitmix(random) % (uint64_t)(to - from + 1));
-}
-static int64_t one_of(uint64_t *random, const int64_t *list, int64_t n) {
-  return list[any_of(random, 0, n - 1)];
-}
-
 static hyperattn_problem any_problem(uint64_t *random) {
+  static const float sinks[] = {1.0f, -1.0f, 3.0f, -INFINITY, 0.0f, 2.0f};
   static const int64_t dims[] = {1, 2, 3, 7, 8, 16, 17, 31, 32, 32, 33, 48, 64, 65};
   hyperattn_problem p;
   int kind = (int)any_of(random, 0, 3);
@@ -277,6 +272,9 @@ static hyperattn_problem any_problem(uint64_t *random) {
   p.key.dtype = kind < 2 ? p.query.dtype : (hyperattn_dtype)any_of(random, 0, 3);
   p.value.dtype = kind < 2 ? p.query.dtype : (hyperattn_dtype)any_of(random, 0, 3);
   p.out.dtype = kind == 0 ? HYPERATTN_F32 : (hyperattn_dtype)any_of(random, 0, 2);
+  if (!any_of(random, 0, 3)) p.softcap = 3.0f;
+  if (!any_of(random, 0, 3)) p.sink = sinks;
+  if (!any_of(random, 0, 3)) p.sliding_window = any_of(random, 1, 200);
   return p;
 }
 
@@ -462,7 +460,8 @@ static void test_extents_at_their_limit(void **state) {
         ptrdiff_t unit = hai_unit(dtypes[i]), bytes = (ptrdiff_t)hai_unit_bytes(dtypes[i]);
         ptrdiff_t step = (PTRDIFF_MAX - bytes) / bytes / (n - 1); /* beside one unit */
         hai_buffers buffers;
-        hyperattn_input x = {NULL, dtypes[i], 0, 0, sign * step * unit};
+        hyperattn_input x = {0};
+        x.dtype = dtypes[i], x.row_stride = sign * step * unit;
         if (step >= PTRDIFF_MAX / unit) continue;
         memset(&buffers, 0, sizeof buffers);
         buffers.batch = buffers.heads = 1, buffers.rows = n;

@@ -1,4 +1,5 @@
-/* The documentation agrees: examples/minimal.c, the README and the header's manual have the same example. */
+/* The documentation agrees: examples/minimal.c, the README and the header's manual have the same example, what
+   docs/integrating.md shows is in examples/engine.c, and calls are exact where the pages say so. */
 #include "calls.h"
 
 #ifndef SOURCE_DIR
@@ -39,6 +40,71 @@ static void test_the_example_is_the_same_everywhere(void **state) {
   free(example), free(readme), free(header), free(indented);
 }
 
+/* Drops the spaces that lines begin with. */
+static void unindent(char *text) {
+  char *to = text;
+  for (char *at = text; *at; at++)
+    if (*at != ' ' || (to > text && to[-1] != '\n')) *to++ = *at;
+  *to = 0;
+}
+
+static void test_what_the_integrators_page_shows_is_compiled(void **state) {
+  (void)state;
+  char *page = read_text("docs/integrating.md"), *example = read_text("examples/engine.c"), *end = page,
+       *code;
+  int blocks = 0;
+  unindent(page), unindent(example);
+  while ((code = strstr(end, "```c\n"))) {
+    code += 5, end = strstr(code, "```\n");
+    assert_non_null(end);
+    *end++ = 0, blocks++;
+    if (!strstr(example, code)) fail_msg("not in examples/engine.c: %s", code);
+  }
+  assert_int_equal(blocks, 8);
+  free(page), free(example);
+}
+
+static int is_approximated(int causal, int64_t n_query, int64_t n_key) {
+  static float data[1];
+  hyperattn_params params = hyperattn_default_params();
+  hyperattn_problem p = hyperattn_tokens_first(1, 8, 2, n_query, n_key, 128, 128, data, data, data, data);
+  p.causal = causal;
+  return hyperattn_phase_count(&p, &params) > 1;
+}
+
+/* The README's introduction and docs/integrating.md name these lengths. */
+static void test_where_the_default_preset_begins_to_approximate(void **state) {
+  (void)state;
+  assert_false(is_approximated(0, 1023, 1023));
+  assert_true(is_approximated(0, 1024, 1024));
+  assert_false(is_approximated(1, 2047, 2047));
+  assert_true(is_approximated(1, 2048, 2048));
+  assert_false(is_approximated(1, 300, 1323)); /* chunks, over fewer than 1024 keys and over so many */
+  assert_true(is_approximated(1, 300, 1324));
+  assert_false(is_approximated(1, 190, 2048));
+  assert_true(is_approximated(1, 210, 2048));
+  assert_false(is_approximated(1, 140, 32768));
+  assert_true(is_approximated(1, 150, 32768));
+  assert_false(is_approximated(1, 1, 131072)); /* decoding */
+}
+
+/* What docs/integrating.md says of 64 decode steps; the kernel has a part in the sizes. */
+static void test_decoding_by_the_exact_method_takes_far_less_workspace(void **state) {
+  (void)state;
+  static float data[1];
+  hyperattn_params params = hyperattn_default_params();
+  hyperattn_problem p[64];
+  for (int i = 0; i < 64; i++) {
+    p[i] = hyperattn_tokens_first(1, 8, 2, 1, 32768, 128, 128, data, data, data, data);
+    p[i].causal = 1;
+  }
+  size_t hyper = hyperattn_workspace_size_many(p, 64, &params, 2);
+  params.method = HYPERATTN_EXACT;
+  size_t exact = hyperattn_workspace_size_many(p, 64, &params, 2);
+  print_message("64 decode steps: %lu and %lu bytes\n", (unsigned long)hyper, (unsigned long)exact);
+  assert_true(hyper > 0 && exact > 0 && hyper / exact >= 100);
+}
+
 static void test_the_readme_has_both_commands(void **state) {
   (void)state;
   char *readme = read_text("README.md"), *ci = read_text(".ci/run");
@@ -60,8 +126,12 @@ static void test_the_header_has_the_licence(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_example_is_the_same_everywhere),
-                                     cmocka_unit_test(test_the_header_has_the_licence),
-                                     cmocka_unit_test(test_the_readme_has_both_commands)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_the_example_is_the_same_everywhere),
+      cmocka_unit_test(test_what_the_integrators_page_shows_is_compiled),
+      cmocka_unit_test(test_where_the_default_preset_begins_to_approximate),
+      cmocka_unit_test(test_decoding_by_the_exact_method_takes_far_less_workspace),
+      cmocka_unit_test(test_the_header_has_the_licence),
+      cmocka_unit_test(test_the_readme_has_both_commands)};
   return cmocka_run_group_tests_name("docs", tests, NULL, NULL);
 }

@@ -1,32 +1,10 @@
 /* Dtypes: every conversion of 16 bits, and every mix of tensors. */
 #include "../examples/amx.h"
-#include "../examples/halves.h"
 #include "support.h"
+#include "formats.h"
 
 /* ---- Conversions, against the definition of the formats ---- */
 
-static double f16_value(unsigned half) {
-  double sign = half >> 15 ? -1.0 : 1.0;
-  int exponent = (int)(half >> 10 & 31), fraction = (int)(half & 1023);
-  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
-  return sign * (exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24));
-}
-static double bf16_value(unsigned half) {
-  double sign = half >> 15 ? -1.0 : 1.0;
-  int exponent = (int)(half >> 7 & 255), fraction = (int)(half & 127);
-  if (exponent == 255) return fraction ? NAN : sign * INFINITY;
-  return sign * (exponent ? ldexp(128 + fraction, exponent - 134) : ldexp(fraction, -133));
-}
-static double value_of(hyperattn_dtype dtype, unsigned half) {
-  return dtype == HYPERATTN_F16 ? f16_value(half) : bf16_value(half);
-}
-
-static float widened(hyperattn_dtype dtype, uint16_t half) {
-  return dtype == HYPERATTN_F16 ? half_to_float(half) : bf16_to_float(half);
-}
-static uint16_t narrowed(hyperattn_dtype dtype, float x) {
-  return dtype == HYPERATTN_F16 ? float_to_half(x) : float_to_bf16(x);
-}
 /* x as the library rounds it. examples/halves.h, which other tests make their data with, must agree. */
 static uint16_t put(hyperattn_dtype dtype, float x) {
   uint16_t half;
@@ -138,53 +116,13 @@ static void test_q8_0_widens_exactly(void **state) {
 
 /* ---- Mixes ---- */
 
-/* Returns rows of `dim` floats as contiguous rows of a dtype (Q8_0: of whole blocks), and rounds the
-   floats themselves to what the dtype can hold. */
-static void *encode(float *x, int64_t rows, int64_t dim, hyperattn_dtype dtype, int64_t *stride) {
-  int64_t blocks = (dim + 31) / 32;
-  size_t row_bytes =
-      dtype == HYPERATTN_Q8_0 ? (size_t)blocks * 34 : (size_t)dim * (dtype == HYPERATTN_F32 ? 4 : 2);
-  unsigned char *all = (unsigned char *)test_alloc((size_t)rows * row_bytes);
-  *stride = dtype == HYPERATTN_Q8_0 ? blocks * 32 : dim;
-  for (int64_t r = 0; r < rows; r++, x += dim) {
-    unsigned char *row = all + (size_t)r * row_bytes;
-    if (dtype == HYPERATTN_F32) memcpy(row, x, row_bytes);
-    for (int64_t t = 0; t < dim && (dtype == HYPERATTN_F16 || dtype == HYPERATTN_BF16); t++) {
-      uint16_t half = narrowed(dtype, x[t]);
-      memcpy(row + 2 * t, &half, 2);
-      x[t] = (float)value_of(dtype, half);
-    }
-    for (int64_t b = 0; b < blocks && dtype == HYPERATTN_Q8_0; b++) {
-      unsigned char *at = row + 34 * b;
-      float most = 0.0f;
-      for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) most = fmaxf(most, fabsf(x[t]));
-      uint16_t half = float_to_half(most / 127.0f);
-      float d = half_to_float(half);
-      memcpy(at, &half, 2);
-      memset(at + 2, 0x55, 32); /* those beyond dim must have no effect */
-      for (int64_t t = 32 * b; t < dim && t < 32 * b + 32; t++) {
-        signed char q = (signed char)lrintf(x[t] / d);
-        memcpy(at + 2 + t % 32, &q, 1);
-        x[t] = d * (float)q;
-      }
-    }
-  }
-  return all;
-}
-
-static void set_input(hyperattn_input *x, const void *data, hyperattn_dtype dtype, int64_t heads,
-                      int64_t rows, int64_t stride) {
-  x->data = data, x->dtype = dtype;
-  set_strides(&x->batch_stride, &x->head_stride, &x->row_stride, heads, rows, stride);
-}
-
 /* A call on tensors of any dtypes gives the bits of the call on the same numbers in float32, rounded to
    out's dtype. Tests every mix, or a few of them. */
 static void assert_mix_equals_floats(hyperattn_params params, int is_every, int64_t n_query, int64_t n_key,
                                      int64_t head_dim, int64_t value_dim, int causal) {
   for (int q = 0; q < 3; q++)
-    for (int k = 0; k < 4; k++)
-      for (int v = 0; v < 4; v++) {
+    for (int k = 0; k <= HYPERATTN_CUSTOM; k++)
+      for (int v = 0; v <= HYPERATTN_CUSTOM; v++) {
         int is_bf16 = q == HYPERATTN_BF16 && k == HYPERATTN_BF16 && v == HYPERATTN_BF16;
         if (is_bf16 && hai_kernel_of_bf16(params.isa, head_dim, value_dim))
           continue; /* rows are not widened then; tested below */
@@ -334,7 +272,8 @@ static void test_merging_halves(void **state) {
       run(&c);
     }
     hyperattn_output a = c.problem.out;
-    hyperattn_input b = {part[1], (hyperattn_dtype)dtype, a.batch_stride, a.head_stride, a.row_stride};
+    hyperattn_input b = {0};
+    set_input(&b, part[1], (hyperattn_dtype)dtype, 1, 20, 16);
     a.data = part[0];
     assert_int_equal(hyperattn_merge(1, 1, 20, 16, a, lse[0], b, lse[1]), HYPERATTN_OK);
     for (int i = 0; i < 20 * 16; i++) merged[i] = (float)value_of((hyperattn_dtype)dtype, part[0][i]);

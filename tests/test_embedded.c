@@ -18,6 +18,29 @@ enum { WITH_HALVES = 0 };
 enum { WITH_HALVES = 1 };
 #endif
 
+/* Fields that this build leaves out. */
+enum { SLIDING, SOFTCAP, SINKS, MASKS, PAGES, CUSTOM, N_PARTS };
+static const unsigned char left_out[N_PARTS + 1] = {
+#ifdef HYPERATTN_NO_SLIDING
+    [SLIDING] = 1,
+#endif
+#ifdef HYPERATTN_NO_SOFTCAP
+    [SOFTCAP] = 1,
+#endif
+#ifdef HYPERATTN_NO_SINKS
+    [SINKS] = 1,
+#endif
+#ifdef HYPERATTN_NO_MASKS
+    [MASKS] = 1,
+#endif
+#ifdef HYPERATTN_NO_PAGES
+    [PAGES] = 1,
+#endif
+#if defined(HYPERATTN_NO_CUSTOM) || defined(HYPERATTN_NO_HALVES)
+    [CUSTOM] = 1,
+#endif
+    [N_PARTS] = 1};
+
 #define EXACT_BYTES HYPERATTN_WORKSPACE_BOUND_EXACT(32, 32)
 #define PAPER_BYTES HYPERATTN_WORKSPACE_BOUND(1, 1024, 32, 32, 256, 256, 256, 0, 0, 0, 7)
 static unsigned char exact_workspace[EXACT_BYTES],
@@ -30,6 +53,7 @@ static int64_t any(uint64_t *state, int64_t least, int64_t most) {
 /* The bounds hold for thousands of calls, and at least one of them is tight. */
 static void test_bound_holds(void **state) {
   (void)state;
+  static const float somewhere[1];
   double least = 1e9;
   uint64_t random = 17;
   for (int i = 0; i < 3000; i++) {
@@ -53,7 +77,12 @@ static void test_bound_holds(void **state) {
         a.query_group = a.key_group = 0;
       if (i % 5 == 0) a.order = HYPERATTN_ORDER_POSITION;
     }
+    if (i % 2 && !left_out[SOFTCAP]) p.softcap = 1.0f;
+    if (i % 3 == 0 && !left_out[SINKS]) p.sink = somewhere;
+    if (i % 4 == 0 && !left_out[SLIDING]) p.sliding_window = any(&random, 1, 1 << 18);
+    if (i % 7 == 0 && !left_out[MASKS]) p.mask.data = somewhere;
     if (i == 1) { /* mostly weights of columns */
+      memset(&p, 0, sizeof p);
       a = hyperattn_paper_params();
       p.batch = 1, p.n_heads = p.n_kv_heads = 4, p.n_query = p.n_key = 16384;
       p.head_dim = p.value_dim = 64, p.causal = 1;
@@ -65,13 +94,14 @@ static void test_bound_holds(void **state) {
     size_t bound = HYPERATTN_WORKSPACE_BOUND(p.batch * p.n_heads, n, p.head_dim, p.value_dim, a.min_seq_len,
                                              a.block_size, a.sample_size, a.sink_keys + a.heavy_keys,
                                              probes, group, a.lsh_bits);
-    size_t bytes = hyperattn_workspace_size(&p, &a, 1);
-    assert_true(bytes > 0 && bytes <= bound);
+    size_t bytes = hyperattn_workspace_size(&p, &a, 1),
+           mask = p.mask.data ? HYPERATTN_WORKSPACE_BOUND_MASK : 0;
+    assert_true(bytes > 0 && bytes <= bound + mask);
     if ((double)bound / (double)bytes < least) least = (double)bound / (double)bytes;
     a.method = HYPERATTN_EXACT;
     bytes = hyperattn_workspace_size(&p, &a, 1);
     bound = HYPERATTN_WORKSPACE_BOUND_EXACT(p.head_dim, p.value_dim);
-    assert_true(bytes > 0 && bytes <= bound);
+    assert_true(bytes > 0 && bytes <= bound + mask);
   }
   printf("the tightest bound is %.3f times what is needed\n", least);
   assert_below(least, 1.5);
@@ -156,6 +186,40 @@ static void test_left_out(void **state) {
   free_call(&c);
 }
 
+/* A field that was left out is refused where it is set, and changes nothing where it is not. */
+static void expect_left_out(int is_left_out, call *c) {
+  size_t bytes = 1 << 22;
+  void *workspace = test_alloc(bytes);
+  c->params.method = HYPERATTN_EXACT, c->out[0] = 77.0f;
+  assert_int_equal(hyperattn_forward(&c->problem, &c->params, workspace, bytes),
+                   is_left_out ? HYPERATTN_ERROR_LEFT_OUT : HYPERATTN_OK);
+  assert_int_equal(c->out[0] == 77.0f, is_left_out);
+  free(workspace);
+  free_call(c);
+}
+
+static void widen_floats(const void *row, float *to, int64_t n) {
+  memcpy(to, row, (size_t)n * sizeof(float));
+}
+
+static void test_fields_left_out(void **state) {
+  static const float numbers[200];
+  static const int32_t page[200];
+  (void)state;
+  for (int i = 0; i < N_PARTS; i++) {
+    call c = new_call(1, 2, 1, 150, 200, 8, 8, 0, 3);
+    hyperattn_problem *p = &c.problem;
+    if (i == SLIDING) p->sliding_window = 20;
+    if (i == SOFTCAP) p->softcap = 3.0f;
+    if (i == SINKS) p->sink = numbers;
+    if (i == MASKS) p->mask.data = numbers;
+    if (i == PAGES) p->key.page = page, p->key.page_rows = 1, p->key.page_stride = 8;
+    if (i == CUSTOM)
+      p->value.dtype = HYPERATTN_CUSTOM, p->value.widen = widen_floats, p->value.row_stride = 32;
+    expect_left_out(left_out[i], &c);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
 #ifndef HYPERATTN_NO_HYPER
@@ -163,6 +227,7 @@ int main(void) {
 #endif
       cmocka_unit_test(test_little_memory),
       cmocka_unit_test(test_left_out),
+      cmocka_unit_test(test_fields_left_out),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

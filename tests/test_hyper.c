@@ -5,17 +5,20 @@
 
 static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
 
-/* Every combination of parameters. */
+/* Every combination of parameters, with scores as they are, capped, and capped beside a sink. */
 static void test_params(void **state) {
+  static const float sink[] = {2.5f, -INFINITY};
   (void)state;
   int seen = 0;
-  for (int causal = 0; causal < 2; causal++)
+  for (int causal = 0; causal < 6; causal++)
     for (int order = 0; order < 2; order++)
       for (int sampling = 0; sampling < 3; sampling++)
         for (int score = 0; score < 2; score++)
           for (int block = 0; block < 2; block++)
             for (int pins = 0; pins < 2; pins++) {
-              call c = new_call(1, 2, 1, 203, 203, 8, 6, causal, (uint64_t)(100 + seen));
+              call c = new_call(1, 2, 1, 203, 203, 8, 6, causal % 2, (uint64_t)(100 + seen));
+              if (causal > 1) c.problem.softcap = 1.5f;
+              if (causal > 3) c.problem.sink = sink;
               hyperattn_params a = small_params(hyperattn_default_params(), 24, block ? 12 : 0, 10);
               a.order = order ? HYPERATTN_ORDER_POSITION : HYPERATTN_ORDER_SORTLSH;
               a.sampling = (hyperattn_sampling)sampling;
@@ -27,7 +30,7 @@ static void test_params(void **state) {
               free_call(&c);
               seen++;
             }
-  assert_int_equal(seen, 96);
+  assert_int_equal(seen, 288);
 }
 
 /* Blocks of unequal size, more queries than keys and fewer, prefixes, windows longer than half the keys. */
@@ -100,8 +103,11 @@ static void test_a_budget_of_all_keys_is_exact(void **state) {
 /* The same, but the rectangle is approximated though that costs more: the stages themselves must be exact. */
 static void test_stages_with_all_keys_are_exact(void **state) {
   (void)state;
-  for (int which = 0; which < 3; which++) {
+  static const float sink = 3.0f;
+  for (int i = 0; i < 6; i++) {
+    int which = i % 3;
     call c = new_call(1, 1, 1, 200, 230, 8, 8, 0, 31);
+    if (i > 2) c.problem.softcap = 0.7f, c.problem.sink = &sink;
     c.params = small_params(hyperattn_default_params(), 8, which == 0 ? 230 : 0, which == 0 ? 0 : 230);
     if (which == 0) c.params.query_group = c.params.key_group = 0;
     c.params.sampling = which == 1 ? HYPERATTN_SAMPLE_COLUMN_MASS : HYPERATTN_SAMPLE_UNIFORM;
@@ -136,6 +142,8 @@ static void test_window_is_exact(void **state) {
     hai_plan plan;
     assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
     assert_true(plan.depth > 1);
+    double *key = read_rows(&c.problem.key, 0, 0, 203, 8),
+           *value = read_rows(&c.problem.value, 0, 0, 203, 8);
     for (int i = 0; i < 203; i++) {
       double weight[203], out[8];
       for (int j = 0; j < 203; j++)
@@ -143,11 +151,11 @@ static void test_window_is_exact(void **state) {
                               hai_part_of(203, 1 << plan.depth, i) != hai_part_of(203, 1 << plan.depth, j))
                         ? -INFINITY
                         : 0.0;
-      double lse =
-          reference_row(c.q + i * 8, c.k, c.v, 203, 8, 8, 8, 8, reference_scale(&c.problem), weight, out);
+      double lse = reference_row(&c.problem, 0, 0, i, key, value, weight, out);
       assert_below(fabs((double)c.lse[i] - lse), 1e-5);
       assert_below(relative_error(c.out + i * 8, out, 8), 1e-5);
     }
+    free(key), free(value);
     free_call(&c);
   }
 }
@@ -169,10 +177,11 @@ static void test_what_is_worth_approximating(void **state) {
   assert_false(is_worth(&p, 0x7fffffff, 0x7fffffff));
 }
 
-/* Algorithm 2's normaliser, recomputed in double from the same choices. */
-static void check_cap(float epsilon, float kappa, float spread) {
+/* Algorithm 2's normaliser, recomputed in double from the same choices. A sink joins it as it is. */
+static void check_cap(float epsilon, float kappa, float spread, float softcap, float sink) {
   call c = new_call(1, 1, 1, 120, 140, 8, 8, 0, 37);
   const hyperattn_problem *p = &c.problem;
+  c.problem.softcap = softcap, c.problem.sink = &sink;
   for (int64_t i = 0; i < 120 * 8; i++) c.q[i] *= spread;
   c.params = small_params(hyperattn_paper_params(), 20, 14, 20);
   c.params.cap_epsilon = epsilon, c.params.cap_kappa = kappa;
@@ -183,17 +192,13 @@ static void check_cap(float epsilon, float kappa, float spread) {
   hai_job job;
   assert_int_equal(hai_resolve(&plan, p, &c.params), HYPERATTN_OK);
   hai_job_at(&job, &plan, workspace, hai_phases(&plan) - 1, 0, 0); /* the workspace still has the choices */
-  double residual_most = 0.0, scale = reference_scale(p);
-  double s[120][140];
+  double residual_most = 0.0, s[120][140];
+  double *query = read_rows(&p->query, 0, 0, 120, 8), *key = read_rows(&p->key, 0, 0, 140, 8);
   int block_of_key[140];
   for (int rank = 0; rank < 140; rank++) block_of_key[key_at(&job, rank)] = (int)hai_part_of(140, 10, rank);
   for (int x = 0; x < 120; x++)
-    for (int j = 0; j < 140; j++) {
-      s[x][j] = 0.0;
-      for (int t = 0; t < 8; t++)
-        s[x][j] += (double)c.q[query_at(&job, x) * 8 + t] * (double)c.k[j * 8 + t];
-      s[x][j] = exp(s[x][j] * scale);
-    }
+    for (int j = 0; j < 140; j++)
+      s[x][j] = exp(reference_score(p, query + query_at(&job, x) * 8, key + j * 8));
   for (int t = 0; t < 20; t++) { /* the sampled rows */
     int64_t x = hai_draw(120, 20, t, hai_random(c.params.seed, 0, HAI_FOR_CAP, (uint64_t)t));
     double residual = 0.0;
@@ -221,28 +226,31 @@ static void check_cap(float epsilon, float kappa, float spread) {
       for (int u = 0; u < 8; u++) top[u] += w * a * (double)c.v[column->key * 8 + u];
     }
     if (rest < floor_sum) floored++;
-    double d = block + fmax(rest, floor_sum);
+    double d = block + fmax(rest, floor_sum) + exp((double)sink);
     assert_below(fabs((double)c.lse[i] - log(d)) / fmax(1.0, fabs(log(d))), 3e-6);
     for (int t = 0; t < 8; t++)
       assert_below(fabs((double)c.out[i * 8 + t] - top[t] / d), 2e-5 * fmax(1.0, fabs(top[t] / d)));
   }
   if (epsilon > 0.0f && epsilon < 4.0f) assert_true(capped > 0);
   if (kappa > 0.0f && kappa < 4.0f) assert_true(floored > 0);
-  free(workspace);
+  free(workspace), free(query), free(key);
   free_call(&c);
 }
 
 /* Pins are neither capped nor floored. If cap and floor have no effect, the result is that without them. */
 static void test_cap_beside_pins(void **state) {
+  static const float sink[] = {6.0f, -1.0f};
   (void)state;
-  for (int by_score = 0; by_score < 2; by_score++) {
+  for (int i = 0; i < 4; i++) {
+    int by_score = i % 2;
     call c = new_call(1, 2, 1, 120, 140, 8, 8, 0, 67);
+    c.problem.sink = i > 1 ? sink : NULL;
     double want[2 * 120 * 8], lse[2 * 120];
     c.params = small_params(hyperattn_default_params(), 20, by_score ? 14 : 0, 20);
     c.params.order = HYPERATTN_ORDER_POSITION;
     run(&c);
-    for (int i = 0; i < 2 * 120 * 8; i++) want[i] = (double)c.out[i];
-    for (int i = 0; i < 2 * 120; i++) lse[i] = (double)c.lse[i];
+    for (int j = 0; j < 2 * 120 * 8; j++) want[j] = (double)c.out[j];
+    for (int j = 0; j < 2 * 120; j++) lse[j] = (double)c.lse[j];
     c.params.cap_epsilon = 1e6f, c.params.cap_kappa = 1e30f;
     run(&c);
     assert_below(relative_error(c.out, want, 2 * 120 * 8), 1e-5);
@@ -253,11 +261,14 @@ static void test_cap_beside_pins(void **state) {
 
 static void test_cap(void **state) {
   (void)state;
-  check_cap(1.0f, 0.0f, 1.0f);
-  check_cap(0.0f, 2.0f, 1.0f);
-  check_cap(2.0f, 3.0f, 1.0f);
-  check_cap(1.0f, 1.5f, 4.0f);
-  check_cap(100.0f, 1000.0f, 1.0f); /* cap and floor have no effect */
+  check_cap(1.0f, 0.0f, 1.0f, 0.0f, -INFINITY);
+  check_cap(0.0f, 2.0f, 1.0f, 0.0f, -INFINITY);
+  check_cap(2.0f, 3.0f, 1.0f, 0.0f, -INFINITY);
+  check_cap(1.0f, 1.5f, 4.0f, 0.0f, -INFINITY);
+  check_cap(100.0f, 1000.0f, 1.0f, 0.0f, -INFINITY); /* cap and floor have no effect */
+  check_cap(1.0f, 0.0f, 1.0f, 0.0f, 4.0f);
+  check_cap(2.0f, 1.5f, 1.0f, 5.0f, 4.0f);
+  check_cap(0.5f, 1.1f, 4.0f, 2.0f, 0.5f);
 }
 
 /* Negating queries and scale changes nothing, because hashing and pairing follow the sign of the scale. */

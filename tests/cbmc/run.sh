@@ -31,7 +31,8 @@ for proof; do
   start=$(date +%s) code=0
   timeout "$limit" "$cbmc" sizes.c -I ../.. --function "$proof" --bounds-check --pointer-check --div-by-zero-check \
     --signed-overflow-check --unsigned-overflow-check --conversion-check --pointer-overflow-check --undefined-shift-check \
-    --unwind 6 --unwindset hai_kernel_of.0:8 --unwinding-assertions --slice-formula --drop-unused-functions >"$work/$proof.log" 2>&1 || code=$?
+    --unwind 6 --unwindset hai_kernel_of.0:8,hai_most_phases.0:34,hai_rows_paged.0:34 --unwinding-assertions \
+    --slice-formula --drop-unused-functions >"$work/$proof.log" 2>&1 || code=$?
   seconds=$(($(date +%s) - start))
   case $code in
     0) word=SUCCESSFUL passed=$((passed + 1)) ;;

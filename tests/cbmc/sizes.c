@@ -3,6 +3,9 @@
 #define HYPERATTN_STATIC
 #define HYPERATTN_NO_SIMD
 #define HYPERATTN_IMPLEMENTATION
+#include <float.h>
+#include <stdlib.h>
+
 #include "hyperattn.h"
 
 int any_int(void);
@@ -13,8 +16,13 @@ float any_float(void);
 #define ASSUME(x) __CPROVER_assume(x)
 #define PROVE(x) __CPROVER_assert(x, #x)
 
+static const void *any_pointer(void) {
+  static const int somewhere;
+  return any_int() & 1 ? &somewhere : NULL;
+}
+
 /* Most rows, keys and heads; and a factor with which products of 64 bits finish. */
-enum { MOST = 0x7fffffff, FEW = 255 };
+enum { MOST = 0x7fffffff, MANY = 1 << 16, FEW = 255 };
 
 static hai_index any_index(hai_index least, hai_index most) {
   hai_index x = any_ptrdiff();
@@ -148,15 +156,143 @@ void prove_add_flat(void) {
   if (buffers.status == HYPERATTN_OK) PROVE(extent->before == 0 && extent->after <= PTRDIFF_MAX);
 }
 
+/* The table of pages, and strides within pages; for the product of batch and stride see prove_extent_add. */
+static void add_pages(int64_t page_rows) {
+  hai_buffers buffers;
+  hyperattn_input x;
+  hai_index rows = any_index(1, MOST), heads = any_index(1, MOST);
+  buffers.status = HYPERATTN_OK, buffers.n = (int)any_index(0, 6);
+  buffers.batch = 1, buffers.heads = heads, buffers.rows = rows;
+  x.data = x.page = NULL, x.dtype = (hyperattn_dtype)any_index(0, HYPERATTN_CUSTOM);
+  x.page_rows = page_rows, x.page_batch_stride = any_ptrdiff();
+  hai_extent *extent = &buffers.extent[buffers.n];
+  hai_add_pages(&buffers, &x);
+  PROVE(buffers.heads == heads && buffers.rows == rows);
+  if (buffers.status != HYPERATTN_OK) return;
+  PROVE(extent->after >= (size_t)hai_ceil_div(rows, page_rows) * sizeof(int32_t));
+  PROVE(extent->before <= PTRDIFF_MAX && extent->after <= PTRDIFF_MAX - extent->before);
+}
+
+void prove_add_pages(void) { add_pages(1), add_pages(2), add_pages(20), add_pages(256), add_pages(MOST); }
+
 void prove_check_shape_and_params(void) {
   hyperattn_problem p;
   hyperattn_params a;
   p.scale = any_float(), p.softcap = any_float();
+  p.key.page = any_pointer(), p.value.page = any_pointer(), p.query.page = any_pointer();
+  p.mask.data = any_pointer(), p.mask.page = any_pointer();
   a.tolerance = any_float(), a.cap_epsilon = any_float(), a.cap_kappa = any_float();
-  if (hai_check_shape(&p) == HYPERATTN_OK)
+  if (hai_check_shape(&p) == HYPERATTN_OK) {
     PROVE(p.n_heads >= 1 && p.n_heads <= MOST && p.n_kv_heads >= 1 && p.head_dim <= 576 && p.n_key <= MOST);
+    PROVE(p.softcap >= 0.0f && p.softcap <= FLT_MAX && p.sliding_window >= 0 && !p.query.page);
+    PROVE(!p.key.page || (p.key.page_rows >= 1 && p.key.page_rows <= MOST));
+    PROVE(p.value.dtype != HYPERATTN_CUSTOM || p.value.widen);
+    PROVE(!p.mask.data || (p.mask.dtype <= HYPERATTN_BF16 && !p.mask.page));
+  }
   if (hai_check_params(&a, any_int()) == HYPERATTN_OK)
     PROVE(a.min_seq_len >= 1 && a.lsh_bits >= 1 && a.lsh_bits <= 16 && a.block_size >= 0);
+}
+
+/* ---- Sliding windows and pages ---- */
+
+/* A window that hides keys fits an index; a call cut to what it leaves whole has none that hides. */
+void prove_slides(void) {
+  hyperattn_problem p;
+  hai_plan plan;
+  p.n_query = any_index(0, MOST), p.n_key = any_index(0, MOST), p.causal = any_int() & 1;
+  ASSUME(p.sliding_window >= 0);
+  if (!hai_slides(&p)) return;
+  PROVE(p.sliding_window >= 1 && p.sliding_window < MOST);
+  PROVE(hai_to_index(p.sliding_window) == p.sliding_window);
+  plan.sliding = hai_to_index(p.sliding_window);
+  p.n_key = hai_min(p.n_key, plan.sliding); /* as in hai_resolve_sliding */
+  if (!p.causal) p.n_query = hai_min(p.n_query, plan.sliding);
+  PROVE(p.n_key >= 0 && p.n_query >= 0 && !hai_slides(&p));
+}
+
+/* First and last are in range, and hold just the keys that the manual's words say. */
+void prove_seen_keys(void) {
+  hyperattn_problem p;
+  hai_plan plan;
+  hai_index n_query = any_index(1, MOST), n_key = any_index(0, MOST), w = any_index(0, MOST),
+            row = any_index(0, MOST), j = any_index(0, MOST), first, last, ahead;
+  int causal = any_int() & 1;
+  ASSUME(row < n_query && j < n_key);
+  p.causal = causal, plan.problem = &p;
+  plan.n_query = n_query, plan.n_key = n_key, plan.sliding = w;
+  hai_seen_keys(&plan, row, &first, &last);
+  ahead = j - (row + n_key - n_query);
+  PROVE(first >= 0 && last < n_key);
+  PROVE((first <= j && j <= last) ==
+        (causal ? ahead <= 0 && (!w || -ahead < w) : !w || (-ahead < w && ahead < w)));
+}
+
+/* A row's page is one that the table has, and its place one that the page has: a few rows, and many
+   with divisors that CBMC knows. The quotient by a product is hai_rows_paged's. */
+static void row_in_page(int64_t page_rows, hai_index most) {
+  static char place[1];
+  hyperattn_input x;
+  hai_rows rows;
+  uint64_t pages = any_uint64();
+  hai_index n_key = any_index(1, most), row = any_index(0, MOST);
+  ASSUME(row < n_key && pages <= (uint64_t)most);
+  ASSUME(pages * (uint64_t)page_rows >= (uint64_t)n_key);    /* as many as hold all rows */
+  int32_t *table = (int32_t *)malloc(pages * sizeof *table); /* reads outside it are found */
+  ASSUME(table);
+  x.page = table, x.page_rows = page_rows, x.dtype = HYPERATTN_F32;
+  x.page_stride = x.page_batch_stride = 0;
+  hai_rows_paged(&rows, &x, 0);
+  rows.first = place, rows.stride = 1;
+  const char *at = hai_walk_from(&rows, row).at;
+  PROVE(at - place >= 0 && at - place < page_rows);
+}
+void prove_rows_address(void) { row_in_page(any_index(1, 15), 31); }
+void prove_rows_address_of_many(void) {
+  row_in_page(1, MANY), row_in_page(2, MANY), row_in_page(20, MANY), row_in_page(256, MANY);
+}
+
+/* ---- Many problems ---- */
+
+static void any_many(hai_many *many) {
+  many->phases = (int)any_index(0, MOST), many->most_phases = (int)any_index(0, MOST);
+  many->most_tasks = any_uint64(), many->layout.overflow = any_int() & 1;
+  many->layout.scratch = any_size(), many->layout.scratch_bytes = any_size();
+  ASSUME(many->most_tasks <= INT64_MAX);
+  ASSUME(many->layout.scratch <= PTRDIFF_MAX - 128 && many->layout.scratch % 64 == 0);
+}
+void prove_many_begin(void) {
+  hai_many many;
+  hyperattn_params a;
+  hai_many_begin(&many, (int)any_index(0, MOST), &a);
+  PROVE(many.layout.scratch <= PTRDIFF_MAX - 128 && many.layout.scratch % 64 == 0);
+}
+void prove_many_add(void) {
+  hai_many many;
+  hai_plan plan;
+  any_many(&many);
+  uint64_t tasks = many.most_tasks;
+  size_t scratch = many.layout.scratch, bytes = many.layout.scratch_bytes, begin;
+  int overflow = many.layout.overflow;
+  any_plan(&plan);
+  problem.batch = any_index(0, FEW), problem.n_heads = any_index(1, MOST);
+  problem.n_query = plan.n_query, problem.n_key = plan.n_key;
+  ASSUME(!hai_too_many(&problem));
+  plan.depth = (int)any_index(0, 31), plan.outer = any_int() & 1, plan.min_seq_len = any_index(1, MOST);
+  begin = hai_many_add(&many, &plan);
+  PROVE(begin == scratch && many.layout.scratch >= begin && many.layout.scratch <= PTRDIFF_MAX - 128);
+  PROVE(many.layout.overflow || many.layout.scratch - begin >= plan.layout.scratch);
+  PROVE(many.layout.scratch_bytes >= bytes && many.layout.scratch_bytes >= plan.layout.scratch_bytes);
+  PROVE(many.most_tasks >= tasks && many.most_tasks <= INT64_MAX);
+  PROVE(many.layout.overflow >= overflow);
+}
+void prove_many_end(void) {
+  hai_many many;
+  any_many(&many);
+  many.n_problems = (int)any_index(0, MOST);
+  ASSUME(many.most_phases <= FEW);
+  hai_many_end(&many);
+  PROVE(many.table <= many.layout.scratch && many.layout.scratch <= PTRDIFF_MAX - 128);
+  if (!many.layout.overflow) PROVE(many.layout.scratch - many.table >= (size_t)many.most_phases * 8);
 }
 
 /* ---- Random numbers: the high half of a product ---- */

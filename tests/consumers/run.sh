@@ -5,7 +5,7 @@
 # cannot be had.
 set -eu
 ways="subdirectory fetch_content twice examples find_package versions found_then_added added_then_found
-  include_folder data_folder destdir moved pkg_config exported depended readme no_python slow_blas"
+  include_folder data_folder destdir moved pkg_config exported depended shared readme no_python slow_blas"
 # shellcheck disable=SC2086 # ways are words
 [ $# -gt 0 ] || { printf '%s\n' $ways && exit; }
 . "$(dirname "$0")/../lib.sh"
@@ -51,7 +51,7 @@ install_library() { # OPTION...: installs the library, for which no compiler is 
     -DCMAKE_INSTALL_PREFIX="$prefix" "$@"
   "$cmake" --install "$work/library"
 }
-found() { both -DWAY=find_package -DREQUEST=0.1 "$@"; }
+found() { both -DWAY=find_package -DREQUEST=0.2 "$@"; }
 compile() { # FLAG...: as they stand on a command line
   eval "$CC -std=c11 $CFLAGS $* '$here/main.c' '$here/library.c' -o '$work/consumer'"
   "$work/consumer"
@@ -166,6 +166,17 @@ exported | depended)
     "$cmake" --install "$work/parent"
     consumer "$language" -DWAY=parent -DCMAKE_PREFIX_PATH="$prefix"
   done
+  ;;
+shared)
+  # Built by the project, and installed.
+  both -DWAY=shared_added -DCMAKE_C_COMPILER="$CC"
+  "$cmake" -S "$source" -B "$work/library" -DHYPERATTN_SHARED=ON -DHYPERATTN_EXAMPLES=OFF -DHYPERATTN_BENCH=OFF \
+    -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib
+  "$cmake" --build "$work/library"
+  "$cmake" --install "$work/library"
+  both -DWAY=shared_found -DCMAKE_PREFIX_PATH="$prefix"
+  found -DCMAKE_PREFIX_PATH="$prefix"
+  sh "$source/tests/shared.sh" "$prefix/lib/libhyperattn.so"
   ;;
 readme)
   # The line that needs no preset.

@@ -90,21 +90,54 @@ static void store(void *row, hyperattn_dtype dtype, int64_t t, float x) {
 /* ---- Tensors [batch][head][row][dim], each allocated to the byte ---- */
 
 typedef struct tensor {
-  hyperattn_dtype dtype;
+  hyperattn_dtype dtype; /* of its rows, also where the call takes them as HYPERATTN_CUSTOM */
   int64_t n[3], dim;
   ptrdiff_t stride[3];
   unsigned char *block, *data;
   size_t size;
-  int valid;    /* whether the manual allows it as an input, or as an output if it is one; -1 if unknown */
-  int distinct; /* rows share no byte */
-  int huge;     /* its strides imply too much memory to allocate */
+  int32_t *page; /* NULL, or the pages' numbers, in page_block */
+  int64_t page_rows;
+  ptrdiff_t page_stride, page_batch_stride;
+  void *page_block;
+  int custom;
+  int valid; /* whether the manual allows it as an input, or as an output if it is one; -1 if unknown */
+  int huge;  /* its strides imply too much memory to allocate */
 } tensor;
 
 static int64_t tensor_rows(const tensor *x) { return x->n[0] * x->n[1] * x->n[2]; }
+static unsigned char *tensor_at(const tensor *x, unsigned char *from, int64_t elements) {
+  return from + elements / unit_of(x->dtype) * unit_bytes(x->dtype);
+}
+/* Where a head begins: its row 0, or of page 0 the first row. */
+static unsigned char *tensor_head(const tensor *x, int64_t b, int64_t h) {
+  int64_t at = (x->n[0] > 1 ? b * x->stride[0] : 0) + (x->n[1] > 1 ? h * x->stride[1] : 0);
+  return tensor_at(x, x->data, at);
+}
+/* The page numbers of a sequence. */
+static const int32_t *tensor_pages(const tensor *x, int64_t b) {
+  return x->page ? x->page + (x->n[0] > 1 ? b * x->page_batch_stride : 0) : NULL;
+}
 static unsigned char *tensor_row(const tensor *x, int64_t b, int64_t h, int64_t i) {
-  int64_t at = (x->n[0] > 1 ? b * x->stride[0] : 0) + (x->n[1] > 1 ? h * x->stride[1] : 0) +
-               (x->n[2] > 1 ? i * x->stride[2] : 0);
-  return x->data + at / unit_of(x->dtype) * unit_bytes(x->dtype);
+  int64_t rows = x->n[2], at = 0;
+  if (x->page) {
+    at = tensor_pages(x, b)[i / x->page_rows] * x->page_stride;
+    i %= x->page_rows, rows = x->page_rows < rows ? x->page_rows : rows;
+  }
+  return tensor_at(x, tensor_head(x, b, h), at + (rows > 1 ? i * x->stride[2] : 0));
+}
+static size_t tensor_row_bytes(const tensor *x) {
+  return (size_t)((x->dim + unit_of(x->dtype) - 1) / unit_of(x->dtype) * unit_bytes(x->dtype));
+}
+
+/* Memory for elements -before .. after - 1, `off` bytes away from alignment, all of it 0xff. */
+static void tensor_allocate(tensor *x, int64_t before, int64_t after, int off) {
+  int64_t unit = unit_of(x->dtype);
+  before = (before + unit - 1) / unit, after = (after + unit - 1) / unit;
+  x->size = (tensor_rows(x) ? (size_t)((before + after) * unit_bytes(x->dtype)) : 0) + (size_t)off;
+  x->block = (unsigned char *)malloc(x->size + !x->size);
+  CHECK(x->block, "out of memory");
+  memset(x->block, 0xff, x->size);
+  x->data = x->block + off + before * unit_bytes(x->dtype);
 }
 
 /* Strides and memory for n[0] x n[1] x n[2] rows, the memory filled with 0xff. */
@@ -113,7 +146,7 @@ static void tensor_make(tensor *x, bytes *in, int is_out) {
   int kind = (int)below(in, 8), signs = (int)take(in, 1), by_rows = kind == 1 || kind == 2,
       inner = 2 - by_rows;
   int64_t pad = kind == 2 || kind == 3 ? unit * (signs >> 4 & 3) : 0;
-  x->valid = x->distinct = 1, x->huge = 0;
+  x->valid = 1, x->huge = 0;
   x->stride[inner] = (ptrdiff_t)(row + pad);
   x->stride[3 - inner] = (ptrdiff_t)(x->stride[inner] * (x->n[inner] ? x->n[inner] : 1) + pad);
   x->stride[0] = (ptrdiff_t)(x->stride[3 - inner] * (x->n[3 - inner] ? x->n[3 - inner] : 1));
@@ -121,11 +154,11 @@ static void tensor_make(tensor *x, bytes *in, int is_out) {
     if (kind == 4 && (signs >> i & 1)) x->stride[i] = -x->stride[i];
     if (kind == 5 && (signs >> i & 1)) x->stride[i] = 0;
     if (x->n[i] <= 1 && (signs >> (3 + i) & 1)) x->stride[i] = (ptrdiff_t)wild(in); /* must be ignored */
-    if (x->n[i] > 1 && x->stride[i] <= 0) x->valid &= !is_out, x->distinct &= x->stride[i] < 0;
+    if (x->n[i] > 1 && x->stride[i] <= 0) x->valid &= !is_out;
   }
   if (kind == 6 && signs % 4 < 3) {
     x->stride[signs % 4] = (ptrdiff_t)(signs & 64 ? wild(in) : (int64_t)take(in, 2) - 300);
-    x->valid = x->distinct = -1; /* unknown */
+    x->valid = -1; /* unknown */
   }
   for (int i = 0; i < 3; i++) {
     if (x->n[i] <= 1) continue;
@@ -138,13 +171,8 @@ static void tensor_make(tensor *x, bytes *in, int is_out) {
   }
   x->huge |= before + after > 1 << 21 || tensor_rows(x) > 1 << 20;
   if (x->huge) before = 0, after = row, x->valid = x->valid ? -1 : 0;
-  before = (before + unit - 1) / unit, after = (after + unit - 1) / unit;
   int off = one_in(in, 32) ? 1 + (int)below(in, 3) : 0;
-  x->size = (tensor_rows(x) ? (size_t)((before + after) * unit_bytes(x->dtype)) : 0) + (size_t)off;
-  x->block = (unsigned char *)malloc(x->size + !x->size);
-  CHECK(x->block, "out of memory");
-  memset(x->block, 0xff, x->size);
-  x->data = x->block + off + before * unit_bytes(x->dtype);
+  tensor_allocate(x, before, after, off);
   if (off % (x->dtype == HYPERATTN_F32 ? 4 : 2)) x->valid = 0;
   if (!tensor_rows(x) && one_in(in, 2)) x->data = NULL;
 }
@@ -157,11 +185,12 @@ static void tensor_fill(tensor *x, uint64_t seed, float size, int64_t first) {
         for (int64_t t = 0; t < x->dim; t++)
           store(tensor_row(x, b, h, i), x->dtype, t, size * gaussian(&seed));
 }
+/* Puts a number that is likely to do harm into one of them. */
 static void tensor_plant(tensor *x, bytes *in, int64_t first) {
   static const float specials[] = {INFINITY, -INFINITY, NAN, 1e-40f, 3e38f, -3e38f, -0.0f, 1e5f};
   float special = specials[take(in, 1) % 8];
   int64_t place = (int64_t)take(in, 3);
-  if (x->n[2] > first && tensor_rows(x))
+  if (x->n[2] > first && tensor_rows(x) && x->dim)
     store(tensor_row(x, place % x->n[0], place % x->n[1], first + place % (x->n[2] - first)), x->dtype,
           place % x->dim, special);
 }
@@ -180,7 +209,7 @@ static inline double tensor_most(const tensor *x) {
 /* Returns the rows, which the caller frees, and fills them with 0xff; all other bytes of the tensor must
    be 0xff. */
 static unsigned char *tensor_rows_taken(const tensor *x) {
-  size_t bytes_of_row = (size_t)(x->dim * unit_bytes(x->dtype)), n = 0;
+  size_t bytes_of_row = tensor_row_bytes(x), n = 0;
   unsigned char *rows = (unsigned char *)malloc((size_t)tensor_rows(x) * bytes_of_row + 1);
   CHECK(rows, "out of memory");
   for (int64_t b = 0; b < x->n[0]; b++)
