@@ -5396,6 +5396,7 @@ HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index
 /* An output as a tensor that is read. */
 static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
   hyperattn_input x;
+  HYPERATTN_MEMSET(&x, 0, sizeof x);
   x.data = out->data;
   x.dtype = out->dtype;
   x.batch_stride = out->batch_stride;
@@ -6053,11 +6054,11 @@ static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index b
 static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
   hai_rows rows;
   int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
-  rows.first = job->plan->n_key ? hai_row(x, job->batch, job->kv_head, 0) : HAI_NULL;
-  rows.stride = has_stride ? hai_offset(x->dtype, x->row_stride) : 0;
-  if (HAI_PAGES) rows.page = HAI_NULL; /* what a build leaves out is never read */
+  HYPERATTN_MEMSET(&rows, 0, sizeof rows);
+  if (job->plan->n_key) rows.first = hai_row(x, job->batch, job->kv_head, 0);
+  if (has_stride) rows.stride = hai_offset(x->dtype, x->row_stride);
   if (HAI_PAGES && x->page) hai_rows_paged(&rows, x, job->batch);
-  if (HAI_CUSTOM) rows.custom = x->dtype == HYPERATTN_CUSTOM ? x->widen : HAI_NULL;
+  if (hai_is_custom(x->dtype)) rows.custom = x->widen;
   rows.dtype = x->dtype;
   rows.dim = dim;
   rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));

@@ -212,6 +212,7 @@ HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index
 /* An output as a tensor that is read. */
 static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
   hyperattn_input x;
+  HYPERATTN_MEMSET(&x, 0, sizeof x);
   x.data = out->data;
   x.dtype = out->dtype;
   x.batch_stride = out->batch_stride;
