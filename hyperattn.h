@@ -6281,7 +6281,8 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 /* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  if (HAI_SINKS && !(lse < hai_inf())) tile->l[lane] = hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
@@ -6566,7 +6567,7 @@ HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *k
   if (tile->value_dim)
     tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
 }
-static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+HAI_ONCE void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   hai_tile_put_at(tile, j, key, hai_walk_from(&tile->keys, key).at, hai_walk_from(&tile->values, key).at);
 }
 

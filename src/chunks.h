@@ -8,7 +8,7 @@ HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *k
   if (tile->value_dim)
     tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
 }
-static void hai_tile_put(hai_tile *tile, int j, hai_index key) {
+HAI_ONCE void hai_tile_put(hai_tile *tile, int j, hai_index key) {
   hai_tile_put_at(tile, j, key, hai_walk_from(&tile->keys, key).at, hai_walk_from(&tile->values, key).at);
 }
 

@@ -3,7 +3,8 @@
 /* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
   tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : lse < hai_inf() ? 1.0f : hai_float(0x7fc00000u);
+  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
+  if (HAI_SINKS && !(lse < hai_inf())) tile->l[lane] = hai_float(0x7fc00000u);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
