@@ -123,6 +123,7 @@ static tensor new_tensor(int arena, hyperattn_dtype dtype, enum layout layout, i
   int64_t head = layout == ROWS_FIRST ? line : rows * row + pad;
   int64_t all = layout == ROWS_FIRST ? rows * row + pad : heads * head + pad;
   tensor t;
+  memset(&t, 0, sizeof t);
   t.bytes = (size_t)hai_offset(
       dtype, (ptrdiff_t)((batch - 1) * all + (heads - 1) * head + (rows - 1) * row + line));
   t.begin = place(arena, t.bytes, at_end, fill);
