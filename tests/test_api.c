@@ -679,6 +679,7 @@ static void test_every_mistake_of_a_field_has_its_status(void **state) {
   EXPECT(p->sink = (const float *)(const void *)((const char *)two + 1), ALIGNMENT);
   EXPECT(p->mask_slope = (const float *)(const void *)((const char *)two + 2), ALIGNMENT);
   EXPECT(p->key.page = (const int32_t *)(const void *)((const char *)page + 2), ALIGNMENT);
+  EXPECT(p->key.data = (const char *)p->key.data + 2, ALIGNMENT); /* the first page */
   EXPECT(p->mask.row_stride = PTRDIFF_MAX / 8, EXTENT);
   EXPECT(p->mask.head_stride = PTRDIFF_MIN, EXTENT);
   EXPECT(p->mask.data = c.out, OVERLAP);
@@ -708,6 +709,24 @@ static void test_every_mistake_of_a_field_has_its_status(void **state) {
   free_call(&good);
 }
 #undef EXPECT
+
+/* A result of 2 bytes for each of 2^61 heads fits an address space, their lse do not. */
+static void test_lse_beyond_the_address_space(void **state) {
+  call c = new_call(1, 1, 1, 1, 0, 1, 1, 0, 109);
+  hyperattn_problem *p = &c.problem;
+  (void)state;
+  if (sizeof(void *) == 8) {
+    c.params.method = HYPERATTN_EXACT;
+    p->batch = 1 << 30, p->n_heads = p->n_kv_heads = 0x7fffffff;
+    p->query.batch_stride = p->query.head_stride = 0;
+    p->out.dtype = HYPERATTN_F16, p->out.head_stride = 1, p->out.batch_stride = 0x7fffffff;
+    size_t bytes = hyperattn_workspace_size(p, &c.params, 1);
+    void *w = test_alloc(bytes);
+    assert_int_equal(hyperattn_check(p, &c.params, w, bytes, 1), HYPERATTN_ERROR_EXTENT);
+    free(w);
+  }
+  free_call(&c);
+}
 
 /* Scratch is large enough for mean queries, and for the masses of many heavy keys. */
 static void test_scratch(void **state) {
@@ -841,6 +860,7 @@ int main(void) {
       cmocka_unit_test(test_every_mistake_has_its_status),
       cmocka_unit_test(test_every_mistake_of_a_field_has_its_status),
       cmocka_unit_test(test_statuses_have_texts),
+      cmocka_unit_test(test_lse_beyond_the_address_space),
       cmocka_unit_test(test_scratch),
       cmocka_unit_test(test_more_tasks_than_int64),
       cmocka_unit_test(test_extents_of_negative_strides),
