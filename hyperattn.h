@@ -991,6 +991,11 @@ HAI_HOT uint32_t hai_bits(float x) {
   HYPERATTN_MEMCPY(&bits, &x, sizeof bits);
   return bits;
 }
+HAI_HOT uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
 static float hai_inf(void) { return hai_float(0x7f800000u); }
 HAI_HOT int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
@@ -5386,12 +5391,13 @@ static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) 
 HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
   return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
 }
-/* Where a row lies: so many bytes after its tensor's first. */
-HAI_HOT ptrdiff_t hai_row_offset(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
-  return hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
-}
 HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
-  return HAI_AS(const char *, x->data) + hai_row_offset(x, batch, head, row);
+  return HAI_AS(const char *, x->data) +
+         hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
+}
+static char *hai_out_row(const hyperattn_output *out, hai_index batch, hai_index head, hai_index row) {
+  return HAI_AS(char *, out->data) +
+         hai_offset(out->dtype, batch * out->batch_stride + head * out->head_stride + row * out->row_stride);
 }
 /* An output as a tensor that is read. */
 static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
@@ -5403,10 +5409,6 @@ static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
   x.head_stride = out->head_stride;
   x.row_stride = out->row_stride;
   return x;
-}
-static char *hai_out_row(const hyperattn_output *out, hai_index batch, hai_index head, hai_index row) {
-  hyperattn_input x = hai_tensor_of(out);
-  return HAI_AS(char *, out->data) + hai_row_offset(&x, batch, head, row);
 }
 /* A row in float32: itself, or widened into `room` [dim]. */
 static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
@@ -6474,25 +6476,26 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
   mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
 }
 
+/* Does lane i have the row of the lane before it, as heads have that share a mask? */
+HAI_HOT int hai_mask_repeats(const hai_mask *mask, int i) { return i && mask->row[i] == mask->row[i - 1]; }
+
 /* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
    into the place of the scores, which are not computed yet. Lanes that share a row share its copy. */
 static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
-  size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
-  for (i = 0; i < tile->kernel->lanes; i++) {
-    const char *at;
-    tile->row[i] = HAI_NULL;
-    if (i >= tile->n) continue;
-    tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
-    if (i && mask->row[i] == mask->row[i - 1]) {
+  for (i = 0; i < tile->n; i++) {
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * hai_unit_bytes(mask->dtype);
+    if (hai_mask_repeats(mask, i)) {
       tile->row[i] = tile->row[i - 1];
-      continue;
+    } else if (hai_is_f32(mask->dtype)) {
+      tile->row[i] = at;
+    } else {
+      mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
+      tile->row[i] = tile->score + i * HAI_CHUNK;
     }
-    if (hai_is_f32(mask->dtype)) continue;
-    mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
-    tile->row[i] = tile->score + i * HAI_CHUNK;
   }
+  for (; i < tile->kernel->lanes; i++) tile->row[i] = HAI_NULL;
 }
 
 /* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk:
@@ -6502,14 +6505,8 @@ HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) 
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->n; i++)
-    if (!i || mask->row[i] != mask->row[i - 1])
+    if (!hai_mask_repeats(mask, i))
       hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
-}
-
-static uint64_t hai_eight_bytes(const char *at) {
-  uint64_t x;
-  HYPERATTN_MEMCPY(&x, at, sizeof x);
-  return x;
 }
 
 /* Eight bytes of elements that are -inf. */
@@ -6527,7 +6524,7 @@ static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
   int i;
   for (i = 0; i < tile->n; i++) {
     const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
-    if (i && mask->row[i] == mask->row[i - 1]) continue;
+    if (hai_mask_repeats(mask, i)) continue;
     for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
       if (hai_eight_bytes(at + t) != hidden) return 0;
     for (; t < bytes; t += size)
@@ -6624,13 +6621,11 @@ static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_in
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
-  uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
-  hai_index step = HAI_AS(hai_index, sizeof eight / hai_unit_bytes(dtype)), t;
+  uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, carries = 0;
+  hai_index step = HAI_AS(hai_index, sizeof carries / hai_unit_bytes(dtype)), t;
   const char *at = HAI_AS(const char *, row);
-  for (t = 0; t + step <= n; t += step, at += sizeof eight) {
-    HYPERATTN_MEMCPY(&eight, at, sizeof eight);
-    carries |= (eight & ~signs) + ones;
-  }
+  for (t = 0; t + step <= n; t += step, at += sizeof carries)
+    carries |= (hai_eight_bytes(at) & ~signs) + ones;
   for (; t < n; t++) carries |= hai_finite(hai_get(row, dtype, t)) ? 0 : signs;
   return !(carries & signs);
 }
@@ -6719,21 +6714,16 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load keys begin .. end - 1 and their values, which are met one chunk later. */
-HAI_HOT void hai_tile_fetch(const hai_tile *tile, hai_index begin, hai_index end) {
-  const hai_rows *keys = &tile->keys, *values = &tile->values;
-  size_t key_bytes = HAI_AS(size_t, hai_offset(keys->dtype, keys->dim)),
-         value_bytes = HAI_AS(size_t, hai_offset(values->dtype, tile->value_dim));
-  hai_walk key, value;
+/* Starts to load rows begin .. end - 1, which are met one chunk later. */
+HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index begin, hai_index end) {
+  size_t bytes = HAI_AS(size_t, hai_offset(rows->dtype, rows->dim));
+  hai_walk walk;
   if (!HAI_SIMD || begin >= end) return; /* plain C does not wait for memory */
-  key = hai_walk_from(keys, begin);
-  value = hai_walk_from(values, begin);
+  walk = hai_walk_from(rows, begin);
   for (;;) {
-    hai_fetch(key.at, key_bytes);
-    hai_fetch(value.at, value_bytes);
+    hai_fetch(walk.at, bytes);
     if (++begin == end) return;
-    hai_walk_on(&key, keys, begin);
-    hai_walk_on(&value, values, begin);
+    hai_walk_on(&walk, rows, begin);
   }
 }
 
@@ -6751,7 +6741,9 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
     }
     hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
-  hai_tile_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+  all = hai_min(end + HAI_CHUNK, all);
+  hai_rows_fetch(keys, end, all);
+  if (tile->value_dim) hai_rows_fetch(values, end, all);
 }
 
 /* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
@@ -7596,10 +7588,10 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   hai_index group = plan->heads_per_kv, first, last;
   int i;
   for (i = 0; i < n; i++) {
-    hai_exact_keys(plan, (row + i) / group, &first, &last);
-    hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
-    if (hai_masking(plan))
-      hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
+    hai_index head = job->kv_head * group + (row + i) % group, query = (row + i) / group;
+    hai_exact_keys(plan, query, &first, &last);
+    hai_tile_query(job, i, head, query, first, last);
+    if (hai_masking(plan)) hai_mask_lane(job, i, head, query);
   }
   hai_tile_open(job, n, plan->value_dim);
   hai_tile_begin(job);

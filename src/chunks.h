@@ -65,13 +65,11 @@ static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_in
 static int hai_row_finite(const void *row, hyperattn_dtype dtype, hai_index n) {
   int is_float = hai_is_f32(dtype);
   uint64_t signs = is_float ? 0x8000000080000000u : 0x8000800080008000u;
-  uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, eight, carries = 0;
-  hai_index step = HAI_AS(hai_index, sizeof eight / hai_unit_bytes(dtype)), t;
+  uint64_t ones = is_float ? 0x0080000000800000u : 0x0080008000800080u, carries = 0;
+  hai_index step = HAI_AS(hai_index, sizeof carries / hai_unit_bytes(dtype)), t;
   const char *at = HAI_AS(const char *, row);
-  for (t = 0; t + step <= n; t += step, at += sizeof eight) {
-    HYPERATTN_MEMCPY(&eight, at, sizeof eight);
-    carries |= (eight & ~signs) + ones;
-  }
+  for (t = 0; t + step <= n; t += step, at += sizeof carries)
+    carries |= (hai_eight_bytes(at) & ~signs) + ones;
   for (; t < n; t++) carries |= hai_finite(hai_get(row, dtype, t)) ? 0 : signs;
   return !(carries & signs);
 }
@@ -160,21 +158,16 @@ static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
 
-/* Starts to load keys begin .. end - 1 and their values, which are met one chunk later. */
-HAI_HOT void hai_tile_fetch(const hai_tile *tile, hai_index begin, hai_index end) {
-  const hai_rows *keys = &tile->keys, *values = &tile->values;
-  size_t key_bytes = HAI_AS(size_t, hai_offset(keys->dtype, keys->dim)),
-         value_bytes = HAI_AS(size_t, hai_offset(values->dtype, tile->value_dim));
-  hai_walk key, value;
+/* Starts to load rows begin .. end - 1, which are met one chunk later. */
+HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index begin, hai_index end) {
+  size_t bytes = HAI_AS(size_t, hai_offset(rows->dtype, rows->dim));
+  hai_walk walk;
   if (!HAI_SIMD || begin >= end) return; /* plain C does not wait for memory */
-  key = hai_walk_from(keys, begin);
-  value = hai_walk_from(values, begin);
+  walk = hai_walk_from(rows, begin);
   for (;;) {
-    hai_fetch(key.at, key_bytes);
-    hai_fetch(value.at, value_bytes);
+    hai_fetch(walk.at, bytes);
     if (++begin == end) return;
-    hai_walk_on(&key, keys, begin);
-    hai_walk_on(&value, values, begin);
+    hai_walk_on(&walk, rows, begin);
   }
 }
 
@@ -192,7 +185,9 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
     }
     hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
-  hai_tile_fetch(tile, end, hai_min(end + HAI_CHUNK, all));
+  all = hai_min(end + HAI_CHUNK, all);
+  hai_rows_fetch(keys, end, all);
+  if (tile->value_dim) hai_rows_fetch(values, end, all);
 }
 
 /* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns

@@ -7,10 +7,10 @@ static void hai_exact_open(hai_job *job, hai_index row, int n) {
   hai_index group = plan->heads_per_kv, first, last;
   int i;
   for (i = 0; i < n; i++) {
-    hai_exact_keys(plan, (row + i) / group, &first, &last);
-    hai_tile_query(job, i, job->kv_head * group + (row + i) % group, (row + i) / group, first, last);
-    if (hai_masking(plan))
-      hai_mask_lane(job, i, job->kv_head * group + (row + i) % group, (row + i) / group);
+    hai_index head = job->kv_head * group + (row + i) % group, query = (row + i) / group;
+    hai_exact_keys(plan, query, &first, &last);
+    hai_tile_query(job, i, head, query, first, last);
+    if (hai_masking(plan)) hai_mask_lane(job, i, head, query);
   }
   hai_tile_open(job, n, plan->value_dim);
   hai_tile_begin(job);

@@ -17,25 +17,26 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
   mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
 }
 
+/* Does lane i have the row of the lane before it, as heads have that share a mask? */
+HAI_HOT int hai_mask_repeats(const hai_mask *mask, int i) { return i && mask->row[i] == mask->row[i - 1]; }
+
 /* Points tile->row at the lanes' n elements of the mask from `key` on, in float32: as they lie, or widened
    into the place of the scores, which are not computed yet. Lanes that share a row share its copy. */
 static void hai_mask_rows(hai_tile *tile, hai_index key, int n) {
   const hai_mask *mask = tile->mask;
-  size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
-  for (i = 0; i < tile->kernel->lanes; i++) {
-    const char *at;
-    tile->row[i] = HAI_NULL;
-    if (i >= tile->n) continue;
-    tile->row[i] = at = mask->row[i] + HAI_AS(size_t, key) * bytes;
-    if (i && mask->row[i] == mask->row[i - 1]) {
+  for (i = 0; i < tile->n; i++) {
+    const char *at = mask->row[i] + HAI_AS(size_t, key) * hai_unit_bytes(mask->dtype);
+    if (hai_mask_repeats(mask, i)) {
       tile->row[i] = tile->row[i - 1];
-      continue;
+    } else if (hai_is_f32(mask->dtype)) {
+      tile->row[i] = at;
+    } else {
+      mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
+      tile->row[i] = tile->score + i * HAI_CHUNK;
     }
-    if (hai_is_f32(mask->dtype)) continue;
-    mask->kernel->widen(at, mask->dtype, n, tile->score + i * HAI_CHUNK);
-    tile->row[i] = tile->score + i * HAI_CHUNK;
   }
+  for (; i < tile->kernel->lanes; i++) tile->row[i] = HAI_NULL;
 }
 
 /* Starts to load a tile's elements of the mask for keys key .. end - 1, those of the next chunk:
@@ -45,14 +46,8 @@ HAI_HOT void hai_mask_fetch(const hai_tile *tile, hai_index key, hai_index end) 
   size_t bytes = hai_unit_bytes(mask->dtype);
   int i;
   for (i = 0; i < tile->n; i++)
-    if (!i || mask->row[i] != mask->row[i - 1])
+    if (!hai_mask_repeats(mask, i))
       hai_fetch(mask->row[i] + HAI_AS(size_t, key) * bytes, HAI_AS(size_t, end - key) * bytes);
-}
-
-static uint64_t hai_eight_bytes(const char *at) {
-  uint64_t x;
-  HYPERATTN_MEMCPY(&x, at, sizeof x);
-  return x;
 }
 
 /* Eight bytes of elements that are -inf. */
@@ -70,7 +65,7 @@ static int hai_mask_hides(const hai_tile *tile, hai_index key, int n) {
   int i;
   for (i = 0; i < tile->n; i++) {
     const char *at = mask->row[i] + HAI_AS(size_t, key) * size;
-    if (i && mask->row[i] == mask->row[i - 1]) continue;
+    if (hai_mask_repeats(mask, i)) continue;
     for (t = 0; t + sizeof hidden <= bytes; t += sizeof hidden)
       if (hai_eight_bytes(at + t) != hidden) return 0;
     for (; t < bytes; t += size)

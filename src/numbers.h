@@ -10,6 +10,11 @@ HAI_HOT uint32_t hai_bits(float x) {
   HYPERATTN_MEMCPY(&bits, &x, sizeof bits);
   return bits;
 }
+HAI_HOT uint64_t hai_eight_bytes(const char *at) {
+  uint64_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
 static float hai_inf(void) { return hai_float(0x7f800000u); }
 HAI_HOT int hai_finite(float x) { return (hai_bits(x) & 0x7f800000u) != 0x7f800000u; }
 

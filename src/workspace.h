@@ -202,12 +202,13 @@ static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) 
 HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
   return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
 }
-/* Where a row lies: so many bytes after its tensor's first. */
-HAI_HOT ptrdiff_t hai_row_offset(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
-  return hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
-}
 HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
-  return HAI_AS(const char *, x->data) + hai_row_offset(x, batch, head, row);
+  return HAI_AS(const char *, x->data) +
+         hai_offset(x->dtype, batch * x->batch_stride + head * x->head_stride + row * x->row_stride);
+}
+static char *hai_out_row(const hyperattn_output *out, hai_index batch, hai_index head, hai_index row) {
+  return HAI_AS(char *, out->data) +
+         hai_offset(out->dtype, batch * out->batch_stride + head * out->head_stride + row * out->row_stride);
 }
 /* An output as a tensor that is read. */
 static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
@@ -219,10 +220,6 @@ static hyperattn_input hai_tensor_of(const hyperattn_output *out) {
   x.head_stride = out->head_stride;
   x.row_stride = out->row_stride;
   return x;
-}
-static char *hai_out_row(const hyperattn_output *out, hai_index batch, hai_index head, hai_index row) {
-  hyperattn_input x = hai_tensor_of(out);
-  return HAI_AS(char *, out->data) + hai_row_offset(&x, batch, head, row);
 }
 /* A row in float32: itself, or widened into `room` [dim]. */
 static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtype dtype, hai_index dim,
