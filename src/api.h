@@ -293,9 +293,10 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
-   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
-   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
+   lengths and any number of heads. A mask takes HYPERATTN_WORKSPACE_BOUND_MASK more; more than 4096 keys
+   take HYPERATTN_WORKSPACE_BOUND_FEW more (0 for fewer keys and under HYPERATTN_NO_FEW). heads = batch *
+   n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller
+   of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
    HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
@@ -303,6 +304,15 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
 #define HYPERATTN_WORKSPACE_BOUND_MASK \
   (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
+#ifdef HYPERATTN_NO_FEW
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim) HYPERATTN_BOUND_SIZE(0)
+#else
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim)                              \
+  ((n_key) > 4096 ? HYPERATTN_BOUND_SIZE(heads) * (HYPERATTN_BOUND_SIZE(n_key) / 2048 + 1) * \
+                            (64 * (value_dim) + 3072) +                                     \
+                        64                                                                  \
+                  : HYPERATTN_BOUND_SIZE(0))
+#endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \

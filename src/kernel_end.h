@@ -9,3 +9,5 @@
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_PARTS
+#undef HAI_MOST_ROWS

@@ -76,6 +76,10 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
   return vbslq_f32(vcltq_f32(t, vdupq_n_f32(-126.0f)), vdupq_n_f32(0.0f), p);
 }
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
+HAI_INLINE float hai_most_neon(float32x4_t x) { return vmaxvq_f32(x); }
+HAI_INLINE void hai_sums4_neon(float *to, float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d) {
+  vst1q_f32(to, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
 /* elements t .. t + 3 of row 0 */
 HAI_V_neon hai_gather4_neon(const void *const *row, hai_index t) {
   return vld1q_f32(HAI_AS(const float *, row[0]) + t);
@@ -103,6 +107,8 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
+#define HAI_PARTS 8
+#define HAI_MOST_ROWS 2
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_neon = {
@@ -127,6 +133,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_IF_FEW(&hai_few_neon),
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif

@@ -72,6 +72,17 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
+   attention n_query alone decides, so that heads which share keys compute what they would compute apart. */
+static int hai_is_few(const hai_plan *plan) {
+  return HAI_FEW && plan->n_query <= HAI_FEW_QUERIES && !plan->depth && !plan->outer;
+}
+
+/* Parts that so many keys are cut into for few queries. */
+static hai_index hai_few_parts_of(hai_index n_key) {
+  return n_key <= HAI_FEW_UNCUT ? 1 : hai_ceil_div(n_key, HAI_FEW_KEYS);
+}
+
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
 

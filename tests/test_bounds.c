@@ -79,8 +79,7 @@ static void set_gap(char *begin, size_t bytes, int is_open) {
 static double array_bytes(const hai_plan *plan, int i) {
   const hai_array *array = &hai_arrays[i];
   double heads = (double)(array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads);
-  if (!hai_may_approximate(plan)) return 0;
-  return (double)plan->problem->batch * heads * (double)array->count(plan) * (double)array->size;
+  return (double)plan->problem->batch * heads * (double)hai_array_count(plan, i) * (double)array->size;
 }
 
 /* Closes or opens all that lies between arrays, between workers, and before and behind. */

@@ -1,0 +1,277 @@
+/* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
+   kernel_vector.h, with its parameters and primitives, and these:
+     HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
+     HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     most(x)                 the largest of all lanes, none of which is NaN
+     sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
+   Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
+   gives; their order does not depend on how many rows are taken at once. */
+
+enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
+
+/* The scale of the step at `at`, for Q8_0. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(first)(HAI_ISA(f16)(at)) : HAI_ISA(zero)();
+}
+/* Starts to load a step's bytes. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
+  HAI_PREFETCH(at);
+  if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* Register `part` of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
+                                                   const int part, HAI_VECTOR scale) {
+  const int t = part * HAI_WIDTH;
+  if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
+  if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
+  if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
+  return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
+}
+
+#if HAI_PARTS == 2
+#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1)
+#elif HAI_PARTS == 4
+#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#else
+#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#endif
+
+/* ---- Scores ---- */
+
+#define HAI_ROW_SUMS(r) \
+  HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
+#define HAI_ROW_ADD(r, i, part) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (part)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, part)                   \
+  x = HAI_ISA(row_part)(dtype, at, part, scale); \
+  HAI_ROW_ADD(r, 0, part)                        \
+  HAI_ROW_ADD(r, 1, part)                        \
+  HAI_ROW_ADD(r, 2, part)                        \
+  HAI_ROW_ADD(r, 3, part)
+#define HAI_ROW_KEY(r)                       \
+  at = key[r] + begin;                       \
+  HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  scale = HAI_ISA(row_scale)(dtype, at);     \
+  HAI_EACH_PART(HAI_ROW_TIMES, r)
+#define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
+
+/* Keys that n rows meet at once: many enough for their sums to hide the latency of a multiply-add. A
+   register of a key is loaded once for all rows, one of a query once for all keys. */
+HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
+
+HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
+                                                const char *const *key, const char *const *ahead,
+                                                const float *query, float *score) {
+  HAI_VECTOR x, scale;
+  const char *at;
+  hai_index begin = 0, t;
+  HAI_LONG(HAI_ROW_SUMS)
+  for (t = 0; t < dim; t += HAI_ISA(row_step)) {
+    if (n == 1) {
+      HAI_LONG(HAI_ROW_KEY)
+    } else if (n == 2) {
+      HAI_ROWS(HAI_ROW_KEY)
+    } else {
+      HAI_ROWS_4(HAI_ROW_KEY)
+    }
+    begin += hai_offset(dtype, HAI_ISA(row_step));
+    query += HAI_ISA(row_step);
+  }
+  HAI_ROW_OUT(0, 0, 0, 1, 2, 3)
+  HAI_ROW_OUT(1, 0, 0, 1, 2, 3)
+  HAI_ROW_OUT(2, 0, 0, 1, 2, 3)
+  HAI_ROW_OUT(3, 0, 0, 1, 2, 3)
+  if (HAI_ISA(few_keys)(n) >= 8) {
+    HAI_ROW_OUT(0, 4, 4, 5, 6, 7)
+    HAI_ROW_OUT(1, 4, 4, 5, 6, 7)
+  }
+#if HAI_N_LONG == 16
+  if (n == 1) {
+    HAI_ROW_OUT(0, 8, 8, 9, 10, 11)
+    HAI_ROW_OUT(0, 12, 12, 13, 14, 15)
+  }
+#endif
+}
+
+/* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *keys, const float *query,
+                                                  float *score) {
+  int j;
+  for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
+    HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
+}
+HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_as)(const hyperattn_dtype dtype, const hai_few_rows *keys,
+                                                  const float *query, int n, float *score) {
+  if (n == 1)
+    HAI_ISA(few_scores_of)(dtype, 1, keys, query, score);
+  else if (n == 2)
+    HAI_ISA(few_scores_of)(dtype, 2, keys, query, score);
+  else if (HAI_MOST_ROWS == 4 && n == 3)
+    HAI_ISA(few_scores_of)(dtype, 3, keys, query, score);
+  else if (HAI_MOST_ROWS == 4)
+    HAI_ISA(few_scores_of)(dtype, 4, keys, query, score);
+}
+HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n,
+                                           float *score) {
+  if (hai_is_f32(keys->dtype))
+    HAI_ISA(few_scores_as)(HYPERATTN_F32, keys, query, n, score);
+  else if (keys->dtype == HYPERATTN_F16)
+    HAI_ISA(few_scores_as)(HYPERATTN_F16, keys, query, n, score);
+  else if (keys->dtype == HYPERATTN_BF16)
+    HAI_ISA(few_scores_as)(HYPERATTN_BF16, keys, query, n, score);
+  else
+    HAI_ISA(few_scores_as)(HYPERATTN_Q8_0, keys, query, n, score);
+}
+
+/* ---- Softmax ---- */
+
+/* Exponentials need the largest score, so all rows look for theirs first. */
+HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
+                                            const uint64_t *visible, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR high = HAI_ISA(set1)(m[i]);
+    float before = m[i];
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(load)(at);
+      if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(load)(log_weight + j));
+      s = HAI_ISA(show)(s, visible[i] >> j);
+      HAI_ISA(store)(at, s);
+      high = HAI_ISA(max)(s, high);
+    }
+    m[i] = hai_moved(before, HAI_ISA(most)(high));
+    factor[i] = m[i] == before ? 1.0f : hai_exp(before - hai_shift(m[i]));
+  }
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR shift = HAI_ISA(set1)(hai_shift(m[i])), sum = HAI_ISA(zero)();
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+      HAI_ISA(store)(at, s);
+      sum = HAI_ISA(add)(sum, s);
+    }
+    l[i] = l[i] * factor[i] + HAI_ISA(sum)(sum);
+  }
+}
+
+/* ---- Values ---- */
+
+#define HAI_VALUE_SUM(k) \
+  HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                                          \
+  at = value + (k) / HAI_PARTS * hai_offset(dtype, HAI_ISA(row_step));                             \
+  if ((k) % HAI_PARTS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
+  if ((k) % HAI_PARTS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+  x = HAI_ISA(row_part)(dtype, at, (k) % HAI_PARTS, scale);
+#define HAI_VALUE_TIMES(i, k) \
+  if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
+#define HAI_VALUE_ADD(k)                                                                          \
+  if (registers > k) {                                                                            \
+    HAI_VALUE_READ(k)                                                                             \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k)       \
+  }
+#define HAI_VALUE_STORE(i, k)                                                              \
+  if (n > i && registers > k)                                                              \
+    HAI_ISA(store)(o + i * dim + (k)*HAI_WIDTH,                                            \
+                   HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_OUT(k) \
+  HAI_VALUE_STORE(0, k)  \
+  HAI_VALUE_STORE(1, k)  \
+  HAI_VALUE_STORE(2, k)  \
+  HAI_VALUE_STORE(3, k)
+#define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
+#define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
+                                                    const int registers, const hai_few_rows *values,
+                                                    hai_index begin, const float *weight,
+                                                    const float *factor, float *o) {
+  HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
+  HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
+             f3 = HAI_VALUE_FACTOR(3);
+  const char *at, *value, *ahead;
+  hai_index dim = values->dim;
+  int j;
+  HAI_ROWS_8(HAI_VALUE_SUM)
+  for (j = 0; j < values->n; j++) {
+    value = values->row[j] + begin;
+    ahead = values->ahead[j] + begin;
+    w0 = HAI_VALUE_WEIGHT(0);
+    w1 = HAI_VALUE_WEIGHT(1);
+    w2 = HAI_VALUE_WEIGHT(2);
+    w3 = HAI_VALUE_WEIGHT(3);
+    HAI_ROWS_8(HAI_VALUE_ADD)
+  }
+  HAI_ROWS_8(HAI_VALUE_OUT)
+}
+
+/* As many registers at a time as there are sums for: whole steps. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *values, const float *weight,
+                                                  const float *factor, float *o) {
+  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  hai_index t = 0, done;
+  for (; t < values->dim; t += done, o += done) {
+    hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
+    if (most == 8 && left >= 8) {
+      HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
+      done = 8 * HAI_WIDTH;
+    } else if (HAI_PARTS <= 4 && left >= 4) {
+      HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
+      done = 4 * HAI_WIDTH;
+    } else {
+      HAI_ISA(some_values)(dtype, n, HAI_PARTS, values, begin, weight, factor, o);
+      done = HAI_ISA(row_step);
+    }
+  }
+}
+
+HAI_TARGET HAI_INLINE void HAI_ISA(few_values_as)(const hyperattn_dtype dtype, const hai_few_rows *values,
+                                                  const float *weight, const float *factor, int n,
+                                                  float *o) {
+  if (n == 1)
+    HAI_ISA(few_values_of)(dtype, 1, values, weight, factor, o);
+  else if (n == 2)
+    HAI_ISA(few_values_of)(dtype, 2, values, weight, factor, o);
+  else if (HAI_MOST_ROWS == 4 && n == 3)
+    HAI_ISA(few_values_of)(dtype, 3, values, weight, factor, o);
+  else if (HAI_MOST_ROWS == 4)
+    HAI_ISA(few_values_of)(dtype, 4, values, weight, factor, o);
+}
+HAI_TARGET static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight,
+                                           const float *factor, int n, float *o) {
+  if (hai_is_f32(values->dtype))
+    HAI_ISA(few_values_as)(HYPERATTN_F32, values, weight, factor, n, o);
+  else if (values->dtype == HYPERATTN_F16)
+    HAI_ISA(few_values_as)(HYPERATTN_F16, values, weight, factor, n, o);
+  else if (values->dtype == HYPERATTN_BF16)
+    HAI_ISA(few_values_as)(HYPERATTN_BF16, values, weight, factor, n, o);
+  else
+    HAI_ISA(few_values_as)(HYPERATTN_Q8_0, values, weight, factor, n, o);
+}
+
+static const hai_few_kernel HAI_ISA(few) = {
+    /* scores */ HAI_ISA(few_scores),
+    /* softmax */ HAI_ISA(few_softmax),
+    /* values */ HAI_ISA(few_values),
+    /* most */ HAI_MOST_ROWS,
+    /* step */ HAI_ISA(row_step)};
+
+#undef HAI_EACH_PART
+#undef HAI_ROW_SUMS
+#undef HAI_ROW_ADD
+#undef HAI_ROW_TIMES
+#undef HAI_ROW_KEY
+#undef HAI_ROW_OUT
+#undef HAI_VALUE_SUM
+#undef HAI_VALUE_READ
+#undef HAI_VALUE_TIMES
+#undef HAI_VALUE_ADD
+#undef HAI_VALUE_STORE
+#undef HAI_VALUE_OUT
+#undef HAI_VALUE_WEIGHT
+#undef HAI_VALUE_FACTOR
