@@ -179,6 +179,7 @@ static void test_mixes_exact(void **state) {
     int is_every = hai_kernel_of(p.isa)->width == widest;
     assert_mix_equals_floats(p, is_every, 70, 90, 40, 33, 1);
     assert_mix_equals_floats(p, is_every, 5, 66, 64, 96, 0);
+    assert_mix_equals_floats(p, 0, 2, 4200, 33, 7, 1);
   }
 }
 

@@ -17,11 +17,7 @@ static int set_up(void **state) {
   return 0;
 }
 
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
-enum { LONGEST = 22 };
-#else
-enum { LONGEST = 17 };
-#endif
+enum { LONGEST = IS_FAST_BUILD ? 22 : 17 };
 
 static hyperattn_problem one_query(int64_t n_key, int64_t dim, const void *query, const void *key,
                                    const void *value, float *out, float *lse) {
