@@ -202,10 +202,10 @@ static void run_as_one(row *r) {
                               r->workspace, r->workspace_bytes, NULL));
 }
 
-static volatile uint64_t sum;  // what is read must be used
+static volatile uint64_t total;  // what is read must be used
 static void read_task(void *arg, int64_t i, int worker) {
   (void)worker;
-  sum = read_bytes((const char *)arg + i * READ_TASK, READ_TASK);
+  total = read_bytes((const char *)arg + i * READ_TASK, READ_TASK);
 }
 static void run_read(row *r) {
   pool_for(&r->workers, (int64_t)(r->bytes / READ_TASK), read_task, r->workspace);
