@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HUGE_PAGE = 1 << 21, READ_TASK = 1 << 20 };
+enum { HUGE_PAGE = 1 << 21, READ_TASK = 1 << 18 };
 
 // The sum of memory that is aligned to 64 bytes, of a multiple of 256 bytes.
 static inline uint64_t read_bytes(const void *from, size_t bytes) {
