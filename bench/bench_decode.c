@@ -225,7 +225,8 @@ static row *add(const char *name, void (*run)(row *), int threads, int reading) 
   return r;
 }
 
-// The row that reads plain memory; it is there once for so many threads and such pages.
+// The row that reads plain memory; it is there once for so many threads and such pages. Several are compared
+// with one.
 static int reading(int threads, int is_small) {
   char name[64];
   is_small |= b.is_small;
@@ -235,8 +236,9 @@ static int reading(int threads, int is_small) {
     if (!strcmp(b.rows[i].name, name)) return i;
   size_t bytes = (b.cache_bytes / READ_TASK + 1) * READ_TASK;
   if (!b.plain[is_small]) memset(b.plain[is_small] = allocate_pages(bytes, !is_small), 1, bytes);
+  int one = threads > 1 ? reading(1, is_small) : -1;
   row *r = add(name, run_read, threads, -1);
-  r->bytes = (double)bytes, r->workspace = b.plain[is_small];
+  r->over = one, r->bytes = (double)bytes, r->workspace = b.plain[is_small];
   return (int)(r - b.rows);
 }
 

@@ -124,6 +124,8 @@ def decoders_of(shape: Shape) -> list[Contender]:
     if shape.value_dim or dtype == "q8_0":
         return found
     found.append(torch(f"torch sdpa {dtype}", "sdpa", shape))
+    if shape.heads > shape.kv_heads:
+        found.append(torch(f"torch folded {dtype}", "folded", shape))
     if dtype != "bf16":
         found.append(Contender(f"onnxruntime {dtype}", shape, functools.partial(peers.onnxruntime_attention, shape)))
     return found + [Contender(f"OpenVINO {dtype}", shape, functools.partial(peers.openvino_attention, shape))]
@@ -203,6 +205,7 @@ def decode_ratios(shape: Shape) -> list[Ratio]:
         BEFORE: over_before.get(shape),
         "ggml": over_ggml.get((shape.dtype, shape.heads > shape.kv_heads)) if shape is not LATENT else None,
         "torch sdpa": None,
+        "torch folded": None,
         "onnxruntime": None,
         "OpenVINO": None,
     }

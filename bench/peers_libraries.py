@@ -139,7 +139,7 @@ def sgemm(core: str, n: int) -> Run:
 
 
 def torch_attention(kind: str, shape: Shape) -> Run:
-    """kind: "sdpa", or one of authors.ATTEND."""
+    """kind: "sdpa"; "folded", the same with each kv head's queries together, which see the same keys; or one of authors.ATTEND."""
     try:
         import torch
     except ImportError:
@@ -152,9 +152,11 @@ def torch_attention(kind: str, shape: Shape) -> Run:
     q = torch.from_numpy(q)[None].to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[shape.dtype])
     turns = itertools.cycle(zip(*(as_torch(x, shape.dtype) for x in (keys, values))))
     causal = shape.mask == "causal"
-    if kind == "sdpa":
+    if kind == "folded":
+        q = q.reshape(1, shape.kv_heads, -1, shape.dim)
+    if kind in ("sdpa", "folded"):
         sdpa = torch.nn.functional.scaled_dot_product_attention
-        attend = functools.partial(sdpa, is_causal=causal, enable_gqa=shape.heads > shape.kv_heads)
+        attend = functools.partial(sdpa, is_causal=causal, enable_gqa=q.shape[1] > shape.kv_heads)
     else:
         attend = functools.partial(authors.attention, is_causal=causal, attend=authors.ATTEND[kind])
 
@@ -203,10 +205,20 @@ def onnxruntime_attention(shape: Shape) -> Run:
     dtype = peers_data.NUMPY[shape.dtype]
     out = np.empty((1, 1, heads * dim), dtype)
     value_of = onnxruntime.OrtValue.ortvalue_from_numpy
-    bound = {"q": q.astype(dtype).reshape(1, 1, -1), "last": np.array([n - 1], np.int32), "total": np.array([n], np.int32)}
+    bound = {
+        "q": q.astype(dtype).reshape(1, 1, -1),
+        "last": np.array([n - 1], np.int32),
+        "total": np.array([n], np.int32),
+    }
     bindings = []
     for k, v in zip(keys, values):
-        arrays = {**bound, "k": k[:, -1].reshape(1, 1, -1), "v": v[:, -1].reshape(1, 1, -1), "past_k": k[None], "past_v": v[None]}
+        arrays = {
+            **bound,
+            "k": k[:, -1].reshape(1, 1, -1),
+            "v": v[:, -1].reshape(1, 1, -1),
+            "past_k": k[None],
+            "past_v": v[None],
+        }
         held = {name: value_of(np.ascontiguousarray(x)) for name, x in arrays.items()}
         binding = session.io_binding()
         for name, x in held.items():
@@ -234,17 +246,26 @@ def openvino_attention(shape: Shape) -> Run:
     number = {"f32": openvino.Type.f32, "f16": openvino.Type.f16, "bf16": openvino.Type.bf16}[shape.dtype]
     q, keys, values = peers_data.tensors(shape)
     q = q.reshape(1, shape.kv_heads, -1, shape.dim)
-    inputs = [opset13.parameter(openvino.PartialShape(list(x)), openvino.Type.f32) for x in (q.shape, *2 * [(1, *keys.shape[1:])])]
+    inputs = [
+        opset13.parameter(openvino.PartialShape(list(x)), openvino.Type.f32)
+        for x in (q.shape, *2 * [(1, *keys.shape[1:])])
+    ]
     result = opset13.result(opset13.scaled_dot_product_attention(*inputs, causal=False))
     model = openvino.Model([result], inputs)
     cache = openvino.preprocess.PrePostProcessor(model)
     for i in (1, 2):
         cache.input(i).tensor().set_element_type(number)
-    hints = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": number}
+    hints = {
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": number,
+    }
     request = openvino.Core().compile_model(cache.build(), "CPU", hints).create_infer_request()
     request.set_input_tensor(0, openvino.Tensor(q, shared_memory=True))
     turns = itertools.cycle(
-        [openvino.Tensor(x[None], shape=openvino.Shape([1, *x.shape]), type=number) for x in pair] for pair in zip(keys, values)
+        [openvino.Tensor(x[None], shape=openvino.Shape([1, *x.shape]), type=number) for x in pair]
+        for pair in zip(keys, values)
     )
 
     def run() -> np.ndarray:
