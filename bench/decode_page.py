@@ -7,7 +7,6 @@ bench_decode --csv wrote, docs/decode-peers.csv what peers.sh --csv did.
 import csv
 import itertools
 import pathlib
-import re
 from collections.abc import Callable
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
@@ -174,14 +173,11 @@ TABLES: dict[str, Callable[[], str]] = {
 def main() -> None:
     text = PAGE.read_text()
     for name, table in TABLES.items():
-        text, found = re.subn(
-            rf"<!-- {name} -->\n.*?<!-- end -->",
-            lambda _: f"<!-- {name} -->\n{table()}\n<!-- end -->",
-            text,
-            flags=re.DOTALL,
-        )
-        if found != 1:
-            raise SystemExit(f"{PAGE.name} has {found} places for {name}")
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not begin or not end:
+            raise SystemExit(f"{PAGE.name} has no place for {name}")
+        text = before + begin + table() + "\n" + end + after
     PAGE.write_text(text)
 
 
