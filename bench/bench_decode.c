@@ -257,6 +257,7 @@ static float *queries(int64_t n, int64_t dim) {
 // Problems that follow one another in a cache, with so many keys each.
 static row *add_problems(const char *name, void (*run)(row *), cache *c, int threads, int n, int heads,
                          int n_query, const int64_t *n_key) {
+  if (b.bar) fprintf(stderr, "\r\033[K%s preparing %s", b.group, name);
   row *r = add(name, run, threads, reading(threads, c->s.is_small));
   int64_t rows = (int64_t)heads * n_query, dim = c->s.key_dim, at = 0;
   float *q = queries(n * rows, dim), *out = room((size_t)(n * rows * c->s.value_dim) * sizeof *out);
@@ -344,7 +345,7 @@ static void print_table(void) {
 
 // A row's turn in a round: 10 ms at least.
 static void take_turn(row *r, int round) {
-  if (b.bar) fprintf(stderr, "\r\033[K%s %d/%d %s\r", b.group, round + 1, b.repeat, r->name);
+  if (b.bar) fprintf(stderr, "\r\033[K%s %d/%d %s", b.group, round + 1, b.repeat, r->name);
   for (double first = now(), begin = first, end; begin - first < 0.01; begin = end) {
     if (r->cache) point(r), begin = now();
     r->run(r);

@@ -3,9 +3,9 @@
 Run by peers.sh, which installs what this needs. Contenders take turns; a time is the least of all rounds. Useful work is
 that of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
 
-"decode" is one query a head to a cache of keys and values, of which each call meets another copy, so that it is read from
-memory; GB/s are its bytes over time, and "read" is a plain sum of it. There the error is against exact attention to the
-numbers that the cache holds. Other contenders are onnxruntime, OpenVINO, and hyperattn.h of commit ee45ed7.
+"decode" is one query a head to a cache of keys and values. Each call meets another copy of it, so that it is read
+from memory; GB/s are its bytes over time, and "read" is a plain sum of it. There the error is against exact attention
+to the numbers that the cache holds, and onnxruntime, OpenVINO and the header of commit ee45ed7 compete too.
 """
 
 import argparse
@@ -269,7 +269,8 @@ def circumstances(options: argparse.Namespace) -> list[str]:
         "command: " + " ".join(["sh bench/peers.sh", *arguments]),
         f"CPU: {peers.cpu('model name') or 'unknown'}",
         f"torch {peers.version('torch')}; OpenBLAS of scipy-openblas32 {peers.version('scipy-openblas32')}; "
-        f"{peers.peer_version('ggml')}; onnxruntime {peers.version('onnxruntime')}; OpenVINO {peers.version('openvino')}",
+        f"{peers.peer_version('ggml')}; onnxruntime {peers.version('onnxruntime')}; "
+        f"OpenVINO {peers.version('openvino')}",
         f"hyperattn.h by {MAIN}; builds: " + ", ".join(peers.peer_version(library_of(f"{c} -O2")) for c in COMPILERS),
         f"date: {datetime.date.today()}; rounds: {options.rounds}; load of the last minute: {os.getloadavg()[0]:.1f}",
     ]

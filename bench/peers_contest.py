@@ -47,7 +47,7 @@ Judge = Callable[[Contender, np.ndarray], float]
 
 
 def contest(contenders: list[Contender], rounds: int, judge: Judge) -> None:
-    """Those that decode meet those that read the same cache, which is in memory only meanwhile; all others meet each other."""
+    """Those that decode meet those of the same cache, which is in memory only meanwhile; all others meet each other."""
     groups: dict[Shape | None, list[Contender]] = {}
     for c in contenders:
         groups.setdefault(c.shape if c.shape.mask == "decode" else None, []).append(c)

@@ -20,8 +20,9 @@ BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 class Shape:
     """What is computed.
 
-    mask is "full" or "causal" for attention of n queries to n keys; "decode" for that of one query a head to a cache of n
-    keys, of which there are copies; "" for a product of two matrices. With value_dim, values are the first numbers of keys.
+    mask is "full" or "causal" for attention of n queries to n keys; "decode" for that of one query a head to a cache
+    of n keys, of which there are copies; "" for a product of two matrices. With value_dim, values are the first
+    numbers of the keys.
     """
 
     mask: str
@@ -106,9 +107,10 @@ def copies(x: np.ndarray, n: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def tensors(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Float32 queries [heads][n_query][dim], stored keys and values [copies][kv_heads][n][dim]; None: values among the keys.
+    """Float32 queries [heads][n_query][dim]; stored keys and values [copies][kv_heads][n][dim].
 
-    Queries that decode are numbers that every dtype has.
+    There are no values where they are the first numbers of the keys. Queries that decode are numbers that every dtype
+    has.
     """
     rng = np.random.default_rng(7)
     is_cache = shape.mask == "decode"

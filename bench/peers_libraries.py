@@ -139,7 +139,7 @@ def sgemm(core: str, n: int) -> Run:
 
 
 def torch_attention(kind: str, shape: Shape) -> Run:
-    """kind: "sdpa"; "folded", the same with each kv head's queries together, which see the same keys; or one of authors.ATTEND."""
+    """kind: "sdpa", or one of authors.ATTEND; or "folded", sdpa of each kv head's queries together, which see all keys."""
     try:
         import torch
     except ImportError:
@@ -174,7 +174,7 @@ def as_torch(x: np.ndarray, dtype: str):
 
 
 def onnxruntime_attention(shape: Shape) -> Run:
-    """GroupQueryAttention on a cache that is its past and its present at once, so that a step writes one row and copies none."""
+    """GroupQueryAttention on a cache that is its past and its present at once: a step writes one row and copies none."""
     try:
         import onnxruntime
         from onnx import TensorProto, helper
@@ -237,7 +237,7 @@ def onnxruntime_attention(shape: Shape) -> Run:
 
 
 def openvino_attention(shape: Shape) -> Run:
-    """ScaledDotProductAttention of each kv head's queries together, which is the same while all of them see all keys."""
+    """ScaledDotProductAttention of each kv head's queries together, which see all keys."""
     try:
         import openvino
         from openvino import opset13
