@@ -12,10 +12,11 @@
 // the system grants them, unless --small-pages asks for none; "huge" is the share that does.
 //
 // GB/s are bytes of keys and values over time. "share" is that over the rate at which the same number of
-// threads adds up plain memory in pages of the same kind, which takes its turns in the same rounds. "over"
-// names the row that a row is compared with, and the ratio is that of the rates. "target" is the least
-// aimed at. The error is that of 16 rows against attention in double of the numbers that the cache holds.
-// The data are those of bench_attention; queries are the head's last.
+// threads adds up as much plain memory, in pages of the same kind; it is the next part of MB megabytes each
+// time, and takes its turns in the same rounds. "over" names the row that a row is compared with, and the
+// ratio is that of the rates; where there is none, it is the share. "target" is the least aimed at. The error
+// is that of 16 rows against attention in double of the numbers that the cache holds. The data are those of
+// bench_attention; queries are the head's last.
 #define _DEFAULT_SOURCE
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
@@ -63,6 +64,8 @@ struct row {
   int reading, over;  // the rows that read plain memory, and that this one is compared with
   pool workers;
   hyperattn_parallel parallel;
+  const void *plain;  // what is read, and the part that the next call reads
+  int64_t at;
   void *workspace;
   size_t workspace_bytes;
 };
@@ -202,13 +205,20 @@ static void run_as_one(row *r) {
                               r->workspace, r->workspace_bytes, NULL));
 }
 
+static int64_t plain_tasks(void) { return (int64_t)(b.cache_bytes / READ_TASK) + 1; }
+
 static volatile uint64_t total;  // what is read must be used
 static void read_task(void *arg, int64_t i, int worker) {
+  const row *r = (const row *)arg;
   (void)worker;
-  total = read_bytes((const char *)arg + i * READ_TASK, READ_TASK);
+  total = read_bytes((const char *)r->plain + (r->at + i) % plain_tasks() * READ_TASK, READ_TASK);
 }
+
+// A call reads the next part of plain memory.
 static void run_read(row *r) {
-  pool_for(&r->workers, (int64_t)(r->bytes / READ_TASK), read_task, r->workspace);
+  int64_t tasks = (int64_t)(r->bytes / READ_TASK);
+  pool_for(&r->workers, tasks, read_task, r);
+  r->at = (r->at + tasks) % plain_tasks();
 }
 
 // ---- Rows ----
@@ -225,20 +235,21 @@ static row *add(const char *name, void (*run)(row *), int threads, int reading) 
   return r;
 }
 
-// The row that reads plain memory; it is there once for so many threads and such pages. Several are compared
-// with one.
-static int reading(int threads, int is_small) {
+// The row that reads as much plain memory as a cache has; it is there once for so many threads and such pages.
+// Several threads are compared with one.
+static int reading(int threads, const cache *c) {
   char name[64];
-  is_small |= b.is_small;
+  int is_small = c->s.is_small;
   snprintf(name, sizeof name, "reading%s, %d thread%s", is_small ? " small pages" : "", threads,
            threads > 1 ? "s" : "");
   for (int i = 0; i < b.n_rows; i++)
     if (!strcmp(b.rows[i].name, name)) return i;
-  size_t bytes = (b.cache_bytes / READ_TASK + 1) * READ_TASK;
-  if (!b.plain[is_small]) memset(b.plain[is_small] = allocate_pages(bytes, !is_small), 1, bytes);
-  int one = threads > 1 ? reading(1, is_small) : -1;
+  size_t all = (size_t)plain_tasks() * READ_TASK, part = c->key_bytes + c->value_bytes;
+  if (!b.plain[is_small]) memset(b.plain[is_small] = allocate_pages(all, !is_small), 1, all);
+  int one = threads > 1 ? reading(1, c) : -1;
   row *r = add(name, run_read, threads, -1);
-  r->over = one, r->bytes = (double)bytes, r->workspace = b.plain[is_small];
+  part = part < all ? part / READ_TASK * READ_TASK : all;
+  r->over = one, r->plain = b.plain[is_small], r->bytes = (double)(part ? part : READ_TASK);
   return (int)(r - b.rows);
 }
 
@@ -258,7 +269,7 @@ static float *queries(int64_t n, int64_t dim) {
 static row *add_problems(const char *name, void (*run)(row *), cache *c, int threads, int n, int heads,
                          int n_query, const int64_t *n_key) {
   if (b.bar) fprintf(stderr, "\r\033[K%s preparing %s", b.group, name);
-  row *r = add(name, run, threads, reading(threads, c->s.is_small));
+  row *r = add(name, run, threads, reading(threads, c));
   int64_t rows = (int64_t)heads * n_query, dim = c->s.key_dim, at = 0;
   float *q = queries(n * rows, dim), *out = room((size_t)(n * rows * c->s.value_dim) * sizeof *out);
   char *query = room(elements_size(n * rows * dim, b.query));
@@ -309,7 +320,7 @@ static void record(const row *r) {
   else
     fprintf(b.csv, ",,,,,");
   fprintf(b.csv, "%d,%s,", r->threads, hyperattn_isa_name(hai_kernel_of(b.params.isa)->isa));
-  field(b.csv, "%.2f", c ? c->huge : huge_share(r->workspace));
+  field(b.csv, "%.2f", c ? c->huge : huge_share(r->plain));
   if (c) fprintf(b.csv, "%d", c->copies);
   fprintf(b.csv, ",%.4g,%.2f,", r->seconds, rate(r));
   field(b.csv, "%.3f", over(r, r->reading));
@@ -335,7 +346,7 @@ static void print_table(void) {
     printf(" %-44s |", r->over < 0 || r->over == r->reading ? "" : b.rows[r->over].name);
     cell(over(r, r->over) < r->target ? "%.2f: missed" : "%.2f", 13, over(r, r->over));
     cell("%.2f", 6, r->target), cell("%.1e", 7, r->error);
-    cell("%.2f", 5, r->cache ? r->cache->huge : huge_share(r->workspace));
+    cell("%.2f", 5, r->cache ? r->cache->huge : huge_share(r->plain));
     printf("\n");
     if (b.csv) record(r);
   }

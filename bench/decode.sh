@@ -1,6 +1,6 @@
 #!/bin/sh
 # Records how long decode takes, here and by peers, and makes the tables of docs/decode.md: sh bench/decode.sh [ROUNDS]
-# Takes some ten minutes, and five more for peers.sh to build what it needs. The machine should be idle.
+# Takes five minutes, and ten more where peers.sh has to install and build what it needs. The machine should be idle.
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-9}
