@@ -235,8 +235,8 @@ static row *add(const char *name, void (*run)(row *), int threads, int reading) 
   return r;
 }
 
-// The row that reads as much plain memory as a cache has; it is there once for so many threads and such pages.
-// Several threads are compared with one.
+// The row that reads as much plain memory as a cache has; it is there once for so many threads and such
+// pages. Several threads are compared with one.
 static int reading(int threads, const cache *c) {
   char name[64];
   int is_small = c->s.is_small;

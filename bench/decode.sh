@@ -1,6 +1,8 @@
 #!/bin/sh
-# Records how long decode takes, here and by peers, and makes the tables of docs/decode.md: sh bench/decode.sh [ROUNDS]
-# Takes five minutes, and ten more where peers.sh has to install and build what it needs. The machine should be idle.
+# Records how long decode takes, here and by peers, and makes the tables of docs/decode.md:
+#   sh bench/decode.sh [ROUNDS]
+# Takes five minutes, and ten more where peers.sh has to install and build what it needs. The machine should be
+# idle.
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-9}
