@@ -6153,27 +6153,31 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Rectangle `index` of a level, levels counted in the order in which they run. */
-static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
-  hai_rect r;
-  r.index = index;
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
+   second one on a task's stack would lie below all that the task calls. */
+static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
+  r->index = index;
   if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
     hai_index end = hai_cut(plan->square, parts, 2 * index + 2);
-    r.query_begin = plan->query_skip + half;
-    r.n_query = end - half;
-    r.key_begin = plan->key_skip + begin;
-    r.n_key = half - begin;
-    r.region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
+    r->query_begin = plan->query_skip + half;
+    r->n_query = end - half;
+    r->key_begin = plan->key_skip + begin;
+    r->n_key = half - begin;
+    r->region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
   } else {
-    r.query_begin = plan->problem->causal ? plan->query_skip : 0;
-    r.n_query = plan->n_query - r.query_begin;
-    r.key_begin = 0;
-    r.n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
-    r.region = 0;
+    r->query_begin = plan->problem->causal ? plan->query_skip : 0;
+    r->n_query = plan->n_query - r->query_begin;
+    r->key_begin = 0;
+    r->n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
+    r->region = 0;
   }
+}
+static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
+  hai_rect r;
+  hai_rect_set(&r, plan, level, index);
   return r;
 }
 
@@ -9906,7 +9910,7 @@ static void hai_report_rects(hai_job *job, hai_report_sums *sums, hyperattn_repo
     for (index = 0; index < n; index++) {
       int is_last = !index && !(plan->outer && job->level < plan->depth);
       float ratio;
-      job->rect = hai_rect_at(plan, job->level, index);
+      hai_rect_set(&job->rect, plan, job->level, index);
       ratio = hai_report_add(job, is_last, sums, r);
       if (!is_last) continue;
       sums->squared_norm +=
@@ -10467,7 +10471,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
   job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
-  job->rect = hai_rect_at(plan, job->level, hai_to_index(index % g.rects));
+  hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));
