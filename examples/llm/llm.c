@@ -23,9 +23,7 @@
 static const char usage[] =
     "usage: llm perplexity | generate | decode | dump | tokens  --model FILE.gguf ...\n"
     "  --text FILE            what is read (generate: or --prompt TEXT)\n"
-    "  --context N            tokens of the window; generate reads all (default: 2048, or what the text "
-    "has)"
-    "\n"
+    "  --context N            tokens of the window (default: 2048, or what the text has); generate reads all\n"
     "  --repeat               the window is its first half, twice\n"
     "  --cycle                a text that is too short starts over\n"
     "  --attention A[,B...]   exact, paper or default; perplexity takes several (default: exact)\n"
@@ -33,13 +31,14 @@ static const char usage[] =
     "several\n"
     "  --min-seq-len N        shorter regions are exact (default: the preset's)\n"
     "  --tolerance X          of the default preset; 0: a fixed number of keys (default: the preset's)\n"
-    "  --cache T              f32, f16, bf16 or q8_0: what keys and values are kept in (default: f16 of "
-    "generate\n"
-    "                         and decode, else f32)\n"
+    "  --cache T              f32, f16, bf16 or q8_0: what keys and values are kept in (default: f16 for "
+    "steps of\n"
+    "                         one token, else f32)\n"
     "  --rope-base X          rotary base in place of the model's\n"
     "  --rope-scale X         positions are divided by X\n"
     "  --threads N            (default: as many as the machine runs at once)\n"
     "  --csv                  perplexity, decode: comma-separated, a line per run or length\n"
+    "  --one-by-one           perplexity: tokens are read as generate's are written, by steps of one\n"
     "  --prompt TEXT  --chat  --tokens N  --temperature X  --seed N     generate\n"
     "  --lengths N[,N...]     decode: keys that a length's last step meets (default: 512,2048,8192,32768); "
     "those\n"
@@ -51,7 +50,7 @@ typedef struct options {
   const char *command, *model, *text, *attention, *layers, *cache, *prompt, *heads, *out, *prefix, *lengths;
   int64_t context, min_seq_len, threads, tokens, seed, steps;
   double tolerance, rope_base, rope_scale, temperature;  // negative: not given
-  int repeat, cycle, chat, csv;
+  int repeat, cycle, chat, csv, one_by_one;
 } options;
 
 static void die(const char *format, const char *what) {
@@ -123,6 +122,7 @@ static options read_options(int argc, char **argv) {
       {.name = "--cycle", .flag = &o.cycle},
       {.name = "--chat", .flag = &o.chat},
       {.name = "--csv", .flag = &o.csv},
+      {.name = "--one-by-one", .flag = &o.one_by_one},
   };
   const size_t n = sizeof table / sizeof *table;
   for (int i = 1; i < argc; i++) {
@@ -304,6 +304,30 @@ static double prefill(session *s, const method *with, const int32_t *tokens, int
 
 static const char no_numbers[] = "what it predicts are infinities or no numbers";
 
+// ---- Steps of one token ---------------------------------------------------------------------------
+
+// What decoding needs beside a session. `exact` is the attention of every step.
+typedef struct decoder {
+  session *s;
+  method exact;
+  float *logits;
+  double attention_seconds;  // of all steps
+} decoder;
+
+static decoder decoder_open(const engine *e, session *s) {
+  float *logits = allocate((size_t)e->m.n_vocab, sizeof *logits);
+  return (decoder){s, choose_method(e, "exact", "all"), logits, 0};
+}
+static void decoder_close(decoder *d) { free(d->logits), free(d->exact.by_layer); }
+
+// Reads a token; the logits are then those of the next.
+static void decode(decoder *d, int32_t token) {
+  llm_error error;
+  if (!session_run(d->s, &token, 1, d->exact.by_layer, &error)) die("%s", error.text);
+  session_logits(d->s, 0, d->logits);
+  d->attention_seconds += d->s->attention_seconds;
+}
+
 // ---- perplexity -----------------------------------------------------------------------------------
 
 // exp of the mean of losses [first, end).
@@ -311,6 +335,19 @@ static double perplexity_of(const double *losses, int64_t first, int64_t end) {
   double sum = 0;
   for (int64_t i = first; i < end; i++) sum += losses[i];
   return exp(sum / (double)(end - first));
+}
+
+// The losses of all steps. Returns seconds.
+static double read_one_by_one(decoder *d, const int32_t *tokens, int64_t n, double *losses) {
+  progress bar = progress_begin("steps", n - 1);
+  double begin = seconds_now();
+  for (int64_t i = 0; i < n - 1; i++) {
+    decode(d, tokens[i]);
+    losses[i] = model_loss(d->s->m, d->logits, tokens[i + 1]);
+    if (i % 64 == 63) progress_show(&bar, i, "");
+  }
+  progress_end(&bar);
+  return seconds_now() - begin;
 }
 
 static void losses_of(session *s, const char *name, const int32_t *tokens, int64_t n, double *losses) {
@@ -334,9 +371,16 @@ typedef struct baseline {
 static void measure(session *s, const engine *e, const method *with, const int32_t *tokens, int64_t n,
                     baseline *exact) {
   double *losses = allocate((size_t)n, sizeof *losses);
+  double seconds, attention;
   s->n_past = 0;
-  double seconds = prefill(s, with, tokens, n), attention = s->attention_seconds;
-  losses_of(s, with->name, tokens, n, losses);
+  if (e->o.one_by_one) {
+    decoder d = decoder_open(e, s);
+    seconds = read_one_by_one(&d, tokens, n, losses), attention = d.attention_seconds;
+    decoder_close(&d);
+  } else {
+    seconds = prefill(s, with, tokens, n), attention = s->attention_seconds;
+    losses_of(s, with->name, tokens, n, losses);
+  }
   double whole = perplexity_of(losses, 0, n - 1), half = perplexity_of(losses, n / 2 - 1, n - 1);
   if (!isfinite(whole)) die("the model: %s", no_numbers);
   int is_exact = with->last < 0;
@@ -379,9 +423,11 @@ static void run_perplexity(engine *e) {
   llm_error error;
   int64_t n, n_methods;
   method *methods = choose_methods(e, &n_methods);
+  if (o->one_by_one && (n_methods > 1 || methods[0].last >= 0))
+    misuse("--one-by-one is exact, not --attention", o->attention);
   int32_t *tokens = read_window(e, &n);
   session s;
-  if (!session_open(&s, &e->m, &e->parallel, n, 0, e->cache, &error)) die("%s", error.text);
+  if (!session_open(&s, &e->m, &e->parallel, n, o->one_by_one, e->cache, &error)) die("%s", error.text);
   if (n > e->m.trained_context && o->rope_base < 0 && o->rope_scale < 0)
     fprintf(stderr,
             "llm: the model was trained for %" PRId64
@@ -439,28 +485,6 @@ static void print_token(const tokenizer *t, int32_t token) {
   char bytes[512];
   fwrite(bytes, 1, tokenizer_decode(t, token, bytes, sizeof bytes), stdout);
   fflush(stdout);
-}
-
-// What decoding needs beside a session. `exact` is the attention of every step.
-typedef struct decoder {
-  session *s;
-  method exact;
-  float *logits;
-  double attention_seconds;  // of all steps
-} decoder;
-
-static decoder decoder_open(const engine *e, session *s) {
-  float *logits = allocate((size_t)e->m.n_vocab, sizeof *logits);
-  return (decoder){s, choose_method(e, "exact", "all"), logits, 0};
-}
-static void decoder_close(decoder *d) { free(d->logits), free(d->exact.by_layer); }
-
-// Reads a token; the logits are then those of the next.
-static void decode(decoder *d, int32_t token) {
-  llm_error error;
-  if (!session_run(d->s, &token, 1, d->exact.by_layer, &error)) die("%s", error.text);
-  session_logits(d->s, 0, d->logits);
-  d->attention_seconds += d->s->attention_seconds;
 }
 
 static void run_generate(engine *e) {
@@ -649,11 +673,12 @@ int main(int argc, char **argv) {
   size_t i = 0;
   while (i < n && strcmp(o.command, commands[i].name) != 0) i++;
   if (i == n) misuse("there is no command", o.command);
-  if (!o.cache) o.cache = commands[i].decodes ? "f16" : "f32";
+  int decodes = commands[i].decodes || o.one_by_one;
+  if (!o.cache) o.cache = decodes ? "f16" : "f32";
   engine e;
   llm_error error;
   engine_open(&e, &o);
-  if (commands[i].decodes && !model_pack(&e.m, &error)) die("the model: %s", error.text);
+  if (decodes && !model_pack(&e.m, &error)) die("the model: %s", error.text);
   commands[i].run(&e);
   engine_close(&e);
   return 0;

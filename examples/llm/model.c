@@ -593,6 +593,12 @@ static double sum_exp(const float *x, int64_t n, float shift) {
   return sum;
 }
 
+// loss = ln sum_t exp(logit_t) - logit_next
+double model_loss(const model *m, const float *logits, int32_t next) {
+  float most = greatest(logits, m->n_vocab);
+  return log(sum_exp(logits, m->n_vocab, most)) + (double)most - (double)logits[next];
+}
+
 typedef struct loss_run {
   session *s;
   int64_t first, n;
@@ -600,7 +606,7 @@ typedef struct loss_run {
   double *losses;
 } loss_run;
 
-// loss = ln sum_t exp(logit_t) - logit_next; the logits stay in a worker's scratch.
+// The logits stay in a worker's scratch.
 static void loss_task(void *arg, int64_t slab, int worker) {
   loss_run *run = arg;
   session *s = run->s;
@@ -609,12 +615,8 @@ static void loss_task(void *arg, int64_t slab, int worker) {
   float *normed = s->scratch + worker * s->scratch_floats, *logits = normed + SESSION_LOSS_ROWS * dim;
   norm(s->m, s->hidden + (run->first + begin) * dim, s->m->output_norm, rows, normed);
   matmul(logits, n_vocab, normed, dim, s->m->output.floats, rows, dim, n_vocab, 0);
-  for (int64_t r = 0; r < rows; r++) {
-    const float *row = logits + r * n_vocab;
-    float most = greatest(row, n_vocab);
-    double sum = sum_exp(row, n_vocab, most);
-    run->losses[begin + r] = log(sum) + (double)most - (double)row[run->next[begin + r]];
-  }
+  for (int64_t r = 0; r < rows; r++)
+    run->losses[begin + r] = model_loss(s->m, logits + r * n_vocab, run->next[begin + r]);
 }
 
 void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses) {

@@ -90,6 +90,7 @@ const void *session_values(const session *s, int64_t layer, int64_t kv_head);
 // losses[i] = -ln p(next[i] | window up to row i) for n rows of the last run, from row `first` on.
 void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses);
 void session_logits(session *s, int64_t row, float *logits);  // [n_vocab]
+double model_loss(const model *m, const float *logits, int32_t next);
 
 enum { SESSION_LOSS_ROWS = 128 };  // rows whose logits a worker holds at a time
 
