@@ -57,7 +57,7 @@ def print_table(rows: list[Row], options: argparse.Namespace) -> None:
     version = next((row["version"] for row in rows if row["engine"] == PEER_NAME), None)
     peer = f"llama-cpp-python {version}" if version else "llama.cpp absent"
     print(f"\n{options.threads} threads, fastest of {options.rounds} rounds of {options.steps} steps, f16 cache; {peer}\n")
-    print("| keys in the cache | tokens/s | ms a token | of these in attention | llama.cpp tokens/s | ms a token | ratio |")
+    print("| keys in the cache | tokens/s | ms a token | of these in attention | llama.cpp tokens/s | ms a token | here over llama.cpp |")
     print("|---|---|---|---|---|---|---|")
     for length in options.lengths.split(","):
         here, there = fastest(rows, HERE_NAME, length), fastest(rows, PEER_NAME, length)
