@@ -957,7 +957,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
 /* Few queries: at most HAI_FEW_QUERIES of a head. More than HAI_FEW_UNCUT keys are cut into parts. */
+#ifndef HAI_FEW_QUERIES /* a bench counts otherwise */
 #define HAI_FEW_QUERIES 16
+#endif
 #define HAI_FEW_UNCUT 4096
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
 #define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
@@ -1724,6 +1726,12 @@ static void hai_leave_neon(uint32_t before) {
 }
 #endif
 
+HAI_INLINE int16_t hai_two_bytes(const void *at) {
+  int16_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
 /* Whether n rows are all there. */
 static int hai_rows_present(const void *const *row, int n) {
   int i;
@@ -1764,7 +1772,9 @@ HAI_V_avx512 hai_bf16_avx512(const void *p) {
   __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
-HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
+HAI_V_avx512 hai_half_avx512(const void *p) {
+  return _mm512_cvtph_ps(_mm256_set1_epi16(hai_two_bytes(p)));
+}
 HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
@@ -1858,7 +1868,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -2361,7 +2371,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -2390,12 +2400,17 @@ enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
-  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(first)(HAI_ISA(f16)(at)) : HAI_ISA(zero)();
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
 }
 /* Starts to load a step's bytes. */
 HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
+   any, for which there are not enough registers. */
+HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
+  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
 /* Register `part` of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
@@ -2427,9 +2442,10 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, 
   HAI_ROW_ADD(r, 1, part)                        \
   HAI_ROW_ADD(r, 2, part)                        \
   HAI_ROW_ADD(r, 3, part)
-#define HAI_ROW_KEY(r)                       \
-  at = key[r] + begin;                       \
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
   HAI_EACH_PART(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
@@ -3389,7 +3405,7 @@ HAI_V_avx2 hai_bf16_avx2(const void *p) {
   __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
+HAI_V_avx2 hai_half_avx2(const void *p) { return _mm256_cvtph_ps(_mm_set1_epi16(hai_two_bytes(p))); }
 HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
@@ -3490,7 +3506,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -3993,7 +4009,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -4022,12 +4038,17 @@ enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
-  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(first)(HAI_ISA(f16)(at)) : HAI_ISA(zero)();
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
 }
 /* Starts to load a step's bytes. */
 HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
+   any, for which there are not enough registers. */
+HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
+  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
 /* Register `part` of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
@@ -4059,9 +4080,10 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, 
   HAI_ROW_ADD(r, 1, part)                        \
   HAI_ROW_ADD(r, 2, part)                        \
   HAI_ROW_ADD(r, 3, part)
-#define HAI_ROW_KEY(r)                       \
-  at = key[r] + begin;                       \
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
   HAI_EACH_PART(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
@@ -4373,7 +4395,9 @@ HAI_V_neon hai_bf16_neon(const void *p) {
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
-HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
+HAI_V_neon hai_half_neon(const void *p) {
+  return vcvt_f32_f16(vreinterpret_f16_s16(vdup_n_s16(hai_two_bytes(p))));
+}
 HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);
@@ -4461,7 +4485,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -4964,7 +4988,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -4993,12 +5017,17 @@ enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
-  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(first)(HAI_ISA(f16)(at)) : HAI_ISA(zero)();
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
 }
 /* Starts to load a step's bytes. */
 HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
+   any, for which there are not enough registers. */
+HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
+  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
 /* Register `part` of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
@@ -5030,9 +5059,10 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, 
   HAI_ROW_ADD(r, 1, part)                        \
   HAI_ROW_ADD(r, 2, part)                        \
   HAI_ROW_ADD(r, 3, part)
-#define HAI_ROW_KEY(r)                       \
-  at = key[r] + begin;                       \
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
   HAI_EACH_PART(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \

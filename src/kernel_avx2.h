@@ -25,7 +25,7 @@ HAI_V_avx2 hai_bf16_avx2(const void *p) {
   __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
+HAI_V_avx2 hai_half_avx2(const void *p) { return _mm256_cvtph_ps(_mm_set1_epi16(hai_two_bytes(p))); }
 HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }

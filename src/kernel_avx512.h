@@ -27,7 +27,9 @@ HAI_V_avx512 hai_bf16_avx512(const void *p) {
   __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
-HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
+HAI_V_avx512 hai_half_avx512(const void *p) {
+  return _mm512_cvtph_ps(_mm256_set1_epi16(hai_two_bytes(p)));
+}
 HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }

@@ -11,12 +11,17 @@ enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
-  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(first)(HAI_ISA(f16)(at)) : HAI_ISA(zero)();
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
 }
 /* Starts to load a step's bytes. */
 HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
+   any, for which there are not enough registers. */
+HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
+  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
 /* Register `part` of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
@@ -48,9 +53,10 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, 
   HAI_ROW_ADD(r, 1, part)                        \
   HAI_ROW_ADD(r, 2, part)                        \
   HAI_ROW_ADD(r, 3, part)
-#define HAI_ROW_KEY(r)                       \
-  at = key[r] + begin;                       \
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
   HAI_EACH_PART(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \

@@ -28,7 +28,9 @@ HAI_V_neon hai_bf16_neon(const void *p) {
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
-HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
+HAI_V_neon hai_half_neon(const void *p) {
+  return vcvt_f32_f16(vreinterpret_f16_s16(vdup_n_s16(hai_two_bytes(p))));
+}
 HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);

@@ -186,7 +186,9 @@
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
 /* Few queries: at most HAI_FEW_QUERIES of a head. More than HAI_FEW_UNCUT keys are cut into parts. */
+#ifndef HAI_FEW_QUERIES /* a bench counts otherwise */
 #define HAI_FEW_QUERIES 16
+#endif
 #define HAI_FEW_UNCUT 4096
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
 #define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
