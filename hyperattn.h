@@ -929,11 +929,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Few queries: at most HAI_FEW_QUERIES of a head. More than HAI_FEW_UNCUT keys are cut into parts. */
-#ifndef HAI_FEW_QUERIES /* a bench counts otherwise */
-#define HAI_FEW_QUERIES 16
+/* Few queries. The bench that compares the two kernels redefines how many are few. */
+#ifndef HAI_FEW_QUERIES
+#define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_UNCUT 4096
+#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
 #define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
@@ -1315,6 +1315,7 @@ typedef struct hai_few_kernel {
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
+  int queries; /* of a head, up to which it serves */
   int step; /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
@@ -1598,6 +1599,7 @@ static const hai_few_kernel hai_few_scalar = {
     /* softmax */ hai_few_softmax_scalar,
     /* values */ hai_few_values_scalar,
     /* most */ 1,
+    /* queries */ 4,
     /* step */ 1};
 
 static const hai_kernel hai_kernel_scalar = {
@@ -1834,6 +1836,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_FACTORED 0
 #define HAI_PARTS 2
 #define HAI_MOST_ROWS 4
+#define HAI_MOST_QUERIES 16
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -2364,6 +2367,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -2627,6 +2631,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART
@@ -2664,6 +2669,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -3135,6 +3141,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_bf16.h, continued ======== */
 
@@ -3472,6 +3479,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_FACTORED 0
 #define HAI_PARTS 4
 #define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 4
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -4002,6 +4010,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -4265,6 +4274,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART
@@ -4302,6 +4312,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -4451,6 +4462,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_FACTORED 0
 #define HAI_PARTS 8
 #define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 8
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -4981,6 +4993,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -5244,6 +5257,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART
@@ -5281,6 +5295,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -5746,6 +5761,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_bf16.h, continued ======== */
 
@@ -6119,8 +6135,11 @@ static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query alone decides, so that heads which share keys compute what they would compute apart. */
+static hai_index hai_few_queries(const hai_plan *plan) {
+  return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
+}
 static int hai_is_few(const hai_plan *plan) {
-  return HAI_FEW && plan->n_query <= HAI_FEW_QUERIES && !plan->depth && !plan->outer;
+  return plan->n_query <= hai_few_queries(plan) && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -6313,8 +6332,8 @@ static size_t hai_count_out(const hai_plan *plan) {
 static hai_index hai_few_stride(const hai_plan *plan) { return hai_ceil_div(plan->value_dim, 32) * 32 + 16; }
 /* For the most queries that are few, and the most keys that they can see. */
 static size_t hai_count_few(const hai_plan *plan) {
-  hai_index n_query = hai_min(plan->n_query, HAI_FEW_QUERIES), n_key = plan->n_key;
-  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + HAI_FEW_QUERIES + HAI_CHUNK);
+  hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;
+  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + n_query + HAI_CHUNK);
   if (!HAI_FEW || hai_few_parts_of(n_key) == 1) return 0;
   return hai_times(hai_product(hai_few_parts_of(n_key), n_query), HAI_AS(size_t, hai_few_stride(plan)));
 }
@@ -8751,7 +8770,7 @@ typedef struct hai_few {
 
 /* Rows of a task. */
 static hai_index hai_few_most_rows(const hai_plan *plan) {
-  return hai_min(hai_min(plan->n_query, HAI_FEW_QUERIES) * plan->heads_per_kv, HAI_FEW_ROWS);
+  return hai_min(hai_min(plan->n_query, hai_few_queries(plan)) * plan->heads_per_kv, HAI_FEW_ROWS);
 }
 static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
   hai_index step = plan->float_kernel->few->step;

@@ -49,7 +49,7 @@ typedef struct hai_few {
 
 /* Rows of a task. */
 static hai_index hai_few_most_rows(const hai_plan *plan) {
-  return hai_min(hai_min(plan->n_query, HAI_FEW_QUERIES) * plan->heads_per_kv, HAI_FEW_ROWS);
+  return hai_min(hai_min(plan->n_query, hai_few_queries(plan)) * plan->heads_per_kv, HAI_FEW_ROWS);
 }
 static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
   hai_index step = plan->float_kernel->few->step;

@@ -116,6 +116,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_FACTORED 0
 #define HAI_PARTS 2
 #define HAI_MOST_ROWS 4
+#define HAI_MOST_QUERIES 16
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_avx512 = {

@@ -203,6 +203,7 @@ static const hai_few_kernel hai_few_scalar = {
     /* softmax */ hai_few_softmax_scalar,
     /* values */ hai_few_values_scalar,
     /* most */ 1,
+    /* queries */ 4,
     /* step */ 1};
 
 static const hai_kernel hai_kernel_scalar = {

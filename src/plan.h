@@ -74,8 +74,11 @@ static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query alone decides, so that heads which share keys compute what they would compute apart. */
+static hai_index hai_few_queries(const hai_plan *plan) {
+  return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
+}
 static int hai_is_few(const hai_plan *plan) {
-  return HAI_FEW && plan->n_query <= HAI_FEW_QUERIES && !plan->depth && !plan->outer;
+  return plan->n_query <= hai_few_queries(plan) && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */
