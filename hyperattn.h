@@ -885,10 +885,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #endif
 #ifdef HYPERATTN_NO_FEW
 #define HAI_FEW 0
-#define HAI_IF_FEW(x) HAI_NULL
 #else
 #define HAI_FEW 1
-#define HAI_IF_FEW(x) x
 #endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
@@ -933,9 +931,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #ifndef HAI_FEW_QUERIES
 #define HAI_FEW_QUERIES(measured) measured
 #endif
+#define HAI_FEW_BF16 4
 #define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
-#define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
+/* most rows of a task for which keys are read as they lie, if not float32 */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
@@ -1315,7 +1315,7 @@ typedef struct hai_few_kernel {
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
-  int queries; /* of a head, up to which it serves */
+  int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
   int step; /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
@@ -1624,7 +1624,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_scalar),
+    /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
@@ -2360,7 +2360,6 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 /* ======== src/kernel_few.h ======== */
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
@@ -2651,7 +2650,6 @@ static const hai_few_kernel HAI_ISA(few) = {
 
 /* ======== src/kernel_vector.h, continued ======== */
 
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 /* ======== src/kernel_end.h ======== */
@@ -2699,7 +2697,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_avx512),
+    /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -4003,7 +4001,6 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 /* ======== src/kernel_few.h ======== */
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
@@ -4294,7 +4291,6 @@ static const hai_few_kernel HAI_ISA(few) = {
 
 /* ======== src/kernel_vector.h, continued ======== */
 
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 /* ======== src/kernel_end.h ======== */
@@ -4342,7 +4338,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_avx2),
+    /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -4986,7 +4982,6 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 /* ======== src/kernel_few.h ======== */
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
@@ -5277,7 +5272,6 @@ static const hai_few_kernel HAI_ISA(few) = {
 
 /* ======== src/kernel_vector.h, continued ======== */
 
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 /* ======== src/kernel_end.h ======== */
@@ -5325,7 +5319,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_neon),
+    /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif
@@ -6134,12 +6128,16 @@ static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->slidi
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
-   attention n_query alone decides, so that heads which share keys compute what they would compute apart. */
+   attention n_query decides for every number of heads, so that heads which share keys compute what they would
+   compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so fast that
+   fewer queries are few. */
 static hai_index hai_few_queries(const hai_plan *plan) {
   return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
 }
 static int hai_is_few(const hai_plan *plan) {
-  return plan->n_query <= hai_few_queries(plan) && !plan->depth && !plan->outer;
+  int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
+  hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  return plan->n_query <= most && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -8723,7 +8721,6 @@ HAI_APART void hai_stage_exact(hai_job *job) {
    lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
    into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
    n_query and the sliding window. A row's result depends neither on other rows nor on how many there are. */
-#if HAI_FEW
 
 /* ---- Parts of the keys ---- */
 
@@ -8781,7 +8778,7 @@ static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
 static hai_index hai_few_widened(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
   int step = plan->float_kernel->few->step;
   int reads = hai_is_f32(dtype) || (step > 1 && !hai_is_custom(dtype) &&
-                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED);
+                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
   return reads && dim % step == 0 ? 0 : HAI_CHUNK * hai_few_dim(plan, dim);
 }
 /* Bytes of a task's memory, which overlays that of the tile. */
@@ -9103,7 +9100,6 @@ HAI_APART void hai_stage_merge(hai_job *job) {
   hai_index row;
   for (row = 0; row < job->plan->n_query; row++) hai_few_merge(job, few, row, hai_few_parts(job->plan));
 }
-#endif
 
 /* ======== src/rectangle.h ======== */
 
@@ -11082,6 +11078,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_CUSTOM
 #undef HAI_FAIR
 #undef HAI_FEW
+#undef HAI_FEW_BF16
 #undef HAI_FEW_KEYS
 #undef HAI_FEW_QUERIES
 #undef HAI_FEW_ROWS
@@ -11096,7 +11093,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_IF_AVX2
 #undef HAI_IF_AVX512
 #undef HAI_IF_AVX512_BF16
-#undef HAI_IF_FEW
 #undef HAI_IF_NEON
 #undef HAI_INLINE
 #undef HAI_JUDGES

@@ -136,7 +136,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_neon),
+    /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif

@@ -228,6 +228,6 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_scalar),
+    /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};

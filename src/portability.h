@@ -141,10 +141,8 @@
 #endif
 #ifdef HYPERATTN_NO_FEW
 #define HAI_FEW 0
-#define HAI_IF_FEW(x) HAI_NULL
 #else
 #define HAI_FEW 1
-#define HAI_IF_FEW(x) x
 #endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
@@ -189,9 +187,11 @@
 #ifndef HAI_FEW_QUERIES
 #define HAI_FEW_QUERIES(measured) measured
 #endif
+#define HAI_FEW_BF16 4
 #define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
-#define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
+/* most rows of a task for which keys are read as they lie, if not float32 */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
