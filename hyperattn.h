@@ -912,10 +912,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #endif
 #ifdef HYPERATTN_NO_FEW
 #define HAI_FEW 0
-#define HAI_IF_FEW(x) HAI_NULL
 #else
 #define HAI_FEW 1
-#define HAI_IF_FEW(x) x
 #endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
@@ -956,13 +954,15 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Few queries: at most HAI_FEW_QUERIES of a head. More than HAI_FEW_UNCUT keys are cut into parts. */
-#ifndef HAI_FEW_QUERIES /* a bench counts otherwise */
-#define HAI_FEW_QUERIES 16
+/* Few queries. The bench that compares the two kernels redefines how many are few. */
+#ifndef HAI_FEW_QUERIES
+#define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_UNCUT 4096
+#define HAI_FEW_BF16 4
+#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
-#define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
+/* most rows of a task for which keys are read as they lie, if not float32 */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
@@ -1342,6 +1342,7 @@ typedef struct hai_few_kernel {
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
+  int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
   int step; /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
@@ -1625,6 +1626,7 @@ static const hai_few_kernel hai_few_scalar = {
     /* softmax */ hai_few_softmax_scalar,
     /* values */ hai_few_values_scalar,
     /* most */ 1,
+    /* queries */ 4,
     /* step */ 1};
 
 static const hai_kernel hai_kernel_scalar = {
@@ -1649,7 +1651,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_scalar),
+    /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
@@ -1861,6 +1863,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_FACTORED 0
 #define HAI_PARTS 2
 #define HAI_MOST_ROWS 4
+#define HAI_MOST_QUERIES 16
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -2384,13 +2387,13 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 /* ======== src/kernel_few.h ======== */
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -2654,6 +2657,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART
@@ -2673,7 +2677,6 @@ static const hai_few_kernel HAI_ISA(few) = {
 
 /* ======== src/kernel_vector.h, continued ======== */
 
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 /* ======== src/kernel_end.h ======== */
@@ -2691,6 +2694,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -2720,7 +2724,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_avx512),
+    /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -3162,6 +3166,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_bf16.h, continued ======== */
 
@@ -3499,6 +3504,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_FACTORED 0
 #define HAI_PARTS 4
 #define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 4
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -4022,13 +4028,13 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 /* ======== src/kernel_few.h ======== */
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -4292,6 +4298,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART
@@ -4311,7 +4318,6 @@ static const hai_few_kernel HAI_ISA(few) = {
 
 /* ======== src/kernel_vector.h, continued ======== */
 
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 /* ======== src/kernel_end.h ======== */
@@ -4329,6 +4335,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -4358,7 +4365,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_avx2),
+    /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -4478,6 +4485,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_FACTORED 0
 #define HAI_PARTS 8
 #define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 8
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -5001,13 +5009,13 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 /* ======== src/kernel_few.h ======== */
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -5271,6 +5279,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART
@@ -5290,7 +5299,6 @@ static const hai_few_kernel HAI_ISA(few) = {
 
 /* ======== src/kernel_vector.h, continued ======== */
 
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 /* ======== src/kernel_end.h ======== */
@@ -5308,6 +5316,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -5337,7 +5346,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_neon),
+    /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif
@@ -5773,6 +5782,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_bf16.h, continued ======== */
 
@@ -6145,9 +6155,16 @@ static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->slidi
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
-   attention n_query alone decides, so that heads which share keys compute what they would compute apart. */
+   attention n_query decides for every number of heads, so that heads which share keys compute what they would
+   compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so fast that
+   fewer queries are few. */
+static hai_index hai_few_queries(const hai_plan *plan) {
+  return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
+}
 static int hai_is_few(const hai_plan *plan) {
-  return HAI_FEW && plan->n_query <= HAI_FEW_QUERIES && !plan->depth && !plan->outer;
+  int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
+  hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  return plan->n_query <= most && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -6344,8 +6361,8 @@ static size_t hai_count_out(const hai_plan *plan) {
 static hai_index hai_few_stride(const hai_plan *plan) { return hai_ceil_div(plan->value_dim, 32) * 32 + 16; }
 /* For the most queries that are few, and the most keys that they can see. */
 static size_t hai_count_few(const hai_plan *plan) {
-  hai_index n_query = hai_min(plan->n_query, HAI_FEW_QUERIES), n_key = plan->n_key;
-  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + HAI_FEW_QUERIES + HAI_CHUNK);
+  hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;
+  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + n_query + HAI_CHUNK);
   if (!HAI_FEW || hai_few_parts_of(n_key) == 1) return 0;
   return hai_times(hai_product(hai_few_parts_of(n_key), n_query), HAI_AS(size_t, hai_few_stride(plan)));
 }
@@ -8735,7 +8752,6 @@ HAI_APART void hai_stage_exact(hai_job *job) {
    lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
    into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
    n_query and the sliding window. A row's result depends neither on other rows nor on how many there are. */
-#if HAI_FEW
 
 /* ---- Parts of the keys ---- */
 
@@ -8782,7 +8798,7 @@ typedef struct hai_few {
 
 /* Rows of a task. */
 static hai_index hai_few_most_rows(const hai_plan *plan) {
-  return hai_min(hai_min(plan->n_query, HAI_FEW_QUERIES) * plan->heads_per_kv, HAI_FEW_ROWS);
+  return hai_min(hai_min(plan->n_query, hai_few_queries(plan)) * plan->heads_per_kv, HAI_FEW_ROWS);
 }
 static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
   hai_index step = plan->float_kernel->few->step;
@@ -8793,7 +8809,7 @@ static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
 static hai_index hai_few_widened(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
   int step = plan->float_kernel->few->step;
   int reads = hai_is_f32(dtype) || (step > 1 && !hai_is_custom(dtype) &&
-                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED);
+                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
   return reads && dim % step == 0 ? 0 : HAI_CHUNK * hai_few_dim(plan, dim);
 }
 /* Bytes of a task's memory, which overlays that of the tile. */
@@ -9115,7 +9131,6 @@ HAI_APART void hai_stage_merge(hai_job *job) {
   hai_index row;
   for (row = 0; row < job->plan->n_query; row++) hai_few_merge(job, few, row, hai_few_parts(job->plan));
 }
-#endif
 
 /* ======== src/rectangle.h ======== */
 
@@ -11094,6 +11109,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_CUSTOM
 #undef HAI_FAIR
 #undef HAI_FEW
+#undef HAI_FEW_BF16
 #undef HAI_FEW_KEYS
 #undef HAI_FEW_QUERIES
 #undef HAI_FEW_ROWS
@@ -11108,7 +11124,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_IF_AVX2
 #undef HAI_IF_AVX512
 #undef HAI_IF_AVX512_BF16
-#undef HAI_IF_FEW
 #undef HAI_IF_NEON
 #undef HAI_INLINE
 #undef HAI_JUDGES

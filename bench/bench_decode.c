@@ -20,6 +20,9 @@
 #define _DEFAULT_SOURCE
 #define HYPERATTN_STATIC
 #define HYPERATTN_IMPLEMENTATION
+// How many queries of a head the kernel for few queries serves; negative: as many as the library lets it.
+static int most_queries = -1;
+#define HAI_FEW_QUERIES(measured) (most_queries < 0 ? (measured) : most_queries)
 #include "hyperattn.h"
 
 #include "amx.h"
@@ -57,7 +60,8 @@ struct row {
   char name[64];
   void (*run)(row *);
   cache *cache;  // NULL: of plain memory
-  int threads, n_problems, heads, n_query;
+  int threads, n_problems, heads, n_query, most_queries;
+  hyperattn_isa isa;
   hyperattn_problem *problems;
   int64_t *first;  // by each problem, the first of its rows in the cache
   double bytes, seconds, error, target;
@@ -193,6 +197,15 @@ static void point(row *r) {
 
 // ---- Runs ----
 
+// Runs a row by its own ISA and kernel.
+static void run_row(row *r) {
+  hyperattn_isa isa = b.params.isa;
+  int most = most_queries;
+  b.params.isa = r->isa, most_queries = r->most_queries;
+  r->run(r);
+  b.params.isa = isa, most_queries = most;
+}
+
 static void run_calls(row *r) {
   for (int i = 0; i < r->n_problems; i++)
     must(r->threads > 1 ? hyperattn_forward_parallel(&r->problems[i], &b.params, &r->parallel, r->workspace,
@@ -229,6 +242,7 @@ static row *add(const char *name, void (*run)(row *), int threads, int reading) 
   memset(r, 0, sizeof *r);
   snprintf(r->name, sizeof r->name, "%s", name);
   r->run = run, r->threads = threads, r->reading = r->over = reading;
+  r->isa = b.params.isa, r->most_queries = most_queries;
   r->error = r->target = NONE, r->seconds = (double)INFINITY;
   if (!pool_open(&r->workers, threads)) fprintf(stderr, "no threads\n"), exit(1);
   r->parallel = (hyperattn_parallel){threads, &r->workers, pool_for};
@@ -292,7 +306,7 @@ static row *add_problems(const char *name, void (*run)(row *), cache *c, int thr
   if (run == run_as_one)
     r->workspace_bytes = hyperattn_workspace_size_many(r->problems, n, &b.params, threads);
   r->workspace = room(r->workspace_bytes);
-  point(r), run(r);
+  point(r), run_row(r);
   squares sum = {0, 0};
   for (int i = 0; i < n; i++) {
     numbers x = {q + i * rows * dim, c->k + r->first[i] * dim, c->v + r->first[i] * c->s.value_dim};
@@ -319,7 +333,7 @@ static void record(const row *r) {
             (long long)c->s.key_dim, (long long)c->s.value_dim, element_names[c->s.dtype]);
   else
     fprintf(b.csv, ",,,,,");
-  fprintf(b.csv, "%d,%s,", r->threads, hyperattn_isa_name(hai_kernel_of(b.params.isa)->isa));
+  fprintf(b.csv, "%d,%s,", r->threads, hyperattn_isa_name(hai_kernel_of(r->isa)->isa));
   field(b.csv, "%.2f", c ? c->huge : huge_share(r->plain));
   if (c) fprintf(b.csv, "%d", c->copies);
   fprintf(b.csv, ",%.4g,%.2f,", r->seconds, rate(r));
@@ -359,7 +373,7 @@ static void take_turn(row *r, int round) {
   if (b.bar) fprintf(stderr, "\r\033[K%s %d/%d %s", b.group, round + 1, b.repeat, r->name);
   for (double first = now(), begin = first, end; begin - first < 0.01; begin = end) {
     if (r->cache) point(r), begin = now();
-    r->run(r);
+    run_row(r);
     end = now();
     if (end - begin < r->seconds) r->seconds = end - begin;
   }
@@ -440,8 +454,30 @@ static void measure_ungrouped(void) {
 static void measure_threads(void) {
   measure(&(lists){"8", "1", "1", "32768", "64,128", "f16", "1,2"}, 1.7);
 }
+
+// The kernel for few queries over tiles, by each ISA that has both.
 static void measure_crossing(void) {
-  measure(&(lists){"1,4,8", "1", "1,2,4,8,16,32", "32768", "128", "f32,f16,q8_0", "1"}, NONE);
+  static const hyperattn_isa isas[] = {HYPERATTN_ISA_AVX512, HYPERATTN_ISA_AVX2, HYPERATTN_ISA_NEON};
+  hyperattn_isa asked = b.params.isa;
+  for (int i = 0; i < 3; i++)
+    for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_Q8_0 && hai_kernel_of(isas[i]); dtype++) {
+      cache *c = add_cache((shape){
+          .kv_heads = 1, .n_key = 8192, .key_dim = 128, .value_dim = 128, .dtype = (hyperattn_dtype)dtype});
+      b.params.isa = isas[i];
+      for (int heads = 1; heads <= 8; heads += 3 + heads / 4)
+        for (int n = 1; n <= 32; n *= 2) {
+          char name[64];
+          snprintf(name, sizeof name, "%s %s, %d/1 heads, %d queries", hyperattn_isa_name(isas[i]),
+                   element_names[dtype], heads, n);
+          most_queries = 0;
+          row *tiles = add_one("tiles", c, 1, heads, n);
+          most_queries = 32;
+          compare(add_one(name, c, 1, heads, n), tiles, NONE);
+        }
+      most_queries = -1;
+      end_table();
+    }
+  b.params.isa = asked;
 }
 
 // Multi-head latent attention: one kv head, whose values are the first 512 of the keys' 576 numbers.

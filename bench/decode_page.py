@@ -119,13 +119,13 @@ def cases(*groups: str) -> Callable[[], str]:
 
 
 def crossing() -> str:
-    rows = of_group("crossing")
+    rows = [row for row in of_group("crossing") if row["dtype"] and is_compared(row)]
     queries = sorted({row["n_query"] for row in rows}, key=int)
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
-        cells.setdefault((row["dtype"], row["heads"]), {})[row["n_query"]] = milliseconds(row["seconds"])
-    found = [[dtype, heads, *(times[n] for n in queries)] for (dtype, heads), times in cells.items()]
-    return markdown(["cache", "heads a kv head", *(f"{n} quer{'ies' if n != '1' else 'y'}" for n in queries)], found)
+        cells.setdefault((row["isa"], row["dtype"], row["heads"]), {})[row["n_query"]] = f"{float(row['ratio']):.2f}"
+    found = [[*shape, *(ratios[n] for n in queries)] for shape, ratios in cells.items()]
+    return markdown(["ISA", "cache", "heads a kv head", *(f"{n} quer{'ies' if n != '1' else 'y'}" for n in queries)], found)
 
 
 def peers(column: str, write: Callable[[str], str]) -> Callable[[], str]:

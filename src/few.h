@@ -2,7 +2,6 @@
    lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
    into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
    n_query and the sliding window. A row's result depends neither on other rows nor on how many there are. */
-#if HAI_FEW
 
 /* ---- Parts of the keys ---- */
 
@@ -49,7 +48,7 @@ typedef struct hai_few {
 
 /* Rows of a task. */
 static hai_index hai_few_most_rows(const hai_plan *plan) {
-  return hai_min(hai_min(plan->n_query, HAI_FEW_QUERIES) * plan->heads_per_kv, HAI_FEW_ROWS);
+  return hai_min(hai_min(plan->n_query, hai_few_queries(plan)) * plan->heads_per_kv, HAI_FEW_ROWS);
 }
 static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
   hai_index step = plan->float_kernel->few->step;
@@ -60,7 +59,7 @@ static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
 static hai_index hai_few_widened(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
   int step = plan->float_kernel->few->step;
   int reads = hai_is_f32(dtype) || (step > 1 && !hai_is_custom(dtype) &&
-                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED);
+                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
   return reads && dim % step == 0 ? 0 : HAI_CHUNK * hai_few_dim(plan, dim);
 }
 /* Bytes of a task's memory, which overlays that of the tile. */
@@ -382,4 +381,3 @@ HAI_APART void hai_stage_merge(hai_job *job) {
   hai_index row;
   for (row = 0; row < job->plan->n_query; row++) hai_few_merge(job, few, row, hai_few_parts(job->plan));
 }
-#endif

@@ -25,6 +25,7 @@ typedef struct hai_few_kernel {
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
+  int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
   int step; /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 

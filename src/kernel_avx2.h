@@ -119,6 +119,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_FACTORED 0
 #define HAI_PARTS 4
 #define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 4
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_avx2 = {
@@ -143,7 +144,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_avx2),
+    /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif

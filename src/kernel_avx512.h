@@ -116,6 +116,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_FACTORED 0
 #define HAI_PARTS 2
 #define HAI_MOST_ROWS 4
+#define HAI_MOST_QUERIES 16
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_avx512 = {
@@ -140,7 +141,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_avx512),
+    /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif

@@ -11,3 +11,4 @@
 #undef HAI_FACTORED
 #undef HAI_PARTS
 #undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES

@@ -2,6 +2,7 @@
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
@@ -265,6 +266,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* softmax */ HAI_ISA(few_softmax),
     /* values */ HAI_ISA(few_values),
     /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_PART

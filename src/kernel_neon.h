@@ -111,6 +111,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_FACTORED 0
 #define HAI_PARTS 8
 #define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 8
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_neon = {
@@ -135,7 +136,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_neon),
+    /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif

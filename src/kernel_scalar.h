@@ -203,6 +203,7 @@ static const hai_few_kernel hai_few_scalar = {
     /* softmax */ hai_few_softmax_scalar,
     /* values */ hai_few_values_scalar,
     /* most */ 1,
+    /* queries */ 4,
     /* step */ 1};
 
 static const hai_kernel hai_kernel_scalar = {
@@ -227,6 +228,6 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
-    /* few */ HAI_IF_FEW(&hai_few_scalar),
+    /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};

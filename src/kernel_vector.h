@@ -240,9 +240,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
-#if HAI_FEW
 #include "kernel_few.h"
-#endif
 #undef HAI_SHOW
 #undef HAI_HIGH
 #include "kernel_end.h"

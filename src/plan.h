@@ -73,9 +73,16 @@ static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->slidi
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
-   attention n_query alone decides, so that heads which share keys compute what they would compute apart. */
+   attention n_query decides for every number of heads, so that heads which share keys compute what they would
+   compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so fast that
+   fewer queries are few. */
+static hai_index hai_few_queries(const hai_plan *plan) {
+  return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
+}
 static int hai_is_few(const hai_plan *plan) {
-  return HAI_FEW && plan->n_query <= HAI_FEW_QUERIES && !plan->depth && !plan->outer;
+  int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
+  hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  return plan->n_query <= most && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */

@@ -141,10 +141,8 @@
 #endif
 #ifdef HYPERATTN_NO_FEW
 #define HAI_FEW 0
-#define HAI_IF_FEW(x) HAI_NULL
 #else
 #define HAI_FEW 1
-#define HAI_IF_FEW(x) x
 #endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
@@ -185,13 +183,15 @@
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Few queries: at most HAI_FEW_QUERIES of a head. More than HAI_FEW_UNCUT keys are cut into parts. */
-#ifndef HAI_FEW_QUERIES /* a bench counts otherwise */
-#define HAI_FEW_QUERIES 16
+/* Few queries. The bench that compares the two kernels redefines how many are few. */
+#ifndef HAI_FEW_QUERIES
+#define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_UNCUT 4096
+#define HAI_FEW_BF16 4
+#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
-#define HAI_FEW_UNWIDENED 16 /* most rows of a task for which keys are read as they lie, if not float32 */
+/* most rows of a task for which keys are read as they lie, if not float32 */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */

@@ -72,8 +72,8 @@ static size_t hai_count_out(const hai_plan *plan) {
 static hai_index hai_few_stride(const hai_plan *plan) { return hai_ceil_div(plan->value_dim, 32) * 32 + 16; }
 /* For the most queries that are few, and the most keys that they can see. */
 static size_t hai_count_few(const hai_plan *plan) {
-  hai_index n_query = hai_min(plan->n_query, HAI_FEW_QUERIES), n_key = plan->n_key;
-  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + HAI_FEW_QUERIES + HAI_CHUNK);
+  hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;
+  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + n_query + HAI_CHUNK);
   if (!HAI_FEW || hai_few_parts_of(n_key) == 1) return 0;
   return hai_times(hai_product(hai_few_parts_of(n_key), n_query), HAI_AS(size_t, hai_few_stride(plan)));
 }

@@ -63,10 +63,10 @@ static void test_a_bad_query_spoils_its_own_row(void **state) {
       }
 }
 
-/* Chunked prefill: exact attention of the last rows alone equals those rows of the whole, to the bit if neither is
-   few queries or both are, which another kernel serves. */
+/* Chunked prefill: exact attention of the last rows alone equals those rows of the whole, to the bit if one kernel
+   serves both: few queries are at least 4 and at most 16. */
 static void test_chunks_equal_the_whole(void **state) {
-  enum { FEW = 16 };
+  enum { FEW = 4, MOST = 16 };
   static const int64_t lengths[] = {150, FEW};
   (void)state;
   for (int w = 0; w < 2; w++) {
@@ -74,8 +74,8 @@ static void test_chunks_equal_the_whole(void **state) {
     call c = new_call(1, 1, 1, whole, 150, 8, 8, 1, 73);
     c.params.method = HYPERATTN_EXACT;
     run(&c);
-    for (int64_t rows = 1; rows <= whole; rows += w ? 3 : 37) {
-      int is_same = w || rows > FEW;
+    for (int64_t rows = 1; rows <= whole; rows += w ? 1 : 37) {
+      int is_same = w || rows > MOST;
       call d = c;
       d.problem.n_query = rows;
       d.q = c.q + (whole - rows) * 8;
