@@ -151,9 +151,10 @@
      pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
                     first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
-     few queries    at most 16 of each head, in a call that approximates nothing: decoding, drafts that are
-                    checked, short chunks. They have kernels of their own, which read the keys and values of a
-                    kv head once for all its query heads (for up to 64 queries; in plain C, 8)
+     few queries    in a call that approximates nothing, at most so many of each head that a kernel of
+                    their own takes less time: 4 to 16, by ISA; 4 where products of BF16 could take more. So in
+                    decoding and where drafts are checked. It reads the keys and values of a kv head once for
+                    all query heads (for up to 64 queries; in plain C, 8)
      part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -489,11 +490,11 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  /* vdpbf16ps where queries, keys and values are BF16 and queries are more than 16, otherwise AVX-512. */
+  /* vdpbf16ps where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. */
   HYPERATTN_ISA_AVX512_BF16,
   HYPERATTN_ISA_NEON,
-  /* AMX tiles where queries, keys and values are BF16 and queries are more than 16, otherwise AVX-512.
-     AUTO takes them where the process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  /* AMX tiles where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. AUTO
+     takes them where the process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
   HYPERATTN_ISA_AMX_BF16,
   HYPERATTN_ISA_LAST = HYPERATTN_ISA_AMX_BF16 /* not one of its own: the largest of these */
 } hyperattn_isa;
@@ -545,7 +546,7 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
    that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
    are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
    is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that 16
+   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
    queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
@@ -650,7 +651,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
    from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
-   two where few queries (at most 16 of each head) see more than 4096 keys; any other has more than two. */
+   two where few queries (as the manual says) see more than 4096 keys; any other has more than two. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -756,7 +757,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    lane               the place of one query in a tile, and one element of vector registers
    chunk              up to HAI_CHUNK keys that tiles or few queries meet at a time; also a task's share of a
                       rectangle or of the call
-   few queries        at most HAI_FEW_QUERIES of each head where nothing is approximated: rows and not lanes
+   few queries        where nothing is approximated, so few of each head that hai_is_few: rows and not lanes
    part               HAI_FEW_KEYS of the keys that few queries meet, where these are more than HAI_FEW_UNCUT
    kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
                       rows of float32
@@ -6155,9 +6156,9 @@ static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->slidi
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
-   attention n_query decides for every number of heads, so that heads which share keys compute what they would
-   compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so fast that
-   fewer queries are few. */
+   attention n_query decides for every number of heads, so that heads which share keys compute what they
+   would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
+   fast that fewer queries are few. */
 static hai_index hai_few_queries(const hai_plan *plan) {
   return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
 }

@@ -232,11 +232,11 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  /* vdpbf16ps where queries, keys and values are BF16 and queries are more than 16, otherwise AVX-512. */
+  /* vdpbf16ps where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. */
   HYPERATTN_ISA_AVX512_BF16,
   HYPERATTN_ISA_NEON,
-  /* AMX tiles where queries, keys and values are BF16 and queries are more than 16, otherwise AVX-512.
-     AUTO takes them where the process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  /* AMX tiles where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. AUTO
+     takes them where the process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
   HYPERATTN_ISA_AMX_BF16,
   HYPERATTN_ISA_LAST = HYPERATTN_ISA_AMX_BF16 /* not one of its own: the largest of these */
 } hyperattn_isa;
@@ -288,7 +288,7 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
    that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
    are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
    is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that 16
+   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
    queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
@@ -393,7 +393,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
    from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
-   two where few queries (at most 16 of each head) see more than 4096 keys; any other has more than two. */
+   two where few queries (as the manual says) see more than 4096 keys; any other has more than two. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);

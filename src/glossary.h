@@ -29,7 +29,7 @@
    lane               the place of one query in a tile, and one element of vector registers
    chunk              up to HAI_CHUNK keys that tiles or few queries meet at a time; also a task's share of a
                       rectangle or of the call
-   few queries        at most HAI_FEW_QUERIES of each head where nothing is approximated: rows and not lanes
+   few queries        where nothing is approximated, so few of each head that hai_is_few: rows and not lanes
    part               HAI_FEW_KEYS of the keys that few queries meet, where these are more than HAI_FEW_UNCUT
    kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
                       rows of float32

@@ -73,9 +73,9 @@ static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->slidi
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
-   attention n_query decides for every number of heads, so that heads which share keys compute what they would
-   compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so fast that
-   fewer queries are few. */
+   attention n_query decides for every number of heads, so that heads which share keys compute what they
+   would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
+   fast that fewer queries are few. */
 static hai_index hai_few_queries(const hai_plan *plan) {
   return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
 }
