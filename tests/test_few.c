@@ -1,5 +1,5 @@
-/* The arithmetic of few queries by every kernel that this machine has, against double precision and the scalar
-   kernel; and how few queries' keys are cut into parts. */
+/* The arithmetic of few queries by every kernel that this machine has, plain C included, against double
+   precision; and how few queries' keys are cut into parts. */
 #include "support.h"
 #include "formats.h"
 
@@ -27,8 +27,8 @@ static int reads(const hai_few_kernel *kernel, hyperattn_dtype dtype) {
 enum { POOL = 70, CHUNK = 64, GUARD = 16, MOST_DIM = 576, FEW_QUERIES = 16, ALIGN = 64 };
 static const float guard = -77.0f;
 
-/* Different rows and their numbers. They lie at addresses that are multiples of an element's size, and of no
-   more: every second one of a kind that has 2 bytes at an odd multiple of these. Nothing lies behind the last. */
+/* Different rows and their numbers. Each lies at an odd multiple of an element's size, the least alignment
+   that there may be (Q8_0: of 2 bytes). Nothing lies behind the last. */
 typedef struct pool {
   hyperattn_dtype dtype;
   int64_t dim;
@@ -40,7 +40,7 @@ typedef struct pool {
 static pool new_pool(hyperattn_dtype dtype, int64_t dim, uint64_t *random) {
   pool x = {dtype, dim, NULL, {NULL}, many_gaussians(POOL * dim, splitmix(random))};
   size_t unit = dtype == HYPERATTN_F32 ? 4 : 2, bytes = row_bytes(dtype, dim);
-  size_t step = bytes + (bytes / unit % 2 ? 2 : 1) * unit;
+  size_t step = bytes + (bytes / unit % 2 ? 1 : 2) * unit; /* an even number of units */
   x.memory = (char *)test_alloc(unit + (POOL - 1) * step + bytes);
   for (int r = 0; r < POOL; r++) {
     char *at = x.memory + unit + (size_t)r * step;
@@ -51,8 +51,8 @@ static pool new_pool(hyperattn_dtype dtype, int64_t dim, uint64_t *random) {
 }
 static void free_pool(pool *x) { free(x->memory), free(x->numbers); }
 
-/* A list of rows: any order, with repeats. Rows behind the n that are met are there, but hold no numbers. Rows
-   that are to be loaded ahead may be anywhere, even where there is no memory. */
+/* A list of rows: any order, with repeats. Rows behind the n that are met are there, but hold no numbers.
+   Rows that are to be loaded ahead may be anywhere, even where there is no memory. */
 typedef struct chunk {
   const pool *of;
   int row[CHUNK];
@@ -101,8 +101,8 @@ static void for_each_shape(few_check *check, int least_keys, uint64_t seed) {
     for (int dtype = HYPERATTN_F32; dtype < HYPERATTN_CUSTOM; dtype++)
       for (int64_t steps = 1; steps <= 20 && reads(kernels[k], (hyperattn_dtype)dtype); steps++) {
         int64_t dim = steps * kernels[k]->step <= MOST_DIM ? steps * kernels[k]->step : MOST_DIM;
-        pool rows = new_pool((hyperattn_dtype)dtype, kernels[k]->step == 1 && steps > 16 ? steps * 28 : dim,
-                             &seed);
+        pool rows =
+            new_pool((hyperattn_dtype)dtype, kernels[k]->step == 1 && steps > 16 ? steps * 28 : dim, &seed);
         for (int n = 1; n <= kernels[k]->most; n++)
           for (int n_keys = least_keys; n_keys <= CHUNK;
                n_keys += steps == 1 || n_keys < 2 ? 1 : (int)any_of(&seed, 7, IS_FAST_BUILD ? 40 : 70))
@@ -177,7 +177,7 @@ static void test_values(void **state) {
 
 /* ---- What is not finite ---- */
 
-/* A number that is not finite: x if a product with it, of `sign`, is what it must be. */
+/* Is x what a sum is that has the product of a factor and of a number that is not finite? */
 static int is_product(float x, float bad, float factor) {
   if (isnan(bad) || factor == 0.0f) return isnan(x);
   return x == (factor > 0.0f ? bad : -bad);
@@ -185,7 +185,8 @@ static int is_product(float x, float bad, float factor) {
 
 /* It changes the score of its own key, and its own coordinate of the results; all else keeps its bits. */
 static void check_bad_number(const hai_few_kernel *kernel, float bad, uint64_t *random) {
-  int64_t dim = kernel->step == 1 ? 50 : kernel->step * any_of(random, 1, 3), t = any_of(random, 0, dim - 1);
+  int64_t dim = kernel->step == 1 ? 50 : kernel->step * any_of(random, 1, 3),
+          t = any_of(random, 0, dim - 1);
   int n = (int)any_of(random, 1, kernel->most), n_keys = (int)any_of(random, 1, CHUNK),
       at = (int)any_of(random, 0, n_keys - 1);
   pool rows = new_pool(HYPERATTN_F32, dim, random);
@@ -235,14 +236,14 @@ typedef struct softmax_call {
 } softmax_call;
 
 enum {
-  STAYS,   /* no score is above m */
-  RISES,   /* the largest is, by less than HAI_LEAP */
-  LEAPS,   /* by more */
+  STAYS,      /* no score is above m */
+  RISES,      /* the largest is, by less than HAI_LEAP */
+  LEAPS,      /* by more */
   JUST_LEAPS, /* by just that, where there are no log-weights */
-  BEGINS,  /* there is no state */
-  EMPTY,   /* all scores are -inf */
-  HIDDEN,  /* no key is visible */
-  HUGE_ONES, /* scores of +-1e5 */
+  BEGINS,     /* there is no state */
+  EMPTY,      /* all scores are -inf */
+  HIDDEN,     /* no key is visible */
+  HUGE_ONES,  /* scores of +-1e5 */
   NOT_A_NUMBER,
   INFINITE,
   N_KINDS
@@ -254,7 +255,8 @@ static void fill_row(softmax_call *c, int i, int kind, uint64_t *random) {
   uint64_t all = hai_lane_bits(0, c->n_keys);
   c->visible[i] = any_of(random, 0, 1) ? all : (splitmix(random) & all) | (uint64_t)1 << at;
   c->m[i] = 20.0f, c->l[i] = 1.0f + (float)splitmix_uniform(random);
-  for (int j = 0; j < CHUNK; j++) { /* all below m, even with log-weights; those that are not met do not count */
+  for (int j = 0; j < CHUNK;
+       j++) { /* all below m, even with log-weights; those that are not met do not count */
     score[j] = -10.0f + 2.0f * test_gaussian(random);
     if (kind == HUGE_ONES) score[j] *= j % 3 ? 1e4f : -1e4f;
     if (kind == EMPTY || (j != at && !any_of(random, 0, 9))) score[j] = -INFINITY;
@@ -364,7 +366,8 @@ static hyperattn_problem any_shape(uint64_t *random) {
   p.n_heads = p.n_kv_heads * any_of(random, 1, any_of(random, 1, 40));
   p.n_query = any_of(random, 1, 17), p.n_key = one_of(random, lengths, 15) + any_of(random, 0, 70);
   p.head_dim = any_of(random, 1, MOST_DIM), p.value_dim = any_of(random, 1, MOST_DIM);
-  if (any_of(random, 0, 1)) p.head_dim = (p.head_dim + 31) / 32 * 32, p.value_dim = (p.value_dim + 31) / 32 * 32;
+  if (any_of(random, 0, 1))
+    p.head_dim = (p.head_dim + 31) / 32 * 32, p.value_dim = (p.value_dim + 31) / 32 * 32;
   p.causal = (int)any_of(random, 0, 1);
   p.query.dtype = (hyperattn_dtype)any_of(random, 0, HYPERATTN_BF16);
   p.key.dtype = (hyperattn_dtype)any_of(random, 0, HYPERATTN_CUSTOM);
@@ -388,7 +391,8 @@ static hyperattn_params any_params(uint64_t *random) {
    not seen by any row, before the first part, is none. */
 static void check_parts(const hai_plan *plan, const hyperattn_params *params) {
   const hyperattn_problem *p = plan->problem;
-  hai_index parts = hai_few_parts(plan), begin = hai_few_begin(plan), seen = plan->n_key - begin, first, last;
+  hai_index parts = hai_few_parts(plan), begin = hai_few_begin(plan), seen = plan->n_key - begin, first,
+            last;
   for (int64_t i = 0; i < p->n_query; i++) {
     hai_seen_keys(plan, (hai_index)i, &first, &last);
     assert_true(begin <= first);
@@ -470,8 +474,8 @@ static void check_memory(const hai_plan *plan) {
               {few->values.widened, few->values.widened ? CHUNK * few->value_dim : 0}};
   assert_true(few->key_dim >= plan->head_dim && few->value_dim >= plan->value_dim);
   for (int i = 0; i < 8; i++) {
-    const char *begin = (const char *)part[i].at, *end = (const char *)(part[i].at + part[i].floats);
     if (!part[i].floats) continue;
+    const char *begin = (const char *)part[i].at, *end = (const char *)(part[i].at + part[i].floats);
     assert_true(base <= begin && end <= base + bytes);
     for (int j = 0; j < i; j++)
       assert_true(!part[j].floats || begin >= (const char *)(part[j].at + part[j].floats) ||
@@ -577,7 +581,7 @@ static void test_merge(void **state) {
   (void)state;
   for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++) {
     if (!hai_kernel_of((hyperattn_isa)isa)) continue;
-    for (hai_index parts = 3; parts < 200; parts += parts > 62 && parts < 66 ? 1 : 10)
+    for (hai_index parts = 3; parts<200; parts += parts> 62 && parts < 66 ? 1 : 10)
       check_merge((hyperattn_isa)isa, parts, 0, &random);
     check_merge((hyperattn_isa)isa, 1300, 1, &random);
   }
