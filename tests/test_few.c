@@ -536,8 +536,8 @@ static void test_tasks(void **state) {
 enum { DIM = 5, QUERIES = 3, HEADS = 2, ROWS = HEADS * QUERIES };
 
 /* A part's state of a row: o [dim], m, l. Some parts have seen no key, those of row 1 none; in row 4 the
-   first one's scores were all NaN. With `rounding`, the first part's sums are so large that a float loses those
-   of the others, one by one. */
+   first one's scores were all NaN. With `rounding`, the first part's sums are so large that a float loses
+   those of the others, one by one. */
 static void make_state(float *o, hai_index dim, int row, hai_index part, int rounding, uint64_t *random) {
   int is_first = part == 0, is_empty = !rounding && (row == 1 || !any_of(random, 0, 3));
   memset(o, 0, (size_t)dim * sizeof *o);
