@@ -152,9 +152,10 @@
                     first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
      few queries    in a call that approximates nothing, at most so many of each head that a kernel of
-                    their own takes less time: 4 to 16, by ISA; 4 where products of BF16 could take more. So in
-                    decoding and where drafts are checked. It reads the keys and values of a kv head once for
-                    all query heads (for up to 64 queries; in plain C, 8)
+                    their own takes less time: 16 by AVX-512, 8 by NEON, 4 by AVX2, in plain C, and where
+                    products of BF16 could take more. So in decoding, and where drafts are checked. It reads
+                    the keys and values of a kv head once for all query heads (for up to 64 queries; in plain
+                    C, 8)
      part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
