@@ -1,5 +1,7 @@
 /* The arithmetic of few queries by every kernel that this machine has, plain C included, against double
    precision; and how few queries' keys are cut into parts. */
+#include <float.h>
+
 #include "support.h"
 #include "formats.h"
 
@@ -593,7 +595,8 @@ static void test_merge(void **state) {
     if (!hai_kernel_of((hyperattn_isa)isa)) continue;
     for (hai_index parts = 3; parts<200; parts += parts> 62 && parts < 66 ? 1 : 10)
       check_merge((hyperattn_isa)isa, parts, 0, &random);
-    check_merge((hyperattn_isa)isa, 1300, 1, &random);
+    if (FLT_EVAL_METHOD == 0) /* x87 rounds a sum only when it is stored, and finds no loss */
+      check_merge((hyperattn_isa)isa, 1300, 1, &random);
   }
 }
 
