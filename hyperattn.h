@@ -1337,10 +1337,10 @@ typedef struct hai_few_rows {
 typedef struct hai_few_kernel {
   /* score[i][j] = sum_t query[i][t] * key[j][t]; scores of keys beyond the last may be written too. */
   void (*scores)(const hai_few_rows *keys, const float *query, int n, float *score);
-  /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i; nothing makes up for what rounding
-     takes from l [n]. */
-  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible, float *m,
-                  float *l, float *factor);
+  /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
+     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from l [n]. */
+  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
+                  float *m, float *l, float *factor);
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
@@ -1863,7 +1863,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-#define HAI_PARTS 2
+#define HAI_STEP_REGISTERS 2
 #define HAI_MOST_ROWS 4
 #define HAI_MOST_QUERIES 16
 /* ======== src/kernel_vector.h ======== */
@@ -2393,7 +2393,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
-     HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
@@ -2401,7 +2401,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
    gives; their order does not depend on how many rows are taken at once. */
 
-enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -2417,42 +2417,42 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
 HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
   if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
-/* Register `part` of the step at `at`. */
-HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
-                                                   const int part, HAI_VECTOR scale) {
-  const int t = part * HAI_WIDTH;
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                   const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
   if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
   return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
 }
 
-#if HAI_PARTS == 2
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1)
-#elif HAI_PARTS == 4
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
 #else
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
 /* ---- Scores ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define HAI_ROW_ADD(r, i, part) \
-  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (part)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, part)                   \
-  x = HAI_ISA(row_part)(dtype, at, part, scale); \
-  HAI_ROW_ADD(r, 0, part)                        \
-  HAI_ROW_ADD(r, 1, part)                        \
-  HAI_ROW_ADD(r, 2, part)                        \
-  HAI_ROW_ADD(r, 3, part)
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                   \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                        \
+  HAI_ROW_ADD(r, 1, k)                        \
+  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
-  HAI_EACH_PART(HAI_ROW_TIMES, r)
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
@@ -2562,10 +2562,10 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 #define HAI_VALUE_SUM(k) \
   HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
 #define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_PARTS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_PARTS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_PARTS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
-  x = HAI_ISA(row_part)(dtype, at, (k) % HAI_PARTS, scale);
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
 #define HAI_VALUE_ADD(k)                                                                          \
@@ -2620,11 +2620,11 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
     if (most == 8 && left >= 8) {
       HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
       done = 8 * HAI_WIDTH;
-    } else if (HAI_PARTS <= 4 && left >= 4) {
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
       HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
       done = 4 * HAI_WIDTH;
     } else {
-      HAI_ISA(some_values)(dtype, n, HAI_PARTS, values, begin, weight, factor, o);
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
       done = HAI_ISA(row_step);
     }
   }
@@ -2662,7 +2662,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
-#undef HAI_EACH_PART
+#undef HAI_EACH_OF_STEP
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES
@@ -2694,7 +2694,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
-#undef HAI_PARTS
+#undef HAI_STEP_REGISTERS
 #undef HAI_MOST_ROWS
 #undef HAI_MOST_QUERIES
 
@@ -3166,7 +3166,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
-#undef HAI_PARTS
+#undef HAI_STEP_REGISTERS
 #undef HAI_MOST_ROWS
 #undef HAI_MOST_QUERIES
 
@@ -3504,7 +3504,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 0
-#define HAI_PARTS 4
+#define HAI_STEP_REGISTERS 4
 #define HAI_MOST_ROWS 2
 #define HAI_MOST_QUERIES 4
 /* ======== src/kernel_vector.h ======== */
@@ -4034,7 +4034,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
-     HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
@@ -4042,7 +4042,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
    gives; their order does not depend on how many rows are taken at once. */
 
-enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -4058,42 +4058,42 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
 HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
   if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
-/* Register `part` of the step at `at`. */
-HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
-                                                   const int part, HAI_VECTOR scale) {
-  const int t = part * HAI_WIDTH;
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                   const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
   if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
   return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
 }
 
-#if HAI_PARTS == 2
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1)
-#elif HAI_PARTS == 4
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
 #else
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
 /* ---- Scores ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define HAI_ROW_ADD(r, i, part) \
-  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (part)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, part)                   \
-  x = HAI_ISA(row_part)(dtype, at, part, scale); \
-  HAI_ROW_ADD(r, 0, part)                        \
-  HAI_ROW_ADD(r, 1, part)                        \
-  HAI_ROW_ADD(r, 2, part)                        \
-  HAI_ROW_ADD(r, 3, part)
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                   \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                        \
+  HAI_ROW_ADD(r, 1, k)                        \
+  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
-  HAI_EACH_PART(HAI_ROW_TIMES, r)
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
@@ -4203,10 +4203,10 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 #define HAI_VALUE_SUM(k) \
   HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
 #define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_PARTS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_PARTS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_PARTS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
-  x = HAI_ISA(row_part)(dtype, at, (k) % HAI_PARTS, scale);
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
 #define HAI_VALUE_ADD(k)                                                                          \
@@ -4261,11 +4261,11 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
     if (most == 8 && left >= 8) {
       HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
       done = 8 * HAI_WIDTH;
-    } else if (HAI_PARTS <= 4 && left >= 4) {
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
       HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
       done = 4 * HAI_WIDTH;
     } else {
-      HAI_ISA(some_values)(dtype, n, HAI_PARTS, values, begin, weight, factor, o);
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
       done = HAI_ISA(row_step);
     }
   }
@@ -4303,7 +4303,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
-#undef HAI_EACH_PART
+#undef HAI_EACH_OF_STEP
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES
@@ -4335,7 +4335,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
-#undef HAI_PARTS
+#undef HAI_STEP_REGISTERS
 #undef HAI_MOST_ROWS
 #undef HAI_MOST_QUERIES
 
@@ -4485,7 +4485,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-#define HAI_PARTS 8
+#define HAI_STEP_REGISTERS 8
 #define HAI_MOST_ROWS 2
 #define HAI_MOST_QUERIES 8
 /* ======== src/kernel_vector.h ======== */
@@ -5015,7 +5015,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
-     HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
@@ -5023,7 +5023,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
    gives; their order does not depend on how many rows are taken at once. */
 
-enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -5039,42 +5039,42 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
 HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
   if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
-/* Register `part` of the step at `at`. */
-HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
-                                                   const int part, HAI_VECTOR scale) {
-  const int t = part * HAI_WIDTH;
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                   const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
   if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
   return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
 }
 
-#if HAI_PARTS == 2
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1)
-#elif HAI_PARTS == 4
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
 #else
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
 /* ---- Scores ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define HAI_ROW_ADD(r, i, part) \
-  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (part)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, part)                   \
-  x = HAI_ISA(row_part)(dtype, at, part, scale); \
-  HAI_ROW_ADD(r, 0, part)                        \
-  HAI_ROW_ADD(r, 1, part)                        \
-  HAI_ROW_ADD(r, 2, part)                        \
-  HAI_ROW_ADD(r, 3, part)
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                   \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                        \
+  HAI_ROW_ADD(r, 1, k)                        \
+  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
-  HAI_EACH_PART(HAI_ROW_TIMES, r)
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
@@ -5184,10 +5184,10 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 #define HAI_VALUE_SUM(k) \
   HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
 #define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_PARTS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_PARTS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_PARTS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
-  x = HAI_ISA(row_part)(dtype, at, (k) % HAI_PARTS, scale);
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
 #define HAI_VALUE_ADD(k)                                                                          \
@@ -5242,11 +5242,11 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
     if (most == 8 && left >= 8) {
       HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
       done = 8 * HAI_WIDTH;
-    } else if (HAI_PARTS <= 4 && left >= 4) {
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
       HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
       done = 4 * HAI_WIDTH;
     } else {
-      HAI_ISA(some_values)(dtype, n, HAI_PARTS, values, begin, weight, factor, o);
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
       done = HAI_ISA(row_step);
     }
   }
@@ -5284,7 +5284,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
-#undef HAI_EACH_PART
+#undef HAI_EACH_OF_STEP
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES
@@ -5316,7 +5316,7 @@ static const hai_few_kernel HAI_ISA(few) = {
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
-#undef HAI_PARTS
+#undef HAI_STEP_REGISTERS
 #undef HAI_MOST_ROWS
 #undef HAI_MOST_QUERIES
 
@@ -5782,7 +5782,7 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
-#undef HAI_PARTS
+#undef HAI_STEP_REGISTERS
 #undef HAI_MOST_ROWS
 #undef HAI_MOST_QUERIES
 
@@ -8753,7 +8753,8 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 /* Few queries: exact attention where a tile's lanes would stay empty, as in decoding. Coordinates lie in the
    lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
    into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
-   n_query and the sliding window. A row's result depends neither on other rows nor on how many there are. */
+   n_query and the sliding window. Given the parts, a row's result depends neither
+   on other rows nor on how many there are. */
 
 /* ---- Parts of the keys ---- */
 
@@ -9108,23 +9109,25 @@ HAI_APART void hai_stage_few(hai_job *job) {
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
-  float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
+  float *l = few->l, *l_lost = few->l + 1, *sum = few->o + dim, *lost = sum + dim, m = -hai_inf(), zero = 0;
   for (part = 0; part < parts; part++)
     m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim] : m;
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
+  *l = *l_lost = 0.0f;
   for (part = 0; part < parts;) {
     for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {
       const float *state = hai_few_state(job, job->head, part, row);
       few->shown[values.n] = HAI_REINTERPRET(const char *, state);
       few->score[values.n] = hai_share(state[dim], m);
-      l = hai_two_sum(l, few->score[values.n] * state[dim + 1], &l_lost);
+      /* read as volatile: a register of more digits would lose nothing that the array then loses */
+      *l = hai_two_sum(*HAI_AS(const volatile float *, l), few->score[values.n] * state[dim + 1], l_lost);
     }
     HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, dim) * sizeof(float));
     few->kernel->few->values(&values, few->score, &zero, 1, few->o);
     for (t = 0; t < dim; t++) sum[t] = hai_two_sum(sum[t], few->o[t], &lost[t]);
   }
   for (t = 0; t < dim; t++) sum[t] += lost[t];
-  hai_few_close_row(job, job->head, row, m, l + l_lost, sum);
+  hai_few_close_row(job, job->head, row, m, *l + *l_lost, sum);
 }
 
 /* The parts of a head's queries become results. */

@@ -117,7 +117,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 0
-#define HAI_PARTS 4
+#define HAI_STEP_REGISTERS 4
 #define HAI_MOST_ROWS 2
 #define HAI_MOST_QUERIES 4
 #include "kernel_vector.h"

@@ -114,7 +114,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-#define HAI_PARTS 2
+#define HAI_STEP_REGISTERS 2
 #define HAI_MOST_ROWS 4
 #define HAI_MOST_QUERIES 16
 #include "kernel_vector.h"

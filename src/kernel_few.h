@@ -1,6 +1,6 @@
 /* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
-     HAI_PARTS               registers of a step: 32 coordinates, a Q8_0 block
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           rows that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
@@ -8,7 +8,7 @@
    Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
    gives; their order does not depend on how many rows are taken at once. */
 
-enum { HAI_ISA(row_step) = HAI_PARTS * HAI_WIDTH };
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -24,42 +24,42 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
 HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
   if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
 }
-/* Register `part` of the step at `at`. */
-HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_part)(const hyperattn_dtype dtype, const char *at,
-                                                   const int part, HAI_VECTOR scale) {
-  const int t = part * HAI_WIDTH;
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                   const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
   if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
   return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
 }
 
-#if HAI_PARTS == 2
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1)
-#elif HAI_PARTS == 4
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
 #else
-#define HAI_EACH_PART(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
 /* ---- Scores ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define HAI_ROW_ADD(r, i, part) \
-  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (part)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, part)                   \
-  x = HAI_ISA(row_part)(dtype, at, part, scale); \
-  HAI_ROW_ADD(r, 0, part)                        \
-  HAI_ROW_ADD(r, 1, part)                        \
-  HAI_ROW_ADD(r, 2, part)                        \
-  HAI_ROW_ADD(r, 3, part)
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                   \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                        \
+  HAI_ROW_ADD(r, 1, k)                        \
+  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);     \
-  HAI_EACH_PART(HAI_ROW_TIMES, r)
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
@@ -169,10 +169,10 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 #define HAI_VALUE_SUM(k) \
   HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
 #define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_PARTS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_PARTS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_PARTS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
-  x = HAI_ISA(row_part)(dtype, at, (k) % HAI_PARTS, scale);
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
 #define HAI_VALUE_ADD(k)                                                                          \
@@ -227,11 +227,11 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
     if (most == 8 && left >= 8) {
       HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
       done = 8 * HAI_WIDTH;
-    } else if (HAI_PARTS <= 4 && left >= 4) {
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
       HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
       done = 4 * HAI_WIDTH;
     } else {
-      HAI_ISA(some_values)(dtype, n, HAI_PARTS, values, begin, weight, factor, o);
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
       done = HAI_ISA(row_step);
     }
   }
@@ -269,7 +269,7 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* queries */ HAI_MOST_QUERIES,
     /* step */ HAI_ISA(row_step)};
 
-#undef HAI_EACH_PART
+#undef HAI_EACH_OF_STEP
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES

@@ -109,7 +109,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
-#define HAI_PARTS 8
+#define HAI_STEP_REGISTERS 8
 #define HAI_MOST_ROWS 2
 #define HAI_MOST_QUERIES 8
 #include "kernel_vector.h"
