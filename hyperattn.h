@@ -1338,7 +1338,8 @@ typedef struct hai_few_kernel {
   /* score[i][j] = sum_t query[i][t] * key[j][t]; scores of keys beyond the last may be written too. */
   void (*scores)(const hai_few_rows *keys, const float *query, int n, float *score);
   /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
-     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from l [n]. */
+     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from
+     l [n]. */
   void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
                   float *m, float *l, float *factor);
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
@@ -9109,25 +9110,23 @@ HAI_APART void hai_stage_few(hai_job *job) {
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
-  float *l = few->l, *l_lost = few->l + 1, *sum = few->o + dim, *lost = sum + dim, m = -hai_inf(), zero = 0;
+  float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
   for (part = 0; part < parts; part++)
     m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim] : m;
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
-  *l = *l_lost = 0.0f;
   for (part = 0; part < parts;) {
     for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {
       const float *state = hai_few_state(job, job->head, part, row);
       few->shown[values.n] = HAI_REINTERPRET(const char *, state);
       few->score[values.n] = hai_share(state[dim], m);
-      /* read as volatile: a register of more digits would lose nothing that the array then loses */
-      *l = hai_two_sum(*HAI_AS(const volatile float *, l), few->score[values.n] * state[dim + 1], l_lost);
+      l = hai_two_sum(l, few->score[values.n] * state[dim + 1], &l_lost);
     }
     HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, dim) * sizeof(float));
     few->kernel->few->values(&values, few->score, &zero, 1, few->o);
     for (t = 0; t < dim; t++) sum[t] = hai_two_sum(sum[t], few->o[t], &lost[t]);
   }
   for (t = 0; t < dim; t++) sum[t] += lost[t];
-  hai_few_close_row(job, job->head, row, m, *l + *l_lost, sum);
+  hai_few_close_row(job, job->head, row, m, l + l_lost, sum);
 }
 
 /* The parts of a head's queries become results. */

@@ -357,25 +357,23 @@ HAI_APART void hai_stage_few(hai_job *job) {
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
-  float *l = few->l, *l_lost = few->l + 1, *sum = few->o + dim, *lost = sum + dim, m = -hai_inf(), zero = 0;
+  float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
   for (part = 0; part < parts; part++)
     m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim] : m;
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
-  *l = *l_lost = 0.0f;
   for (part = 0; part < parts;) {
     for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {
       const float *state = hai_few_state(job, job->head, part, row);
       few->shown[values.n] = HAI_REINTERPRET(const char *, state);
       few->score[values.n] = hai_share(state[dim], m);
-      /* read as volatile: a register of more digits would lose nothing that the array then loses */
-      *l = hai_two_sum(*HAI_AS(const volatile float *, l), few->score[values.n] * state[dim + 1], l_lost);
+      l = hai_two_sum(l, few->score[values.n] * state[dim + 1], &l_lost);
     }
     HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, dim) * sizeof(float));
     few->kernel->few->values(&values, few->score, &zero, 1, few->o);
     for (t = 0; t < dim; t++) sum[t] = hai_two_sum(sum[t], few->o[t], &lost[t]);
   }
   for (t = 0; t < dim; t++) sum[t] += lost[t];
-  hai_few_close_row(job, job->head, row, m, *l + *l_lost, sum);
+  hai_few_close_row(job, job->head, row, m, l + l_lost, sum);
 }
 
 /* The parts of a head's queries become results. */

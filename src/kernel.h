@@ -19,7 +19,8 @@ typedef struct hai_few_kernel {
   /* score[i][j] = sum_t query[i][t] * key[j][t]; scores of keys beyond the last may be written too. */
   void (*scores)(const hai_few_rows *keys, const float *query, int n, float *score);
   /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
-     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from l [n]. */
+     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from
+     l [n]. */
   void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
                   float *m, float *l, float *factor);
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
