@@ -309,10 +309,10 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #ifdef HYPERATTN_NO_FEW
 #define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim) HYPERATTN_BOUND_SIZE(0)
 #else
-#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim)                              \
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim)                               \
   ((n_key) > 4096 ? HYPERATTN_BOUND_SIZE(heads) * (HYPERATTN_BOUND_SIZE(n_key) / 2048 + 1) * \
-                            (64 * (value_dim) + 3072) +                                     \
-                        64                                                                  \
+                            (4 * HYPERATTN_BOUND_QUERIES * ((value_dim) + 48)) +             \
+                        64                                                                   \
                   : HYPERATTN_BOUND_SIZE(0))
 #endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
@@ -355,9 +355,11 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #endif
 #if defined(HYPERATTN_NO_SIMD) || !(defined(__x86_64__) || defined(__aarch64__))
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(16)
+#define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(4)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(1)
 #else
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(48)
+#define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(16)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 

@@ -437,8 +437,8 @@ static void check_states(const hai_plan *plan, double *least) {
   hai_job job;
   static char base;
   assert_true(heads * size + 63 <= bound || !size);
-  if (size && p->n_query >= FEW_QUERIES && (double)bound / (double)(heads * size) < *least)
-    *least = (double)bound / (double)(heads * size);
+  double all = (double)(heads * size) / (double)p->n_query * (double)HYPERATTN_BOUND_QUERIES;
+  if (size && (double)bound / all < *least) *least = (double)bound / all;
   if (parts == 1) return;
   job.plan = plan, job.base = &base, job.batch = plan->problem->batch - 1;
   uintptr_t end = (uintptr_t)&base + begin + heads * size;
