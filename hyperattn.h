@@ -958,11 +958,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Few queries. The bench that compares the two kernels redefines how many are few. */
+/* Few queries. HYPERATTN_WORKSPACE_BOUND_FEW repeats some of these numbers. The bench that compares the two
+   kernels redefines how many are few. */
 #ifndef HAI_FEW_QUERIES
 #define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_BF16 4
+#define HAI_FEW_BF16 4 /* most queries that are few where tiles could take products of bfloat16 */
 #define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
 /* most rows of a task for which keys are read as they lie, if not float32 */
@@ -1328,10 +1329,12 @@ static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t ra
 /* Rows of keys or of values that few queries meet. */
 typedef struct hai_few_rows {
   hyperattn_dtype dtype;
-  hai_index dim;            /* a multiple of the kernel's step */
-  const char *const *row;   /* [HAI_CHUNK], of which all can be read */
-  const char *const *ahead; /* [HAI_CHUNK]: rows that start to load meanwhile; `row` where none need to */
-  int n;                    /* rows that are met */
+  hai_index dim;          /* a multiple of the kernel's step */
+  const char *const *row; /* [HAI_CHUNK], of which all can be read */
+  /* [HAI_CHUNK]: rows that start to load meanwhile, `row` where none need to. They are not read, and may be
+     shorter or of another dtype. */
+  const char *const *ahead;
+  int n; /* rows that are met */
 } hai_few_rows;
 
 /* The same arithmetic for few queries, which are rows and not lanes: queries [n][dim], scores [n][HAI_CHUNK],
@@ -1348,7 +1351,7 @@ typedef struct hai_few_kernel {
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
   int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
-  int step; /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
+  int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
 typedef struct hai_kernel {
@@ -1400,8 +1403,8 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int extra_rows;     /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
-  int value_multiple; /* the dim of `values` is a multiple of it */
+  int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
+  int value_multiple;        /* the dim of `values` is a multiple of it */
   const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
   /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`
      returned. */
@@ -2394,10 +2397,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* ======== src/kernel_few.h ======== */
 
-/* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
-     HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
@@ -2405,6 +2408,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    gives; their order does not depend on how many rows are taken at once. */
 
 enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -2422,7 +2426,7 @@ HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
 }
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
-                                                   const int k, HAI_VECTOR scale) {
+                                                       const int k, HAI_VECTOR scale) {
   const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
@@ -2438,29 +2442,30 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
-/* ---- Scores ---- */
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
 #define HAI_ROW_ADD(r, i, k) \
   if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, k)                   \
+#define HAI_ROW_TIMES(r, k)                       \
   x = HAI_ISA(row_register)(dtype, at, k, scale); \
-  HAI_ROW_ADD(r, 0, k)                        \
-  HAI_ROW_ADD(r, 1, k)                        \
-  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
   HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
-  scale = HAI_ISA(row_scale)(dtype, at);     \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n rows meet at once: many enough for their sums to hide the latency of a multiply-add. A
-   register of a key is loaded once for all rows, one of a query once for all keys. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of 32;
+   AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -2530,7 +2535,7 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly 1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -2560,26 +2565,26 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   }
 }
 
-/* ---- Values ---- */
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
 
-#define HAI_VALUE_SUM(k) \
-  HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
-#define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
   x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
-#define HAI_VALUE_ADD(k)                                                                          \
-  if (registers > k) {                                                                            \
-    HAI_VALUE_READ(k)                                                                             \
-    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k)       \
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                                                              \
-  if (n > i && registers > k)                                                              \
-    HAI_ISA(store)(o + i * dim + (k)*HAI_WIDTH,                                            \
-                   HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)     \
+  if (n > i && registers > k)     \
+    HAI_ISA(store)                \
+    (o + i * dim + (k)*HAI_WIDTH, \
+     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -2590,9 +2595,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
-                                                    const int registers, const hai_few_rows *values,
-                                                    hai_index begin, const float *weight,
-                                                    const float *factor, float *o) {
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
   HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
   HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
              f3 = HAI_VALUE_FACTOR(3);
@@ -2612,7 +2617,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for: whole steps. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
+   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
@@ -4035,10 +4041,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* ======== src/kernel_few.h ======== */
 
-/* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
-     HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
@@ -4046,6 +4052,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    gives; their order does not depend on how many rows are taken at once. */
 
 enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -4063,7 +4070,7 @@ HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
 }
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
-                                                   const int k, HAI_VECTOR scale) {
+                                                       const int k, HAI_VECTOR scale) {
   const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
@@ -4079,29 +4086,30 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
-/* ---- Scores ---- */
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
 #define HAI_ROW_ADD(r, i, k) \
   if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, k)                   \
+#define HAI_ROW_TIMES(r, k)                       \
   x = HAI_ISA(row_register)(dtype, at, k, scale); \
-  HAI_ROW_ADD(r, 0, k)                        \
-  HAI_ROW_ADD(r, 1, k)                        \
-  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
   HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
-  scale = HAI_ISA(row_scale)(dtype, at);     \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n rows meet at once: many enough for their sums to hide the latency of a multiply-add. A
-   register of a key is loaded once for all rows, one of a query once for all keys. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of 32;
+   AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -4171,7 +4179,7 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly 1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -4201,26 +4209,26 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   }
 }
 
-/* ---- Values ---- */
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
 
-#define HAI_VALUE_SUM(k) \
-  HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
-#define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
   x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
-#define HAI_VALUE_ADD(k)                                                                          \
-  if (registers > k) {                                                                            \
-    HAI_VALUE_READ(k)                                                                             \
-    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k)       \
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                                                              \
-  if (n > i && registers > k)                                                              \
-    HAI_ISA(store)(o + i * dim + (k)*HAI_WIDTH,                                            \
-                   HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)     \
+  if (n > i && registers > k)     \
+    HAI_ISA(store)                \
+    (o + i * dim + (k)*HAI_WIDTH, \
+     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -4231,9 +4239,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
-                                                    const int registers, const hai_few_rows *values,
-                                                    hai_index begin, const float *weight,
-                                                    const float *factor, float *o) {
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
   HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
   HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
              f3 = HAI_VALUE_FACTOR(3);
@@ -4253,7 +4261,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for: whole steps. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
+   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
@@ -5016,10 +5025,10 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* ======== src/kernel_few.h ======== */
 
-/* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
    kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
-     HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
@@ -5027,6 +5036,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
    gives; their order does not depend on how many rows are taken at once. */
 
 enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -5044,7 +5054,7 @@ HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
 }
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
-                                                   const int k, HAI_VECTOR scale) {
+                                                       const int k, HAI_VECTOR scale) {
   const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
@@ -5060,29 +5070,30 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
-/* ---- Scores ---- */
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
 #define HAI_ROW_ADD(r, i, k) \
   if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, k)                   \
+#define HAI_ROW_TIMES(r, k)                       \
   x = HAI_ISA(row_register)(dtype, at, k, scale); \
-  HAI_ROW_ADD(r, 0, k)                        \
-  HAI_ROW_ADD(r, 1, k)                        \
-  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
   HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
-  scale = HAI_ISA(row_scale)(dtype, at);     \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n rows meet at once: many enough for their sums to hide the latency of a multiply-add. A
-   register of a key is loaded once for all rows, one of a query once for all keys. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of 32;
+   AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -5152,7 +5163,7 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly 1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -5182,26 +5193,26 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   }
 }
 
-/* ---- Values ---- */
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
 
-#define HAI_VALUE_SUM(k) \
-  HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
-#define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
   x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
-#define HAI_VALUE_ADD(k)                                                                          \
-  if (registers > k) {                                                                            \
-    HAI_VALUE_READ(k)                                                                             \
-    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k)       \
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                                                              \
-  if (n > i && registers > k)                                                              \
-    HAI_ISA(store)(o + i * dim + (k)*HAI_WIDTH,                                            \
-                   HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)     \
+  if (n > i && registers > k)     \
+    HAI_ISA(store)                \
+    (o + i * dim + (k)*HAI_WIDTH, \
+     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -5212,9 +5223,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
-                                                    const int registers, const hai_few_rows *values,
-                                                    hai_index begin, const float *weight,
-                                                    const float *factor, float *o) {
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
   HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
   HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
              f3 = HAI_VALUE_FACTOR(3);
@@ -5234,7 +5245,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for: whole steps. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
+   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
@@ -6169,7 +6181,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return plan->n_query <= most && !plan->depth && !plan->outer;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -6363,7 +6375,9 @@ static size_t hai_count_out(const hai_plan *plan) {
   return hai_times(hai_count_lse(plan), HAI_AS(size_t, plan->value_dim));
 }
 /* Floats of a part's state of a query: o in whole steps of any kernel, m and l, in whole lines. */
-static hai_index hai_few_stride(const hai_plan *plan) { return hai_ceil_div(plan->value_dim, 32) * 32 + 16; }
+static hai_index hai_few_stride(const hai_plan *plan) {
+  return hai_ceil_div(plan->value_dim, HAI_Q8_0_ELEMENTS) * HAI_Q8_0_ELEMENTS + 16;
+}
 /* For the most queries that are few, and the most keys that they can see. */
 static size_t hai_count_few(const hai_plan *plan) {
   hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;
@@ -8770,8 +8784,8 @@ static hai_index hai_few_begin(const hai_plan *plan) {
 static hai_index hai_few_parts(const hai_plan *plan) {
   return hai_few_parts_of(plan->n_key - hai_few_begin(plan));
 }
-/* Tasks of a kv head for each part: some rows each. */
-static hai_index hai_few_blocks(const hai_plan *plan) {
+/* Tasks of a kv head for each part, of HAI_FEW_ROWS rows each. */
+static hai_index hai_few_row_tasks(const hai_plan *plan) {
   return hai_ceil_div(plan->n_query * plan->heads_per_kv, HAI_FEW_ROWS);
 }
 
@@ -8781,23 +8795,23 @@ static hai_index hai_few_blocks(const hai_plan *plan) {
 typedef struct hai_few_query {
   hai_index head, row;
   hai_index first, last; /* it sees keys first .. last */
-  const char *mask; /* its row of the mask, from key 0, by which a slope is multiplied */
+  const char *mask;      /* its row of the mask, from key 0, by which a slope is multiplied */
   float slope;
 } hai_few_query;
 
 typedef struct hai_few {
   const hai_kernel *kernel;
   hai_rows keys, values;
-  hai_index key_dim, value_dim; /* whole steps of coordinates */
-  const char *key[2][HAI_CHUNK], *value[2][HAI_CHUNK]; /* rows of a chunk and of the next, by turns */
+  hai_index key_dim, value_dim;                            /* whole steps of coordinates */
+  const char *key[2][HAI_CHUNK], *value[2][HAI_CHUNK];     /* rows of a chunk and of the next, by turns */
   const char *wide_key[HAI_CHUNK], *wide_value[HAI_CHUNK]; /* rows that are widened before they are met */
-  const char *shown[HAI_CHUNK]; /* values that are not hidden */
+  const char *shown[HAI_CHUNK];                            /* values that are not hidden */
   int n;
   hai_few_query query[HAI_FEW_ROWS];
   uint64_t visible[HAI_FEW_ROWS]; /* bit j: key j of the chunk */
   float m[HAI_FEW_ROWS], l[HAI_FEW_ROWS], factor[HAI_FEW_ROWS];
   float *packed;       /* [n][key_dim]: queries, times the scale of scores */
-  float *o;            /* [n][value_dim], and two rows more */
+  float *o;            /* [n][value_dim], and two rows more, for merging */
   float *score, *bias; /* [most][HAI_CHUNK] */
   float *slope;        /* [HAI_CHUNK], of one row */
 } hai_few;
@@ -8814,8 +8828,8 @@ static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
    so many queries meet that it takes less time to widen them once. */
 static hai_index hai_few_widened(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
   int step = plan->float_kernel->few->step;
-  int reads = hai_is_f32(dtype) || (step > 1 && !hai_is_custom(dtype) &&
-                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
+  int reads = hai_is_f32(dtype) ||
+              (step > 1 && !hai_is_custom(dtype) && hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
   return reads && dim % step == 0 ? 0 : HAI_CHUNK * hai_few_dim(plan, dim);
 }
 /* Bytes of a task's memory, which overlays that of the tile. */
@@ -8829,13 +8843,16 @@ static size_t hai_few_bytes(const hai_plan *plan) {
   return hai_round_up(sizeof(hai_few)) + HAI_AS(size_t, floats) * sizeof(float) + 8 * HAI_ALIGN;
 }
 
-/* Room for widened rows, if they are to be widened: the coordinates behind a row's own stay 0. */
+/* Room for widened rows, if they are to be widened. */
 static void hai_few_room(hai_rows *rows, hai_index floats, hai_index dim, const char **wide, char **at) {
   int j;
   rows->widened = hai_carve(at, floats);
-  if (!floats) return;
-  HYPERATTN_MEMSET(rows->widened, 0, HAI_AS(size_t, floats) * sizeof(float));
-  for (j = 0; j < HAI_CHUNK; j++) wide[j] = HAI_REINTERPRET(const char *, rows->widened + j * dim);
+  for (j = 0; rows->widened && j < HAI_CHUNK; j++)
+    wide[j] = HAI_REINTERPRET(const char *, rows->widened + j * dim);
+}
+/* Coordinates behind a widened row's own are 0. */
+static void hai_few_clear(const hai_rows *rows, hai_index dim) {
+  if (rows->widened) HYPERATTN_MEMSET(rows->widened, 0, HAI_AS(size_t, HAI_CHUNK * dim) * sizeof(float));
 }
 
 static hai_few *hai_few_place(const hai_job *job) {
@@ -8887,12 +8904,15 @@ static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n)
   int i;
   few->n = n;
   for (i = 0; i < n; i++) hai_few_open_row(job, few, i, row + i);
+  hai_few_clear(&few->keys, few->key_dim);
+  hai_few_clear(&few->values, few->value_dim);
   HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, n * few->value_dim) * sizeof(float));
   HYPERATTN_MEMSET(few->score, 0, HAI_AS(size_t, few->kernel->few->most * HAI_CHUNK) * sizeof(float));
 }
 
 /* Writes a row of the result from its state; o is overwritten. */
-static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l, float *o) {
+static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l,
+                              float *o) {
   const hyperattn_problem *p = job->plan->problem;
   hai_index dim = job->plan->value_dim, t;
   char *result = hai_out_row(&p->out, job->batch, head, row);
@@ -8908,8 +8928,9 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
 
 /* ---- A chunk ---- */
 
-/* Where rows begin .. end - 1 lie, at most a chunk. Rows before `first`, which nobody sees, and those behind
-   the last are a row that is there. */
+/* row[j] = where row begin + j lies, of at most a chunk. Rows before `first` are not looked up: nobody sees
+   them, and their page numbers may be invalid. They and the entries behind the last repeat a row that is
+   there, since kernels read several at a time. */
 static void hai_few_walk(const hai_rows *rows, hai_index begin, hai_index end, hai_index first,
                          const char **row) {
   hai_index from = hai_max(begin, first), j = 0, n = end - begin;
@@ -8941,7 +8962,7 @@ static hai_few_rows hai_few_read(const hai_few *few, const hai_rows *rows, hai_i
 }
 
 /* Which of n keys from `key` on each row sees, the mask left out. Returns whether any row sees any. */
-static uint64_t hai_few_look(hai_few *few, hai_index key, int n) {
+static int hai_few_look(hai_few *few, hai_index key, int n) {
   uint64_t any = 0;
   int i;
   for (i = 0; i < few->n; i++) {
@@ -8949,10 +8970,11 @@ static uint64_t hai_few_look(hai_few *few, hai_index key, int n) {
     few->visible[i] = begin < end ? hai_lane_bits(hai_to_int(begin), hai_to_int(end)) : 0;
     any |= few->visible[i];
   }
-  return any;
+  return any != 0;
 }
 
-/* The kernel's functions for lanes take so many of a row's scores from j on at once. */
+/* Functions of tiles take scores [key][lane]. A row's scores pass as those of one key, so many from j on as a
+   tile has lanes. */
 static int hai_few_lanes(const hai_few *few, int j) {
   return hai_to_int(hai_min(few->kernel->lanes, HAI_CHUNK - j));
 }
@@ -8975,7 +8997,8 @@ static void hai_few_mask(const hai_job *job, hai_few *few, int i, hai_index key,
 }
 
 /* What row i's products become: scores. */
-static void hai_few_change(const hai_job *job, hai_few *few, int i, float *score, const float *bias) {
+static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score,
+                                  const float *bias) {
   float softcap = job->plan->problem->softcap;
   int j;
   for (j = 0; HAI_SOFTCAP && softcap > 0.0f && j < HAI_CHUNK; j += few->kernel->lanes)
@@ -9017,7 +9040,7 @@ static void hai_few_meet(const hai_job *job, hai_few *few, int i, int n, hai_ind
   if (!any) return;
   kernel->scores(keys, few->packed + i * few->key_dim, n, few->score);
   for (k = 0; k < n; k++)
-    hai_few_change(job, few, i + k, few->score + k * HAI_CHUNK, few->bias + k * HAI_CHUNK);
+    hai_few_finish_scores(job, few, i + k, few->score + k * HAI_CHUNK, few->bias + k * HAI_CHUNK);
   kernel->softmax(few->score, n, keys->n, HAI_NULL, few->visible + i, few->m + i, few->l + i,
                   few->factor + i);
   for (k = 0; k < n; k = end) {
@@ -9027,8 +9050,20 @@ static void hai_few_meet(const hai_job *job, hai_few *few, int i, int n, hai_ind
   }
 }
 
-/* All rows meet keys begin .. end - 1, chunk by chunk. While scores are computed, the chunk's values start to
-   load; while values are added up, the next chunk's keys. */
+/* What starts to load while the chunk of this turn is met: its values while scores are computed, and the next
+   chunk's keys while values are added up. Rows that are widened have been read before, so that theirs are the
+   next chunk's. */
+static void hai_few_load_ahead(const hai_few *few, int turn, int is_last, hai_few_rows *keys,
+                               hai_few_rows *values) {
+  if (!is_last) values->ahead = few->key[turn ^ 1];
+  if (!few->values.widened)
+    keys->ahead = few->value[turn];
+  else if (!is_last)
+    keys->ahead = few->value[turn ^ 1];
+}
+
+/* All rows meet keys begin .. end - 1, chunk by chunk, in as few sets as can be, of sizes as even as can be:
+   5 queries are 2 and 3. The first set starts to load what comes next. */
 static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_index end) {
   const hai_kernel *kernel = few->kernel;
   hai_index first = end, last = begin - 1, next;
@@ -9053,11 +9088,7 @@ static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_i
     if (!hai_few_look(few, begin, n)) continue;
     keys = hai_few_read(few, &few->keys, few->key_dim, few->key[turn], few->wide_key, n);
     values = hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
-    if (next < end) values.ahead = few->key[turn ^ 1];
-    if (!few->values.widened)
-      keys.ahead = few->value[turn];
-    else if (next < end)
-      keys.ahead = few->value[turn ^ 1];
+    hai_few_load_ahead(few, turn, next == end, &keys, &values);
     sets = (few->n + kernel->few->most - 1) / kernel->few->most;
     for (i = 0; i < sets; i++) {
       int from = few->n * i / sets;
@@ -9073,12 +9104,13 @@ static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_i
 /* A part's state of a query, in the workspace: o, then m and l. */
 static float *hai_few_state(const hai_job *job, hai_index head, hai_index part, hai_index row) {
   const hai_plan *plan = job->plan;
-  hai_index at = (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
+  hai_index at =
+      (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
   return HAI_PLACE(float, job->base + plan->layout.begin[HAI_ARRAY_FEW] + at) +
          (part * plan->n_query + row) * hai_few_stride(plan);
 }
 
-/* Some rows of a kv head meet a part of the keys. */
+/* Some rows of a kv head meet a part of the keys. A sink joins the first part only. */
 HAI_APART void hai_stage_few(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_few *few = hai_few_place(job);
@@ -9107,14 +9139,16 @@ HAI_APART void hai_stage_few(hai_job *job) {
   }
 }
 
-/* Adds up the parts of one query: out of parts that are values, with weights e^(m of the part - m). Sums over
-   HAI_CHUNK parts are added without losing what rounding takes. */
+/* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up o_p
+   as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score holds their
+   weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
   float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
   for (part = 0; part < parts; part++)
-    m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim] : m;
+    m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim]
+                                                          : m;
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
   for (part = 0; part < parts;) {
     for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {
@@ -10119,7 +10153,7 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
 static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_query;
   (void)n_key;
-  return hai_few_blocks(plan) * hai_few_parts(plan);
+  return hai_few_row_tasks(plan) * hai_few_parts(plan);
 }
 /* Queries of all heads that share a kv head. */
 static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {

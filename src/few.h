@@ -15,8 +15,8 @@ static hai_index hai_few_begin(const hai_plan *plan) {
 static hai_index hai_few_parts(const hai_plan *plan) {
   return hai_few_parts_of(plan->n_key - hai_few_begin(plan));
 }
-/* Tasks of a kv head for each part: some rows each. */
-static hai_index hai_few_blocks(const hai_plan *plan) {
+/* Tasks of a kv head for each part, of HAI_FEW_ROWS rows each. */
+static hai_index hai_few_row_tasks(const hai_plan *plan) {
   return hai_ceil_div(plan->n_query * plan->heads_per_kv, HAI_FEW_ROWS);
 }
 
@@ -26,23 +26,23 @@ static hai_index hai_few_blocks(const hai_plan *plan) {
 typedef struct hai_few_query {
   hai_index head, row;
   hai_index first, last; /* it sees keys first .. last */
-  const char *mask; /* its row of the mask, from key 0, by which a slope is multiplied */
+  const char *mask;      /* its row of the mask, from key 0, by which a slope is multiplied */
   float slope;
 } hai_few_query;
 
 typedef struct hai_few {
   const hai_kernel *kernel;
   hai_rows keys, values;
-  hai_index key_dim, value_dim; /* whole steps of coordinates */
-  const char *key[2][HAI_CHUNK], *value[2][HAI_CHUNK]; /* rows of a chunk and of the next, by turns */
+  hai_index key_dim, value_dim;                            /* whole steps of coordinates */
+  const char *key[2][HAI_CHUNK], *value[2][HAI_CHUNK];     /* rows of a chunk and of the next, by turns */
   const char *wide_key[HAI_CHUNK], *wide_value[HAI_CHUNK]; /* rows that are widened before they are met */
-  const char *shown[HAI_CHUNK]; /* values that are not hidden */
+  const char *shown[HAI_CHUNK];                            /* values that are not hidden */
   int n;
   hai_few_query query[HAI_FEW_ROWS];
   uint64_t visible[HAI_FEW_ROWS]; /* bit j: key j of the chunk */
   float m[HAI_FEW_ROWS], l[HAI_FEW_ROWS], factor[HAI_FEW_ROWS];
   float *packed;       /* [n][key_dim]: queries, times the scale of scores */
-  float *o;            /* [n][value_dim], and two rows more */
+  float *o;            /* [n][value_dim], and two rows more, for merging */
   float *score, *bias; /* [most][HAI_CHUNK] */
   float *slope;        /* [HAI_CHUNK], of one row */
 } hai_few;
@@ -59,8 +59,8 @@ static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
    so many queries meet that it takes less time to widen them once. */
 static hai_index hai_few_widened(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
   int step = plan->float_kernel->few->step;
-  int reads = hai_is_f32(dtype) || (step > 1 && !hai_is_custom(dtype) &&
-                                    hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
+  int reads = hai_is_f32(dtype) ||
+              (step > 1 && !hai_is_custom(dtype) && hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
   return reads && dim % step == 0 ? 0 : HAI_CHUNK * hai_few_dim(plan, dim);
 }
 /* Bytes of a task's memory, which overlays that of the tile. */
@@ -74,13 +74,16 @@ static size_t hai_few_bytes(const hai_plan *plan) {
   return hai_round_up(sizeof(hai_few)) + HAI_AS(size_t, floats) * sizeof(float) + 8 * HAI_ALIGN;
 }
 
-/* Room for widened rows, if they are to be widened: the coordinates behind a row's own stay 0. */
+/* Room for widened rows, if they are to be widened. */
 static void hai_few_room(hai_rows *rows, hai_index floats, hai_index dim, const char **wide, char **at) {
   int j;
   rows->widened = hai_carve(at, floats);
-  if (!floats) return;
-  HYPERATTN_MEMSET(rows->widened, 0, HAI_AS(size_t, floats) * sizeof(float));
-  for (j = 0; j < HAI_CHUNK; j++) wide[j] = HAI_REINTERPRET(const char *, rows->widened + j * dim);
+  for (j = 0; rows->widened && j < HAI_CHUNK; j++)
+    wide[j] = HAI_REINTERPRET(const char *, rows->widened + j * dim);
+}
+/* Coordinates behind a widened row's own are 0. */
+static void hai_few_clear(const hai_rows *rows, hai_index dim) {
+  if (rows->widened) HYPERATTN_MEMSET(rows->widened, 0, HAI_AS(size_t, HAI_CHUNK * dim) * sizeof(float));
 }
 
 static hai_few *hai_few_place(const hai_job *job) {
@@ -132,12 +135,15 @@ static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n)
   int i;
   few->n = n;
   for (i = 0; i < n; i++) hai_few_open_row(job, few, i, row + i);
+  hai_few_clear(&few->keys, few->key_dim);
+  hai_few_clear(&few->values, few->value_dim);
   HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, n * few->value_dim) * sizeof(float));
   HYPERATTN_MEMSET(few->score, 0, HAI_AS(size_t, few->kernel->few->most * HAI_CHUNK) * sizeof(float));
 }
 
 /* Writes a row of the result from its state; o is overwritten. */
-static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l, float *o) {
+static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l,
+                              float *o) {
   const hyperattn_problem *p = job->plan->problem;
   hai_index dim = job->plan->value_dim, t;
   char *result = hai_out_row(&p->out, job->batch, head, row);
@@ -153,8 +159,9 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
 
 /* ---- A chunk ---- */
 
-/* Where rows begin .. end - 1 lie, at most a chunk. Rows before `first`, which nobody sees, and those behind
-   the last are a row that is there. */
+/* row[j] = where row begin + j lies, of at most a chunk. Rows before `first` are not looked up: nobody sees
+   them, and their page numbers may be invalid. They and the entries behind the last repeat a row that is
+   there, since kernels read several at a time. */
 static void hai_few_walk(const hai_rows *rows, hai_index begin, hai_index end, hai_index first,
                          const char **row) {
   hai_index from = hai_max(begin, first), j = 0, n = end - begin;
@@ -186,7 +193,7 @@ static hai_few_rows hai_few_read(const hai_few *few, const hai_rows *rows, hai_i
 }
 
 /* Which of n keys from `key` on each row sees, the mask left out. Returns whether any row sees any. */
-static uint64_t hai_few_look(hai_few *few, hai_index key, int n) {
+static int hai_few_look(hai_few *few, hai_index key, int n) {
   uint64_t any = 0;
   int i;
   for (i = 0; i < few->n; i++) {
@@ -194,10 +201,11 @@ static uint64_t hai_few_look(hai_few *few, hai_index key, int n) {
     few->visible[i] = begin < end ? hai_lane_bits(hai_to_int(begin), hai_to_int(end)) : 0;
     any |= few->visible[i];
   }
-  return any;
+  return any != 0;
 }
 
-/* The kernel's functions for lanes take so many of a row's scores from j on at once. */
+/* Functions of tiles take scores [key][lane]. A row's scores pass as those of one key, so many from j on as a
+   tile has lanes. */
 static int hai_few_lanes(const hai_few *few, int j) {
   return hai_to_int(hai_min(few->kernel->lanes, HAI_CHUNK - j));
 }
@@ -220,7 +228,8 @@ static void hai_few_mask(const hai_job *job, hai_few *few, int i, hai_index key,
 }
 
 /* What row i's products become: scores. */
-static void hai_few_change(const hai_job *job, hai_few *few, int i, float *score, const float *bias) {
+static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score,
+                                  const float *bias) {
   float softcap = job->plan->problem->softcap;
   int j;
   for (j = 0; HAI_SOFTCAP && softcap > 0.0f && j < HAI_CHUNK; j += few->kernel->lanes)
@@ -262,7 +271,7 @@ static void hai_few_meet(const hai_job *job, hai_few *few, int i, int n, hai_ind
   if (!any) return;
   kernel->scores(keys, few->packed + i * few->key_dim, n, few->score);
   for (k = 0; k < n; k++)
-    hai_few_change(job, few, i + k, few->score + k * HAI_CHUNK, few->bias + k * HAI_CHUNK);
+    hai_few_finish_scores(job, few, i + k, few->score + k * HAI_CHUNK, few->bias + k * HAI_CHUNK);
   kernel->softmax(few->score, n, keys->n, HAI_NULL, few->visible + i, few->m + i, few->l + i,
                   few->factor + i);
   for (k = 0; k < n; k = end) {
@@ -272,8 +281,20 @@ static void hai_few_meet(const hai_job *job, hai_few *few, int i, int n, hai_ind
   }
 }
 
-/* All rows meet keys begin .. end - 1, chunk by chunk. While scores are computed, the chunk's values start to
-   load; while values are added up, the next chunk's keys. */
+/* What starts to load while the chunk of this turn is met: its values while scores are computed, and the next
+   chunk's keys while values are added up. Rows that are widened have been read before, so that theirs are the
+   next chunk's. */
+static void hai_few_load_ahead(const hai_few *few, int turn, int is_last, hai_few_rows *keys,
+                               hai_few_rows *values) {
+  if (!is_last) values->ahead = few->key[turn ^ 1];
+  if (!few->values.widened)
+    keys->ahead = few->value[turn];
+  else if (!is_last)
+    keys->ahead = few->value[turn ^ 1];
+}
+
+/* All rows meet keys begin .. end - 1, chunk by chunk, in as few sets as can be, of sizes as even as can be:
+   5 queries are 2 and 3. The first set starts to load what comes next. */
 static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_index end) {
   const hai_kernel *kernel = few->kernel;
   hai_index first = end, last = begin - 1, next;
@@ -298,11 +319,7 @@ static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_i
     if (!hai_few_look(few, begin, n)) continue;
     keys = hai_few_read(few, &few->keys, few->key_dim, few->key[turn], few->wide_key, n);
     values = hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
-    if (next < end) values.ahead = few->key[turn ^ 1];
-    if (!few->values.widened)
-      keys.ahead = few->value[turn];
-    else if (next < end)
-      keys.ahead = few->value[turn ^ 1];
+    hai_few_load_ahead(few, turn, next == end, &keys, &values);
     sets = (few->n + kernel->few->most - 1) / kernel->few->most;
     for (i = 0; i < sets; i++) {
       int from = few->n * i / sets;
@@ -318,12 +335,13 @@ static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_i
 /* A part's state of a query, in the workspace: o, then m and l. */
 static float *hai_few_state(const hai_job *job, hai_index head, hai_index part, hai_index row) {
   const hai_plan *plan = job->plan;
-  hai_index at = (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
+  hai_index at =
+      (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
   return HAI_PLACE(float, job->base + plan->layout.begin[HAI_ARRAY_FEW] + at) +
          (part * plan->n_query + row) * hai_few_stride(plan);
 }
 
-/* Some rows of a kv head meet a part of the keys. */
+/* Some rows of a kv head meet a part of the keys. A sink joins the first part only. */
 HAI_APART void hai_stage_few(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_few *few = hai_few_place(job);
@@ -352,14 +370,16 @@ HAI_APART void hai_stage_few(hai_job *job) {
   }
 }
 
-/* Adds up the parts of one query: out of parts that are values, with weights e^(m of the part - m). Sums over
-   HAI_CHUNK parts are added without losing what rounding takes. */
+/* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up
+   o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score holds
+   their weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
   float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
   for (part = 0; part < parts; part++)
-    m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim] : m;
+    m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim]
+                                                          : m;
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
   for (part = 0; part < parts;) {
     for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {

@@ -7,10 +7,12 @@
 /* Rows of keys or of values that few queries meet. */
 typedef struct hai_few_rows {
   hyperattn_dtype dtype;
-  hai_index dim;            /* a multiple of the kernel's step */
-  const char *const *row;   /* [HAI_CHUNK], of which all can be read */
-  const char *const *ahead; /* [HAI_CHUNK]: rows that start to load meanwhile; `row` where none need to */
-  int n;                    /* rows that are met */
+  hai_index dim;          /* a multiple of the kernel's step */
+  const char *const *row; /* [HAI_CHUNK], of which all can be read */
+  /* [HAI_CHUNK]: rows that start to load meanwhile, `row` where none need to. They are not read, and may be
+     shorter or of another dtype. */
+  const char *const *ahead;
+  int n; /* rows that are met */
 } hai_few_rows;
 
 /* The same arithmetic for few queries, which are rows and not lanes: queries [n][dim], scores [n][HAI_CHUNK],
@@ -27,7 +29,7 @@ typedef struct hai_few_kernel {
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
   int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
-  int step; /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
+  int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
 typedef struct hai_kernel {
@@ -79,8 +81,8 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int extra_rows;     /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
-  int value_multiple; /* the dim of `values` is a multiple of it */
+  int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
+  int value_multiple;        /* the dim of `values` is a multiple of it */
   const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
   /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`
      returned. */

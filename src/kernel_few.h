@@ -1,7 +1,7 @@
-/* Template: few queries, in plain C. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
-   kernel_vector.h, with its parameters and primitives, and these:
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
-     HAI_MOST_ROWS           rows that are taken at once, 2 or 4
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
      most(x)                 the largest of all lanes, none of which is NaN
      sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
@@ -9,6 +9,7 @@
    gives; their order does not depend on how many rows are taken at once. */
 
 enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
 
 /* The scale of the step at `at`, for Q8_0. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
@@ -26,7 +27,7 @@ HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
 }
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
-                                                   const int k, HAI_VECTOR scale) {
+                                                       const int k, HAI_VECTOR scale) {
   const int t = k * HAI_WIDTH;
   if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
   if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
@@ -42,29 +43,30 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
-/* ---- Scores ---- */
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
   HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
 #define HAI_ROW_ADD(r, i, k) \
   if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
-#define HAI_ROW_TIMES(r, k)                   \
+#define HAI_ROW_TIMES(r, k)                       \
   x = HAI_ISA(row_register)(dtype, at, k, scale); \
-  HAI_ROW_ADD(r, 0, k)                        \
-  HAI_ROW_ADD(r, 1, k)                        \
-  HAI_ROW_ADD(r, 2, k)                        \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
   HAI_ROW_ADD(r, 3, k)
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
   HAI_ISA(row_by_row)(dtype, n);               \
-  scale = HAI_ISA(row_scale)(dtype, at);     \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n rows meet at once: many enough for their sums to hide the latency of a multiply-add. A
-   register of a key is loaded once for all rows, one of a query once for all keys. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
+   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of
+   32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -134,7 +136,8 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -164,26 +167,26 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   }
 }
 
-/* ---- Values ---- */
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
 
-#define HAI_VALUE_SUM(k) \
-  HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
-#define HAI_VALUE_READ(k)                                                                          \
-  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));                             \
-  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value));                       \
-  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);                                 \
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
   x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
 #define HAI_VALUE_TIMES(i, k) \
   if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
-#define HAI_VALUE_ADD(k)                                                                          \
-  if (registers > k) {                                                                            \
-    HAI_VALUE_READ(k)                                                                             \
-    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k)       \
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                                                              \
-  if (n > i && registers > k)                                                              \
-    HAI_ISA(store)(o + i * dim + (k)*HAI_WIDTH,                                            \
-                   HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)     \
+  if (n > i && registers > k)     \
+    HAI_ISA(store)                \
+    (o + i * dim + (k)*HAI_WIDTH, \
+     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -194,9 +197,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
-                                                    const int registers, const hai_few_rows *values,
-                                                    hai_index begin, const float *weight,
-                                                    const float *factor, float *o) {
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
   HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
   HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
              f3 = HAI_VALUE_FACTOR(3);
@@ -216,7 +219,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for: whole steps. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
+   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {

@@ -82,7 +82,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return plan->n_query <= most && !plan->depth && !plan->outer;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
 }
 
 /* Parts that so many keys are cut into for few queries. */

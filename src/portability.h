@@ -183,11 +183,12 @@
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
-/* Few queries. The bench that compares the two kernels redefines how many are few. */
+/* Few queries. HYPERATTN_WORKSPACE_BOUND_FEW repeats some of these numbers. The bench that compares the two
+   kernels redefines how many are few. */
 #ifndef HAI_FEW_QUERIES
 #define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_BF16 4
+#define HAI_FEW_BF16 4 /* most queries that are few where tiles could take products of bfloat16 */
 #define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
 #define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
 /* most rows of a task for which keys are read as they lie, if not float32 */

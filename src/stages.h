@@ -93,7 +93,7 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
 static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_query;
   (void)n_key;
-  return hai_few_blocks(plan) * hai_few_parts(plan);
+  return hai_few_row_tasks(plan) * hai_few_parts(plan);
 }
 /* Queries of all heads that share a kv head. */
 static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {

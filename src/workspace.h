@@ -69,7 +69,9 @@ static size_t hai_count_out(const hai_plan *plan) {
   return hai_times(hai_count_lse(plan), HAI_AS(size_t, plan->value_dim));
 }
 /* Floats of a part's state of a query: o in whole steps of any kernel, m and l, in whole lines. */
-static hai_index hai_few_stride(const hai_plan *plan) { return hai_ceil_div(plan->value_dim, 32) * 32 + 16; }
+static hai_index hai_few_stride(const hai_plan *plan) {
+  return hai_ceil_div(plan->value_dim, HAI_Q8_0_ELEMENTS) * HAI_Q8_0_ELEMENTS + 16;
+}
 /* For the most queries that are few, and the most keys that they can see. */
 static size_t hai_count_few(const hai_plan *plan) {
   hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;

@@ -23,7 +23,8 @@
 static const char usage[] =
     "usage: llm perplexity | generate | decode | dump | tokens  --model FILE.gguf ...\n"
     "  --text FILE            what is read (generate: or --prompt TEXT)\n"
-    "  --context N            tokens of the window (default: 2048, or what the text has); generate reads all\n"
+    "  --context N            tokens of the window (default: 2048, or what the text has); generate reads "
+    "all\n"
     "  --repeat               the window is its first half, twice\n"
     "  --cycle                a text that is too short starts over\n"
     "  --attention A[,B...]   exact, paper or default; perplexity takes several (default: exact)\n"
