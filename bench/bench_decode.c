@@ -41,8 +41,9 @@ enum { MAX_ROWS = 200, MAX_CACHES = 8, MAX_BLOCKS = 2000, PAGE_ROWS = 16, DATA_R
 typedef struct shape {
   int64_t kv_heads, n_key, key_dim, value_dim;
   hyperattn_dtype dtype;
-  int is_latent, is_paged,
-      is_small;  // values are the first of the keys' numbers; shuffled pages; small pages
+  int is_latent;  // values are the first of the keys' numbers
+  int is_paged;   // rows lie in shuffled pages
+  int is_small;   // memory lies in the system's small pages
 } shape;
 
 typedef struct cache {
@@ -79,7 +80,7 @@ typedef struct lists {
 } lists;
 
 typedef struct bench {
-  int repeat, bar, is_small;
+  int repeat, shows_progress, is_small;
   size_t cache_bytes;
   FILE *csv;
   hyperattn_params params;
@@ -282,7 +283,7 @@ static float *queries(int64_t n, int64_t dim) {
 // Problems that follow one another in a cache, with so many keys each.
 static row *add_problems(const char *name, void (*run)(row *), cache *c, int threads, int n, int heads,
                          int n_query, const int64_t *n_key) {
-  if (b.bar) fprintf(stderr, "\r\033[K%s preparing %s", b.group, name);
+  if (b.shows_progress) fprintf(stderr, "\r\033[K%s preparing %s", b.group, name);
   row *r = add(name, run, threads, reading(threads, c));
   int64_t rows = (int64_t)heads * n_query, dim = c->s.key_dim, at = 0;
   float *q = queries(n * rows, dim), *out = room((size_t)(n * rows * c->s.value_dim) * sizeof *out);
@@ -370,7 +371,7 @@ static void print_table(void) {
 
 // A row's turn in a round: 10 ms at least.
 static void take_turn(row *r, int round) {
-  if (b.bar) fprintf(stderr, "\r\033[K%s %d/%d %s", b.group, round + 1, b.repeat, r->name);
+  if (b.shows_progress) fprintf(stderr, "\r\033[K%s %d/%d %s", b.group, round + 1, b.repeat, r->name);
   for (double first = now(), begin = first, end; begin - first < 0.01; begin = end) {
     if (r->cache) point(r), begin = now();
     run_row(r);
@@ -383,7 +384,7 @@ static void end_table(void) {
   for (int i = 0; i < b.n_caches; i++) free(b.caches[i].k), free(b.caches[i].v);
   for (int round = 0; round < b.repeat; round++)
     for (int i = 0; i < b.n_rows; i++) take_turn(&b.rows[i], round);
-  if (b.bar) fprintf(stderr, "\r\033[K");
+  if (b.shows_progress) fprintf(stderr, "\r\033[K");
   print_table();
   for (int i = 0; i < b.n_rows; i++) pool_close(&b.rows[i].workers);
   while (b.n_blocks) free(b.blocks[--b.n_blocks]);
@@ -593,7 +594,7 @@ int main(int argc, char **argv) {
   if (!elements_named(query, &b.query) || b.query == HYPERATTN_Q8_0)
     fprintf(stderr, "queries are f32, f16 or bf16\n"), exit(2);
   ask_for_amx();
-  b.repeat = atoi(repeat) > 0 ? atoi(repeat) : 1, b.bar = isatty(2);
+  b.repeat = atoi(repeat) > 0 ? atoi(repeat) : 1, b.shows_progress = isatty(2);
   b.cache_bytes = (size_t)atoll(megabytes) * 1000000;
   b.params = hyperattn_default_params(), b.params.method = HYPERATTN_EXACT, b.params.isa = isa_named(isa);
   if (csv) b.csv = open_record(csv, "bench_decode", columns, b.repeat, argc, argv);

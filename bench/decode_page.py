@@ -41,10 +41,9 @@ def is_compared(row: Row) -> bool:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return (
-        "\n".join("| " + " | ".join(cells) + " |" for cells in lines).replace("| --- ", "|---").replace("---|", "---|")
-    )
+    """A table; nothing where it has no rows."""
+    lines = [columns, ["---"] * len(columns), *rows] if rows else []
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines).replace("| --- ", "|---")
 
 
 def milliseconds(seconds: str) -> str:
@@ -177,7 +176,11 @@ def main() -> None:
         _, end, after = rest.partition("<!-- end -->")
         if not begin or not end:
             raise SystemExit(f"{PAGE.name} has no place for {name}")
-        text = before + begin + table() + "\n" + end + after
+        made = table()
+        if not made:
+            record = PEERS_RECORD if name.startswith("peers") else RECORD
+            raise SystemExit(f"docs/{record.name} has no rows for {name}")
+        text = before + begin + made + "\n" + end + after
     PAGE.write_text(text)
 
 

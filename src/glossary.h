@@ -29,7 +29,8 @@
    lane               the place of one query in a tile, and one element of vector registers
    chunk              up to HAI_CHUNK keys that tiles or few queries meet at a time; also a task's share of a
                       rectangle or of the call
-   few queries        where nothing is approximated, so few of each head that hai_is_few: rows and not lanes
+   few queries        up to 4 to 16 queries of each head, by ISA, in a call that approximates nothing
+                      (hai_is_few); their kernels keep them as rows, with coordinates in the lanes
    part               HAI_FEW_KEYS of the keys that few queries meet, where these are more than HAI_FEW_UNCUT
    kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
                       rows of float32

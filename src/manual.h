@@ -151,11 +151,11 @@
      pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
                     first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
-     few queries    in a call that approximates nothing, at most so many of each head that a kernel of
-                    their own takes less time: 16 by AVX-512, 8 by NEON, 4 by AVX2, in plain C, and where
-                    products of BF16 could take more. So in decoding, and where drafts are checked. It reads
-                    the keys and values of a kv head once for all query heads (for up to 64 queries; in plain
-                    C, 8)
+     few queries    at most 16 of each head by AVX-512, 8 by NEON, 4 by AVX2 and in plain C, in a call that
+                    approximates nothing; 4 also where products of BF16 could serve the call. Such are steps
+                    of decoding and drafts that are checked. A kernel of their own reads the keys and values
+                    of a kv head once for all its query heads (for up to 64 queries; 8 in builds without
+                    vector kernels)
      part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -182,7 +182,9 @@
      In exact attention, the last queries of a call have the same bits when they are computed alone over the
      same keys, if both calls are of few queries or neither is; otherwise they differ by rounding. So may few
      queries that see more than 4096 keys through a sliding window, since the first of them decides where
-     parts begin.
+     parts begin. Where no sliding window hides a key, a token of a causal chunk of few queries has the bits
+     of the same token decoded alone when the cache ended with it, if both calls have at most 4096 keys or
+     both have more.
      Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
      of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
      queries from all over the rectangle judge it, together with what they have met before, so later keys
@@ -233,10 +235,14 @@
      or by ARMv8.6's bfloat16 instructions where the compiler's flags allow them.
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
-     64 keys at a time; for few queries vector kernels mostly read it as it lies, and widen it in registers.
+     64 keys at a time. For few queries vector kernels read it as it lies, and widen it in registers, if its
+     dim is a multiple of 32, its dtype is not HYPERATTN_CUSTOM, and a task has at most 16 rows (Q8_0: 6),
+     which are queries times query heads of the kv head.
      Results are, bit for bit, those of the same call on float32 tensors with the same numbers, and out is
      rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's function, likewise.
-     Kernels of BF16 products, which take no few queries, are the exception: they sum in float32 as well,
+     There are two exceptions. Where queries, keys and values are all BF16 and kernels of BF16 products could
+     serve, 5 to 16 queries of a head are not few, even while AMX is possible but not permitted, so that they
+     can differ by rounding. And kernels of BF16 products, which take no few queries, sum in float32 as well,
      but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by
      the sum of the rounded weights, so that equal values are their own mean; lse is that of the exact
      weights.

@@ -18,7 +18,7 @@ import sys
 
 from run import ESSAY, HERE, Row, fetch_model, unpack_texts
 
-HERE_NAME, PEER_NAME = "here", "llama.cpp"
+THIS_NAME, PEER_NAME = "here", "llama.cpp"
 
 
 def rows_of(call: list[str], round_number: int, engine: str) -> list[Row]:
@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace, model: pathlib.Path, folder: pathlib.Pa
     rows = []
     for i in range(options.rounds):
         print(f"round {i + 1} of {options.rounds}", flush=True)
-        rows += rows_of([options.llm, "decode", "--csv", *common], i, HERE_NAME)
+        rows += rows_of([options.llm, "decode", "--csv", *common], i, THIS_NAME)
         if python:
             rows += rows_of([python, str(HERE / "peer.py"), *common], i, PEER_NAME)
     return rows
@@ -60,7 +60,7 @@ def print_table(rows: list[Row], options: argparse.Namespace) -> None:
     print("| keys in the cache | tokens/s | ms a token | of these in attention | llama.cpp tokens/s | ms a token | here over llama.cpp |")
     print("|---|---|---|---|---|---|---|")
     for length in options.lengths.split(","):
-        here, there = fastest(rows, HERE_NAME, length), fastest(rows, PEER_NAME, length)
+        here, there = fastest(rows, THIS_NAME, length), fastest(rows, PEER_NAME, length)
         figures = f"{float(here['tokens_per_second']):.1f} | {float(here['milliseconds']):.2f} | "
         figures += f"{float(here['attention_milliseconds']):.2f} ({float(here['attention_share']):.0%}) | "
         if there:
