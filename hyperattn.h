@@ -2404,8 +2404,8 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* ======== src/kernel_few.h ======== */
 
-/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
-   kernel_vector.h, with its parameters and primitives, and these:
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
@@ -2470,9 +2470,9 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once for
-   all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of 32;
-   AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
+   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
+   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -2542,7 +2542,8 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly 1. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -2624,8 +2625,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
-   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
@@ -4048,8 +4049,8 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* ======== src/kernel_few.h ======== */
 
-/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
-   kernel_vector.h, with its parameters and primitives, and these:
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
@@ -4114,9 +4115,9 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once for
-   all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of 32;
-   AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
+   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
+   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -4186,7 +4187,8 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly 1. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -4268,8 +4270,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
-   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
@@ -5032,8 +5034,8 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 
 /* ======== src/kernel_few.h ======== */
 
-/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim]. Included by
-   kernel_vector.h, with its parameters and primitives, and these:
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
      HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
      HAI_MOST_ROWS           queries that are taken at once, 2 or 4
      HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
@@ -5098,9 +5100,9 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
-/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once for
-   all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of 32;
-   AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
+/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
+   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
+   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -5170,7 +5172,8 @@ HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float
 
 /* ---- Softmax ---- */
 
-/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly 1. */
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
 HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
                                             const uint64_t *visible, float *m, float *l, float *factor) {
   int i, j;
@@ -5252,8 +5255,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
-   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
@@ -9146,9 +9149,9 @@ HAI_APART void hai_stage_few(hai_job *job) {
   }
 }
 
-/* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up o_p
-   as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score holds their
-   weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
+/* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up
+   o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score has
+   their weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};

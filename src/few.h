@@ -371,7 +371,7 @@ HAI_APART void hai_stage_few(hai_job *job) {
 }
 
 /* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up
-   o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score holds
+   o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score has
    their weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
 static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
   hai_index dim = few->value_dim, part, t;

@@ -65,8 +65,8 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
   if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
 
 /* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
-   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18 of
-   32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
+   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
+   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
 HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
 
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
@@ -219,8 +219,8 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
   HAI_ROWS_8(HAI_VALUE_OUT)
 }
 
-/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x 4
-   sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {

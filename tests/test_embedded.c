@@ -221,6 +221,16 @@ static void test_fields_left_out(void **state) {
   }
 }
 
+/* 0 would mean that the call is invalid. */
+static void test_no_query_is_a_call_of_some_phases(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 0, 5000, 8, 8, 1, 1);
+  c.params.method = HYPERATTN_EXACT;
+  assert_true(hyperattn_phase_count(&c.problem, &c.params) > 0);
+  assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, 0), 0);
+  free_call(&c);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
 #ifndef HYPERATTN_NO_HYPER
@@ -229,6 +239,7 @@ int main(void) {
       cmocka_unit_test(test_little_memory),
       cmocka_unit_test(test_left_out),
       cmocka_unit_test(test_fields_left_out),
+      cmocka_unit_test(test_no_query_is_a_call_of_some_phases),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
