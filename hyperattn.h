@@ -162,7 +162,7 @@
    ACCURACY
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
-     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
+     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
@@ -2449,6 +2449,19 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
 /* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
@@ -2517,27 +2530,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
-HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_as)(const hyperattn_dtype dtype, const hai_few_rows *keys,
-                                                  const float *query, int n, float *score) {
-  if (n == 1)
-    HAI_ISA(few_scores_of)(dtype, 1, keys, query, score);
-  else if (n == 2)
-    HAI_ISA(few_scores_of)(dtype, 2, keys, query, score);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_scores_of)(dtype, 3, keys, query, score);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_scores_of)(dtype, 4, keys, query, score);
-}
-HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n,
-                                           float *score) {
-  if (hai_is_f32(keys->dtype))
-    HAI_ISA(few_scores_as)(HYPERATTN_F32, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_F16)
-    HAI_ISA(few_scores_as)(HYPERATTN_F16, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_scores_as)(HYPERATTN_BF16, keys, query, n, score);
-  else
-    HAI_ISA(few_scores_as)(HYPERATTN_Q8_0, keys, query, n, score);
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
 }
 
 /* ---- Softmax ---- */
@@ -2588,11 +2592,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)     \
-  if (n > i && registers > k)     \
-    HAI_ISA(store)                \
-    (o + i * dim + (k)*HAI_WIDTH, \
-     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -2647,28 +2649,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
   }
 }
 
-HAI_TARGET HAI_INLINE void HAI_ISA(few_values_as)(const hyperattn_dtype dtype, const hai_few_rows *values,
-                                                  const float *weight, const float *factor, int n,
-                                                  float *o) {
-  if (n == 1)
-    HAI_ISA(few_values_of)(dtype, 1, values, weight, factor, o);
-  else if (n == 2)
-    HAI_ISA(few_values_of)(dtype, 2, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_values_of)(dtype, 3, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_values_of)(dtype, 4, values, weight, factor, o);
-}
-HAI_TARGET static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight,
-                                           const float *factor, int n, float *o) {
-  if (hai_is_f32(values->dtype))
-    HAI_ISA(few_values_as)(HYPERATTN_F32, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_F16)
-    HAI_ISA(few_values_as)(HYPERATTN_F16, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_values_as)(HYPERATTN_BF16, values, weight, factor, n, o);
-  else
-    HAI_ISA(few_values_as)(HYPERATTN_Q8_0, values, weight, factor, n, o);
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
 }
 
 static const hai_few_kernel HAI_ISA(few) = {
@@ -2680,6 +2672,12 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES
@@ -4094,6 +4092,19 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
 /* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
@@ -4162,27 +4173,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
-HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_as)(const hyperattn_dtype dtype, const hai_few_rows *keys,
-                                                  const float *query, int n, float *score) {
-  if (n == 1)
-    HAI_ISA(few_scores_of)(dtype, 1, keys, query, score);
-  else if (n == 2)
-    HAI_ISA(few_scores_of)(dtype, 2, keys, query, score);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_scores_of)(dtype, 3, keys, query, score);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_scores_of)(dtype, 4, keys, query, score);
-}
-HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n,
-                                           float *score) {
-  if (hai_is_f32(keys->dtype))
-    HAI_ISA(few_scores_as)(HYPERATTN_F32, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_F16)
-    HAI_ISA(few_scores_as)(HYPERATTN_F16, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_scores_as)(HYPERATTN_BF16, keys, query, n, score);
-  else
-    HAI_ISA(few_scores_as)(HYPERATTN_Q8_0, keys, query, n, score);
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
 }
 
 /* ---- Softmax ---- */
@@ -4233,11 +4235,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)     \
-  if (n > i && registers > k)     \
-    HAI_ISA(store)                \
-    (o + i * dim + (k)*HAI_WIDTH, \
-     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -4292,28 +4292,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
   }
 }
 
-HAI_TARGET HAI_INLINE void HAI_ISA(few_values_as)(const hyperattn_dtype dtype, const hai_few_rows *values,
-                                                  const float *weight, const float *factor, int n,
-                                                  float *o) {
-  if (n == 1)
-    HAI_ISA(few_values_of)(dtype, 1, values, weight, factor, o);
-  else if (n == 2)
-    HAI_ISA(few_values_of)(dtype, 2, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_values_of)(dtype, 3, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_values_of)(dtype, 4, values, weight, factor, o);
-}
-HAI_TARGET static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight,
-                                           const float *factor, int n, float *o) {
-  if (hai_is_f32(values->dtype))
-    HAI_ISA(few_values_as)(HYPERATTN_F32, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_F16)
-    HAI_ISA(few_values_as)(HYPERATTN_F16, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_values_as)(HYPERATTN_BF16, values, weight, factor, n, o);
-  else
-    HAI_ISA(few_values_as)(HYPERATTN_Q8_0, values, weight, factor, n, o);
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
 }
 
 static const hai_few_kernel HAI_ISA(few) = {
@@ -4325,6 +4315,12 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES
@@ -5079,6 +5075,19 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
 /* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
@@ -5147,27 +5156,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
-HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_as)(const hyperattn_dtype dtype, const hai_few_rows *keys,
-                                                  const float *query, int n, float *score) {
-  if (n == 1)
-    HAI_ISA(few_scores_of)(dtype, 1, keys, query, score);
-  else if (n == 2)
-    HAI_ISA(few_scores_of)(dtype, 2, keys, query, score);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_scores_of)(dtype, 3, keys, query, score);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_scores_of)(dtype, 4, keys, query, score);
-}
-HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n,
-                                           float *score) {
-  if (hai_is_f32(keys->dtype))
-    HAI_ISA(few_scores_as)(HYPERATTN_F32, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_F16)
-    HAI_ISA(few_scores_as)(HYPERATTN_F16, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_scores_as)(HYPERATTN_BF16, keys, query, n, score);
-  else
-    HAI_ISA(few_scores_as)(HYPERATTN_Q8_0, keys, query, n, score);
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
 }
 
 /* ---- Softmax ---- */
@@ -5218,11 +5218,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)     \
-  if (n > i && registers > k)     \
-    HAI_ISA(store)                \
-    (o + i * dim + (k)*HAI_WIDTH, \
-     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -5277,28 +5275,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
   }
 }
 
-HAI_TARGET HAI_INLINE void HAI_ISA(few_values_as)(const hyperattn_dtype dtype, const hai_few_rows *values,
-                                                  const float *weight, const float *factor, int n,
-                                                  float *o) {
-  if (n == 1)
-    HAI_ISA(few_values_of)(dtype, 1, values, weight, factor, o);
-  else if (n == 2)
-    HAI_ISA(few_values_of)(dtype, 2, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_values_of)(dtype, 3, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_values_of)(dtype, 4, values, weight, factor, o);
-}
-HAI_TARGET static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight,
-                                           const float *factor, int n, float *o) {
-  if (hai_is_f32(values->dtype))
-    HAI_ISA(few_values_as)(HYPERATTN_F32, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_F16)
-    HAI_ISA(few_values_as)(HYPERATTN_F16, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_values_as)(HYPERATTN_BF16, values, weight, factor, n, o);
-  else
-    HAI_ISA(few_values_as)(HYPERATTN_Q8_0, values, weight, factor, n, o);
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
 }
 
 static const hai_few_kernel HAI_ISA(few) = {
@@ -5310,6 +5298,12 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES
@@ -9149,6 +9143,15 @@ HAI_APART void hai_stage_few(hai_job *job) {
   }
 }
 
+/* Does a part count? One whose share is 0 does if it holds a NaN. Its sums may be infinite where its scores
+   are far below the row's, since they were added up by a lower reference. */
+static int hai_few_counts(const float *state, hai_index n, float share) {
+  hai_index t;
+  for (t = 0; share == 0.0f && t < n; t++)
+    if (state[t] != state[t]) return 1;
+  return share != 0.0f;
+}
+
 /* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up
    o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score has
    their weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
@@ -9156,16 +9159,19 @@ static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_i
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
   float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
-  for (part = 0; part < parts; part++)
-    m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim]
-                                                          : m;
+  for (part = 0; part < parts; part++) {
+    float of_part = hai_few_state(job, job->head, part, row)[dim];
+    m = of_part > m ? of_part : m;
+  }
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
   for (part = 0; part < parts;) {
-    for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {
+    for (values.n = 0; values.n < HAI_CHUNK && part < parts; part++) {
       const float *state = hai_few_state(job, job->head, part, row);
+      float share = hai_share(state[dim], m);
+      if (!hai_few_counts(state, dim + 2, share)) continue;
       few->shown[values.n] = HAI_REINTERPRET(const char *, state);
-      few->score[values.n] = hai_share(state[dim], m);
-      l = hai_two_sum(l, few->score[values.n] * state[dim + 1], &l_lost);
+      few->score[values.n++] = share;
+      l = hai_two_sum(l, share * state[dim + 1], &l_lost);
     }
     HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, dim) * sizeof(float));
     few->kernel->few->values(&values, few->score, &zero, 1, few->o);

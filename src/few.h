@@ -370,6 +370,15 @@ HAI_APART void hai_stage_few(hai_job *job) {
   }
 }
 
+/* Does a part count? One whose share is 0 does if it holds a NaN. Its sums may be infinite where its scores
+   are far below the row's, since they were added up by a lower reference. */
+static int hai_few_counts(const float *state, hai_index n, float share) {
+  hai_index t;
+  for (t = 0; share == 0.0f && t < n; t++)
+    if (state[t] != state[t]) return 1;
+  return share != 0.0f;
+}
+
 /* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up
    o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score has
    their weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
@@ -377,16 +386,19 @@ static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_i
   hai_index dim = few->value_dim, part, t;
   hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
   float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
-  for (part = 0; part < parts; part++)
-    m = hai_few_state(job, job->head, part, row)[dim] > m ? hai_few_state(job, job->head, part, row)[dim]
-                                                          : m;
+  for (part = 0; part < parts; part++) {
+    float of_part = hai_few_state(job, job->head, part, row)[dim];
+    m = of_part > m ? of_part : m;
+  }
   HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
   for (part = 0; part < parts;) {
-    for (values.n = 0; values.n < HAI_CHUNK && part < parts; values.n++, part++) {
+    for (values.n = 0; values.n < HAI_CHUNK && part < parts; part++) {
       const float *state = hai_few_state(job, job->head, part, row);
+      float share = hai_share(state[dim], m);
+      if (!hai_few_counts(state, dim + 2, share)) continue;
       few->shown[values.n] = HAI_REINTERPRET(const char *, state);
-      few->score[values.n] = hai_share(state[dim], m);
-      l = hai_two_sum(l, few->score[values.n] * state[dim + 1], &l_lost);
+      few->score[values.n++] = share;
+      l = hai_two_sum(l, share * state[dim + 1], &l_lost);
     }
     HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, dim) * sizeof(float));
     few->kernel->few->values(&values, few->score, &zero, 1, few->o);

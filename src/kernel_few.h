@@ -43,6 +43,19 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
 #endif
 
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
 /* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
 
 #define HAI_ROW_SUMS(r) \
@@ -111,27 +124,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
-HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_as)(const hyperattn_dtype dtype, const hai_few_rows *keys,
-                                                  const float *query, int n, float *score) {
-  if (n == 1)
-    HAI_ISA(few_scores_of)(dtype, 1, keys, query, score);
-  else if (n == 2)
-    HAI_ISA(few_scores_of)(dtype, 2, keys, query, score);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_scores_of)(dtype, 3, keys, query, score);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_scores_of)(dtype, 4, keys, query, score);
-}
-HAI_TARGET static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n,
-                                           float *score) {
-  if (hai_is_f32(keys->dtype))
-    HAI_ISA(few_scores_as)(HYPERATTN_F32, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_F16)
-    HAI_ISA(few_scores_as)(HYPERATTN_F16, keys, query, n, score);
-  else if (keys->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_scores_as)(HYPERATTN_BF16, keys, query, n, score);
-  else
-    HAI_ISA(few_scores_as)(HYPERATTN_Q8_0, keys, query, n, score);
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
 }
 
 /* ---- Softmax ---- */
@@ -182,11 +186,9 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)     \
-  if (n > i && registers > k)     \
-    HAI_ISA(store)                \
-    (o + i * dim + (k)*HAI_WIDTH, \
-     HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -241,28 +243,18 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, c
   }
 }
 
-HAI_TARGET HAI_INLINE void HAI_ISA(few_values_as)(const hyperattn_dtype dtype, const hai_few_rows *values,
-                                                  const float *weight, const float *factor, int n,
-                                                  float *o) {
-  if (n == 1)
-    HAI_ISA(few_values_of)(dtype, 1, values, weight, factor, o);
-  else if (n == 2)
-    HAI_ISA(few_values_of)(dtype, 2, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4 && n == 3)
-    HAI_ISA(few_values_of)(dtype, 3, values, weight, factor, o);
-  else if (HAI_MOST_ROWS == 4)
-    HAI_ISA(few_values_of)(dtype, 4, values, weight, factor, o);
-}
-HAI_TARGET static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight,
-                                           const float *factor, int n, float *o) {
-  if (hai_is_f32(values->dtype))
-    HAI_ISA(few_values_as)(HYPERATTN_F32, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_F16)
-    HAI_ISA(few_values_as)(HYPERATTN_F16, values, weight, factor, n, o);
-  else if (values->dtype == HYPERATTN_BF16)
-    HAI_ISA(few_values_as)(HYPERATTN_BF16, values, weight, factor, n, o);
-  else
-    HAI_ISA(few_values_as)(HYPERATTN_Q8_0, values, weight, factor, n, o);
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
 }
 
 static const hai_few_kernel HAI_ISA(few) = {
@@ -274,6 +266,12 @@ static const hai_few_kernel HAI_ISA(few) = {
     /* step */ HAI_ISA(row_step)};
 
 #undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
 #undef HAI_ROW_SUMS
 #undef HAI_ROW_ADD
 #undef HAI_ROW_TIMES

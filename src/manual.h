@@ -162,7 +162,7 @@
    ACCURACY
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
-     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
+     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out

@@ -383,6 +383,26 @@ static void test_sizes_never_fall(void **state) {
   }
 }
 
+/* Parts whose scores are far below the row's count for nothing, though their own sums overflow. */
+static void test_parts_that_overflow_far_below(void **state) {
+  enum { KEYS = 6144, NEAR = 2048 };
+  (void)state;
+  for (int isa = HYPERATTN_ISA_AUTO; isa <= HYPERATTN_ISA_LAST; isa++) {
+    call c = new_call(1, 1, 1, 1, KEYS, 1, 1, 1, 3);
+    c.params.method = HYPERATTN_EXACT, c.params.isa = (hyperattn_isa)isa, c.problem.scale = 1;
+    c.q[0] = 1;
+    for (int j = 0; j < KEYS; j++) c.k[j] = j < NEAR ? 0.0f : -200.0f, c.v[j] = j < NEAR ? 1.0f : 1e36f;
+    if (hyperattn_workspace_size(&c.problem, &c.params, 1)) {
+      run(&c);
+      assert_below(fabs((double)c.out[0] - 1), 1e-6);
+      c.v[KEYS - 1] = NAN; /* whatever its weight */
+      run(&c);
+      assert_true(isnan(c.out[0]));
+    }
+    free_call(&c);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_lengths),
@@ -397,6 +417,7 @@ int main(void) {
       cmocka_unit_test(test_scores_of_minus_infinity),
       cmocka_unit_test(test_merging_parts_of_the_keys),
       cmocka_unit_test(test_sizes_never_fall),
+      cmocka_unit_test(test_parts_that_overflow_far_below),
   };
   return cmocka_run_group_tests_name("decode", tests, set_up, NULL);
 }
