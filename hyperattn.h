@@ -2426,11 +2426,6 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
 }
-/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
-   any, for which there are not enough registers. */
-HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
-  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
-}
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
                                                        const int k, HAI_VECTOR scale) {
@@ -2477,49 +2472,31 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
-  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
-#define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
-  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
+#define HAI_ROW_OUT(i) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK, c0##i, c1##i, c2##i, c3##i);
 
-/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
-   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
-   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
-HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
-
+/* n queries meet 4 keys at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. More keys, for fewer queries, would be rows in more places, which processors foresee less well.
+   c<key><query> are the sums. Registers: AVX-512 4 x 4 sums, x and scale, 18 of 32; AVX2 and NEON 4 x 2 and
+   these, 10. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
                                                 const char *const *key, const char *const *ahead,
                                                 const float *query, float *score) {
   HAI_VECTOR x, scale;
   const char *at;
   hai_index begin = 0, t;
-  HAI_LONG(HAI_ROW_SUMS)
+  HAI_ROWS_4(HAI_ROW_SUMS)
   for (t = 0; t < dim; t += HAI_ISA(row_step)) {
-    if (n == 1) {
-      HAI_LONG(HAI_ROW_KEY)
-    } else if (n == 2) {
-      HAI_ROWS(HAI_ROW_KEY)
-    } else {
-      HAI_ROWS_4(HAI_ROW_KEY)
-    }
+    HAI_ROWS_4(HAI_ROW_KEY)
     begin += hai_offset(dtype, HAI_ISA(row_step));
     query += HAI_ISA(row_step);
   }
-  HAI_ROW_OUT(0, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(1, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(2, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(3, 0, 0, 1, 2, 3)
-  if (HAI_ISA(few_keys)(n) >= 8) {
-    HAI_ROW_OUT(0, 4, 4, 5, 6, 7)
-    HAI_ROW_OUT(1, 4, 4, 5, 6, 7)
-  }
-#if HAI_N_LONG == 16
-  if (n == 1) {
-    HAI_ROW_OUT(0, 8, 8, 9, 10, 11)
-    HAI_ROW_OUT(0, 12, 12, 13, 14, 15)
-  }
-#endif
+  HAI_ROW_OUT(0)
+  HAI_ROW_OUT(1)
+  HAI_ROW_OUT(2)
+  HAI_ROW_OUT(3)
 }
 
 /* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
@@ -2527,7 +2504,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
                                                   const hai_few_rows *keys, const float *query,
                                                   float *score) {
   int j;
-  for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
+  for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
@@ -4069,11 +4046,6 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
 }
-/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
-   any, for which there are not enough registers. */
-HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
-  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
-}
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
                                                        const int k, HAI_VECTOR scale) {
@@ -4120,49 +4092,31 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
-  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
-#define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
-  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
+#define HAI_ROW_OUT(i) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK, c0##i, c1##i, c2##i, c3##i);
 
-/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
-   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
-   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
-HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
-
+/* n queries meet 4 keys at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. More keys, for fewer queries, would be rows in more places, which processors foresee less well.
+   c<key><query> are the sums. Registers: AVX-512 4 x 4 sums, x and scale, 18 of 32; AVX2 and NEON 4 x 2 and
+   these, 10. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
                                                 const char *const *key, const char *const *ahead,
                                                 const float *query, float *score) {
   HAI_VECTOR x, scale;
   const char *at;
   hai_index begin = 0, t;
-  HAI_LONG(HAI_ROW_SUMS)
+  HAI_ROWS_4(HAI_ROW_SUMS)
   for (t = 0; t < dim; t += HAI_ISA(row_step)) {
-    if (n == 1) {
-      HAI_LONG(HAI_ROW_KEY)
-    } else if (n == 2) {
-      HAI_ROWS(HAI_ROW_KEY)
-    } else {
-      HAI_ROWS_4(HAI_ROW_KEY)
-    }
+    HAI_ROWS_4(HAI_ROW_KEY)
     begin += hai_offset(dtype, HAI_ISA(row_step));
     query += HAI_ISA(row_step);
   }
-  HAI_ROW_OUT(0, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(1, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(2, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(3, 0, 0, 1, 2, 3)
-  if (HAI_ISA(few_keys)(n) >= 8) {
-    HAI_ROW_OUT(0, 4, 4, 5, 6, 7)
-    HAI_ROW_OUT(1, 4, 4, 5, 6, 7)
-  }
-#if HAI_N_LONG == 16
-  if (n == 1) {
-    HAI_ROW_OUT(0, 8, 8, 9, 10, 11)
-    HAI_ROW_OUT(0, 12, 12, 13, 14, 15)
-  }
-#endif
+  HAI_ROW_OUT(0)
+  HAI_ROW_OUT(1)
+  HAI_ROW_OUT(2)
+  HAI_ROW_OUT(3)
 }
 
 /* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
@@ -4170,7 +4124,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
                                                   const hai_few_rows *keys, const float *query,
                                                   float *score) {
   int j;
-  for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
+  for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
@@ -5052,11 +5006,6 @@ HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const
   HAI_PREFETCH(at);
   if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
 }
-/* One row waits for another: clang would convert all keys that one query meets at once before it multiplies
-   any, for which there are not enough registers. */
-HAI_INLINE void HAI_ISA(row_by_row)(const hyperattn_dtype dtype, const int n) {
-  if (dtype == HYPERATTN_Q8_0 && n == 1) __asm__ volatile("" : : : "memory");
-}
 /* Register k of the step at `at`. */
 HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
                                                        const int k, HAI_VECTOR scale) {
@@ -5103,49 +5052,31 @@ HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dty
 #define HAI_ROW_KEY(r)                         \
   at = key[r] + begin;                         \
   HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
-  HAI_ISA(row_by_row)(dtype, n);               \
   scale = HAI_ISA(row_scale)(dtype, at);       \
   HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
-#define HAI_ROW_OUT(i, from, r0, r1, r2, r3) \
-  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK + from, c##r0##i, c##r1##i, c##r2##i, c##r3##i);
+#define HAI_ROW_OUT(i) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK, c0##i, c1##i, c2##i, c3##i);
 
-/* Keys that n queries meet at once: a register of a key is loaded once for all queries, one of a query once
-   for all keys. c<key><query> are the sums. Registers: AVX-512 1 x 16, 2 x 8 or 4 x 4 sums, x and scale, 18
-   of 32; AVX2 1 x 8 or 2 x 4 and these, 10 of 16; NEON as AVX-512, 18 of 32. */
-HAI_INLINE int HAI_ISA(few_keys)(const int n) { return n == 1 ? HAI_N_LONG : n == 2 ? HAI_N_ROWS : 4; }
-
+/* n queries meet 4 keys at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. More keys, for fewer queries, would be rows in more places, which processors foresee less well.
+   c<key><query> are the sums. Registers: AVX-512 4 x 4 sums, x and scale, 18 of 32; AVX2 and NEON 4 x 2 and
+   these, 10. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
                                                 const char *const *key, const char *const *ahead,
                                                 const float *query, float *score) {
   HAI_VECTOR x, scale;
   const char *at;
   hai_index begin = 0, t;
-  HAI_LONG(HAI_ROW_SUMS)
+  HAI_ROWS_4(HAI_ROW_SUMS)
   for (t = 0; t < dim; t += HAI_ISA(row_step)) {
-    if (n == 1) {
-      HAI_LONG(HAI_ROW_KEY)
-    } else if (n == 2) {
-      HAI_ROWS(HAI_ROW_KEY)
-    } else {
-      HAI_ROWS_4(HAI_ROW_KEY)
-    }
+    HAI_ROWS_4(HAI_ROW_KEY)
     begin += hai_offset(dtype, HAI_ISA(row_step));
     query += HAI_ISA(row_step);
   }
-  HAI_ROW_OUT(0, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(1, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(2, 0, 0, 1, 2, 3)
-  HAI_ROW_OUT(3, 0, 0, 1, 2, 3)
-  if (HAI_ISA(few_keys)(n) >= 8) {
-    HAI_ROW_OUT(0, 4, 4, 5, 6, 7)
-    HAI_ROW_OUT(1, 4, 4, 5, 6, 7)
-  }
-#if HAI_N_LONG == 16
-  if (n == 1) {
-    HAI_ROW_OUT(0, 8, 8, 9, 10, 11)
-    HAI_ROW_OUT(0, 12, 12, 13, 14, 15)
-  }
-#endif
+  HAI_ROW_OUT(0)
+  HAI_ROW_OUT(1)
+  HAI_ROW_OUT(2)
+  HAI_ROW_OUT(3)
 }
 
 /* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
@@ -5153,7 +5084,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
                                                   const hai_few_rows *keys, const float *query,
                                                   float *score) {
   int j;
-  for (j = 0; j < keys->n; j += HAI_ISA(few_keys)(n))
+  for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
