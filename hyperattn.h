@@ -64,6 +64,7 @@
      kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
      kernel_tile.h            its scores,
      kernel_values.h          its sums of values,
+     kernel_few.h             and the same for few queries;
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
@@ -85,6 +86,7 @@
      columns.h              pinned keys and sampled columns
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
+     few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
@@ -129,6 +131,7 @@
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
      take as many products of a query and a key as exact attention. examples/demo.c prints time and error
      side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
+     Few queries are exact by the default preset.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -148,12 +151,18 @@
      pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
                     first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
+     few queries    at most 16 of each head by AVX-512, 8 by NEON, 4 by AVX2 and in plain C, in a call that
+                    approximates nothing; 4 also where products of BF16 could serve the call. Such are steps
+                    of decoding and drafts that are checked. A kernel of their own reads the keys and values
+                    of a kv head once for all its query heads (for up to 64 queries; 8 in builds without
+                    vector kernels)
+     part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
    ACCURACY
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
-     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
+     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
@@ -170,6 +179,12 @@
      alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
      values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
      nearest, and restore the mode that they found.
+     In exact attention, the last queries of a call have the same bits when they are computed alone over the
+     same keys, if both calls are of few queries or neither is; otherwise they differ by rounding. So may few
+     queries that see more than 4096 keys through a sliding window, since the first of them decides where
+     parts begin. Where no sliding window hides a key, a token of a causal chunk of few queries has the bits
+     of the same token decoded alone when the cache ended with it, if both calls have at most 4096 keys or
+     both have more.
      Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
      of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
      queries from all over the rectangle judge it, together with what they have met before, so later keys
@@ -179,9 +194,14 @@
    MEMORY
      All of it is the caller's: hyperattn_workspace_size() bytes, of any alignment. Their contents do not
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
+     Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
+     n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
+     each part and each of up to 16 queries of a head.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
-     are already running can drive the phases itself (examples/threads.c does both).
+     are already running can drive the phases itself (examples/threads.c does both). Without a report, an
+     exact call has one phase. Few queries that see more than 4096 keys have two: each part of the keys is a
+     task, for all heads that share them, and then each head's parts are merged.
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_API          what is put before every function; define it alike in each file that includes
                             this one. Default: extern. For a shared library
@@ -192,11 +212,14 @@
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
-     HYPERATTN_ERROR_LEFT_OUT:
+     HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
      HYPERATTN_NO_HYPER     exact attention only
      HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
      HYPERATTN_NO_HALVES    float32 only
-     HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
+     HYPERATTN_NO_FEW       no kernels for few queries: those of many take them, in more time, and a call is
+                            one phase whatever the number of keys
+     HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096 (but not
+                            for few queries, whose parts are shorter)
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
@@ -207,16 +230,22 @@
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
      params.isa. Other compilers get plain C. Results differ between ISAs by rounding; hash buckets do not.
-     Where queries, keys and values are all BF16, products are computed by AMX (on Linux, if the process has
-     asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD), or by ARMv8.6's
-     bfloat16 instructions where the compiler's flags allow them.
+     Where queries, keys and values are all BF16, and queries are not few, products are computed by AMX (on
+     Linux, if the process has asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD),
+     or by ARMv8.6's bfloat16 instructions where the compiler's flags allow them.
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
-     64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
-     numbers, and out is rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's
-     function, likewise. Kernels of BF16 products are the exception: they sum in float32 as well, but round
-     the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of
-     the rounded weights, so that equal values are their own mean; lse is that of the exact weights.
+     64 keys at a time. For few queries vector kernels read it as it lies, and widen it in registers, if its
+     dim is a multiple of 32, its dtype is not HYPERATTN_CUSTOM, and a task has at most 16 rows (Q8_0: 6),
+     which are queries times query heads of the kv head.
+     Results are, bit for bit, those of the same call on float32 tensors with the same numbers, and out is
+     rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's function, likewise.
+     There are two exceptions. Where queries, keys and values are all BF16 and kernels of BF16 products could
+     serve, 5 to 16 queries of a head are not few, even while AMX is possible but not permitted, so that they
+     can differ by rounding. And kernels of BF16 products, which take no few queries, sum in float32 as well,
+     but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by
+     the sum of the rounded weights, so that equal values are their own mean; lse is that of the exact
+     weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (the authors' code encodes).
@@ -468,10 +497,11 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, otherwise AVX-512 */
+  /* vdpbf16ps where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. */
+  HYPERATTN_ISA_AVX512_BF16,
   HYPERATTN_ISA_NEON,
-  /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
-     process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  /* AMX tiles where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. AUTO
+     takes them where the process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
   HYPERATTN_ISA_AMX_BF16,
   HYPERATTN_ISA_LAST = HYPERATTN_ISA_AMX_BF16 /* not one of its own: the largest of these */
 } hyperattn_isa;
@@ -523,22 +553,33 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
    that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
    are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
    is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. Cost: O(log n_key). */
+   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
+   queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
-   no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
-   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
-   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
-   HYPERATTN_SAMPLE_VALUE_NORM. */
+   no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096
+   keys and any number of queries and heads. A mask takes HYPERATTN_WORKSPACE_BOUND_MASK more than either
+   bound, and more than 4096 keys take HYPERATTN_WORKSPACE_BOUND_FEW more, whatever n_query and the method
+   are; that is 0 for fewer keys and under HYPERATTN_NO_FEW. heads = batch * n_heads, n is the larger of
+   n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group,
+   and probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
 #define HYPERATTN_WORKSPACE_BOUND_MASK \
   (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
+#ifdef HYPERATTN_NO_FEW
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim) HYPERATTN_BOUND_SIZE(0)
+#else
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim)                               \
+  ((n_key) > 4096 ? HYPERATTN_BOUND_SIZE(heads) * (HYPERATTN_BOUND_SIZE(n_key) / 2048 + 1) * \
+                            (4 * HYPERATTN_BOUND_QUERIES * ((value_dim) + 48)) +             \
+                        64                                                                   \
+                  : HYPERATTN_BOUND_SIZE(0))
+#endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
@@ -579,9 +620,11 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #endif
 #if defined(HYPERATTN_NO_SIMD) || !(defined(__x86_64__) || defined(__aarch64__))
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(16)
+#define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(4)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(1)
 #else
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(48)
+#define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(16)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 
@@ -616,7 +659,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
-   from, and are 0 for an invalid call. */
+   from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
+   two where few queries (as the manual says) see more than 4096 keys; any other has more than two. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -720,7 +764,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    lse                m + ln l, the logarithm of a sum of e^score
    tile               up to `lanes` queries, packed transposed, with their states
    lane               the place of one query in a tile, and one element of vector registers
-   chunk              up to HAI_CHUNK keys that tiles meet at a time; also a task's part of a rectangle
+   chunk              up to HAI_CHUNK keys that tiles or few queries meet at a time; also a task's share of a
+                      rectangle or of the call
+   few queries        up to 4 to 16 queries of each head, by ISA, in a call that approximates nothing
+                      (hai_is_few); their kernels keep them as rows, with coordinates in the lanes
+   part               HAI_FEW_KEYS of the keys that few queries meet, where these are more than HAI_FEW_UNCUT
    kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
                       rows of float32
    row                one row of a tensor, or an index of it
@@ -873,6 +921,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_CUSTOM 1
 #endif
+#ifdef HYPERATTN_NO_FEW
+#define HAI_FEW 0
+#else
+#define HAI_FEW 1
+#endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
 #else
@@ -911,6 +964,18 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MAX_STAGES 32   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
+
+/* Few queries. HYPERATTN_WORKSPACE_BOUND_FEW repeats some of these numbers. The bench that compares the two
+   kernels redefines how many are few. */
+#ifndef HAI_FEW_QUERIES
+#define HAI_FEW_QUERIES(measured) measured
+#endif
+#define HAI_FEW_BF16 4 /* most queries that are few where tiles could take products of bfloat16 */
+#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
+#define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
+/* most rows of a task for which keys are read as they lie, if not float32 */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
+#define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
@@ -1141,6 +1206,10 @@ HAI_HOT size_t hai_unit_bytes(hyperattn_dtype dtype) {
   if (hai_is_custom(dtype)) return 1;
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
+/* Bytes of so many elements. */
+HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
+}
 static size_t hai_alignment(hyperattn_dtype dtype) {
   return hai_is_f32(dtype) ? sizeof(float) : hai_is_custom(dtype) ? 1 : sizeof(uint16_t);
 }
@@ -1264,6 +1333,34 @@ static hai_index hai_draw(hai_index n, hai_index parts, hai_index i, uint64_t ra
    [begin, end) of the tile, which are multiples of `width`, and leave other lanes alone. A lane's result does
    not depend on which other lanes hold queries. Arrays over lanes have row stride `lanes`. */
 
+/* Rows of keys or of values that few queries meet. */
+typedef struct hai_few_rows {
+  hyperattn_dtype dtype;
+  hai_index dim;          /* a multiple of the kernel's step */
+  const char *const *row; /* [HAI_CHUNK], of which all can be read */
+  /* [HAI_CHUNK]: rows that start to load meanwhile, `row` where none need to. They are not read, and may be
+     shorter or of another dtype. */
+  const char *const *ahead;
+  int n; /* rows that are met */
+} hai_few_rows;
+
+/* The same arithmetic for few queries, which are rows and not lanes: queries [n][dim], scores [n][HAI_CHUNK],
+   o [n][dim], n at most `most`. A query's result does not depend on n. */
+typedef struct hai_few_kernel {
+  /* score[i][j] = sum_t query[i][t] * key[j][t]; scores of keys beyond the last may be written too. */
+  void (*scores)(const hai_few_rows *keys, const float *query, int n, float *score);
+  /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
+     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from
+     l [n]. */
+  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
+                  float *m, float *l, float *factor);
+  /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
+  void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
+  int most;
+  int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
+  int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
+} hai_few_kernel;
+
 typedef struct hai_kernel {
   hyperattn_isa isa;
   hyperattn_dtype dtype; /* of the query, key and value rows that it reads */
@@ -1313,8 +1410,9 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int extra_rows;     /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
-  int value_multiple; /* the dim of `values` is a multiple of it */
+  int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
+  int value_multiple;        /* the dim of `values` is a multiple of it */
+  const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
   /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`
      returned. */
   uint32_t (*enter)(void);
@@ -1328,6 +1426,13 @@ static float hai_two_sum(float sum, float x, float *lost) {
   if (rest == rest) *lost += rest; /* an infinite sum loses nothing */
   return next;
 }
+
+/* The reference after a chunk whose largest score is `high`, m itself included; and what is taken from
+   scores. */
+HAI_HOT float hai_moved(float m, float high) {
+  return high > m && high < m + HAI_LEAP ? high + HAI_AHEAD : high;
+}
+HAI_HOT float hai_shift(float m) { return m == -hai_inf() ? 0.0f : m; }
 
 /* ======== src/kernel_scalar.h ======== */
 
@@ -1416,11 +1521,9 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
       if (visible && !(visible[j] >> i & 1)) *s = -hai_inf();
       if (*s > high) high = *s;
     }
-    if (high > m[i]) {
-      if (high < m[i] + HAI_LEAP) high += HAI_AHEAD;
-      moved = 1;
-    }
-    shift = high == -hai_inf() ? 0.0f : high;
+    if (high > m[i]) moved = 1;
+    high = hai_moved(m[i], high);
+    shift = hai_shift(high);
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
       *s = hai_exp(*s - shift);
@@ -1487,6 +1590,60 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
   }
 }
 
+static void hai_few_scores_scalar(const hai_few_rows *keys, const float *query, int n, float *score) {
+  hai_index t;
+  int i, j;
+  for (i = 0; i < n; i++, query += keys->dim, score += HAI_CHUNK)
+    for (j = 0; j < keys->n; j++) {
+      const float *key = HAI_AS(const float *, HAI_AS(const void *, keys->row[j]));
+      score[j] = 0.0f;
+      for (t = 0; t < keys->dim; t++) score[j] += query[t] * key[t];
+    }
+}
+
+static void hai_few_softmax_scalar(float *score, int n, int n_keys, const float *log_weight,
+                                   const uint64_t *visible, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = 0; i < n; i++, score += HAI_CHUNK) {
+    float high = m[i], shift, sum = 0.0f;
+    for (j = 0; j < n_keys; j++) {
+      if (log_weight) score[j] += log_weight[j];
+      if (!(visible[i] >> j & 1)) score[j] = -hai_inf();
+      if (score[j] > high) high = score[j];
+    }
+    high = hai_moved(m[i], high);
+    shift = hai_shift(high);
+    for (j = 0; j < n_keys; j++) {
+      score[j] = hai_exp(score[j] - shift);
+      sum += score[j];
+    }
+    factor[i] = hai_exp(m[i] - shift);
+    l[i] = l[i] * factor[i] + sum;
+    m[i] = high;
+  }
+}
+
+static void hai_few_values_scalar(const hai_few_rows *values, const float *weight, const float *factor,
+                                  int n, float *o) {
+  hai_index t;
+  int i, j;
+  for (i = 0; i < n; i++, weight += HAI_CHUNK, o += values->dim)
+    for (t = 0; t < values->dim; t++) {
+      float sum = 0.0f;
+      for (j = 0; j < values->n; j++)
+        sum += weight[j] * HAI_AS(const float *, HAI_AS(const void *, values->row[j]))[t];
+      o[t] = o[t] * factor[i] + sum;
+    }
+}
+
+static const hai_few_kernel hai_few_scalar = {
+    /* scores */ hai_few_scores_scalar,
+    /* softmax */ hai_few_softmax_scalar,
+    /* values */ hai_few_values_scalar,
+    /* most */ 1,
+    /* queries */ 4,
+    /* step */ 1};
+
 static const hai_kernel hai_kernel_scalar = {
     /* isa */ HYPERATTN_ISA_SCALAR,
     /* dtype */ HYPERATTN_F32,
@@ -1509,6 +1666,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
@@ -1585,6 +1743,12 @@ static void hai_leave_neon(uint32_t before) {
 }
 #endif
 
+HAI_INLINE int16_t hai_two_bytes(const void *at) {
+  int16_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
 /* Whether n rows are all there. */
 static int hai_rows_present(const void *const *row, int n) {
   int i;
@@ -1625,7 +1789,9 @@ HAI_V_avx512 hai_bf16_avx512(const void *p) {
   __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
-HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
+HAI_V_avx512 hai_half_avx512(const void *p) {
+  return _mm512_cvtph_ps(_mm256_set1_epi16(hai_two_bytes(p)));
+}
 HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
@@ -1670,6 +1836,14 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, t);
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
+HAI_TARGET_avx512 HAI_INLINE float hai_most_avx512(__m512 x) { return _mm512_reduce_max_ps(x); }
+HAI_TARGET_avx512 HAI_INLINE void hai_sums4_avx512(float *to, __m512 a, __m512 b, __m512 c, __m512 d) {
+  __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  __m512 x = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+}
 HAI_V_avx512 hai_gather4_avx512(const void *const *row, hai_index t) {
   __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t));
   x = _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
@@ -1702,6 +1876,9 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
+#define HAI_STEP_REGISTERS 2
+#define HAI_MOST_ROWS 4
+#define HAI_MOST_QUERIES 16
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -1709,7 +1886,7 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -2212,7 +2389,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -2224,6 +2401,275 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   hai_index t = HAI_ISA(widen_most)(HAI_AS(const char *, row), dtype, n, to);
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
+
+/* ======== src/kernel_few.h ======== */
+
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
+     most(x)                 the largest of all lanes, none of which is NaN
+     sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
+   Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
+   gives; their order does not depend on how many rows are taken at once. */
+
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
+
+/* The scale of the step at `at`, for Q8_0. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
+}
+/* Starts to load a step's bytes. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
+  HAI_PREFETCH(at);
+  if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                       const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
+  if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
+  if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
+  if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
+  return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
+}
+
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#else
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#endif
+
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
+
+#define HAI_ROW_SUMS(r) \
+  HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                       \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
+  HAI_ROW_ADD(r, 3, k)
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
+  HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
+#define HAI_ROW_OUT(i) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK, c0##i, c1##i, c2##i, c3##i);
+
+/* n queries meet 4 keys at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. More keys, for fewer queries, would be rows in more places, which processors foresee less well.
+   c<key><query> are the sums. Registers: AVX-512 4 x 4 sums, x and scale, 18 of 32; AVX2 and NEON 4 x 2 and
+   these, 10. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
+                                                const char *const *key, const char *const *ahead,
+                                                const float *query, float *score) {
+  HAI_VECTOR x, scale;
+  const char *at;
+  hai_index begin = 0, t;
+  HAI_ROWS_4(HAI_ROW_SUMS)
+  for (t = 0; t < dim; t += HAI_ISA(row_step)) {
+    HAI_ROWS_4(HAI_ROW_KEY)
+    begin += hai_offset(dtype, HAI_ISA(row_step));
+    query += HAI_ISA(row_step);
+  }
+  HAI_ROW_OUT(0)
+  HAI_ROW_OUT(1)
+  HAI_ROW_OUT(2)
+  HAI_ROW_OUT(3)
+}
+
+/* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *keys, const float *query,
+                                                  float *score) {
+  int j;
+  for (j = 0; j < keys->n; j += 4)
+    HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
+}
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
+}
+
+/* ---- Softmax ---- */
+
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
+HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
+                                            const uint64_t *visible, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR high = HAI_ISA(set1)(m[i]);
+    float before = m[i];
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(load)(at);
+      if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(load)(log_weight + j));
+      s = HAI_ISA(show)(s, visible[i] >> j);
+      HAI_ISA(store)(at, s);
+      high = HAI_ISA(max)(s, high);
+    }
+    m[i] = hai_moved(before, HAI_ISA(most)(high));
+    factor[i] = m[i] == before ? 1.0f : hai_exp(before - hai_shift(m[i]));
+  }
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR shift = HAI_ISA(set1)(hai_shift(m[i])), sum = HAI_ISA(zero)();
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+      HAI_ISA(store)(at, s);
+      sum = HAI_ISA(add)(sum, s);
+    }
+    l[i] = l[i] * factor[i] + HAI_ISA(sum)(sum);
+  }
+}
+
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
+
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
+#define HAI_VALUE_TIMES(i, k) \
+  if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
+  }
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_OUT(k) \
+  HAI_VALUE_STORE(0, k)  \
+  HAI_VALUE_STORE(1, k)  \
+  HAI_VALUE_STORE(2, k)  \
+  HAI_VALUE_STORE(3, k)
+#define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
+#define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
+  HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
+  HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
+             f3 = HAI_VALUE_FACTOR(3);
+  const char *at, *value, *ahead;
+  hai_index dim = values->dim;
+  int j;
+  HAI_ROWS_8(HAI_VALUE_SUM)
+  for (j = 0; j < values->n; j++) {
+    value = values->row[j] + begin;
+    ahead = values->ahead[j] + begin;
+    w0 = HAI_VALUE_WEIGHT(0);
+    w1 = HAI_VALUE_WEIGHT(1);
+    w2 = HAI_VALUE_WEIGHT(2);
+    w3 = HAI_VALUE_WEIGHT(3);
+    HAI_ROWS_8(HAI_VALUE_ADD)
+  }
+  HAI_ROWS_8(HAI_VALUE_OUT)
+}
+
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *values, const float *weight,
+                                                  const float *factor, float *o) {
+  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  hai_index t = 0, done;
+  for (; t < values->dim; t += done, o += done) {
+    hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
+    if (most == 8 && left >= 8) {
+      HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
+      done = 8 * HAI_WIDTH;
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
+      HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
+      done = 4 * HAI_WIDTH;
+    } else {
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
+      done = HAI_ISA(row_step);
+    }
+  }
+}
+
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
+}
+
+static const hai_few_kernel HAI_ISA(few) = {
+    /* scores */ HAI_ISA(few_scores),
+    /* softmax */ HAI_ISA(few_softmax),
+    /* values */ HAI_ISA(few_values),
+    /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
+    /* step */ HAI_ISA(row_step)};
+
+#undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
+#undef HAI_ROW_SUMS
+#undef HAI_ROW_ADD
+#undef HAI_ROW_TIMES
+#undef HAI_ROW_KEY
+#undef HAI_ROW_OUT
+#undef HAI_VALUE_SUM
+#undef HAI_VALUE_READ
+#undef HAI_VALUE_TIMES
+#undef HAI_VALUE_ADD
+#undef HAI_VALUE_STORE
+#undef HAI_VALUE_OUT
+#undef HAI_VALUE_WEIGHT
+#undef HAI_VALUE_FACTOR
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 #undef HAI_SHOW
 #undef HAI_HIGH
@@ -2240,6 +2686,9 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_STEP_REGISTERS
+#undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -2269,6 +2718,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -2708,6 +3158,9 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_STEP_REGISTERS
+#undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_bf16.h, continued ======== */
 
@@ -2737,6 +3190,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
+    /* few */ HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -2916,6 +3370,7 @@ static const hai_kernel hai_kernel_amx = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ HAI_AMX_EXTRA,
     /* value_multiple */ HAI_AMX_ROWS,
+    /* few */ HAI_NULL,
     /* enter */ hai_enter_amx,
     /* leave */ hai_leave_amx};
 #endif
@@ -2949,7 +3404,7 @@ HAI_V_avx2 hai_bf16_avx2(const void *p) {
   __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
+HAI_V_avx2 hai_half_avx2(const void *p) { return _mm256_cvtph_ps(_mm_set1_epi16(hai_two_bytes(p))); }
 HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
@@ -3002,6 +3457,17 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
+HAI_TARGET_avx2 HAI_INLINE float hai_most_avx2(__m256 x) {
+  __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_max_ss(y, _mm_shuffle_ps(y, y, 1)));
+}
+HAI_TARGET_avx2 HAI_INLINE void hai_sums4_avx2(float *to, __m256 a, __m256 b, __m256 c, __m256 d) {
+  __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  __m256 x = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)));
+}
 HAI_V_avx2 hai_gather4_avx2(const void *const *row, hai_index t) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t)),
                               _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
@@ -3030,6 +3496,9 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 0
+#define HAI_STEP_REGISTERS 4
+#define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 4
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -3037,7 +3506,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -3540,7 +4009,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -3552,6 +4021,275 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   hai_index t = HAI_ISA(widen_most)(HAI_AS(const char *, row), dtype, n, to);
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
+
+/* ======== src/kernel_few.h ======== */
+
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
+     most(x)                 the largest of all lanes, none of which is NaN
+     sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
+   Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
+   gives; their order does not depend on how many rows are taken at once. */
+
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
+
+/* The scale of the step at `at`, for Q8_0. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
+}
+/* Starts to load a step's bytes. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
+  HAI_PREFETCH(at);
+  if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                       const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
+  if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
+  if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
+  if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
+  return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
+}
+
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#else
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#endif
+
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
+
+#define HAI_ROW_SUMS(r) \
+  HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                       \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
+  HAI_ROW_ADD(r, 3, k)
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
+  HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
+#define HAI_ROW_OUT(i) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK, c0##i, c1##i, c2##i, c3##i);
+
+/* n queries meet 4 keys at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. More keys, for fewer queries, would be rows in more places, which processors foresee less well.
+   c<key><query> are the sums. Registers: AVX-512 4 x 4 sums, x and scale, 18 of 32; AVX2 and NEON 4 x 2 and
+   these, 10. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
+                                                const char *const *key, const char *const *ahead,
+                                                const float *query, float *score) {
+  HAI_VECTOR x, scale;
+  const char *at;
+  hai_index begin = 0, t;
+  HAI_ROWS_4(HAI_ROW_SUMS)
+  for (t = 0; t < dim; t += HAI_ISA(row_step)) {
+    HAI_ROWS_4(HAI_ROW_KEY)
+    begin += hai_offset(dtype, HAI_ISA(row_step));
+    query += HAI_ISA(row_step);
+  }
+  HAI_ROW_OUT(0)
+  HAI_ROW_OUT(1)
+  HAI_ROW_OUT(2)
+  HAI_ROW_OUT(3)
+}
+
+/* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *keys, const float *query,
+                                                  float *score) {
+  int j;
+  for (j = 0; j < keys->n; j += 4)
+    HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
+}
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
+}
+
+/* ---- Softmax ---- */
+
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
+HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
+                                            const uint64_t *visible, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR high = HAI_ISA(set1)(m[i]);
+    float before = m[i];
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(load)(at);
+      if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(load)(log_weight + j));
+      s = HAI_ISA(show)(s, visible[i] >> j);
+      HAI_ISA(store)(at, s);
+      high = HAI_ISA(max)(s, high);
+    }
+    m[i] = hai_moved(before, HAI_ISA(most)(high));
+    factor[i] = m[i] == before ? 1.0f : hai_exp(before - hai_shift(m[i]));
+  }
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR shift = HAI_ISA(set1)(hai_shift(m[i])), sum = HAI_ISA(zero)();
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+      HAI_ISA(store)(at, s);
+      sum = HAI_ISA(add)(sum, s);
+    }
+    l[i] = l[i] * factor[i] + HAI_ISA(sum)(sum);
+  }
+}
+
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
+
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
+#define HAI_VALUE_TIMES(i, k) \
+  if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
+  }
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_OUT(k) \
+  HAI_VALUE_STORE(0, k)  \
+  HAI_VALUE_STORE(1, k)  \
+  HAI_VALUE_STORE(2, k)  \
+  HAI_VALUE_STORE(3, k)
+#define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
+#define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
+  HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
+  HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
+             f3 = HAI_VALUE_FACTOR(3);
+  const char *at, *value, *ahead;
+  hai_index dim = values->dim;
+  int j;
+  HAI_ROWS_8(HAI_VALUE_SUM)
+  for (j = 0; j < values->n; j++) {
+    value = values->row[j] + begin;
+    ahead = values->ahead[j] + begin;
+    w0 = HAI_VALUE_WEIGHT(0);
+    w1 = HAI_VALUE_WEIGHT(1);
+    w2 = HAI_VALUE_WEIGHT(2);
+    w3 = HAI_VALUE_WEIGHT(3);
+    HAI_ROWS_8(HAI_VALUE_ADD)
+  }
+  HAI_ROWS_8(HAI_VALUE_OUT)
+}
+
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *values, const float *weight,
+                                                  const float *factor, float *o) {
+  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  hai_index t = 0, done;
+  for (; t < values->dim; t += done, o += done) {
+    hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
+    if (most == 8 && left >= 8) {
+      HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
+      done = 8 * HAI_WIDTH;
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
+      HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
+      done = 4 * HAI_WIDTH;
+    } else {
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
+      done = HAI_ISA(row_step);
+    }
+  }
+}
+
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
+}
+
+static const hai_few_kernel HAI_ISA(few) = {
+    /* scores */ HAI_ISA(few_scores),
+    /* softmax */ HAI_ISA(few_softmax),
+    /* values */ HAI_ISA(few_values),
+    /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
+    /* step */ HAI_ISA(row_step)};
+
+#undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
+#undef HAI_ROW_SUMS
+#undef HAI_ROW_ADD
+#undef HAI_ROW_TIMES
+#undef HAI_ROW_KEY
+#undef HAI_ROW_OUT
+#undef HAI_VALUE_SUM
+#undef HAI_VALUE_READ
+#undef HAI_VALUE_TIMES
+#undef HAI_VALUE_ADD
+#undef HAI_VALUE_STORE
+#undef HAI_VALUE_OUT
+#undef HAI_VALUE_WEIGHT
+#undef HAI_VALUE_FACTOR
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 #undef HAI_SHOW
 #undef HAI_HIGH
@@ -3568,6 +4306,9 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_STEP_REGISTERS
+#undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -3597,6 +4338,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif
@@ -3633,7 +4375,9 @@ HAI_V_neon hai_bf16_neon(const void *p) {
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
-HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
+HAI_V_neon hai_half_neon(const void *p) {
+  return vcvt_f32_f16(vreinterpret_f16_s16(vdup_n_s16(hai_two_bytes(p))));
+}
 HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);
@@ -3681,6 +4425,10 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
   return vbslq_f32(vcltq_f32(t, vdupq_n_f32(-126.0f)), vdupq_n_f32(0.0f), p);
 }
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
+HAI_INLINE float hai_most_neon(float32x4_t x) { return vmaxvq_f32(x); }
+HAI_INLINE void hai_sums4_neon(float *to, float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d) {
+  vst1q_f32(to, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
 /* elements t .. t + 3 of row 0 */
 HAI_V_neon hai_gather4_neon(const void *const *row, hai_index t) {
   return vld1q_f32(HAI_AS(const float *, row[0]) + t);
@@ -3708,6 +4456,9 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
+#define HAI_STEP_REGISTERS 8
+#define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 8
 /* ======== src/kernel_vector.h ======== */
 
 /* Template: a whole kernel of float32, in plain C. Included once per ISA, behind that ISA's primitives, with
@@ -3715,7 +4466,7 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -4218,7 +4969,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -4230,6 +4981,275 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   hai_index t = HAI_ISA(widen_most)(HAI_AS(const char *, row), dtype, n, to);
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
+
+/* ======== src/kernel_few.h ======== */
+
+/* Template: few queries, by an ISA's primitives. Coordinates lie in the lanes, and queries are rows [n][dim].
+   Included by kernel_vector.h, with its parameters and primitives, and these:
+     HAI_STEP_REGISTERS      registers of a step: 32 coordinates, a Q8_0 block
+     HAI_MOST_ROWS           queries that are taken at once, 2 or 4
+     HAI_MOST_QUERIES        up to how many queries of a head tiles are slower (docs/decode.md)
+     most(x)                 the largest of all lanes, none of which is NaN
+     sums4(to, a, b, c, d)   to[0 .. 3] = the sums of all lanes of each register
+   Rows of keys and values are read as they lie. Sums are named variables for the reason that kernel_tile.h
+   gives; their order does not depend on how many rows are taken at once. */
+
+enum { HAI_ISA(row_step) = HAI_STEP_REGISTERS * HAI_WIDTH };
+typedef char HAI_ISA(step_is_a_block)[HAI_ISA(row_step) == HAI_Q8_0_ELEMENTS ? 1 : -1];
+
+/* The scale of the step at `at`, for Q8_0. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_scale)(const hyperattn_dtype dtype, const char *at) {
+  return dtype == HYPERATTN_Q8_0 ? HAI_ISA(half)(at) : HAI_ISA(zero)();
+}
+/* Starts to load a step's bytes. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_ahead)(const hyperattn_dtype dtype, const char *at) {
+  HAI_PREFETCH(at);
+  if (hai_is_f32(dtype)) HAI_PREFETCH(at + HAI_ALIGN);
+}
+/* Register k of the step at `at`. */
+HAI_TARGET HAI_INLINE HAI_VECTOR HAI_ISA(row_register)(const hyperattn_dtype dtype, const char *at,
+                                                       const int k, HAI_VECTOR scale) {
+  const int t = k * HAI_WIDTH;
+  if (hai_is_f32(dtype)) return HAI_ISA(load)(HAI_AS(const float *, HAI_AS(const void *, at)) + t);
+  if (dtype == HYPERATTN_F16) return HAI_ISA(f16)(at + 2 * t);
+  if (dtype == HYPERATTN_BF16) return HAI_ISA(bf16)(at + 2 * t);
+  return HAI_ISA(mul)(scale, HAI_ISA(int8)(at + 2 + t));
+}
+
+#if HAI_STEP_REGISTERS == 2
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1)
+#elif HAI_STEP_REGISTERS == 4
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#else
+#define HAI_EACH_OF_STEP(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#endif
+
+/* Every dtype that is read, in the order of hyperattn_dtype, by each number of queries. */
+#if HAI_MOST_ROWS == 4
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2) X(dtype, 3) X(dtype, 4)
+#else
+#define HAI_EACH_COUNT(X, dtype) X(dtype, 1) X(dtype, 2)
+#endif
+#if HAI_HALVES
+#define HAI_EACH_FEW(X) \
+  HAI_EACH_COUNT(X, F32) HAI_EACH_COUNT(X, F16) HAI_EACH_COUNT(X, BF16) HAI_EACH_COUNT(X, Q8_0)
+#else
+#define HAI_EACH_FEW(X) HAI_EACH_COUNT(X, F32)
+#endif
+
+/* ---- Scores: score[i][j] = sum_t query[i][t] key[j][t] ---- */
+
+#define HAI_ROW_SUMS(r) \
+  HAI_VECTOR c##r##0 = HAI_ISA(zero)(), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
+#define HAI_ROW_ADD(r, i, k) \
+  if (n > i) c##r##i = HAI_ISA(fma)(x, HAI_ISA(load)(query + i * dim + (k)*HAI_WIDTH), c##r##i);
+#define HAI_ROW_TIMES(r, k)                       \
+  x = HAI_ISA(row_register)(dtype, at, k, scale); \
+  HAI_ROW_ADD(r, 0, k)                            \
+  HAI_ROW_ADD(r, 1, k)                            \
+  HAI_ROW_ADD(r, 2, k)                            \
+  HAI_ROW_ADD(r, 3, k)
+#define HAI_ROW_KEY(r)                         \
+  at = key[r] + begin;                         \
+  HAI_ISA(row_ahead)(dtype, ahead[r] + begin); \
+  scale = HAI_ISA(row_scale)(dtype, at);       \
+  HAI_EACH_OF_STEP(HAI_ROW_TIMES, r)
+#define HAI_ROW_OUT(i) \
+  if (n > i) HAI_ISA(sums4)(score + i * HAI_CHUNK, c0##i, c1##i, c2##i, c3##i);
+
+/* n queries meet 4 keys at once: a register of a key is loaded once for all queries, one of a query once for
+   all keys. More keys, for fewer queries, would be rows in more places, which processors foresee less well.
+   c<key><query> are the sums. Registers: AVX-512 4 x 4 sums, x and scale, 18 of 32; AVX2 and NEON 4 x 2 and
+   these, 10. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_scores)(const hyperattn_dtype dtype, const int n, hai_index dim,
+                                                const char *const *key, const char *const *ahead,
+                                                const float *query, float *score) {
+  HAI_VECTOR x, scale;
+  const char *at;
+  hai_index begin = 0, t;
+  HAI_ROWS_4(HAI_ROW_SUMS)
+  for (t = 0; t < dim; t += HAI_ISA(row_step)) {
+    HAI_ROWS_4(HAI_ROW_KEY)
+    begin += hai_offset(dtype, HAI_ISA(row_step));
+    query += HAI_ISA(row_step);
+  }
+  HAI_ROW_OUT(0)
+  HAI_ROW_OUT(1)
+  HAI_ROW_OUT(2)
+  HAI_ROW_OUT(3)
+}
+
+/* All keys of a chunk; a list of rows has HAI_CHUNK entries that can be read. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *keys, const float *query,
+                                                  float *score) {
+  int j;
+  for (j = 0; j < keys->n; j += 4)
+    HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
+}
+/* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
+#define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
+#define HAI_SCORES_OF(dtype, n)                                                                   \
+  HAI_TARGET HAI_APART void HAI_ISA(few_scores_##dtype##_##n)(const hai_few_rows *keys,           \
+                                                              const float *query, float *score) { \
+    HAI_ISA(few_scores_of)(HYPERATTN_##dtype, n, keys, query, score);                             \
+  }
+HAI_EACH_FEW(HAI_SCORES_OF)
+static void HAI_ISA(few_scores)(const hai_few_rows *keys, const float *query, int n, float *score) {
+  static void (*const scores[])(const hai_few_rows *, const float *,
+                                float *) = {HAI_EACH_FEW(HAI_SCORES_NAME)};
+  scores[HAI_AS(int, keys->dtype) * HAI_MOST_ROWS + n - 1](keys, query, score);
+}
+
+/* ---- Softmax ---- */
+
+/* Exponentials need the largest score, so all rows look for theirs first. Where m stays, factor is exactly
+   1. */
+HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, const float *log_weight,
+                                            const uint64_t *visible, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR high = HAI_ISA(set1)(m[i]);
+    float before = m[i];
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(load)(at);
+      if (log_weight) s = HAI_ISA(add)(s, HAI_ISA(load)(log_weight + j));
+      s = HAI_ISA(show)(s, visible[i] >> j);
+      HAI_ISA(store)(at, s);
+      high = HAI_ISA(max)(s, high);
+    }
+    m[i] = hai_moved(before, HAI_ISA(most)(high));
+    factor[i] = m[i] == before ? 1.0f : hai_exp(before - hai_shift(m[i]));
+  }
+  for (i = 0; i < n; i++) {
+    HAI_VECTOR shift = HAI_ISA(set1)(hai_shift(m[i])), sum = HAI_ISA(zero)();
+    for (j = 0; j < n_keys; j += HAI_WIDTH) {
+      float *at = score + i * HAI_CHUNK + j;
+      HAI_VECTOR s = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(at), shift));
+      HAI_ISA(store)(at, s);
+      sum = HAI_ISA(add)(sum, s);
+    }
+    l[i] = l[i] * factor[i] + HAI_ISA(sum)(sum);
+  }
+}
+
+/* ---- Values: o[i][t] = o[i][t] factor[i] + sum_j weight[i][j] value[j][t] ---- */
+
+#define HAI_VALUE_SUM(k) HAI_VECTOR c0##k = HAI_ISA(zero)(), c1##k = c0##k, c2##k = c0##k, c3##k = c0##k;
+#define HAI_VALUE_READ(k)                                                             \
+  at = value + (k) / HAI_STEP_REGISTERS * hai_offset(dtype, HAI_ISA(row_step));       \
+  if ((k) % HAI_STEP_REGISTERS == 0) HAI_ISA(row_ahead)(dtype, ahead + (at - value)); \
+  if ((k) % HAI_STEP_REGISTERS == 0) scale = HAI_ISA(row_scale)(dtype, at);           \
+  x = HAI_ISA(row_register)(dtype, at, (k) % HAI_STEP_REGISTERS, scale);
+#define HAI_VALUE_TIMES(i, k) \
+  if (n > i) c##i##k = HAI_ISA(fma)(x, w##i, c##i##k);
+#define HAI_VALUE_ADD(k)                                                                    \
+  if (registers > k) {                                                                      \
+    HAI_VALUE_READ(k)                                                                       \
+    HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
+  }
+#define HAI_VALUE_STORE(i, k)                \
+  if (n > i && registers > k) HAI_ISA(store) \
+  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_OUT(k) \
+  HAI_VALUE_STORE(0, k)  \
+  HAI_VALUE_STORE(1, k)  \
+  HAI_VALUE_STORE(2, k)  \
+  HAI_VALUE_STORE(3, k)
+#define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
+#define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
+HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
+                                                const int registers, const hai_few_rows *values,
+                                                hai_index begin, const float *weight, const float *factor,
+                                                float *o) {
+  HAI_VECTOR x, scale = HAI_ISA(zero)(), w0, w1, w2, w3;
+  HAI_VECTOR f0 = HAI_VALUE_FACTOR(0), f1 = HAI_VALUE_FACTOR(1), f2 = HAI_VALUE_FACTOR(2),
+             f3 = HAI_VALUE_FACTOR(3);
+  const char *at, *value, *ahead;
+  hai_index dim = values->dim;
+  int j;
+  HAI_ROWS_8(HAI_VALUE_SUM)
+  for (j = 0; j < values->n; j++) {
+    value = values->row[j] + begin;
+    ahead = values->ahead[j] + begin;
+    w0 = HAI_VALUE_WEIGHT(0);
+    w1 = HAI_VALUE_WEIGHT(1);
+    w2 = HAI_VALUE_WEIGHT(2);
+    w3 = HAI_VALUE_WEIGHT(3);
+    HAI_ROWS_8(HAI_VALUE_ADD)
+  }
+  HAI_ROWS_8(HAI_VALUE_OUT)
+}
+
+/* As many registers at a time as there are sums for, whole steps: c<query><register>. Registers: AVX-512 4 x
+   4 sums, 4 weights, x and scale, 22 of 32; AVX2 2 x 4, 12 of 16; NEON 2 x 8, 20 of 32. */
+HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
+                                                  const hai_few_rows *values, const float *weight,
+                                                  const float *factor, float *o) {
+  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  hai_index t = 0, done;
+  for (; t < values->dim; t += done, o += done) {
+    hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
+    if (most == 8 && left >= 8) {
+      HAI_ISA(some_values)(dtype, n, 8, values, begin, weight, factor, o);
+      done = 8 * HAI_WIDTH;
+    } else if (HAI_STEP_REGISTERS <= 4 && left >= 4) {
+      HAI_ISA(some_values)(dtype, n, 4, values, begin, weight, factor, o);
+      done = 4 * HAI_WIDTH;
+    } else {
+      HAI_ISA(some_values)(dtype, n, HAI_STEP_REGISTERS, values, begin, weight, factor, o);
+      done = HAI_ISA(row_step);
+    }
+  }
+}
+
+#define HAI_VALUES_NAME(dtype, n) HAI_ISA(few_values_##dtype##_##n),
+#define HAI_VALUES_OF(dtype, n)                                                         \
+  HAI_TARGET HAI_APART void HAI_ISA(few_values_##dtype##_##n)(                          \
+      const hai_few_rows *values, const float *weight, const float *factor, float *o) { \
+    HAI_ISA(few_values_of)(HYPERATTN_##dtype, n, values, weight, factor, o);            \
+  }
+HAI_EACH_FEW(HAI_VALUES_OF)
+static void HAI_ISA(few_values)(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                float *o) {
+  static void (*const add[])(const hai_few_rows *, const float *, const float *,
+                             float *) = {HAI_EACH_FEW(HAI_VALUES_NAME)};
+  add[HAI_AS(int, values->dtype) * HAI_MOST_ROWS + n - 1](values, weight, factor, o);
+}
+
+static const hai_few_kernel HAI_ISA(few) = {
+    /* scores */ HAI_ISA(few_scores),
+    /* softmax */ HAI_ISA(few_softmax),
+    /* values */ HAI_ISA(few_values),
+    /* most */ HAI_MOST_ROWS,
+    /* queries */ HAI_MOST_QUERIES,
+    /* step */ HAI_ISA(row_step)};
+
+#undef HAI_EACH_OF_STEP
+#undef HAI_EACH_COUNT
+#undef HAI_EACH_FEW
+#undef HAI_SCORES_NAME
+#undef HAI_SCORES_OF
+#undef HAI_VALUES_NAME
+#undef HAI_VALUES_OF
+#undef HAI_ROW_SUMS
+#undef HAI_ROW_ADD
+#undef HAI_ROW_TIMES
+#undef HAI_ROW_KEY
+#undef HAI_ROW_OUT
+#undef HAI_VALUE_SUM
+#undef HAI_VALUE_READ
+#undef HAI_VALUE_TIMES
+#undef HAI_VALUE_ADD
+#undef HAI_VALUE_STORE
+#undef HAI_VALUE_OUT
+#undef HAI_VALUE_WEIGHT
+#undef HAI_VALUE_FACTOR
+
+/* ======== src/kernel_vector.h, continued ======== */
 
 #undef HAI_SHOW
 #undef HAI_HIGH
@@ -4246,6 +5266,9 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_STEP_REGISTERS
+#undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_vector.h, continued ======== */
 
@@ -4275,6 +5298,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif
@@ -4708,6 +5732,9 @@ static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *va
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_STEP_REGISTERS
+#undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES
 
 /* ======== src/kernel_bf16.h, continued ======== */
 
@@ -4737,6 +5764,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
+    /* few */ HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif
@@ -4949,6 +5977,8 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
   /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
   X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
+  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */   \
+  X(FEW, sizeof(float), HAI_OF_HEADS, hai_count_few, FEW)                                        \
   /* sub-blocks of each query group, ascending: [groups][take] */                                \
   X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \
   /* bucket of each row */                                                                       \
@@ -5076,6 +6106,24 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
+   attention n_query decides for every number of heads, so that heads which share keys compute what they
+   would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
+   fast that fewer queries are few. */
+static hai_index hai_few_queries(const hai_plan *plan) {
+  return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
+}
+static int hai_is_few(const hai_plan *plan) {
+  int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
+  hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
+}
+
+/* Parts that so many keys are cut into for few queries. */
+static hai_index hai_few_parts_of(hai_index n_key) {
+  return n_key <= HAI_FEW_UNCUT ? 1 : hai_ceil_div(n_key, HAI_FEW_KEYS);
+}
+
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
 
@@ -5131,27 +6179,31 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Rectangle `index` of a level, levels counted in the order in which they run. */
-static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
-  hai_rect r;
-  r.index = index;
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
+   second one on a task's stack would lie below all that the task calls. */
+static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
+  r->index = index;
   if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
     hai_index end = hai_cut(plan->square, parts, 2 * index + 2);
-    r.query_begin = plan->query_skip + half;
-    r.n_query = end - half;
-    r.key_begin = plan->key_skip + begin;
-    r.n_key = half - begin;
-    r.region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
+    r->query_begin = plan->query_skip + half;
+    r->n_query = end - half;
+    r->key_begin = plan->key_skip + begin;
+    r->n_key = half - begin;
+    r->region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
   } else {
-    r.query_begin = plan->problem->causal ? plan->query_skip : 0;
-    r.n_query = plan->n_query - r.query_begin;
-    r.key_begin = 0;
-    r.n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
-    r.region = 0;
+    r->query_begin = plan->problem->causal ? plan->query_skip : 0;
+    r->n_query = plan->n_query - r->query_begin;
+    r->key_begin = 0;
+    r->n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
+    r->region = 0;
   }
+}
+static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
+  hai_rect r;
+  hai_rect_set(&r, plan, level, index);
   return r;
 }
 
@@ -5257,6 +6309,17 @@ static size_t hai_count_out(const hai_plan *plan) {
   if (hai_is_f32(plan->problem->out.dtype)) return 0;
   return hai_times(hai_count_lse(plan), HAI_AS(size_t, plan->value_dim));
 }
+/* Floats of a part's state of a query: o in whole steps of any kernel, m and l, in whole lines. */
+static hai_index hai_few_stride(const hai_plan *plan) {
+  return hai_ceil_div(plan->value_dim, HAI_Q8_0_ELEMENTS) * HAI_Q8_0_ELEMENTS + 16;
+}
+/* For the most queries that are few, and the most keys that they can see. */
+static size_t hai_count_few(const hai_plan *plan) {
+  hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;
+  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + n_query + HAI_CHUNK);
+  if (!HAI_FEW || hai_few_parts_of(n_key) == 1) return 0;
+  return hai_times(hai_product(hai_few_parts_of(n_key), n_query), HAI_AS(size_t, hai_few_stride(plan)));
+}
 static size_t hai_count_choice(const hai_plan *plan) {
   if (!plan->by_score) return 0;
   return hai_product(hai_ceil_div(plan->n_query, plan->query_group) + plan->max_rects, plan->take);
@@ -5326,6 +6389,11 @@ static const hai_array hai_arrays[] = {
 #define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
     HAI_ARRAYS(HAI_ARRAY)};
 
+/* Elements of an array for one head, in any call. */
+static size_t hai_array_count(const hai_plan *plan, int array) {
+  return array == HAI_ARRAY_FEW || hai_may_approximate(plan) ? hai_arrays[array].count(plan) : 0;
+}
+
 /* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
 static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
@@ -5342,11 +6410,11 @@ static void hai_resolve_arrays(hai_plan *plan) {
   int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!hai_may_approximate(plan)) return;
+  if (!HAI_FEW && !hai_may_approximate(plan)) return;
   for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = hai_times(array->count(plan), array->size);
+    y->stride[i] = hai_times(hai_array_count(plan, i), array->size);
     if (array->place == i) end = y->scratch;
     if (array->place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
@@ -5386,10 +6454,6 @@ static hai_index hai_flat_kv_head(const hai_job *job) {
 static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
   return hai_random(job->plan->params->seed, HAI_AS(uint64_t, job->rect.region), HAI_AS(uint64_t, purpose),
                     HAI_AS(uint64_t, index));
-}
-/* Bytes of so many elements. */
-HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
-  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
 }
 HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
   return HAI_AS(const char *, x->data) +
@@ -6053,7 +7117,7 @@ static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index b
 }
 
 /* Keys or values of the job's kv head. */
-static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
+static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim) {
   hai_rows rows;
   int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   HYPERATTN_MEMSET(&rows, 0, sizeof rows);
@@ -6063,7 +7127,6 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
   if (hai_is_custom(x->dtype)) rows.custom = x->widen;
   rows.dtype = x->dtype;
   rows.dim = dim;
-  rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
   return rows;
 }
 
@@ -6104,8 +7167,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   }
   if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
-  tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
-  tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
+  tile->keys = hai_rows_of(job, &p->key, plan->head_dim);
+  tile->keys.widened = hai_carve(at, hai_widened_floats(plan, p->key.dtype, plan->head_dim));
+  tile->values = hai_rows_of(job, &p->value, plan->value_dim);
+  tile->values.widened = hai_carve(at, hai_widened_floats(plan, p->value.dtype, plan->value_dim));
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->log_weight = hai_carve(at, HAI_CHUNK);
@@ -6280,11 +7345,14 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
 
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
+/* Sets m and l to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
+static void hai_state_begin(float lse, float *m, float *l) {
+  *m = lse;
+  *l = lse == -hai_inf() ? 0.0f : 1.0f;
+  if (HAI_SINKS && !(lse < hai_inf())) *l = hai_float(0x7fc00000u);
+}
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
-  tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
-  if (HAI_SINKS && !(lse < hai_inf())) tile->l[lane] = hai_float(0x7fc00000u);
+  hai_state_begin(lse, &tile->m[lane], &tile->l[lane]);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 
@@ -7632,6 +8700,425 @@ HAI_APART void hai_stage_exact(hai_job *job) {
                   hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv));
 }
 
+/* ======== src/few.h ======== */
+
+/* Few queries: exact attention where a tile's lanes would stay empty, as in decoding. Coordinates lie in the
+   lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
+   into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
+   n_query and the sliding window. Given the parts, a row's result depends neither
+   on other rows nor on how many there are. */
+
+/* ---- Parts of the keys ---- */
+
+/* The first key of the first part: no query sees one before it. */
+static hai_index hai_few_begin(const hai_plan *plan) {
+  hai_index first, last;
+  hai_seen_keys(plan, 0, &first, &last);
+  return hai_min(first, plan->n_key) / HAI_CHUNK * HAI_CHUNK;
+}
+static hai_index hai_few_parts(const hai_plan *plan) {
+  return hai_few_parts_of(plan->n_key - hai_few_begin(plan));
+}
+/* Tasks of a kv head for each part, of HAI_FEW_ROWS rows each. */
+static hai_index hai_few_row_tasks(const hai_plan *plan) {
+  return hai_ceil_div(plan->n_query * plan->heads_per_kv, HAI_FEW_ROWS);
+}
+
+/* ---- What a task works on ---- */
+
+/* A row: query `row` of a head. */
+typedef struct hai_few_query {
+  hai_index head, row;
+  hai_index first, last; /* it sees keys first .. last */
+  const char *mask;      /* its row of the mask, from key 0, by which a slope is multiplied */
+  float slope;
+} hai_few_query;
+
+typedef struct hai_few {
+  const hai_kernel *kernel;
+  hai_rows keys, values;
+  hai_index key_dim, value_dim;                            /* whole steps of coordinates */
+  const char *key[2][HAI_CHUNK], *value[2][HAI_CHUNK];     /* rows of a chunk and of the next, by turns */
+  const char *wide_key[HAI_CHUNK], *wide_value[HAI_CHUNK]; /* rows that are widened before they are met */
+  const char *shown[HAI_CHUNK];                            /* values that are not hidden */
+  int n;
+  hai_few_query query[HAI_FEW_ROWS];
+  uint64_t visible[HAI_FEW_ROWS]; /* bit j: key j of the chunk */
+  float m[HAI_FEW_ROWS], l[HAI_FEW_ROWS], factor[HAI_FEW_ROWS];
+  float *packed;       /* [n][key_dim]: queries, times the scale of scores */
+  float *o;            /* [n][value_dim], and two rows more, for merging */
+  float *score, *bias; /* [most][HAI_CHUNK] */
+  float *slope;        /* [HAI_CHUNK], of one row */
+} hai_few;
+
+/* Rows of a task. */
+static hai_index hai_few_most_rows(const hai_plan *plan) {
+  return hai_min(hai_min(plan->n_query, hai_few_queries(plan)) * plan->heads_per_kv, HAI_FEW_ROWS);
+}
+static hai_index hai_few_dim(const hai_plan *plan, hai_index dim) {
+  hai_index step = plan->float_kernel->few->step;
+  return hai_ceil_div(dim, step) * step;
+}
+/* Floats of a chunk of rows that are widened: those that the kernel does not read as they lie, and those that
+   so many queries meet that it takes less time to widen them once. */
+static hai_index hai_few_widened(const hai_plan *plan, hyperattn_dtype dtype, hai_index dim) {
+  int step = plan->float_kernel->few->step;
+  int reads = hai_is_f32(dtype) ||
+              (step > 1 && !hai_is_custom(dtype) && hai_few_most_rows(plan) <= HAI_FEW_UNWIDENED(dtype));
+  return reads && dim % step == 0 ? 0 : HAI_CHUNK * hai_few_dim(plan, dim);
+}
+/* Bytes of a task's memory, which overlays that of the tile. */
+static size_t hai_few_bytes(const hai_plan *plan) {
+  const hyperattn_problem *p = plan->problem;
+  hai_index key_dim = hai_few_dim(plan, plan->head_dim), value_dim = hai_few_dim(plan, plan->value_dim);
+  hai_index rows = hai_few_most_rows(plan), floats = rows * key_dim + (rows + 2) * value_dim;
+  floats += HAI_CHUNK * (plan->float_kernel->few->most * 2 + 1);
+  floats += hai_few_widened(plan, p->key.dtype, plan->head_dim) +
+            hai_few_widened(plan, p->value.dtype, plan->value_dim);
+  return hai_round_up(sizeof(hai_few)) + HAI_AS(size_t, floats) * sizeof(float) + 8 * HAI_ALIGN;
+}
+
+/* Room for widened rows, if they are to be widened. */
+static void hai_few_room(hai_rows *rows, hai_index floats, hai_index dim, const char **wide, char **at) {
+  int j;
+  rows->widened = hai_carve(at, floats);
+  for (j = 0; rows->widened && j < HAI_CHUNK; j++)
+    wide[j] = HAI_REINTERPRET(const char *, rows->widened + j * dim);
+}
+/* Coordinates behind a widened row's own are 0. */
+static void hai_few_clear(const hai_rows *rows, hai_index dim) {
+  if (rows->widened) HYPERATTN_MEMSET(rows->widened, 0, HAI_AS(size_t, HAI_CHUNK * dim) * sizeof(float));
+}
+
+static hai_few *hai_few_place(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const hyperattn_problem *p = plan->problem;
+  char *at = HAI_REINTERPRET(char *, job->tile);
+  hai_few *few = HAI_PLACE(hai_few, at);
+  at += hai_round_up(sizeof(hai_few));
+  few->kernel = plan->float_kernel;
+  few->key_dim = hai_few_dim(plan, plan->head_dim);
+  few->value_dim = hai_few_dim(plan, plan->value_dim);
+  few->packed = hai_carve(&at, hai_few_most_rows(plan) * few->key_dim);
+  few->o = hai_carve(&at, (hai_few_most_rows(plan) + 2) * few->value_dim);
+  few->score = hai_carve(&at, few->kernel->few->most * HAI_CHUNK);
+  few->bias = hai_carve(&at, few->kernel->few->most * HAI_CHUNK);
+  few->slope = hai_carve(&at, HAI_CHUNK);
+  few->keys = hai_rows_of(job, &p->key, plan->head_dim);
+  few->values = hai_rows_of(job, &p->value, plan->value_dim);
+  hai_few_room(&few->keys, hai_few_widened(plan, p->key.dtype, plan->head_dim), few->key_dim, few->wide_key,
+               &at);
+  hai_few_room(&few->values, hai_few_widened(plan, p->value.dtype, plan->value_dim), few->value_dim,
+               few->wide_value, &at);
+  return few;
+}
+
+/* ---- The rows ---- */
+
+static void hai_few_open_row(const hai_job *job, hai_few *few, int i, hai_index row) {
+  const hai_plan *plan = job->plan;
+  const hyperattn_problem *p = plan->problem;
+  hai_few_query *q = &few->query[i];
+  float *packed = few->packed + i * few->key_dim;
+  const float *from;
+  hai_index t;
+  q->head = job->kv_head * plan->heads_per_kv + row % plan->heads_per_kv;
+  q->row = row / plan->heads_per_kv;
+  from = hai_query_row(job, q->head, q->row, packed);
+  for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
+  for (; t < few->key_dim; t++) packed[t] = 0.0f;
+  hai_seen_keys(plan, q->row, &q->first, &q->last);
+  hai_state_begin(-hai_inf(), &few->m[i], &few->l[i]);
+  if (!hai_masking(plan)) return;
+  q->mask = hai_row(&p->mask, job->batch, q->head, q->row);
+  q->slope = p->mask_slope ? p->mask_slope[q->head] : 1.0f;
+}
+
+/* Opens rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open. */
+static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n) {
+  int i;
+  few->n = n;
+  for (i = 0; i < n; i++) hai_few_open_row(job, few, i, row + i);
+  hai_few_clear(&few->keys, few->key_dim);
+  hai_few_clear(&few->values, few->value_dim);
+  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, n * few->value_dim) * sizeof(float));
+  HYPERATTN_MEMSET(few->score, 0, HAI_AS(size_t, few->kernel->few->most * HAI_CHUNK) * sizeof(float));
+}
+
+/* Writes a row of the result from its state; o is overwritten. */
+static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l,
+                              float *o) {
+  const hyperattn_problem *p = job->plan->problem;
+  hai_index dim = job->plan->value_dim, t;
+  char *result = hai_out_row(&p->out, job->batch, head, row);
+  float factor = l == 0.0f ? 0.0f : 1.0f / l;
+  for (t = 0; t < dim; t++) o[t] = (o[t] + 0.0f) * factor;
+  if (hai_is_f32(p->out.dtype))
+    HYPERATTN_MEMCPY(result, o, HAI_AS(size_t, dim) * sizeof(float));
+  else
+    hai_narrow(o, dim, p->out.dtype, result);
+  if (p->lse)
+    p->lse[(job->batch * job->plan->n_heads + head) * job->plan->n_query + row] = hai_state_lse(m, l);
+}
+
+/* ---- A chunk ---- */
+
+/* row[j] = where row begin + j lies, of at most a chunk. Rows before `first` are not looked up: nobody sees
+   them, and their page numbers may be invalid. They and the entries behind the last repeat a row that is
+   there, since kernels read several at a time. */
+static void hai_few_walk(const hai_rows *rows, hai_index begin, hai_index end, hai_index first,
+                         const char **row) {
+  hai_index from = hai_max(begin, first), j = 0, n = end - begin;
+  hai_walk walk = hai_walk_from(rows, from);
+  for (; begin + j <= from; j++) row[j] = walk.at;
+  for (; j < n; j++) {
+    hai_walk_on(&walk, rows, begin + j);
+    row[j] = walk.at;
+  }
+  for (; j < HAI_CHUNK; j++) row[j] = walk.at;
+}
+
+/* The rows as the kernel reads them. */
+static hai_few_rows hai_few_read(const hai_few *few, const hai_rows *rows, hai_index dim,
+                                 const char *const *row, const char *const *wide, int n) {
+  hai_few_rows read = {rows->dtype, dim, row, row, n};
+  float *to = rows->widened;
+  int j;
+  if (!to) return read;
+  for (j = 0; j < n; j++, to += dim) {
+    if (hai_is_f32(rows->dtype))
+      HYPERATTN_MEMCPY(to, row[j], HAI_AS(size_t, rows->dim) * sizeof(float));
+    else
+      hai_rows_at(rows, row[j], few->kernel, to, 0);
+  }
+  read.dtype = HYPERATTN_F32;
+  read.row = read.ahead = wide;
+  return read;
+}
+
+/* Which of n keys from `key` on each row sees, the mask left out. Returns whether any row sees any. */
+static int hai_few_look(hai_few *few, hai_index key, int n) {
+  uint64_t any = 0;
+  int i;
+  for (i = 0; i < few->n; i++) {
+    hai_index begin = hai_max(few->query[i].first - key, 0), end = hai_min(few->query[i].last - key + 1, n);
+    few->visible[i] = begin < end ? hai_lane_bits(hai_to_int(begin), hai_to_int(end)) : 0;
+    any |= few->visible[i];
+  }
+  return any != 0;
+}
+
+/* Functions of tiles take scores [key][lane]. A row's scores pass as those of one key, so many from j on as a
+   tile has lanes. */
+static int hai_few_lanes(const hai_few *few, int j) {
+  return hai_to_int(hai_min(few->kernel->lanes, HAI_CHUNK - j));
+}
+
+/* Reads row i's bias of the n keys from `key` on, and hides the keys where it is -inf. */
+static void hai_few_mask(const hai_job *job, hai_few *few, int i, hai_index key, int n, float *bias) {
+  hyperattn_dtype dtype = job->plan->problem->mask.dtype;
+  const char *at = few->query[i].mask + HAI_AS(size_t, key) * hai_unit_bytes(dtype);
+  int j;
+  HYPERATTN_MEMSET(bias, 0, HAI_CHUNK * sizeof(float));
+  if (hai_is_f32(dtype))
+    HYPERATTN_MEMCPY(bias, at, HAI_AS(size_t, n) * sizeof(float));
+  else
+    few->kernel->widen(at, dtype, n, bias);
+  for (j = 0; j < HAI_CHUNK; j += few->kernel->lanes) {
+    uint64_t shown = UINT64_MAX;
+    few->kernel->hide(bias + j, 1, 0, hai_few_lanes(few, j), &shown);
+    few->visible[i] &= ~(~shown << j);
+  }
+}
+
+/* What row i's products become: scores. */
+static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score,
+                                  const float *bias) {
+  float softcap = job->plan->problem->softcap;
+  int j;
+  for (j = 0; HAI_SOFTCAP && softcap > 0.0f && j < HAI_CHUNK; j += few->kernel->lanes)
+    few->kernel->cap(score + j, 1, softcap, 0, hai_few_lanes(few, j));
+  if (!hai_masking(job->plan)) return;
+  for (j = 0; j < HAI_CHUNK; j++) few->slope[j] = few->query[i].slope;
+  for (j = 0; j < HAI_CHUNK; j += few->kernel->lanes)
+    few->kernel->add_bias(score + j, 1, bias + j, few->slope, 0, hai_few_lanes(few, j));
+}
+
+/* Rows i .. i + n - 1, which see the same keys of the chunk, add their values. A hidden value is not read:
+   0 * inf is NaN. Leaving it out changes no bit, since its weight is 0. */
+static void hai_few_add_values(hai_few *few, hai_few_rows values, int i, int n, float *weight) {
+  uint64_t visible = few->visible[i];
+  int shown = 0, j, k;
+  if (visible != hai_lane_bits(0, values.n)) {
+    for (j = 0; j < values.n; j++) {
+      if (!(visible >> j & 1)) continue;
+      for (k = 0; k < n; k++) weight[k * HAI_CHUNK + shown] = weight[k * HAI_CHUNK + j];
+      few->shown[shown++] = values.row[j];
+    }
+    values.row = few->shown;
+    values.n = shown;
+    values.ahead = few->shown;
+  }
+  few->kernel->few->values(&values, weight, few->factor + i, n, few->o + i * few->value_dim);
+}
+
+/* Rows i .. i + n - 1 meet the keys of a chunk, the first of which is `key`. */
+static void hai_few_meet(const hai_job *job, hai_few *few, int i, int n, hai_index key,
+                         const hai_few_rows *keys, hai_few_rows values) {
+  const hai_few_kernel *kernel = few->kernel->few;
+  uint64_t any = 0;
+  int k, end;
+  for (k = 0; k < n; k++) {
+    if (hai_masking(job->plan)) hai_few_mask(job, few, i + k, key, keys->n, few->bias + k * HAI_CHUNK);
+    any |= few->visible[i + k];
+  }
+  if (!any) return;
+  kernel->scores(keys, few->packed + i * few->key_dim, n, few->score);
+  for (k = 0; k < n; k++)
+    hai_few_finish_scores(job, few, i + k, few->score + k * HAI_CHUNK, few->bias + k * HAI_CHUNK);
+  kernel->softmax(few->score, n, keys->n, HAI_NULL, few->visible + i, few->m + i, few->l + i,
+                  few->factor + i);
+  for (k = 0; k < n; k = end) {
+    for (end = k + 1; end < n && few->visible[i + end] == few->visible[i + k];) end++;
+    hai_few_add_values(few, values, i + k, end - k, few->score + k * HAI_CHUNK);
+    values.ahead = values.row;
+  }
+}
+
+/* What starts to load while the chunk of this turn is met: its values while scores are computed, and the next
+   chunk's keys while values are added up. Rows that are widened have been read before, so that theirs are the
+   next chunk's. */
+static void hai_few_load_ahead(const hai_few *few, int turn, int is_last, hai_few_rows *keys,
+                               hai_few_rows *values) {
+  if (!is_last) values->ahead = few->key[turn ^ 1];
+  if (!few->values.widened)
+    keys->ahead = few->value[turn];
+  else if (!is_last)
+    keys->ahead = few->value[turn ^ 1];
+}
+
+/* All rows meet keys begin .. end - 1, chunk by chunk, in as few sets as can be, of sizes as even as can be:
+   5 queries are 2 and 3. The first set starts to load what comes next. */
+static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_index end) {
+  const hai_kernel *kernel = few->kernel;
+  hai_index first = end, last = begin - 1, next;
+  hai_few_rows keys, values;
+  int i, n, sets, turn = 0;
+  for (i = 0; i < few->n; i++) {
+    first = hai_min(first, few->query[i].first);
+    last = hai_max(last, few->query[i].last);
+  }
+  begin = hai_max(begin, first / HAI_CHUNK * HAI_CHUNK);
+  end = hai_min(end, last + 1);
+  if (begin >= end) return;
+  hai_few_walk(&few->keys, begin, hai_min(begin + HAI_CHUNK, end), first, few->key[0]);
+  hai_few_walk(&few->values, begin, hai_min(begin + HAI_CHUNK, end), first, few->value[0]);
+  for (; begin < end; begin = next, turn ^= 1) {
+    next = hai_min(begin + HAI_CHUNK, end);
+    n = hai_to_int(next - begin);
+    if (next < end) {
+      hai_few_walk(&few->keys, next, hai_min(next + HAI_CHUNK, end), first, few->key[turn ^ 1]);
+      hai_few_walk(&few->values, next, hai_min(next + HAI_CHUNK, end), first, few->value[turn ^ 1]);
+    }
+    if (!hai_few_look(few, begin, n)) continue;
+    keys = hai_few_read(few, &few->keys, few->key_dim, few->key[turn], few->wide_key, n);
+    values = hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
+    hai_few_load_ahead(few, turn, next == end, &keys, &values);
+    sets = (few->n + kernel->few->most - 1) / kernel->few->most;
+    for (i = 0; i < sets; i++) {
+      int from = few->n * i / sets;
+      hai_few_meet(job, few, from, few->n * (i + 1) / sets - from, begin, &keys, values);
+      keys.ahead = keys.row;
+      values.ahead = values.row;
+    }
+  }
+}
+
+/* ---- The stages ---- */
+
+/* A part's state of a query, in the workspace: o, then m and l. */
+static float *hai_few_state(const hai_job *job, hai_index head, hai_index part, hai_index row) {
+  const hai_plan *plan = job->plan;
+  hai_index at =
+      (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
+  return HAI_PLACE(float, job->base + plan->layout.begin[HAI_ARRAY_FEW] + at) +
+         (part * plan->n_query + row) * hai_few_stride(plan);
+}
+
+/* Some rows of a kv head meet a part of the keys. A sink joins the first part only. */
+HAI_APART void hai_stage_few(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_few *few = hai_few_place(job);
+  hai_index parts = hai_few_parts(plan), part = job->chunk % parts, row = job->chunk / parts * HAI_FEW_ROWS;
+  hai_index begin = hai_few_begin(plan), end = plan->n_key;
+  int i;
+  hai_few_open(job, few, row, hai_to_int(hai_min(HAI_FEW_ROWS, plan->n_query * plan->heads_per_kv - row)));
+  for (i = 0; HAI_SINKS && plan->problem->sink && part == 0 && i < few->n; i++)
+    hai_state_begin(plan->problem->sink[few->query[i].head], &few->m[i], &few->l[i]);
+  if (parts > 1) {
+    begin += part * HAI_FEW_KEYS;
+    end = hai_min(end, begin + HAI_FEW_KEYS);
+  }
+  hai_few_run(job, few, begin, end);
+  for (i = 0; i < few->n; i++) {
+    const hai_few_query *q = &few->query[i];
+    float *o = few->o + i * few->value_dim;
+    if (parts == 1) {
+      hai_few_close_row(job, q->head, q->row, few->m[i], few->l[i], o);
+    } else {
+      float *state = hai_few_state(job, q->head, part, q->row);
+      HYPERATTN_MEMCPY(state, o, HAI_AS(size_t, few->value_dim) * sizeof(float));
+      state[few->value_dim] = few->m[i];
+      state[few->value_dim + 1] = few->l[i];
+    }
+  }
+}
+
+/* Does a part count? One whose share is 0 does if it holds a NaN. Its sums may be infinite where its scores
+   are far below the row's, since they were added up by a lower reference. */
+static int hai_few_counts(const float *state, hai_index n, float share) {
+  hai_index t;
+  for (t = 0; share == 0.0f && t < n; t++)
+    if (state[t] != state[t]) return 1;
+  return share != 0.0f;
+}
+
+/* m = max over parts of m_p, l = sum of e^(m_p - m) l_p, out = sum of e^(m_p - m) o_p / l. The kernel adds up
+   o_p as values, up to HAI_CHUNK parts at a time, into few->o; few->shown lists their states, few->score has
+   their weights. The two rows behind few->o are the sum of these sums, and what rounding takes from it. */
+static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_index parts) {
+  hai_index dim = few->value_dim, part, t;
+  hai_few_rows values = {HYPERATTN_F32, dim, few->shown, few->shown, 0};
+  float m = -hai_inf(), l = 0.0f, l_lost = 0.0f, *sum = few->o + dim, *lost = sum + dim, zero = 0.0f;
+  for (part = 0; part < parts; part++) {
+    float of_part = hai_few_state(job, job->head, part, row)[dim];
+    m = of_part > m ? of_part : m;
+  }
+  HYPERATTN_MEMSET(sum, 0, HAI_AS(size_t, 2 * dim) * sizeof(float));
+  for (part = 0; part < parts;) {
+    for (values.n = 0; values.n < HAI_CHUNK && part < parts; part++) {
+      const float *state = hai_few_state(job, job->head, part, row);
+      float share = hai_share(state[dim], m);
+      if (!hai_few_counts(state, dim + 2, share)) continue;
+      few->shown[values.n] = HAI_REINTERPRET(const char *, state);
+      few->score[values.n++] = share;
+      l = hai_two_sum(l, share * state[dim + 1], &l_lost);
+    }
+    HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, dim) * sizeof(float));
+    few->kernel->few->values(&values, few->score, &zero, 1, few->o);
+    for (t = 0; t < dim; t++) sum[t] = hai_two_sum(sum[t], few->o[t], &lost[t]);
+  }
+  for (t = 0; t < dim; t++) sum[t] += lost[t];
+  hai_few_close_row(job, job->head, row, m, l + l_lost, sum);
+}
+
+/* The parts of a head's queries become results. */
+HAI_APART void hai_stage_merge(hai_job *job) {
+  hai_few *few = hai_few_place(job);
+  hai_index row;
+  for (row = 0; row < job->plan->n_query; row++) hai_few_merge(job, few, row, hai_few_parts(job->plan));
+}
+
 /* ======== src/rectangle.h ======== */
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
@@ -8482,7 +9969,7 @@ static void hai_report_rects(hai_job *job, hai_report_sums *sums, hyperattn_repo
     for (index = 0; index < n; index++) {
       int is_last = !index && !(plan->outer && job->level < plan->depth);
       float ratio;
-      job->rect = hai_rect_at(plan, job->level, index);
+      hai_rect_set(&job->rect, plan, job->level, index);
       ratio = hai_report_add(job, is_last, sums, r);
       if (!is_last) continue;
       sums->squared_norm +=
@@ -8553,7 +10040,15 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->problem->causal || !plan->outer;
+  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan);
+}
+static int hai_wants_few(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_is_few(plan);
+}
+static int hai_wants_merge(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_is_few(plan) && hai_few_parts(plan) > 1;
 }
 static int hai_wants_order(const hai_plan *plan, int pairing) { return plan->sorted[pairing]; }
 static int hai_wants_probes(const hai_plan *plan, int pairing) {
@@ -8601,6 +10096,12 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   (void)n_key;
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
+/* Some rows of all heads that share a kv head, by a part of the keys. */
+static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  (void)n_key;
+  return hai_few_row_tasks(plan) * hai_few_parts(plan);
+}
 /* Queries of all heads that share a kv head. */
 static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return hai_cut_queries(plan, n_query * plan->heads_per_kv, n_key);
@@ -8639,6 +10140,11 @@ static size_t hai_scratch_none(const hai_plan *plan) {
 /* The tiles of a task beyond the first. */
 static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
+}
+/* Few queries overlay the tile's memory; this is what exceeds it. */
+static size_t hai_scratch_few(const hai_plan *plan) {
+  size_t bytes = hai_few_bytes(plan);
+  return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
 }
 /* Random planes: [lsh_bits][head_dim]. */
 static size_t hai_scratch_planes(const hai_plan *plan) {
@@ -8690,6 +10196,10 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
 static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),
+  HAI_STAGE(HAI_BEFORE, HAI_FEW, "few", hai_stage_few, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_few, hai_cut_few, hai_scratch_few),
+  HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_merge, hai_cut_nothing, hai_scratch_few),
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
@@ -8864,6 +10374,7 @@ static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
   for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
+  if (HAI_FEW) most = hai_most(most, hai_scratch_few(plan)); /* a call of fewer queries may need it */
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
@@ -9019,7 +10530,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
   job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
-  job->rect = hai_rect_at(plan, job->level, hai_to_index(index % g.rects));
+  hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));
@@ -9584,6 +11095,13 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_CHUNK
 #undef HAI_CUSTOM
 #undef HAI_FAIR
+#undef HAI_FEW
+#undef HAI_FEW_BF16
+#undef HAI_FEW_KEYS
+#undef HAI_FEW_QUERIES
+#undef HAI_FEW_ROWS
+#undef HAI_FEW_UNCUT
+#undef HAI_FEW_UNWIDENED
 #undef HAI_GOOD
 #undef HAI_HALVES
 #undef HAI_HOT

@@ -177,14 +177,6 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, hy
   free(q), free(k), free(v), free(out), free(workspace);
 }
 
-static int next_number(const char **list, int64_t *n) {
-  char *end;
-  if (!**list) return 0;
-  *n = strtoll(*list, &end, 10);
-  *list = *end == ',' ? end + 1 : end;
-  return end != *list || *n > 0;
-}
-
 int main(int argc, char **argv) {
   const char *ns = "1024,2048,4096,8192,16384,32768", *dims = "64", *mask = "both",
              *methods = "exact,paper,fixed,default", *threads = "1", *dtypes = "f32";

@@ -14,17 +14,13 @@
 
 #include "measure.h"
 #include "pool.h"
+#include "record.h"
 #include "splitmix.h"
 
 #include <unistd.h>
 
 enum { MAX_ROWS = 24, MAX_BLOCKS = 256, LINE = 64, DIM = 64, N = 8192, N_CACHE = 32768, N_LONG = 131072 };
 #define NONE ((double)NAN)
-#ifdef __clang__
-#define COMPILER __VERSION__
-#else
-#define COMPILER "gcc " __VERSION__
-#endif
 
 typedef struct row row;
 struct row {
@@ -176,13 +172,6 @@ static double ratio_of(const row *r) {
   return r->over < 0 ? NONE : r->seconds / (r->share * b.rows[r->over].seconds);
 }
 
-// A number at the end of a cell of a width, or a dash.
-static void cell(const char *format, int width, double x) {
-  char text[32] = "-";
-  if (!isnan(x)) snprintf(text, sizeof text, format, x);
-  printf(" %*s |", width, text);
-}
-
 static void print_table(void) {
   printf("\n| %-36s | %-36s | %9s | %13s | %6s | %7s |\n|---|---|---|---|---|---|\n", b.group, "over",
          "seconds", "ratio", "target", "error");
@@ -200,10 +189,7 @@ static void print_table(void) {
     fprintf(b.csv, "%s,\"%s\",\"%s\",%.6g,%d,%s,%.4g,", b.group, r->name,
             r->over < 0 ? "" : b.rows[r->over].name, r->share, r->threads,
             hyperattn_isa_name(b.kernel->isa), r->seconds);
-    if (r->over >= 0) fprintf(b.csv, "%.4f", ratio_of(r));
-    fprintf(b.csv, ",");
-    if (!isnan(r->target)) fprintf(b.csv, "%.2f", r->target);
-    fprintf(b.csv, ",");
+    field(b.csv, "%.4f", ratio_of(r)), field(b.csv, "%.2f", r->target);
     if (!isnan(r->error)) fprintf(b.csv, "%.2e", r->error);
     fprintf(b.csv, "\n");
   }
@@ -364,24 +350,10 @@ static void fill_pages(void) {
 
 // ---- Custom formats ----
 
-static uint16_t half_at(const unsigned char *at) {
-  uint16_t half;
-  memcpy(&half, at, sizeof half);
-  return half;
-}
-
 // ggml's q8_0 by the kernel's own function.
 static void widen_q8_0_fast(const void *at, float *to, int64_t n) {
   b.kernel->widen(at, HYPERATTN_Q8_0, (hai_index)n, to);
 }
-static void widen_q8_0(const void *block, float *to, int64_t n) {
-  const unsigned char *at = block;
-  for (int64_t i = 0; i < n; i += 32, at += 34) {
-    float d = half_to_float(half_at(at));
-    for (int t = 0; t < 32; t++) to[i + t] = d * (float)(signed char)at[2 + t];
-  }
-}
-
 // ggml's q4_0: a scale, then 16 bytes, of which the lower halves are numbers 0 .. 15 and the upper 16 .. 31.
 static void widen_q4_0(const void *block, float *to, int64_t n) {
   const unsigned char *at = block;
@@ -548,36 +520,6 @@ static const struct {
               {"threads", fill_threads}, {"plan", fill_plan}};
 enum { N_GROUPS = sizeof groups / sizeof *groups };
 
-// ---- The record ----
-
-// The name of the CPU, as Linux has it.
-static void print_cpu(FILE *to) {
-  char line[256];
-  FILE *f = fopen("/proc/cpuinfo", "r");
-  while (f && fgets(line, sizeof line, f))
-    if (!strncmp(line, "model name", 10) && strchr(line, ':')) {
-      fprintf(to, "# CPU:%s", strchr(line, ':') + 1);
-      break;
-    }
-  if (f) fclose(f);
-}
-
-// Appends what was run, where and when; in a file that is new, the columns' names stand behind that.
-static void begin_csv(const char *path, int argc, char **argv) {
-  char date[16];
-  time_t t = time(NULL);
-  b.csv = fopen(path, "a");
-  if (!b.csv || fseek(b.csv, 0, SEEK_END)) fprintf(stderr, "cannot write %s\n", path), exit(1);
-  int is_new = !ftell(b.csv);
-  fprintf(b.csv, "# command: bench_fields");
-  for (int i = 1; i < argc; i++) fprintf(b.csv, " %s", argv[i]);
-  fprintf(b.csv, "\n");
-  print_cpu(b.csv);
-  strftime(date, sizeof date, "%Y-%m-%d", gmtime(&t));
-  fprintf(b.csv, "# hyperattn.h by %s; date: %s; rounds: %d\n", COMPILER, date, b.repeat);
-  if (is_new) fprintf(b.csv, "group,case,over,share_of_pairs,threads,isa,seconds,ratio,target,error\n");
-}
-
 int main(int argc, char **argv) {
   const char *list = NULL, *csv = NULL;
   b.repeat = 9, b.bar = isatty(2);
@@ -603,7 +545,10 @@ int main(int argc, char **argv) {
   }
   if (b.repeat < 1) b.repeat = 1;
   b.kernel = hai_kernel_of(b.params.isa);
-  if (csv) begin_csv(csv, argc, argv);
+  if (csv)
+    b.csv = open_record(csv, "bench_fields",
+                        "group,case,over,share_of_pairs,threads,isa,seconds,ratio,target,error", b.repeat,
+                        argc, argv);
   if (!pool_open(&b.workers, 2)) fprintf(stderr, "no threads\n"), exit(1);
   b.parallel = (hyperattn_parallel){2, &b.workers, pool_for};
   for (int g = 0; g < N_GROUPS; g++)

@@ -2,6 +2,10 @@
 
 Run by peers.sh, which installs what this needs. Contenders take turns; a time is the least of all rounds. Useful work is
 that of exact attention (half of it when causal). The error is that of 64 rows against exact attention in float64.
+
+"decode" is one query a head to a cache of keys and values. Each call meets another copy of it, so that it is read
+from memory; GB/s are its bytes over time, and "read" is a plain sum of it. There the error is against exact attention
+to the numbers that the cache holds, and onnxruntime, OpenVINO and the header of commit ee45ed7 compete too.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import sys
 import peers_data
 import peers_libraries as peers
 from peers_contest import Contender, Ratio, contest
+from peers_data import Shape
 
 COMPILERS = ("gcc", "clang")
 BUILDS = [f"{compiler} -O{level}" for compiler in COMPILERS for level in (1, 2, 3)]
@@ -26,6 +31,13 @@ LONG = 131072
 FROM = 32768  # exact attention at LONG is extrapolated from this length
 RARELY = 2
 DTYPES = ("bf16", "f16", "q8_0")
+BEFORE = "ee45ed7"  # the commit whose header decodes as it prefills
+LATENT = Shape("decode", FROM, 576, "f16", heads=128, kv_heads=1, value_dim=512)
+DECODED = [
+    *(Shape("decode", n, 128, dtype, heads=32, kv_heads=8) for dtype in ("f16", "q8_0", "bf16") for n in (4096, FROM)),
+    *(Shape("decode", FROM, 64, dtype, heads=16, kv_heads=16) for dtype in ("f16", "f32")),
+    LATENT,
+]
 
 
 def library_of(build: str) -> str:
@@ -35,76 +47,88 @@ def library_of(build: str) -> str:
 MAIN = next((c for c in COMPILERS if (peers.LIBRARIES / f"hyperattn-{c}-O2.so").exists()), COMPILERS[0]) + " -O2"
 
 
-def ours(
-    name: str,
-    kind: str,
-    mask: str,
-    n: int,
-    build: str = MAIN,
-    dim: int = 64,
-    threads: int = 1,
-    dtype: str = "f32",
-    **more,
-) -> Contender:
-    prepare = functools.partial(peers.peer_attention, library_of(build), kind, mask, n, dim, threads, dtype)
-    return Contender(name, mask, n, prepare, dim, threads, is_exact=kind in ("exact", "avx2"), **more)
+def ours(name: str, kind: str, shape: Shape, build: str = MAIN, threads: int = 1, **more) -> Contender:
+    prepare = functools.partial(peers.peer_attention, library_of(build), kind, shape, threads)
+    return Contender(name, shape, prepare, threads, is_exact=kind in ("exact", "avx2"), **more)
 
 
-def ggml(dtype: str, mask: str, n: int, dim: int = 64) -> Contender:
-    prepare = functools.partial(peers.peer_attention, "ggml", "flash", mask, n, dim, 1, dtype)
-    return Contender(f"ggml {dtype}", mask, n, prepare, dim)
+def ggml(shape: Shape) -> Contender:
+    return Contender(f"ggml {shape.dtype}", shape, functools.partial(peers.peer_attention, "ggml", "flash", shape, 1))
 
 
-def torch(
-    name: str, kind: str, mask: str, n: int, dim: int = 64, dtype: str = "float32", **more
-) -> Contender:
-    prepare = functools.partial(peers.torch_attention, kind, mask, n, dim, dtype)
-    return Contender(name, mask, n, prepare, dim, is_exact=kind == "sdpa", **more)
+def torch(name: str, kind: str, shape: Shape, **more) -> Contender:
+    prepare = functools.partial(peers.torch_attention, kind, shape)
+    return Contender(name, shape, prepare, is_exact=kind == "sdpa", **more)
 
 
 def contenders(long: bool, exact_long: bool) -> list[Contender]:
     every = [
-        Contender(f"OpenBLAS {core} sgemm", "", 2048, functools.partial(peers.sgemm, core, 2048))
+        Contender(f"OpenBLAS {core} sgemm", Shape("", 2048), functools.partial(peers.sgemm, core, 2048))
         for core in peers.CORES
     ]
+    full, causal = Shape("full", 8192), Shape("causal", 16384)
     every += [
-        ours("exact", "exact", "full", 8192),
-        ours("exact", "exact", "full", 8192, dim=128),
-        ours("exact", "exact", "causal", 16384),
-        ours("exact AVX2", "avx2", "full", 8192),
-        torch("torch sdpa", "sdpa", "full", 8192),
-        torch("torch sdpa", "sdpa", "causal", 16384),
-        ggml("f16", "full", 8192),
-        ggml("f32", "full", 8192),
-        ggml("f16", "causal", 16384),
+        ours("exact", "exact", full),
+        ours("exact", "exact", Shape("full", 8192, 128)),
+        ours("exact", "exact", causal),
+        ours("exact AVX2", "avx2", full),
+        torch("torch sdpa", "sdpa", full),
+        torch("torch sdpa", "sdpa", causal),
+        ggml(Shape("full", 8192, dtype="f16")),
+        ggml(full),
+        ggml(Shape("causal", 16384, dtype="f16")),
     ]
     for dim in (64, 128):
-        every += [ours(f"exact {dtype}", "exact", "full", 8192, dim=dim, dtype=dtype) for dtype in DTYPES]
-        every += [torch("torch sdpa bf16", "sdpa", "full", 8192, dim, "bfloat16"), ggml("q8_0", "full", 8192, dim)]
+        bf16, f16, q8_0 = (Shape("full", 8192, dim, dtype) for dtype in DTYPES)
+        every += [ours(f"exact {shape.dtype}", "exact", shape) for shape in (bf16, f16, q8_0)]
+        every += [torch("torch sdpa bf16", "sdpa", bf16), ggml(q8_0)]
     for name in ("exact", "fixed"):
-        every += [ours(name, name, "causal", FROM, threads=threads) for threads in (1, 2)]
+        every += [ours(name, name, Shape("causal", FROM), threads=threads) for threads in (1, 2)]
     for build in BUILDS:
         every += [
-            ours(f"{build} exact", "exact", "full", 4096, build),
-            ours(f"{build} default", "fixed", "causal", 16384, build),
+            ours(f"{build} exact", "exact", Shape("full", 4096), build),
+            ours(f"{build} default", "fixed", causal, build),
         ]
+    every += decoders()
     if not long:
         return every
+    bf16 = Shape("causal", FROM, dtype="bf16")
     every += [
-        torch("torch sdpa", "sdpa", "full", FROM, rounds=RARELY),
-        torch("torch sdpa", "sdpa", "causal", FROM, rounds=RARELY),
-        torch("torch sdpa bf16", "sdpa", "causal", FROM, dtype="bfloat16", rounds=RARELY),
-        ours("fixed bf16", "fixed", "causal", LONG, dtype="bf16"),
+        torch("torch sdpa", "sdpa", Shape("full", FROM), rounds=RARELY),
+        torch("torch sdpa", "sdpa", Shape("causal", FROM), rounds=RARELY),
+        torch("torch sdpa bf16", "sdpa", bf16, rounds=RARELY),
+        ours("fixed bf16", "fixed", dataclasses.replace(bf16, n=LONG)),
     ]
-    every += [ours("exact", "exact", mask, LONG, rounds=RARELY) for mask in ("full", "causal") if exact_long]
-    every += [ours("exact", "exact", "full", FROM)] if not exact_long else []
-    every += [ours(name, name, mask, LONG) for mask in ("full", "causal") for name in ("paper", "fixed")]
+    full, causal = Shape("full", LONG), Shape("causal", LONG)
+    every += [ours("exact", "exact", shape, rounds=RARELY) for shape in (full, causal) if exact_long]
+    every += [ours("exact", "exact", Shape("full", FROM))] if not exact_long else []
+    every += [ours(name, name, shape) for shape in (full, causal) for name in ("paper", "fixed")]
     return every + [
-        torch("authors by matmul", "matmul", "full", LONG),
-        torch("authors by flash", "flash", "full", LONG),
-        torch("authors by matmul", "matmul", "causal", LONG, rounds=RARELY),
-        torch("authors by flash", "flash", "causal", LONG),
+        torch("authors by matmul", "matmul", full),
+        torch("authors by flash", "flash", full),
+        torch("authors by matmul", "matmul", causal, rounds=RARELY),
+        torch("authors by flash", "flash", causal),
     ]
+
+
+def decoders() -> list[Contender]:
+    return [c for shape in DECODED for c in decoders_of(shape)]
+
+
+def decoders_of(shape: Shape) -> list[Contender]:
+    dtype = shape.dtype
+    found = [ours(f"read {dtype}", "read", shape, threads=threads) for threads in (1, 2)]
+    found += [ours(f"exact {dtype}", "exact", shape, threads=threads) for threads in (1, 2)]
+    found += [ours(f"{BEFORE} {dtype}", "exact", shape, BEFORE, threads) for threads in (1, 2)]
+    found.append(ggml(shape))
+    if shape.value_dim or dtype == "q8_0":
+        return found
+    found.append(torch(f"torch sdpa {dtype}", "sdpa", shape))
+    if shape.heads > shape.kv_heads:
+        found.append(torch(f"torch folded {dtype}", "folded", shape))
+    if dtype != "bf16":
+        found.append(Contender(f"onnxruntime {dtype}", shape, functools.partial(peers.onnxruntime_attention, shape)))
+    return found + [Contender(f"OpenVINO {dtype}", shape, functools.partial(peers.openvino_attention, shape))]
 
 
 def reckoned(every: list[Contender]) -> list[Contender]:
@@ -113,13 +137,13 @@ def reckoned(every: list[Contender]) -> list[Contender]:
     longer = [
         dataclasses.replace(
             c,
-            n=LONG,
+            shape=dataclasses.replace(c.shape, n=LONG),
             seconds={r: s * (LONG / FROM) ** 2 for r, s in c.seconds.items()},
             error=None,
             note=c.note or f"by n^2 from {FROM}",
         )
         for c in every
-        if c.name in ("exact", "torch sdpa", "torch sdpa bf16") and c.n == FROM and c.threads == 1
+        if c.name in ("exact", "torch sdpa", "torch sdpa bf16") and c.shape.n == FROM and c.threads == 1
     ]
     return [c for c in longer if c.key not in timed]
 
@@ -151,6 +175,7 @@ def ratios(long: bool) -> list[Ratio]:
         if build != BASE_BUILD:
             pairs = [(f"{build} {call}", f"{BASE_BUILD} {call}") for call in BUILD_CALLS]
             found.append(Ratio(f"{build} / {BASE_BUILD}, the worse of exact and default", 0.95, pairs))
+    found += [ratio for shape in DECODED for ratio in decode_ratios(shape)]
     if not long:
         return found
     return found + [
@@ -171,24 +196,51 @@ def ratios(long: bool) -> list[Ratio]:
     ]
 
 
+def decode_ratios(shape: Shape) -> list[Ratio]:
+    exact, two = (f"exact {shape.dtype}, {shape.text}{threads}" for threads in ("", ", 2 threads"))
+    over_before = {DECODED[0]: 6, DECODED[1]: 5, LATENT: 1.2}
+    over_ggml = {("f16", True): 4, ("q8_0", True): 4, ("f16", False): 1.5, ("f32", False): 1}
+    rivals = {
+        "read": None,
+        BEFORE: over_before.get(shape),
+        "ggml": over_ggml.get((shape.dtype, shape.heads > shape.kv_heads)) if shape is not LATENT else None,
+        "torch sdpa": None,
+        "torch folded": None,
+        "onnxruntime": None,
+        "OpenVINO": None,
+    }
+    found = [
+        Ratio(f"{exact} / {name}", target, [(exact, f"{name} {shape.dtype}, {shape.text}")])
+        for name, target in rivals.items()
+    ]
+    return [
+        *found,
+        Ratio(f"{two} / one", None, [(two, exact)]),
+        Ratio(f"{two} / {BEFORE}", 1.9 if shape is LATENT else None, [(two, f"{BEFORE}{two.removeprefix('exact')}")]),
+    ]
+
+
 def judge(c: Contender, out) -> float:
-    return peers_data.error(c.n, c.dim, c.mask == "causal", out)
+    return peers_data.error(c.shape, out)
 
 
-COLUMNS = ("name", "mask", "n", "dim", "threads", "seconds", "gflops", "error", "note")
+COLUMNS = ("name", "mask", "heads", "n", "dim", "threads", "seconds", "gflops", "gb_per_s", "error", "note")
 RATIO_COLUMNS = ("ratio", "of_minima", "median_of_rounds", "target")
 
 
 def row(c: Contender) -> list[str]:
-    ran = c.best is not None
+    ran, mask = c.best is not None, c.shape.mask
+    rate = f"{c.rate() * 1e-9:.1f}" if ran and c.is_exact or mask == "decode" and ran else ""
     return [
         c.name,
-        c.mask,
-        str(c.n),
-        str(c.dim) if c.mask else "",
+        mask,
+        f"{c.shape.heads}/{c.shape.kv_heads}" if mask else "",
+        str(c.shape.n),
+        str(c.shape.dim) if mask else "",
         str(c.threads),
-        f"{c.best:.5f}" if ran else "",
-        f"{c.rate() * 1e-9:.1f}" if ran and c.is_exact else "",
+        f"{c.best:.3g}" if ran and c.best < 0.001 else f"{c.best:.5f}" if ran else "",
+        rate if mask != "decode" else "",
+        rate if mask == "decode" else "",
         f"{c.error:.2e}" if c.error is not None else "",
         c.note,
     ]
@@ -217,7 +269,8 @@ def circumstances(options: argparse.Namespace) -> list[str]:
         "command: " + " ".join(["sh bench/peers.sh", *arguments]),
         f"CPU: {peers.cpu('model name') or 'unknown'}",
         f"torch {peers.version('torch')}; OpenBLAS of scipy-openblas32 {peers.version('scipy-openblas32')}; "
-        f"{peers.peer_version('ggml')}",
+        f"{peers.peer_version('ggml')}; onnxruntime {peers.version('onnxruntime')}; "
+        f"OpenVINO {peers.version('openvino')}",
         f"hyperattn.h by {MAIN}; builds: " + ", ".join(peers.peer_version(library_of(f"{c} -O2")) for c in COMPILERS),
         f"date: {datetime.date.today()}; rounds: {options.rounds}; load of the last minute: {os.getloadavg()[0]:.1f}",
     ]

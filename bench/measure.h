@@ -29,6 +29,28 @@ static inline float *repeat_rows(const char *which, int64_t n, int64_t dim) {
   return x;
 }
 
+// What rows of a dtype hold, by functions that are not the library's.
+static inline uint16_t half_at(const unsigned char *at) {
+  uint16_t half;
+  memcpy(&half, at, sizeof half);
+  return half;
+}
+
+static inline void widen_q8_0(const void *block, float *to, int64_t n) {
+  const unsigned char *at = block;
+  for (int64_t i = 0; i < n; i += 32, at += 34) {
+    float d = half_to_float(half_at(at));
+    for (int t = 0; t < 32; t++) to[i + t] = d * (float)(signed char)at[2 + t];
+  }
+}
+static inline void elements_read(const void *from, int64_t n, hyperattn_dtype dtype, float *to) {
+  const uint16_t *halves = (const uint16_t *)from;
+  if (dtype == HYPERATTN_F32) memcpy(to, from, (size_t)n * sizeof *to);
+  for (int64_t i = 0; i < n && dtype == HYPERATTN_F16; i++) to[i] = half_to_float(halves[i]);
+  for (int64_t i = 0; i < n && dtype == HYPERATTN_BF16; i++) to[i] = bf16_to_float(halves[i]);
+  if (dtype == HYPERATTN_Q8_0) widen_q8_0(from, to, n);
+}
+
 // ---- Errors ----
 
 // What a problem's tensors hold, in order and in float32: [head][row][dim] each.
@@ -127,6 +149,15 @@ static inline int is_listed(const char *item, const char *list) {
   for (; *list; list += strcspn(list, ","), list += *list == ',')
     if (strcspn(list, ",") == size && !strncmp(list, item, size)) return 1;
   return 0;
+}
+
+// The next number of a comma-separated list, which moves on; 0 at its end.
+static inline int next_number(const char **list, int64_t *n) {
+  char *end;
+  if (!**list) return 0;
+  *n = strtoll(*list, &end, 10);
+  *list = *end == ',' ? end + 1 : end;
+  return end != *list || *n > 0;
 }
 
 // The ISA of a name, AUTO if there is none; exits where this machine has no such kernel.

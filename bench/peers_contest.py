@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from peers_data import Shape
+
+LEAST = 0.01  # seconds of a turn: shorter calls are repeated
 Run = Callable[[], np.ndarray | None]  # one timed call; returns rows of attention, or nothing to judge
 
 
@@ -19,10 +22,8 @@ class Absent(Exception):
 @dataclass
 class Contender:
     name: str
-    mask: str  # "full", "causal", or "" where there is none
-    n: int
+    shape: Shape
     prepare: Callable[[], Run]
-    dim: int = 64
     threads: int = 1
     is_exact: bool = True
     rounds: int = sys.maxsize
@@ -32,30 +33,34 @@ class Contender:
 
     @property
     def key(self) -> str:
-        size = f"{self.mask} {self.n}".strip()
-        dim = f", d {self.dim}" if self.mask and self.dim != 64 else ""
-        return f"{self.name}, {size}{dim}" + (f", {self.threads} threads" if self.threads > 1 else "")
-
-    @property
-    def work(self) -> float:
-        """Useful operations: those of a product of matrices, or of exact attention even if it was approximated."""
-        return {"": 2 * self.n**3, "full": 4 * self.n**2 * self.dim, "causal": 2 * self.n**2 * self.dim}[self.mask]
+        return f"{self.name}, {self.shape.text}" + (f", {self.threads} threads" if self.threads > 1 else "")
 
     @property
     def best(self) -> float | None:
         return min(self.seconds.values(), default=None)
 
     def rate(self, round_: int | None = None) -> float:
-        return self.work / (self.best if round_ is None else self.seconds[round_])
+        return self.shape.work / (self.best if round_ is None else self.seconds[round_])
 
 
 Judge = Callable[[Contender, np.ndarray], float]
 
 
 def contest(contenders: list[Contender], rounds: int, judge: Judge) -> None:
+    """Those that decode meet those of the same cache, which is in memory only meanwhile; all others meet each other."""
+    groups: dict[Shape | None, list[Contender]] = {}
+    for c in contenders:
+        groups.setdefault(c.shape if c.shape.mask == "decode" else None, []).append(c)
+    for group in groups.values():
+        compete(group, rounds, judge)
+    show("")
+
+
+def compete(contenders: list[Contender], rounds: int, judge: Judge) -> None:
     """Runs every contender once a round, so that both sides of a ratio see the machine in the same state."""
     runs: dict[int, Run] = {}
     for c in contenders:
+        show(f"preparing {c.key}")
         try:
             runs[id(c)] = c.prepare()
         except Absent as why:
@@ -64,12 +69,19 @@ def contest(contenders: list[Contender], rounds: int, judge: Judge) -> None:
     for round_ in range(rounds):
         for c in (c for c in present if round_ < c.rounds):
             show(f"round {round_ + 1} of {rounds}: {c.key}")
-            begin = time.perf_counter()
-            out = runs[id(c)]()
-            c.seconds[round_] = time.perf_counter() - begin
+            c.seconds[round_], out = take_turn(runs[id(c)])
             if round_ == 0 and out is not None:
                 c.error = judge(c, out)
-    show("")
+
+
+def take_turn(run: Run) -> tuple[float, np.ndarray | None]:
+    """The least time of a call, and what the last call returned."""
+    seconds: list[float] = []
+    while sum(seconds) < LEAST:
+        begin = time.perf_counter()
+        out = run()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds), out
 
 
 def show(text: str) -> None:

@@ -1,13 +1,16 @@
 // A small pool of POSIX threads with a parallel_for for hyperattn_parallel. An engine has one already.
 // Workers take tasks one by one from a shared counter. Between calls the threads sleep, but before that they
 // poll for the next call for a moment: a call of the library has some twenty phases a level, and waking a
-// thread takes as long as the smallest of them.
+// thread takes as long as the smallest of them. While polling they offer their core to others: threads that
+// are on one core then take turns, and the system, which sees both ready to run, moves one to an idle core.
+// If they slept instead, they would wake each other on the same core, call after call.
 #ifndef POOL_H
 #define POOL_H
 
 #include "hyperattn.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -20,7 +23,6 @@ typedef struct pool {
   pthread_cond_t start, done;
   atomic_long round;  // counts calls; threads wait for it to move
   atomic_int busy;    // workers of this call that have not finished, the caller among them
-  atomic_int looks;   // how often to poll; falls while polling is in vain, as with more threads than cores
   int asleep, stop, next_worker;
   hyperattn_task task;
   void *arg;
@@ -28,7 +30,8 @@ typedef struct pool {
   atomic_llong next;
 } pool;
 
-static void pool_pause(void) {
+static void pool_pause(int look) {
+  if (look % 64 == 63) sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -56,7 +59,7 @@ static void *pool_thread(void *arg) {
     seen = p->round;
     pthread_mutex_unlock(&p->lock);
     pool_work(p, worker);
-    for (int i = 0; i < p->looks && p->round == seen; i++) pool_pause();
+    for (int i = 0; i < POOL_LOOKS && p->round == seen; i++) pool_pause(i);
     pthread_mutex_lock(&p->lock);
   }
   pthread_mutex_unlock(&p->lock);
@@ -80,9 +83,7 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
   if (asleep)
     pthread_cond_broadcast(&p->start);  // after unlocking, so that a woken thread finds the lock free
   pool_work(p, 0);
-  int looks = p->looks;
-  for (int i = 0; i < looks && p->busy; i++) pool_pause();
-  p->looks = p->busy ? looks / 2 + 1 : POOL_LOOKS;
+  for (int i = 0; i < POOL_LOOKS && p->busy; i++) pool_pause(i);
   pthread_mutex_lock(&p->lock);
   while (p->busy) pthread_cond_wait(&p->done, &p->lock);
   pthread_mutex_unlock(&p->lock);
@@ -92,7 +93,6 @@ static int pool_open(pool *p, int n_workers) {
   p->n_workers = n_workers;
   p->round = 0;
   p->busy = 0;
-  p->looks = POOL_LOOKS;
   p->asleep = 0;
   p->stop = 0;
   p->next_worker = 1;

@@ -45,6 +45,7 @@
 #include "columns.h"
 #include "pairing.h"
 #include "exact.h"
+#include "few.h"
 #include "rectangle.h"
 #include "capping.h"
 #include "attending.h"

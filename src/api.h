@@ -232,10 +232,11 @@ typedef enum hyperattn_isa {
   HYPERATTN_ISA_SCALAR,
   HYPERATTN_ISA_AVX2,
   HYPERATTN_ISA_AVX512,
-  HYPERATTN_ISA_AVX512_BF16, /* vdpbf16ps where queries, keys and values are BF16, otherwise AVX-512 */
+  /* vdpbf16ps where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. */
+  HYPERATTN_ISA_AVX512_BF16,
   HYPERATTN_ISA_NEON,
-  /* AMX tiles where queries, keys and values are BF16, otherwise AVX-512. AUTO takes them where the
-     process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
+  /* AMX tiles where queries, keys and values are BF16 and queries are not few, otherwise AVX-512. AUTO
+     takes them where the process has asked Linux for permission: syscall(SYS_arch_prctl, 0x1023, 18). */
   HYPERATTN_ISA_AMX_BF16,
   HYPERATTN_ISA_LAST = HYPERATTN_ISA_AMX_BF16 /* not one of its own: the largest of these */
 } hyperattn_isa;
@@ -287,22 +288,33 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
    that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
    are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
    is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. Cost: O(log n_key). */
+   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
+   queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
-   no report, and the kernels that this build may hold. The bound for exact attention holds for any
-   lengths and any number of heads; a mask takes HYPERATTN_WORKSPACE_BOUND_MASK more. In the other, heads =
-   batch * n_heads, n is the larger of n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the
-   smaller of query_group and key_group, and probe_queries is to be given as 1 where it is 0 under
-   HYPERATTN_SAMPLE_VALUE_NORM. */
+   no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096
+   keys and any number of queries and heads. A mask takes HYPERATTN_WORKSPACE_BOUND_MASK more than either
+   bound, and more than 4096 keys take HYPERATTN_WORKSPACE_BOUND_FEW more, whatever n_query and the method
+   are; that is 0 for fewer keys and under HYPERATTN_NO_FEW. heads = batch * n_heads, n is the larger of
+   n_query and n_key, pinned_keys = sink_keys + heavy_keys, group is the smaller of query_group and key_group,
+   and probe_queries is to be given as 1 where it is 0 under HYPERATTN_SAMPLE_VALUE_NORM. */
 #define HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim)                                   \
   (HYPERATTN_BOUND_TILES *                                                                     \
        HYPERATTN_BOUND_TILE(HYPERATTN_BOUND_SIZE(head_dim), HYPERATTN_BOUND_SIZE(value_dim)) + \
    256 * HYPERATTN_BOUND_LANES + 128 * sizeof(void *) + 512)
 #define HYPERATTN_WORKSPACE_BOUND_MASK \
   (HYPERATTN_BOUND_TILES * (72 * sizeof(void *) + 320) + 256 * HYPERATTN_BOUND_LANES)
+#ifdef HYPERATTN_NO_FEW
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim) HYPERATTN_BOUND_SIZE(0)
+#else
+#define HYPERATTN_WORKSPACE_BOUND_FEW(heads, n_key, value_dim)                               \
+  ((n_key) > 4096 ? HYPERATTN_BOUND_SIZE(heads) * (HYPERATTN_BOUND_SIZE(n_key) / 2048 + 1) * \
+                            (4 * HYPERATTN_BOUND_QUERIES * ((value_dim) + 48)) +             \
+                        64                                                                   \
+                  : HYPERATTN_BOUND_SIZE(0))
+#endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
@@ -343,9 +355,11 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #endif
 #if defined(HYPERATTN_NO_SIMD) || !(defined(__x86_64__) || defined(__aarch64__))
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(16)
+#define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(4)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(1)
 #else
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(48)
+#define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(16)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
 #endif
 
@@ -380,7 +394,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
 /* The same as phases of independent tasks, for threads that are already running: call hyperattn_check
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
-   from, and are 0 for an invalid call. */
+   from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
+   two where few queries (as the manual says) see more than 4096 keys; any other has more than two. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);

@@ -16,6 +16,10 @@ HAI_HOT size_t hai_unit_bytes(hyperattn_dtype dtype) {
   if (hai_is_custom(dtype)) return 1;
   return hai_is_f32(dtype) ? sizeof(float) : dtype == HYPERATTN_Q8_0 ? HAI_Q8_0_BYTES : sizeof(uint16_t);
 }
+/* Bytes of so many elements. */
+HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
+  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
+}
 static size_t hai_alignment(hyperattn_dtype dtype) {
   return hai_is_f32(dtype) ? sizeof(float) : hai_is_custom(dtype) ? 1 : sizeof(uint16_t);
 }

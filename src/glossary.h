@@ -27,7 +27,11 @@
    lse                m + ln l, the logarithm of a sum of e^score
    tile               up to `lanes` queries, packed transposed, with their states
    lane               the place of one query in a tile, and one element of vector registers
-   chunk              up to HAI_CHUNK keys that tiles meet at a time; also a task's part of a rectangle
+   chunk              up to HAI_CHUNK keys that tiles or few queries meet at a time; also a task's share of a
+                      rectangle or of the call
+   few queries        up to 4 to 16 queries of each head, by ISA, in a call that approximates nothing
+                      (hai_is_few); their kernels keep them as rows, with coordinates in the lanes
+   part               HAI_FEW_KEYS of the keys that few queries meet, where these are more than HAI_FEW_UNCUT
    kernel             the inner loops of an ISA; plan->kernel takes the problem's rows, plan->float_kernel
                       rows of float32
    row                one row of a tensor, or an index of it

@@ -4,6 +4,34 @@
    [begin, end) of the tile, which are multiples of `width`, and leave other lanes alone. A lane's result does
    not depend on which other lanes hold queries. Arrays over lanes have row stride `lanes`. */
 
+/* Rows of keys or of values that few queries meet. */
+typedef struct hai_few_rows {
+  hyperattn_dtype dtype;
+  hai_index dim;          /* a multiple of the kernel's step */
+  const char *const *row; /* [HAI_CHUNK], of which all can be read */
+  /* [HAI_CHUNK]: rows that start to load meanwhile, `row` where none need to. They are not read, and may be
+     shorter or of another dtype. */
+  const char *const *ahead;
+  int n; /* rows that are met */
+} hai_few_rows;
+
+/* The same arithmetic for few queries, which are rows and not lanes: queries [n][dim], scores [n][HAI_CHUNK],
+   o [n][dim], n at most `most`. A query's result does not depend on n. */
+typedef struct hai_few_kernel {
+  /* score[i][j] = sum_t query[i][t] * key[j][t]; scores of keys beyond the last may be written too. */
+  void (*scores)(const hai_few_rows *keys, const float *query, int n, float *score);
+  /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
+     log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from
+     l [n]. */
+  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
+                  float *m, float *l, float *factor);
+  /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
+  void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
+  int most;
+  int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
+  int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
+} hai_few_kernel;
+
 typedef struct hai_kernel {
   hyperattn_isa isa;
   hyperattn_dtype dtype; /* of the query, key and value rows that it reads */
@@ -53,8 +81,9 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
-  int extra_rows;     /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
-  int value_multiple; /* the dim of `values` is a multiple of it */
+  int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
+  int value_multiple;        /* the dim of `values` is a multiple of it */
+  const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
   /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`
      returned. */
   uint32_t (*enter)(void);
@@ -68,3 +97,10 @@ static float hai_two_sum(float sum, float x, float *lost) {
   if (rest == rest) *lost += rest; /* an infinite sum loses nothing */
   return next;
 }
+
+/* The reference after a chunk whose largest score is `high`, m itself included; and what is taken from
+   scores. */
+HAI_HOT float hai_moved(float m, float high) {
+  return high > m && high < m + HAI_LEAP ? high + HAI_AHEAD : high;
+}
+HAI_HOT float hai_shift(float m) { return m == -hai_inf() ? 0.0f : m; }

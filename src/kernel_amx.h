@@ -171,6 +171,7 @@ static const hai_kernel hai_kernel_amx = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ HAI_AMX_EXTRA,
     /* value_multiple */ HAI_AMX_ROWS,
+    /* few */ HAI_NULL,
     /* enter */ hai_enter_amx,
     /* leave */ hai_leave_amx};
 #endif

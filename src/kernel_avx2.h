@@ -25,7 +25,7 @@ HAI_V_avx2 hai_bf16_avx2(const void *p) {
   __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-HAI_V_avx2 hai_first_avx2(__m256 x) { return _mm256_broadcastss_ps(_mm256_castps256_ps128(x)); }
+HAI_V_avx2 hai_half_avx2(const void *p) { return _mm256_cvtph_ps(_mm_set1_epi16(hai_two_bytes(p))); }
 HAI_V_avx2 hai_int8_avx2(const void *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(HAI_AS(const __m128i *, p))));
 }
@@ -78,6 +78,17 @@ HAI_TARGET_avx2 HAI_INLINE float hai_sum_avx2(__m256 x) {
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
+HAI_TARGET_avx2 HAI_INLINE float hai_most_avx2(__m256 x) {
+  __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_max_ss(y, _mm_shuffle_ps(y, y, 1)));
+}
+HAI_TARGET_avx2 HAI_INLINE void hai_sums4_avx2(float *to, __m256 a, __m256 b, __m256 c, __m256 d) {
+  __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  __m256 x = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)));
+}
 HAI_V_avx2 hai_gather4_avx2(const void *const *row, hai_index t) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t)),
                               _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
@@ -106,6 +117,9 @@ HAI_TARGET_avx2 HAI_INLINE void hai_transpose4_avx2(__m256 *x0, __m256 *x1, __m2
 #define HAI_LONG(X) HAI_ROWS_8(X)
 #define HAI_N_LONG 8
 #define HAI_FACTORED 0
+#define HAI_STEP_REGISTERS 4
+#define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 4
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_avx2 = {
@@ -130,6 +144,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif

@@ -27,7 +27,9 @@ HAI_V_avx512 hai_bf16_avx512(const void *p) {
   __m512i x = _mm512_cvtepu16_epi32(hai_halves_avx512(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
-HAI_V_avx512 hai_first_avx512(__m512 x) { return _mm512_broadcastss_ps(_mm512_castps512_ps128(x)); }
+HAI_V_avx512 hai_half_avx512(const void *p) {
+  return _mm512_cvtph_ps(_mm256_set1_epi16(hai_two_bytes(p)));
+}
 HAI_V_avx512 hai_int8_avx512(const void *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, p))));
 }
@@ -72,6 +74,14 @@ HAI_V_avx512 hai_exp_avx512(__m512 x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, t);
 }
 HAI_TARGET_avx512 HAI_INLINE float hai_sum_avx512(__m512 x) { return _mm512_reduce_add_ps(x); }
+HAI_TARGET_avx512 HAI_INLINE float hai_most_avx512(__m512 x) { return _mm512_reduce_max_ps(x); }
+HAI_TARGET_avx512 HAI_INLINE void hai_sums4_avx512(float *to, __m512 a, __m512 b, __m512 c, __m512 d) {
+  __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  __m512 x = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+}
 HAI_V_avx512 hai_gather4_avx512(const void *const *row, hai_index t) {
   __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(HAI_AS(const float *, row[0]) + t));
   x = _mm512_insertf32x4(x, _mm_loadu_ps(HAI_AS(const float *, row[4]) + t), 1);
@@ -104,6 +114,9 @@ HAI_TARGET_avx512 HAI_INLINE void hai_transpose4_avx512(__m512 *x0, __m512 *x1, 
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
+#define HAI_STEP_REGISTERS 2
+#define HAI_MOST_ROWS 4
+#define HAI_MOST_QUERIES 16
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_avx512 = {
@@ -128,6 +141,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif

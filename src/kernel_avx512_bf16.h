@@ -80,6 +80,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
+    /* few */ HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
 #endif

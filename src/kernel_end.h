@@ -9,3 +9,6 @@
 #undef HAI_LONG
 #undef HAI_N_LONG
 #undef HAI_FACTORED
+#undef HAI_STEP_REGISTERS
+#undef HAI_MOST_ROWS
+#undef HAI_MOST_QUERIES

@@ -28,7 +28,9 @@ HAI_V_neon hai_bf16_neon(const void *p) {
   HYPERATTN_MEMCPY(&x, p, sizeof x);
   return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
-HAI_V_neon hai_first_neon(float32x4_t x) { return vdupq_laneq_f32(x, 0); }
+HAI_V_neon hai_half_neon(const void *p) {
+  return vcvt_f32_f16(vreinterpret_f16_s16(vdup_n_s16(hai_two_bytes(p))));
+}
 HAI_V_neon hai_int8_neon(const void *p) {
   int32_t four;
   HYPERATTN_MEMCPY(&four, p, sizeof four);
@@ -76,6 +78,10 @@ HAI_V_neon hai_exp_neon(float32x4_t x) {
   return vbslq_f32(vcltq_f32(t, vdupq_n_f32(-126.0f)), vdupq_n_f32(0.0f), p);
 }
 HAI_INLINE float hai_sum_neon(float32x4_t x) { return vaddvq_f32(x); }
+HAI_INLINE float hai_most_neon(float32x4_t x) { return vmaxvq_f32(x); }
+HAI_INLINE void hai_sums4_neon(float *to, float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d) {
+  vst1q_f32(to, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
 /* elements t .. t + 3 of row 0 */
 HAI_V_neon hai_gather4_neon(const void *const *row, hai_index t) {
   return vld1q_f32(HAI_AS(const float *, row[0]) + t);
@@ -103,6 +109,9 @@ HAI_INLINE void hai_transpose4_neon(float32x4_t *x0, float32x4_t *x1, float32x4_
 #define HAI_LONG(X) HAI_ROWS_16(X)
 #define HAI_N_LONG 16
 #define HAI_FACTORED 0
+#define HAI_STEP_REGISTERS 8
+#define HAI_MOST_ROWS 2
+#define HAI_MOST_QUERIES 8
 #include "kernel_vector.h"
 
 static const hai_kernel hai_kernel_neon = {
@@ -127,6 +136,7 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif

@@ -74,6 +74,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
+    /* few */ HAI_NULL,
     /* enter */ hai_enter_neon,
     /* leave */ hai_leave_neon};
 #endif

@@ -83,11 +83,9 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
       if (visible && !(visible[j] >> i & 1)) *s = -hai_inf();
       if (*s > high) high = *s;
     }
-    if (high > m[i]) {
-      if (high < m[i] + HAI_LEAP) high += HAI_AHEAD;
-      moved = 1;
-    }
-    shift = high == -hai_inf() ? 0.0f : high;
+    if (high > m[i]) moved = 1;
+    high = hai_moved(m[i], high);
+    shift = hai_shift(high);
     for (j = 0; j < n_keys; j++) {
       float *s = score + j * HAI_SCALAR_LANES + i;
       *s = hai_exp(*s - shift);
@@ -154,6 +152,60 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
   }
 }
 
+static void hai_few_scores_scalar(const hai_few_rows *keys, const float *query, int n, float *score) {
+  hai_index t;
+  int i, j;
+  for (i = 0; i < n; i++, query += keys->dim, score += HAI_CHUNK)
+    for (j = 0; j < keys->n; j++) {
+      const float *key = HAI_AS(const float *, HAI_AS(const void *, keys->row[j]));
+      score[j] = 0.0f;
+      for (t = 0; t < keys->dim; t++) score[j] += query[t] * key[t];
+    }
+}
+
+static void hai_few_softmax_scalar(float *score, int n, int n_keys, const float *log_weight,
+                                   const uint64_t *visible, float *m, float *l, float *factor) {
+  int i, j;
+  for (i = 0; i < n; i++, score += HAI_CHUNK) {
+    float high = m[i], shift, sum = 0.0f;
+    for (j = 0; j < n_keys; j++) {
+      if (log_weight) score[j] += log_weight[j];
+      if (!(visible[i] >> j & 1)) score[j] = -hai_inf();
+      if (score[j] > high) high = score[j];
+    }
+    high = hai_moved(m[i], high);
+    shift = hai_shift(high);
+    for (j = 0; j < n_keys; j++) {
+      score[j] = hai_exp(score[j] - shift);
+      sum += score[j];
+    }
+    factor[i] = hai_exp(m[i] - shift);
+    l[i] = l[i] * factor[i] + sum;
+    m[i] = high;
+  }
+}
+
+static void hai_few_values_scalar(const hai_few_rows *values, const float *weight, const float *factor,
+                                  int n, float *o) {
+  hai_index t;
+  int i, j;
+  for (i = 0; i < n; i++, weight += HAI_CHUNK, o += values->dim)
+    for (t = 0; t < values->dim; t++) {
+      float sum = 0.0f;
+      for (j = 0; j < values->n; j++)
+        sum += weight[j] * HAI_AS(const float *, HAI_AS(const void *, values->row[j]))[t];
+      o[t] = o[t] * factor[i] + sum;
+    }
+}
+
+static const hai_few_kernel hai_few_scalar = {
+    /* scores */ hai_few_scores_scalar,
+    /* softmax */ hai_few_softmax_scalar,
+    /* values */ hai_few_values_scalar,
+    /* most */ 1,
+    /* queries */ 4,
+    /* step */ 1};
+
 static const hai_kernel hai_kernel_scalar = {
     /* isa */ HYPERATTN_ISA_SCALAR,
     /* dtype */ HYPERATTN_F32,
@@ -176,5 +228,6 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
+    /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};

@@ -69,6 +69,12 @@ static void hai_leave_neon(uint32_t before) {
 }
 #endif
 
+HAI_INLINE int16_t hai_two_bytes(const void *at) {
+  int16_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
 /* Whether n rows are all there. */
 static int hai_rows_present(const void *const *row, int n) {
   int i;

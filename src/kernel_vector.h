@@ -3,7 +3,7 @@
      zero(), set1(x), load(p), store(p, x), add, sub, mul, fma(a, b, c) = a b + c, sum(x) of all lanes
      dot(a, b, c)          what a product adds to c; each(p): the element at p in all lanes
      times(x, factor)      what packing multiplies by
-     f16(p), bf16(p), int8(p)   a register of elements as floats; first(x): the first lane in all
+     f16(p), bf16(p), int8(p)   a register of elements as floats; half(p): the float16 at p in all lanes
      max(a, b), min(a, b)  the larger, the smaller; b where either is NaN
      div(a, b); hidden(x)  bit i: lane i is -inf
      show(x, bits)         x in the lanes of `bits`, -inf elsewhere
@@ -227,7 +227,7 @@ HAI_TARGET static hai_index HAI_ISA(widen_most)(const char *row, hyperattn_dtype
     for (; t + HAI_WIDTH <= n; t += HAI_WIDTH) HAI_ISA(store)(to + t, HAI_ISA(bf16)(row + 2 * t));
   } else {
     for (; t + HAI_Q8_0_ELEMENTS <= n; t += HAI_Q8_0_ELEMENTS, row += HAI_Q8_0_BYTES) {
-      HAI_VECTOR d = HAI_ISA(first)(HAI_ISA(f16)(row)); /* a register of halves fits in a block */
+      HAI_VECTOR d = HAI_ISA(half)(row);
       for (k = 0; k < HAI_Q8_0_ELEMENTS; k += HAI_WIDTH)
         HAI_ISA(store)(to + t + k, HAI_ISA(mul)(d, HAI_ISA(int8)(row + 2 + k)));
     }
@@ -240,6 +240,7 @@ static void HAI_ISA(widen)(const void *row, hyperattn_dtype dtype, hai_index n, 
   if (t < n) hai_widen_plain(row, dtype, t, n, to);
 }
 
+#include "kernel_few.h"
 #undef HAI_SHOW
 #undef HAI_HIGH
 #include "kernel_end.h"

@@ -64,6 +64,7 @@
      kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
      kernel_tile.h            its scores,
      kernel_values.h          its sums of values,
+     kernel_few.h             and the same for few queries;
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
@@ -85,6 +86,7 @@
      columns.h              pinned keys and sampled columns
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
+     few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
@@ -129,6 +131,7 @@
      Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
      take as many products of a query and a key as exact attention. examples/demo.c prints time and error
      side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
+     Few queries are exact by the default preset.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -148,12 +151,18 @@
      pinned key     a key that all queries of a rectangle meet with weight one: a sink key (one of the
                     first) or a heavy key (one to which the probes pay much attention)
      window         the last keys before a query, met exactly in causal attention
+     few queries    at most 16 of each head by AVX-512, 8 by NEON, 4 by AVX2 and in plain C, in a call that
+                    approximates nothing; 4 also where products of BF16 could serve the call. Such are steps
+                    of decoding and drafts that are checked. A kernel of their own reads the keys and values
+                    of a kv head once for all its query heads (for up to 64 queries; 8 in builds without
+                    vector kernels)
+     part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
    ACCURACY
      Exact attention has the rounding error of float32, which does not grow with the number of keys: sums keep
      track of what rounding takes from them (but not under -ffast-math, which optimises that away). Over up to
-     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 4e-6. lse is right to 4 units
+     2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so the default preset measures it: where the held-out
@@ -170,6 +179,12 @@
      alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
      values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
      nearest, and restore the mode that they found.
+     In exact attention, the last queries of a call have the same bits when they are computed alone over the
+     same keys, if both calls are of few queries or neither is; otherwise they differ by rounding. So may few
+     queries that see more than 4096 keys through a sliding window, since the first of them decides where
+     parts begin. Where no sliding window hides a key, a token of a causal chunk of few queries has the bits
+     of the same token decoded alone when the cache ended with it, if both calls have at most 4096 keys or
+     both have more.
      Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
      of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
      queries from all over the rectangle judge it, together with what they have met before, so later keys
@@ -179,9 +194,14 @@
    MEMORY
      All of it is the caller's: hyperattn_workspace_size() bytes, of any alignment. Their contents do not
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
+     Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
+     n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
+     each part and each of up to 16 queries of a head.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
-     are already running can drive the phases itself (examples/threads.c does both).
+     are already running can drive the phases itself (examples/threads.c does both). Without a report, an
+     exact call has one phase. Few queries that see more than 4096 keys have two: each part of the keys is a
+     task, for all heads that share them, and then each head's parts are merged.
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_API          what is put before every function; define it alike in each file that includes
                             this one. Default: extern. For a shared library
@@ -192,11 +212,14 @@
      HYPERATTN_NO_SIMD, HYPERATTN_NO_AVX512, HYPERATTN_NO_AMX, HYPERATTN_NO_AVX2, HYPERATTN_NO_NEON   leave
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
-     HYPERATTN_ERROR_LEFT_OUT:
+     HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
      HYPERATTN_NO_HYPER     exact attention only
      HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
      HYPERATTN_NO_HALVES    float32 only
-     HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096
+     HYPERATTN_NO_FEW       no kernels for few queries: those of many take them, in more time, and a call is
+                            one phase whatever the number of keys
+     HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096 (but not
+                            for few queries, whose parts are shorter)
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
@@ -207,16 +230,22 @@
      gcc and clang compile kernels for AVX-512 (F, VL, BW, DQ), AVX2 with FMA and F16C, and NEON, whatever
      the flags. Which one runs is decided at run time, by CPUID and by what the system saves, or by
      params.isa. Other compilers get plain C. Results differ between ISAs by rounding; hash buckets do not.
-     Where queries, keys and values are all BF16, products are computed by AMX (on Linux, if the process has
-     asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD), or by ARMv8.6's
-     bfloat16 instructions where the compiler's flags allow them.
+     Where queries, keys and values are all BF16, and queries are not few, products are computed by AMX (on
+     Linux, if the process has asked for permission: examples/amx.h), by vdpbf16ps where that is faster (AMD),
+     or by ARMv8.6's bfloat16 instructions where the compiler's flags allow them.
    DTYPES
      Tensors may differ in dtype. A row that is not float32 is widened, exactly, when it is met, a chunk of
-     64 keys at a time. Results are, bit for bit, those of the same call on float32 tensors with the same
-     numbers, and out is rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's
-     function, likewise. Kernels of BF16 products are the exception: they sum in float32 as well, but round
-     the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by the sum of
-     the rounded weights, so that equal values are their own mean; lse is that of the exact weights.
+     64 keys at a time. For few queries vector kernels read it as it lies, and widen it in registers, if its
+     dim is a multiple of 32, its dtype is not HYPERATTN_CUSTOM, and a task has at most 16 rows (Q8_0: 6),
+     which are queries times query heads of the kv head.
+     Results are, bit for bit, those of the same call on float32 tensors with the same numbers, and out is
+     rounded once, at the end. Rows of HYPERATTN_CUSTOM are widened by the caller's function, likewise.
+     There are two exceptions. Where queries, keys and values are all BF16 and kernels of BF16 products could
+     serve, 5 to 16 queries of a head are not few, even while AMX is possible but not permitted, so that they
+     can differ by rounding. And kernels of BF16 products, which take no few queries, sum in float32 as well,
+     but round the weights e^(s - m) to BF16 (relative 2^-8 each) and take denormals as zero. They divide by
+     the sum of the rounded weights, so that equal values are their own mean; lse is that of the exact
+     weights.
    DIFFERENCES FROM THE PAPER AND FROM THE AUTHORS' CODE
      - Buckets are ordered by the Gray *decode* of their sign bits, so that neighbours differ in one bit
        (the authors' code encodes).

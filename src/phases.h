@@ -71,7 +71,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
   job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
-  job->rect = hai_rect_at(plan, job->level, hai_to_index(index % g.rects));
+  hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));

@@ -72,6 +72,24 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
+   attention n_query decides for every number of heads, so that heads which share keys compute what they
+   would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
+   fast that fewer queries are few. */
+static hai_index hai_few_queries(const hai_plan *plan) {
+  return HAI_FEW ? HAI_FEW_QUERIES(plan->float_kernel->few->queries) : 0;
+}
+static int hai_is_few(const hai_plan *plan) {
+  int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
+  hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
+}
+
+/* Parts that so many keys are cut into for few queries. */
+static hai_index hai_few_parts_of(hai_index n_key) {
+  return n_key <= HAI_FEW_UNCUT ? 1 : hai_ceil_div(n_key, HAI_FEW_KEYS);
+}
+
 /* Can held-out queries choose columns alone, a recipe with the wide draw and no blocks? */
 static int hai_trying_columns(const hai_plan *plan) { return plan->choosing && plan->block_size > 0; }
 
@@ -127,27 +145,31 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Rectangle `index` of a level, levels counted in the order in which they run. */
-static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
-  hai_rect r;
-  r.index = index;
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
+   second one on a task's stack would lie below all that the task calls. */
+static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
+  r->index = index;
   if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
     hai_index end = hai_cut(plan->square, parts, 2 * index + 2);
-    r.query_begin = plan->query_skip + half;
-    r.n_query = end - half;
-    r.key_begin = plan->key_skip + begin;
-    r.n_key = half - begin;
-    r.region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
+    r->query_begin = plan->query_skip + half;
+    r->n_query = end - half;
+    r->key_begin = plan->key_skip + begin;
+    r->n_key = half - begin;
+    r->region = parts / 2 + index; /* heap numbering: 1, 2 3, 4 5 6 7, .. */
   } else {
-    r.query_begin = plan->problem->causal ? plan->query_skip : 0;
-    r.n_query = plan->n_query - r.query_begin;
-    r.key_begin = 0;
-    r.n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
-    r.region = 0;
+    r->query_begin = plan->problem->causal ? plan->query_skip : 0;
+    r->n_query = plan->n_query - r->query_begin;
+    r->key_begin = 0;
+    r->n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
+    r->region = 0;
   }
+}
+static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
+  hai_rect r;
+  hai_rect_set(&r, plan, level, index);
   return r;
 }
 

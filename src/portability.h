@@ -139,6 +139,11 @@
 #else
 #define HAI_CUSTOM 1
 #endif
+#ifdef HYPERATTN_NO_FEW
+#define HAI_FEW 0
+#else
+#define HAI_FEW 1
+#endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
 #else
@@ -177,6 +182,18 @@
 #define HAI_MAX_STAGES 32   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
+
+/* Few queries. HYPERATTN_WORKSPACE_BOUND_FEW repeats some of these numbers. The bench that compares the two
+   kernels redefines how many are few. */
+#ifndef HAI_FEW_QUERIES
+#define HAI_FEW_QUERIES(measured) measured
+#endif
+#define HAI_FEW_BF16 4 /* most queries that are few where tiles could take products of bfloat16 */
+#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
+#define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
+/* most rows of a task for which keys are read as they lie, if not float32 */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
+#define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */

@@ -132,7 +132,7 @@ static void hai_report_rects(hai_job *job, hai_report_sums *sums, hyperattn_repo
     for (index = 0; index < n; index++) {
       int is_last = !index && !(plan->outer && job->level < plan->depth);
       float ratio;
-      job->rect = hai_rect_at(plan, job->level, index);
+      hai_rect_set(&job->rect, plan, job->level, index);
       ratio = hai_report_add(job, is_last, sums, r);
       if (!is_last) continue;
       sums->squared_norm +=

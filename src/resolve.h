@@ -108,6 +108,7 @@ static size_t hai_worker_bytes(const hai_plan *plan) {
   size_t most = 0;
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
   for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
+  if (HAI_FEW) most = hai_most(most, hai_scratch_few(plan)); /* a call of fewer queries may need it */
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 

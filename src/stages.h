@@ -33,7 +33,15 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->problem->causal || !plan->outer;
+  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan);
+}
+static int hai_wants_few(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_is_few(plan);
+}
+static int hai_wants_merge(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_is_few(plan) && hai_few_parts(plan) > 1;
 }
 static int hai_wants_order(const hai_plan *plan, int pairing) { return plan->sorted[pairing]; }
 static int hai_wants_probes(const hai_plan *plan, int pairing) {
@@ -81,6 +89,12 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   (void)n_key;
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
+/* Some rows of all heads that share a kv head, by a part of the keys. */
+static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  (void)n_key;
+  return hai_few_row_tasks(plan) * hai_few_parts(plan);
+}
 /* Queries of all heads that share a kv head. */
 static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return hai_cut_queries(plan, n_query * plan->heads_per_kv, n_key);
@@ -119,6 +133,11 @@ static size_t hai_scratch_none(const hai_plan *plan) {
 /* The tiles of a task beyond the first. */
 static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
+}
+/* Few queries overlay the tile's memory; this is what exceeds it. */
+static size_t hai_scratch_few(const hai_plan *plan) {
+  size_t bytes = hai_few_bytes(plan);
+  return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
 }
 /* Random planes: [lsh_bits][head_dim]. */
 static size_t hai_scratch_planes(const hai_plan *plan) {
@@ -170,6 +189,10 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
 static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),
+  HAI_STAGE(HAI_BEFORE, HAI_FEW, "few", hai_stage_few, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_few, hai_cut_few, hai_scratch_few),
+  HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_merge, hai_cut_nothing, hai_scratch_few),
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),

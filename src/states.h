@@ -1,10 +1,13 @@
 /* ---- States of the lanes ---- */
 
-/* Sets m and l of a lane to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
+/* Sets m and l to a sum of weights whose logarithm is lse; -inf: an empty sum; NaN or +inf: NaN. */
+static void hai_state_begin(float lse, float *m, float *l) {
+  *m = lse;
+  *l = lse == -hai_inf() ? 0.0f : 1.0f;
+  if (HAI_SINKS && !(lse < hai_inf())) *l = hai_float(0x7fc00000u);
+}
 static void hai_lane_set(hai_tile *tile, int lane, float lse) {
-  tile->m[lane] = lse;
-  tile->l[lane] = lse == -hai_inf() ? 0.0f : 1.0f;
-  if (HAI_SINKS && !(lse < hai_inf())) tile->l[lane] = hai_float(0x7fc00000u);
+  hai_state_begin(lse, &tile->m[lane], &tile->l[lane]);
   tile->l[tile->kernel->lanes + lane] = 0.0f;
 }
 

@@ -185,7 +185,7 @@ static void hai_rows_paged(hai_rows *rows, const hyperattn_input *x, hai_index b
 }
 
 /* Keys or values of the job's kv head. */
-static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim, char **at) {
+static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_index dim) {
   hai_rows rows;
   int has_stride = job->plan->n_key > 1 && !(HAI_PAGES && x->page && x->page_rows == 1);
   HYPERATTN_MEMSET(&rows, 0, sizeof rows);
@@ -195,7 +195,6 @@ static hai_rows hai_rows_of(const hai_job *job, const hyperattn_input *x, hai_in
   if (hai_is_custom(x->dtype)) rows.custom = x->widen;
   rows.dtype = x->dtype;
   rows.dim = dim;
-  rows.widened = hai_carve(at, hai_widened_floats(job->plan, x->dtype, dim));
   return rows;
 }
 
@@ -236,8 +235,10 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   }
   if (hai_masking(plan)) tile->mask->bias = hai_carve(at, hai_bias_floats(plan));
   tile->score = hai_carve(at, hai_score_rows(plan) * lanes);
-  tile->keys = hai_rows_of(job, &p->key, plan->head_dim, at);
-  tile->values = hai_rows_of(job, &p->value, plan->value_dim, at);
+  tile->keys = hai_rows_of(job, &p->key, plan->head_dim);
+  tile->keys.widened = hai_carve(at, hai_widened_floats(plan, p->key.dtype, plan->head_dim));
+  tile->values = hai_rows_of(job, &p->value, plan->value_dim);
+  tile->values.widened = hai_carve(at, hai_widened_floats(plan, p->value.dtype, plan->value_dim));
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->log_weight = hai_carve(at, HAI_CHUNK);

@@ -68,6 +68,17 @@ static size_t hai_count_out(const hai_plan *plan) {
   if (hai_is_f32(plan->problem->out.dtype)) return 0;
   return hai_times(hai_count_lse(plan), HAI_AS(size_t, plan->value_dim));
 }
+/* Floats of a part's state of a query: o in whole steps of any kernel, m and l, in whole lines. */
+static hai_index hai_few_stride(const hai_plan *plan) {
+  return hai_ceil_div(plan->value_dim, HAI_Q8_0_ELEMENTS) * HAI_Q8_0_ELEMENTS + 16;
+}
+/* For the most queries that are few, and the most keys that they can see. */
+static size_t hai_count_few(const hai_plan *plan) {
+  hai_index n_query = hai_min(plan->n_query, hai_few_queries(plan)), n_key = plan->n_key;
+  if (hai_sliding(plan)) n_key = hai_min(n_key, plan->sliding + n_query + HAI_CHUNK);
+  if (!HAI_FEW || hai_few_parts_of(n_key) == 1) return 0;
+  return hai_times(hai_product(hai_few_parts_of(n_key), n_query), HAI_AS(size_t, hai_few_stride(plan)));
+}
 static size_t hai_count_choice(const hai_plan *plan) {
   if (!plan->by_score) return 0;
   return hai_product(hai_ceil_div(plan->n_query, plan->query_group) + plan->max_rects, plan->take);
@@ -137,6 +148,11 @@ static const hai_array hai_arrays[] = {
 #define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
     HAI_ARRAYS(HAI_ARRAY)};
 
+/* Elements of an array for one head, in any call. */
+static size_t hai_array_count(const hai_plan *plan, int array) {
+  return array == HAI_ARRAY_FEW || hai_may_approximate(plan) ? hai_arrays[array].count(plan) : 0;
+}
+
 /* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
 static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
@@ -153,11 +169,11 @@ static void hai_resolve_arrays(hai_plan *plan) {
   int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!hai_may_approximate(plan)) return;
+  if (!HAI_FEW && !hai_may_approximate(plan)) return;
   for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = hai_times(array->count(plan), array->size);
+    y->stride[i] = hai_times(hai_array_count(plan, i), array->size);
     if (array->place == i) end = y->scratch;
     if (array->place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
@@ -197,10 +213,6 @@ static hai_index hai_flat_kv_head(const hai_job *job) {
 static uint64_t hai_random_of(const hai_job *job, int purpose, hai_index index) {
   return hai_random(job->plan->params->seed, HAI_AS(uint64_t, job->rect.region), HAI_AS(uint64_t, purpose),
                     HAI_AS(uint64_t, index));
-}
-/* Bytes of so many elements. */
-HAI_HOT ptrdiff_t hai_offset(hyperattn_dtype dtype, ptrdiff_t elements) {
-  return elements / hai_unit(dtype) * HAI_AS(ptrdiff_t, hai_unit_bytes(dtype));
 }
 HAI_HOT const char *hai_row(const hyperattn_input *x, hai_index batch, hai_index head, hai_index row) {
   return HAI_AS(const char *, x->data) +

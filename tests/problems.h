@@ -41,7 +41,8 @@ static void any_pages(any_call *a, uint64_t *random, hyperattn_input *x, int64_t
     page[i] = i % entries < needed ? (int32_t)any_of(random, 0, n_pages - 1) : INT32_MAX;
 }
 
-/* Rows as pages [page][row][head] or [page][head][row]; a tensor without a table is a page for each batch. */
+/* Rows as pages [page][row][head] or [page][head][row], from the first to the last or from the last to the
+   first; a tensor without a table is a page for each batch. */
 static hyperattn_input any_input(any_call *a, uint64_t *random, hyperattn_dtype dtype, int64_t heads,
                                  int64_t rows, int64_t dim, int paged) {
   static const int64_t sizes[] = {1, 2, 3, 16};
@@ -54,28 +55,35 @@ static hyperattn_input any_input(any_call *a, uint64_t *random, hyperattn_dtype 
     n_pages = batch * ((rows + page_rows - 1) / page_rows) + 3;
   }
   int64_t lines = n_pages * page_rows * heads;
-  float *numbers = gaussians(lines * dim, splitmix(random));
+  float *numbers = many_gaussians(lines * dim, splitmix(random));
   void *data = keep(a, encode(numbers, lines, dim, dtype, &stride));
   set_input(&x, data, dtype, heads, page_rows, stride);
   free(numbers);
   if (rows_first) x.head_stride = (ptrdiff_t)stride, x.row_stride = (ptrdiff_t)(heads * stride);
+  if (!any_of(random, 0, 3)) {
+    x.data = (const char *)data + stride_bytes(dtype, (ptrdiff_t)(page_rows - 1) * x.row_stride);
+    x.row_stride = -x.row_stride;
+  }
   x.page_rows = paged ? page_rows : -1; /* unused without a table */
   if (paged) any_pages(a, random, &x, rows, n_pages);
   return x;
 }
 
-/* A mask that hides a quarter of the keys and a tenth of the rows. What pads its rows is NaN, and any of
+/* A mask that hides a quarter of the keys and a tenth of the rows, and half the time a run of keys from all. What pads its rows is NaN, and any of
    its strides may be 0. */
 static hyperattn_input any_mask(any_call *a, uint64_t *random, hyperattn_dtype dtype) {
   const hyperattn_problem *p = &a->c.problem;
   int64_t width = p->n_key + any_of(random, 0, 3), stride;
   int64_t batch = any_of(random, 0, 1) ? p->batch : 1, heads = any_of(random, 0, 1) ? p->n_heads : 1,
           rows = any_of(random, 0, 3) ? p->n_query : 1, lines = batch * heads * rows;
-  float *numbers = gaussians(lines * width, splitmix(random));
+  int64_t run_begin = any_of(random, 0, p->n_key),
+          run_end = any_of(random, 0, 1) * any_of(random, 0, p->n_key);
+  float *numbers = many_gaussians(lines * width, splitmix(random));
   for (int64_t r = 0; r < lines; r++) {
     int hides_all = !any_of(random, 0, 9);
     for (int64_t j = 0; j < p->n_key; j++)
-      if (hides_all || !any_of(random, 0, 3)) numbers[r * width + j] = -INFINITY;
+      if (hides_all || (run_begin <= j && j < run_end) || !any_of(random, 0, 3))
+        numbers[r * width + j] = -INFINITY;
     for (int64_t j = p->n_key; j < width; j++) numbers[r * width + j] = NAN;
   }
   hyperattn_input x;

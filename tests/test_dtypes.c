@@ -179,6 +179,7 @@ static void test_mixes_exact(void **state) {
     int is_every = hai_kernel_of(p.isa)->width == widest;
     assert_mix_equals_floats(p, is_every, 70, 90, 40, 33, 1);
     assert_mix_equals_floats(p, is_every, 5, 66, 64, 96, 0);
+    assert_mix_equals_floats(p, 0, 2, 4200, 33, 7, 1);
   }
 }
 
@@ -331,7 +332,7 @@ static void assert_bf16_kernel(int64_t n_query, int64_t n_key, int64_t head_dim,
   assert_below(lse_error(c.lse, lse, lse_size(&c.problem)), 3e-6);
   double error = relative_error(c.out, out, out_size(&c.problem));
   assert_below(error, 0x1p-9);
-  if (bf16_isa != HYPERATTN_ISA_AUTO && head_dim % 2 == 0 && n_key > 1)
+  if (bf16_isa != HYPERATTN_ISA_AUTO && head_dim % 2 == 0 && n_key > 1 && n_query > 16)
     assert_above(error, 1e-5); /* so weights were rounded: it was that kernel */
   free(out), free(lse), free(query), free(key), free(value);
   free_call(&c);

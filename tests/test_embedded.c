@@ -95,13 +95,14 @@ static void test_bound_holds(void **state) {
                                              a.block_size, a.sample_size, a.sink_keys + a.heavy_keys,
                                              probes, group, a.lsh_bits);
     size_t bytes = hyperattn_workspace_size(&p, &a, 1),
-           mask = p.mask.data ? HYPERATTN_WORKSPACE_BOUND_MASK : 0;
-    assert_true(bytes > 0 && bytes <= bound + mask);
+           more = (p.mask.data ? HYPERATTN_WORKSPACE_BOUND_MASK : 0) +
+                  HYPERATTN_WORKSPACE_BOUND_FEW(p.batch * p.n_heads, p.n_key, p.value_dim);
+    assert_true(bytes > 0 && bytes <= bound + more);
     if ((double)bound / (double)bytes < least) least = (double)bound / (double)bytes;
     a.method = HYPERATTN_EXACT;
     bytes = hyperattn_workspace_size(&p, &a, 1);
     bound = HYPERATTN_WORKSPACE_BOUND_EXACT(p.head_dim, p.value_dim);
-    assert_true(bytes > 0 && bytes <= bound + mask);
+    assert_true(bytes > 0 && bytes <= bound + more);
   }
   printf("the tightest bound is %.3f times what is needed\n", least);
   assert_below(least, 1.5);
@@ -220,6 +221,16 @@ static void test_fields_left_out(void **state) {
   }
 }
 
+/* 0 would mean that the call is invalid. */
+static void test_no_query_is_a_call_of_some_phases(void **state) {
+  (void)state;
+  call c = new_call(1, 1, 1, 0, 5000, 8, 8, 1, 1);
+  c.params.method = HYPERATTN_EXACT;
+  assert_true(hyperattn_phase_count(&c.problem, &c.params) > 0);
+  assert_int_equal(hyperattn_phase_tasks(&c.problem, &c.params, 0), 0);
+  free_call(&c);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
 #ifndef HYPERATTN_NO_HYPER
@@ -228,6 +239,7 @@ int main(void) {
       cmocka_unit_test(test_little_memory),
       cmocka_unit_test(test_left_out),
       cmocka_unit_test(test_fields_left_out),
+      cmocka_unit_test(test_no_query_is_a_call_of_some_phases),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

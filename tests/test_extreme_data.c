@@ -18,11 +18,7 @@ static unsigned flush_denormals(void) { return 0; }
 static void restore(unsigned before) { (void)before; }
 #endif
 
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-enum { STEP = 1 };
-#else
-enum { STEP = 7 };
-#endif
+enum { STEP = IS_FAST_BUILD ? 1 : 7 };
 enum { DIM = 32, VALUE_DIM = 16 }; /* dims that AMX takes too */
 
 /* ---- Kernels ---- */

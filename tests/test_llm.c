@@ -2,6 +2,7 @@
 // error, never a crash; the engine names what it does not understand; formats, tokenizer and decoding are
 // right. The sanitize preset runs this too.
 #include "dequant.h"
+#include "matmul.h"
 #include "model.h"
 #include "tokenizer.h"
 
@@ -11,6 +12,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -920,6 +922,37 @@ static void a_long_word_takes_n_log_n_steps(void **state) {
   }
 }
 
+// Products of blocks beside those of floats: within the rounding of weights to 8 bits, and exact where the
+// weights have 8 bits already. A block of zeros is zeros; what is no number stays none.
+static void packed_products_are_products(void **state) {
+  (void)state;
+  enum { BLOCKS = 3, INNER = BLOCKS * MATMUL_BLOCK, COLUMNS = 5 };
+  float x[INNER], w[COLUMNS * INNER], y[COLUMNS], expected[COLUMNS];
+  matmul_block16 packed[BLOCKS];
+  matmul_block8 blocks[COLUMNS * BLOCKS];
+  for (int is_rounded = 0; is_rounded < 2; is_rounded++) {
+    for (int i = 0; i < INNER; i++) x[i] = i / MATMUL_BLOCK == 1 ? 0 : sinf((float)(i * i));
+    for (int i = 0; i < COLUMNS * INNER; i++)
+      w[i] = is_rounded ? sinf((float)i) : (float)(i % MATMUL_BLOCK ? i * 31 % 255 - 127 : 127) / 64;
+    for (int c = 0; c < COLUMNS; c++) y[c] = expected[c] = (float)c;
+    matmul(expected, COLUMNS, x, INNER, w, 1, INNER, COLUMNS, 1);
+    matmul_pack16(x, BLOCKS, packed);
+    matmul_pack8(w, COLUMNS * BLOCKS, blocks);
+    matmul_packed(y, packed, blocks, BLOCKS, COLUMNS, 1);
+    for (int c = 0; c < COLUMNS; c++)
+      assert_true(fabsf(y[c] - expected[c]) <= (is_rounded ? INNER / 254.0f : 1e-2f));
+    matmul_packed(expected, packed, blocks, BLOCKS, COLUMNS, 0);
+    for (int c = 0; c < COLUMNS; c++) assert_true(fabsf(y[c] - (float)c - expected[c]) < 1e-4f);
+  }
+  static const float no_numbers[] = {NAN, INFINITY};
+  for (int i = 0; i < 2; i++) {
+    x[40] = no_numbers[i];
+    matmul_pack16(x, BLOCKS, packed);
+    matmul_packed(y, packed, blocks, BLOCKS, COLUMNS, 0);
+    for (int c = 0; c < COLUMNS; c++) assert_false(isfinite(y[c]));
+  }
+}
+
 // The logits of the last of n tokens are the same if two threads read all at once, and if tokens are read one
 // by one.
 static void decoding_equals_reading_at_once(void **state) {
@@ -963,12 +996,99 @@ static void decoding_equals_reading_at_once(void **state) {
     if (dtype > HYPERATTN_F32) assert_true(most > 1e-4);  // so the cache had that dtype
     session_close(&s);
   }
+  // So does the rounding of weights to 8 bits. Two threads and one give the same bits.
+  float packed[2][VOCAB];
+  double most = 0;
+  assert_true(model_pack(&m, &error));
+  for (int i = 0; i < 2; i++) {
+    assert_true(session_open(&s, &m, i ? &two : &alone, N, 1, HYPERATTN_F32, &error));
+    for (int k = 0; k < N; k++) assert_true(session_run(&s, tokens + k, 1, params, &error));
+    session_logits(&s, 0, packed[i]);
+    session_close(&s);
+  }
+  assert_memory_equal(packed[0], packed[1], sizeof packed[0]);
+  for (int i = 0; i < VOCAB; i++)
+    most = fmax(most, fabs((double)at_once[i] - (double)packed[0][i]) / (1 + fabs((double)at_once[i])));
+  if (!(most <= 1.0 && most > 1e-4)) fail_msg("weights of 8 bits: %g", most);
   pool_close(&threads);
   model_close(&m);
   free(file.values), free(file.tensors);
 }
 
-int main(void) {
+static void a_cache_is_repeated(void **state) {
+  (void)state;
+  enum { N = 11, HAS = 3 };
+  gguf file;
+  model m;
+  session s;
+  llm_error error;
+  hyperattn_params params[LAYERS] = {hyperattn_default_params(), hyperattn_default_params()};
+  assert_true(gguf_parse(&file, made.data, made.size, &error) && model_open(&m, &file, &error));
+  assert_true(session_open(&s, &m, &alone, N, 1, HYPERATTN_F16, &error) &&
+              session_run(&s, (int32_t[HAS]){3, 1, 4}, HAS, params, &error));
+  session_repeat(&s);
+  assert_int_equal(s.n_past, N);
+  size_t row = elements_size(m.head_dim, HYPERATTN_F16);
+  for (int64_t head = 0; head < m.n_kv_heads; head++)
+    for (size_t i = HAS; i < N; i++) {
+      const char *keys = session_keys(&s, LAYERS - 1, head), *values = session_values(&s, 0, head);
+      assert_memory_equal(keys + i * row, keys + i % HAS * row, row);
+      assert_memory_equal(values + i * row, values + i % HAS * row, row);
+    }
+  session_close(&s), model_close(&m);
+  free(file.values), free(file.tensors);
+}
+
+// ---- The program ----------------------------------------------------------------------------------
+
+static const char *program;  // NULL: none was given
+
+// What the program prints, with the model and these arguments, both streams together.
+static void run_program(const char *arguments, char *printed, size_t room) {
+  char path[] = "/tmp/test_llm.XXXXXX", command[2048];
+  int file = mkstemp(path);
+  assert_true(file >= 0 && write(file, made.data, made.size) == (ssize_t)made.size);
+  close(file);
+  snprintf(command, sizeof command, "'%s' %s --threads 2 --model %s 2>&1", program, arguments, path);
+  FILE *out = popen(command, "r");
+  assert_non_null(out);
+  printed[fread(printed, 1, room - 1, out)] = 0;
+  pclose(out);
+  remove(path);
+}
+
+static void decoding_says_how_fast_it_is(void **state) {
+  (void)state;
+  static const char decode[] =
+      "decode --text '" SOURCE_DIR "/LICENSE' --context 20 --csv --steps 4 --lengths ";
+  char printed[4096], arguments[1024];
+  long length[2], steps;
+  double figures[4];
+  if (!program) skip();
+  run_program("generate --prompt 'the the' --tokens 5", printed, sizeof printed);
+  if (!strstr(printed, "tokens read at") || !strstr(printed, "in attention)")) fail_msg("%s", printed);
+  snprintf(arguments, sizeof arguments, "%s12,60", decode);
+  run_program(arguments, printed, sizeof printed);
+  const char *line = strchr(printed, '\n');
+  for (int i = 0; i < 2; i++) {
+    if (!line || sscanf(line, "\n%ld,%ld,%lf,%lf,%lf,%lf", &length[i], &steps, &figures[0], &figures[1],
+                        &figures[2], &figures[3]) != 6)
+      fail_msg("%s", printed);
+    assert_true(steps == 4 && figures[2] > 0 && figures[2] < figures[1] && figures[3] < 1);
+    line = strchr(line + 1, '\n');
+  }
+  assert_true(length[0] == 12 && length[1] == 60);
+  static const char *const wrong[] = {"5", "12,x", "''", "99999999999999999999"};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    snprintf(arguments, sizeof arguments, "%s%s", decode, wrong[i]);
+    run_program(arguments, printed, sizeof printed);
+    if (!strstr(printed, "--lengths")) fail_msg("%s: %s", wrong[i], printed);
+  }
+}
+
+// The first argument, if there is one, is the program llm.
+int main(int argc, char **argv) {
+  program = argc > 1 ? argv[1] : NULL;
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(whole_file_is_accepted),
       cmocka_unit_test(every_truncation_is_an_error),
@@ -986,7 +1106,10 @@ int main(void) {
       cmocka_unit_test(merges_make_tokens_of_tokens),
       cmocka_unit_test(merging_equals_its_definition),
       cmocka_unit_test(a_long_word_takes_n_log_n_steps),
+      cmocka_unit_test(packed_products_are_products),
       cmocka_unit_test(decoding_equals_reading_at_once),
+      cmocka_unit_test(a_cache_is_repeated),
+      cmocka_unit_test(decoding_says_how_fast_it_is),
   };
   return cmocka_run_group_tests(tests, make, NULL);
 }

@@ -25,6 +25,10 @@ static any_call any_sequence(uint64_t *random) {
   p->n_key = any_of(random, kind == 1 ? 0 : 1, 300);
   p->n_query = kind < 4 ? 1 : kind < 6 ? p->n_key : any_of(random, 0, p->n_key);
   p->head_dim = one_of(random, dims, 5), p->value_dim = one_of(random, dims, 5);
+  if (!any_of(random, 0, 15)) { /* few queries over many keys */
+    p->n_query = any_of(random, 1, 17), p->n_key = any_of(random, 4000, 7000);
+    p->head_dim = any_of(random, 1, 9), p->value_dim = any_of(random, 1, 9);
+  }
   p->causal = any_of(random, 0, 4) > 0;
   if (fields & FORMATS) any_dtypes(p, random);
   fill_any_call(&a, fields, random);

@@ -1,7 +1,7 @@
 /* What must not change a bit of a result, whatever fields are set: workers, where tensors lie, what a row may
    not see, and what has no effect. And what sizes and checks do not look at. */
 #include "calls.h"
-#include "problems.h"
+#include "same.h"
 
 /* Calls a test with every field alone, with random sets of them and with all, by both methods. */
 static void for_each_call(void (*test)(any_call *a, uint64_t *random), unsigned fields, int rounds,
@@ -18,15 +18,6 @@ static void for_each_call(void (*test)(any_call *a, uint64_t *random), unsigned 
 
 /* ---- Workers ---- */
 
-static void check_workers(any_call *a, uint64_t *random) {
-  any_call b = twin_of(a);
-  (void)random;
-  run_shuffled(&b.c, 3);
-  assert_same_bits(&a->c, &b.c);
-  run_phases(&b.c, 3);
-  assert_same_bits(&a->c, &b.c);
-  free_any_call(&b);
-}
 static void test_workers(void **state) {
   (void)state;
   for_each_call(check_workers, ALL_FIELDS, 60, 51);
@@ -34,45 +25,40 @@ static void test_workers(void **state) {
 
 /* ---- Where rows lie ---- */
 
-/* Pages, strides and masks that repeat give the bits of contiguous tensors. */
-static void check_copies(any_call *a, uint64_t *random) {
-  any_call b = twin_of(a);
-  const hyperattn_problem *p = &a->c.problem;
-  (void)random;
-  b.c.problem.query = copy_rows(&b, &p->query, p->n_heads, 1, p->n_query, p->head_dim);
-  b.c.problem.key = copy_rows(&b, &p->key, p->n_kv_heads, 1, p->n_key, p->head_dim);
-  b.c.problem.value = copy_rows(&b, &p->value, p->n_kv_heads, 1, p->n_key, p->value_dim);
-  if (p->mask.data) b.c.problem.mask = copy_rows(&b, &p->mask, p->n_heads, 1, p->n_query, p->n_key);
-  run(&b.c);
-  assert_same_bits(&a->c, &b.c);
-  free_any_call(&b);
-}
 static void test_rows_may_lie_anywhere(void **state) {
   (void)state;
   for_each_call(check_copies, ALL_FIELDS, 80, 52);
 }
 
 /* Pages of keys that causal and the window let no row see may be gone: their numbers lead nowhere. */
+static void check_pages_out_of_sight(int64_t n_query, int64_t n_key, int causal) {
+  enum { ROWS = 5, WINDOW = 30 };
+  call a = new_call(1, 2, 1, n_query, n_key, 8, 8, causal, 61), b = a;
+  int32_t *page = (int32_t *)test_alloc((size_t)(n_key / ROWS) * sizeof *page);
+  int64_t first = n_key - n_query - WINDOW + 1;
+  for (int i = 0; i < n_key / ROWS; i++) page[i] = i < first / ROWS ? INT32_MIN / 2 : i;
+  a.problem.sliding_window = b.problem.sliding_window = WINDOW;
+  run(&a);
+  new_results(&b);
+  b.problem.key.page = b.problem.value.page = page,
+  b.problem.key.page_rows = b.problem.value.page_rows = ROWS;
+  b.problem.key.page_stride = b.problem.value.page_stride = ROWS * 8;
+  run(&b);
+  assert_same_bits(&a, &b);
+  free(page), free(b.out), free(b.lse);
+  free_call(&a);
+}
 static void test_pages_out_of_sight(void **state) {
-  enum { KEYS = 400, ROWS = 5, WINDOW = 30 };
   (void)state;
-  for (int n_query = 1; n_query < 90; n_query += 11)
-    for (int causal = 0; causal < 2; causal++) {
-      call a = new_call(1, 2, 1, n_query, KEYS, 8, 8, causal, 61), b = a;
-      int32_t page[KEYS / ROWS];
-      int first = KEYS - n_query - WINDOW + 1;
-      for (int i = 0; i < KEYS / ROWS; i++) page[i] = i < first / ROWS ? INT32_MIN / 2 : i;
-      a.problem.sliding_window = b.problem.sliding_window = WINDOW;
-      run(&a);
-      new_results(&b);
-      b.problem.key.page = b.problem.value.page = page,
-      b.problem.key.page_rows = b.problem.value.page_rows = ROWS;
-      b.problem.key.page_stride = b.problem.value.page_stride = ROWS * 8;
-      run(&b);
-      assert_same_bits(&a, &b);
-      free(b.out), free(b.lse);
-      free_call(&a);
-    }
+  for (int causal = 0; causal < 2; causal++) {
+    for (int n_query = 1; n_query < 90; n_query += 11) check_pages_out_of_sight(n_query, 400, causal);
+    for (int n_query = 1; n_query < 18; n_query += 4) check_pages_out_of_sight(n_query, 8200, causal);
+  }
+}
+
+static void test_results_of_16_bits(void **state) {
+  (void)state;
+  for_each_call(check_narrow, ALL_FIELDS, 60, 59);
 }
 
 /* A mask of 16 bits gives the bits of the same numbers as float32. */
@@ -100,23 +86,6 @@ static void test_masks_of_16_bits(void **state) {
 
 /* ---- Heads and batches ---- */
 
-/* Heads that share a kv head give the bits of heads with keys of their own. With one kv head, these may be
-   the same rows, in the same pages. */
-static void check_expanded(any_call *a, uint64_t *random) {
-  any_call b = twin_of(a);
-  const hyperattn_problem *p = &a->c.problem;
-  int64_t copies = p->n_heads / p->n_kv_heads;
-  if (p->n_kv_heads == 1 && any_of(random, 0, 1)) {
-    b.c.problem.key.head_stride = b.c.problem.value.head_stride = 0;
-  } else {
-    b.c.problem.key = copy_rows(&b, &p->key, p->n_kv_heads, copies, p->n_key, p->head_dim);
-    b.c.problem.value = copy_rows(&b, &p->value, p->n_kv_heads, copies, p->n_key, p->value_dim);
-  }
-  b.c.problem.n_kv_heads = p->n_heads;
-  run(&b.c);
-  assert_same_bits(&a->c, &b.c);
-  free_any_call(&b);
-}
 static void test_grouped_heads_equal_expanded(void **state) {
   (void)state;
   for_each_call(check_expanded, ALL_FIELDS, 80, 54);
@@ -167,34 +136,6 @@ static void test_zeros_have_one_sign(void **state) {
   assert_memory_equal(out[0], out[1], sizeof out[0]);
 }
 
-/* A tensor from an element of its batch and a head on. */
-static hyperattn_input slice_of(const hyperattn_input *x, int64_t b, int64_t h) {
-  hyperattn_input y = *x;
-  y.page = NULL;
-  y.data = row_at(&y, b, h, 0);
-  if (x->page) y.page = x->page + (ptrdiff_t)b * x->page_batch_stride;
-  return y;
-}
-
-/* One head of one batch, computed alone with its mask, slope and sink, has the bits of the whole. */
-static void check_slice(any_call *a, uint64_t *random) {
-  any_call b = *a;
-  const hyperattn_problem *p = &a->c.problem;
-  hyperattn_problem *part = &b.c.problem;
-  int64_t batch = any_of(random, 0, p->batch - 1), h = any_of(random, 0, p->n_heads - 1),
-          kv = h / (p->n_heads / p->n_kv_heads), row = (batch * p->n_heads + h) * p->n_query;
-  part->batch = part->n_heads = part->n_kv_heads = 1;
-  part->query = slice_of(&p->query, batch, h);
-  part->key = slice_of(&p->key, batch, kv), part->value = slice_of(&p->value, batch, kv);
-  if (p->mask.data) part->mask = slice_of(&p->mask, batch, h);
-  if (p->mask_slope) part->mask_slope = p->mask_slope + h;
-  if (p->sink) part->sink = p->sink + h;
-  new_results(&b.c);
-  run(&b.c);
-  assert_memory_equal(b.c.out, a->c.out + row * p->value_dim, (size_t)out_size(part) * sizeof(float));
-  assert_memory_equal(b.c.lse, a->c.lse + row, (size_t)lse_size(part) * sizeof(float));
-  free(b.c.out), free(b.c.lse);
-}
 static void test_slices_equal_the_whole(void **state) {
   (void)state;
   for_each_call(check_slice, ALL_FIELDS, 80, 55);
@@ -202,45 +143,6 @@ static void test_slices_equal_the_whole(void **state) {
 
 /* ---- What a row may not see ---- */
 
-/* Overwrites a contiguous row with what is not a number, or with infinities where the format has them. */
-static void spoil_row(const hyperattn_input *x, int64_t b, int64_t h, int64_t r, int64_t dim, float bad) {
-  char *row = (char *)(uintptr_t)row_at(x, b, h, r);
-  memset(row, 0xff, row_bytes(x->dtype, dim)); /* NaN as a number, and as a scale of blocks */
-  for (int64_t t = 0; t < dim; t++) {
-    uint16_t half = narrowed(x->dtype, bad);
-    if (x->dtype == HYPERATTN_F32) memcpy(row + 4 * t, &bad, 4);
-    if (x->dtype == HYPERATTN_F16 || x->dtype == HYPERATTN_BF16) memcpy(row + 2 * t, &half, 2);
-  }
-}
-
-/* A key and value that become NaN or infinite change no bit of the rows that they are hidden from. */
-static void check_hidden(any_call *a, uint64_t *random) {
-  static const float bad[] = {NAN, INFINITY, -INFINITY};
-  any_call b = twin_of(a);
-  const hyperattn_problem *p = &b.c.problem;
-  int64_t spoilt = any_of(random, 0, p->n_key - 1), row = 0;
-  double *weight = (double *)test_alloc((size_t)p->n_key * sizeof(double));
-  b.c.problem.key = copy_rows(&b, &p->key, p->n_kv_heads, 1, p->n_key, p->head_dim);
-  b.c.problem.value = copy_rows(&b, &p->value, p->n_kv_heads, 1, p->n_key, p->value_dim);
-  for (int64_t i = 0; i < p->batch * p->n_kv_heads; i++) {
-    spoil_row(&p->key, i / p->n_kv_heads, i % p->n_kv_heads, spoilt, p->head_dim,
-              bad[any_of(random, 0, 2)]);
-    spoil_row(&p->value, i / p->n_kv_heads, i % p->n_kv_heads, spoilt, p->value_dim,
-              bad[any_of(random, 0, 2)]);
-  }
-  run(&b.c);
-  for (int64_t i = 0; i < p->batch; i++)
-    for (int64_t h = 0; h < p->n_heads; h++)
-      for (int64_t r = 0; r < p->n_query; r++, row++) {
-        reference_weights(p, i, h, r, weight);
-        if (weight[spoilt] != -INFINITY) continue;
-        assert_memory_equal(a->c.lse + row, b.c.lse + row, sizeof(float));
-        assert_memory_equal(a->c.out + row * p->value_dim, b.c.out + row * p->value_dim,
-                            (size_t)p->value_dim * sizeof(float));
-      }
-  free(weight);
-  free_any_call(&b);
-}
 static void test_hidden_rows_change_nothing(void **state) {
   (void)state;
   for_each_call(check_hidden, ALL_FIELDS, 160, 56);
@@ -263,45 +165,9 @@ static void test_wide_windows_are_none(void **state) {
 
 /* ---- Sizes ---- */
 
-/* The size that is asked for is what a call needs: one byte fewer is refused, and the bytes around it are
-   not touched. */
-static void check_size(any_call *a, uint64_t *random) {
-  const hyperattn_problem *p = &a->c.problem;
-  const hyperattn_params *params = &a->c.params;
-  size_t bytes = hyperattn_workspace_size(p, params, 1), guard = 128 + (size_t)any_of(random, 0, 63);
-  unsigned char *w = (unsigned char *)test_alloc(bytes + 2 * guard);
-  memset(w, 0xa5, bytes + 2 * guard);
-  assert_int_equal(hyperattn_check(p, params, w + guard, bytes - 1, 1), HYPERATTN_ERROR_WORKSPACE_SIZE);
-  assert_int_equal(hyperattn_forward(p, params, w + guard, bytes), HYPERATTN_OK);
-  for (size_t i = 0; i < guard; i++) assert_true(w[i] == 0xa5 && w[guard + bytes + i] == 0xa5);
-  free(w);
-}
 static void test_sizes_are_what_is_needed(void **state) {
   (void)state;
   for_each_call(check_size, ALL_FIELDS, 60, 58);
-}
-
-/* A problem whose pointers lead nowhere, so that a read of them ends the program. */
-static hyperattn_problem nowhere(unsigned fields, int causal) {
-  char *unmapped = (char *)(uintptr_t)4096;
-  hyperattn_problem p;
-  memset(&p, 0, sizeof p);
-  p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.head_dim = 16, p.value_dim = 8, p.causal = causal;
-  p.query.data = p.key.data = p.value.data = unmapped, p.out.data = (char *)(uintptr_t)(1u << 30);
-  set_strides(&p.out.batch_stride, &p.out.head_stride, &p.out.row_stride, 1, 1, 8);
-  p.out.head_stride = 1 << 20;
-  if (fields & SOFTCAP) p.softcap = 30.0f;
-  if (fields & SINK) p.sink = (const float *)(const void *)unmapped;
-  if (fields & WINDOW) p.sliding_window = 400;
-  if (fields & MASK) p.mask.data = unmapped;
-  if (fields & SLOPE) p.mask_slope = (const float *)(const void *)unmapped;
-  if (fields & PAGES) {
-    p.key.page = p.value.page = (const int32_t *)(const void *)unmapped;
-    p.key.page_rows = 3, p.value.page_rows = 16;
-  }
-  if (fields & FORMATS) p.key.dtype = HYPERATTN_CUSTOM, p.value.dtype = HYPERATTN_Q8_0;
-  p.key.widen = widen_bytes;
-  return p;
 }
 
 /* Sizes never fall as queries, keys and workers become more, also where a window that hid nothing begins to
@@ -355,6 +221,7 @@ int main(void) {
       cmocka_unit_test(test_workers),
       cmocka_unit_test(test_rows_may_lie_anywhere),
       cmocka_unit_test(test_pages_out_of_sight),
+      cmocka_unit_test(test_results_of_16_bits),
       cmocka_unit_test(test_masks_of_16_bits),
       cmocka_unit_test(test_grouped_heads_equal_expanded),
       cmocka_unit_test(test_chunks_of_bf16_may_end_anywhere),

@@ -3,6 +3,7 @@
 //
 //   llm perplexity --model M --text F [--context N] [--attention exact,default] [--layers 0-29,10-29] ...
 //   llm generate   --model M --prompt P | --text F [--tokens N] [--chat] [--attention A] ...
+//   llm decode     --model M --text F [--lengths 512,8192] [--steps N] [--context N] ...
 //   llm dump       --model M --text F --heads LAYER/HEAD,... --out FOLDER [--context N] ...
 //   llm tokens     --model M --text F [--context N]
 //
@@ -20,10 +21,10 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: llm perplexity | generate | dump | tokens  --model FILE.gguf ...\n"
+    "usage: llm perplexity | generate | decode | dump | tokens  --model FILE.gguf ...\n"
     "  --text FILE            what is read (generate: or --prompt TEXT)\n"
-    "  --context N            perplexity, dump, tokens: tokens of the window (default: 2048, or what the "
-    "text has)\n"
+    "  --context N            tokens of the window (default: 2048, or what the text has); generate reads "
+    "all\n"
     "  --repeat               the window is its first half, twice\n"
     "  --cycle                a text that is too short starts over\n"
     "  --attention A[,B...]   exact, paper or default; perplexity takes several (default: exact)\n"
@@ -31,19 +32,26 @@ static const char usage[] =
     "several\n"
     "  --min-seq-len N        shorter regions are exact (default: the preset's)\n"
     "  --tolerance X          of the default preset; 0: a fixed number of keys (default: the preset's)\n"
-    "  --cache T              f32, f16, bf16 or q8_0: what keys and values are kept in (default: f32)\n"
+    "  --cache T              f32, f16, bf16 or q8_0: what keys and values are kept in (default: f16 for "
+    "steps of\n"
+    "                         one token, else f32)\n"
     "  --rope-base X          rotary base in place of the model's\n"
     "  --rope-scale X         positions are divided by X\n"
     "  --threads N            (default: as many as the machine runs at once)\n"
-    "  --csv                  perplexity: comma-separated, a line per run\n"
+    "  --csv                  perplexity, decode: comma-separated, a line per run or length\n"
+    "  --one-by-one           perplexity: tokens are read as generate's are written, by steps of one\n"
     "  --prompt TEXT  --chat  --tokens N  --temperature X  --seed N     generate\n"
+    "  --lengths N[,N...]     decode: keys that a length's last step meets (default: 512,2048,8192,32768); "
+    "those\n"
+    "                         beyond the window are the window's, repeated\n"
+    "  --steps N              decode: steps that are timed per length (default: 16)\n"
     "  --heads L/H[,L/H...]  --out FOLDER  --prefix NAME                dump\n";
 
 typedef struct options {
-  const char *command, *model, *text, *attention, *layers, *cache, *prompt, *heads, *out, *prefix;
-  int64_t context, min_seq_len, threads, tokens, seed;
+  const char *command, *model, *text, *attention, *layers, *cache, *prompt, *heads, *out, *prefix, *lengths;
+  int64_t context, min_seq_len, threads, tokens, seed, steps;
   double tolerance, rope_base, rope_scale, temperature;  // negative: not given
-  int repeat, cycle, chat, csv;
+  int repeat, cycle, chat, csv, one_by_one;
 } options;
 
 static void die(const char *format, const char *what) {
@@ -86,8 +94,8 @@ static void set_option(const option *o, const char *value) {
 }
 
 static options read_options(int argc, char **argv) {
-  options o = {
-      .attention = "exact", .layers = "all", .cache = "f32", .out = ".", .prefix = "", .tokens = 64};
+  options o = {.attention = "exact", .layers = "all", .out = ".", .prefix = "", .tokens = 64};
+  o.lengths = "512,2048,8192,32768", o.steps = 16;
   o.tolerance = o.rope_base = o.rope_scale = -1;
   o.threads = sysconf(_SC_NPROCESSORS_ONLN);
   const option table[] = {
@@ -100,11 +108,13 @@ static options read_options(int argc, char **argv) {
       {.name = "--heads", .text = &o.heads},
       {.name = "--out", .text = &o.out},
       {.name = "--prefix", .text = &o.prefix},
+      {.name = "--lengths", .text = &o.lengths},
       {.name = "--context", .integer = &o.context, .least = 2},
       {.name = "--min-seq-len", .integer = &o.min_seq_len, .least = 1},
       {.name = "--threads", .integer = &o.threads, .least = 1},
       {.name = "--tokens", .integer = &o.tokens, .least = 1},
       {.name = "--seed", .integer = &o.seed, .least = 0},
+      {.name = "--steps", .integer = &o.steps, .least = 1},
       {.name = "--tolerance", .number = &o.tolerance},
       {.name = "--rope-base", .number = &o.rope_base},
       {.name = "--rope-scale", .number = &o.rope_scale},
@@ -113,6 +123,7 @@ static options read_options(int argc, char **argv) {
       {.name = "--cycle", .flag = &o.cycle},
       {.name = "--chat", .flag = &o.chat},
       {.name = "--csv", .flag = &o.csv},
+      {.name = "--one-by-one", .flag = &o.one_by_one},
   };
   const size_t n = sizeof table / sizeof *table;
   for (int i = 1; i < argc; i++) {
@@ -294,6 +305,30 @@ static double prefill(session *s, const method *with, const int32_t *tokens, int
 
 static const char no_numbers[] = "what it predicts are infinities or no numbers";
 
+// ---- Steps of one token ---------------------------------------------------------------------------
+
+// What decoding needs beside a session. `exact` is the attention of every step.
+typedef struct decoder {
+  session *s;
+  method exact;
+  float *logits;
+  double attention_seconds;  // of all steps
+} decoder;
+
+static decoder decoder_open(const engine *e, session *s) {
+  float *logits = allocate((size_t)e->m.n_vocab, sizeof *logits);
+  return (decoder){s, choose_method(e, "exact", "all"), logits, 0};
+}
+static void decoder_close(decoder *d) { free(d->logits), free(d->exact.by_layer); }
+
+// Reads a token; the logits are then those of the next.
+static void decode(decoder *d, int32_t token) {
+  llm_error error;
+  if (!session_run(d->s, &token, 1, d->exact.by_layer, &error)) die("%s", error.text);
+  session_logits(d->s, 0, d->logits);
+  d->attention_seconds += d->s->attention_seconds;
+}
+
 // ---- perplexity -----------------------------------------------------------------------------------
 
 // exp of the mean of losses [first, end).
@@ -301,6 +336,19 @@ static double perplexity_of(const double *losses, int64_t first, int64_t end) {
   double sum = 0;
   for (int64_t i = first; i < end; i++) sum += losses[i];
   return exp(sum / (double)(end - first));
+}
+
+// The losses of all steps. Returns seconds.
+static double read_one_by_one(decoder *d, const int32_t *tokens, int64_t n, double *losses) {
+  progress bar = progress_begin("steps", n - 1);
+  double begin = seconds_now();
+  for (int64_t i = 0; i < n - 1; i++) {
+    decode(d, tokens[i]);
+    losses[i] = model_loss(d->s->m, d->logits, tokens[i + 1]);
+    if (i % 64 == 63) progress_show(&bar, i, "");
+  }
+  progress_end(&bar);
+  return seconds_now() - begin;
 }
 
 static void losses_of(session *s, const char *name, const int32_t *tokens, int64_t n, double *losses) {
@@ -324,9 +372,16 @@ typedef struct baseline {
 static void measure(session *s, const engine *e, const method *with, const int32_t *tokens, int64_t n,
                     baseline *exact) {
   double *losses = allocate((size_t)n, sizeof *losses);
+  double seconds, attention;
   s->n_past = 0;
-  double seconds = prefill(s, with, tokens, n), attention = s->attention_seconds;
-  losses_of(s, with->name, tokens, n, losses);
+  if (e->o.one_by_one) {
+    decoder d = decoder_open(e, s);
+    seconds = read_one_by_one(&d, tokens, n, losses), attention = d.attention_seconds;
+    decoder_close(&d);
+  } else {
+    seconds = prefill(s, with, tokens, n), attention = s->attention_seconds;
+    losses_of(s, with->name, tokens, n, losses);
+  }
   double whole = perplexity_of(losses, 0, n - 1), half = perplexity_of(losses, n / 2 - 1, n - 1);
   if (!isfinite(whole)) die("the model: %s", no_numbers);
   int is_exact = with->last < 0;
@@ -369,9 +424,11 @@ static void run_perplexity(engine *e) {
   llm_error error;
   int64_t n, n_methods;
   method *methods = choose_methods(e, &n_methods);
+  if (o->one_by_one && (n_methods > 1 || methods[0].last >= 0))
+    misuse("--one-by-one is exact, not --attention", o->attention);
   int32_t *tokens = read_window(e, &n);
   session s;
-  if (!session_open(&s, &e->m, &e->parallel, n, 0, e->cache, &error)) die("%s", error.text);
+  if (!session_open(&s, &e->m, &e->parallel, n, o->one_by_one, e->cache, &error)) die("%s", error.text);
   if (n > e->m.trained_context && o->rope_base < 0 && o->rope_scale < 0)
     fprintf(stderr,
             "llm: the model was trained for %" PRId64
@@ -446,24 +503,86 @@ static void run_generate(engine *e) {
   if (n < 1) die("%s", "the prompt is empty");
   session s;
   if (!session_open(&s, &e->m, &e->parallel, n + o->tokens, 1, e->cache, &error)) die("%s", error.text);
-  method with = choose_method(e, o->attention, o->layers), exact = choose_method(e, "exact", "all");
-  float *logits = allocate((size_t)e->m.n_vocab, sizeof *logits);
+  method with = choose_method(e, o->attention, o->layers);
+  decoder d = decoder_open(e, &s);
 
-  double prefill_seconds = prefill(&s, &with, tokens, n), begin = seconds_now();
-  session_logits(&s, n - 1, logits);
+  double read_seconds = prefill(&s, &with, tokens, n), read_attention = s.attention_seconds;
+  double begin = seconds_now();
+  session_logits(&s, n - 1, d.logits);
   uint64_t state = (uint64_t)o->seed * 2 + 1;
   int64_t made = 0;
   for (; made < o->tokens; made++) {
-    int32_t token = choose_token(logits, e->t.n_tokens, o->temperature, &state);
+    int32_t token = choose_token(d.logits, e->t.n_tokens, o->temperature, &state);
     if (tokenizer_is_end(&e->t, token)) break;
     print_token(&e->t, token);
-    if (!session_run(&s, &token, 1, exact.by_layer, &error)) die("%s", error.text);
-    session_logits(&s, 0, logits);
+    decode(&d, token);
   }
-  fprintf(stderr, "\nllm: %" PRId64 " tokens read at %.1f a second, %" PRId64 " written at %.1f\n", n,
-          (double)n / prefill_seconds, made, (double)made / (seconds_now() - begin));
+  double seconds = seconds_now() - begin;
+  fprintf(stderr,
+          "\nllm: %" PRId64 " tokens read at %.1f a second (%.1f%% of the time in attention), %" PRId64
+          " written at %.1f (%.1f%%)\n",
+          n, (double)n / read_seconds, 100 * read_attention / read_seconds, made, (double)made / seconds,
+          100 * d.attention_seconds / seconds);
+  decoder_close(&d);
   session_close(&s);
-  free(logits), free(with.by_layer), free(exact.by_layer), free(tokens), free(prompt), free(given);
+  free(with.by_layer), free(tokens), free(prompt), free(given);
+}
+
+// ---- decode ---------------------------------------------------------------------------------------
+
+// The next of --lengths; 0 at their end.
+static int next_length(const options *o, const char **list, int64_t *length) {
+  char item[32], past;
+  if (!next_item(list, item, sizeof item)) return 0;
+  if (sscanf(item, "%" SCNd64 "%c", length, &past) != 1 || *length <= o->steps + 1 || *length > INT32_MAX)
+    misuse("--lengths are numbers of keys, more than --steps and one, not", item);
+  return 1;
+}
+
+// One line of the table: steps that end with `length` keys, after one that is not timed.
+static void time_steps(const engine *e, decoder *d, int64_t length, int32_t token) {
+  int64_t steps = e->o.steps;
+  double begin = 0;
+  d->s->n_past = length - steps - 1;
+  for (int64_t i = -1; i < steps; i++) {
+    if (i == 0) d->attention_seconds = 0, begin = seconds_now();
+    decode(d, token);
+    token = choose_token(d->logits, e->t.n_tokens, 0, NULL);
+  }
+  double seconds = (seconds_now() - begin) / (double)steps,
+         attention = d->attention_seconds / (double)steps;
+  printf(e->o.csv ? "%" PRId64 ",%" PRId64 ",%.2f,%.3f,%.3f,%.4f\n"
+                  : "%8" PRId64 " %6" PRId64 " %9.1f %9.2f %13.3f %7.3f\n",
+         length, steps, 1 / seconds, 1e3 * seconds, 1e3 * attention, attention / seconds);
+  fflush(stdout);
+}
+
+static void run_decode(engine *e) {
+  const options *o = &e->o;
+  llm_error error;
+  int64_t n, length, capacity = 0;
+  for (const char *list = o->lengths; next_length(o, &list, &length);)
+    if (length > capacity) capacity = length;
+  if (!capacity) misuse("--lengths is empty", NULL);
+  int32_t *tokens = read_window(e, &n);
+  if (n > capacity) n = capacity;
+  session s;
+  if (!session_open(&s, &e->m, &e->parallel, capacity, 1, e->cache, &error)) die("%s", error.text);
+  method with = choose_method(e, o->attention, o->layers);
+  decoder d = decoder_open(e, &s);
+  prefill(&s, &with, tokens, n);
+  session_repeat(&s);
+  if (o->csv)
+    printf("length,steps,tokens_per_second,milliseconds,attention_milliseconds,attention_share\n");
+  else
+    printf("%s: %" PRId64 " tokens, repeated; %s cache, %d threads, %s\n%8s %6s %9s %9s %13s %7s\n",
+           o->text, n, o->cache, e->threads.n_workers, hyperattn_isa_name(hyperattn_detect_isa()), "length",
+           "steps", "tokens/s", "ms/token", "attention, ms", "share");
+  for (const char *list = o->lengths; next_length(o, &list, &length);)
+    time_steps(e, &d, length, tokens[n - 1]);
+  decoder_close(&d);
+  session_close(&s);
+  free(with.by_layer), free(tokens);
 }
 
 // ---- dump -----------------------------------------------------------------------------------------
@@ -543,17 +662,24 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     void (*run)(engine *);
-  } commands[] = {{"perplexity", run_perplexity},
-                  {"generate", run_generate},
-                  {"dump", run_dump},
-                  {"tokens", run_tokens}};
+    int decodes;
+  } commands[] = {{"perplexity", run_perplexity, 0},
+                  {"generate", run_generate, 1},
+                  {"decode", run_decode, 1},
+                  {"dump", run_dump, 0},
+                  {"tokens", run_tokens, 0}};
+  const size_t n = sizeof commands / sizeof *commands;
   matmul_start(argv);
   options o = read_options(argc, argv);
   size_t i = 0;
-  while (i < 4 && strcmp(o.command, commands[i].name) != 0) i++;
-  if (i == 4) misuse("there is no command", o.command);
+  while (i < n && strcmp(o.command, commands[i].name) != 0) i++;
+  if (i == n) misuse("there is no command", o.command);
+  int decodes = commands[i].decodes || o.one_by_one;
+  if (!o.cache) o.cache = decodes ? "f16" : "f32";
   engine e;
+  llm_error error;
   engine_open(&e, &o);
+  if (decodes && !model_pack(&e.m, &error)) die("the model: %s", error.text);
   commands[i].run(&e);
   engine_close(&e);
   return 0;

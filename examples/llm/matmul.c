@@ -1,9 +1,10 @@
 #include "matmul.h"
 
+#include <string.h>
+
 #ifdef LLM_OPENBLAS
 
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "hyperattn.h"
@@ -59,8 +60,6 @@ void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const 
 
 #else
 
-#include <string.h>
-
 enum {
   ROWS = 4,
   COLUMNS = 32,
@@ -99,3 +98,57 @@ void matmul(float *y, int64_t y_stride, const float *x, int64_t x_stride, const 
 }
 
 #endif
+
+// ---- One row by weights of 8 bits -----------------------------------------------------------------
+
+// The scale of a block whose largest value becomes `levels`; *inverse: what the values are multiplied by.
+// Without their signs, floats are ordered as their bits are, with those that are no numbers on top.
+static float block_scale(const float *x, float levels, float *inverse) {
+  uint32_t bits[MATMUL_BLOCK], most = 0;
+  memcpy(bits, x, sizeof bits);
+  for (int i = 0; i < MATMUL_BLOCK; i++) {
+    uint32_t size = bits[i] & 0x7fffffffu;
+    most = size > most ? size : most;
+  }
+  float greatest;
+  memcpy(&greatest, &most, sizeof greatest);
+  *inverse = greatest > 1e-30f ? levels / greatest : 0.0f;
+  return greatest / levels;
+}
+
+// The nearest integer, for |x| < 2^15: adding 1.5 2^23 rounds, and leaves it in the low bits.
+static int16_t nearest(float x) {
+  float shifted = x + 12582912.0f;
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  return (int16_t)(uint16_t)bits;
+}
+
+void matmul_pack8(const float *w, int64_t n_blocks, matmul_block8 *to) {
+  for (int64_t b = 0; b < n_blocks; b++, w += MATMUL_BLOCK) {
+    float inverse;
+    to[b].scale = block_scale(w, 127, &inverse);
+    for (int i = 0; i < MATMUL_BLOCK; i++) to[b].values[i] = (int8_t)nearest(w[i] * inverse);
+  }
+}
+
+void matmul_pack16(const float *x, int64_t n_blocks, matmul_block16 *to) {
+  for (int64_t b = 0; b < n_blocks; b++, x += MATMUL_BLOCK) {
+    float inverse;
+    to[b].scale = block_scale(x, 32767, &inverse);
+    for (int i = 0; i < MATMUL_BLOCK; i++) to[b].values[i] = nearest(x[i] * inverse);
+  }
+}
+
+void matmul_packed(float *y, const matmul_block16 *x, const matmul_block8 *w, int64_t n_blocks,
+                   int64_t columns, int is_added) {
+  for (int64_t c = 0; c < columns; c++) {
+    float sum = 0;
+    for (int64_t b = 0; b < n_blocks; b++, w++) {
+      int32_t products = 0;  // below 2^15 2^7 2^5
+      for (int i = 0; i < MATMUL_BLOCK; i++) products += x[b].values[i] * w->values[i];
+      sum += (float)products * (x[b].scale * w->scale);
+    }
+    y[c] = is_added ? y[c] + sum : sum;
+  }
+}

@@ -11,9 +11,9 @@
 #include <time.h>
 
 // SLAB is the most rows that one task takes through the products before or after attention; the BLAS packs
-// the weights once per slab. LANES is the number of partial results of a reduction, which compilers keep in
-// vector registers.
-enum { SLAB = 1024, LANES = 16, MODEL_MAX_HEAD_DIM = 576 };
+// the weights once per slab. STEP_COLUMNS is the number of columns of a task of a product of one row. LANES
+// is the number of partial results of a reduction, which compilers keep in vector registers.
+enum { SLAB = 1024, LANES = 16, MODEL_MAX_HEAD_DIM = 576, STEP_COLUMNS = 64 };
 
 double seconds_now(void) {
   struct timespec t;
@@ -205,11 +205,11 @@ static int read_layer(const model *m, model_layer *layer, const loader *l, int64
   char prefix[32];
   snprintf(prefix, sizeof prefix, "blk.%lld.", (long long)i);
   return read_tensor(l, prefix, "attn_norm", 1, m->dim, &layer->attention_norm) &&
-         read_parts(l, prefix, qkv, m->dim, &layer->qkv) &&
-         read_tensor(l, prefix, "attn_output", m->dim, queries, &layer->output) &&
+         read_parts(l, prefix, qkv, m->dim, &layer->qkv.floats) &&
+         read_tensor(l, prefix, "attn_output", m->dim, queries, &layer->output.floats) &&
          read_tensor(l, prefix, "ffn_norm", 1, m->dim, &layer->ffn_norm) &&
-         read_parts(l, prefix, gate_up, m->dim, &layer->gate_up) &&
-         read_tensor(l, prefix, "ffn_down", m->dim, m->hidden, &layer->down);
+         read_parts(l, prefix, gate_up, m->dim, &layer->gate_up.floats) &&
+         read_tensor(l, prefix, "ffn_down", m->dim, m->hidden, &layer->down.floats);
 }
 
 static int read_tensors(model *m, const loader *l) {
@@ -222,9 +222,9 @@ static int read_tensors(model *m, const loader *l) {
     if (!(m->rope_factors[i] >= 1e-3f && m->rope_factors[i] <= 1e6f))
       return llm_fail(l->error, "tensor 'rope_freqs.weight' holds %g, not in 0.001 .. 1e+06",
                       (double)m->rope_factors[i]);
-  m->output = m->embedding;
+  m->output.floats = m->embedding;
   if (gguf_find_tensor(l->file, "output.weight") &&
-      !read_tensor(l, "", "output", m->n_vocab, m->dim, &m->output))
+      !read_tensor(l, "", "output", m->n_vocab, m->dim, &m->output.floats))
     return 0;
   for (int64_t i = 0; i < m->n_layers; i++)
     if (!read_layer(m, &m->layers[i], l, i)) return 0;
@@ -249,15 +249,40 @@ int model_open(model *m, const gguf *file, llm_error *error) {
   return 0;
 }
 
+static void free_matrix(model_matrix *matrix) { free(matrix->floats), free(matrix->blocks); }
+
 void model_close(model *m) {
   for (int64_t i = 0; m->layers && i < m->n_layers; i++) {
     model_layer *layer = &m->layers[i];
-    free(layer->attention_norm), free(layer->ffn_norm), free(layer->qkv), free(layer->output);
-    free(layer->gate_up), free(layer->down);
+    free(layer->attention_norm), free(layer->ffn_norm);
+    free_matrix(&layer->qkv), free_matrix(&layer->output);
+    free_matrix(&layer->gate_up), free_matrix(&layer->down);
   }
-  if (m->output != m->embedding) free(m->output);
+  if (m->output.floats == m->embedding) m->embedding = NULL;
+  free_matrix(&m->output);
   free(m->layers), free(m->embedding), free(m->output_norm), free(m->rope_factors);
   *m = (model){0};
+}
+
+static int pack(model_matrix *matrix, int64_t rows, int64_t columns, llm_error *error) {
+  int64_t n_blocks = rows * (columns / MATMUL_BLOCK);
+  if (columns % MATMUL_BLOCK) return 1;
+  matrix->blocks = malloc((size_t)n_blocks * sizeof *matrix->blocks);
+  if (!matrix->blocks) return llm_fail(error, "out of memory");
+  matmul_pack8(matrix->floats, n_blocks, matrix->blocks);
+  return 1;
+}
+
+int model_pack(model *m, llm_error *error) {
+  int64_t width = m->n_heads * m->head_dim, all = width + 2 * m->n_kv_heads * m->head_dim;
+  for (int64_t i = 0; i < m->n_layers; i++) {
+    model_layer *layer = &m->layers[i];
+    if (!pack(&layer->qkv, all, m->dim, error) || !pack(&layer->output, m->dim, width, error) ||
+        !pack(&layer->gate_up, 2 * m->hidden, m->dim, error) ||
+        !pack(&layer->down, m->dim, m->hidden, error))
+      return 0;
+  }
+  return pack(&m->output, m->n_vocab, m->dim, error);
 }
 
 // ---- A window of tokens ---------------------------------------------------------------------------
@@ -278,8 +303,9 @@ int session_open(session *s, const model *m, const hyperattn_parallel *threads, 
   s->hidden = floats(capacity * m->dim);
   s->query = floats(capacity * width), s->mixed = floats(capacity * width);
   s->rotation = floats(capacity * m->rope_dims);
+  s->packed = malloc((size_t)((m->dim + width + m->hidden) / MATMUL_BLOCK + 1) * sizeof *s->packed);
   s->scratch = floats(threads->n_workers * s->scratch_floats);
-  if (!s->cache || !s->hidden || !s->query || !s->mixed || !s->rotation || !s->scratch) {
+  if (!s->cache || !s->hidden || !s->query || !s->mixed || !s->rotation || !s->packed || !s->scratch) {
     session_close(s);
     return llm_fail(error, "out of memory for a window of %lld tokens", (long long)capacity);
   }
@@ -295,8 +321,8 @@ int session_open(session *s, const model *m, const hyperattn_parallel *threads, 
 }
 
 void session_close(session *s) {
-  free(s->cache), free(s->hidden), free(s->query), free(s->mixed), free(s->rotation), free(s->scratch);
-  free(s->workspace);
+  free(s->cache), free(s->hidden), free(s->query), free(s->mixed), free(s->rotation), free(s->packed);
+  free(s->scratch), free(s->workspace);
   *s = (session){0};
 }
 
@@ -304,6 +330,14 @@ static unsigned char *cache_row(const session *s, int64_t layer, int is_value, i
                                 int64_t position) {
   int64_t row = ((layer % s->n_slots) * 2 + is_value) * s->m->n_kv_heads + kv_head;
   return s->cache + elements_size((row * s->capacity + position) * s->m->head_dim, s->dtype);
+}
+void session_repeat(session *s) {
+  const size_t row = elements_size(s->m->head_dim, s->dtype);
+  unsigned char *rows = s->cache;
+  for (int64_t i = 0; i < s->n_slots * 2 * s->m->n_kv_heads; i++, rows += (size_t)s->capacity * row)
+    for (int64_t has = s->n_past; has < s->capacity; has *= 2)
+      memcpy(rows + (size_t)has * row, rows, (size_t)least(has, s->capacity - has) * row);
+  s->n_past = s->capacity;
 }
 const void *session_keys(const session *s, int64_t layer, int64_t kv_head) {
   return cache_row(s, layer, 0, kv_head, 0);
@@ -367,28 +401,36 @@ static float fast_exp(float x) {
   return p * power;
 }
 
-// For the rows of a slab: norm, queries, keys and values, rotation. Keys and values go to the cache.
+// A row of queries, keys and values: rotation. Keys and values go to the cache.
+static void place(const layer_run *run, int64_t r, const float *row) {
+  session *s = run->s;
+  const model *m = s->m;
+  int64_t d = m->head_dim, width = m->n_heads * d, kv_width = m->n_kv_heads * d, position = s->n_past + r;
+  float rotated[MODEL_MAX_HEAD_DIM];
+  for (int64_t h = 0; h < m->n_heads; h++) rotate(s, row + h * d, position, s->query + r * width + h * d);
+  for (int64_t h = 0; h < m->n_kv_heads; h++) {
+    rotate(s, row + width + h * d, position, rotated);
+    elements_write(rotated, d, s->dtype, cache_row(s, run->index, 0, h, position));
+    elements_write(row + width + kv_width + h * d, d, s->dtype, cache_row(s, run->index, 1, h, position));
+  }
+}
+
+// gate = silu(gate) up
+static void apply_gate(float *gate, const float *up, int64_t n) {
+  for (int64_t i = 0; i < n; i++) gate[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
+}
+
+// For the rows of a slab: norm, then queries, keys and values.
 static void before_attention(void *arg, int64_t slab, int worker) {
   layer_run *run = arg;
   session *s = run->s;
   const model *m = s->m;
   int64_t first = slab * run->slab, rows = least(run->slab, run->n - first), d = m->head_dim;
-  int64_t width = m->n_heads * d, kv_width = m->n_kv_heads * d, all = width + 2 * kv_width;
+  int64_t all = (m->n_heads + 2 * m->n_kv_heads) * d;
   float *normed = s->scratch + worker * s->scratch_floats, *qkv = normed + run->slab * m->dim;
-  float rotated[MODEL_MAX_HEAD_DIM];
   norm(m, s->hidden + first * m->dim, run->layer->attention_norm, rows, normed);
-  matmul(qkv, all, normed, m->dim, run->layer->qkv, rows, m->dim, all, 0);
-  for (int64_t r = 0; r < rows; r++) {
-    const float *row = qkv + r * all;
-    int64_t position = s->n_past + first + r;
-    for (int64_t h = 0; h < m->n_heads; h++)
-      rotate(s, row + h * d, position, s->query + (first + r) * width + h * d);
-    for (int64_t h = 0; h < m->n_kv_heads; h++) {
-      rotate(s, row + width + h * d, position, rotated);
-      elements_write(rotated, d, s->dtype, cache_row(s, run->index, 0, h, position));
-      elements_write(row + width + kv_width + h * d, d, s->dtype, cache_row(s, run->index, 1, h, position));
-    }
-  }
+  matmul(qkv, all, normed, m->dim, run->layer->qkv.floats, rows, m->dim, all, 0);
+  for (int64_t r = 0; r < rows; r++) place(run, first + r, qkv + r * all);
 }
 
 // For the rows of a slab: projects the result of attention and adds it; then adds down(silu(gate) up) of the
@@ -401,15 +443,70 @@ static void after_attention(void *arg, int64_t slab, int worker) {
           width = m->n_heads * m->head_dim;
   float *normed = s->scratch + worker * s->scratch_floats, *gate = normed + run->slab * m->dim;
   float *hidden = s->hidden + first * m->dim;
-  matmul(hidden, m->dim, s->mixed + first * width, width, run->layer->output, rows, width, m->dim, 1);
+  matmul(hidden, m->dim, s->mixed + first * width, width, run->layer->output.floats, rows, width, m->dim,
+         1);
   norm(m, hidden, run->layer->ffn_norm, rows, normed);
-  matmul(gate, 2 * m->hidden, normed, m->dim, run->layer->gate_up, rows, m->dim, 2 * m->hidden, 0);
+  matmul(gate, 2 * m->hidden, normed, m->dim, run->layer->gate_up.floats, rows, m->dim, 2 * m->hidden, 0);
   for (int64_t r = 0; r < rows; r++) {
-    float *g = gate + r * 2 * m->hidden, *up = g + m->hidden;
-    for (int64_t i = 0; i < m->hidden; i++) g[i] = g[i] / (1.0f + fast_exp(-g[i])) * up[i];
+    float *row = gate + r * 2 * m->hidden;
+    apply_gate(row, row + m->hidden, m->hidden);
   }
-  matmul(hidden, m->dim, gate, 2 * m->hidden, run->layer->down, rows, m->hidden, m->dim, 1);
+  matmul(hidden, m->dim, gate, 2 * m->hidden, run->layer->down.floats, rows, m->hidden, m->dim, 1);
 }
+
+// ---- One layer for one token ----------------------------------------------------------------------
+
+typedef struct step_product {
+  const session *s;
+  const model_matrix *w;
+  const float *x;
+  float *y;
+  int64_t inner, columns;
+  int is_added;
+} step_product;
+
+static void multiply_columns(void *arg, int64_t task, int worker) {
+  const step_product *p = arg;
+  int64_t first = task * STEP_COLUMNS, columns = least(STEP_COLUMNS, p->columns - first),
+          n_blocks = p->inner / MATMUL_BLOCK;
+  (void)worker;
+  if (p->w->blocks)
+    matmul_packed(p->y + first, p->s->packed, p->w->blocks + first * n_blocks, n_blocks, columns,
+                  p->is_added);
+  else
+    matmul(p->y + first, p->columns, p->x, p->inner, p->w->floats + first * p->inner, 1, p->inner, columns,
+           p->is_added);
+}
+
+// y = x w^T, or y += x w^T, for one row.
+static void multiply(const session *s, float *y, const float *x, const model_matrix *w, int64_t inner,
+                     int64_t columns, int is_added) {
+  step_product p = {s, w, x, y, inner, columns, is_added};
+  if (w->blocks) matmul_pack16(x, inner / MATMUL_BLOCK, s->packed);
+  in_parallel(s, ceil_div(columns, STEP_COLUMNS), multiply_columns, &p);
+}
+
+static void step_before_attention(const layer_run *run) {
+  session *s = run->s;
+  const model *m = s->m;
+  float *normed = s->scratch, *qkv = normed + m->dim;
+  norm(m, s->hidden, run->layer->attention_norm, 1, normed);
+  multiply(s, qkv, normed, &run->layer->qkv, m->dim, (m->n_heads + 2 * m->n_kv_heads) * m->head_dim, 0);
+  place(run, 0, qkv);
+}
+
+static void step_after_attention(const layer_run *run) {
+  session *s = run->s;
+  const model *m = s->m;
+  float *normed = s->scratch, *gate = normed + m->dim;
+  multiply(s, s->hidden, s->mixed, &run->layer->output, m->n_heads * m->head_dim, m->dim, 1);
+  norm(m, s->hidden, run->layer->ffn_norm, 1, normed);
+  multiply(s, gate, normed, &run->layer->gate_up, m->dim, 2 * m->hidden, 0);
+  apply_gate(gate, gate + m->hidden, m->hidden);
+  multiply(s, s->hidden, gate, &run->layer->down, m->hidden, m->dim, 1);
+}
+
+// ---- All layers -----------------------------------------------------------------------------------
 
 static int attend(const layer_run *run, const hyperattn_params *params, llm_error *error) {
   session *s = run->s;
@@ -453,12 +550,18 @@ int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_pa
           slab = ceil_div(n, turns * workers);
   for (int64_t i = 0; i < m->n_layers; i++) {
     layer_run run = {s, &m->layers[i], i, n, slab};
-    in_parallel(s, ceil_div(n, slab), before_attention, &run);
+    if (n == 1)
+      step_before_attention(&run);
+    else
+      in_parallel(s, ceil_div(n, slab), before_attention, &run);
     if (s->on_ready) s->on_ready(s->ready_context, i);
     double begin = seconds_now();
     if (!attend(&run, &params[i], error)) return 0;
     s->attention_seconds += seconds_now() - begin;
-    in_parallel(s, ceil_div(n, slab), after_attention, &run);
+    if (n == 1)
+      step_after_attention(&run);
+    else
+      in_parallel(s, ceil_div(n, slab), after_attention, &run);
     if (s->on_layer) s->on_layer(s->layer_context, i);
   }
   s->n_past += n;
@@ -466,12 +569,6 @@ int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_pa
 }
 
 // ---- Logits ---------------------------------------------------------------------------------------
-
-static void logits_of(session *s, int64_t first, int64_t rows, float *normed, float *logits) {
-  const model *m = s->m;
-  norm(m, s->hidden + first * m->dim, m->output_norm, rows, normed);
-  matmul(logits, m->n_vocab, normed, m->dim, m->output, rows, m->dim, m->n_vocab, 0);
-}
 
 static float greatest(const float *x, int64_t n) {
   float lanes[LANES], most = x[0];
@@ -496,6 +593,12 @@ static double sum_exp(const float *x, int64_t n, float shift) {
   return sum;
 }
 
+// loss = ln sum_t exp(logit_t) - logit_next
+double model_loss(const model *m, const float *logits, int32_t next) {
+  float most = greatest(logits, m->n_vocab);
+  return log(sum_exp(logits, m->n_vocab, most)) + (double)most - (double)logits[next];
+}
+
 typedef struct loss_run {
   session *s;
   int64_t first, n;
@@ -503,20 +606,17 @@ typedef struct loss_run {
   double *losses;
 } loss_run;
 
-// loss = ln sum_t exp(logit_t) - logit_next; the logits stay in a worker's scratch.
+// The logits stay in a worker's scratch.
 static void loss_task(void *arg, int64_t slab, int worker) {
   loss_run *run = arg;
   session *s = run->s;
   int64_t begin = slab * SESSION_LOSS_ROWS, rows = least(SESSION_LOSS_ROWS, run->n - begin),
-          n_vocab = s->m->n_vocab;
-  float *normed = s->scratch + worker * s->scratch_floats, *logits = normed + SESSION_LOSS_ROWS * s->m->dim;
-  logits_of(s, run->first + begin, rows, normed, logits);
-  for (int64_t r = 0; r < rows; r++) {
-    const float *row = logits + r * n_vocab;
-    float most = greatest(row, n_vocab);
-    double sum = sum_exp(row, n_vocab, most);
-    run->losses[begin + r] = log(sum) + (double)most - (double)row[run->next[begin + r]];
-  }
+          n_vocab = s->m->n_vocab, dim = s->m->dim;
+  float *normed = s->scratch + worker * s->scratch_floats, *logits = normed + SESSION_LOSS_ROWS * dim;
+  norm(s->m, s->hidden + (run->first + begin) * dim, s->m->output_norm, rows, normed);
+  matmul(logits, n_vocab, normed, dim, s->m->output.floats, rows, dim, n_vocab, 0);
+  for (int64_t r = 0; r < rows; r++)
+    run->losses[begin + r] = model_loss(s->m, logits + r * n_vocab, run->next[begin + r]);
 }
 
 void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses) {
@@ -524,4 +624,8 @@ void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, d
   in_parallel(s, (n + SESSION_LOSS_ROWS - 1) / SESSION_LOSS_ROWS, loss_task, &run);
 }
 
-void session_logits(session *s, int64_t row, float *logits) { logits_of(s, row, 1, s->scratch, logits); }
+void session_logits(session *s, int64_t row, float *logits) {
+  const model *m = s->m;
+  norm(m, s->hidden + row * m->dim, m->output_norm, 1, s->scratch);
+  multiply(s, logits, s->scratch, &m->output, m->dim, m->n_vocab, 0);
+}

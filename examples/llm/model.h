@@ -4,16 +4,22 @@
 #define LLM_MODEL_H
 
 #include "gguf.h"
+#include "matmul.h"
 
 #include "elements.h"
 #include "hyperattn.h"
 
+typedef struct model_matrix {
+  float *floats;
+  matmul_block8 *blocks;  // the same weights in 8 bits, from model_pack; NULL: there are none
+} model_matrix;
+
 typedef struct model_layer {
   float *attention_norm, *ffn_norm;  // [dim]
-  float *qkv;                        // [(heads + 2 kv_heads) head_dim][dim]: query, key, value rows
-  float *output;                     // [dim][heads head_dim]
-  float *gate_up;                    // [2 hidden][dim]: gate rows, then up rows
-  float *down;                       // [dim][hidden]
+  model_matrix qkv;                  // [(heads + 2 kv_heads) head_dim][dim]: query, key, value rows
+  model_matrix output;               // [dim][heads head_dim]
+  model_matrix gate_up;              // [2 hidden][dim]: gate rows, then up rows
+  model_matrix down;                 // [dim][hidden]
 } model_layer;
 
 typedef struct model {
@@ -24,7 +30,7 @@ typedef struct model {
       rope_scale;       // angle = position / rope_scale * rope_base^(-2 i / rope_dims) / rope_factors[i]
   float *rope_factors;  // [rope_dims / 2], or NULL if all are 1
   float *embedding;     // [n_vocab][dim]
-  float *output;        // [n_vocab][dim]; the embedding itself where the two are tied
+  model_matrix output;  // [n_vocab][dim]; its floats are the embedding itself where the two are tied
   float *output_norm;   // [dim]
   model_layer *layers;
 } model;
@@ -35,6 +41,10 @@ int model_is_known(const gguf *file, llm_error *error);
 // Refuses, by name, everything that would make it another model than the one computed here.
 int model_open(model *m, const gguf *file, llm_error *error);  // the file may be closed afterwards
 void model_close(model *m);
+
+// Keeps the weights in 8 bits too, where rows are whole blocks of matmul.h. Steps of one token then read
+// those, with the rounding that this implies. Runs of more tokens go on reading floats.
+int model_pack(model *m, llm_error *error);
 
 // A window of up to `capacity` tokens. With `keeps_all` every layer's keys and values are kept, for
 // decoding.
@@ -48,6 +58,7 @@ typedef struct session {
   float *hidden;             // [capacity][dim], after the last layer of the last run, not normed
   float *query, *mixed;      // [capacity][heads head_dim]: queries, rotated; attention's result
   float *rotation;           // [capacity][rope_dims / 2][cosine, sine]
+  matmul_block16 *packed;    // the left side of a step's product
   float *scratch;            // [worker][scratch_floats]
   int64_t scratch_floats;
   void *workspace;  // hyperattn's
@@ -63,9 +74,14 @@ int session_open(session *s, const model *m, const hyperattn_parallel *threads, 
                  int keeps_all, hyperattn_dtype dtype, llm_error *error);
 void session_close(session *s);
 
-// Runs n further tokens through all layers. Attention in layer i follows params[i].
+// Runs n further tokens through all layers. Attention in layer i follows params[i]. The workers share the
+// tokens, or, if n is 1, the columns of each product.
 int session_run(session *s, const int32_t *tokens, int64_t n, const hyperattn_params *params,
                 llm_error *error);
+
+// Fills the cache, which keeps all layers, with repetitions of the tokens that it holds. What steps after a
+// long text take can then be measured without reading one.
+void session_repeat(session *s);
 
 // The first of a head's rows in the cache; rows follow one another.
 const void *session_keys(const session *s, int64_t layer, int64_t kv_head);
@@ -74,6 +90,7 @@ const void *session_values(const session *s, int64_t layer, int64_t kv_head);
 // losses[i] = -ln p(next[i] | window up to row i) for n rows of the last run, from row `first` on.
 void session_losses(session *s, int64_t first, int64_t n, const int32_t *next, double *losses);
 void session_logits(session *s, int64_t row, float *logits);  // [n_vocab]
+double model_loss(const model *m, const float *logits, int32_t next);
 
 enum { SESSION_LOSS_ROWS = 128 };  // rows whose logits a worker holds at a time
 

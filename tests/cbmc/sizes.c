@@ -251,6 +251,24 @@ void prove_rows_address_of_many(void) {
   row_in_page(1, MANY), row_in_page(2, MANY), row_in_page(20, MANY), row_in_page(256, MANY);
 }
 
+/* ---- Few queries ---- */
+
+/* No query sees a key before the first part, and the workspace has room for all parts: 48 floats for each
+   query, as values of one number take. */
+static void parts_of_few(hai_index n_query) {
+  hyperattn_problem p;
+  hai_plan plan;
+  hai_index first, last, row = any_index(0, 15), begin, parts;
+  p.causal = any_int() & 1, plan.problem = &p, plan.value_dim = 1;
+  plan.n_query = n_query, plan.n_key = any_index(0, MOST), plan.sliding = any_index(0, MOST);
+  ASSUME(row < n_query);
+  hai_seen_keys(&plan, row, &first, &last);
+  begin = hai_few_begin(&plan), parts = hai_few_parts(&plan);
+  PROVE(begin >= 0 && (begin <= first || first > plan.n_key) && begin <= plan.n_key);
+  PROVE(parts >= 1 && (parts == 1 || (size_t)(48 * n_query * parts) <= hai_count_few(&plan)));
+}
+void prove_parts_of_few(void) { parts_of_few(1), parts_of_few(2), parts_of_few(16); }
+
 /* ---- Many problems ---- */
 
 static void any_many(hai_many *many) {

@@ -33,7 +33,22 @@ static bytes split(bytes *in) {
   return more;
 }
 
-static void take_shape(hyperattn_problem *p, bytes *in) {
+/* Makes a shape one of decoding: few queries, and so many keys that they may be cut into parts. */
+static void make_decode(hyperattn_problem *p, int64_t n_key) {
+  p->batch = 1, p->n_query = 1 + p->n_query % 17, p->n_key = n_key;
+  while (p->n_heads * p->n_query * p->n_key * (p->head_dim + p->value_dim) > 2 * MAX_PRODUCTS)
+    if (p->n_query > 3)
+      p->n_query /= 2;
+    else if (p->head_dim > 64 || p->value_dim > 64)
+      p->head_dim = (p->head_dim + 1) / 2, p->value_dim = (p->value_dim + 1) / 2;
+    else if (p->n_heads > 2)
+      p->n_heads /= p->n_kv_heads, p->n_kv_heads = 1;
+    else
+      p->n_query = 1, p->head_dim = (p->head_dim + 1) / 2, p->value_dim = (p->value_dim + 1) / 2;
+}
+
+/* Returns whether the shape is one of decoding. */
+static int take_shape(hyperattn_problem *p, bytes *in) {
   static const int64_t dims[] = {8, 1, 2, 3, 5, 16, 31, 32, 33, 64};
   int64_t size = (int64_t[]){24, 100, 300, 1200}[take(in, 1) & 3];
   p->batch = one_in(in, 8) ? below(in, 4) : 1;
@@ -41,7 +56,7 @@ static void take_shape(hyperattn_problem *p, bytes *in) {
   p->n_heads = p->n_kv_heads * (1 + below(in, 8) / 4);
   p->n_query = below(in, size), p->n_key = one_in(in, 3) ? below(in, size) : p->n_query;
   /* long enough for sub-blocks in two levels, and for probing in several tasks */
-  int is_long = one_in(in, 16);
+  int kind = (int)take(in, 1), is_long = kind % 32 == 15, is_decode = kind % 32 == 31;
   p->head_dim = one_in(in, 10) ? 1 + below(in, 576) : dims[below(in, 10)];
   p->value_dim = one_in(in, 3) ? (one_in(in, 4) ? 1 + below(in, 576) : dims[below(in, 10)]) : p->head_dim;
   p->causal = (int)below(in, 2);
@@ -49,7 +64,8 @@ static void take_shape(hyperattn_problem *p, bytes *in) {
     p->batch = p->n_heads = p->n_kv_heads = p->head_dim = p->value_dim = 1;
     p->n_query %= 16, p->n_key = 40000 - below(in, 40000);
   }
-  for (; !is_long;) { /* makes the call small enough to run in milliseconds */
+  if (is_decode) make_decode(p, 4000 + below(in, 2600));
+  for (; !is_long && !is_decode;) { /* makes the call small enough to run in milliseconds */
     int64_t heads = p->batch * p->n_heads, dim = p->head_dim + p->value_dim;
     if (heads * p->n_query * p->n_key * dim <= MAX_PRODUCTS &&
         heads * (p->n_query + p->n_key) * dim <= MAX_NUMBERS)
@@ -62,6 +78,7 @@ static void take_shape(hyperattn_problem *p, bytes *in) {
       p->n_query -= (p->n_query + 3) / 4, p->n_key -= (p->n_key + 3) / 4;
   }
   p->scale = one_in(in, 4) ? gaussian(&(uint64_t){take(in, 1)}) * (one_in(in, 8) ? 1e6f : 1.0f) : 0.0f;
+  return is_decode;
 }
 
 static void take_params(hyperattn_params *a, bytes *in, int causal) {
@@ -164,8 +181,9 @@ static void make_call(call *c, bytes *in, bytes *more) {
   hyperattn_problem *p = &c->problem;
   tensor *all[] = {&c->query, &c->key, &c->value, &c->out, &c->fields.mask};
   memset(c, 0, sizeof *c);
-  take_shape(p, in);
+  int is_decode = take_shape(p, in);
   take_params(&c->params, in, p->causal);
+  if (is_decode) c->params.method = HYPERATTN_EXACT;
   uint64_t dtypes = take(in, 2);
   int same = (dtypes >> 12) % 3 == 1; /* all of one dtype, since BF16 has kernels of its own */
   c->runs = 1, c->valid = 1;

@@ -63,17 +63,16 @@ static result collect(call *c) {
   return r;
 }
 
-/* A workspace all of `fill`, c->offset bytes from alignment; and its end, with the check that the bytes
-   before it are unchanged. */
-static unsigned char *open_workspace(const call *c, size_t size, int fill) {
-  void *block = NULL;
-  CHECK(size && !posix_memalign(&block, 64, c->offset + size), "workspace of %zu bytes", size);
-  return (unsigned char *)memset(block, fill, c->offset + size) + c->offset;
+/* A workspace all of `fill`, c->offset bytes from alignment, as the end of *block; and its end, with the
+   check that the bytes before it are unchanged. */
+static unsigned char *open_workspace(const call *c, size_t size, int fill, void **block) {
+  CHECK(size && !posix_memalign(block, 64, c->offset + size), "workspace of %zu bytes", size);
+  return (unsigned char *)memset(*block, fill, c->offset + size) + c->offset;
 }
-static void close_workspace(const call *c, unsigned char *workspace, int fill) {
-  for (size_t i = 1; i <= c->offset; i++)
-    CHECK(*(workspace - i) == (unsigned char)fill, "written before the workspace");
-  free(workspace - c->offset);
+static void close_workspace(const call *c, void *block, int fill) {
+  for (size_t i = 0; i < c->offset; i++)
+    CHECK(((unsigned char *)block)[i] == (unsigned char)fill, "written before the workspace");
+  free(block);
 }
 
 /* Runs c by one worker, by two workers of forward_parallel, or by phases, with tasks from the last to the
@@ -81,7 +80,8 @@ static void close_workspace(const call *c, unsigned char *workspace, int fill) {
 static result run(call *c, int n_workers, int fill) {
   hyperattn_problem *p = &c->problem;
   size_t size = hyperattn_workspace_size(p, &c->params, n_workers);
-  unsigned char *workspace = open_workspace(c, size, fill);
+  void *block = NULL;
+  unsigned char *workspace = open_workspace(c, size, fill, &block);
   prepare(c);
   if (n_workers == 1) {
     hyperattn_status status = hyperattn_forward(p, &c->params, workspace, size);
@@ -95,7 +95,7 @@ static result run(call *c, int n_workers, int fill) {
       for (int64_t i = hyperattn_phase_tasks(p, &c->params, phase); i-- > 0;)
         hyperattn_run_task(p, &c->params, workspace, phase, i, (int)(i % n_workers));
   }
-  close_workspace(c, workspace, fill);
+  close_workspace(c, block, fill);
   return collect(c);
 }
 

@@ -104,7 +104,8 @@ static void run_many(const call *c, const hyperattn_problem *problems, int n, in
   const hyperattn_params *a = &c->params;
   hyperattn_parallel parallel = {n_workers, &n_workers, backwards};
   size_t size = hyperattn_workspace_size_many(problems, n, a, n_workers);
-  unsigned char *workspace = open_workspace(c, size, fill);
+  void *block = NULL;
+  unsigned char *workspace = open_workspace(c, size, fill, &block);
   int bad = 0;
   CHECK(size >= hyperattn_workspace_size_many(problems, n, a, 1), "more workers, less workspace");
   if (n_workers < 3) {
@@ -116,7 +117,7 @@ static void run_many(const call *c, const hyperattn_problem *problems, int n, in
       for (int64_t i = hyperattn_phase_tasks_many(problems, n, a, phase); i-- > 0;)
         hyperattn_run_task_many(problems, n, a, workspace, phase, i, (int)(i % n_workers));
   }
-  close_workspace(c, workspace, fill);
+  close_workspace(c, block, fill);
 }
 
 /* Some problems made from c as one call: each gets the bits of a call of its own. */
