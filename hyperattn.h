@@ -970,12 +970,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #ifndef HAI_FEW_QUERIES
 #define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_BF16 4 /* most queries that are few where tiles could take products of bfloat16 */
-#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
-#define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
-/* most rows of a task for which keys are read as they lie, if not float32 */
-#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
+#define HAI_FEW_BF16 4                   /* as many are few where tiles could take products of bfloat16 */
+#define HAI_FEW_UNCUT 4096               /* more keys are cut into parts */
+#define HAI_FEW_KEYS 2048                /* of a part: a multiple of HAI_CHUNK */
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
+/* Most rows of a task for which keys are read as they lie, if not float32. */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
@@ -2507,6 +2507,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
+
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
 #define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
 #define HAI_SCORES_OF(dtype, n)                                                                   \
@@ -2569,9 +2570,8 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                \
-  if (n > i && registers > k) HAI_ISA(store) \
-  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k) \
+  if (n > i && registers > k) HAI_ISA(row_add)(o + i * dim + (k)*HAI_WIDTH, f##i, c##i##k);
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -2579,6 +2579,11 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   HAI_VALUE_STORE(3, k)
 #define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
 #define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* o = o * factor + sum, a register of it. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_add)(float *o, HAI_VECTOR factor, HAI_VECTOR sum) {
+  HAI_ISA(store)(o, HAI_ISA(fma)(HAI_ISA(load)(o), factor, sum));
+}
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
@@ -2609,7 +2614,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
-  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  const int most = n == 1 || (n == 2 && HAI_N_ROWS == 8) ? 8 : 4;
   hai_index t = 0, done;
   for (; t < values->dim; t += done, o += done) {
     hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
@@ -4127,6 +4132,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
+
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
 #define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
 #define HAI_SCORES_OF(dtype, n)                                                                   \
@@ -4189,9 +4195,8 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                \
-  if (n > i && registers > k) HAI_ISA(store) \
-  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k) \
+  if (n > i && registers > k) HAI_ISA(row_add)(o + i * dim + (k)*HAI_WIDTH, f##i, c##i##k);
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -4199,6 +4204,11 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   HAI_VALUE_STORE(3, k)
 #define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
 #define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* o = o * factor + sum, a register of it. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_add)(float *o, HAI_VECTOR factor, HAI_VECTOR sum) {
+  HAI_ISA(store)(o, HAI_ISA(fma)(HAI_ISA(load)(o), factor, sum));
+}
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
@@ -4229,7 +4239,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
-  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  const int most = n == 1 || (n == 2 && HAI_N_ROWS == 8) ? 8 : 4;
   hai_index t = 0, done;
   for (; t < values->dim; t += done, o += done) {
     hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
@@ -5087,6 +5097,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
+
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
 #define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
 #define HAI_SCORES_OF(dtype, n)                                                                   \
@@ -5149,9 +5160,8 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                \
-  if (n > i && registers > k) HAI_ISA(store) \
-  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k) \
+  if (n > i && registers > k) HAI_ISA(row_add)(o + i * dim + (k)*HAI_WIDTH, f##i, c##i##k);
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -5159,6 +5169,11 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   HAI_VALUE_STORE(3, k)
 #define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
 #define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* o = o * factor + sum, a register of it. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_add)(float *o, HAI_VECTOR factor, HAI_VECTOR sum) {
+  HAI_ISA(store)(o, HAI_ISA(fma)(HAI_ISA(load)(o), factor, sum));
+}
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
@@ -5189,7 +5204,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
-  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  const int most = n == 1 || (n == 2 && HAI_N_ROWS == 8) ? 8 : 4;
   hai_index t = 0, done;
   for (; t < values->dim; t += done, o += done) {
     hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);
@@ -5977,7 +5992,7 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
   /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
   X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
-  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */   \
+  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */  \
   X(FEW, sizeof(float), HAI_OF_HEADS, hai_count_few, FEW)                                        \
   /* sub-blocks of each query group, ascending: [groups][take] */                                \
   X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \
@@ -6446,7 +6461,10 @@ typedef struct hai_job {
   hai_index chunk; /* of the rectangle, or of the call */
 } hai_job;
 
-static hai_index hai_flat_head(const hai_job *job) { return job->batch * job->plan->n_heads + job->head; }
+static hai_index hai_flat_head_of(const hai_job *job, hai_index head) {
+  return job->batch * job->plan->n_heads + head;
+}
+static hai_index hai_flat_head(const hai_job *job) { return hai_flat_head_of(job, job->head); }
 static hai_index hai_flat_kv_head(const hai_job *job) {
   return job->batch * job->plan->n_kv_heads + job->kv_head;
 }
@@ -6489,11 +6507,14 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
 
 /* ---- Arrays ---- */
 
-/* An array's first byte for the job's head, or for its kv head. */
-static char *hai_array_of(const hai_job *job, hai_array_id array) {
+/* An array's first byte for a flat head; for the job's head, or for its kv head. */
+static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
   const hai_layout *y = &job->plan->layout;
-  hai_index head = hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job);
-  return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, head);
+  return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
+}
+static char *hai_array_of(const hai_job *job, hai_array_id array) {
+  return hai_array_at(
+      job, array, hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job));
 }
 static float *hai_floats(const hai_job *job, hai_array_id array) {
   return HAI_PLACE(float, hai_array_of(job, array));
@@ -7366,7 +7387,7 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
     tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
   else
     tile->row[lane] = hai_row(&p->query, job->batch, head, row);
-  tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
+  tile->state[lane] = hai_flat_head_of(job, head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
                     : hai_stores_states(job->plan)
@@ -7530,6 +7551,11 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
    lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
    is known before any product is computed. */
 
+/* By what a head's mask is multiplied. */
+static float hai_mask_slope(const hyperattn_problem *p, hai_index head) {
+  return p->mask_slope ? p->mask_slope[head] : 1.0f;
+}
+
 /* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. Lanes are filled from 0
    on; those that stay empty have slope 0. */
 static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
@@ -7541,7 +7567,7 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
     HYPERATTN_MEMSET(mask->slope, 0, sizeof mask->slope);
   }
   mask->row[i] = hai_row(&p->mask, job->batch, head, row);
-  mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
+  mask->slope[i] = hai_mask_slope(p, head);
 }
 
 /* Does lane i have the row of the lane before it, as heads have that share a mask? */
@@ -8705,8 +8731,8 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 /* Few queries: exact attention where a tile's lanes would stay empty, as in decoding. Coordinates lie in the
    lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
    into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
-   n_query and the sliding window. Given the parts, a row's result depends neither
-   on other rows nor on how many there are. */
+   n_query and the sliding window. Given the parts, a row's result depends neither on other rows nor on how
+   many there are. */
 
 /* ---- Parts of the keys ---- */
 
@@ -8831,7 +8857,7 @@ static void hai_few_open_row(const hai_job *job, hai_few *few, int i, hai_index 
   hai_state_begin(-hai_inf(), &few->m[i], &few->l[i]);
   if (!hai_masking(plan)) return;
   q->mask = hai_row(&p->mask, job->batch, q->head, q->row);
-  q->slope = p->mask_slope ? p->mask_slope[q->head] : 1.0f;
+  q->slope = hai_mask_slope(p, q->head);
 }
 
 /* Opens rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open. */
@@ -8857,8 +8883,7 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
     HYPERATTN_MEMCPY(result, o, HAI_AS(size_t, dim) * sizeof(float));
   else
     hai_narrow(o, dim, p->out.dtype, result);
-  if (p->lse)
-    p->lse[(job->batch * job->plan->n_heads + head) * job->plan->n_query + row] = hai_state_lse(m, l);
+  if (p->lse) p->lse[hai_flat_head_of(job, head) * job->plan->n_query + row] = hai_state_lse(m, l);
 }
 
 /* ---- A chunk ---- */
@@ -9039,9 +9064,7 @@ static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_i
 /* A part's state of a query, in the workspace: o, then m and l. */
 static float *hai_few_state(const hai_job *job, hai_index head, hai_index part, hai_index row) {
   const hai_plan *plan = job->plan;
-  hai_index at =
-      (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
-  return HAI_PLACE(float, job->base + plan->layout.begin[HAI_ARRAY_FEW] + at) +
+  return HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_FEW, hai_flat_head_of(job, head))) +
          (part * plan->n_query + row) * hai_few_stride(plan);
 }
 

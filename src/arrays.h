@@ -9,7 +9,7 @@
   X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
   /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
   X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
-  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */   \
+  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */  \
   X(FEW, sizeof(float), HAI_OF_HEADS, hai_count_few, FEW)                                        \
   /* sub-blocks of each query group, ascending: [groups][take] */                                \
   X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \

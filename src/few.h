@@ -1,8 +1,8 @@
 /* Few queries: exact attention where a tile's lanes would stay empty, as in decoding. Coordinates lie in the
    lanes, and each key is read once for the queries of all heads that share it, as it lies. Many keys are cut
    into parts, a task each, whose states rest in the workspace until they are merged. Parts follow from n_key,
-   n_query and the sliding window. Given the parts, a row's result depends neither
-   on other rows nor on how many there are. */
+   n_query and the sliding window. Given the parts, a row's result depends neither on other rows nor on how
+   many there are. */
 
 /* ---- Parts of the keys ---- */
 
@@ -127,7 +127,7 @@ static void hai_few_open_row(const hai_job *job, hai_few *few, int i, hai_index 
   hai_state_begin(-hai_inf(), &few->m[i], &few->l[i]);
   if (!hai_masking(plan)) return;
   q->mask = hai_row(&p->mask, job->batch, q->head, q->row);
-  q->slope = p->mask_slope ? p->mask_slope[q->head] : 1.0f;
+  q->slope = hai_mask_slope(p, q->head);
 }
 
 /* Opens rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open. */
@@ -153,8 +153,7 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
     HYPERATTN_MEMCPY(result, o, HAI_AS(size_t, dim) * sizeof(float));
   else
     hai_narrow(o, dim, p->out.dtype, result);
-  if (p->lse)
-    p->lse[(job->batch * job->plan->n_heads + head) * job->plan->n_query + row] = hai_state_lse(m, l);
+  if (p->lse) p->lse[hai_flat_head_of(job, head) * job->plan->n_query + row] = hai_state_lse(m, l);
 }
 
 /* ---- A chunk ---- */
@@ -335,9 +334,7 @@ static void hai_few_run(const hai_job *job, hai_few *few, hai_index begin, hai_i
 /* A part's state of a query, in the workspace: o, then m and l. */
 static float *hai_few_state(const hai_job *job, hai_index head, hai_index part, hai_index row) {
   const hai_plan *plan = job->plan;
-  hai_index at =
-      (job->batch * plan->n_heads + head) * HAI_AS(hai_index, plan->layout.stride[HAI_ARRAY_FEW]);
-  return HAI_PLACE(float, job->base + plan->layout.begin[HAI_ARRAY_FEW] + at) +
+  return HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_FEW, hai_flat_head_of(job, head))) +
          (part * plan->n_query + row) * hai_few_stride(plan);
 }
 

@@ -101,6 +101,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(few_scores_of)(const hyperattn_dtype dtype, c
   for (j = 0; j < keys->n; j += 4)
     HAI_ISA(some_scores)(dtype, n, keys->dim, keys->row + j, keys->ahead + j, query, score + j);
 }
+
 /* A function for each dtype and number of queries: unoptimised, one frame would hold the registers of all. */
 #define HAI_SCORES_NAME(dtype, n) HAI_ISA(few_scores_##dtype##_##n),
 #define HAI_SCORES_OF(dtype, n)                                                                   \
@@ -163,9 +164,8 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
     HAI_VALUE_READ(k)                                                                       \
     HAI_VALUE_TIMES(0, k) HAI_VALUE_TIMES(1, k) HAI_VALUE_TIMES(2, k) HAI_VALUE_TIMES(3, k) \
   }
-#define HAI_VALUE_STORE(i, k)                \
-  if (n > i && registers > k) HAI_ISA(store) \
-  (o + i * dim + (k)*HAI_WIDTH, HAI_ISA(fma)(HAI_ISA(load)(o + i * dim + (k)*HAI_WIDTH), f##i, c##i##k));
+#define HAI_VALUE_STORE(i, k) \
+  if (n > i && registers > k) HAI_ISA(row_add)(o + i * dim + (k)*HAI_WIDTH, f##i, c##i##k);
 #define HAI_VALUE_OUT(k) \
   HAI_VALUE_STORE(0, k)  \
   HAI_VALUE_STORE(1, k)  \
@@ -173,6 +173,11 @@ HAI_TARGET static void HAI_ISA(few_softmax)(float *score, int n, int n_keys, con
   HAI_VALUE_STORE(3, k)
 #define HAI_VALUE_WEIGHT(i) (n > i ? HAI_ISA(set1)(weight[i * HAI_CHUNK + j]) : HAI_ISA(zero)())
 #define HAI_VALUE_FACTOR(i) (n > i ? HAI_ISA(set1)(factor[i]) : HAI_ISA(zero)())
+
+/* o = o * factor + sum, a register of it. */
+HAI_TARGET HAI_INLINE void HAI_ISA(row_add)(float *o, HAI_VECTOR factor, HAI_VECTOR sum) {
+  HAI_ISA(store)(o, HAI_ISA(fma)(HAI_ISA(load)(o), factor, sum));
+}
 
 /* So many registers of the outputs of n rows, from the coordinate `begin` bytes into each value. */
 HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, const int n,
@@ -203,7 +208,7 @@ HAI_TARGET HAI_INLINE void HAI_ISA(some_values)(const hyperattn_dtype dtype, con
 HAI_TARGET HAI_INLINE void HAI_ISA(few_values_of)(const hyperattn_dtype dtype, const int n,
                                                   const hai_few_rows *values, const float *weight,
                                                   const float *factor, float *o) {
-  const int most = n == 1 ? 8 : n == 2 ? HAI_N_ROWS : 4;
+  const int most = n == 1 || (n == 2 && HAI_N_ROWS == 8) ? 8 : 4;
   hai_index t = 0, done;
   for (; t < values->dim; t += done, o += done) {
     hai_index left = (values->dim - t) / HAI_WIDTH, begin = hai_offset(dtype, t);

@@ -3,6 +3,11 @@
    lane. So a tile's part of the mask is turned chunk by chunk, by the packing of queries, and what it hides
    is known before any product is computed. */
 
+/* By what a head's mask is multiplied. */
+static float hai_mask_slope(const hyperattn_problem *p, hai_index head) {
+  return p->mask_slope ? p->mask_slope[head] : 1.0f;
+}
+
 /* Lane i, which holds query `row` of a head, gets its row of the mask and its slope. Lanes are filled from 0
    on; those that stay empty have slope 0. */
 static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index row) {
@@ -14,7 +19,7 @@ static void hai_mask_lane(const hai_job *job, int i, hai_index head, hai_index r
     HYPERATTN_MEMSET(mask->slope, 0, sizeof mask->slope);
   }
   mask->row[i] = hai_row(&p->mask, job->batch, head, row);
-  mask->slope[i] = p->mask_slope ? p->mask_slope[head] : 1.0f;
+  mask->slope[i] = hai_mask_slope(p, head);
 }
 
 /* Does lane i have the row of the lane before it, as heads have that share a mask? */

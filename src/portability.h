@@ -188,12 +188,12 @@
 #ifndef HAI_FEW_QUERIES
 #define HAI_FEW_QUERIES(measured) measured
 #endif
-#define HAI_FEW_BF16 4 /* most queries that are few where tiles could take products of bfloat16 */
-#define HAI_FEW_UNCUT 4096            /* more keys are cut into parts */
-#define HAI_FEW_KEYS 2048             /* of a part: a multiple of HAI_CHUNK */
-/* most rows of a task for which keys are read as they lie, if not float32 */
-#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
+#define HAI_FEW_BF16 4                   /* as many are few where tiles could take products of bfloat16 */
+#define HAI_FEW_UNCUT 4096               /* more keys are cut into parts */
+#define HAI_FEW_KEYS 2048                /* of a part: a multiple of HAI_CHUNK */
 #define HAI_FEW_ROWS (HAI_SIMD ? 64 : 8) /* most queries of a task, of all heads that share keys */
+/* Most rows of a task for which keys are read as they lie, if not float32. */
+#define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */

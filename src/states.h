@@ -21,7 +21,7 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
     tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
   else
     tile->row[lane] = hai_row(&p->query, job->batch, head, row);
-  tile->state[lane] = (job->batch * job->plan->n_heads + head) * job->plan->n_query + row;
+  tile->state[lane] = hai_flat_head_of(job, head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
                     : hai_stores_states(job->plan)

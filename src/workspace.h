@@ -205,7 +205,10 @@ typedef struct hai_job {
   hai_index chunk; /* of the rectangle, or of the call */
 } hai_job;
 
-static hai_index hai_flat_head(const hai_job *job) { return job->batch * job->plan->n_heads + job->head; }
+static hai_index hai_flat_head_of(const hai_job *job, hai_index head) {
+  return job->batch * job->plan->n_heads + head;
+}
+static hai_index hai_flat_head(const hai_job *job) { return hai_flat_head_of(job, job->head); }
 static hai_index hai_flat_kv_head(const hai_job *job) {
   return job->batch * job->plan->n_kv_heads + job->kv_head;
 }
@@ -248,11 +251,14 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
 
 /* ---- Arrays ---- */
 
-/* An array's first byte for the job's head, or for its kv head. */
-static char *hai_array_of(const hai_job *job, hai_array_id array) {
+/* An array's first byte for a flat head; for the job's head, or for its kv head. */
+static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
   const hai_layout *y = &job->plan->layout;
-  hai_index head = hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job);
-  return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, head);
+  return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
+}
+static char *hai_array_of(const hai_job *job, hai_array_id array) {
+  return hai_array_at(
+      job, array, hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job));
 }
 static float *hai_floats(const hai_job *job, hai_array_id array) {
   return HAI_PLACE(float, hai_array_of(job, array));
