@@ -37,17 +37,19 @@ static int has_whole_blocks(const host *h, const struct ggml_tensor *t) {
 
 static refusal refusal_of_cache(const host *h, const struct ggml_tensor *op, const struct ggml_tensor *t) {
   const struct ggml_tensor *q = op->src[QUERY];
-  if (dtype_of(t->type) == HYPERATTN_CUSTOM && !h->ggml_get_type_traits(t->type)->to_float) return REFUSED_FORMAT;
+  if (dtype_of(t->type) == HYPERATTN_CUSTOM && !h->ggml_get_type_traits(t->type)->to_float)
+    return REFUSED_FORMAT;
   if (!has_whole_blocks(h, t)) return REFUSED_ROWS;
   if (t->ne[0] > 576) return REFUSED_DIMS;
   if (t->ne[2] != op->src[KEY]->ne[2] || q->ne[2] % t->ne[2]) return REFUSED_HEADS;
   return t->ne[3] == q->ne[3] ? REFUSED_TAKEN : REFUSED_BATCH;
 }
 
-static refusal refusal_of_mask(const struct ggml_tensor *q, const struct ggml_tensor *k, const struct ggml_tensor *m) {
-  int fits = m->type == GGML_TYPE_F16 && m->nb[0] == 2 && m->nb[1] % 2 == 0 && m->nb[2] % 2 == 0 && m->nb[3] % 2 == 0 &&
-             m->ne[0] == k->ne[1] && m->ne[1] >= q->ne[1] && (m->ne[2] == 1 || m->ne[2] == q->ne[2]) &&
-             (m->ne[3] == 1 || m->ne[3] == q->ne[3]);
+static refusal refusal_of_mask(const struct ggml_tensor *q, const struct ggml_tensor *k,
+                               const struct ggml_tensor *m) {
+  int fits = m->type == GGML_TYPE_F16 && m->nb[0] == 2 && m->nb[1] % 2 == 0 && m->nb[2] % 2 == 0 &&
+             m->nb[3] % 2 == 0 && m->ne[0] == k->ne[1] && m->ne[1] >= q->ne[1] &&
+             (m->ne[2] == 1 || m->ne[2] == q->ne[2]) && (m->ne[3] == 1 || m->ne[3] == q->ne[3]);
   return fits ? REFUSED_TAKEN : REFUSED_MASK;
 }
 
@@ -56,13 +58,15 @@ static int has_unknown(const struct ggml_tensor *op) {
     if (op->src[i]) return 1;
   for (size_t i = N_PARAMETERS; i < sizeof op->op_params / sizeof *op->op_params; i++)
     if (op->op_params[i]) return 1;
-  return parameter(op, SCALE) == 0 || parameter(op, SOFTCAP) < 0 || !op->src[QUERY] || !op->src[KEY] || !op->src[VALUE];
+  return parameter(op, SCALE) == 0 || parameter(op, SOFTCAP) < 0 || !op->src[QUERY] || !op->src[KEY] ||
+         !op->src[VALUE];
 }
 
 refusal attention_refusal(const host *h, const struct ggml_tensor *op, int forced) {
   (void)forced;
   if (has_unknown(op)) return REFUSED_PARAMETER;
-  const struct ggml_tensor *q = op->src[QUERY], *k = op->src[KEY], *mask = op->src[MASK], *sinks = op->src[SINKS];
+  const struct ggml_tensor *q = op->src[QUERY], *k = op->src[KEY], *mask = op->src[MASK],
+                           *sinks = op->src[SINKS];
   if (q->type != GGML_TYPE_F32 || !has_whole_blocks(h, q)) return REFUSED_QUERY;
   if (op->type != GGML_TYPE_F32 || !has_whole_blocks(h, op)) return REFUSED_RESULT;
   refusal why = refusal_of_cache(h, op, k);
@@ -95,7 +99,8 @@ static void advance(hyperattn_input *input, const struct ggml_tensor *t, int64_t
 static hyperattn_problem problem_of(const attention *a, const struct ggml_tensor *op) {
   const struct ggml_tensor *q = op->src[QUERY], *k = op->src[KEY], *v = op->src[VALUE];
   const size_t element = sizeof(float);
-  hyperattn_problem p = {.batch = q->ne[3], .n_heads = q->ne[2], .n_kv_heads = k->ne[2], .n_query = q->ne[1]};
+  hyperattn_problem p = {
+      .batch = q->ne[3], .n_heads = q->ne[2], .n_kv_heads = k->ne[2], .n_query = q->ne[1]};
   p.n_key = k->ne[1], p.head_dim = q->ne[0], p.value_dim = v->ne[0];
   p.scale = parameter(op, SCALE), p.softcap = parameter(op, SOFTCAP);
   p.query = input_of(a->host, q), p.key = input_of(a->host, k), p.value = input_of(a->host, v);
@@ -109,7 +114,8 @@ static hyperattn_problem problem_of(const attention *a, const struct ggml_tensor
 // Its mask as it is. Dimensions of size 1 are repeated.
 static void put_mask(hyperattn_problem *p, const struct ggml_tensor *op, const float *slope) {
   const struct ggml_tensor *mask = op->src[MASK];
-  p->mask = (hyperattn_input){.data = mask->data, .dtype = HYPERATTN_F16, .row_stride = (ptrdiff_t)(mask->nb[1] / 2)};
+  p->mask = (hyperattn_input){
+      .data = mask->data, .dtype = HYPERATTN_F16, .row_stride = (ptrdiff_t)(mask->nb[1] / 2)};
   p->mask.head_stride = mask->ne[2] > 1 ? (ptrdiff_t)(mask->nb[2] / 2) : 0;
   p->mask.batch_stride = mask->ne[3] > 1 ? (ptrdiff_t)(mask->nb[3] / 2) : 0;
   p->mask_slope = slope;
@@ -121,7 +127,8 @@ static void put_cells(hyperattn_input *input, const mask_run *run) {
 }
 
 // One sequence's run of rows in place of its mask.
-static void put_run(hyperattn_problem *p, const struct ggml_tensor *op, int64_t sequence, const mask_run *run) {
+static void put_run(hyperattn_problem *p, const struct ggml_tensor *op, int64_t sequence,
+                    const mask_run *run) {
   int64_t first_cell = run->cells ? 0 : run->first_cell;
   p->batch = 1;
   p->n_query = run->n_row, p->n_key = run->n_cell;
@@ -134,11 +141,13 @@ static void put_run(hyperattn_problem *p, const struct ggml_tensor *op, int64_t 
 }
 
 // One sequence with its mask as it is.
-static void put_sequence(hyperattn_problem *p, const struct ggml_tensor *op, int64_t sequence, const float *slope) {
+static void put_sequence(hyperattn_problem *p, const struct ggml_tensor *op, int64_t sequence,
+                         const float *slope) {
   const mask_run all = {.n_row = p->n_query, .n_cell = p->n_key};
   put_run(p, op, sequence, &all);
   put_mask(p, op, slope);
-  p->mask.data = (const char *)p->mask.data + (op->src[MASK]->ne[3] > 1 ? (size_t)sequence * op->src[MASK]->nb[3] : 0);
+  p->mask.data =
+      (const char *)p->mask.data + (op->src[MASK]->ne[3] > 1 ? (size_t)sequence * op->src[MASK]->nb[3] : 0);
 }
 
 // ---- The mask, read once a graph ----
@@ -170,12 +179,14 @@ static int each_end(const mask_memo *m, const struct ggml_tensor *mask, int copi
   return 1;
 }
 
-// The same mask in the same graph: no cache has come twice, and rows at the ends are what they were. A cache that is
-// computed within the graph tells nothing of graphs.
+// The same mask in the same graph: no cache has come twice, and rows at the ends are what they were. Where keys are no
+// view of a cache, nothing tells graphs apart.
 static int still_holds(mask_memo *m, const struct ggml_tensor *op) {
   const struct ggml_tensor *mask = op->src[MASK], *root = op->src[KEY]->view_src;
-  if (!m->runs || m->data != mask->data || m->n_query != op->src[QUERY]->ne[1] || m->n_cell != mask->ne[0]) return 0;
-  if (m->n_sequence != mask->ne[3] || m->stride != mask->nb[1] || !root || m->n_cache == ATTENTION_CACHES) return 0;
+  if (!m->runs || m->tensor != mask || m->data != mask->data || m->stride != mask->nb[1]) return 0;
+  if (m->n_query != op->src[QUERY]->ne[1] || m->n_cell != mask->ne[0] || m->n_sequence != mask->ne[3])
+    return 0;
+  if (!root || m->n_cache == ATTENTION_CACHES) return 0;
   for (int i = 0; i < m->n_cache; i++)
     if (m->cache[i] == root->data) return 0;
   if (!each_end(m, mask, 0)) return 0;
@@ -186,7 +197,8 @@ static int still_holds(mask_memo *m, const struct ggml_tensor *op) {
 static int read_sequences(attention *a, mask_memo *m, const struct ggml_tensor *op) {
   const struct ggml_tensor *mask = op->src[MASK], *root = op->src[KEY]->view_src;
   forget(m);
-  m->data = mask->data, m->n_query = op->src[QUERY]->ne[1], m->n_cell = mask->ne[0], m->stride = mask->nb[1];
+  m->tensor = mask, m->data = mask->data, m->stride = mask->nb[1];
+  m->n_query = op->src[QUERY]->ne[1], m->n_cell = mask->ne[0];
   m->runs = calloc((size_t)mask->ne[3], sizeof *m->runs);
   m->is_readable = calloc((size_t)mask->ne[3], sizeof *m->is_readable);
   m->ends = malloc((size_t)(2 * mask->ne[3] * m->n_cell) * sizeof *m->ends);
@@ -207,7 +219,7 @@ static const mask_memo *read_mask(attention *a, const struct ggml_tensor *op) {
   double begin = now();
   mask_memo *found = NULL;
   for (int i = 0; i < ATTENTION_MASKS && !found; i++)
-    if (a->memo[i].data == op->src[MASK]->data) found = &a->memo[i];
+    if (a->memo[i].tensor == op->src[MASK]) found = &a->memo[i];
   if (!found) found = &a->memo[a->next_memo++ % ATTENTION_MASKS];
   if (!still_holds(found, op) && !read_sequences(a, found, op)) found = NULL;
   a->counts.mask_seconds += now() - begin;
@@ -314,7 +326,8 @@ static int64_t n_task_of_many(const void *work, int phase) {
 }
 static void run_of_many(const void *work, int phase, int64_t task, int worker) {
   const attention *a = work;
-  hyperattn_run_task_many(a->problem, a->n_problem, &a->settings->params, a->workspace, phase, task, worker);
+  hyperattn_run_task_many(a->problem, a->n_problem, &a->settings->params, a->workspace, phase, task,
+                          worker);
 }
 
 static int reserve_workspace(attention *a, size_t size) {

@@ -11,19 +11,19 @@
 #include "settings.h"
 
 // Why an operation is left to ggml's CPU backend.
-#define REFUSALS(X)                                                            \
-  X(TAKEN, "taken")                                                            \
-  X(QUERY, "queries that are not rows of f32")                                 \
-  X(FORMAT, "keys or values in a format that ggml cannot widen")               \
-  X(ROWS, "rows that are not contiguous, or strides that are no whole blocks") \
-  X(DIMS, "a head dim above 576")                                              \
+#define REFUSALS(X)                                                                   \
+  X(TAKEN, "taken")                                                                   \
+  X(QUERY, "queries that are not rows of f32")                                        \
+  X(FORMAT, "keys or values in a format that ggml cannot widen")                      \
+  X(ROWS, "rows that are not contiguous, or strides that are no whole blocks")        \
+  X(DIMS, "a head dim above 576")                                                     \
   X(HEADS, "key heads that differ from value heads or do not divide the query heads") \
-  X(BATCH, "keys or values that are shared among a batch")                     \
-  X(MASK, "a mask that is not f16, or that is shared among some heads or sequences") \
-  X(SINKS, "sinks that are not one f32 a head")                                \
-  X(RESULT, "a result that is not f32")                                        \
-  X(PARAMETER, "a parameter or an input that this does not know")              \
-  X(SLOWER, "ggml is faster at so little")                                     \
+  X(BATCH, "keys or values that are shared among a batch")                            \
+  X(MASK, "a mask that is not f16, or that is shared among some heads or sequences")  \
+  X(SINKS, "sinks that are not one f32 a head")                                       \
+  X(RESULT, "a result that is not f32")                                               \
+  X(PARAMETER, "a parameter or an input that this does not know")                     \
+  X(SLOWER, "ggml is faster at so little")                                            \
   X(PROBE, "the question whether flash attention is on the CPU")
 
 typedef enum refusal {

@@ -34,14 +34,18 @@ static void take_tasks(shift *s, int worker, int n_worker) {
   const crew_work *w = s->work;
   for (int phase = 0; phase < w->n_phase; phase++) {
     for (int look = 0; atomic_load(&s->phase) < phase; look++) pause_looking(look);
-    for (int64_t task; (task = atomic_fetch_add(&s->next, 1)) < s->n_task;) w->run(w->work, phase, task, worker);
+    for (int64_t task; (task = atomic_fetch_add(&s->next, 1)) < s->n_task;)
+      w->run(w->work, phase, task, worker);
     if (atomic_fetch_add(&s->arrived, 1) == n_worker - 1) begin_phase(s, phase + 1);
   }
 }
 
 // ---- Where threads come from ----
 
-typedef struct team_argument { shift *shift; const crew *crew; } team_argument;
+typedef struct team_argument {
+  shift *shift;
+  const crew *crew;
+} team_argument;
 
 static void in_team(void *argument) {
   const team_argument *a = argument;

@@ -20,7 +20,8 @@ static const char *route = "no";
 
 static void add_counts(const attention *a) {
   const attention_counts *c = &a->counts;
-  total.operations += c->operations, total.single += c->single, total.causal += c->causal, total.alike += c->alike;
+  total.operations += c->operations, total.single += c->single, total.causal += c->causal,
+      total.alike += c->alike;
   total.windowed += c->windowed, total.gathered += c->gathered, total.several_runs += c->several_runs;
   total.masked += c->masked, total.masks_read += c->masks_read;
   total.seconds += c->seconds, total.mask_seconds += c->mask_seconds;
@@ -35,13 +36,17 @@ __attribute__((destructor)) static void tell(void) {
   };
   if (!environment.statistics) return;
   fprintf(stderr,
-          "hyperattn: %s, by %s threads: %ld operations in %.3f s; %ld rows alone, %ld causal runs of rows, %ld alike, "
-          "%ld under a window; %ld of these gathered; %ld operations of several runs, %ld by their mask; %ld masks read "
+          "hyperattn: %s, by %s threads: %ld operations in %.3f s; %ld rows alone, %ld causal runs of "
+          "rows, %ld alike, "
+          "%ld under a window; %ld of these gathered; %ld operations of several runs, %ld by their mask; "
+          "%ld masks read "
           "in %.3f s\n",
-          environment.method, route, total.operations, total.seconds, total.single, total.causal, total.alike,
-          total.windowed, total.gathered, total.several_runs, total.masked, total.masks_read, total.mask_seconds);
+          environment.method, route, total.operations, total.seconds, total.single, total.causal,
+          total.alike, total.windowed, total.gathered, total.several_runs, total.masked, total.masks_read,
+          total.mask_seconds);
   for (int i = 1; i < N_REFUSALS; i++)
-    if (answers[i]) fprintf(stderr, "hyperattn: refused %ld times when asked: %s\n", (long)answers[i], reasons[i]);
+    if (answers[i])
+      fprintf(stderr, "hyperattn: refused %ld times when asked: %s\n", (long)answers[i], reasons[i]);
 }
 
 // ---- An instance of the backend ----
@@ -70,7 +75,8 @@ static enum ggml_status compute(ggml_backend_t backend, struct ggml_cgraph *grap
   instance *i = (instance *)backend;
   for (int n = 0; n < ggml.ggml_graph_n_nodes(graph); n++) {
     const struct ggml_tensor *node = ggml.ggml_graph_node(graph, n);
-    if ((int)node->op != ggml.operation.flash_attention || !(node->flags & GGML_TENSOR_FLAG_COMPUTE)) continue;
+    if ((int)node->op != ggml.operation.flash_attention || !(node->flags & GGML_TENSOR_FLAG_COMPUTE))
+      continue;
     if (i->abort && i->abort(i->abort_argument)) return GGML_STATUS_ABORTED;
     const char *why = attention_run(&i->attention, node);
     if (!why) continue;
@@ -121,13 +127,15 @@ static void tell_properties(ggml_backend_dev_t device, struct ggml_backend_dev_p
 
 // Where llama.cpp is to find out by itself whether to use flash attention, a context first makes a graph of a token a
 // sequence, and gives flash attention up if any other device than the CPU takes it. So a context's first number of
-// queries is refused until another comes; all its memory is the CPU's, so that a graph may change sides.
+// queries is refused until another comes; all its memory is the CPU's, so that a graph may change sides. Others than
+// llama.cpp, whose caches have these names, ask no such question.
 enum { MOST_SEQUENCES = 256 };
 static atomic_llong probed;  // the number of queries; 0: none has come; -1: another has
 
 static int is_probe(const struct ggml_tensor *op) {
+  const struct ggml_tensor *cache = op->src[1]->view_src;
   long long none = 0, n_query = op->src[0]->ne[1];
-  if (strncmp(op->name, "__fattn__", 9)) return 0;
+  if (!cache || strncmp(cache->name, "cache_", 6)) return 0;
   if (n_query <= MOST_SEQUENCES && atomic_compare_exchange_strong(&probed, &none, n_query)) return 1;
   if (atomic_load(&probed) == n_query) return 1;
   atomic_store(&probed, -1);
@@ -247,23 +255,24 @@ ggml_backend_reg_t ggml_backend_init(void) {
   return why || !strcmp(environment.method, "off") ? NULL : registry;
 }
 
-// 1 if this library was not opened by the program but came with it: by LD_PRELOAD, or linked.
-static int came_with_program(void) {
+// 1 if this library was not opened by the program but came with it: linked, or by LD_PRELOAD.
 #ifdef GGML_HYPERATTN_LINKED
-  return 1;
+static int came_with_program(void) { return 1; }
 #else
+static int came_with_program(void) {
   Dl_info info;
   const char *preloaded = getenv("LD_PRELOAD");
   if (!preloaded || !dladdr(device_name, &info) || !info.dli_fname) return 0;
   const char *slash = strrchr(info.dli_fname, '/');
-  return strstr(preloaded, slash ? slash + 1 : info.dli_fname) != NULL;
-#endif
+  return strstr(preloaded, slash ? slash + 1 : info.dli_fname) &&
+         host_symbol(NULL, "ggml_backend_register");
 }
+#endif
 
 // Then nothing else registers it. A process without ggml is left alone, and so is one whose CPU backend is yet to be
 // loaded: it will read GGML_BACKEND_PATH.
 __attribute__((constructor)) static void join(void) {
-  if (!came_with_program() || !host_symbol(NULL, "ggml_backend_register")) return;
+  if (!came_with_program()) return;
   ggml_backend_reg_t mine = ggml_backend_init();
   if (mine && ggml.ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) ggml.ggml_backend_register(mine);
 }

@@ -12,10 +12,10 @@ enum { MASK_SHOWN = 0, MASK_HIDDEN = 0xFC00 };  // as halves
 // window, in which they cease to.
 typedef struct mask_run {
   int64_t first_row, n_row;
-  int64_t n_cell;       // cells that any of the rows sees
-  int grows;            // row i sees n_cell - n_row + 1 + i cells, for a window the last of these; else all see all
-  int64_t window;       // > 0: a row sees no more than so many
-  int64_t first_cell;   // where cells is NULL, they are first_cell, first_cell + 1, ...
+  int64_t n_cell;  // cells that any of the rows sees
+  int grows;  // row i sees n_cell - n_row + 1 + i cells, for a window the last of these; else all see all
+  int64_t window;      // > 0: a row sees no more than so many
+  int64_t first_cell;  // where cells is NULL, they are first_cell, first_cell + 1, ...
   const int32_t *cells;
 } mask_run;
 

@@ -28,10 +28,12 @@ const char *settings_read(settings *s) {
   double tolerance = (double)s->params.tolerance, length = (double)s->params.min_seq_len, statistics = 0;
   if (!read_number("HYPERATTN_GGML_TOLERANCE", 0, 1e6, &tolerance))
     return "HYPERATTN_GGML_TOLERANCE is not a number from 0 to 1e6";
-  if (tolerance > 0 && is_paper) return "HYPERATTN_GGML_TOLERANCE needs probes, which HYPERATTN_GGML=paper has not";
+  if (tolerance > 0 && is_paper)
+    return "HYPERATTN_GGML_TOLERANCE needs probes, which HYPERATTN_GGML=paper has not";
   if (!read_number("HYPERATTN_GGML_MIN_SEQ_LEN", 1, 1e9, &length) || length != floor(length))
     return "HYPERATTN_GGML_MIN_SEQ_LEN is not a whole number from 1 to 1e9";
-  if (!read_number("HYPERATTN_GGML_STATS", 0, 1, &statistics)) return "HYPERATTN_GGML_STATS is neither 0 nor 1";
+  if (!read_number("HYPERATTN_GGML_STATS", 0, 1, &statistics))
+    return "HYPERATTN_GGML_STATS is neither 0 nor 1";
   s->params.tolerance = (float)tolerance;
   s->params.min_seq_len = (int64_t)length;
   s->statistics = statistics > 0;
