@@ -62,8 +62,19 @@ static int has_unknown(const struct ggml_tensor *op) {
          !op->src[VALUE];
 }
 
+// An operation that goes to another backend costs ggml two more graphs a layer, some 10 microseconds; less than so many
+// products of an element of a query and of a key or a value take it no longer than that. docs/llamacpp.md has the
+// measurement.
+enum { LEAST_PRODUCTS = 1 << 19 };
+
+static int is_little(const struct ggml_tensor *op) {
+  const struct ggml_tensor *q = op->src[QUERY], *v = op->src[VALUE];
+  return (double)q->ne[1] * (double)q->ne[2] * (double)q->ne[3] * (double)v->ne[1] *
+             (double)(q->ne[0] + v->ne[0]) <
+         LEAST_PRODUCTS;
+}
+
 refusal attention_refusal(const host *h, const struct ggml_tensor *op, int forced) {
-  (void)forced;
   if (has_unknown(op)) return REFUSED_PARAMETER;
   const struct ggml_tensor *q = op->src[QUERY], *k = op->src[KEY], *mask = op->src[MASK],
                            *sinks = op->src[SINKS];
@@ -74,6 +85,7 @@ refusal attention_refusal(const host *h, const struct ggml_tensor *op, int force
   if (!why && mask) why = refusal_of_mask(q, k, mask);
   if (!why && sinks && (sinks->type != GGML_TYPE_F32 || sinks->nb[0] != 4 || sinks->ne[0] != q->ne[2]))
     why = REFUSED_SINKS;
+  if (!why && !forced && is_little(op)) why = REFUSED_SLOWER;
   return why;
 }
 
