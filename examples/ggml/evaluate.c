@@ -1,11 +1,13 @@
-// What a model of llama.cpp makes of a text: the loss of each token, the logits of the last ones, the tokens it goes on
-// with, and how fast. Any backend that GGML_BACKEND_PATH names takes part, so that two runs show what it changes.
+// What a model of llama.cpp makes of a text: the loss of each token, the logits of the last ones, the
+// tokens it goes on with, and how fast. A backend that GGML_BACKEND_PATH names takes part, so that two runs
+// show what it changes.
 //
 //   evaluate MODEL.gguf --tokens FILE | --text FILE [--losses FILE] [--logits FILE] [--greedy N] ...
 //
 // evaluate --help lists all options. It uses llama.cpp's public interface only:
 //
-//   cc -std=c11 -O2 evaluate.c -I $L/include -I $L/ggml/include -L $B -lllama -lggml -lggml-base -lm -o evaluate
+//   cc -std=c11 -O2 evaluate.c -o evaluate -I $L/include -I $L/ggml/include
+//      -L $B -lllama -lggml -lggml-base -lm
 //
 // where L is llama.cpp's source folder and B the one its libraries were built into.
 #include "ggml-backend.h"
@@ -57,7 +59,7 @@ static void *allocate(size_t count, size_t size) {
   return memory;
 }
 
-// ---- Options ----------------------------------------------------------------------------------------------
+// ---- Options --------------------------------------------------------------------------------------
 
 typedef struct option {
   const char *name;
@@ -131,12 +133,13 @@ static options read_options(int argc, char **argv) {
   if (!o.model) misuse("say which model", NULL);
   if (!o.tokens == !o.text) misuse("say what is read, by --tokens or by --text", NULL);
   o.cache = cache_type(cache), o.flash_attn = flash_attn_type(flash_attn);
-  // llama.cpp keeps a batch's logits until the next one: those of a long text and a large vocabulary are gigabytes.
+  // llama.cpp keeps a batch's logits until the next one: those of a long batch and a large vocabulary are
+  // gigabytes.
   if (o.losses || o.batch < o.ubatch) o.batch = o.ubatch;
   return o;
 }
 
-// ---- Progress: on a terminal only -------------------------------------------------------------------------
+// ---- Progress: on a terminal only -----------------------------------------------------------------
 
 static void show_progress(const char *name, int64_t done, int64_t total) {
   if (isatty(STDERR_FILENO))
@@ -146,7 +149,7 @@ static void clear_progress(void) {
   if (isatty(STDERR_FILENO)) fprintf(stderr, "\r%79s\r", "");
 }
 
-// ---- The model and what it reads --------------------------------------------------------------------------
+// ---- The model and what it reads ------------------------------------------------------------------
 
 typedef struct run {
   options o;
@@ -193,7 +196,8 @@ static char *read_file(const char *path, size_t *size) {
   return text;
 }
 
-// Both return how many tokens the text has; `tokens` has room for one a byte, and for those a tokenizer adds.
+// Both return how many tokens the text has; `tokens` has room for one a byte, and for those a tokenizer
+// adds.
 static int64_t parse_ids(const run *r, const char *text, llama_token *tokens) {
   int64_t n = 0;
   char *end;
@@ -239,7 +243,8 @@ static void open_context(run *r) {
   params.type_k = params.type_v = o->cache;
   params.rope_freq_base = (float)o->rope_freq_base;
   params.op_offload = false;
-  // Layers with a window keep only what it can see, and write over what it has left, as in llama.cpp's own programs.
+  // Layers with a window keep only what it can see, and write over what it has left, as they do in
+  // llama.cpp's own programs.
   params.swa_full = false;
   r->context = llama_init_from_model(r->model, params);
   if (!r->context) die("%s: a context cannot be made", o->model);
@@ -257,7 +262,7 @@ static void close_output(FILE *file, const char *path) {
   if (fclose(file) || failed) die("%s: cannot be written", path);
 }
 
-// ---- Evaluation -------------------------------------------------------------------------------------------
+// ---- Evaluation -----------------------------------------------------------------------------------
 
 // Runs n tokens from `first` on, which fit in a batch, through the model. Returns seconds.
 static double evaluate(run *r, int64_t first, int64_t n) {
