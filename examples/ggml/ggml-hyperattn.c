@@ -126,20 +126,25 @@ static void tell_properties(ggml_backend_dev_t device, struct ggml_backend_dev_p
 }
 
 // Where llama.cpp is to find out by itself whether to use flash attention, a context first makes a graph of a token a
-// sequence, and gives flash attention up if any other device than the CPU takes it. So a context's first number of
-// queries is refused until another comes; all its memory is the CPU's, so that a graph may change sides. Others than
-// llama.cpp, whose caches have these names, ask no such question.
-enum { MOST_SEQUENCES = 256 };
-static atomic_llong probed;  // the number of queries; 0: none has come; -1: another has
+// sequence, and gives flash attention up if any other device than the CPU takes it. So a context's first graph is refused,
+// which costs nothing: all memory is the CPU's, so that a later graph may change sides. It has all cells of a cache; a
+// later one comes to the same cache with another number of queries or of cells. Others than llama.cpp, whose caches have
+// these names, ask no such question. A context is made and asks within one thread.
+typedef struct first_graph {
+  int awaited;  // 1: an instance has been opened; 2: its first graph has begun
+  const struct ggml_tensor
+      *cache;  // the one of most cells: those of layers with a window may always have the same
+  int64_t n_query, n_cell;
+} first_graph;
+static _Thread_local first_graph first;
 
 static int is_probe(const struct ggml_tensor *op) {
   const struct ggml_tensor *cache = op->src[1]->view_src;
-  long long none = 0, n_query = op->src[0]->ne[1];
-  if (!cache || strncmp(cache->name, "cache_", 6)) return 0;
-  if (n_query <= MOST_SEQUENCES && atomic_compare_exchange_strong(&probed, &none, n_query)) return 1;
-  if (atomic_load(&probed) == n_query) return 1;
-  atomic_store(&probed, -1);
-  return 0;
+  if (!first.awaited || !cache || strncmp(cache->name, "cache_", 6)) return 0;
+  int64_t n_query = op->src[0]->ne[1], n_cell = op->src[1]->ne[1];
+  if (first.awaited == 1 || n_cell > first.n_cell) first = (first_graph){2, cache, n_query, n_cell};
+  if (first.cache == cache && (first.n_query != n_query || first.n_cell != n_cell)) first.awaited = 0;
+  return first.awaited > 0;
 }
 
 static bool supports(ggml_backend_dev_t device, const struct ggml_tensor *op) {
@@ -174,7 +179,7 @@ static ggml_backend_t open_instance(ggml_backend_dev_t device, const char *param
   static unsigned char identity[16] = "hyperattn.h ggml";
   instance *i = calloc(1, sizeof *i);
   if (!i) return NULL;
-  atomic_store(&probed, 0);
+  first.awaited = 1;
   attention_open(&i->attention, &ggml, &environment);
   put_data(i->words, 0, identity);
   put_data(i->words, ggml.backend.device, device);

@@ -12,6 +12,7 @@ environment says. They count when the library is loaded, which is once in a proc
 import ctypes
 import os
 import pathlib
+import sys
 
 
 def enable(
@@ -27,6 +28,10 @@ def enable(
     settings = {"": method, "_TOLERANCE": tolerance, "_MIN_SEQ_LEN": min_seq_len}
     os.environ.update({f"HYPERATTN_GGML{name}": str(value) for name, value in settings.items() if value is not None})
     llama_cpp.llama_backend_init()  # a ggml whose own backends are libraries loads them only while there are none
-    load = llama_cpp.llama_cpp._lib.ggml_backend_load  # looked up in libllama and in the libraries that it needs
+    # looked up in libllama and in the libraries that it needs
+    load = getattr(llama_cpp.llama_cpp._lib, "ggml_backend_load", None)
+    if load is None:
+        print(f"hyperattn: not used: llama_cpp {llama_cpp.__version__} loads no backends", file=sys.stderr)
+        return False
     load.argtypes, load.restype = [ctypes.c_char_p], ctypes.c_void_p
     return load(os.fsencode(path)) is not None
