@@ -199,7 +199,10 @@ def main() -> None:
     options = parser.parse_args()
     models = json.loads((options.models / "models.json").read_text())
     if options.only:
-        models = {f"{name}.gguf": models[f"{name}.gguf"] for name in options.only.split(",")}
+        names = [f"{name}.gguf" for name in options.only.split(",")]
+        if unknown := set(names) - set(models):
+            sys.exit(f"same_models.py: {options.models} has no {', '.join(sorted(unknown))}")
+        models = {name: models[name] for name in names}
     print(
         "| model | what it exercises | mode | f32: largest difference | same text | f16: distance here / llama.cpp's "
         "| of those one by one | operations here / refused | |"
