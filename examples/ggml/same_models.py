@@ -10,8 +10,8 @@ both HYPERATTN_GGML=exact and force, and without it. A model is the same if
 - with a cache of float16 logits are no further from those of float32 than llama.cpp's own are. Those of float32 are
   computed without flash attention, since llama.cpp rounds keys and values to float16 for it whatever the cache is. The
   distance is the root mean square over all positions, of which 2 % are granted as chance;
-- the library has run operations: in each run by force, and where tokens come at once by exact, which leaves to ggml what
-  is too little to be worth it.
+- the library has run operations: in each run by force, and where tokens come at once by exact, which leaves to ggml
+  what is too little to be worth it.
 
 Tokens read one by one are compared by the second rule only: there llama.cpp rounds more than keys and values, and
 differs from itself by more than 1e-3. Prints a table and exits with 1 if a model is not the same.
