@@ -1,0 +1,60 @@
+"""The speed of llama.cpp with and without the backend: PYTHON examples/ggml/plot.py CSV [--into docs]   (PYTHON has matplotlib)
+
+CSV is what run.py wrote. Writes llamacpp.svg: prefill and decoding in tokens/s over the length, each length's fastest round;
+the same bytes for the same input, for white pages and dark ones.
+"""
+
+import argparse
+import csv
+import pathlib
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+INK = "#808890"
+COLOURS = {"stock": "#808890", "exact": "#2f86eb", "default": "#e8833a"}
+LABELS = {"stock": "llama.cpp alone", "exact": "with hyperattn, exact", "default": "with hyperattn, default"}
+STYLE = {
+    "svg.hashsalt": "hyperattn", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.25,
+    "legend.frameon": False, "lines.linewidth": 2, "lines.markersize": 5, "savefig.transparent": True,
+}  # fmt: skip
+
+Row = dict[str, str]
+
+
+def curve(rows: list[Row], stage: str, configuration: str) -> dict[int, float]:
+    """The fastest round of each length."""
+    found: dict[int, float] = {}
+    for row in rows:
+        if (row["stage"], row["configuration"], row["metric"]) == (stage, configuration, "tokens_per_second"):
+            length = int(row["length"])
+            found[length] = max(found.get(length, 0), float(row["value"]))
+    return dict(sorted(found.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv", metavar="CSV", type=pathlib.Path)
+    parser.add_argument("--into", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "docs")
+    options = parser.parse_args()
+    rows = list(csv.DictReader(line for line in options.csv.read_text().splitlines() if not line.startswith("#")))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
+        for axis, stage, title in zip(axes, ("prefill", "decode"), ("prefill, tokens/s", "decoding, tokens/s")):
+            for configuration, colour in COLOURS.items():
+                points = curve(rows, stage, configuration)
+                if points:
+                    label = LABELS[configuration]
+                    axis.plot(list(points), list(points.values()), "o-", color=colour, label=label)
+            axis.set(title=title, xlabel="tokens in the cache" if stage == "decode" else "tokens", ylim=(0, None))
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.savefig(options.into / "llamacpp.svg", metadata={"Date": None, "Creator": None})
+
+
+if __name__ == "__main__":
+    main()
