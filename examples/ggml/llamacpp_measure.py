@@ -19,7 +19,7 @@ STOCK = "stock"
 THREADS = "2"
 # Programs that load what GGML_BACKEND_PATH names; the others of this version have to find the backend preloaded.
 LOADS_BACKENDS = {"test-backend-ops", "llama-bench", "evaluate"}
-CHARACTERS_PER_TOKEN = 4.15  # of the essay by SmolLM2's tokenizer
+CHARACTERS_PER_TOKEN = 4.3  # of the essay by SmolLM2's tokenizer
 FIRST_DIGIT = 32  # SmolLM2's token of "0"; those of the other digits follow
 OP_RESULT = re.compile(r"^  FLASH_ATTN_EXT\(.*\): .*?(OK|FAIL|not supported)")
 CI_OPS = r"hsk=(64|128|576),.*kv=(113|512),nb=(3|75),.*type_K=(f16|q8_0|q4_0)"
@@ -44,8 +44,14 @@ class Bench:
     is_ci: bool
     rows: list[Row] = field(default_factory=list)
 
+    @staticmethod
+    def bare_environment() -> dict[str, str]:
+        """Without the backend."""
+        ours = "GGML_BACKEND_PATH", "LD_PRELOAD", "HYPERATTN_"
+        return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
     def environment(self, program: str, configuration: str) -> dict[str, str]:
-        settings = {name: value for name, value in os.environ.items() if name not in ("GGML_BACKEND_PATH", "LD_PRELOAD")}
+        settings = self.bare_environment()
         if configuration == STOCK:
             return settings
         loader = "GGML_BACKEND_PATH" if program in LOADS_BACKENDS else "LD_PRELOAD"
@@ -85,8 +91,8 @@ class Bench:
 
 
 def stats_of(output: Output) -> list[str]:
-    """What the backend says at exit, because of HYPERATTN_GGML_STATS."""
-    return [line for line in output.errors.splitlines() if re.match(r"(ggml-)?hyperattn\b.*\d", line)]
+    """What the backend says at exit, because of HYPERATTN_GGML_STATS; a program's own log may begin the line."""
+    return re.findall(r"hyperattn: .*\d.*", output.errors)
 
 
 def find(pattern: str, output: Output) -> tuple[str, ...]:
@@ -197,6 +203,7 @@ def measure_perplexity(bench: Bench) -> None:
             perplexity(bench, configuration, text, window, chunks, cache)
 
 
+HAYSTACKS = [(ESSAY, slice(33800)), (ESSAY, slice(-35000, None)), (OTHER, slice(35900))]  # nearly 8192 tokens with all else
 PLACES = ["lighthouse", "orchard", "harbour", "windmill", "chapel", "garden"]
 HIDDEN = "The secret number of the {place} is {code}. "
 ASKED = "Question: What is the secret number of the {place}? Answer: The secret number of the {place} is {code}.\n"
@@ -227,19 +234,16 @@ def digit_loss(losses: str, digits: str) -> float:
 
 def measure_passkeys(bench: Bench) -> None:
     """Loss per digit of six codes that 8192 tokens of text hide; chance is 2.30."""
-    length = 8192
-    essay, other = bench.places.text(ESSAY), bench.places.text(OTHER)
-    size = round((length - 330) * CHARACTERS_PER_TOKEN)  # what is hidden and asked for has 330 tokens
-    for seed, haystack in enumerate([essay[:size], essay[-size:], other[:size]]):
-        text, digits = passkey_text(haystack, seed)
+    for seed, (name, part) in enumerate(HAYSTACKS):
+        text, digits = passkey_text(bench.places.text(name)[part], seed)
         path = bench.write(f"passkeys-{seed}.txt", text)
         for configuration in (STOCK, "exact", "default"):
-            show(f"passkeys: text {seed + 1} of 3, {configuration}")
+            show(f"passkeys: text {seed + 1} of {len(HAYSTACKS)}, {configuration}")
             losses = path.with_suffix(f".{configuration}.losses")
             arguments = [str(bench.places.model), "--text", str(path), "--losses", str(losses), "--ubatch", "4096"]
             bench.run("passkeys", "evaluate", configuration, [*arguments, "--threads", THREADS])
             loss = digit_loss(losses.read_text(), digits)
-            bench.record("passkeys", f"text {seed}", length, configuration, 0, loss_per_digit=loss)
+            bench.record("passkeys", f"text {seed}", 8192, configuration, 0, loss_per_digit=loss)
 
 
 # ---- The same words ------------------------------------------------------------------------------------------
@@ -297,8 +301,27 @@ def measure_batched(bench: Bench) -> None:
         bench.record("batched", "f32 cache", 2000, configuration, 0, characters=sum(map(len, texts)), equal=equal)
 
 
+# ---- Every kind of attention -----------------------------------------------------------------------------------
+
+
+def measure_models(bench: Bench) -> None:
+    """Models of random weights, one for each kind of attention: random_models.py makes and same_models.py compares them."""
+    here, models = pathlib.Path(__file__).parent, bench.places.folder / "models"
+    python, log = str(bench.places.python), bench.places.folder / "logs" / "models.txt"
+    show("models: made")
+    run_program([python, str(here / "random_models.py"), str(models)])
+    call = [python, str(here / "same_models.py"), "--evaluate", str(bench.places.evaluate)]
+    call += ["--backend", str(bench.places.backend), "--models", str(models)]
+    output = run_program(call, bench.bare_environment(), lambda line: show(f"models: {line[:40]}"), log, may_fail=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.text.splitlines()[2:]]
+    if not rows:
+        raise StageFailed(f"same_models.py broke off; {log} tells")
+    for name, _, mode, difference, *_, verdict in rows:
+        bench.record("models", name, 0, mode, 0, largest_difference=float(difference), is_right=verdict == "same")
+
+
 STAGES: dict[str, Callable[[Bench], None]] = {
-    "ops": measure_ops, "prefill": measure_prefill, "decode": measure_decode, "perplexity": measure_perplexity,
-    "passkeys": measure_passkeys, "batched": measure_batched, "text": measure_text,
+    "ops": measure_ops, "models": measure_models, "prefill": measure_prefill, "decode": measure_decode,
+    "perplexity": measure_perplexity, "passkeys": measure_passkeys, "batched": measure_batched, "text": measure_text,
 }  # fmt: skip
-CI_STAGES = ["ops", "prefill", "perplexity", "text"]
+CI_STAGES = ["ops", "models", "prefill", "perplexity", "text", "ways"]

@@ -101,14 +101,32 @@ def judged_batched(rows: Rows) -> Iterator[Judged]:
     yield from judged_words(rows, "batched")
 
 
+def judged_models(rows: Rows) -> Iterator[Judged]:
+    for configuration in ("exact", "force"):
+        names = [name for name, _ in rows.cases("models")]
+        right = [sum(rows.values("models", name, 0, configuration, "is_right")) for name in names]
+        worst = [max(rows.values("models", name, 0, configuration, "largest_difference"), default=0) for name in names]
+        if right:
+            measured = f"{sum(right):.0f} of {len(right)} ({', '.join(names)}); largest difference {max(worst):.1e}"
+            yield Judged(f"models of random weights, {configuration}", "same logits and text", measured, all(right), False)
+
+
+def judged_ways(rows: Rows) -> Iterator[Judged]:
+    for name, _ in rows.cases("ways"):
+        same, says = (sum(rows.values("ways", name, 0, "exact", metric)) for metric in ("same_text", "says"))
+        measured = f"{'the same' if same else 'another'} text, {'told' if says else 'not told'}"
+        yield Judged(f"way: {name}", "the same text, told", measured, bool(same and says), False)
+
+
 def judge(measured: list[Row]) -> list[Judged]:
     """The targets of the stages that have been measured."""
     rows = Rows(measured)
     prefill = {(8000, "exact"): 1.8, (8000, "default"): 2.2, (16384, "exact"): 3.0, (16384, "default"): 6.0}
     decode = {(4096, "exact"): 1.0, (16384, "exact"): 1.3, (28672, "exact"): 1.6}
     return [
-        *judged_ops(rows), *judged_speed(rows, "prefill", prefill), *judged_speed(rows, "decode", decode),
-        *judged_perplexity(rows), *judged_passkeys(rows), *judged_batched(rows), *judged_words(rows, "text"),
+        *judged_ops(rows), *judged_models(rows), *judged_speed(rows, "prefill", prefill),
+        *judged_speed(rows, "decode", decode), *judged_perplexity(rows), *judged_passkeys(rows), *judged_batched(rows),
+        *judged_words(rows, "text"), *judged_ways(rows),
     ]  # fmt: skip
 
 
