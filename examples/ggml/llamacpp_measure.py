@@ -19,7 +19,7 @@ STOCK = "stock"
 THREADS = "2"
 # Programs that load what GGML_BACKEND_PATH names; the others of this version have to find the backend preloaded.
 LOADS_BACKENDS = {"test-backend-ops", "llama-bench", "evaluate"}
-CHARACTERS_PER_TOKEN = 4.15  # of the essay by SmolLM2's tokenizer
+CHARACTERS_PER_TOKEN = 4.3  # of the essay by SmolLM2's tokenizer
 FIRST_DIGIT = 32  # SmolLM2's token of "0"; those of the other digits follow
 OP_RESULT = re.compile(r"^  FLASH_ATTN_EXT\(.*\): .*?(OK|FAIL|not supported)")
 CI_OPS = r"hsk=(64|128|576),.*kv=(113|512),nb=(3|75),.*type_K=(f16|q8_0|q4_0)"
@@ -85,8 +85,8 @@ class Bench:
 
 
 def stats_of(output: Output) -> list[str]:
-    """What the backend says at exit, because of HYPERATTN_GGML_STATS."""
-    return [line for line in output.errors.splitlines() if re.match(r"(ggml-)?hyperattn\b.*\d", line)]
+    """What the backend says at exit, because of HYPERATTN_GGML_STATS; a program's own log may begin the line."""
+    return re.findall(r"hyperattn: .*\d.*", output.errors)
 
 
 def find(pattern: str, output: Output) -> tuple[str, ...]:
@@ -197,6 +197,7 @@ def measure_perplexity(bench: Bench) -> None:
             perplexity(bench, configuration, text, window, chunks, cache)
 
 
+HAYSTACKS = [(ESSAY, slice(33800)), (ESSAY, slice(-34800, None)), (OTHER, slice(35900))]  # nearly 8192 tokens with all else
 PLACES = ["lighthouse", "orchard", "harbour", "windmill", "chapel", "garden"]
 HIDDEN = "The secret number of the {place} is {code}. "
 ASKED = "Question: What is the secret number of the {place}? Answer: The secret number of the {place} is {code}.\n"
@@ -227,19 +228,16 @@ def digit_loss(losses: str, digits: str) -> float:
 
 def measure_passkeys(bench: Bench) -> None:
     """Loss per digit of six codes that 8192 tokens of text hide; chance is 2.30."""
-    length = 8192
-    essay, other = bench.places.text(ESSAY), bench.places.text(OTHER)
-    size = round((length - 330) * CHARACTERS_PER_TOKEN)  # what is hidden and asked for has 330 tokens
-    for seed, haystack in enumerate([essay[:size], essay[-size:], other[:size]]):
-        text, digits = passkey_text(haystack, seed)
+    for seed, (name, part) in enumerate(HAYSTACKS):
+        text, digits = passkey_text(bench.places.text(name)[part], seed)
         path = bench.write(f"passkeys-{seed}.txt", text)
         for configuration in (STOCK, "exact", "default"):
-            show(f"passkeys: text {seed + 1} of 3, {configuration}")
+            show(f"passkeys: text {seed + 1} of {len(HAYSTACKS)}, {configuration}")
             losses = path.with_suffix(f".{configuration}.losses")
             arguments = [str(bench.places.model), "--text", str(path), "--losses", str(losses), "--ubatch", "4096"]
             bench.run("passkeys", "evaluate", configuration, [*arguments, "--threads", THREADS])
             loss = digit_loss(losses.read_text(), digits)
-            bench.record("passkeys", f"text {seed}", length, configuration, 0, loss_per_digit=loss)
+            bench.record("passkeys", f"text {seed}", 8192, configuration, 0, loss_per_digit=loss)
 
 
 # ---- The same words ------------------------------------------------------------------------------------------
