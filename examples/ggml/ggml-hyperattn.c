@@ -1,0 +1,283 @@
+// libggml-hyperattn.so: a backend of ggml for one operation, FLASH_ATTN_EXT, on the memory of ggml's CPU backend. Any
+// program of llama.cpp runs its attention through hyperattn.h with it: docs/llamacpp.md.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention.h"
+
+static host ggml;
+static settings environment;
+
+// ---- What ran, told at exit ----
+
+static attention_counts total;
+static atomic_long answers[N_REFUSALS];
+static const char *route = "no";
+
+static void add_counts(const attention *a) {
+  const attention_counts *c = &a->counts;
+  total.operations += c->operations, total.single += c->single, total.causal += c->causal,
+      total.alike += c->alike;
+  total.windowed += c->windowed, total.gathered += c->gathered, total.several_runs += c->several_runs;
+  total.masked += c->masked, total.masks_read += c->masks_read;
+  total.seconds += c->seconds, total.mask_seconds += c->mask_seconds;
+  if (c->operations) route = crew_route(&a->crew);
+}
+
+__attribute__((destructor)) static void tell(void) {
+  static const char *const reasons[] = {
+#define REFUSAL_TEXT(name, text) text,
+      REFUSALS(REFUSAL_TEXT)
+#undef REFUSAL_TEXT
+  };
+  if (!environment.statistics) return;
+  fprintf(stderr,
+          "hyperattn: %s, by %s threads: %ld operations in %.3f s; %ld rows alone, %ld causal runs of "
+          "rows, %ld alike, "
+          "%ld under a window; %ld of these gathered; %ld operations of several runs, %ld by their mask; "
+          "%ld masks read "
+          "in %.3f s\n",
+          environment.method, route, total.operations, total.seconds, total.single, total.causal,
+          total.alike, total.windowed, total.gathered, total.several_runs, total.masked, total.masks_read,
+          total.mask_seconds);
+  for (int i = 1; i < N_REFUSALS; i++)
+    if (answers[i])
+      fprintf(stderr, "hyperattn: refused %ld times when asked: %s\n", (long)answers[i], reasons[i]);
+}
+
+// ---- An instance of the backend ----
+
+typedef struct instance {
+  host_word words[HOST_WORDS];  // ggml's structure
+  attention attention;
+  bool (*abort)(void *);
+  void *abort_argument;
+} instance;
+
+static const char *name_of_backend(ggml_backend_t backend) {
+  (void)backend;
+  return "HYPERATTN";
+}
+
+static void close_instance(ggml_backend_t backend) {
+  instance *i = (instance *)backend;
+  add_counts(&i->attention);
+  attention_close(&i->attention);
+  free(i);
+}
+
+// A graph's nodes that are to be computed; views and the like need nothing.
+static enum ggml_status compute(ggml_backend_t backend, struct ggml_cgraph *graph) {
+  instance *i = (instance *)backend;
+  for (int n = 0; n < ggml.ggml_graph_n_nodes(graph); n++) {
+    const struct ggml_tensor *node = ggml.ggml_graph_node(graph, n);
+    if ((int)node->op != ggml.operation.flash_attention || !(node->flags & GGML_TENSOR_FLAG_COMPUTE))
+      continue;
+    if (i->abort && i->abort(i->abort_argument)) return GGML_STATUS_ABORTED;
+    const char *why = attention_run(&i->attention, node);
+    if (!why) continue;
+    fprintf(stderr, "hyperattn: %s: %s\n", node->name, why);
+    return GGML_STATUS_FAILED;
+  }
+  return GGML_STATUS_SUCCESS;
+}
+
+static void set_n_threads(ggml_backend_t backend, int n) {
+  ((instance *)backend)->attention.crew.n_threads = n > 0 ? n : 1;
+}
+
+static void set_abort(ggml_backend_t backend, ggml_abort_callback abort, void *argument) {
+  instance *i = (instance *)backend;
+  i->abort = abort;
+  i->abort_argument = argument;
+}
+
+// ---- The device ----
+
+static host_word device_words[HOST_WORDS], registry_words[HOST_WORDS];
+static const char device_name[] = "HYPERATTN";
+
+static void put_data(host_word *words, int at, const void *data) { memcpy(&words[at], &data, sizeof data); }
+
+static const char *name_of_device(ggml_backend_dev_t device) {
+  (void)device;
+  return device_name;
+}
+static const char *describe(ggml_backend_dev_t device) {
+  (void)device;
+  return "attention by hyperattn.h";
+}
+static void tell_memory(ggml_backend_dev_t device, size_t *available, size_t *all) {
+  (void)device;
+  *available = *all = 0;
+}
+static enum ggml_backend_dev_type type_of(ggml_backend_dev_t device) {
+  (void)device;
+  return GGML_BACKEND_DEVICE_TYPE_ACCEL;
+}
+// ggml has cleared it.
+static void tell_properties(ggml_backend_dev_t device, struct ggml_backend_dev_props *p) {
+  p->name = name_of_device(device), p->description = describe(device), p->type = type_of(device);
+  p->caps.buffer_from_host_ptr = true;
+}
+
+// Where llama.cpp is to find out by itself whether to use flash attention, a context first makes a graph of a token a
+// sequence, and gives flash attention up if any other device than the CPU takes it. So a context's first graph is refused,
+// which costs nothing: all memory is the CPU's, so that a later graph may change sides. It has all cells of a cache; a
+// later one comes to the same cache with another number of queries or of cells. Others than llama.cpp, whose caches have
+// these names, ask no such question. A context is made and asks within one thread.
+typedef struct first_graph {
+  int awaited;  // 1: an instance has been opened; 2: its first graph has begun
+  const struct ggml_tensor
+      *cache;  // the one of most cells: those of layers with a window may always have the same
+  int64_t n_query, n_cell;
+} first_graph;
+static _Thread_local first_graph first;
+
+static int is_probe(const struct ggml_tensor *op) {
+  const struct ggml_tensor *cache = op->src[1]->view_src;
+  if (!first.awaited || !cache || strncmp(cache->name, "cache_", 6)) return 0;
+  int64_t n_query = op->src[0]->ne[1], n_cell = op->src[1]->ne[1];
+  if (first.awaited == 1 || n_cell > first.n_cell) first = (first_graph){2, cache, n_query, n_cell};
+  if (first.cache == cache && (first.n_query != n_query || first.n_cell != n_cell)) first.awaited = 0;
+  return first.awaited > 0;
+}
+
+static bool supports(ggml_backend_dev_t device, const struct ggml_tensor *op) {
+  (void)device;
+  const host_operations *o = &ggml.operation;
+  int number = (int)op->op;
+  if (number != o->flash_attention)
+    return number == o->none || number == o->view || number == o->reshape || number == o->permute ||
+           number == o->transpose;
+  refusal why = attention_refusal(&ggml, op, environment.forced);
+  if (!why && is_probe(op)) why = REFUSED_PROBE;
+  atomic_fetch_add(&answers[why], 1);
+  return why == REFUSED_TAKEN;
+}
+
+// The CPU's own memory: the scheduler hands an operation over only where both keep tensors in the same.
+static ggml_backend_buffer_type_t memory_of(ggml_backend_dev_t device) {
+  (void)device;
+  return ggml.ggml_backend_cpu_buffer_type();
+}
+static ggml_backend_buffer_t wrap(ggml_backend_dev_t device, void *data, size_t size, size_t largest) {
+  (void)device, (void)largest;
+  return ggml.ggml_backend_cpu_buffer_from_ptr(data, size);
+}
+static bool reads(ggml_backend_dev_t device, ggml_backend_buffer_type_t type) {
+  (void)device;
+  return ggml.ggml_backend_buft_is_host(type);
+}
+
+static ggml_backend_t open_instance(ggml_backend_dev_t device, const char *parameters) {
+  (void)parameters;
+  static unsigned char identity[16] = "hyperattn.h ggml";
+  instance *i = calloc(1, sizeof *i);
+  if (!i) return NULL;
+  first.awaited = 1;
+  attention_open(&i->attention, &ggml, &environment);
+  put_data(i->words, 0, identity);
+  put_data(i->words, ggml.backend.device, device);
+  i->words[ggml.backend.name] = (host_word)name_of_backend;
+  i->words[ggml.backend.free] = (host_word)close_instance;
+  i->words[ggml.backend.graph_compute] = (host_word)compute;
+  return (ggml_backend_t)(void *)i;
+}
+
+// ---- The registry ----
+
+enum { INTERFACE_VERSION = 2 };  // of ggml's backends; a ggml of another one says so itself
+
+static const char *name_of_registry(ggml_backend_reg_t registry) {
+  (void)registry;
+  return device_name;
+}
+static size_t count_devices(ggml_backend_reg_t registry) {
+  (void)registry;
+  return 1;
+}
+static ggml_backend_dev_t device_of(ggml_backend_reg_t registry, size_t index) {
+  (void)registry, (void)index;
+  return (ggml_backend_dev_t)(void *)device_words;
+}
+static void *function_of(ggml_backend_reg_t registry, const char *name) {
+  (void)registry;
+  host_word function = NULL;
+  if (!strcmp(name, "ggml_backend_set_n_threads")) function = (host_word)set_n_threads;
+  if (!strcmp(name, "ggml_backend_set_abort_callback")) function = (host_word)set_abort;
+  void *data;
+  memcpy(&data, &function, sizeof data);
+  return data;
+}
+
+static void fill_words(void) {
+  const host_device_layout *d = &ggml.device;
+  const host_registry_layout *r = &ggml.registry;
+  device_words[d->name] = (host_word)name_of_device;
+  device_words[d->description] = (host_word)describe;
+  device_words[d->memory] = (host_word)tell_memory;
+  device_words[d->type] = (host_word)type_of;
+  device_words[d->props] = (host_word)tell_properties;
+  device_words[d->init] = (host_word)open_instance;
+  device_words[d->buffer_type] = (host_word)memory_of;
+  device_words[d->buffer_from_pointer] = (host_word)wrap;
+  device_words[d->supports_op] = (host_word)supports;
+  device_words[d->supports_buffer_type] = (host_word)reads;
+  put_data(device_words, d->registry, registry_words);
+  const int version = INTERFACE_VERSION;
+  memcpy(registry_words, &version, sizeof version);
+  registry_words[r->name] = (host_word)name_of_registry;
+  registry_words[r->device_count] = (host_word)count_devices;
+  registry_words[r->device] = (host_word)device_of;
+  registry_words[r->proc_address] = (host_word)function_of;
+}
+
+// ---- Being loaded ----
+
+static ggml_backend_reg_t registry;
+
+static const char *load(void) {
+  const char *why = settings_read(&environment);
+  if (!why) why = host_find(&ggml);
+  if (why) return why;
+  fill_words();
+  registry = (ggml_backend_reg_t)(void *)registry_words;
+  return NULL;
+}
+
+// What ggml calls when it has loaded the library. NULL: it does not fit, and the program runs on without it.
+__attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void);
+ggml_backend_reg_t ggml_backend_init(void) {
+  if (registry) return registry;
+  const char *why = load();
+  if (why) fprintf(stderr, "hyperattn: not used: %s\n", why);
+  environment.statistics &= !why;
+  return why || !strcmp(environment.method, "off") ? NULL : registry;
+}
+
+// 1 if this library was not opened by the program but came with it: linked, or by LD_PRELOAD.
+#ifdef GGML_HYPERATTN_LINKED
+static int came_with_program(void) { return 1; }
+#else
+static int came_with_program(void) {
+  Dl_info info;
+  const char *preloaded = getenv("LD_PRELOAD");
+  if (!preloaded || !dladdr(device_name, &info) || !info.dli_fname) return 0;
+  const char *slash = strrchr(info.dli_fname, '/');
+  return strstr(preloaded, slash ? slash + 1 : info.dli_fname) &&
+         host_symbol(NULL, "ggml_backend_register");
+}
+#endif
+
+// Then nothing else registers it. A process without ggml is left alone, and so is one whose CPU backend is yet to be
+// loaded: it will read GGML_BACKEND_PATH.
+__attribute__((constructor)) static void join(void) {
+  if (!came_with_program()) return;
+  ggml_backend_reg_t mine = ggml_backend_init();
+  if (mine && ggml.ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) ggml.ggml_backend_register(mine);
+}
