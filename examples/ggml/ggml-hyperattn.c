@@ -138,9 +138,16 @@ typedef struct first_graph {
 } first_graph;
 static _Thread_local first_graph first;
 
+// The cache that a tensor is a view of or is converted from; NULL: none.
+static const struct ggml_tensor *cache_of(const struct ggml_tensor *t) {
+  for (int step = 0; t && step < 8; step++, t = t->view_src ? t->view_src : t->src[0])
+    if (!strncmp(t->name, "cache_", 6) && !t->view_src) return t;
+  return NULL;
+}
+
 static int is_probe(const struct ggml_tensor *op) {
-  const struct ggml_tensor *cache = op->src[1]->view_src;
-  if (!first.awaited || !cache || strncmp(cache->name, "cache_", 6)) return 0;
+  const struct ggml_tensor *cache = first.awaited ? cache_of(op->src[1]) : NULL;
+  if (!cache) return 0;
   int64_t n_query = op->src[0]->ne[1], n_cell = op->src[1]->ne[1];
   if (first.awaited == 1 || n_cell > first.n_cell) first = (first_graph){2, cache, n_query, n_cell};
   if (first.cache == cache && (first.n_query != n_query || first.n_cell != n_cell)) first.awaited = 0;

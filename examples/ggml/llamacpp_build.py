@@ -143,31 +143,35 @@ def make_venv(places: Places) -> None:
         pip(places, "install", *VENV_PACKAGES)
 
 
-def fetch_source(places: Places) -> None:
-    """pip looks into a source package before it hands it over; without isolation it needs no build environment for that."""
-    if places.source.exists():
+def fetch_source(places: Places, version: str, to: pathlib.Path) -> None:
+    """llama.cpp of a release of llama-cpp-python, and into to/python that package itself.
+
+    pip looks into a source package before it hands it over; without isolation it needs no build environment for that.
+    """
+    if to.exists():
         return
-    show("fetching llama.cpp (75 MB)")
+    show(f"fetching llama.cpp of {PACKAGE} {version} (75 MB)")
     pip(places, "download", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "-d", str(places.folder),
-        f"{PACKAGE}=={VERSION}")  # fmt: skip
-    name = f"{PACKAGE.replace('-', '_')}-{VERSION}"
-    inner = f"{name}/vendor/llama.cpp/"
-    part = places.folder / "llama.cpp.part"
+        f"{PACKAGE}=={version}")  # fmt: skip
+    name = f"{PACKAGE.replace('-', '_')}-{version}"
+    folders = {f"{name}/vendor/llama.cpp/": "", f"{name}/llama_cpp/": "python/llama_cpp/"}
+    part = to.with_name(f"{to.name}.part")
     with tarfile.open(places.folder / f"{name}.tar.gz") as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.10 may not have it
         for member in archive:
-            if member.name.startswith(inner):
-                member.name = member.name.removeprefix(inner)
+            inner = next((inner for inner in folders if member.name.startswith(inner)), None)
+            if inner:
+                member.name = folders[inner] + member.name.removeprefix(inner)
                 archive.extract(member, part)
     (part / "ggml" / "ggml.pc.in").touch()  # the package leaves it out, and CMake reads it
-    part.rename(places.source)
+    part.rename(to)
     (places.folder / f"{name}.tar.gz").unlink()
 
 
 def fetch(places: Places) -> None:
     llm = llm_module(places)
     make_venv(places)
-    fetch_source(places)
+    fetch_source(places, VERSION, places.source)
     if not llm.fetch_model(places.folder):
         raise StageFailed("the model cannot be had")
     llm.unpack_texts(places.folder)
@@ -182,12 +186,16 @@ def cmake(places: Places, name: str, *arguments: str) -> None:
     run_program(["cmake", *arguments], on_line=on_line, log=places.folder / "logs" / f"{name}.txt")
 
 
-def build_llamacpp(places: Places) -> None:
-    if all(places.program(name).exists() for name in PROGRAMS):
+def build_programs(
+    places: Places, source: pathlib.Path, to: pathlib.Path, targets: list[str], options: list[str] | None = None
+) -> None:
+    """Targets of llama.cpp, unless that was done before."""
+    done = to / "done"
+    if done.exists():
         return
-    cmake(places, "configure-llama.cpp", "-S", str(places.source), "-B", str(places.build), *OPTIONS)
-    jobs = str(os.cpu_count() or 1)
-    cmake(places, "build-llama.cpp", "--build", str(places.build), "-j", jobs, "--target", *PROGRAMS)
+    cmake(places, f"configure-{to.name}", "-S", str(source), "-B", str(to), *OPTIONS, *(options or []))
+    cmake(places, f"build-{to.name}", "--build", str(to), "-j", str(os.cpu_count() or 1), "--target", *targets)
+    done.touch()
 
 
 def build_backend(places: Places) -> None:
@@ -198,6 +206,6 @@ def build_backend(places: Places) -> None:
 
 
 def build(places: Places, is_backend_given: bool) -> None:
-    build_llamacpp(places)
+    build_programs(places, places.source, places.build, PROGRAMS)
     if not is_backend_given:
         build_backend(places)

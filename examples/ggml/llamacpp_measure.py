@@ -44,8 +44,14 @@ class Bench:
     is_ci: bool
     rows: list[Row] = field(default_factory=list)
 
+    @staticmethod
+    def bare_environment() -> dict[str, str]:
+        """Without the backend."""
+        ours = "GGML_BACKEND_PATH", "LD_PRELOAD", "HYPERATTN_"
+        return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
     def environment(self, program: str, configuration: str) -> dict[str, str]:
-        settings = {name: value for name, value in os.environ.items() if name not in ("GGML_BACKEND_PATH", "LD_PRELOAD")}
+        settings = self.bare_environment()
         if configuration == STOCK:
             return settings
         loader = "GGML_BACKEND_PATH" if program in LOADS_BACKENDS else "LD_PRELOAD"
@@ -252,31 +258,39 @@ def repeating_prompt(bench: Bench, n_tokens: int) -> str:
     return "\n\n".join([passage] * 8 + [passage[: len(passage) // 2].rsplit(maxsplit=1)[0]])
 
 
-def n_equal(first: str, second: str) -> int:
-    return len(os.path.commonprefix([first, second]))
+# (flash attention, configuration): the first is what the others are compared with. llama.cpp's own flash attention errs
+# when it decodes, since it rounds queries to f16, so that it may part from this where two tokens are nearly as likely.
+SPEAKERS = [("off", STOCK), ("auto", STOCK), ("auto", "exact")]
+
+
+def record_words(bench: Bench, stage: str, case: str, flash: str, configuration: str, pairs: list[tuple[str, str]]) -> None:
+    """How many characters there are, and how many are the same before the first that differs."""
+    if flash != "off":
+        equal = sum(len(os.path.commonprefix(pair)) for pair in pairs)
+        bench.record(stage, case, 0, configuration, 0, characters=sum(len(first) for first, _ in pairs), equal=equal)
 
 
 def measure_text(bench: Bench) -> None:
     """What llama-completion goes on with, greedily and with `-fa auto`, which must not turn flash attention off."""
     prompt = bench.write("text.txt", repeating_prompt(bench, 3000))
     arguments = ["-f", str(prompt), "-c", "4096", "-b", "4096", "-ub", "4096", "-n", "64", "--temp", "0", "--seed", "1"]
-    arguments += ["-fa", "auto", "-no-cnv", "--no-display-prompt"]
-    for cache in ("f32", "f16"):
-        stock = ""
-        for configuration in (STOCK, "exact", "default"):
-            show(f"text: {cache} cache, {configuration}")
-            output = bench.run_model("text", "llama-completion", configuration, [*arguments, "-ctk", cache, "-ctv", cache])
-            stock = stock or output.text
-            bench.record("text", f"{cache} cache", 3000, configuration, 0, characters=len(output.text),
-                         equal=n_equal(stock, output.text))  # fmt: skip
+    arguments += ["-no-cnv", "--no-display-prompt"]
+    reference = ""
+    plan = [("f32", *speaker) for speaker in SPEAKERS] + [("f16", "auto", name) for name in (STOCK, "exact", "default")]
+    for cache, flash, configuration in plan:
+        show(f"text: {cache} cache, {configuration}, flash attention {flash}")
+        more = ["-ctk", cache, "-ctv", cache, "-fa", flash]
+        said = bench.run_model("text", "llama-completion", configuration, [*arguments, *more]).text
+        reference = reference or said
+        record_words(bench, "text", f"{cache} cache", flash, configuration, [(reference, said)])
 
 
-def two_sequences(bench: Bench, configuration: str) -> list[str]:
+def two_sequences(bench: Bench, flash: str, configuration: str) -> list[str]:
     """What llama-batched goes on with, greedily, for two sequences that share a prompt and a unified cache."""
     text = repeating_prompt(bench, 2000)
     prompt = bench.write("batched.txt", text)
-    show(f"batched: the tokens of two sequences, {configuration}")
-    arguments = ["-f", str(prompt), "-np", "2", "-kvu", "-n", "2100", "-ub", "2048", "--temp", "0", "-fa", "on"]
+    show(f"batched: the tokens of two sequences, {configuration}, flash attention {flash}")
+    arguments = ["-f", str(prompt), "-np", "2", "-kvu", "-n", "2100", "-ub", "2048", "--temp", "0", "-fa", flash]
     output = bench.run_model("batched", "llama-batched", configuration, [*arguments, "-ctk", "f32", "-ctv", "f32"])
     said = [part.split("\n\nsequence 1:")[0].strip() for part in output.text.split(text)[-2:]]
     if len(said) != 2 or not all(said):
@@ -292,14 +306,34 @@ def measure_batched(bench: Bench) -> None:
         output = bench.run_model("batched", "llama-batched-bench", configuration, arguments)
         seconds = float(find(r'"t": ([\d.]+)', output)[0])
         bench.record("batched", "time", 4096, configuration, turn, seconds=seconds)
-    said = {configuration: two_sequences(bench, configuration) for configuration in (STOCK, "exact")}
-    for configuration, texts in said.items():
-        equal = sum(n_equal(stock, text) for stock, text in zip(said[STOCK], texts))
-        bench.record("batched", "f32 cache", 2000, configuration, 0, characters=sum(map(len, texts)), equal=equal)
+    reference: list[str] = []
+    for flash, configuration in SPEAKERS:
+        said = two_sequences(bench, flash, configuration)
+        reference = reference or said
+        record_words(bench, "batched", "two sequences, f32 cache", flash, configuration, list(zip(reference, said)))
+
+
+# ---- Every kind of attention -----------------------------------------------------------------------------------
+
+
+def measure_models(bench: Bench) -> None:
+    """Models of random weights, one for each kind of attention: random_models.py makes and same_models.py compares them."""
+    here, models = pathlib.Path(__file__).parent, bench.places.folder / "models"
+    python, log = str(bench.places.python), bench.places.folder / "logs" / "models.txt"
+    show("models: made")
+    run_program([python, str(here / "random_models.py"), str(models)])
+    call = [python, str(here / "same_models.py"), "--evaluate", str(bench.places.evaluate)]
+    call += ["--backend", str(bench.places.backend), "--models", str(models)]
+    output = run_program(call, bench.bare_environment(), lambda line: show(f"models: {line[:40]}"), log, may_fail=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.text.splitlines()[2:]]
+    if not rows:
+        raise StageFailed(f"same_models.py broke off; {log} tells")
+    for name, _, mode, difference, *_, verdict in rows:
+        bench.record("models", name, 0, mode, 0, largest_difference=float(difference), is_right=verdict == "same")
 
 
 STAGES: dict[str, Callable[[Bench], None]] = {
-    "ops": measure_ops, "prefill": measure_prefill, "decode": measure_decode, "perplexity": measure_perplexity,
-    "passkeys": measure_passkeys, "batched": measure_batched, "text": measure_text,
+    "ops": measure_ops, "models": measure_models, "prefill": measure_prefill, "decode": measure_decode,
+    "perplexity": measure_perplexity, "passkeys": measure_passkeys, "batched": measure_batched, "text": measure_text,
 }  # fmt: skip
-CI_STAGES = ["ops", "prefill", "perplexity", "text"]
+CI_STAGES = ["ops", "models", "prefill", "perplexity", "text", "ways"]

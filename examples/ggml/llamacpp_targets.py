@@ -78,18 +78,17 @@ def judged_passkeys(rows: Rows) -> Iterator[Judged]:
 
 
 def judged_words(rows: Rows, stage: str) -> Iterator[Judged]:
-    """With an f32 cache exact must say what stock says; with an f16 cache stock's own error may part them."""
-    for case, length in rows.cases(stage):
+    """exact must stay with llama.cpp without flash attention at least as long as llama.cpp's own flash attention does."""
+    for case, _ in rows.cases(stage):
+        stock = sum(rows.values(stage, case, 0, STOCK, "equal"))
         for configuration in ("exact", "default"):
-            values = [sum(rows.values(stage, case, length, *key)) for key in
-                      ((STOCK, "characters"), (configuration, "characters"), (configuration, "equal"))]  # fmt: skip
-            if not values[0] or not values[1]:
+            equal, all_of_it = (sum(rows.values(stage, case, 0, configuration, name)) for name in ("equal", "characters"))
+            if not all_of_it:
                 continue
-            is_equal = values[0] == values[1] == values[2]
-            measured = "equal" if is_equal else f"part after {values[2]:.0f} of {values[0]:.0f} characters"
-            is_asked = (case, configuration) == ("f32 cache", "exact")
-            name = f"{stage}, greedy, {case}, {configuration}"
-            yield Judged(name, "equal" if is_asked else "", measured, is_equal or not is_asked, False)
+            measured = f"{equal:.0f} of {all_of_it:.0f} characters (llama.cpp: {stock:.0f})"
+            is_asked = configuration == "exact"
+            asked = "as without flash attention, no less than llama.cpp" if is_asked else ""
+            yield Judged(f"{stage}, greedy, {case}, {configuration}", asked, measured, equal >= stock or not is_asked, False)
 
 
 def judged_batched(rows: Rows) -> Iterator[Judged]:
@@ -101,14 +100,32 @@ def judged_batched(rows: Rows) -> Iterator[Judged]:
     yield from judged_words(rows, "batched")
 
 
+def judged_models(rows: Rows) -> Iterator[Judged]:
+    for configuration in ("exact", "force"):
+        names = [name for name, _ in rows.cases("models")]
+        right = [sum(rows.values("models", name, 0, configuration, "is_right")) for name in names]
+        worst = [max(rows.values("models", name, 0, configuration, "largest_difference"), default=0) for name in names]
+        if right:
+            measured = f"{sum(right):.0f} of {len(right)} ({', '.join(names)}); largest difference {max(worst):.1e}"
+            yield Judged(f"models of random weights, {configuration}", "same logits and text", measured, all(right), False)
+
+
+def judged_ways(rows: Rows) -> Iterator[Judged]:
+    for name, _ in rows.cases("ways"):
+        same, says = (sum(rows.values("ways", name, 0, "exact", metric)) for metric in ("same_text", "says"))
+        measured = f"{'the same' if same else 'another'} text, {'told' if says else 'not told'}"
+        yield Judged(f"way: {name}", "the same text, told", measured, bool(same and says), False)
+
+
 def judge(measured: list[Row]) -> list[Judged]:
     """The targets of the stages that have been measured."""
     rows = Rows(measured)
     prefill = {(8000, "exact"): 1.8, (8000, "default"): 2.2, (16384, "exact"): 3.0, (16384, "default"): 6.0}
     decode = {(4096, "exact"): 1.0, (16384, "exact"): 1.3, (28672, "exact"): 1.6}
     return [
-        *judged_ops(rows), *judged_speed(rows, "prefill", prefill), *judged_speed(rows, "decode", decode),
-        *judged_perplexity(rows), *judged_passkeys(rows), *judged_batched(rows), *judged_words(rows, "text"),
+        *judged_ops(rows), *judged_models(rows), *judged_speed(rows, "prefill", prefill),
+        *judged_speed(rows, "decode", decode), *judged_perplexity(rows), *judged_passkeys(rows), *judged_batched(rows),
+        *judged_words(rows, "text"), *judged_ways(rows),
     ]  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import re
 import subprocess
 import sys
 
-from llamacpp_build import OPTIONS, VERSION, Places, build_programs, cmake, fetch_source, pip, run_program, show
-from llamacpp_measure import ESSAY, THREADS, Bench, StageFailed, stats_of
+from llamacpp_build import Places, build_programs, cmake, fetch_source, pip, run_program, show
+from llamacpp_measure import ESSAY, THREADS, Bench
 
 OLDER = "0.3.18"  # of early 2026: ggml 0.9.8, whose structures of a backend are laid out otherwise
 PYTHON_PACKAGES = ["diskcache", "jinja2", "typing-extensions"]  # what llama_cpp imports
@@ -23,10 +23,11 @@ const char *ggml_op_name(int op) { (void)op; return "OTHER"; }
 """
 
 PYTHON_PROGRAM = """
-import sys
+import os, sys
 import hyperattn_llama, llama_cpp
 library, model, text = sys.argv[1:]
-print(hyperattn_llama.enable(library, method="exact"), file=sys.stderr)
+if "HYPERATTN_GGML_STATS" in os.environ:
+    print(hyperattn_llama.enable(library, method="exact"), file=sys.stderr)
 llama = llama_cpp.Llama(model, n_ctx=2048, n_threads={threads}, flash_attn=True, verbose=False)
 print(*llama.create_completion(open(text).read(), max_tokens={n}, temperature=0)["choices"][0]["text"].split())
 """
@@ -59,7 +60,8 @@ def build_older(places: Places) -> pathlib.Path:
 def build_in_tree(places: Places) -> pathlib.Path:
     build = places.folder / "llama.cpp-in-tree"
     include = places.repository / "examples" / "ggml" / "in-tree.cmake"
-    build_programs(places, places.source, build, ["llama"], [f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}", "-DGGML_OPENMP=OFF"])
+    options = [f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}", "-DGGML_OPENMP=OFF"]
+    build_programs(places, places.source, build, ["llama"], options)
     return build_evaluate(places, places.source, build, places.folder / "evaluate-in-tree")
 
 
@@ -85,7 +87,7 @@ def python_way(bench: Bench, text: pathlib.Path) -> Way:
     path = f"{places.repository / 'examples' / 'ggml'}:{places.source / 'python'}"
     environment = {"LLAMA_CPP_LIB_PATH": str(places.build / "bin"), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     call = [str(places.python), str(program), str(places.backend), str(places.model), str(text)]
-    return Way("hyperattn_llama in Python", call, {**environment, "HYPERATTN_GGML_STATS": "1"}, {**environment, "HYPERATTN_GGML": "no"})
+    return Way("hyperattn_llama in Python", call, environment | {"HYPERATTN_GGML_STATS": "1"}, environment)
 
 
 def ways_of(bench: Bench) -> list[Way]:
@@ -99,7 +101,8 @@ def ways_of(bench: Bench) -> list[Way]:
         Way("GGML_BACKEND_PATH", here, path | stats),
         Way("LD_PRELOAD", here, preload | stats),
         Way("-fa auto", [*here, "--flash-attn", "auto"], path | stats),
-        Way("a variable with no such value", here, path | {"HYPERATTN_GGML": "no"}, says="hyperattn: not used: HYPERATTN_GGML is"),
+        Way("a variable with no such value", here, path | {"HYPERATTN_GGML": "no"},
+            says="hyperattn: not used: HYPERATTN_GGML is"),
         Way("another ggml", here, path | {"LD_PRELOAD": str(build_other_ggml(places))},
             says="hyperattn: not used: its tensors or its attention"),
         Way("a program without ggml", ["echo", "1"], preload, says="^$"),

@@ -3,8 +3,8 @@
     python3 examples/ggml/run.py --into FOLDER --source REPOSITORY [--ci] [--only STAGE,STAGE] [--backend LIBRARY]
 
 Needs Python 3.10, pip, CMake and a C++ compiler. Stages: fetch (llama.cpp's source, the model, the texts), build (llama.cpp's
-programs and the backend), ops, prefill, decode, perplexity, passkeys, batched, text. What FOLDER has is not fetched or built
-again; --only runs some stages and takes the other figures of the table from an earlier run. Prints the table, writes
+programs and the backend), ops, models, prefill, decode, perplexity, passkeys, batched, text, ways. What FOLDER has is not
+fetched or built again; --only runs some stages and takes the other figures of the table from an earlier run. Prints the table, writes
 FOLDER/llamacpp.csv and FOLDER/llamacpp.svg; what each program said is in FOLDER/logs. Fails if a result is wrong, not if one
 is slow.
 --ci: a part of the tests of the operation and short runs, at most six minutes once llama.cpp is built; no plot.
@@ -22,8 +22,10 @@ from dataclasses import asdict, fields
 from llamacpp_build import PACKAGE, VERSION, Places, StageFailed, build, fetch, run_program, say
 from llamacpp_measure import CI_STAGES, STAGES, THREADS, Bench, Row
 from llamacpp_targets import judge, print_table
+from llamacpp_ways import measure_ways
 
 HERE = pathlib.Path(__file__).resolve().parent
+ALL_STAGES = {**STAGES, "ways": measure_ways}
 
 
 def read_rows(path: pathlib.Path, without: list[str]) -> list[Row]:
@@ -62,7 +64,7 @@ def run_stages(stages: list[str], bench: Bench, is_backend_given: bool, path: pa
             elif stage == "build":
                 build(bench.places, is_backend_given)
             else:
-                STAGES[stage](bench)
+                ALL_STAGES[stage](bench)
             say(f"{stage}: {time.monotonic() - begin:.0f} s")
         except StageFailed as why:
             say(f"{stage}: FAILED: {why}")
@@ -75,7 +77,7 @@ def run_stages(stages: list[str], bench: Bench, is_backend_given: bool, path: pa
 
 
 def read_options() -> argparse.Namespace:
-    every = ["fetch", "build", *STAGES]
+    every = ["fetch", "build", *ALL_STAGES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", required=True, type=pathlib.Path)
     parser.add_argument("--source", type=pathlib.Path, default=HERE.parents[1])
