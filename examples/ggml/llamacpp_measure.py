@@ -290,7 +290,7 @@ def two_sequences(bench: Bench, flash: str, configuration: str) -> list[str]:
     text = repeating_prompt(bench, 2000)
     prompt = bench.write("batched.txt", text)
     show(f"batched: the tokens of two sequences, {configuration}, flash attention {flash}")
-    arguments = ["-f", str(prompt), "-np", "2", "-kvu", "-n", "2100", "-ub", "2048", "--temp", "0", "-fa", flash]
+    arguments = ["-f", str(prompt), "-np", "2", "-kvu", "-n", "2130", "-ub", "2048", "--temp", "0", "-fa", flash]
     output = bench.run_model("batched", "llama-batched", configuration, [*arguments, "-ctk", "f32", "-ctv", "f32"])
     said = [part.split("\n\nsequence 1:")[0].strip() for part in output.text.split(text)[-2:]]
     if len(said) != 2 or not all(said):
