@@ -1,4 +1,4 @@
-"""Fetches llama.cpp, the model and the texts, and builds llama.cpp's programs and the backend: the first stages of run.py.
+"""Fetches llama.cpp, the model and the texts, builds llama.cpp's programs and the backend: the first stages of run.py.
 
 llama.cpp's source comes inside the source package of llama-cpp-python. What a folder already has is not made again.
 """
@@ -96,7 +96,7 @@ def run_program(
     log: pathlib.Path | None = None,
     may_fail: bool = False,
 ) -> Output:
-    """Runs a program to its end and gives each line of its standard output to `on_line`; what it wrote goes to `log`."""
+    """Runs a program to its end, gives each line of its standard output to `on_line` and all it wrote to `log`."""
     lines = []
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(

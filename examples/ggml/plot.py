@@ -1,7 +1,7 @@
-"""The speed of llama.cpp with and without the backend: PYTHON examples/ggml/plot.py CSV [--into docs]   (PYTHON has matplotlib)
+"""The speed of llama.cpp with and without the backend: PYTHON examples/ggml/plot.py CSV [--into docs]
 
-CSV is what run.py wrote. Writes llamacpp.svg: prefill and decoding in tokens/s over the length, each length's fastest round;
-the same bytes for the same input, for white pages and dark ones.
+PYTHON has matplotlib; CSV is what run.py wrote. Writes llamacpp.svg: prefill and decoding in tokens/s over the length, each
+length's fastest round; the same bytes for the same input, for white pages and dark ones.
 """
 
 import argparse
