@@ -19,7 +19,7 @@ from dataclasses import dataclass
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 VENV_PACKAGES = ["numpy", "matplotlib", "gguf", "scikit-build-core"]
 PROGRAMS = [
-    "test-backend-ops", "llama-bench", "llama-perplexity", "llama-batched-bench", "llama-batched", "llama-completion",
+    "llama", "llama-bench", "llama-perplexity", "llama-batched-bench", "llama-batched", "llama-completion",
 ]  # fmt: skip
 # llama-batched, which prints what several sequences go on with, is one of the examples; no other example is built.
 OPTIONS = [
@@ -65,7 +65,8 @@ class Places:
         return found[0]
 
     def program(self, name: str) -> pathlib.Path:
-        return self.evaluate if name == "evaluate" else self.build / "bin" / name
+        """Those that are built beside the backend, of this project's sources or of llama.cpp's tests, and llama.cpp's own."""
+        return self.evaluate.with_name(name) if name in ("evaluate", "test-backend-ops") else self.build / "bin" / name
 
     def text(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")
@@ -191,21 +192,21 @@ def build_programs(
 ) -> None:
     """Targets of llama.cpp, unless that was done before."""
     done = to / "done"
-    if done.exists():
+    if done.exists() and set(targets) <= set(done.read_text().split()):
         return
     cmake(places, f"configure-{to.name}", "-S", str(source), "-B", str(to), *OPTIONS, *(options or []))
     cmake(places, f"build-{to.name}", "--build", str(to), "-j", str(os.cpu_count() or 1), "--target", *targets)
-    done.touch()
+    done.write_text(" ".join(targets))
 
 
 def build_backend(places: Places) -> None:
     source, made = str(places.repository / "examples" / "ggml"), str(places.folder / "backend")
     cmake(places, "configure-backend", "-S", source, "-B", made, "-DCMAKE_BUILD_TYPE=Release",
           f"-DLLAMA_CPP_SOURCE={places.source}", f"-DLLAMA_CPP_BUILD={places.build}")  # fmt: skip
-    cmake(places, "build-backend", "--build", made)
+    cmake(places, "build-backend", "--build", made, "-j", str(os.cpu_count() or 1), "--target", "all", "test-backend-ops")
 
 
-def build(places: Places, is_backend_given: bool) -> None:
-    build_programs(places, places.source, places.build, PROGRAMS)
+def build(places: Places, is_backend_given: bool, is_ci: bool) -> None:
+    build_programs(places, places.source, places.build, PROGRAMS[:1] if is_ci else PROGRAMS)
     if not is_backend_given:
         build_backend(places)

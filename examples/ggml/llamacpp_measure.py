@@ -4,6 +4,7 @@ A configuration is `stock` (without it) or a value of HYPERATTN_GGML. Those that
 """
 
 import json
+import math
 import os
 import pathlib
 import random
@@ -147,8 +148,7 @@ def measure_ops(bench: Bench) -> None:
 
 def measure_prefill(bench: Bench) -> None:
     """llama-bench on prompts of random tokens. It makes a context as long as asked, also beyond the model's own."""
-    plan = [(2048, 2048, 2), (8000, 2048, 2), (16384, 4096, 2)]  # tokens, ubatch, rounds
-    for length, ubatch, rounds in plan[:1] if bench.is_ci else plan:
+    for length, ubatch, rounds in ((2048, 2048, 2), (8000, 2048, 2), (16384, 4096, 2)):
         arguments = ["-p", str(length), "-n", "0", "-ub", str(ubatch), "-b", str(ubatch), "-fa", "1", "-r", "1"]
         arguments += ["--no-warmup", "-o", "jsonl"]
         for turn, configuration in in_turns(rounds, [STOCK, "exact", "default"], f"prefill of {length}"):
@@ -198,10 +198,21 @@ def perplexity(bench: Bench, configuration: str, text: pathlib.Path, window: int
 def measure_perplexity(bench: Bench) -> None:
     """llama-perplexity wants two windows of text even where it reads one, hence both texts; the first is the essay's."""
     text = bench.write("perplexity.txt", bench.places.text(ESSAY) + bench.places.text(OTHER))
-    plan = [(2048, 1, "f16")] if bench.is_ci else [(8192, 1, "f16"), (2048, 4, "f16"), (2048, 4, "q8_0")]
-    for window, chunks, cache in plan:
+    for window, chunks, cache in ((8192, 1, "f16"), (2048, 4, "f16"), (2048, 4, "q8_0")):
         for configuration in (STOCK, "exact", "default"):
             perplexity(bench, configuration, text, window, chunks, cache)
+
+
+def measure_losses(bench: Bench) -> None:
+    """The perplexity of 2048 tokens by `evaluate` alone, for which less of llama.cpp has to be built."""
+    text = bench.write("losses.txt", text_of(bench, 2048))
+    for configuration in (STOCK, "exact", "default"):
+        losses = text.with_suffix(f".{configuration}.losses")
+        arguments = [str(bench.places.model), "--text", str(text), "--losses", str(losses), "--ubatch", "2048"]
+        bench.run("losses", "evaluate", configuration, [*arguments, "--threads", THREADS])
+        values = [float(line.split()[2]) for line in losses.read_text().splitlines()]
+        figure = math.exp(sum(values) / len(values))
+        bench.record("perplexity", "1 x 2048 by evaluate, f16", 2048, configuration, 0, perplexity=figure)
 
 
 HAYSTACKS = [(ESSAY, slice(33800)), (ESSAY, slice(-34800, None)), (OTHER, slice(35900))]  # nearly 8192 tokens with all else
@@ -337,4 +348,4 @@ STAGES: dict[str, Callable[[Bench], None]] = {
     "ops": measure_ops, "models": measure_models, "prefill": measure_prefill, "decode": measure_decode,
     "perplexity": measure_perplexity, "passkeys": measure_passkeys, "batched": measure_batched, "text": measure_text,
 }  # fmt: skip
-CI_STAGES = ["ops", "models", "prefill", "perplexity", "text", "ways"]
+CI_STAGES = ["ops", "models", "losses", "ways"]

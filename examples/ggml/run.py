@@ -20,12 +20,12 @@ import time
 from dataclasses import asdict, fields
 
 from llamacpp_build import PACKAGE, VERSION, Places, StageFailed, build, fetch, run_program, say
-from llamacpp_measure import CI_STAGES, STAGES, THREADS, Bench, Row
+from llamacpp_measure import CI_STAGES, STAGES, THREADS, Bench, Row, measure_losses
 from llamacpp_targets import judge, print_table
 from llamacpp_ways import measure_ways
 
 HERE = pathlib.Path(__file__).resolve().parent
-ALL_STAGES = {**STAGES, "ways": measure_ways}
+ALL_STAGES = {**STAGES, "ways": measure_ways, "losses": measure_losses}
 
 
 def read_rows(path: pathlib.Path, without: list[str]) -> list[Row]:
@@ -62,7 +62,7 @@ def run_stages(stages: list[str], bench: Bench, is_backend_given: bool, path: pa
             if stage == "fetch":
                 fetch(bench.places)
             elif stage == "build":
-                build(bench.places, is_backend_given)
+                build(bench.places, is_backend_given, bench.is_ci)
             else:
                 ALL_STAGES[stage](bench)
             say(f"{stage}: {time.monotonic() - begin:.0f} s")
@@ -85,7 +85,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--only", metavar="STAGE,STAGE")
     parser.add_argument("--backend", type=pathlib.Path)
     options = parser.parse_args()
-    options.stages = options.only.split(",") if options.only else ["fetch", "build", *CI_STAGES] if options.ci else every
+    chosen = ["fetch", "build", *CI_STAGES] if options.ci else ["fetch", "build", *STAGES, "ways"]
+    options.stages = options.only.split(",") if options.only else chosen
     unknown = [stage for stage in options.stages if stage not in every]
     if unknown:
         parser.error(f"there is no stage {', '.join(unknown)}; stages are {', '.join(every)}")
