@@ -7,10 +7,14 @@
 #include <string.h>
 #include <time.h>
 
+#include "grow.h"
+
 // ---- The operation's parts ----
 
 enum { QUERY, KEY, VALUE, MASK, SINKS, N_INPUTS };
+// The last two change no result: sums are float32 anyway, and how many keys a row sees at most is a hint.
 enum { SCALE, MAX_BIAS, SOFTCAP, PRECISION, MOST_KEYS, N_PARAMETERS };
+enum { MOST_DIMS = 576 };  // of the library: the keys of multi-head latent attention
 
 static float parameter(const struct ggml_tensor *op, int which) {
   float number;
@@ -40,7 +44,7 @@ static refusal refusal_of_cache(const host *h, const struct ggml_tensor *op, con
   if (dtype_of(t->type) == HYPERATTN_CUSTOM && !h->ggml_get_type_traits(t->type)->to_float)
     return REFUSED_FORMAT;
   if (!has_whole_blocks(h, t)) return REFUSED_ROWS;
-  if (t->ne[0] > 576) return REFUSED_DIMS;
+  if (t->ne[0] > MOST_DIMS) return REFUSED_DIMS;
   if (t->ne[2] != op->src[KEY]->ne[2] || q->ne[2] % t->ne[2]) return REFUSED_HEADS;
   return t->ne[3] == q->ne[3] ? REFUSED_TAKEN : REFUSED_BATCH;
 }
@@ -62,16 +66,15 @@ static int has_unknown(const struct ggml_tensor *op) {
          !op->src[VALUE];
 }
 
-// An operation that goes to another backend costs ggml two more graphs a layer, some 10 microseconds; less than so many
-// products of an element of a query and of a key or a value take it no longer than that. docs/llamacpp.md has the
-// measurement.
-enum { LEAST_PRODUCTS = 1 << 19 };
+// An operation that goes to another backend costs ggml two more graphs a layer, some 10 microseconds, in which it does so
+// many multiply-adds by itself. docs/llamacpp.md has the measurement.
+enum { LEAST_MULTIPLY_ADDS = 1 << 19 };
 
 static int is_little(const struct ggml_tensor *op) {
   const struct ggml_tensor *q = op->src[QUERY], *v = op->src[VALUE];
   return (double)q->ne[1] * (double)q->ne[2] * (double)q->ne[3] * (double)v->ne[1] *
              (double)(q->ne[0] + v->ne[0]) <
-         LEAST_PRODUCTS;
+         LEAST_MULTIPLY_ADDS;
 }
 
 refusal attention_refusal(const host *h, const struct ggml_tensor *op, int forced) {
@@ -102,7 +105,7 @@ static hyperattn_input input_of(const host *h, const struct ggml_tensor *t) {
   return input;
 }
 
-// From one of its sequences, rows or cells on.
+// Moves an input's data on by whole sequences, and by rows or cells.
 static void advance(hyperattn_input *input, const struct ggml_tensor *t, int64_t sequence, int64_t row) {
   input->data = (const char *)input->data + (size_t)sequence * t->nb[3] + (size_t)row * t->nb[1];
 }
@@ -222,19 +225,17 @@ static int read_sequences(attention *a, mask_memo *m, const struct ggml_tensor *
     const char *data = (const char *)mask->data + (size_t)i * mask->nb[3];
     m->is_readable[i] = mask_read(&m->runs[i], data, m->n_query, m->n_cell, mask->nb[1]);
   }
-  a->counts.masks_read++;
+  a->count[COUNT_MASKS]++;
   return 1;
 }
 
 // What there is to know of a mask that all heads share; NULL where it cannot be read.
 static const mask_memo *read_mask(attention *a, const struct ggml_tensor *op) {
-  double begin = now();
   mask_memo *found = NULL;
   for (int i = 0; i < ATTENTION_MASKS && !found; i++)
     if (a->memo[i].tensor == op->src[MASK]) found = &a->memo[i];
   if (!found) found = &a->memo[a->next_memo++ % ATTENTION_MASKS];
   if (!still_holds(found, op) && !read_sequences(a, found, op)) found = NULL;
-  a->counts.mask_seconds += now() - begin;
   return found;
 }
 
@@ -253,35 +254,18 @@ static const float *slopes_of(attention *a, const struct ggml_tensor *op) {
   return a->slope;
 }
 
-static int grow(void *array, void **grown, int64_t *room, int64_t need, size_t element) {
-  *grown = array;
-  if (need <= *room) return 1;
-  void *moved = realloc(array, (size_t)(need + need / 2) * element);
-  if (!moved) return 0;
-  *grown = moved;
-  *room = need + need / 2;
-  return 1;
-}
-
 static hyperattn_problem *next_problem(attention *a, const struct ggml_tensor *op) {
-  void *grown;
-  int64_t room = a->problem_room;
-  if (!grow(a->problem, &grown, &room, a->n_problem + 1, sizeof *a->problem)) return NULL;
-  a->problem = grown, a->problem_room = (int)room;
+  hyperattn_problem *grown = grow(a->problem, &a->problem_room, a->n_problem + 1, sizeof *grown);
+  if (!grown) return NULL;
+  a->problem = grown;
   a->problem[a->n_problem] = problem_of(a, op);
   return &a->problem[a->n_problem++];
 }
 
-static void count_run(attention_counts *c, const mask_run *run) {
-  if (run->n_row == 1)
-    c->single++;
-  else if (run->window)
-    c->windowed++;
-  else if (run->grows)
-    c->causal++;
-  else
-    c->alike++;
-  c->gathered += run->cells != NULL;
+static attention_count kind_of(const mask_run *run) {
+  if (run->n_row == 1) return COUNT_SINGLE;
+  if (run->window) return COUNT_WINDOWED;
+  return run->grows ? COUNT_CAUSAL : COUNT_ALIKE;
 }
 
 static int add_sequence(attention *a, const struct ggml_tensor *op, const mask_memo *memo, int64_t sequence,
@@ -289,24 +273,25 @@ static int add_sequence(attention *a, const struct ggml_tensor *op, const mask_m
   int64_t slice = sequence % memo->n_sequence;
   if (!memo->is_readable[slice]) {
     hyperattn_problem *p = next_problem(a, op);
-    if (p) put_sequence(p, op, sequence, slope), a->counts.masked++;
+    if (p) put_sequence(p, op, sequence, slope), a->count[COUNT_MASKED]++;
     return p != NULL;
   }
   const mask_runs *runs = &memo->runs[slice];
-  a->counts.several_runs += runs->n_run > 1;
+  a->count[COUNT_SEVERAL] += runs->n_run > 1;
   for (int64_t i = 0; i < runs->n_run; i++) {
     hyperattn_problem *p = next_problem(a, op);
     if (!p) return 0;
     put_run(p, op, sequence, &runs->run[i]);
-    count_run(&a->counts, &runs->run[i]);
+    a->count[kind_of(&runs->run[i])]++;
+    a->count[COUNT_GATHERED] += runs->run[i].cells != NULL;
   }
   return 1;
 }
 
 static int add_problems(attention *a, const struct ggml_tensor *op) {
   const struct ggml_tensor *mask = op->src[MASK];
-  void *grown;
-  if (!grow(a->slope, &grown, &a->slope_room, op->src[QUERY]->ne[2], sizeof *a->slope)) return 0;
+  float *grown = grow(a->slope, &a->slope_room, op->src[QUERY]->ne[2], sizeof *grown);
+  if (!grown) return 0;
   a->slope = grown;
   a->n_problem = 0;
   const float *slope = slopes_of(a, op);
@@ -314,7 +299,7 @@ static int add_problems(attention *a, const struct ggml_tensor *op) {
   if (!memo) {
     hyperattn_problem *p = next_problem(a, op);
     if (p && mask) put_mask(p, op, slope);
-    a->counts.masked += mask != NULL;
+    a->count[COUNT_MASKED] += mask != NULL;
     return p != NULL;
   }
   for (int64_t i = 0; i < op->src[QUERY]->ne[3]; i++)
@@ -369,8 +354,8 @@ static const char *run_problems(attention *a) {
 const char *attention_run(attention *a, const struct ggml_tensor *op) {
   double begin = now();
   const char *why = add_problems(a, op) ? run_problems(a) : "no memory for problems";
-  a->counts.operations++;
-  a->counts.seconds += now() - begin;
+  a->count[COUNT_OPERATIONS]++;
+  a->seconds += now() - begin;
   return why;
 }
 

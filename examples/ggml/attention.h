@@ -24,7 +24,7 @@
   X(RESULT, "a result that is not f32")                                               \
   X(PARAMETER, "a parameter or an input that this does not know")                     \
   X(SLOWER, "ggml is faster at so little")                                            \
-  X(PROBE, "the question whether flash attention is on the CPU")
+  X(PROBE, "a context's first graph, by which -fa auto decides")
 
 typedef enum refusal {
 #define REFUSAL_NAME(name, text) REFUSED_##name,
@@ -36,11 +36,24 @@ typedef enum refusal {
 // From shapes, types and parameters alone; no tensor's data is read.
 refusal attention_refusal(const host *h, const struct ggml_tensor *op, int forced);
 
-// What ran, in calls: an operation is one call, or one for each sequence of its batch that has a mask of its own.
-typedef struct attention_counts {
-  long operations, single, causal, alike, windowed, gathered, several_runs, masked, masks_read;
-  double seconds, mask_seconds;
-} attention_counts;
+// What ran: runs are of rows, and are counted as single, causal, alike or windowed.
+#define ATTENTION_COUNTS(X)                  \
+  X(OPERATIONS, "operations")                \
+  X(SINGLE, "rows alone")                    \
+  X(CAUSAL, "causal runs")                   \
+  X(ALIKE, "runs of rows that see the same") \
+  X(WINDOWED, "runs under a window")         \
+  X(GATHERED, "runs of gathered cells")      \
+  X(SEVERAL, "sequences of several runs")    \
+  X(MASKED, "problems with their mask")      \
+  X(MASKS, "masks read")
+
+typedef enum attention_count {
+#define ATTENTION_COUNT_NAME(name, text) COUNT_##name,
+  ATTENTION_COUNTS(ATTENTION_COUNT_NAME)
+#undef ATTENTION_COUNT_NAME
+      N_COUNTS
+} attention_count;
 
 enum { ATTENTION_MASKS = 4, ATTENTION_CACHES = 512 };
 
@@ -64,12 +77,14 @@ typedef struct attention {
   mask_memo memo[ATTENTION_MASKS];
   int next_memo;
   hyperattn_problem *problem;
-  int n_problem, problem_room;
+  int n_problem;
+  int64_t problem_room;
   float *slope;
   int64_t slope_room;
   void *workspace;
   size_t workspace_size;
-  attention_counts counts;
+  long count[N_COUNTS];
+  double seconds;
 } attention;
 
 void attention_open(attention *a, const host *h, const settings *s);

@@ -69,7 +69,7 @@ static ggml_backend_t open_cpu(crew *c) {
 
 // A graph of one node that every thread of the backend runs.
 static int run_as_node(crew *c, shift *s) {
-  enum { TENSORS = 8, ROOM = 16384 };
+  enum { GRAPH_SIZE = 8, ROOM = 16384 };
   _Alignas(64) char room[ROOM];
   struct ggml_init_params memory = {sizeof room, room, true};
   const host *h = c->host;
@@ -81,7 +81,7 @@ static int run_as_node(crew *c, shift *s) {
   one->data = &nothing;
   struct ggml_tensor *node = h->ggml_custom_inplace(context, one, NULL, 0, in_node, GGML_N_TASKS_MAX, s);
   node->flags |= GGML_TENSOR_FLAG_COMPUTE;
-  struct ggml_cgraph *graph = h->ggml_new_graph_custom(context, TENSORS, false);
+  struct ggml_cgraph *graph = h->ggml_new_graph_custom(context, GRAPH_SIZE, false);
   h->ggml_graph_add_node(graph, node);
   int done = h->ggml_backend_graph_compute(cpu, graph) == GGML_STATUS_SUCCESS;
   h->ggml_free(context);
@@ -131,4 +131,4 @@ void crew_close(crew *c) {
   c->cpu = NULL;
 }
 
-const char *crew_route(const crew *c) { return c->team ? "OpenMP" : "a node of ggml's"; }
+const char *crew_route(const crew *c) { return c->team ? "OpenMP's" : "a CPU backend's"; }

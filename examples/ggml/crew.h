@@ -7,7 +7,7 @@
 
 #include "host.h"
 
-// What threads do together: phases one after the other, a phase's tasks in any order.
+// What threads do together: phases one after the other, the tasks of each in any order.
 typedef struct crew_work {
   int n_phase;
   int64_t (*n_task)(const void *work, int phase);

@@ -4,12 +4,7 @@
 //
 //   evaluate MODEL.gguf --tokens FILE | --text FILE [--losses FILE] [--logits FILE] [--greedy N] ...
 //
-// evaluate --help lists all options. It uses llama.cpp's public interface only:
-//
-//   cc -std=c11 -O2 evaluate.c -o evaluate -I $L/include -I $L/ggml/include
-//      -L $B -lllama -lggml -lggml-base -lm
-//
-// where L is llama.cpp's source folder and B the one its libraries were built into.
+// evaluate --help lists all options. It uses llama.cpp's public interface only.
 #include "ggml-backend.h"
 #include "llama.h"
 
@@ -30,7 +25,6 @@ static const char usage[] =
     "  --threads N         (default: as many as the machine runs at once)\n"
     "  --cache T           f32, f16 or q8_0: what keys and values are kept in (default: f16)\n"
     "  --flash-attn F      on, auto or off (default: on)\n"
-    "  --rope-freq-base X  rotary base in place of the model's\n"
     "  --losses FILE       a line for each token after the first: index, token, natural-log loss\n"
     "  --logits FILE       logits of the last position as raw float32\n"
     "  --positions N       --logits: of the last N positions, one after the other (default: 1)\n"
@@ -41,7 +35,6 @@ typedef struct options {
   enum ggml_type cache;
   enum llama_flash_attn_type flash_attn;
   int64_t limit, ubatch, batch, threads, greedy, positions;
-  double rope_freq_base;  // 0: the model's
 } options;
 
 static void die(const char *format, const char *what) {
@@ -65,21 +58,17 @@ typedef struct option {
   const char *name;
   const char **text;
   int64_t *integer;
-  double *number;
 } option;
 
 static void set_option(const option *o, const char *value) {
-  char *end = NULL;
   if (o->text) {
     *o->text = value;
-  } else if (o->integer) {
-    *o->integer = strtoll(value, &end, 10);
-    if (end == value || *end || *o->integer < 1 || *o->integer > INT32_MAX)
-      misuse(o->name, "is out of range");
-  } else {
-    *o->number = strtod(value, &end);
-    if (end == value || *end || !(*o->number > 0 && *o->number < 1e12)) misuse(o->name, "is out of range");
+    return;
   }
+  char *end;
+  *o->integer = strtoll(value, &end, 10);
+  if (end == value || *end || *o->integer < 1 || *o->integer > INT32_MAX)
+    misuse(o->name, "is out of range");
 }
 
 static enum ggml_type cache_type(const char *name) {
@@ -101,19 +90,12 @@ static options read_options(int argc, char **argv) {
   o.threads = sysconf(_SC_NPROCESSORS_ONLN);
   const char *cache = "f16", *flash_attn = "on";
   const option table[] = {
-      {.name = "--tokens", .text = &o.tokens},
-      {.name = "--text", .text = &o.text},
-      {.name = "--cache", .text = &cache},
-      {.name = "--flash-attn", .text = &flash_attn},
-      {.name = "--losses", .text = &o.losses},
-      {.name = "--logits", .text = &o.logits},
-      {.name = "--limit", .integer = &o.limit},
-      {.name = "--ubatch", .integer = &o.ubatch},
-      {.name = "--batch", .integer = &o.batch},
-      {.name = "--threads", .integer = &o.threads},
-      {.name = "--greedy", .integer = &o.greedy},
-      {.name = "--positions", .integer = &o.positions},
-      {.name = "--rope-freq-base", .number = &o.rope_freq_base},
+      {.name = "--tokens", .text = &o.tokens},    {.name = "--text", .text = &o.text},
+      {.name = "--cache", .text = &cache},        {.name = "--flash-attn", .text = &flash_attn},
+      {.name = "--losses", .text = &o.losses},    {.name = "--logits", .text = &o.logits},
+      {.name = "--limit", .integer = &o.limit},   {.name = "--ubatch", .integer = &o.ubatch},
+      {.name = "--batch", .integer = &o.batch},   {.name = "--threads", .integer = &o.threads},
+      {.name = "--greedy", .integer = &o.greedy}, {.name = "--positions", .integer = &o.positions},
   };
   const size_t n = sizeof table / sizeof *table;
   for (int i = 1; i < argc; i++) {
@@ -241,7 +223,6 @@ static void open_context(run *r) {
   params.n_threads = params.n_threads_batch = (int32_t)o->threads;
   params.flash_attn_type = o->flash_attn;
   params.type_k = params.type_v = o->cache;
-  params.rope_freq_base = (float)o->rope_freq_base;
   params.op_offload = false;
   // Layers with a window keep only what it can see, and write over what it has left, as they do in
   // llama.cpp's own programs.

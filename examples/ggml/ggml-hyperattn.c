@@ -14,36 +14,28 @@ static settings environment;
 
 // ---- What ran, told at exit ----
 
-static attention_counts total;
-static atomic_long answers[N_REFUSALS];
-static const char *route = "no";
+static atomic_long total[N_COUNTS], total_milliseconds, answers[N_REFUSALS];
+static _Atomic(const char *) route;
 
 static void add_counts(const attention *a) {
-  const attention_counts *c = &a->counts;
-  total.operations += c->operations, total.single += c->single, total.causal += c->causal,
-      total.alike += c->alike;
-  total.windowed += c->windowed, total.gathered += c->gathered, total.several_runs += c->several_runs;
-  total.masked += c->masked, total.masks_read += c->masks_read;
-  total.seconds += c->seconds, total.mask_seconds += c->mask_seconds;
-  if (c->operations) route = crew_route(&a->crew);
+  for (int i = 0; i < N_COUNTS; i++) atomic_fetch_add(&total[i], a->count[i]);
+  atomic_fetch_add(&total_milliseconds, (long)(a->seconds * 1e3));
+  if (a->count[COUNT_OPERATIONS]) atomic_store(&route, crew_route(&a->crew));
 }
 
+// Each count that is not 0, and the operations in any case.
 __attribute__((destructor)) static void tell(void) {
-  static const char *const reasons[] = {
-#define REFUSAL_TEXT(name, text) text,
-      REFUSALS(REFUSAL_TEXT)
-#undef REFUSAL_TEXT
-  };
+#define TEXT(name, text) text,
+  static const char *const counts[] = {ATTENTION_COUNTS(TEXT)}, *const reasons[] = {REFUSALS(TEXT)};
+#undef TEXT
   if (!environment.statistics) return;
-  fprintf(stderr,
-          "hyperattn: %s, by %s threads: %ld operations in %.3f s; %ld rows alone, %ld causal runs of "
-          "rows, %ld alike, "
-          "%ld under a window; %ld of these gathered; %ld operations of several runs, %ld by their mask; "
-          "%ld masks read "
-          "in %.3f s\n",
-          environment.method, route, total.operations, total.seconds, total.single, total.causal,
-          total.alike, total.windowed, total.gathered, total.several_runs, total.masked, total.masks_read,
-          total.mask_seconds);
+  const char *threads = atomic_load(&route);
+  fprintf(stderr, "hyperattn: %s, threads %s, %.3f s:", environment.method, threads ? threads : "none",
+          (double)total_milliseconds / 1e3);
+  for (int i = 0; i < N_COUNTS; i++)
+    if (i == COUNT_OPERATIONS || total[i])
+      fprintf(stderr, "%s %ld %s", i ? "," : "", (long)total[i], counts[i]);
+  fprintf(stderr, "\n");
   for (int i = 1; i < N_REFUSALS; i++)
     if (answers[i])
       fprintf(stderr, "hyperattn: refused %ld times when asked: %s\n", (long)answers[i], reasons[i]);
@@ -58,9 +50,11 @@ typedef struct instance {
   void *abort_argument;
 } instance;
 
+static const char device_name[] = "HYPERATTN";
+
 static const char *name_of_backend(ggml_backend_t backend) {
   (void)backend;
-  return "HYPERATTN";
+  return device_name;
 }
 
 static void close_instance(ggml_backend_t backend) {
@@ -99,7 +93,6 @@ static void set_abort(ggml_backend_t backend, ggml_abort_callback abort, void *a
 // ---- The device ----
 
 static host_word device_words[HOST_WORDS], registry_words[HOST_WORDS];
-static const char device_name[] = "HYPERATTN";
 
 static void put_data(host_word *words, int at, const void *data) { memcpy(&words[at], &data, sizeof data); }
 
@@ -125,13 +118,13 @@ static void tell_properties(ggml_backend_dev_t device, struct ggml_backend_dev_p
   p->caps.buffer_from_host_ptr = true;
 }
 
-// Where llama.cpp is to find out by itself whether to use flash attention, a context first makes a graph of a token a
-// sequence, and gives flash attention up if any other device than the CPU takes it. So a context's first graph is refused,
-// which costs nothing: all memory is the CPU's, so that a later graph may change sides. It has all cells of a cache; a
-// later one comes to the same cache with another number of queries or of cells. Others than llama.cpp, whose caches have
+// To decide by itself whether to use flash attention (-fa auto), llama.cpp first makes a graph of a token a sequence, and
+// gives flash attention up if a device other than the layer's would run it. So the first graph of each context is refused,
+// which costs nothing: all memory is the CPU's, so that a later graph may change sides. It has all cells of the cache, and
+// is over when the same cache comes with another number of queries or of cells. Others than llama.cpp, whose caches have
 // these names, ask no such question. A context is made and asks within one thread.
 typedef struct first_graph {
-  int awaited;  // 1: an instance has been opened; 2: its first graph has begun
+  enum { NOT_AWAITED, AWAITED, BEGUN } stage;
   const struct ggml_tensor
       *cache;  // the one of most cells: those of layers with a window may always have the same
   int64_t n_query, n_cell;
@@ -146,12 +139,13 @@ static const struct ggml_tensor *cache_of(const struct ggml_tensor *t) {
 }
 
 static int is_probe(const struct ggml_tensor *op) {
-  const struct ggml_tensor *cache = first.awaited ? cache_of(op->src[1]) : NULL;
+  const struct ggml_tensor *cache = first.stage == NOT_AWAITED ? NULL : cache_of(op->src[1]);
   if (!cache) return 0;
   int64_t n_query = op->src[0]->ne[1], n_cell = op->src[1]->ne[1];
-  if (first.awaited == 1 || n_cell > first.n_cell) first = (first_graph){2, cache, n_query, n_cell};
-  if (first.cache == cache && (first.n_query != n_query || first.n_cell != n_cell)) first.awaited = 0;
-  return first.awaited > 0;
+  if (first.stage == AWAITED || n_cell > first.n_cell) first = (first_graph){BEGUN, cache, n_query, n_cell};
+  if (first.cache == cache && (first.n_query != n_query || first.n_cell != n_cell))
+    first.stage = NOT_AWAITED;
+  return first.stage == BEGUN;
 }
 
 static bool supports(ggml_backend_dev_t device, const struct ggml_tensor *op) {
@@ -163,7 +157,7 @@ static bool supports(ggml_backend_dev_t device, const struct ggml_tensor *op) {
            number == o->transpose;
   refusal why = attention_refusal(&ggml, op, environment.forced);
   if (!why && is_probe(op)) why = REFUSED_PROBE;
-  atomic_fetch_add(&answers[why], 1);
+  if (why) atomic_fetch_add(&answers[why], 1);
   return why == REFUSED_TAKEN;
 }
 
@@ -186,7 +180,7 @@ static ggml_backend_t open_instance(ggml_backend_dev_t device, const char *param
   static unsigned char identity[16] = "hyperattn.h ggml";
   instance *i = calloc(1, sizeof *i);
   if (!i) return NULL;
-  first.awaited = 1;
+  first = (first_graph){.stage = AWAITED};
   attention_open(&i->attention, &ggml, &environment);
   put_data(i->words, 0, identity);
   put_data(i->words, ggml.backend.device, device);
@@ -198,7 +192,9 @@ static ggml_backend_t open_instance(ggml_backend_dev_t device, const char *param
 
 // ---- The registry ----
 
-enum { INTERFACE_VERSION = 2 };  // of ggml's backends; a ggml of another one says so itself
+// Of ggml's backends. A ggml that loads the library and has another one says so itself; where the library joins by
+// itself, what ggml was asked for stands for it.
+enum { INTERFACE_VERSION = 2 };
 
 static const char *name_of_registry(ggml_backend_reg_t registry) {
   (void)registry;

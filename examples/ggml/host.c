@@ -110,13 +110,15 @@ static const char *check_tensors(host *h) {
                                    (int)h->ggml_reshape_1d(c, row, 4)->op,
                                    (int)h->ggml_permute(c, matrix, 0, 2, 1, 3)->op,
                                    (int)h->ggml_transpose(c, matrix)->op};
-  struct ggml_cgraph *graph = h->ggml_new_graph_custom(c, 4, false);
-  h->ggml_graph_add_node(graph, op);
+  struct ggml_cgraph *graph = h->ggml_new_graph_custom(c, 16, false);
+  h->ggml_build_forward_expand(graph, op);
   int fits = is_as_made(op, source) && h->ggml_graph_n_nodes(graph) == 1 &&
              h->ggml_graph_node(graph, 0) == op && !strcmp(h->ggml_op_name(op->op), "FLASH_ATTN_EXT") &&
              !strcmp(h->ggml_type_name(GGML_TYPE_Q8_0), "q8_0") &&
              !strcmp(h->ggml_type_name(GGML_TYPE_BF16), "bf16") && widens(h);
+  int is_marked = (op->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
   h->ggml_free(c);
+  if (fits && !is_marked) return "its graphs do not mark what is to be computed";
   return fits ? NULL
               : "its tensors or its attention are laid out otherwise than in the ggml that this was built "
                 "for";
@@ -126,10 +128,11 @@ static const char *check_tensors(host *h) {
 
 static int asked;  // the place of the first function that was called, or -1
 
-#define PLACES(X)                                                                                          \
-  X(0)                                                                                                     \
-  X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) \
-      X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31) X(32) X(33) X(34) X(35)      \
+#define PLACES(X)                                                                                     \
+  X(0)                                                                                                \
+  X(1)                                                                                                \
+  X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) \
+      X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31) X(32) X(33) X(34) X(35) \
           X(36) X(37) X(38) X(39) X(40) X(41) X(42) X(43) X(44) X(45) X(46) X(47)
 #define PLACE_FUNCTION(n)        \
   static void *place_##n(void) { \

@@ -2,12 +2,14 @@
 
     import hyperattn_llama
     hyperattn_llama.enable("libggml-hyperattn.so")    # before a model is loaded; False: it does not fit, and nothing changes
-    llama = llama_cpp.Llama("model.gguf", flash_attn=True)
+    llama = llama_cpp.Llama("model.gguf", flash_attn=True)    # for "default": n_batch=4096, n_ubatch=4096 too
 
 method is HYPERATTN_GGML: "exact" (no less exact than ggml), "default" (long prompts are approximated), "paper", "force"
 or "off"; tolerance and min_seq_len are HYPERATTN_GGML_TOLERANCE and HYPERATTN_GGML_MIN_SEQ_LEN. None leaves what the
 environment says. They count when the library is loaded, which is once in a process.
 """
+
+from __future__ import annotations
 
 import ctypes
 import os
@@ -21,7 +23,7 @@ def enable(
     tolerance: float | None = None,
     min_seq_len: int | None = None,
 ) -> bool:
-    """Loads the backend into the ggml that llama_cpp uses; whether it fits. If not, a line on stderr says why."""
+    """Loads the backend into the ggml that llama_cpp uses; whether it fits. If not, a line on stderr says why (none for "off")."""
     import llama_cpp
 
     path = pathlib.Path(library).resolve(strict=True)

@@ -5,24 +5,23 @@
 # llama.cpp's own project() includes this file, so nothing of llama.cpp is changed. The backend becomes a part of
 # libllama and registers itself when that is loaded. Where ggml's backends are libraries (GGML_BACKEND_DL), it is one too,
 # libggml-hyperattn.so, which GGML_BACKEND_PATH names. Needs CMake 3.19.
-set(HYPERATTN_GGML_FOLDER ${CMAKE_CURRENT_LIST_DIR})
+include(${CMAKE_CURRENT_LIST_DIR}/sources.cmake)
+set(HYPERATTN_FOLDER ${CMAKE_CURRENT_LIST_DIR}/../..)
 
 function(add_ggml_hyperattn)
-  set(sources ggml-hyperattn.c attention.c crew.c host.c mask.c settings.c)
-  list(TRANSFORM sources PREPEND ${HYPERATTN_GGML_FOLDER}/)
   if(GGML_BACKEND_DL)
-    add_library(ggml-hyperattn MODULE ${sources})
+    add_library(ggml-hyperattn MODULE ${HYPERATTN_GGML_SOURCES})
     set_target_properties(ggml-hyperattn PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
     target_link_libraries(ggml-hyperattn PRIVATE m ${CMAKE_DL_LIBS})
   else()
-    add_library(ggml-hyperattn OBJECT ${sources})
+    add_library(ggml-hyperattn OBJECT ${HYPERATTN_GGML_SOURCES})
     target_compile_definitions(ggml-hyperattn PRIVATE GGML_HYPERATTN_LINKED)
     target_sources(llama PRIVATE $<TARGET_OBJECTS:ggml-hyperattn>)
     # of a static libllama, programs would leave out what they do not name
     target_link_options(llama INTERFACE LINKER:-u,ggml_backend_init)
     target_link_libraries(llama PRIVATE m ${CMAKE_DL_LIBS})
   endif()
-  target_include_directories(ggml-hyperattn PRIVATE ${HYPERATTN_GGML_FOLDER}/../..
+  target_include_directories(ggml-hyperattn PRIVATE ${HYPERATTN_FOLDER}
                                                     $<TARGET_PROPERTY:ggml,INTERFACE_INCLUDE_DIRECTORIES>)
   set_target_properties(ggml-hyperattn PROPERTIES C_STANDARD 11 C_EXTENSIONS OFF C_VISIBILITY_PRESET hidden
                                                   POSITION_INDEPENDENT_CODE ON)

@@ -216,7 +216,7 @@ def measure_losses(bench: Bench) -> None:
 
 
 HAYSTACKS = [(ESSAY, slice(33800)), (ESSAY, slice(-34800, None)), (OTHER, slice(35900))]  # nearly 8192 tokens with all else
-PLACES = ["lighthouse", "orchard", "harbour", "windmill", "chapel", "garden"]
+LANDMARKS = ["lighthouse", "orchard", "harbour", "windmill", "chapel", "garden"]
 HIDDEN = "The secret number of the {place} is {code}. "
 ASKED = "Question: What is the secret number of the {place}? Answer: The secret number of the {place} is {code}.\n"
 
@@ -224,13 +224,13 @@ ASKED = "Question: What is the secret number of the {place}? Answer: The secret 
 def passkey_text(haystack: str, seed: int) -> tuple[str, str]:
     """The text with a sentence for each place hidden in it and asked for at its end, and the digits asked for."""
     chance = random.Random(seed)
-    codes = {place: str(chance.randrange(10000, 100000)) for place in PLACES}
+    codes = {place: str(chance.randrange(10000, 100000)) for place in LANDMARKS}
     text, end = "", 0
-    for i, place in enumerate(PLACES):
-        at = haystack.index(". ", round(len(haystack) * (i + 0.5) / len(PLACES))) + 2
+    for i, place in enumerate(LANDMARKS):
+        at = haystack.index(". ", round(len(haystack) * (i + 0.5) / len(LANDMARKS))) + 2
         text += haystack[end:at] + HIDDEN.format(place=place, code=codes[place])
         end = at
-    asked = chance.sample(PLACES, len(PLACES))
+    asked = chance.sample(LANDMARKS, len(LANDMARKS))
     text += haystack[end:] + "\n\n" + "".join(ASKED.format(place=place, code=codes[place]) for place in asked)
     return text, "".join(codes[place] for place in asked)
 

@@ -8,8 +8,6 @@ backend tells that it ran; where it does not fit, if it says so in one line.
 import dataclasses
 import pathlib
 import re
-import subprocess
-import sys
 
 from llamacpp_build import Places, build_programs, cmake, fetch_source, pip, run_program, show
 from llamacpp_measure import ESSAY, THREADS, Bench

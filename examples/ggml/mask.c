@@ -1,7 +1,8 @@
 #include "mask.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+#include "grow.h"
 
 // The run that grows row by row while a mask is read.
 typedef struct reading {
@@ -13,26 +14,16 @@ typedef struct reading {
   int64_t cost;         // of the runs before
 } reading;
 
-// A row of few queries costs as much as four: their kernel waits for memory.
+// Fewer than four rows cost as much as four, since reading the keys takes the time.
 static int64_t cost_of(int64_t n_row, int64_t n_cell) { return (n_row > 4 ? n_row : 4) * n_cell; }
-
-static int room_for(void **array, int64_t *room, int64_t need, size_t element) {
-  if (need <= *room) return 1;
-  int64_t more = need + need / 2 + 64;
-  void *moved = realloc(*array, (size_t)more * element);
-  if (!moved) return 0;
-  *array = moved;
-  *room = more;
-  return 1;
-}
 
 static mask_run *last_run(mask_runs *runs) { return runs->run + runs->n_run - 1; }
 
 static int room_for_cells(reading *r, int64_t n) {
-  void *cells = r->runs->cells;
-  if (!room_for(&cells, &r->runs->cells_room, r->cells_begin + n, sizeof *r->runs->cells)) return 0;
-  r->runs->cells = cells;
-  return 1;
+  mask_runs *runs = r->runs;
+  int32_t *cells = grow(runs->cells, &runs->cells_room, r->cells_begin + n, sizeof *cells);
+  if (cells) runs->cells = cells;
+  return cells != NULL;
 }
 
 // A new run, of one row. 0: that row has other values, or memory is short.
@@ -43,8 +34,8 @@ static int begin_run(reading *r, const uint16_t *row, int64_t index) {
     r->cells_begin += before->n_cell;
     r->cost += cost_of(before->n_row, before->n_cell);
   }
-  void *run = runs->run;
-  if (!room_for(&run, &runs->runs_room, runs->n_run + 1, sizeof *runs->run)) return 0;
+  mask_run *run = grow(runs->run, &runs->runs_room, runs->n_run + 1, sizeof *run);
+  if (!run) return 0;
   runs->run = run;
   runs->n_run++;
   r->n_lost = 0;

@@ -19,7 +19,7 @@ typedef struct mask_run {
   const int32_t *cells;
 } mask_run;
 
-// Runs that take turns in arrays that grow as they must; zero it first.
+// The runs of one mask. Its arrays serve the next mask too, and grow as they must. Zero it first.
 typedef struct mask_runs {
   mask_run *run;
   int64_t n_run;

@@ -4,7 +4,8 @@
 
 Needs Python, numpy and gguf (`pip install numpy gguf`). Writes FOLDER/NAME.gguf for each model, FOLDER/tokens.txt, a
 text of random token ids that all of them know, and FOLDER/models.json, which says what each model exercises.
-same_models.py runs them. The models have no tokenizer.
+same_models.py runs them. The models have no tokenizer. A Mistral with a window is of the architecture llama, for which
+llama.cpp reads no window; cohere2 and olmo2, which have windows and nothing else, stand for it.
 
 Weights are float32, so that a difference in attention is not rounded away or up by a product in float16. They are drawn
 so that a row's scores vary by about 1.7, which makes attention neither the mean of all values nor one of them, and so

@@ -13,8 +13,11 @@ result is wrong, not if one is slow.
 
 import argparse
 import csv
+import datetime
 import os
 import pathlib
+import platform
+import re
 import sys
 import time
 from dataclasses import asdict, fields
@@ -32,14 +35,21 @@ def read_rows(path: pathlib.Path, without: list[str]) -> list[Row]:
     """An earlier run's rows, without those of the stages named."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [Row(**{**row, "length": int(row["length"]), "round": int(row["round"]), "value": float(row["value"])})
-                for row in csv.DictReader(file)]  # fmt: skip
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    rows = [Row(**{**row, "length": int(row["length"]), "round": int(row["round"]), "value": float(row["value"])})
+            for row in csv.DictReader(lines)]  # fmt: skip
     return [row for row in rows if row.stage not in without]
+
+
+def processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def write_rows(rows: list[Row], path: pathlib.Path) -> None:
     with path.open("w", newline="") as file:
+        file.write(f"# examples/ggml/run.py, {datetime.date.today()}; {PACKAGE} {VERSION}; SmolLM2-135M-Instruct Q4_1\n")
+        file.write(f"# {processor()}, {os.cpu_count()} processors, {THREADS} threads\n")
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

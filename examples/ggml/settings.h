@@ -1,10 +1,8 @@
-// What the environment asks for, and counts of what ran.
+// What the environment asks for.
 #ifndef GGML_SETTINGS_H
 #define GGML_SETTINGS_H
 
 #include "hyperattn.h"
-
-#define SETTINGS_HELP "exact, default, paper, force or off"
 
 typedef struct settings {
   const char *method;  // HYPERATTN_GGML

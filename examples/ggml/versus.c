@@ -2,11 +2,11 @@
 // times as fast, and how far apart.
 //
 //   GGML_BACKEND_PATH=libggml-hyperattn.so versus [--heads 32/8] [--dims 128/128] [--queries 1,512] [--cells 512,4096]
-//                                                 [--types f16,q8_0] [--masks causal,random] [--threads 2] [--rounds 5]
+//                                                 [--types f16,q8_0] [--masks causal,alibi] [--threads 2] [--rounds 5]
 //
 // Prints CSV: the least time of the rounds on each side in milliseconds, with caches as warm as a round leaves them.
 // Masks: none, causal, window (of a quarter of the cells), two (sequences that take turns in the cells), odd (no
-// structure), random (finite numbers, as ALiBi's).
+// structure), alibi (minus the distance, times a slope).
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <stdio.h>
@@ -25,6 +25,7 @@ typedef struct shape {
 } shape;
 
 static uint64_t seed = 1;
+static const char *const mask_names[] = {"none", "causal", "window", "two", "odd", "alibi"};
 
 static double now(void) {
   struct timespec t;
@@ -89,7 +90,7 @@ static void compare(ggml_backend_t *backend, const shape *s, int rounds) {
   struct ggml_tensor *k = rows(c, s->type, s->head_dim, s->n_kv_heads, s->n_cell);
   struct ggml_tensor *v = rows(c, s->type, s->value_dim, s->n_kv_heads, s->n_cell), *mask = mask_of(c, s);
   double least[2] = {INFINITY, INFINITY}, difference = 0, norm = 0;
-  float bias = strcmp(s->mask, "random") ? 0 : 8;
+  float bias = strcmp(s->mask, "alibi") ? 0 : 8;
   struct ggml_cgraph *graph[2];
   for (int side = 0; side < 2; side++) {
     out[side] = ggml_flash_attn_ext(c, q, k, v, mask, 1 / sqrtf((float)s->head_dim), bias, 0);
@@ -133,6 +134,16 @@ static list split(const char *text) {
   return l;
 }
 
+static int are_masks(const list *l) {
+  for (int i = 0; i < l->n; i++) {
+    int known = 0;
+    for (size_t j = 0; j < sizeof mask_names / sizeof *mask_names; j++)
+      known |= !strcmp(l->item[i], mask_names[j]);
+    if (!known) return fprintf(stderr, "versus: no mask %s\n", l->item[i]), 0;
+  }
+  return 1;
+}
+
 typedef struct options {
   const char *heads, *dims, *queries, *cells, *types, *masks, *threads, *rounds;
 } options;
@@ -160,6 +171,7 @@ int main(int argc, char **argv) {
                                open_backend(GGML_BACKEND_DEVICE_TYPE_ACCEL, n_threads)};
   if (!backend[0] || !backend[1]) return fprintf(stderr, "versus: GGML_BACKEND_PATH names no backend\n"), 1;
   list queries = split(o.queries), cells = split(o.cells), types = split(o.types), masks = split(o.masks);
+  if (!are_masks(&masks)) return 2;
   long long h, hk, dk, dv;
   if (sscanf(o.heads, "%lld/%lld", &h, &hk) != 2 || sscanf(o.dims, "%lld/%lld", &dk, &dv) != 2) return 2;
   printf("heads,dims,queries,cells,type,mask,cpu_ms,here_ms,times,difference\n");
