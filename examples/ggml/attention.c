@@ -46,6 +46,7 @@ static refusal refusal_of_cache(const host *h, const struct ggml_tensor *op, con
   if (!has_whole_blocks(h, t)) return REFUSED_ROWS;
   if (t->ne[0] > MOST_DIMS) return REFUSED_DIMS;
   if (t->ne[2] != op->src[KEY]->ne[2] || q->ne[2] % t->ne[2]) return REFUSED_HEADS;
+  if (t->ne[1] != op->src[KEY]->ne[1]) return REFUSED_ROWS;
   return t->ne[3] == q->ne[3] ? REFUSED_TAKEN : REFUSED_BATCH;
 }
 
@@ -62,8 +63,9 @@ static int has_unknown(const struct ggml_tensor *op) {
     if (op->src[i]) return 1;
   for (size_t i = N_PARAMETERS; i < sizeof op->op_params / sizeof *op->op_params; i++)
     if (op->op_params[i]) return 1;
-  return parameter(op, SCALE) == 0 || parameter(op, SOFTCAP) < 0 || !op->src[QUERY] || !op->src[KEY] ||
-         !op->src[VALUE];
+  if (!op->src[QUERY] || !op->src[KEY] || !op->src[VALUE]) return 1;
+  float scale = parameter(op, SCALE), softcap = parameter(op, SOFTCAP);
+  return !isfinite(scale) || scale == 0 || !isfinite(softcap) || softcap < 0;
 }
 
 // An operation that goes to another backend costs ggml two more graphs a layer, some 10 microseconds, in which it does so
@@ -82,7 +84,9 @@ refusal attention_refusal(const host *h, const struct ggml_tensor *op, int force
   const struct ggml_tensor *q = op->src[QUERY], *k = op->src[KEY], *mask = op->src[MASK],
                            *sinks = op->src[SINKS];
   if (q->type != GGML_TYPE_F32 || !has_whole_blocks(h, q)) return REFUSED_QUERY;
-  if (op->type != GGML_TYPE_F32 || !has_whole_blocks(h, op)) return REFUSED_RESULT;
+  if (op->type != GGML_TYPE_F32 || !has_whole_blocks(h, op) || op->ne[1] != q->ne[2] ||
+      op->ne[2] != q->ne[1])
+    return REFUSED_RESULT;
   refusal why = refusal_of_cache(h, op, k);
   if (!why) why = refusal_of_cache(h, op, op->src[VALUE]);
   if (!why && mask) why = refusal_of_mask(q, k, mask);
@@ -194,24 +198,33 @@ static int each_end(const mask_memo *m, const struct ggml_tensor *mask, int copi
   return 1;
 }
 
-// The same mask in the same graph: no cache has come twice, and rows at the ends are what they were. Where keys are no
-// view of a cache, nothing tells graphs apart.
-static int still_holds(mask_memo *m, const struct ggml_tensor *op) {
-  const struct ggml_tensor *mask = op->src[MASK], *root = op->src[KEY]->view_src;
+// The cache whose rows an operation's keys are: a tensor that no operation of the graph makes. NULL: they are computed.
+static const void *cache_of(const attention *a, const struct ggml_tensor *op) {
+  const struct ggml_tensor *root = op->src[KEY]->view_src;
+  return root && (int)root->op == a->host->operation.none ? root->data : NULL;
+}
+
+// The same mask in the same graph: neither this cache has come before nor the one that came first, which begins a graph
+// also where later layers share a cache; and rows at the ends are what they were. Where keys are computed within the graph,
+// nothing tells graphs apart.
+static int still_holds(mask_memo *m, const struct ggml_tensor *op, const void *cache) {
+  const struct ggml_tensor *mask = op->src[MASK];
   if (!m->runs || m->tensor != mask || m->data != mask->data || m->stride != mask->nb[1]) return 0;
   if (m->n_query != op->src[QUERY]->ne[1] || m->n_cell != mask->ne[0] || m->n_sequence != mask->ne[3])
     return 0;
-  if (!root || m->n_cache == ATTENTION_CACHES) return 0;
+  if (!cache || cache == m->first_cache || m->n_cache == ATTENTION_CACHES) return 0;
   for (int i = 0; i < m->n_cache; i++)
-    if (m->cache[i] == root->data) return 0;
+    if (m->cache[i] == cache) return 0;
   if (!each_end(m, mask, 0)) return 0;
-  m->cache[m->n_cache++] = root->data;
+  m->cache[m->n_cache++] = cache;
   return 1;
 }
 
-static int read_sequences(attention *a, mask_memo *m, const struct ggml_tensor *op) {
-  const struct ggml_tensor *mask = op->src[MASK], *root = op->src[KEY]->view_src;
+static int read_sequences(attention *a, mask_memo *m, const struct ggml_tensor *op, const void *cache) {
+  const struct ggml_tensor *mask = op->src[MASK];
+  const void *first_cache = m->tensor == mask && m->first_cache ? m->first_cache : cache;
   forget(m);
+  m->first_cache = first_cache;
   m->tensor = mask, m->data = mask->data, m->stride = mask->nb[1];
   m->n_query = op->src[QUERY]->ne[1], m->n_cell = mask->ne[0];
   m->runs = calloc((size_t)mask->ne[3], sizeof *m->runs);
@@ -219,7 +232,7 @@ static int read_sequences(attention *a, mask_memo *m, const struct ggml_tensor *
   m->ends = malloc((size_t)(2 * mask->ne[3] * m->n_cell) * sizeof *m->ends);
   if (!m->runs || !m->is_readable || !m->ends) return forget(m), 0;
   m->n_sequence = mask->ne[3];
-  if (root) m->cache[m->n_cache++] = root->data;
+  if (cache) m->cache[m->n_cache++] = cache;
   each_end(m, mask, 1);
   for (int64_t i = 0; i < m->n_sequence; i++) {
     const char *data = (const char *)mask->data + (size_t)i * mask->nb[3];
@@ -235,7 +248,8 @@ static const mask_memo *read_mask(attention *a, const struct ggml_tensor *op) {
   for (int i = 0; i < ATTENTION_MASKS && !found; i++)
     if (a->memo[i].tensor == op->src[MASK]) found = &a->memo[i];
   if (!found) found = &a->memo[a->next_memo++ % ATTENTION_MASKS];
-  if (!still_holds(found, op) && !read_sequences(a, found, op)) found = NULL;
+  const void *cache = cache_of(a, op);
+  if (!still_holds(found, op, cache) && !read_sequences(a, found, op, cache)) found = NULL;
   return found;
 }
 
@@ -355,7 +369,7 @@ const char *attention_run(attention *a, const struct ggml_tensor *op) {
   double begin = now();
   const char *why = add_problems(a, op) ? run_problems(a) : "no memory for problems";
   a->count[COUNT_OPERATIONS]++;
-  a->seconds += now() - begin;
+  a->seconds = now() - begin;
   return why;
 }
 

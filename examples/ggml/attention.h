@@ -57,10 +57,11 @@ typedef enum attention_count {
 
 enum { ATTENTION_MASKS = 4, ATTENTION_CACHES = 512 };
 
-// What was read of a mask. Layers of a graph share it: it holds until a cache comes again, which is the next graph's.
+// What was read of a mask. Layers of a graph share it: it holds until a cache comes again, which is the next
+// graph's.
 typedef struct mask_memo {
   const struct ggml_tensor *tensor;
-  const void *data, *cache[ATTENTION_CACHES];
+  const void *data, *first_cache, *cache[ATTENTION_CACHES];
   int n_cache;
   int64_t n_query, n_cell, n_sequence;
   size_t stride;
@@ -83,8 +84,8 @@ typedef struct attention {
   int64_t slope_room;
   void *workspace;
   size_t workspace_size;
-  long count[N_COUNTS];
-  double seconds;
+  long count[N_COUNTS];  // until they are added to those of the process
+  double seconds;        // of the last operation
 } attention;
 
 void attention_open(attention *a, const host *h, const settings *s);

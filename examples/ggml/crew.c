@@ -57,13 +57,16 @@ static void in_node(struct ggml_tensor *to, int thread, int n_thread, void *argu
   take_tasks(argument, thread, n_thread);
 }
 
+// With as many threads as the workspace is for.
 static ggml_backend_t open_cpu(crew *c) {
   const host *h = c->host;
   ggml_backend_dev_t device = h->ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  ggml_backend_reg_t registry = device ? h->ggml_backend_dev_backend_reg(device) : NULL;
+  void *found =
+      registry ? h->ggml_backend_reg_get_proc_address(registry, "ggml_backend_set_n_threads") : NULL;
+  if (!found) return NULL;
   if (!c->cpu) c->cpu = h->ggml_backend_dev_init(device, NULL);
-  ggml_backend_set_n_threads_t set = (ggml_backend_set_n_threads_t)h->ggml_backend_reg_get_proc_address(
-      h->ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads");
-  if (c->cpu && set) set(c->cpu, c->n_threads);
+  if (c->cpu) ((ggml_backend_set_n_threads_t)found)(c->cpu, c->n_threads);
   return c->cpu;
 }
 

@@ -14,13 +14,15 @@ static settings environment;
 
 // ---- What ran, told at exit ----
 
-static atomic_long total[N_COUNTS], total_milliseconds, answers[N_REFUSALS];
+static atomic_long total[N_COUNTS], answers[N_REFUSALS];
+static atomic_llong total_microseconds;
 static _Atomic(const char *) route;
 
-static void add_counts(const attention *a) {
-  for (int i = 0; i < N_COUNTS; i++) atomic_fetch_add(&total[i], a->count[i]);
-  atomic_fetch_add(&total_milliseconds, (long)(a->seconds * 1e3));
-  if (a->count[COUNT_OPERATIONS]) atomic_store(&route, crew_route(&a->crew));
+// Of the last operation, since not every program frees its contexts before it ends.
+static void add_counts(attention *a) {
+  for (int i = 0; i < N_COUNTS; i++) atomic_fetch_add(&total[i], a->count[i]), a->count[i] = 0;
+  atomic_fetch_add(&total_microseconds, (long long)(a->seconds * 1e6));
+  atomic_store(&route, crew_route(&a->crew));
 }
 
 // Each count that is not 0, and the operations in any case.
@@ -31,7 +33,7 @@ __attribute__((destructor)) static void tell(void) {
   if (!environment.statistics) return;
   const char *threads = atomic_load(&route);
   fprintf(stderr, "hyperattn: %s, threads %s, %.3f s:", environment.method, threads ? threads : "none",
-          (double)total_milliseconds / 1e3);
+          (double)total_microseconds / 1e6);
   for (int i = 0; i < N_COUNTS; i++)
     if (i == COUNT_OPERATIONS || total[i])
       fprintf(stderr, "%s %ld %s", i ? "," : "", (long)total[i], counts[i]);
@@ -59,7 +61,6 @@ static const char *name_of_backend(ggml_backend_t backend) {
 
 static void close_instance(ggml_backend_t backend) {
   instance *i = (instance *)backend;
-  add_counts(&i->attention);
   attention_close(&i->attention);
   free(i);
 }
@@ -73,6 +74,7 @@ static enum ggml_status compute(ggml_backend_t backend, struct ggml_cgraph *grap
       continue;
     if (i->abort && i->abort(i->abort_argument)) return GGML_STATUS_ABORTED;
     const char *why = attention_run(&i->attention, node);
+    add_counts(&i->attention);
     if (!why) continue;
     fprintf(stderr, "hyperattn: %s: %s\n", node->name, why);
     return GGML_STATUS_FAILED;
@@ -115,14 +117,14 @@ static enum ggml_backend_dev_type type_of(ggml_backend_dev_t device) {
 // ggml has cleared it.
 static void tell_properties(ggml_backend_dev_t device, struct ggml_backend_dev_props *p) {
   p->name = name_of_device(device), p->description = describe(device), p->type = type_of(device);
-  p->caps.buffer_from_host_ptr = true;
 }
 
 // To decide by itself whether to use flash attention (-fa auto), llama.cpp first makes a graph of a token a sequence, and
 // gives flash attention up if a device other than the layer's would run it. So the first graph of each context is refused,
 // which costs nothing: all memory is the CPU's, so that a later graph may change sides. It has all cells of the cache, and
-// is over when the same cache comes with another number of queries or of cells. Others than llama.cpp, whose caches have
-// these names, ask no such question. A context is made and asks within one thread.
+// is over when the same cache comes with another number of queries or of cells. Programs other than llama.cpp's ask no such
+// question. A context is made and asks within one thread.
+static int is_llama;
 typedef struct first_graph {
   enum { NOT_AWAITED, AWAITED, BEGUN } stage;
   const struct ggml_tensor
@@ -134,13 +136,13 @@ static _Thread_local first_graph first;
 // The cache that a tensor is a view of or is converted from; NULL: none.
 static const struct ggml_tensor *cache_of(const struct ggml_tensor *t) {
   for (int step = 0; t && step < 8; step++, t = t->view_src ? t->view_src : t->src[0])
-    if (!strncmp(t->name, "cache_", 6) && !t->view_src) return t;
+    if (!strncmp(t->name, "cache_", 6) && !t->view_src && !t->src[0]) return t;
   return NULL;
 }
 
 static int is_probe(const struct ggml_tensor *op) {
-  const struct ggml_tensor *cache = first.stage == NOT_AWAITED ? NULL : cache_of(op->src[1]);
-  if (!cache) return 0;
+  if (first.stage == NOT_AWAITED || !is_llama) return 0;
+  const struct ggml_tensor *cache = cache_of(op->src[1]);
   int64_t n_query = op->src[0]->ne[1], n_cell = op->src[1]->ne[1];
   if (first.stage == AWAITED || n_cell > first.n_cell) first = (first_graph){BEGUN, cache, n_query, n_cell};
   if (first.cache == cache && (first.n_query != n_query || first.n_cell != n_cell))
@@ -156,7 +158,7 @@ static bool supports(ggml_backend_dev_t device, const struct ggml_tensor *op) {
     return number == o->none || number == o->view || number == o->reshape || number == o->permute ||
            number == o->transpose;
   refusal why = attention_refusal(&ggml, op, environment.forced);
-  if (!why && is_probe(op)) why = REFUSED_PROBE;
+  if (is_probe(op) && !why) why = REFUSED_PROBE;
   if (why) atomic_fetch_add(&answers[why], 1);
   return why == REFUSED_TAKEN;
 }
@@ -244,24 +246,27 @@ static void fill_words(void) {
 
 static ggml_backend_reg_t registry;
 
-static const char *load(void) {
+static const char *load(const void *near) {
   const char *why = settings_read(&environment);
-  if (!why) why = host_find(&ggml);
+  if (!why) why = host_find(&ggml, near);
   if (why) return why;
   fill_words();
-  registry = (ggml_backend_reg_t)(void *)registry_words;
+  is_llama = host_symbol(near, "llama_decode") != NULL;
+  if (strcmp(environment.method, "off") != 0) registry = (ggml_backend_reg_t)(void *)registry_words;
   return NULL;
+}
+
+static ggml_backend_reg_t load_once(const void *near) {
+  if (registry) return registry;
+  const char *why = load(near);
+  if (why) fprintf(stderr, "hyperattn: not used: %s\n", why);
+  environment.statistics &= !why;
+  return registry;
 }
 
 // What ggml calls when it has loaded the library. NULL: it does not fit, and the program runs on without it.
 __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void);
-ggml_backend_reg_t ggml_backend_init(void) {
-  if (registry) return registry;
-  const char *why = load();
-  if (why) fprintf(stderr, "hyperattn: not used: %s\n", why);
-  environment.statistics &= !why;
-  return why || !strcmp(environment.method, "off") ? NULL : registry;
-}
+ggml_backend_reg_t ggml_backend_init(void) { return load_once(__builtin_return_address(0)); }
 
 // 1 if this library was not opened by the program but came with it: linked, or by LD_PRELOAD.
 #ifdef GGML_HYPERATTN_LINKED
@@ -281,6 +286,6 @@ static int came_with_program(void) {
 // loaded: it will read GGML_BACKEND_PATH.
 __attribute__((constructor)) static void join(void) {
   if (!came_with_program()) return;
-  ggml_backend_reg_t mine = ggml_backend_init();
+  ggml_backend_reg_t mine = load_once(host_symbol(NULL, "ggml_backend_register"));
   if (mine && ggml.ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) ggml.ggml_backend_register(mine);
 }

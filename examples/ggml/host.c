@@ -5,41 +5,61 @@
 #include <link.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 // ---- Functions ----
 
-typedef struct search {
-  const char *name;
-  void *found;
-} search;
+// Names of libraries, each ended by a 0, and an empty one at the end; NULL: memory is short.
+typedef struct names {
+  char *text;
+  size_t size;
+} names;
 
-// Libraries may have been loaded for themselves alone (RTLD_LOCAL), so each is asked.
-static int search_library(struct dl_phdr_info *info, size_t size, void *arg) {
+static int add_name(struct dl_phdr_info *info, size_t size, void *arg) {
   (void)size;
-  search *s = arg;
-  if (!info->dlpi_name || !*info->dlpi_name) return 0;
-  void *library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-  if (!library) return 0;
-  s->found = dlsym(library, s->name);
+  names *n = arg;
+  size_t length = info->dlpi_name ? strlen(info->dlpi_name) : 0;
+  if (!length) return 0;
+  char *text = realloc(n->text, n->size + length + 2);
+  if (!text) return 1;
+  memcpy(text + n->size, info->dlpi_name, length + 1);
+  n->text = text, n->size += length + 1;
+  text[n->size] = 0;
+  return 0;
+}
+
+static void *symbol_of(const char *library_name, const char *name) {
+  void *library = dlopen(library_name, RTLD_LAZY | RTLD_NOLOAD);
+  if (!library) return NULL;
+  void *found = dlsym(library, name);
   dlclose(library);
-  return s->found != NULL;
+  return found;
+}
+
+// Libraries may have been loaded for themselves alone (RTLD_LOCAL), so each is asked; after they have been listed, since
+// whoever lists them holds a lock that dlopen takes.
+static void *search_libraries(const char *name) {
+  names n = {NULL, 0};
+  void *found = NULL;
+  dl_iterate_phdr(add_name, &n);
+  for (const char *library = n.text; library && *library && !found; library += strlen(library) + 1)
+    found = symbol_of(library, name);
+  free(n.text);
+  return found;
 }
 
 void *host_symbol(const void *address, const char *name) {
-  search s = {name, NULL};
+  void *found = NULL;
   Dl_info info;
-  if (address && dladdr(address, &info) && info.dli_fname) {
-    void *library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-    if (library) s.found = dlsym(library, name), dlclose(library);
-  }
-  if (!s.found) s.found = dlsym(RTLD_DEFAULT, name);
-  if (!s.found) dl_iterate_phdr(search_library, &s);
-  return s.found;
+  if (address && dladdr(address, &info) && info.dli_fname) found = symbol_of(info.dli_fname, name);
+  if (!found) found = dlsym(RTLD_DEFAULT, name);
+  return found ? found : search_libraries(name);
 }
 
 #ifdef GGML_HYPERATTN_LINKED
-static const char *find_functions(host *h) {
+static const char *find_functions(host *h, const void *near) {
+  (void)near;
 #define TAKE(name) h->name = name;
   HOST_FUNCTIONS(TAKE)
 #undef TAKE
@@ -55,10 +75,10 @@ static const char *sentence(const char *format, ...) {
   return text;
 }
 
-static const char *find_functions(host *h) {
+static const char *find_functions(host *h, const void *near) {
   void *found;
 #define FIND(name)                                                                           \
-  if (!(found = host_symbol(NULL, #name))) return sentence("this process has no %s", #name); \
+  if (!(found = host_symbol(near, #name))) return sentence("this process has no %s", #name); \
   memcpy(&h->name, &found, sizeof found);
   HOST_FUNCTIONS(FIND)
 #undef FIND
@@ -92,7 +112,7 @@ static int widens(const host *h) {
 }
 
 static const char *check_tensors(host *h) {
-  struct ggml_init_params memory = {1 << 16, NULL, true};
+  struct ggml_init_params memory = {1 << 18, NULL, false};
   struct ggml_context *c = h->ggml_init(memory);
   if (!c) return "ggml_init fails";
   struct ggml_tensor *source[5] = {h->ggml_new_tensor_4d(c, GGML_TYPE_F32, 64, 5, 4, 3),
@@ -103,10 +123,10 @@ static const char *check_tensors(host *h) {
   struct ggml_tensor *op =
       h->ggml_flash_attn_ext(c, source[0], source[1], source[2], source[3], 0.25f, 8, 30);
   h->ggml_flash_attn_ext_add_sinks(op, source[4]);
-  struct ggml_tensor *row = source[4], *matrix = source[0];
+  struct ggml_tensor *row = source[4], *matrix = source[0], *view = h->ggml_view_1d(c, row, 2, 4);
   h->operation = (host_operations){(int)op->op,
                                    (int)row->op,
-                                   (int)h->ggml_view_1d(c, row, 2, 0)->op,
+                                   (int)view->op,
                                    (int)h->ggml_reshape_1d(c, row, 4)->op,
                                    (int)h->ggml_permute(c, matrix, 0, 2, 1, 3)->op,
                                    (int)h->ggml_transpose(c, matrix)->op};
@@ -115,7 +135,8 @@ static const char *check_tensors(host *h) {
   int fits = is_as_made(op, source) && h->ggml_graph_n_nodes(graph) == 1 &&
              h->ggml_graph_node(graph, 0) == op && !strcmp(h->ggml_op_name(op->op), "FLASH_ATTN_EXT") &&
              !strcmp(h->ggml_type_name(GGML_TYPE_Q8_0), "q8_0") &&
-             !strcmp(h->ggml_type_name(GGML_TYPE_BF16), "bf16") && widens(h);
+             !strcmp(h->ggml_type_name(GGML_TYPE_BF16), "bf16") && widens(h) && view->view_src == row &&
+             (char *)view->data == (char *)row->data + 4 && !view->src[1] && strstr(view->name, "view");
   int is_marked = (op->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
   h->ggml_free(c);
   if (fits && !is_marked) return "its graphs do not mark what is to be computed";
@@ -128,12 +149,13 @@ static const char *check_tensors(host *h) {
 
 static int asked;  // the place of the first function that was called, or -1
 
-#define PLACES(X)                                                                                     \
-  X(0)                                                                                                \
-  X(1)                                                                                                \
-  X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) \
-      X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31) X(32) X(33) X(34) X(35) \
-          X(36) X(37) X(38) X(39) X(40) X(41) X(42) X(43) X(44) X(45) X(46) X(47)
+#define PLACES(X)                                                                                      \
+  X(0)                                                                                                 \
+  X(1)                                                                                                 \
+  X(2)                                                                                                 \
+  X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) \
+      X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31) X(32) X(33) X(34) X(35) X(36)  \
+          X(37) X(38) X(39) X(40) X(41) X(42) X(43) X(44) X(45) X(46) X(47)
 #define PLACE_FUNCTION(n)        \
   static void *place_##n(void) { \
     if (asked < 0) asked = n;    \
@@ -188,8 +210,8 @@ static const char *ask_layouts(host *h) {
   return NULL;
 }
 
-const char *host_find(host *h) {
-  const char *why = find_functions(h);
+const char *host_find(host *h, const void *near) {
+  const char *why = find_functions(h, near);
   if (!why) why = check_tensors(h);
   return why ? why : ask_layouts(h);
 }

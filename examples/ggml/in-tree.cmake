@@ -4,7 +4,8 @@
 #
 # llama.cpp's own project() includes this file, so nothing of llama.cpp is changed. The backend becomes a part of
 # libllama and registers itself when that is loaded. Where ggml's backends are libraries (GGML_BACKEND_DL), it is one too,
-# libggml-hyperattn.so, which GGML_BACKEND_PATH names. Needs CMake 3.19.
+# libggml-hyperattn.so, which GGML_BACKEND_PATH names. Needs CMake 3.19. Not for a static build with backends for GPUs: it
+# registers before theirs are ready.
 include(${CMAKE_CURRENT_LIST_DIR}/sources.cmake)
 set(HYPERATTN_FOLDER ${CMAKE_CURRENT_LIST_DIR}/../..)
 

@@ -14,8 +14,8 @@ typedef struct reading {
   int64_t cost;         // of the runs before
 } reading;
 
-// Fewer than four rows cost as much as four, since reading the keys takes the time.
-static int64_t cost_of(int64_t n_row, int64_t n_cell) { return (n_row > 4 ? n_row : 4) * n_cell; }
+// Fewer than four rows cost as much as four, since reading the keys takes the time; a run that sees nothing costs too.
+static int64_t cost_of(int64_t n_row, int64_t n_cell) { return (n_row > 4 ? n_row : 4) * (n_cell + 8); }
 
 static mask_run *last_run(mask_runs *runs) { return runs->run + runs->n_run - 1; }
 
