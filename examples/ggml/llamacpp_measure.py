@@ -183,6 +183,16 @@ def measure_decode(bench: Bench) -> None:
             bench.record("decode", "f16 cache", length, configuration, turn, tokens_per_second=speed)
 
 
+def measure_little(bench: Bench) -> None:
+    """Decoding after few tokens, where a graph of its own for each attention costs as much as that saves (attention.c)."""
+    for turn, configuration in in_turns(5, [STOCK, "exact", "force"], "decode after few tokens"):
+        for length in (0, 128, 256, 512, 1024):
+            arguments = ["-p", "0", "-n", "64", "-d", str(length), "-fa", "1", "-r", "1", "-o", "jsonl"]
+            output = bench.run_model("little", "llama-bench", configuration, arguments)
+            speed = json.loads(output.text)["avg_ts"]
+            bench.record("little", "f16 cache", length, configuration, turn, tokens_per_second=speed)
+
+
 # ---- What the model makes of it ------------------------------------------------------------------------------
 
 
@@ -345,7 +355,7 @@ def measure_models(bench: Bench) -> None:
 
 
 STAGES: dict[str, Callable[[Bench], None]] = {
-    "ops": measure_ops, "models": measure_models, "prefill": measure_prefill, "decode": measure_decode,
+    "ops": measure_ops, "models": measure_models, "prefill": measure_prefill, "decode": measure_decode, "little": measure_little,
     "perplexity": measure_perplexity, "passkeys": measure_passkeys, "batched": measure_batched, "text": measure_text,
 }  # fmt: skip
 CI_STAGES = ["ops", "models", "losses", "ways"]

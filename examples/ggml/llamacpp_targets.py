@@ -44,7 +44,7 @@ def judged_speed(rows: Rows, stage: str, asked: dict[tuple[int, str], float]) ->
     """Each length's fastest round over stock's."""
     for case, length in rows.cases(stage):
         stock = rows.values(stage, case, length, STOCK, "tokens_per_second")
-        for configuration in ("exact", "default"):
+        for configuration in ("exact", "default", "force"):
             values = rows.values(stage, case, length, configuration, "tokens_per_second")
             if not values or not stock:
                 continue
@@ -121,11 +121,12 @@ def judge(measured: list[Row]) -> list[Judged]:
     """The targets of the stages that have been measured."""
     rows = Rows(measured)
     prefill = {(8000, "exact"): 1.8, (8000, "default"): 2.2, (16384, "exact"): 3.0, (16384, "default"): 6.0}
+    little = {(length, "exact"): 1.0 for length in (0, 128, 256, 512, 1024)}
     decode = {(4096, "exact"): 1.0, (16384, "exact"): 1.3, (28672, "exact"): 1.6}
     return [
         *judged_ops(rows), *judged_models(rows), *judged_speed(rows, "prefill", prefill),
-        *judged_speed(rows, "decode", decode), *judged_perplexity(rows), *judged_passkeys(rows), *judged_batched(rows),
-        *judged_words(rows, "text"), *judged_ways(rows),
+        *judged_speed(rows, "decode", decode), *judged_speed(rows, "little", little), *judged_perplexity(rows),
+        *judged_passkeys(rows), *judged_batched(rows), *judged_words(rows, "text"), *judged_ways(rows),
     ]  # fmt: skip
 
 

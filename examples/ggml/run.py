@@ -3,10 +3,10 @@
     python3 examples/ggml/run.py --into FOLDER --source REPOSITORY [--ci] [--only STAGE,STAGE] [--backend LIBRARY]
 
 Needs Python 3.10, pip, CMake and a C++ compiler. Stages: fetch (llama.cpp's source, the model, the texts), build
-(llama.cpp's programs and the backend), ops, models, prefill, decode, perplexity, passkeys, batched, text, ways. What FOLDER
-has is not fetched or built again; --only runs some stages and takes the other figures of the table from an earlier run.
-Prints the table, writes FOLDER/llamacpp.csv and FOLDER/llamacpp.svg; what each program said is in FOLDER/logs. Fails if a
-result is wrong, not if one is slow.
+(llama.cpp's programs and the backend), ops, models, prefill, decode, little, perplexity, passkeys, batched, text, ways.
+What FOLDER has is not fetched or built again; --only runs some stages and takes the other figures of the table from an
+earlier run. Prints the table, writes FOLDER/llamacpp.csv and FOLDER/llamacpp.svg; what each program said is in FOLDER/logs.
+Fails if a result is wrong, not if one is slow.
 --ci: a part of the tests of the operation and short runs, at most six minutes once llama.cpp is built; no plot.
 --backend: another library than the one built here.
 """
