@@ -57,7 +57,7 @@ def write_rows(rows: list[Row], path: pathlib.Path) -> None:
 
 def plot(places: Places, rows: pathlib.Path) -> None:
     try:
-        run_program([str(places.python), str(HERE / "plot.py"), str(rows), "--into", str(places.folder)])
+        run_program([str(places.python), str(HERE / "llamacpp_plot.py"), str(rows), "--into", str(places.folder)])
         print(f"\nplot: {places.folder / 'llamacpp.svg'}")
     except (StageFailed, OSError) as why:
         print(f"no plot: {why}", file=sys.stderr)

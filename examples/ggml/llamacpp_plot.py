@@ -1,4 +1,4 @@
-"""The speed of llama.cpp with and without the backend: PYTHON examples/ggml/plot.py CSV [--into docs]
+"""The speed of llama.cpp with and without the backend: PYTHON examples/ggml/llamacpp_plot.py CSV [--into docs]
 
 PYTHON has matplotlib; CSV is what run.py wrote. Writes llamacpp.svg: prefill and decoding in tokens/s over the length, each
 length's fastest round; the same bytes for the same input, for white pages and dark ones.
@@ -7,22 +7,15 @@ length's fastest round; the same bytes for the same input, for white pages and d
 import argparse
 import csv
 import pathlib
+import sys
 
-import matplotlib
+import matplotlib.pyplot as plt
 
-matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "llm"))
+from plot import STYLE  # noqa: E402  # the look of this project's plots
 
-INK = "#808890"
 COLOURS = {"stock": "#808890", "exact": "#2f86eb", "default": "#e8833a"}
 LABELS = {"stock": "llama.cpp alone", "exact": "with hyperattn, exact", "default": "with hyperattn, default"}
-STYLE = {
-    "svg.hashsalt": "hyperattn", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.25,
-    "legend.frameon": False, "lines.linewidth": 2, "lines.markersize": 5, "savefig.transparent": True,
-}  # fmt: skip
-
 Row = dict[str, str]
 
 
