@@ -82,7 +82,7 @@ class Bench:
         return self.run(stage, program, configuration, ["-m", str(self.places.model), "-t", THREADS, *arguments])
 
     def record(self, stage: str, case: str, length: int, configuration: str, turn: int, **metrics: float) -> None:
-        self.rows += [Row(stage, case, length, configuration, turn, name, value) for name, value in metrics.items()]
+        self.rows += [Row(stage, case, length, configuration, turn, name, float(value)) for name, value in metrics.items()]
 
     def write(self, name: str, text: str) -> pathlib.Path:
         """A text for programs to read."""
