@@ -17,10 +17,6 @@ OLDER = "0.3.18"  # of early 2026: ggml 0.9.8, whose structures of a backend are
 PYTHON_PACKAGES = ["diskcache", "jinja2", "typing-extensions"]  # what llama_cpp imports
 N_GREEDY = "24"
 
-OTHER_GGML = """
-const char *ggml_op_name(int op) { (void)op; return "OTHER"; }
-"""
-
 PYTHON_PROGRAM = """
 import os, sys
 import hyperattn_llama, llama_cpp
@@ -72,12 +68,13 @@ def build_evaluate(places: Places, source: pathlib.Path, build: pathlib.Path, to
     return to / "evaluate"
 
 
-def build_other_ggml(places: Places) -> pathlib.Path:
-    """A library whose function stands before ggml's own, as if this were another ggml."""
-    source, made = places.folder / "other_ggml.c", places.folder / "other_ggml.so"
-    source.write_text(OTHER_GGML)
-    run_program(["cc", "-shared", "-fPIC", str(source), "-o", str(made)])
-    return made
+def make_other_ggml(places: Places) -> pathlib.Path:
+    """A folder with a ggml in which the operation has another name, as if its meaning had changed."""
+    folder = places.folder / "other-ggml"
+    folder.mkdir(exist_ok=True)
+    for library in (places.build / "bin").glob("libggml-base.so.?"):
+        (folder / library.name).write_bytes(library.read_bytes().replace(b"\0FLASH_ATTN_EXT\0", b"\0FLASH_ATTN_NEW\0"))
+    return folder
 
 
 def python_way(bench: Bench, text: pathlib.Path) -> Way:
@@ -103,7 +100,7 @@ def ways_of(bench: Bench) -> list[Way]:
         Way("-fa auto", [*here, "--flash-attn", "auto"], path | stats),
         Way("a variable with no such value", here, path | {"HYPERATTN_GGML": "no"},
             says="hyperattn: not used: HYPERATTN_GGML is"),
-        Way("another ggml", here, path | {"LD_PRELOAD": str(build_other_ggml(places))},
+        Way("another ggml", here, path | {"LD_LIBRARY_PATH": str(make_other_ggml(places))},
             says="hyperattn: not used: its tensors or its attention"),
         Way("a program without ggml", ["echo", "1"], preload, says="^$"),
     ]  # fmt: skip
