@@ -24,7 +24,6 @@ PANELS = [
 Row = dict[str, str]
 
 
-
 def curve(rows: list[Row], stages: tuple[str, ...], configuration: str) -> dict[int, float]:
     """The fastest round of each length."""
     found: dict[int, float] = {}
