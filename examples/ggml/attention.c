@@ -199,7 +199,7 @@ static int each_end(const mask_memo *m, const struct ggml_tensor *mask, int copi
 }
 
 // The cache whose rows an operation's keys are: a tensor that no operation of the graph makes. NULL: they are computed.
-static const void *cache_of(const attention *a, const struct ggml_tensor *op) {
+static const void *cache_of_keys(const attention *a, const struct ggml_tensor *op) {
   const struct ggml_tensor *root = op->src[KEY]->view_src;
   return root && (int)root->op == a->host->operation.none ? root->data : NULL;
 }
@@ -248,7 +248,7 @@ static const mask_memo *read_mask(attention *a, const struct ggml_tensor *op) {
   for (int i = 0; i < ATTENTION_MASKS && !found; i++)
     if (a->memo[i].tensor == op->src[MASK]) found = &a->memo[i];
   if (!found) found = &a->memo[a->next_memo++ % ATTENTION_MASKS];
-  const void *cache = cache_of(a, op);
+  const void *cache = cache_of_keys(a, op);
   if (!still_holds(found, op, cache) && !read_sequences(a, found, op, cache)) found = NULL;
   return found;
 }

@@ -124,14 +124,14 @@ static void tell_properties(ggml_backend_dev_t device, struct ggml_backend_dev_p
 // which costs nothing: all memory is the CPU's, so that a later graph may change sides. It has all cells of the cache, and
 // is over when the same cache comes with another number of queries or of cells. Programs other than llama.cpp's ask no such
 // question. A context is made and asks within one thread.
-static int is_llama;
 typedef struct first_graph {
   enum { NOT_AWAITED, AWAITED, BEGUN } stage;
-  const struct ggml_tensor
-      *cache;  // the one of most cells: those of layers with a window may always have the same
+  // Of the cache of most cells; that of layers with a window may have the same number in every graph.
+  const struct ggml_tensor *cache;
   int64_t n_query, n_cell;
 } first_graph;
 static _Thread_local first_graph first;
+static int is_llama;
 
 // The cache that a tensor is a view of or is converted from; NULL: none.
 static const struct ggml_tensor *cache_of(const struct ggml_tensor *t) {
