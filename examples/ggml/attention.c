@@ -68,15 +68,15 @@ static int has_unknown(const struct ggml_tensor *op) {
   return !isfinite(scale) || scale == 0 || !isfinite(softcap) || softcap < 0;
 }
 
-// An operation that goes to another backend costs ggml two more graphs a layer, some 10 microseconds, in which it does so
-// many multiply-adds by itself. docs/llamacpp.md has the measurement.
-enum { LEAST_MULTIPLY_ADDS = 1 << 19 };
+// An operation that goes to another backend costs ggml two more graphs a layer, some 10 microseconds, in which it does
+// LEAST multiply-adds by itself; docs/llamacpp.md has the measurement. SHORT take one thread here some 150 microseconds,
+// twice what another thread takes to be made and joined.
+enum { LEAST_MULTIPLY_ADDS = 1 << 19, SHORT_MULTIPLY_ADDS = 1 << 22 };
 
-static int is_little(const struct ggml_tensor *op) {
+static double multiply_adds(const struct ggml_tensor *op) {
   const struct ggml_tensor *q = op->src[QUERY], *v = op->src[VALUE];
   return (double)q->ne[1] * (double)q->ne[2] * (double)q->ne[3] * (double)v->ne[1] *
-             (double)(q->ne[0] + v->ne[0]) <
-         LEAST_MULTIPLY_ADDS;
+         (double)(q->ne[0] + v->ne[0]);
 }
 
 refusal attention_refusal(const host *h, const struct ggml_tensor *op, int forced) {
@@ -92,7 +92,7 @@ refusal attention_refusal(const host *h, const struct ggml_tensor *op, int force
   if (!why && mask) why = refusal_of_mask(q, k, mask);
   if (!why && sinks && (sinks->type != GGML_TYPE_F32 || sinks->nb[0] != 4 || sinks->ne[0] != q->ne[2]))
     why = REFUSED_SINKS;
-  if (!why && !forced && is_little(op)) why = REFUSED_SLOWER;
+  if (!why && !forced && multiply_adds(op) < LEAST_MULTIPLY_ADDS) why = REFUSED_SLOWER;
   return why;
 }
 
@@ -349,7 +349,7 @@ static int reserve_workspace(attention *a, size_t size) {
   return a->workspace != NULL;
 }
 
-static const char *run_problems(attention *a) {
+static const char *run_problems(attention *a, int is_short) {
   const hyperattn_params *params = &a->settings->params;
   int n = a->n_problem, n_workers = a->crew.n_threads;
   hyperattn_problem *p = a->problem;
@@ -360,14 +360,15 @@ static const char *run_problems(attention *a) {
       n == 1 ? hyperattn_check(p, params, a->workspace, a->workspace_size, n_workers)
              : hyperattn_check_many(p, n, params, a->workspace, a->workspace_size, n_workers, NULL);
   if (status) return hyperattn_status_string(status);
-  crew_work work = {hyperattn_phase_count(p, params), n_task_of_one, run_of_one, a};
-  if (n != 1) work = (crew_work){hyperattn_phase_count_many(p, n, params), n_task_of_many, run_of_many, a};
-  return crew_run(&a->crew, &work) ? NULL : "ggml's CPU backend cannot run a node";
+  crew_work one = {hyperattn_phase_count(p, params), n_task_of_one, run_of_one, a, is_short};
+  crew_work many = {hyperattn_phase_count_many(p, n, params), n_task_of_many, run_of_many, a, is_short};
+  return crew_run(&a->crew, n == 1 ? &one : &many) ? NULL : "ggml's CPU backend cannot run a node";
 }
 
 const char *attention_run(attention *a, const struct ggml_tensor *op) {
   double begin = now();
-  const char *why = add_problems(a, op) ? run_problems(a) : "no memory for problems";
+  int is_short = multiply_adds(op) < SHORT_MULTIPLY_ADDS;
+  const char *why = add_problems(a, op) ? run_problems(a, is_short) : "no memory for problems";
   a->count[COUNT_OPERATIONS]++;
   a->seconds = now() - begin;
   return why;

@@ -94,7 +94,7 @@ static int run_as_node(crew *c, shift *s) {
 int crew_run(crew *c, const crew_work *work) {
   shift s = {.work = work};
   begin_phase(&s, 0);
-  if (c->n_threads == 1) {
+  if (c->n_threads == 1 || (!c->team && work->is_short)) {
     take_tasks(&s, 0, 1);
   } else if (c->team) {
     team_argument argument = {&s, c};

@@ -13,6 +13,7 @@ typedef struct crew_work {
   int64_t (*n_task)(const void *work, int phase);
   void (*run)(const void *work, int phase, int64_t task, int worker);
   const void *work;
+  int is_short;  // over before a thread could be made for it
 } crew_work;
 
 typedef struct crew {
