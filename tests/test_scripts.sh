@@ -112,7 +112,7 @@ run)
   said 'SKIP: msan'
   ;;
 units)
-  (cd tests && ls test_*.c) | sed 's/^test_//; s/\.c$//; /^llm$/d' | sort >"$work/files"
+  (cd tests && ls test_*.c) | sed 's/^test_//; s/\.c$//; /^llm$/d; /^llamacpp$/d' | sort >"$work/files"
   units tests/units.txt | sort >"$work/listed"
   diff "$work/files" "$work/listed" || fail "units.txt is not what tests/test_*.c is"
   for unit in $(cat "$work/files"); do
