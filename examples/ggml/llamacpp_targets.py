@@ -65,6 +65,16 @@ def judged_perplexity(rows: Rows) -> Iterator[Judged]:
             yield Judged(f"perplexity, {case}, {configuration}", f"at most {limit}x", measured, value <= limit * stock, False)
 
 
+def judged_losses(rows: Rows) -> Iterator[Judged]:
+    """Of one short window, where what llama.cpp's products round decides about three in a thousand."""
+    stock = sum(rows.values("losses", "f16 cache", 2048, STOCK, "perplexity"))
+    for configuration in ("exact", "default"):
+        value = sum(rows.values("losses", "f16 cache", 2048, configuration, "perplexity"))
+        if stock and value:
+            measured = f"{value / stock:.4f}x ({stock:.4f} to {value:.4f})"
+            yield Judged(f"perplexity of 2048 tokens, {configuration}", "at most 1.01x", measured, value <= 1.01 * stock, False)
+
+
 def judged_passkeys(rows: Rows) -> Iterator[Judged]:
     def loss(configuration: str) -> float:
         values = [row.value for row in rows.rows if (row.stage, row.configuration) == ("passkeys", configuration)]
@@ -126,7 +136,7 @@ def judge(measured: list[Row]) -> list[Judged]:
     return [
         *judged_ops(rows), *judged_models(rows), *judged_speed(rows, "prefill", prefill),
         *judged_speed(rows, "decode", decode), *judged_speed(rows, "little", little), *judged_perplexity(rows),
-        *judged_passkeys(rows), *judged_batched(rows), *judged_words(rows, "text"), *judged_ways(rows),
+        *judged_losses(rows), *judged_passkeys(rows), *judged_batched(rows), *judged_words(rows, "text"), *judged_ways(rows),
     ]  # fmt: skip
 
 

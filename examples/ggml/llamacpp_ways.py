@@ -11,7 +11,7 @@ import re
 import shutil
 
 from llamacpp_build import Places, build_programs, cmake, fetch_source, pip, run_program, show
-from llamacpp_measure import ESSAY, THREADS, Bench
+from llamacpp_measure import THREADS, Bench, repeating_prompt
 
 OLDER = "0.3.18"  # of early 2026: ggml 0.9.8, whose structures of a backend are laid out otherwise
 PYTHON_PACKAGES = ["diskcache", "jinja2", "typing-extensions"]  # what llama_cpp imports
@@ -89,7 +89,7 @@ def python_way(bench: Bench, text: pathlib.Path) -> Way:
 
 def ways_of(bench: Bench) -> list[Way]:
     places = bench.places
-    text = bench.write("ways.txt", places.text(ESSAY)[:4000])
+    text = bench.write("ways.txt", repeating_prompt(bench, 900))
     arguments = [str(places.model), "--text", str(text), "--cache", "f32", "--threads", THREADS, "--greedy", N_GREEDY]
     here = [str(places.evaluate), *arguments]
     path, preload = {"GGML_BACKEND_PATH": str(places.backend)}, {"LD_PRELOAD": str(places.backend)}

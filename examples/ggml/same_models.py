@@ -156,7 +156,8 @@ def compare_f32(setup: Setup, row: Row, ubatch: int, reference: Reference) -> No
     difference = largest_difference(reference.f32.logits, run.logits)
     row.difference = max(row.difference, difference)
     row.demand(difference <= LARGEST_DIFFERENCE, "differs")
-    row.is_text_equal = row.is_text_equal and run.tokens == reference.f32.tokens
+    # where two tokens are nearly as likely, the error of llama.cpp's own flash attention decides between them
+    row.is_text_equal = row.is_text_equal and run.tokens in (reference.f32.tokens, reference.without_flash.tokens)
     row.demand(row.is_text_equal, "another text")
 
 
