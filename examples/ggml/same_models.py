@@ -6,7 +6,8 @@
 Needs Python only. Every model reads 600 tokens, 128 or 512 at once or one by one, and goes on with 64; with the library
 both HYPERATTN_GGML=exact and force, and without it. A model is the same if
 
-- with a cache of float32 no logit differs by more than 1e-3 of the largest, and the 64 tokens are equal;
+- with a cache of float32 no logit differs by more than 1e-3 of the largest, and the 64 tokens are those of llama.cpp
+  with flash attention or without;
 - with a cache of float16 logits are no further from those of float32 than llama.cpp's own are. Those of float32 are
   computed without flash attention, since llama.cpp rounds keys and values to float16 for it whatever the cache is. The
   distance is the root mean square over all positions, of which 2 % are granted as chance;
