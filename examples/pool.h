@@ -8,9 +8,9 @@
 #define POOL_H
 
 #include "hyperattn.h"
+#include "pause.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -29,15 +29,6 @@ typedef struct pool {
   int64_t n_tasks;
   atomic_llong next;
 } pool;
-
-static void pool_pause(int look) {
-  if (look % 64 == 63) sched_yield();
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
 
 static void pool_work(pool *p, int worker) {
   for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->n_tasks;) p->task(p->arg, i, worker);
@@ -59,7 +50,7 @@ static void *pool_thread(void *arg) {
     seen = p->round;
     pthread_mutex_unlock(&p->lock);
     pool_work(p, worker);
-    for (int i = 0; i < POOL_LOOKS && p->round == seen; i++) pool_pause(i);
+    for (int i = 0; i < POOL_LOOKS && p->round == seen; i++) pause_between_looks(i);
     pthread_mutex_lock(&p->lock);
   }
   pthread_mutex_unlock(&p->lock);
@@ -83,7 +74,7 @@ static void pool_for(void *context, int64_t n_tasks, hyperattn_task task, void *
   if (asleep)
     pthread_cond_broadcast(&p->start);  // after unlocking, so that a woken thread finds the lock free
   pool_work(p, 0);
-  for (int i = 0; i < POOL_LOOKS && p->busy; i++) pool_pause(i);
+  for (int i = 0; i < POOL_LOOKS && p->busy; i++) pause_between_looks(i);
   pthread_mutex_lock(&p->lock);
   while (p->busy) pthread_cond_wait(&p->done, &p->lock);
   pthread_mutex_unlock(&p->lock);

@@ -148,8 +148,8 @@ static void other_masks_are_left(void **state) {
         t->at[row][cell] = was;
       }
   assert_true(read_table(&runs, t));
-  t = blank(30,
-            CELLS);  // rows that have nothing in common: a call by the mask reads keys once for all of them
+  // Rows that have nothing in common: a call by the mask reads keys once for all of them.
+  t = blank(30, CELLS);
   for (int i = 0; i < 30; i++)
     for (int c = 0; c < CELLS; c++)
       if ((c * 7 + i * 3) % 5) t->at[i][c] = MASK_SHOWN;

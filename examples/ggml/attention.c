@@ -1,11 +1,9 @@
-#define _POSIX_C_SOURCE 200809L
 #define HYPERATTN_IMPLEMENTATION
 #include "attention.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "grow.h"
 
@@ -170,12 +168,6 @@ static void put_sequence(hyperattn_problem *p, const struct ggml_tensor *op, int
 }
 
 // ---- The mask, read once a graph ----
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void forget(mask_memo *m) {
   for (int64_t i = 0; i < m->n_sequence; i++) mask_free(&m->runs[i]);
@@ -360,17 +352,21 @@ static const char *run_problems(attention *a, int is_short) {
       n == 1 ? hyperattn_check(p, params, a->workspace, a->workspace_size, n_workers)
              : hyperattn_check_many(p, n, params, a->workspace, a->workspace_size, n_workers, NULL);
   if (status) return hyperattn_status_string(status);
-  crew_work one = {hyperattn_phase_count(p, params), n_task_of_one, run_of_one, a, is_short};
-  crew_work many = {hyperattn_phase_count_many(p, n, params), n_task_of_many, run_of_many, a, is_short};
-  return crew_run(&a->crew, n == 1 ? &one : &many) ? NULL : "ggml's CPU backend cannot run a node";
+  crew_work work = {.work = a, .is_short = is_short};
+  if (n == 1)
+    work.n_phase = hyperattn_phase_count(p, params), work.n_task = n_task_of_one, work.run = run_of_one;
+  else
+    work.n_phase = hyperattn_phase_count_many(p, n, params), work.n_task = n_task_of_many,
+    work.run = run_of_many;
+  return crew_run(&a->crew, &work) ? NULL : "ggml's CPU backend cannot run a node";
 }
 
 const char *attention_run(attention *a, const struct ggml_tensor *op) {
-  double begin = now();
+  int64_t begin = a->host->ggml_time_us();
   int is_short = multiply_adds(op) < SHORT_MULTIPLY_ADDS;
   const char *why = add_problems(a, op) ? run_problems(a, is_short) : "no memory for problems";
   a->count[COUNT_OPERATIONS]++;
-  a->seconds = now() - begin;
+  a->microseconds = a->host->ggml_time_us() - begin;
   return why;
 }
 

@@ -85,7 +85,7 @@ typedef struct attention {
   void *workspace;
   size_t workspace_size;
   long count[N_COUNTS];  // until they are added to those of the process
-  double seconds;        // of the last operation
+  int64_t microseconds;  // of the last operation
 } attention;
 
 void attention_open(attention *a, const host *h, const settings *s);

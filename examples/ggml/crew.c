@@ -1,8 +1,9 @@
 #include "crew.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+
+#include "../pause.h"
 
 // ---- Threads that meet between phases ----
 
@@ -11,15 +12,6 @@ typedef struct shift {
   atomic_llong next, n_task;  // of this phase
   atomic_int arrived, phase;
 } shift;
-
-static void pause_looking(int look) {
-  if (look % 256 == 255) sched_yield();
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
 
 static void begin_phase(shift *s, int phase) {
   const crew_work *w = s->work;
@@ -33,7 +25,7 @@ static void begin_phase(shift *s, int phase) {
 static void take_tasks(shift *s, int worker, int n_worker) {
   const crew_work *w = s->work;
   for (int phase = 0; phase < w->n_phase; phase++) {
-    for (int look = 0; atomic_load(&s->phase) < phase; look++) pause_looking(look);
+    for (int look = 0; atomic_load(&s->phase) < phase; look++) pause_between_looks(look);
     for (int64_t task; (task = atomic_fetch_add(&s->next, 1)) < s->n_task;)
       w->run(w->work, phase, task, worker);
     if (atomic_fetch_add(&s->arrived, 1) == n_worker - 1) begin_phase(s, phase + 1);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PROGRAM "evaluate"
 static const char usage[] =
     "usage: evaluate MODEL.gguf --tokens FILE | --text FILE ...\n"
     "  --tokens FILE       token ids as decimal text, taken as they are\n"
@@ -30,6 +31,8 @@ static const char usage[] =
     "  --positions N       --logits: of the last N positions, one after the other (default: 1)\n"
     "  --greedy N          then go on with the N likeliest tokens, one by one; their ids go to stdout\n";
 
+#include "program.h"
+
 typedef struct options {
   const char *model, *tokens, *text, *losses, *logits;
   enum ggml_type cache;
@@ -37,39 +40,7 @@ typedef struct options {
   int64_t limit, ubatch, batch, threads, greedy, positions;
 } options;
 
-static void die(const char *format, const char *what) {
-  fputs("evaluate: ", stderr), fprintf(stderr, format, what), fputc('\n', stderr);
-  exit(1);
-}
-static void misuse(const char *what, const char *value) {
-  fprintf(stderr, "evaluate: %s%s%s\n%s", what, value ? " " : "", value ? value : "", usage);
-  exit(2);
-}
-
-static void *allocate(size_t count, size_t size) {
-  void *memory = calloc(count ? count : 1, size);
-  if (!memory) die("%s", "out of memory");
-  return memory;
-}
-
 // ---- Options --------------------------------------------------------------------------------------
-
-typedef struct option {
-  const char *name;
-  const char **text;
-  int64_t *integer;
-} option;
-
-static void set_option(const option *o, const char *value) {
-  if (o->text) {
-    *o->text = value;
-    return;
-  }
-  char *end;
-  *o->integer = strtoll(value, &end, 10);
-  if (end == value || *end || *o->integer < 1 || *o->integer > INT32_MAX)
-    misuse(o->name, "is out of range");
-}
 
 static enum ggml_type cache_type(const char *name) {
   if (!strcmp(name, "f32")) return GGML_TYPE_F32;
@@ -90,28 +61,20 @@ static options read_options(int argc, char **argv) {
   o.threads = sysconf(_SC_NPROCESSORS_ONLN);
   const char *cache = "f16", *flash_attn = "on";
   const option table[] = {
-      {.name = "--tokens", .text = &o.tokens},    {.name = "--text", .text = &o.text},
-      {.name = "--cache", .text = &cache},        {.name = "--flash-attn", .text = &flash_attn},
-      {.name = "--losses", .text = &o.losses},    {.name = "--logits", .text = &o.logits},
-      {.name = "--limit", .integer = &o.limit},   {.name = "--ubatch", .integer = &o.ubatch},
-      {.name = "--batch", .integer = &o.batch},   {.name = "--threads", .integer = &o.threads},
-      {.name = "--greedy", .integer = &o.greedy}, {.name = "--positions", .integer = &o.positions},
+      {.name = "--tokens", .text = &o.tokens},
+      {.name = "--text", .text = &o.text},
+      {.name = "--cache", .text = &cache},
+      {.name = "--flash-attn", .text = &flash_attn},
+      {.name = "--losses", .text = &o.losses},
+      {.name = "--logits", .text = &o.logits},
+      {.name = "--limit", .integer = &o.limit, .least = 1},
+      {.name = "--ubatch", .integer = &o.ubatch, .least = 1},
+      {.name = "--batch", .integer = &o.batch, .least = 1},
+      {.name = "--threads", .integer = &o.threads, .least = 1},
+      {.name = "--greedy", .integer = &o.greedy, .least = 1},
+      {.name = "--positions", .integer = &o.positions, .least = 1},
   };
-  const size_t n = sizeof table / sizeof *table;
-  for (int i = 1; i < argc; i++) {
-    if (!strcmp(argv[i], "--help")) fputs(usage, stdout), exit(0);
-    size_t k = 0;
-    while (k < n && strcmp(argv[i], table[k].name) != 0) k++;
-    if (k == n && argv[i][0] != '-' && !o.model) {
-      o.model = argv[i];
-    } else if (k == n) {
-      misuse("there is no", argv[i]);
-    } else if (++i == argc) {
-      misuse(table[k].name, "needs a value");
-    } else {
-      set_option(&table[k], argv[i]);
-    }
-  }
+  read_table(argc, argv, table, sizeof table / sizeof *table, &o.model);
   if (!o.model) misuse("say which model", NULL);
   if (!o.tokens == !o.text) misuse("say what is read, by --tokens or by --text", NULL);
   o.cache = cache_type(cache), o.flash_attn = flash_attn_type(flash_attn);
@@ -160,22 +123,6 @@ static void open_model(run *r) {
   if (!r->model) die("%s: cannot be loaded", r->o.model);
   r->vocab = llama_model_get_vocab(r->model);
   r->n_vocab = llama_vocab_n_tokens(r->vocab);
-}
-
-static char *read_file(const char *path, size_t *size) {
-  FILE *file = fopen(path, "rb");
-  if (!file) die("%s: cannot be read", path);
-  size_t room = 1 << 16, n, got = 0;
-  char *text = allocate(room, 1);
-  while ((n = fread(text + got, 1, room - got - 1, file)) > 0) {
-    got += n;
-    if (got == room - 1 && !(text = realloc(text, room *= 2))) die("%s", "out of memory");
-  }
-  if (ferror(file)) die("%s: cannot be read", path);
-  fclose(file);
-  text[got] = 0;
-  *size = got;
-  return text;
 }
 
 // Both return how many tokens the text has; `tokens` has room for one a byte, and for those a tokenizer

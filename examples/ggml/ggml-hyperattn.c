@@ -21,7 +21,7 @@ static _Atomic(const char *) route;
 // Of the last operation, since not every program frees its contexts before it ends.
 static void add_counts(attention *a) {
   for (int i = 0; i < N_COUNTS; i++) atomic_fetch_add(&total[i], a->count[i]), a->count[i] = 0;
-  atomic_fetch_add(&total_microseconds, (long long)(a->seconds * 1e6));
+  atomic_fetch_add(&total_microseconds, a->microseconds);
   atomic_store(&route, crew_route(&a->crew));
 }
 

@@ -8,26 +8,51 @@
 #include "ggml-cpu.h"
 #include "ggml.h"
 
-#define HOST_FUNCTIONS(X)                                                                                  \
-  X(ggml_op_name)                                                                                          \
-  X(ggml_type_name)                                                                                        \
-  X(ggml_get_type_traits) X(ggml_init) X(ggml_free) X(ggml_new_tensor_4d) X(ggml_new_tensor_1d)            \
-      X(ggml_view_1d) X(ggml_reshape_1d) X(ggml_permute) X(ggml_transpose) X(ggml_flash_attn_ext)          \
-          X(ggml_flash_attn_ext_add_sinks) X(ggml_custom_inplace) X(ggml_new_graph_custom)                 \
-              X(ggml_build_forward_expand) X(ggml_graph_add_node) X(ggml_graph_n_nodes) X(ggml_graph_node) \
-                  X(ggml_backend_name) X(ggml_backend_free) X(ggml_backend_graph_compute)                  \
-                      X(ggml_backend_get_device) X(ggml_backend_dev_name) X(ggml_backend_dev_description)  \
-                          X(ggml_backend_dev_memory) X(ggml_backend_dev_type)                              \
-                              X(ggml_backend_dev_get_props) X(ggml_backend_dev_init)                       \
-                                  X(ggml_backend_dev_buffer_type) X(ggml_backend_dev_buffer_from_host_ptr) \
-                                      X(ggml_backend_dev_supports_op) X(ggml_backend_dev_supports_buft)    \
-                                          X(ggml_backend_dev_backend_reg) X(ggml_backend_reg_name)         \
-                                              X(ggml_backend_reg_dev_count) X(ggml_backend_reg_dev_get)    \
-                                                  X(ggml_backend_reg_get_proc_address)                     \
-                                                      X(ggml_backend_dev_by_type) X(ggml_backend_register) \
-                                                          X(ggml_backend_cpu_buffer_type)                  \
-                                                              X(ggml_backend_cpu_buffer_from_ptr)          \
-                                                                  X(ggml_backend_buft_is_host)
+#define HOST_FUNCTIONS(X)                  \
+  X(ggml_time_us)                          \
+  X(ggml_op_name)                          \
+  X(ggml_type_name)                        \
+  X(ggml_get_type_traits)                  \
+  X(ggml_init)                             \
+  X(ggml_free)                             \
+  X(ggml_new_tensor_4d)                    \
+  X(ggml_new_tensor_1d)                    \
+  X(ggml_view_1d)                          \
+  X(ggml_reshape_1d)                       \
+  X(ggml_permute)                          \
+  X(ggml_transpose)                        \
+  X(ggml_flash_attn_ext)                   \
+  X(ggml_flash_attn_ext_add_sinks)         \
+  X(ggml_custom_inplace)                   \
+  X(ggml_new_graph_custom)                 \
+  X(ggml_build_forward_expand)             \
+  X(ggml_graph_add_node)                   \
+  X(ggml_graph_n_nodes)                    \
+  X(ggml_graph_node)                       \
+  X(ggml_backend_name)                     \
+  X(ggml_backend_free)                     \
+  X(ggml_backend_graph_compute)            \
+  X(ggml_backend_get_device)               \
+  X(ggml_backend_dev_name)                 \
+  X(ggml_backend_dev_description)          \
+  X(ggml_backend_dev_memory)               \
+  X(ggml_backend_dev_type)                 \
+  X(ggml_backend_dev_get_props)            \
+  X(ggml_backend_dev_init)                 \
+  X(ggml_backend_dev_buffer_type)          \
+  X(ggml_backend_dev_buffer_from_host_ptr) \
+  X(ggml_backend_dev_supports_op)          \
+  X(ggml_backend_dev_supports_buft)        \
+  X(ggml_backend_dev_backend_reg)          \
+  X(ggml_backend_reg_name)                 \
+  X(ggml_backend_reg_dev_count)            \
+  X(ggml_backend_reg_dev_get)              \
+  X(ggml_backend_reg_get_proc_address)     \
+  X(ggml_backend_dev_by_type)              \
+  X(ggml_backend_register)                 \
+  X(ggml_backend_cpu_buffer_type)          \
+  X(ggml_backend_cpu_buffer_from_ptr)      \
+  X(ggml_backend_buft_is_host)
 
 // The numbers of operations, which change between versions.
 typedef struct host_operations {

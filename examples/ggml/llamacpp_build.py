@@ -199,14 +199,14 @@ def build_programs(
     done.write_text(" ".join(targets))
 
 
-def build_backend(places: Places) -> None:
-    source, made = str(places.repository / "examples" / "ggml"), str(places.folder / "backend")
-    cmake(places, "configure-backend", "-S", source, "-B", made, "-DCMAKE_BUILD_TYPE=Release",
-          f"-DLLAMA_CPP_SOURCE={places.source}", f"-DLLAMA_CPP_BUILD={places.build}")  # fmt: skip
-    cmake(places, "build-backend", "--build", made, "-j", str(os.cpu_count() or 1), "--target", "all", "test-backend-ops")
+def build_beside(places: Places, source: pathlib.Path, build: pathlib.Path, to: pathlib.Path, *targets: str) -> None:
+    """Targets of examples/ggml, against a build of llama.cpp."""
+    cmake(places, f"configure-{to.name}", "-S", str(places.repository / "examples" / "ggml"), "-B", str(to),
+          f"-DLLAMA_CPP_SOURCE={source}", f"-DLLAMA_CPP_BUILD={build}")  # fmt: skip
+    cmake(places, f"build-{to.name}", "--build", str(to), "-j", str(os.cpu_count() or 1), "--target", *targets)
 
 
 def build(places: Places, is_backend_given: bool, is_ci: bool) -> None:
     build_programs(places, places.source, places.build, PROGRAMS[:1] if is_ci else PROGRAMS)
     if not is_backend_given:
-        build_backend(places)
+        build_beside(places, places.source, places.build, places.folder / "backend", "all", "test-backend-ops")

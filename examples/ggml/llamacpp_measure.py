@@ -146,14 +146,18 @@ def measure_ops(bench: Bench) -> None:
 # ---- Speed ---------------------------------------------------------------------------------------------------
 
 
+def llama_bench(bench: Bench, stage: str, configuration: str, arguments: list[str]) -> float:
+    """Tokens a second."""
+    arguments = [*arguments, "-fa", "1", "-r", "1", "-o", "jsonl"]
+    return float(json.loads(bench.run_model(stage, "llama-bench", configuration, arguments).text)["avg_ts"])
+
+
 def measure_prefill(bench: Bench) -> None:
     """llama-bench on prompts of random tokens. It makes a context as long as asked, also beyond the model's own."""
     for length, ubatch, rounds in ((2048, 2048, 2), (8000, 2048, 2), (16384, 4096, 2)):
-        arguments = ["-p", str(length), "-n", "0", "-ub", str(ubatch), "-b", str(ubatch), "-fa", "1", "-r", "1"]
-        arguments += ["--no-warmup", "-o", "jsonl"]
+        arguments = ["-p", str(length), "-n", "0", "-ub", str(ubatch), "-b", str(ubatch), "--no-warmup"]
         for turn, configuration in in_turns(rounds, [STOCK, "exact", "default"], f"prefill of {length}"):
-            output = bench.run_model("prefill", "llama-bench", configuration, arguments)
-            speed = json.loads(output.text)["avg_ts"]
+            speed = llama_bench(bench, "prefill", configuration, arguments)
             bench.record("prefill", f"ubatch {ubatch}", length, configuration, turn, tokens_per_second=speed)
 
 
@@ -187,9 +191,7 @@ def measure_little(bench: Bench) -> None:
     """Decoding after few tokens, where a graph of its own for each attention costs as much as that saves (attention.c)."""
     for turn, configuration in in_turns(5, [STOCK, "exact", "force"], "decode after few tokens"):
         for length in (0, 128, 256, 512, 1024):
-            arguments = ["-p", "0", "-n", "64", "-d", str(length), "-fa", "1", "-r", "1", "-o", "jsonl"]
-            output = bench.run_model("little", "llama-bench", configuration, arguments)
-            speed = json.loads(output.text)["avg_ts"]
+            speed = llama_bench(bench, "little", configuration, ["-p", "0", "-n", "64", "-d", str(length)])
             bench.record("little", "f16 cache", length, configuration, turn, tokens_per_second=speed)
 
 
@@ -213,16 +215,21 @@ def measure_perplexity(bench: Bench) -> None:
             perplexity(bench, configuration, text, window, chunks, cache)
 
 
+def losses_of(bench: Bench, stage: str, configuration: str, text: pathlib.Path, ubatch: str) -> list[tuple[int, float]]:
+    """Each token of a text after the first, and its loss."""
+    losses = text.with_suffix(f".{configuration}.losses")
+    arguments = [str(bench.places.model), "--text", str(text), "--losses", str(losses), "--ubatch", ubatch]
+    bench.run(stage, "evaluate", configuration, [*arguments, "--threads", THREADS])
+    return [(int(token), float(loss)) for _, token, loss in map(str.split, losses.read_text().splitlines())]
+
+
 def measure_losses(bench: Bench) -> None:
     """The perplexity of 2048 tokens by `evaluate` alone, for which less of llama.cpp has to be built."""
     text = bench.write("losses.txt", text_of(bench, 2048))
     for configuration in (STOCK, "exact", "default"):
-        losses = text.with_suffix(f".{configuration}.losses")
-        arguments = [str(bench.places.model), "--text", str(text), "--losses", str(losses), "--ubatch", "2048"]
-        bench.run("losses", "evaluate", configuration, [*arguments, "--threads", THREADS])
-        values = [float(line.split()[2]) for line in losses.read_text().splitlines()]
-        figure = math.exp(sum(values) / len(values))
-        bench.record("losses", "f16 cache", 2048, configuration, 0, perplexity=figure)
+        losses = losses_of(bench, "losses", configuration, text, "2048")
+        figure = math.exp(sum(loss for _, loss in losses) / len(losses))
+        bench.record("losses", "1 x 2048 by evaluate, f16", 2048, configuration, 0, perplexity=figure)
 
 
 HAYSTACKS = [(ESSAY, slice(33800)), (ESSAY, slice(-34800, None)), (OTHER, slice(35900))]  # nearly 8192 tokens with all else
@@ -245,10 +252,9 @@ def passkey_text(haystack: str, seed: int) -> tuple[str, str]:
     return text, "".join(codes[place] for place in asked)
 
 
-def digit_loss(losses: str, digits: str) -> float:
-    """Mean loss of the last digits of a text, which must be those given; `losses` has lines of index, token, loss."""
-    found = [(int(token) - FIRST_DIGIT, float(loss)) for _, token, loss in map(str.split, losses.splitlines())]
-    last = [(digit, loss) for digit, loss in found if 0 <= digit <= 9][-len(digits) :]
+def digit_loss(losses: list[tuple[int, float]], digits: str) -> float:
+    """Mean loss of the last digits of a text, which must be those given."""
+    last = [(token - FIRST_DIGIT, loss) for token, loss in losses if 0 <= token - FIRST_DIGIT <= 9][-len(digits) :]
     if "".join(str(digit) for digit, _ in last) != digits:
         raise StageFailed("the model's tokens of digits are not those this expects")
     return sum(loss for _, loss in last) / len(last)
@@ -261,10 +267,7 @@ def measure_passkeys(bench: Bench) -> None:
         path = bench.write(f"passkeys-{seed}.txt", text)
         for configuration in (STOCK, "exact", "default"):
             show(f"passkeys: text {seed + 1} of {len(HAYSTACKS)}, {configuration}")
-            losses = path.with_suffix(f".{configuration}.losses")
-            arguments = [str(bench.places.model), "--text", str(path), "--losses", str(losses), "--ubatch", "4096"]
-            bench.run("passkeys", "evaluate", configuration, [*arguments, "--threads", THREADS])
-            loss = digit_loss(losses.read_text(), digits)
+            loss = digit_loss(losses_of(bench, "passkeys", configuration, path, "4096"), digits)
             bench.record("passkeys", f"text {seed}", 8192, configuration, 0, loss_per_digit=loss)
 
 

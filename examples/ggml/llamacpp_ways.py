@@ -10,7 +10,7 @@ import pathlib
 import re
 import shutil
 
-from llamacpp_build import Places, build_programs, cmake, fetch_source, pip, run_program, show
+from llamacpp_build import Places, build_beside, build_programs, fetch_source, pip, run_program, show
 from llamacpp_measure import THREADS, Bench, repeating_prompt
 
 OLDER = "0.3.18"  # of early 2026: ggml 0.9.8, whose structures of a backend are laid out otherwise
@@ -39,18 +39,15 @@ class Way:
     says: str = r"hyperattn: .* [1-9]\d* operations"
 
 
-def older_folder(places: Places) -> pathlib.Path:
-    return places.folder / f"llama.cpp-{OLDER}"
-
-
 def build_older(places: Places) -> pathlib.Path:
     """The older release with backends as libraries; returns its `evaluate`."""
-    source, build = older_folder(places), places.folder / f"llama.cpp-{OLDER}-build"
+    source, build = places.folder / f"llama.cpp-{OLDER}", places.folder / f"llama.cpp-{OLDER}-build"
     fetch_source(places, OLDER, source)
     native = ["-DGGML_BACKEND_DL=ON", "-DGGML_NATIVE=OFF", "-DCMAKE_C_FLAGS=-march=native", "-DCMAKE_CXX_FLAGS=-march=native"]
     build_programs(places, source, build, ["llama", "ggml-cpu"], native)
-    evaluate = build_evaluate(places, source, build, places.folder / "evaluate-older")
-    return pathlib.Path(shutil.copy(evaluate, build / "bin"))  # a program finds backends that lie beside it
+    to = places.folder / "evaluate-older"
+    build_beside(places, source, build, to, "evaluate")
+    return pathlib.Path(shutil.copy(to / "evaluate", build / "bin"))  # a program finds backends that lie beside it
 
 
 def build_in_tree(places: Places) -> pathlib.Path:
@@ -58,13 +55,8 @@ def build_in_tree(places: Places) -> pathlib.Path:
     include = places.repository / "examples" / "ggml" / "in-tree.cmake"
     options = [f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}", "-DGGML_OPENMP=OFF"]
     build_programs(places, places.source, build, ["llama"], options)
-    return build_evaluate(places, places.source, build, places.folder / "evaluate-in-tree")
-
-
-def build_evaluate(places: Places, source: pathlib.Path, build: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
-    cmake(places, f"configure-{to.name}", "-S", str(places.repository / "examples" / "ggml"), "-B", str(to),
-          f"-DLLAMA_CPP_SOURCE={source}", f"-DLLAMA_CPP_BUILD={build}")  # fmt: skip
-    cmake(places, f"build-{to.name}", "--build", str(to), "--target", "evaluate")
+    to = places.folder / "evaluate-in-tree"
+    build_beside(places, places.source, build, to, "evaluate")
     return to / "evaluate"
 
 

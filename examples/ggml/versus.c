@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -26,12 +25,6 @@ typedef struct shape {
 
 static uint64_t seed = 1;
 static const char *const mask_names[] = {"none", "causal", "window", "two", "odd", "alibi"};
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // Numbers from -2 to 2 in the tensor's format.
 static void fill(struct ggml_tensor *t) {
@@ -99,9 +92,9 @@ static void compare(ggml_backend_t *backend, const shape *s, int rounds) {
   }
   for (int round = -1; round < rounds; round++)
     for (int side = 0; side < 2; side++) {
-      double begin = now();
+      int64_t begin = ggml_time_us();
       ggml_backend_graph_compute(backend[side], graph[side]);
-      double took = now() - begin;
+      double took = (double)(ggml_time_us() - begin) * 1e-6;
       if (round >= 0 && took < least[side]) least[side] = took;
     }
   const float *a = out[0]->data, *b = out[1]->data;
@@ -165,6 +158,7 @@ static int read_options(options *o, int argc, char **argv) {
 int main(int argc, char **argv) {
   options o = {"32/8", "128/128", "1,512", "512,4096", "f16", "causal", "2", "5"};
   if (!read_options(&o, argc, argv)) return 2;
+  ggml_time_init();
   ggml_backend_load_all();
   int n_threads = atoi(o.threads);
   ggml_backend_t backend[2] = {open_backend(GGML_BACKEND_DEVICE_TYPE_CPU, n_threads),

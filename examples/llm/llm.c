@@ -20,6 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PROGRAM "llm"
 static const char usage[] =
     "usage: llm perplexity | generate | decode | dump | tokens  --model FILE.gguf ...\n"
     "  --text FILE            what is read (generate: or --prompt TEXT)\n"
@@ -47,6 +48,8 @@ static const char usage[] =
     "  --steps N              decode: steps that are timed per length (default: 16)\n"
     "  --heads L/H[,L/H...]  --out FOLDER  --prefix NAME                dump\n";
 
+#include "program.h"
+
 typedef struct options {
   const char *command, *model, *text, *attention, *layers, *cache, *prompt, *heads, *out, *prefix, *lengths;
   int64_t context, min_seq_len, threads, tokens, seed, steps;
@@ -54,44 +57,7 @@ typedef struct options {
   int repeat, cycle, chat, csv, one_by_one;
 } options;
 
-static void die(const char *format, const char *what) {
-  fputs("llm: ", stderr), fprintf(stderr, format, what), fputc('\n', stderr);
-  exit(1);
-}
-static void misuse(const char *what, const char *value) {
-  fprintf(stderr, "llm: %s%s%s\n%s", what, value ? " " : "", value ? value : "", usage);
-  exit(2);
-}
-
-static void *allocate(size_t count, size_t size) {
-  void *memory = calloc(count ? count : 1, size);
-  if (!memory) die("%s", "out of memory");
-  return memory;
-}
-
 // ---- Options --------------------------------------------------------------------------------------
-
-typedef struct option {
-  const char *name;
-  const char **text;
-  int64_t *integer, least;
-  double *number;
-  int *flag;
-} option;
-
-static void set_option(const option *o, const char *value) {
-  char *end = NULL;
-  if (o->text) {
-    *o->text = value;
-  } else if (o->integer) {
-    *o->integer = strtoll(value, &end, 10);
-    if (end == value || *end || *o->integer < o->least || *o->integer > INT32_MAX)
-      misuse(o->name, "is out of range");
-  } else {
-    *o->number = strtod(value, &end);
-    if (end == value || *end || !(*o->number >= 0 && *o->number < 1e12)) misuse(o->name, "is out of range");
-  }
-}
 
 static options read_options(int argc, char **argv) {
   options o = {.attention = "exact", .layers = "all", .out = ".", .prefix = "", .tokens = 64};
@@ -125,23 +91,7 @@ static options read_options(int argc, char **argv) {
       {.name = "--csv", .flag = &o.csv},
       {.name = "--one-by-one", .flag = &o.one_by_one},
   };
-  const size_t n = sizeof table / sizeof *table;
-  for (int i = 1; i < argc; i++) {
-    if (!strcmp(argv[i], "--help")) fputs(usage, stdout), exit(0);
-    size_t k = 0;
-    while (k < n && strcmp(argv[i], table[k].name) != 0) k++;
-    if (k == n && argv[i][0] != '-' && !o.command) {
-      o.command = argv[i];
-    } else if (k == n) {
-      misuse("there is no", argv[i]);
-    } else if (table[k].flag) {
-      *table[k].flag = 1;
-    } else if (++i == argc) {
-      misuse(table[k].name, "needs a value");
-    } else {
-      set_option(&table[k], argv[i]);
-    }
-  }
+  read_table(argc, argv, table, sizeof table / sizeof *table, &o.command);
   if (!o.command) misuse("say what to do", NULL);
   if (!o.model) misuse("--model is missing", NULL);
   if (o.rope_base == 0 || o.rope_scale == 0) misuse("--rope-base and --rope-scale", "are above 0");
@@ -189,27 +139,12 @@ static void engine_close(engine *e) {
   model_close(&e->m), tokenizer_close(&e->t), gguf_close(&e->file);
 }
 
-static char *read_text(const char *path, size_t *size) {
-  FILE *file = path ? fopen(path, "rb") : NULL;
-  if (!file) die("%s: cannot be read", path ? path : "--text");
-  size_t room = 1 << 16, n, got = 0;
-  char *text = allocate(room, 1);
-  while ((n = fread(text + got, 1, room - got, file)) > 0) {
-    got += n;
-    if (got == room && !(text = realloc(text, room *= 2))) die("%s", "out of memory");
-  }
-  if (ferror(file)) die("%s: cannot be read", path);
-  fclose(file);
-  *size = got;
-  return text;
-}
-
 // The window that --text, --context, --repeat and --cycle ask for.
 static int32_t *read_window(const engine *e, int64_t *n_tokens) {
   const options *o = &e->o;
   size_t size;
   int64_t has;
-  char *text = read_text(o->text, &size);
+  char *text = read_file(o->text, &size);
   int32_t *tokens = tokenizer_encode(&e->t, text, size, 0, &has);
   free(text);
   if (!tokens) die("%s", "out of memory");
@@ -494,7 +429,7 @@ static void run_generate(engine *e) {
   size_t size = 0;
   if (!o->prompt == !o->text) misuse("generate wants --prompt or --text, one of them", NULL);
   if (o->chat && e->t.end_of_im < 0) die("--chat: %s is no token of the model", "<|im_end|>");
-  char *given = o->text ? read_text(o->text, &size) : NULL;
+  char *given = o->text ? read_file(o->text, &size) : NULL;
   if (o->prompt) size = strlen(o->prompt);
   char *prompt = o->chat ? chat_prompt(given ? given : o->prompt, &size) : NULL;
   int64_t n;
