@@ -18,6 +18,7 @@ typedef struct hai_plan {
   const hai_kernel *float_kernel; /* takes rows of float32 */
   const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
+  const hai_scan_kernel *scan_kernel; /* beside float_kernel; NULL in a build without the scan */
   unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
   float scale;               /* of scores, never 0 */
 
@@ -31,6 +32,7 @@ typedef struct hai_plan {
   hai_index window;      /* 0 in full attention */
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
+  unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -82,7 +84,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !plan->scanning;
 }
 
 /* Parts that so many keys are cut into for few queries. */

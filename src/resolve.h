@@ -41,7 +41,10 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
+  plan->scanning = HAI_SCAN && p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
+                   plan->n_query >= HAI_LEAST_SCANNED && hai_scan_pays(plan, plan->n_key);
+  plan->window =
+      plan->problem->causal && (plan->hyper || plan->scanning) ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -178,6 +181,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->params = params;
   hai_resolve_shape(plan);
   plan->float_kernel = hai_kernel_of(isa);
+  plan->scan_kernel = hai_scan_kernel_of(plan->float_kernel);
   plan->scale = hai_scale_of(problem, plan->float_kernel);
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);

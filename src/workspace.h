@@ -42,6 +42,15 @@ typedef struct hai_record {
   } query[HAI_AUDITORS];
 } hai_record;
 
+/* What a task of the scan has done, for the later phases and the report. */
+typedef struct hai_tally {
+  int32_t missed;        /* rows that missed the tolerance */
+  int32_t doubled;       /* whose first budget was not enough */
+  int32_t exact;         /* that met every key */
+  float met;             /* keys met exactly, summed over rows */
+  float pinned, sampled; /* shares of the attention, summed over rows */
+} hai_tally;
+
 typedef struct hai_tile hai_tile;
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
@@ -135,22 +144,50 @@ static size_t hai_count_cap(const hai_plan *plan) {
   return HAI_AS(size_t, hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES));
 }
 
+/* ---- For the scan ---- */
+
+static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
+static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
+static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
+static size_t hai_count_blocks(const hai_plan *plan) { return HAI_AS(size_t, hai_sketch_blocks(plan)); }
+static size_t hai_count_sketched(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_sketch_blocks(plan) * HAI_CHUNK);
+}
+static size_t hai_count_draws(const hai_plan *plan) { return hai_count_sketched(plan) + HAI_CHUNK; }
+static size_t hai_count_code(const hai_plan *plan) {
+  return hai_times(hai_count_sketched(plan), HAI_AS(size_t, hai_code_dim(plan)));
+}
+static size_t hai_count_block_mean(const hai_plan *plan) {
+  return hai_product(hai_sketch_blocks(plan), plan->head_dim);
+}
+static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
+static size_t hai_count_missed(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->params->tolerance > 0.0f ? plan->n_query : 0);
+}
+static size_t hai_count_error(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
+}
+static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+
 /* ---- Layout ---- */
 
 typedef struct hai_array {
   size_t (*count)(const hai_plan *plan); /* elements for one head */
   unsigned short size;                   /* bytes of an element */
   unsigned char heads;                   /* HAI_OF_HEADS or HAI_OF_KV_HEADS */
+  unsigned char by;                      /* HAI_BY_ANY, HAI_BY_HYPER or HAI_BY_SCAN */
   unsigned char place;                   /* hai_array_id of the array whose place it takes */
 } hai_array;
 
 static const hai_array hai_arrays[] = {
-#define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
+#define HAI_ARRAY(name, size, heads, by, count, place) {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
     HAI_ARRAYS(HAI_ARRAY)};
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  return array == HAI_ARRAY_FEW || hai_may_approximate(plan) ? hai_arrays[array].count(plan) : 0;
+  int by = hai_arrays[array].by;
+  int wanted = by == HAI_BY_ANY || (by == HAI_BY_SCAN ? plan->scanning : hai_may_approximate(plan));
+  return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
 /* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
@@ -169,7 +206,7 @@ static void hai_resolve_arrays(hai_plan *plan) {
   int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!HAI_FEW && !hai_may_approximate(plan)) return;
+  if (!HAI_FEW && !hai_may_approximate(plan) && !plan->scanning) return;
   for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
