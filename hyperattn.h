@@ -5,8 +5,8 @@
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
    locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
-   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
-   models need.
+   stay unbiased. This library computes that, exact attention, better choices of keys, which real models
+   need, and a scan that looks at every key for every query, cheaply, so that each query knows its own error.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
@@ -104,11 +104,24 @@
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
-     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
-     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
-     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
-     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
-     rectangle of the second half's queries by the first half's keys, which is approximated.
+     keys 0 .. i + n_key - n_query. params.method says how:
+     HYPERATTN_EXACT computes just that.
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a sixth of the time; a tile
+     of queries then keeps each key with a probability that grows with the largest share of attention that it
+     seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
+     its probability.
+     HYPERATTN_HYPER approximates in large regions, without a look at every key: there a query meets the keys
+     of its block, the pinned keys and its window with weight one, and a sample of the other keys (columns),
+     each weighted by the inverse of its probability. Causal attention is split recursively into exact
+     segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
+     half's keys, which is approximated.
+   PRESETS
+     hyperattn_default_params  the best measured quality for its cost, to a tolerance
+     hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
+                               that real models need: time near-linear in the context, no error promised
+     hyperattn_paper_params    HYPERATTN_HYPER as in the paper
+     For exact attention, any of them with method = HYPERATTN_EXACT. hyperattn_cost tells what a call is
+     expected to cost, over exact attention.
    WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
      softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
      sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
@@ -128,10 +141,10 @@
      gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
-     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
-     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
-     Few queries are exact by the default preset.
+     Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
+     much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
+     and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
+     exact. Few queries are exact by the default preset.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -165,14 +178,17 @@
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
-     The error of an approximation depends on the data, so the default preset measures it: where the held-out
-     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
-     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
-     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
-     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
-     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
-     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
-     paper, and poor on language models.
+     The error of an approximation depends on the data, so with a tolerance it is measured. HYPERATTN_SCAN: by
+     every query, of its own sample; a query that misses the tolerance gets more keys, in the end all of them.
+     problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
+     they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
+     tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
+     little more than the tolerance, or a fraction of it, and a query that alone needs a key that was left out
+     is not seen. problem.report tells how a call went.
+     At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
+     out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
+     models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
      result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
@@ -213,8 +229,9 @@
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
-     HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
+     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error
+     HYPERATTN_NO_HYPER     no HYPERATTN_HYPER; with HYPERATTN_NO_SCAN, exact attention only, and no report
+     HYPERATTN_NO_JUDGING   under HYPERATTN_HYPER no tolerance and no HYPERATTN_ORDER_PROBED; no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_FEW       no kernels for few queries: those of many take them, in more time, and a call is
                             one phase whatever the number of keys
@@ -315,7 +332,7 @@ extern "C" {
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
-  X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                                \
+  X(ERROR_OVERLAP, -26, "out, lse, query_error or workspace overlaps another buffer")                   \
   X(ERROR_STRIDE_Q8_0, -27, "a stride of a Q8_0 tensor is not a multiple of 32")                        \
   X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                         \
   X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                   \
@@ -346,13 +363,14 @@ extern "C" {
   X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
   X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
   X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
-  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")                                                    \
+  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -61 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -404,33 +422,43 @@ typedef struct hyperattn_output {
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
-/* How a call went, for one query head. Held-out queries measure it: up to 192 of each approximated
-   rectangle, in runs of four, which have no part in any choice, meet all keys of the rectangle, and what
-   they get is compared with what the rectangle's choice gives them. Keys that a row meets after a
-   rectangle take weight from that rectangle's error; errors of several rectangles add up like independent
-   ones. Where an error cannot be told, for example because weighted values exceed a float's range, it is
-   infinite. */
+/* How a call went, for one query head. Under HYPERATTN_SCAN every query tells its own error, by the sample
+   that it met. Under HYPERATTN_HYPER held-out queries measure it: up to 192 of each approximated rectangle,
+   in runs of four, which have no part in any choice, meet all keys of the rectangle, and what they get is
+   compared with what the rectangle's choice gives them. Keys that a row meets after a rectangle take weight
+   from that rectangle's error; errors of several rectangles add up like independent ones. Where an error
+   cannot be told, for example because weighted values exceed a float's range, it is infinite. */
 typedef struct hyperattn_report {
-  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. */
+  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. SCAN: from
+     what the queries estimate of themselves. */
   float error;
-  /* The largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. */
+  /* HYPER: the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. SCAN: the
+     largest estimate of any query. */
   float max_error;
-  /* Share of the approximated rectangles that got more keys than the budget. */
+  /* HYPER: share of the approximated rectangles that got more keys than the budget. SCAN: `doubled`. */
   float escalated;
-  /* Share of the approximated rectangles that got every key. */
+  /* HYPER: share of the approximated rectangles that got every key. SCAN: share of the queries that did. */
   float exact;
-  /* Products of a query and a key over n_query; probing, pairing and judging are included. */
+  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. SCAN: the
+     keys that a query met; the scan's estimates of all the others are not counted. */
   float keys_per_query;
-  /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
+  /* Shares of the attention, as those queries see it, of blocks (SCAN: 0), pinned keys (SCAN: sink keys) and
+     sampled keys. */
   float block_mass, pinned_mass, sampled_mass;
   /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
-     the probes (0 without), in the rectangle where it is largest. */
+     the probes (0 without), in the rectangle where it is largest. SCAN: 0. */
   float alpha;
   /* The paper's kappa: the largest over the smallest sum of e^score outside the blocks, measured by the
-     held-out queries, in the rectangle where it is largest. */
+     held-out queries, in the rectangle where it is largest. SCAN: 0. */
   float kappa;
+  /* The estimated relative error |out_i - exact_i| / |exact_i| of a query that 50 %, 99 % and 99.9 % of the
+     head's queries do not exceed. HYPER: infinite where anything is approximated, since a few queries of each
+     rectangle cannot tell. */
+  float error_median, error_99, error_999;
+  /* SCAN: share of the queries whose first budget was not enough for the tolerance. HYPER: 0. */
+  float doubled;
 } hyperattn_report;
 
 /* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
@@ -457,6 +485,10 @@ typedef struct hyperattn_problem {
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
+  /* NULL, or contiguous [batch][n_heads][n_query]: each query's estimated relative error |out - exact| /
+     |exact|, 0 where it is exact, infinite where it cannot be told. HYPERATTN_SCAN estimates it; under
+     HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
+  float *query_error;
 } hyperattn_problem;
 
 #ifndef HYPERATTN_NO_BUILDERS
@@ -475,7 +507,15 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
-typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
+typedef enum hyperattn_method {
+  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. */
+  HYPERATTN_HYPER = 0,
+  HYPERATTN_EXACT, /* every key */
+  /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
+     together then meet the keys that those estimates say matter to any of them, and a sample of the rest.
+     Each query knows its own error. */
+  HYPERATTN_SCAN
+} hyperattn_method;
 
 /* The probability p_j of drawing key j, of the n keys of a rectangle that are not pinned. */
 typedef enum hyperattn_sampling {
@@ -507,27 +547,34 @@ typedef enum hyperattn_isa {
 } hyperattn_isa;
 
 /* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
-   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used. */
+   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used:
+   HYPERATTN_EXACT reads only isa; HYPERATTN_SCAN min_seq_len, sample_size, sink_keys, window, tolerance, seed
+   and isa; HYPERATTN_HYPER all of them. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
-  int64_t sample_size; /* columns drawn from a rectangle's other keys; all of them if there are no more */
+  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. SCAN: the first
+     budget b: a tile of queries keeps each key with probability min(1, b times the largest share of attention
+     that the key is estimated to have in any of them). */
+  int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
      score. Both 0: the paper's pairing, block i of the queries with block i of the keys. */
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are met exactly (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
   /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
      model's window is problem.sliding_window. */
   int64_t window;
   hyperattn_sampling sampling;
-  /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
-     judge it; a rectangle that misses it gets more keys, in the end all of them. */
+  /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
+     queries judge it (it needs probe_queries); a rectangle that misses it gets more keys, in the end all of
+     them. SCAN, > 0: the relative error that each query may have, as its own sample tells; queries that miss
+     it get twice the budget, and those that still miss it every key. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -535,12 +582,16 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
-   for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
-   mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
-   order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
-   blocks are tried, and in the end every key is met. */
+/* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
+   A rectangle that misses it gets 416 columns together with blocks, and in the end every key. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
+
+/* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
+   do: 96 heavy keys, 4 sink keys, a window of 256 and, for each rectangle and head, whichever of these
+   held-out queries find best: 416 columns sampled by mass, or 160 columns and the 16 sub-blocks of 16 keys
+   that each group of 16 queries scores best, in order of position or by hash. Tolerance 0: no error is
+   promised. */
+HYPERATTN_API hyperattn_params hyperattn_linear_params(void);
 
 /* The paper's parameters: sortLSH with 7 bits, blocks of 256 keys paired by rank, 256 columns sampled
    uniformly, and exact attention below 4096 keys. */
@@ -550,13 +601,19 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
    0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
-   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
-   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
-   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report and
+   query_error are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of
+   few queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
+   uses, with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
    queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
+
+/* What a call is expected to cost, over what exact attention would, from shapes and params alone (of pointers
+   as above). 1: it is exact. 0: the problem or params are invalid; hyperattn_check says why. It counts
+   products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted.
+   Cost: O(log n_key). */
+HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params);
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096
@@ -632,8 +689,9 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key. Source: Algorithms 2 to 4 of the
-   paper, with the differences that the manual lists. */
+   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a sixth
+   of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
+   manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
@@ -875,10 +933,21 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_HYPER 1
 #endif
-#if defined(HYPERATTN_NO_JUDGING) || defined(HYPERATTN_NO_HYPER)
+#ifdef HYPERATTN_NO_SCAN
+#define HAI_SCAN 0
+#else
+#define HAI_SCAN 1
+#endif
+/* Held-out queries of rectangles, and reports, of whatever method. */
+#if defined(HYPERATTN_NO_JUDGING) || !HAI_HYPER
 #define HAI_JUDGING 0
 #else
 #define HAI_JUDGING 1
+#endif
+#if defined(HYPERATTN_NO_JUDGING) || !(HAI_HYPER || HAI_SCAN)
+#define HAI_REPORTS 0
+#else
+#define HAI_REPORTS 1
 #endif
 #ifdef HYPERATTN_NO_HALVES
 #define HAI_HALVES 0
@@ -6252,6 +6321,41 @@ static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
 
+/* ---- What a call is expected to cost, over what exact attention would ---- */
+
+/* Pairs of a rectangle's query and key that its queries' windows hold: row r, counted from 0, has the
+   last window - 1 - r keys in its window, or all of them. */
+static float hai_windowed_pairs(const hai_plan *plan, const hai_rect *r) {
+  hai_index reach = hai_max(plan->window - 1, 0), rows = hai_min(r->n_query, reach);
+  hai_index whole = hai_min(hai_max(reach - r->n_key, 0), rows), first = reach - whole, n = rows - whole;
+  return HAI_AS(float, whole) * HAI_AS(float, r->n_key) +
+         0.5f * HAI_AS(float, n) * HAI_AS(float, 2 * first - n + 1);
+}
+
+/* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
+   are approximated. */
+static float hai_hyper_cost(const hai_plan *plan) {
+  float square = HAI_AS(float, plan->square), pairs, saved = 0.0f;
+  int levels = hai_plan_levels(plan) - plan->outer_exact, level;
+  if (!levels) return 1.0f;
+  pairs = plan->problem->causal ? square * (0.5f * square + 0.5f + HAI_AS(float, plan->key_skip))
+                                : HAI_AS(float, plan->n_query) * HAI_AS(float, plan->n_key);
+  for (level = 0; level < levels; level++) {
+    hai_rect r = hai_rect_at(plan, level, 0); /* a level's rectangles differ by a row */
+    float exact = HAI_AS(float, r.n_query) * HAI_AS(float, r.n_key) - hai_windowed_pairs(plan, &r);
+    uint64_t products = hai_rect_products(plan, r.n_query, r.n_key);
+    hai_index n = hai_plan_rects(plan, level);
+    saved += HAI_AS(float, n) * (exact - HAI_AS(float, products));
+  }
+  return saved > 0.0f ? 1.0f - saved / pairs : 1.0f;
+}
+
+/* Of HYPERATTN_SCAN, which is exact so far. */
+static float hai_scan_cost(const hai_plan *plan) {
+  (void)plan;
+  return 1.0f;
+}
+
 /* ======== src/workspace.h ======== */
 
 /* Workspace. How many bytes each array takes, where it lies, and how a task finds its part of it. One
@@ -6659,7 +6763,8 @@ static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
 static int hai_is_left_out(const hyperattn_problem *p) {
   return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
          (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
-         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_REPORTS && p->report) ||
+         (!HAI_SCAN && p->query_error);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -6691,7 +6796,8 @@ static int hai_choosing(const hyperattn_params *p) {
 }
 
 static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) {
-  if (p->method != HYPERATTN_HYPER && p->method != HYPERATTN_EXACT) return HYPERATTN_ERROR_METHOD;
+  int hyper = p->method == HYPERATTN_HYPER;
+  if (!hai_listed(HAI_AS(int, p->method), HYPERATTN_SCAN)) return HYPERATTN_ERROR_METHOD;
   if (p->min_seq_len < 1) return HYPERATTN_ERROR_MIN_SEQ_LEN;
   if (p->block_size < 0) return HYPERATTN_ERROR_BLOCK_SIZE;
   if (p->sample_size < 0) return HYPERATTN_ERROR_SAMPLE_SIZE;
@@ -6710,12 +6816,12 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
     return HYPERATTN_ERROR_CAP;
   if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_LAST)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
-                            p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
+                            p->order == HYPERATTN_ORDER_PROBED || (hyper && p->tolerance > 0.0f)))
     return HYPERATTN_ERROR_PROBES_NEEDED;
   if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
   if (hai_choosing(p) && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CHOICE;
-  if (p->method == HYPERATTN_HYPER && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p))))
-    return HYPERATTN_ERROR_LEFT_OUT;
+  if (hyper && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p)))) return HYPERATTN_ERROR_LEFT_OUT;
+  if (!HAI_SCAN && p->method == HYPERATTN_SCAN) return HYPERATTN_ERROR_LEFT_OUT;
   if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
   return HYPERATTN_OK;
 }
@@ -6787,7 +6893,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[12];
+  hai_extent extent[13];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -6894,9 +7000,10 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   buffers.batch = hai_to_index(p->batch);
   buffers.heads = plan->n_heads;
   buffers.rows = plan->n_query;
-  buffers.n_results = 4;
+  buffers.n_results = 5;
   hai_add_tensor(&buffers, &out, plan->value_dim, 1);
   hai_add_flat(&buffers, p->lse, plan->n_query, sizeof *p->lse);
+  hai_add_flat(&buffers, p->query_error, plan->n_query, sizeof *p->query_error);
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
@@ -7510,6 +7617,13 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
+/* Writes what a row has beside its out, at its place among all rows. Its error is 0 until a stage that
+   approximates it says otherwise. */
+static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
+  if (plan->problem->lse) plan->problem->lse[at] = lse;
+  if (HAI_SCAN && plan->problem->query_error) plan->problem->query_error[at] = 0.0f;
+}
+
 /* Writes out and lse: the result, or the states that later phases load. */
 static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -7520,7 +7634,7 @@ static void hai_tile_close(hai_job *job) {
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-    if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
+    hai_row_close(plan, tile->state[i], lse);
     if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
@@ -8883,7 +8997,7 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
     HYPERATTN_MEMCPY(result, o, HAI_AS(size_t, dim) * sizeof(float));
   else
     hai_narrow(o, dim, p->out.dtype, result);
-  if (p->lse) p->lse[hai_flat_head_of(job, head) * job->plan->n_query + row] = hai_state_lse(m, l);
+  hai_row_close(job->plan, hai_flat_head_of(job, head) * job->plan->n_query + row, hai_state_lse(m, l));
 }
 
 /* ---- A chunk ---- */
@@ -10022,6 +10136,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
+    if (r.exact < 1.0f) r.error_median = r.error_99 = r.error_999 = hai_inf(); /* too few queries to tell */
   }
   plan->problem->report[hai_flat_head(job)] = r;
 }
@@ -10277,7 +10392,7 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
             hai_wants_always, hai_cut_queries, hai_scratch_tiles),
 
-  HAI_STAGE(HAI_AFTER, HAI_JUDGING, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_report, hai_cut_nothing, hai_scratch_none)
 };
 /* clang-format on */
@@ -10316,7 +10431,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->head_dim = hai_to_index(p->head_dim);
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
-  plan->reporting = HAI_JUDGING && p->report;
+  plan->reporting = HAI_REPORTS && p->report;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -10450,7 +10565,7 @@ static void hai_resolve_sliding(hai_plan *plan) {
 }
 
 /* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
-   mask.data and report are NULL. */
+   mask.data, report and query_error are NULL. */
 HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                        const hyperattn_params *params) {
   hyperattn_status status;
@@ -10460,6 +10575,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
   if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
   if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  if (problem->query_error && params->method == HYPERATTN_HYPER) return HYPERATTN_ERROR_QUERY_ERROR;
   if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   isa = params->isa;
   bf16 = hai_all_bf16(problem);
@@ -10583,7 +10699,8 @@ static int hai_occurs(int code) {
          (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
          (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
          (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
-         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS) &&
+         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR);
 }
 
 #define HAI_UNKNOWN "unknown status"
@@ -10616,7 +10733,7 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   return p;
 }
 
-HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+HYPERATTN_API hyperattn_params hyperattn_linear_params(void) {
   hyperattn_params p = hyperattn_paper_params();
   p.min_seq_len = 1024;
   p.sample_size = 160;
@@ -10628,8 +10745,13 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.query_group = 16;
   p.key_group = 16;
   p.order = HYPERATTN_ORDER_PROBED;
-  p.tolerance = 0.1f;
   p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
+  return p;
+}
+
+HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+  hyperattn_params p = hyperattn_linear_params();
+  p.tolerance = 0.1f;
   return p;
 }
 
@@ -10697,6 +10819,14 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
   hai_plan plan;
   if (n_workers < 1 || hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0;
   return hai_layout_size(&plan.layout, n_workers);
+}
+
+HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params) {
+  hai_plan plan;
+  float cost;
+  if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
+  cost = HAI_SCAN && params->method == HYPERATTN_SCAN ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+  return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
 }
 
 static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
@@ -11165,11 +11295,13 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_Q8_0_BYTES
 #undef HAI_Q8_0_ELEMENTS
 #undef HAI_REINTERPRET
+#undef HAI_REPORTS
 #undef HAI_ROUNDS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
+#undef HAI_SCAN
 #undef HAI_SIEVE
 #undef HAI_SIMD
 #undef HAI_SINKS

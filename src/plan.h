@@ -202,3 +202,38 @@ static hai_index hai_probe_chunks(hai_index n_key) {
 static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
+
+/* ---- What a call is expected to cost, over what exact attention would ---- */
+
+/* Pairs of a rectangle's query and key that its queries' windows hold: row r, counted from 0, has the
+   last window - 1 - r keys in its window, or all of them. */
+static float hai_windowed_pairs(const hai_plan *plan, const hai_rect *r) {
+  hai_index reach = hai_max(plan->window - 1, 0), rows = hai_min(r->n_query, reach);
+  hai_index whole = hai_min(hai_max(reach - r->n_key, 0), rows), first = reach - whole, n = rows - whole;
+  return HAI_AS(float, whole) * HAI_AS(float, r->n_key) +
+         0.5f * HAI_AS(float, n) * HAI_AS(float, 2 * first - n + 1);
+}
+
+/* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
+   are approximated. */
+static float hai_hyper_cost(const hai_plan *plan) {
+  float square = HAI_AS(float, plan->square), pairs, saved = 0.0f;
+  int levels = hai_plan_levels(plan) - plan->outer_exact, level;
+  if (!levels) return 1.0f;
+  pairs = plan->problem->causal ? square * (0.5f * square + 0.5f + HAI_AS(float, plan->key_skip))
+                                : HAI_AS(float, plan->n_query) * HAI_AS(float, plan->n_key);
+  for (level = 0; level < levels; level++) {
+    hai_rect r = hai_rect_at(plan, level, 0); /* a level's rectangles differ by a row */
+    float exact = HAI_AS(float, r.n_query) * HAI_AS(float, r.n_key) - hai_windowed_pairs(plan, &r);
+    uint64_t products = hai_rect_products(plan, r.n_query, r.n_key);
+    hai_index n = hai_plan_rects(plan, level);
+    saved += HAI_AS(float, n) * (exact - HAI_AS(float, products));
+  }
+  return saved > 0.0f ? 1.0f - saved / pairs : 1.0f;
+}
+
+/* Of HYPERATTN_SCAN, which is exact so far. */
+static float hai_scan_cost(const hai_plan *plan) {
+  (void)plan;
+  return 1.0f;
+}

@@ -93,10 +93,21 @@
 #else
 #define HAI_HYPER 1
 #endif
-#if defined(HYPERATTN_NO_JUDGING) || defined(HYPERATTN_NO_HYPER)
+#ifdef HYPERATTN_NO_SCAN
+#define HAI_SCAN 0
+#else
+#define HAI_SCAN 1
+#endif
+/* Held-out queries of rectangles, and reports, of whatever method. */
+#if defined(HYPERATTN_NO_JUDGING) || !HAI_HYPER
 #define HAI_JUDGING 0
 #else
 #define HAI_JUDGING 1
+#endif
+#if defined(HYPERATTN_NO_JUDGING) || !(HAI_HYPER || HAI_SCAN)
+#define HAI_REPORTS 0
+#else
+#define HAI_REPORTS 1
 #endif
 #ifdef HYPERATTN_NO_HALVES
 #define HAI_HALVES 0
