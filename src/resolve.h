@@ -171,7 +171,8 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
   if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
   if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
-  if (problem->query_error && params->method == HYPERATTN_HYPER) return HYPERATTN_ERROR_QUERY_ERROR;
+  if (HAI_SCAN && problem->query_error && params->method == HYPERATTN_HYPER)
+    return HYPERATTN_ERROR_QUERY_ERROR;
   if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   isa = params->isa;
   bf16 = hai_all_bf16(problem);

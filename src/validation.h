@@ -267,7 +267,7 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   buffers.n_results = 5;
   hai_add_tensor(&buffers, &out, plan->value_dim, 1);
   hai_add_flat(&buffers, p->lse, plan->n_query, sizeof *p->lse);
-  hai_add_flat(&buffers, p->query_error, plan->n_query, sizeof *p->query_error);
+  if (HAI_SCAN) hai_add_flat(&buffers, p->query_error, plan->n_query, sizeof *p->query_error);
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);

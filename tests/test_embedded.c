@@ -59,7 +59,7 @@ static void test_bound_holds(void **state) {
   for (int i = 0; i < 3000; i++) {
     hyperattn_problem p = {0};
     int judged = WITH_JUDGING && i % 2 == 0;
-    hyperattn_params a = judged ? hyperattn_default_params() : hyperattn_paper_params();
+    hyperattn_params a = judged ? hyperattn_linear_params() : hyperattn_paper_params();
     p.batch = any(&random, 1, 3), p.n_heads = any(&random, 1, 4);
     p.n_kv_heads = p.n_heads % 2 ? p.n_heads : p.n_heads / 2;
     p.n_query = any(&random, 1, 1 << any(&random, 1, 18)),
