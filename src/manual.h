@@ -5,8 +5,8 @@
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
    locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
-   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
-   models need.
+   stay unbiased. This library computes that, exact attention, better choices of keys, which real models
+   need, and a scan that looks at every key for every query, cheaply, so that each query knows its own error.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
@@ -104,11 +104,24 @@
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
-     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
-     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
-     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
-     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
-     rectangle of the second half's queries by the first half's keys, which is approximated.
+     keys 0 .. i + n_key - n_query. params.method says how:
+     HYPERATTN_EXACT computes just that.
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a sixth of the time; a tile
+     of queries then keeps each key with a probability that grows with the largest share of attention that it
+     seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
+     its probability.
+     HYPERATTN_HYPER approximates in large regions, without a look at every key: there a query meets the keys
+     of its block, the pinned keys and its window with weight one, and a sample of the other keys (columns),
+     each weighted by the inverse of its probability. Causal attention is split recursively into exact
+     segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
+     half's keys, which is approximated.
+   PRESETS
+     hyperattn_default_params  the best measured quality for its cost, to a tolerance
+     hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
+                               that real models need: time near-linear in the context, no error promised
+     hyperattn_paper_params    HYPERATTN_HYPER as in the paper
+     For exact attention, any of them with method = HYPERATTN_EXACT. hyperattn_cost tells what a call is
+     expected to cost, over exact attention.
    WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
      softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
      sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
@@ -128,10 +141,10 @@
      gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
-     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
-     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
-     Few queries are exact by the default preset.
+     Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
+     much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
+     and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
+     exact. Few queries are exact by the default preset.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -165,14 +178,17 @@
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
-     The error of an approximation depends on the data, so the default preset measures it: where the held-out
-     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
-     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
-     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
-     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
-     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
-     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
-     paper, and poor on language models.
+     The error of an approximation depends on the data, so with a tolerance it is measured. HYPERATTN_SCAN: by
+     every query, of its own sample; a query that misses the tolerance gets more keys, in the end all of them.
+     problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
+     they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
+     tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
+     little more than the tolerance, or a fraction of it, and a query that alone needs a key that was left out
+     is not seen. problem.report tells how a call went.
+     At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
+     out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
+     models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
      result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
@@ -213,8 +229,9 @@
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
-     HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
+     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error
+     HYPERATTN_NO_HYPER     no HYPERATTN_HYPER; with HYPERATTN_NO_SCAN, exact attention only, and no report
+     HYPERATTN_NO_JUDGING   under HYPERATTN_HYPER no tolerance and no HYPERATTN_ORDER_PROBED; no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_FEW       no kernels for few queries: those of many take them, in more time, and a call is
                             one phase whatever the number of keys

@@ -136,7 +136,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 }
 
 /* Is a rectangle worth approximating? */
-static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+HAI_ONCE int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
@@ -203,4 +203,26 @@ static hai_index hai_probe_chunks(hai_index n_key) {
 }
 static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
+}
+
+/* ---- What a call is expected to cost, over what exact attention would ---- */
+
+/* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
+   are approximated. A rectangle's pairs that lie in a window are met exactly all the same: about half of a
+   corner of that size. */
+static float hai_hyper_cost(const hai_plan *plan) {
+  float square = HAI_AS(float, plan->square), n_key = HAI_AS(float, plan->n_key), saved = 0.0f;
+  float pairs = plan->problem->causal ? square * (n_key - 0.5f * (square - 1.0f))
+                                      : HAI_AS(float, plan->n_query) * n_key;
+  int level = HAI_HYPER ? hai_plan_levels(plan) - plan->outer_exact : 0;
+  while (level-- > 0) {
+    hai_rect r = hai_rect_at(plan, level, 0); /* the level's others differ by a row */
+    hai_index rects = hai_plan_rects(plan, level);
+    hai_index rows = hai_min(plan->window, r.n_query), keys = hai_min(plan->window, r.n_key);
+    uint64_t products = hai_rect_products(plan, r.n_query, r.n_key);
+    float exact = HAI_AS(float, r.n_query) * HAI_AS(float, r.n_key);
+    exact -= 0.5f * HAI_AS(float, rows) * HAI_AS(float, keys);
+    saved += HAI_AS(float, rects) * (exact - HAI_AS(float, products));
+  }
+  return saved > 0.0f ? 1.0f - saved / pairs : 1.0f;
 }

@@ -101,15 +101,21 @@
 #else
 #define HAI_HYPER 1
 #endif
-#if defined(HYPERATTN_NO_JUDGING) || defined(HYPERATTN_NO_HYPER)
-#define HAI_JUDGING 0
-#else
-#define HAI_JUDGING 1
-#endif
 #ifdef HYPERATTN_NO_SCAN
 #define HAI_SCAN 0
 #else
 #define HAI_SCAN 1
+#endif
+/* Held-out queries of rectangles, and reports, of whatever method. */
+#if defined(HYPERATTN_NO_JUDGING) || !HAI_HYPER
+#define HAI_JUDGING 0
+#else
+#define HAI_JUDGING 1
+#endif
+#if defined(HYPERATTN_NO_JUDGING) || !(HAI_HYPER || HAI_SCAN)
+#define HAI_REPORTS 0
+#else
+#define HAI_REPORTS 1
 #endif
 #ifdef HYPERATTN_NO_HALVES
 #define HAI_HALVES 0
@@ -192,7 +198,7 @@
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 32   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 40   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -224,9 +230,10 @@
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
-#define HAI_LEAST_BUDGET 8.0f
+#define HAI_LEAST_BUDGET 16.0f
 #define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
+#define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */
 #define HAI_LEAST_SCANNED 128 /* fewer queries do not pay for the sketch */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */

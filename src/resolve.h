@@ -27,7 +27,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->head_dim = hai_to_index(p->head_dim);
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
-  plan->reporting = HAI_JUDGING && p->report;
+  plan->reporting = HAI_REPORTS && p->report;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -164,7 +164,7 @@ static void hai_resolve_sliding(hai_plan *plan) {
 }
 
 /* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
-   mask.data and report are NULL. */
+   mask.data, report and query_error are NULL. */
 HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                        const hyperattn_params *params) {
   hyperattn_status status;
@@ -174,6 +174,8 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
   if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
   if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  if (HAI_SCAN && problem->query_error && params->method == HYPERATTN_HYPER)
+    return HYPERATTN_ERROR_QUERY_ERROR;
   if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   isa = params->isa;
   bf16 = hai_all_bf16(problem);

@@ -35,6 +35,7 @@ typedef struct hai_scan {
   float *mean;                            /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum;                      /* [lanes]: of the pilot */
   float *near, *far, *norm, *apart;       /* [lanes]: of the sample's variance */
+  float distance;                         /* of values from the centre, squared, on average */
   float *error;                           /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level, *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
   float *state;                           /* the lanes' states before the sample */
@@ -67,6 +68,23 @@ static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
   hai_index first, last;
   hai_seen_keys(plan, row, &first, &last);
   return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
+}
+
+/* What a call is expected to cost, over what exact attention would: HAI_COST_POINTS of its queries stand for
+   all. */
+static float hai_scan_cost(const hai_plan *plan) {
+  float work = 0.0f, exact = 0.0f, kept = HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size);
+  int point;
+  if (!plan->scanning) return 1.0f;
+  for (point = 0; point < HAI_COST_POINTS; point++) {
+    hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last, keys = hai_scan_end(plan, row);
+    hai_seen_keys(plan, row, &first, &last);
+    exact += HAI_AS(float, hai_max(0, last + 1));
+    work += HAI_AS(float, hai_max(0, last + 1));
+    if (hai_scan_pays(plan, keys))
+      work += hai_scan_work(plan, HAI_AS(float, keys), kept) - HAI_AS(float, keys);
+  }
+  return exact > 0.0f ? work / exact : 1.0f;
 }
 
 /* ---- A tile's queries ---- */
@@ -261,7 +279,11 @@ static float hai_scan_relative(float squared_error, float squared_norm) {
                                                           : hai_inf();
 }
 
-/* Each query's relative error, from the sample that it has met. */
+/* Each query's relative error. What the sample says of the variance is added to what it cannot say: of the
+   scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these are
+   few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the share of
+   key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance over b; that
+   counts as if one more key had been seen, with the weight 1 / (n + 1). */
 static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
   int i;
@@ -269,10 +291,10 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   scan->kernel->distances(tile->o, tile->value_dim, tile->l, scan->sketch.centre, tile->begin, tile->end,
                           scan->norm, scan->apart);
   for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i];
-    scan->error[i] = l == 0.0f ? 0.0f
-                               : hai_scan_relative((scan->near[i] + scan->far[i] * scan->apart[i]) / l / l,
-                                                   scan->norm[i]);
+    float l = tile->l[i], share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
+    float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
+    float far = share * (scan->distance + scan->apart[i]) / scan->budget;
+    scan->error[i] = hai_scan_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
   }
 }
 
@@ -290,7 +312,7 @@ static int hai_scan_misses(const hai_job *job, const hai_scan *scan, float times
    queries that are left to be mended. */
 static float hai_scan_price(const hai_job *job, const hai_scan *scan, float times) {
   float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
-  float kept = HAI_AS(float, scan->n_kept) * times;
+  float kept = HAI_AS(float, scan->n_kept) * hai_sqrt(times);
   return lanes * (kept < keys ? kept : keys) * HAI_KEPT_COST +
          HAI_AS(float, hai_scan_misses(job, scan, times)) * keys * HAI_MEND_COST;
 }
@@ -444,6 +466,19 @@ static size_t hai_scan_bytes(const hai_plan *plan) {
          hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
+/* The mean squared distance of values from the sketch's centre, by some of them. */
+static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
+  hai_index n = hai_sketch_blocks(job->plan) * HAI_CHUNK, i;
+  float sum = 0.0f, seen = 0.0f;
+  for (i = 0; i < HAI_CHUNK; i++) {
+    float distance = scan->sketch.distance[hai_cut(n, HAI_CHUNK, i)];
+    if (!hai_finite(distance)) continue;
+    sum += distance;
+    seen += 1.0f;
+  }
+  return seen > 0.0f ? sum / seen : 0.0f;
+}
+
 /* Lays the scan's memory out in the job's scratch. */
 static void hai_scan_place(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
@@ -470,6 +505,7 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);
   scan->budget = HAI_AS(float, hai_max(1, plan->sample_size));
+  scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
   scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
   scan->missed = hai_ints(job, HAI_ARRAY_MISSED) + row;

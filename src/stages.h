@@ -283,9 +283,9 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
             hai_wants_always, hai_cut_queries, hai_scratch_tiles),
 
-  HAI_STAGE(HAI_AFTER, HAI_JUDGING, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_report, hai_cut_nothing, hai_scratch_none),
-  HAI_STAGE(HAI_AFTER, HAI_SCAN, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_AFTER, HAI_SCAN && HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_tally, hai_cut_nothing, hai_scratch_none)
 };
 /* clang-format on */

@@ -374,10 +374,10 @@ static void test_sizes_never_fall(void **state) {
   for (int round = 0; round < 60; round++) {
     unsigned fields = round < 4 * N_FIELDS ? 1u << round / 4 : (unsigned)any_of(&random, 0, ALL_FIELDS);
     hyperattn_problem p = nowhere(fields, round % 2);
-    hyperattn_params params = hyperattn_default_params();
+    hyperattn_params params = hyperattn_linear_params();
     p.n_heads = one_of(&random, groups, N_GROUPS), p.batch = any_of(&random, 1, 3);
     if (fields & WINDOW) p.sliding_window = one_of(&random, lengths, N_LENGTHS);
-    if (round / 2 % 2) params.method = HYPERATTN_EXACT;
+    params.method = (hyperattn_method)(round / 2 % 3);
     params.isa = isas[round % n_isas];
     check_sizes_rise(&p, &params);
   }

@@ -38,7 +38,7 @@ static any_call any_sequence(uint64_t *random) {
 static sequences *new_sequences(int method, uint64_t seed) {
   sequences *s = (sequences *)test_alloc(sizeof *s);
   memset(s, 0, sizeof *s);
-  s->params = small_params(hyperattn_default_params(), 24, 12, 10);
+  s->params = small_params(hyperattn_linear_params(), 24, 12, 10);
   s->params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
   s->params.order = HYPERATTN_ORDER_PROBED, s->params.tolerance = 0.1f;
   for (int i = 0; i < N; i++) {
@@ -314,7 +314,7 @@ static void test_sizes_never_fall(void **state) {
 static void test_too_much_together(void **state) {
   enum { FEW = 16 };
   hyperattn_problem problems[FEW];
-  hyperattn_params params = hyperattn_default_params();
+  hyperattn_params params = hyperattn_linear_params();
   int bad = 7;
   (void)state;
   memset(problems, 0, sizeof problems);

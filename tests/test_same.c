@@ -103,7 +103,7 @@ static void test_chunks_of_bf16_may_end_anywhere(void **state) {
     p->batch = p->n_kv_heads = 1, p->n_heads = 33, p->n_query = 40, p->n_key = 64 + i;
     p->head_dim = p->value_dim = 16, p->causal = 1;
     p->query.dtype = p->key.dtype = p->value.dtype = HYPERATTN_BF16;
-    a.c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    a.c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
     a.c.params.method = HYPERATTN_EXACT;
     if (i % 2 && has_kernel(HYPERATTN_ISA_AVX512_BF16)) a.c.params.isa = HYPERATTN_ISA_AVX512_BF16;
     fill_any_call(&a, 0, &random);
@@ -179,7 +179,7 @@ static void test_sizes_never_fall(void **state) {
     unsigned fields = round < 4 * N_FIELDS ? 1u << round / 4 : (unsigned)any_of(&random, 0, ALL_FIELDS);
     hyperattn_problem p = nowhere(fields, round % 2);
     hyperattn_params a =
-        small_params(round % 4 / 2 ? hyperattn_default_params() : hyperattn_paper_params(),
+        small_params(round % 4 / 2 ? hyperattn_linear_params() : hyperattn_paper_params(),
                      any_of(&random, 1, 100), any_of(&random, 0, 60), any_of(&random, 0, 60));
     if (fields & WINDOW) p.sliding_window = any_of(&random, 1, 1000);
     if (any_of(&random, 0, 1)) p.report = (hyperattn_report *)(uintptr_t)4096;
@@ -205,7 +205,7 @@ static void test_checks_read_nothing(void **state) {
   for (unsigned fields = 0; fields <= ALL_FIELDS; fields++)
     for (int method = 0; method < 2; method++) {
       hyperattn_problem p = nowhere(fields, method);
-      hyperattn_params a = small_params(hyperattn_default_params(), 24, 12, 10);
+      hyperattn_params a = small_params(hyperattn_linear_params(), 24, 12, 10);
       a.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
       p.n_query = p.n_key = 300, p.out.row_stride = 8;
       size_t bytes = hyperattn_workspace_size(&p, &a, 2);

@@ -1,7 +1,7 @@
 /* Hashing, ordering, drawing, choosing: each stage by a property that a wrong one violates. */
 #include "support.h"
 
-static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
+static hyperattn_params tiny(void) { return small_params(hyperattn_linear_params(), 24, 12, 10); }
 
 /* Consecutive positions are Gray codes that differ in one bit, all 2^r - 1 times (the authors' order: 96 of 127). */
 static void test_neighbouring_buckets_differ_in_one_bit(void **state) {
@@ -217,7 +217,7 @@ static double largest_z(const hyperattn_params *params, int causal, int seeds, s
 static const double z_bound = 4.9;
 
 static hyperattn_params z_params(hyperattn_sampling sampling, int score, int pins) {
-  hyperattn_params p = small_params(hyperattn_default_params(), 24, 16, 12);
+  hyperattn_params p = small_params(hyperattn_linear_params(), 24, 16, 12);
   p.sampling = sampling;
   p.order = score ? HYPERATTN_ORDER_POSITION : HYPERATTN_ORDER_SORTLSH;
   p.lsh_bits = 3;
