@@ -129,8 +129,7 @@ int main(int argc, char **argv) {
   if (heads > 1)
     printf("mean error over %d heads: paper %.4f, default %.4f\n", heads, sum[1] / heads, sum[2] / heads);
   printf(
-      "error: |out - exact| / |exact|, Frobenius; estimate: the library's own, by held-out queries; lse "
-      "error: "
-      "mean |difference|. Times are this machine's, now.\n");
+      "error: |out - exact| / |exact|, Frobenius; estimate: the library's own; lse error: mean |difference|. "
+      "Times are this machine's, now.\n");
   return 0;
 }
