@@ -8385,6 +8385,7 @@ static float hai_hyper_cost(const hai_plan *plan) {
   float pairs = plan->problem->causal ? square * (n_key - 0.5f * (square - 1.0f))
                                       : HAI_AS(float, plan->n_query) * n_key;
   int level = HAI_HYPER ? hai_plan_levels(plan) - plan->outer_exact : 0;
+  if (!level) return 1.0f;
   while (level-- > 0) {
     hai_rect r = hai_rect_at(plan, level, 0); /* the level's others differ by a row */
     hai_index rects = hai_plan_rects(plan, level);
@@ -8394,7 +8395,7 @@ static float hai_hyper_cost(const hai_plan *plan) {
     exact -= 0.5f * HAI_AS(float, rows) * HAI_AS(float, keys);
     saved += HAI_AS(float, rects) * (exact - HAI_AS(float, products));
   }
-  return saved > 0.0f ? 1.0f - saved / pairs : 1.0f;
+  return saved > 0.001f * pairs ? 1.0f - saved / pairs : 0.999f; /* 1 is for what is exact */
 }
 
 /* ======== src/workspace.h ======== */

@@ -22,14 +22,14 @@ from matplotlib import ticker  # noqa: E402
 
 MASKS = ("full", "causal")
 INK = "#808890"
-COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "fixed": "#2f86eb", "default": "#2f86eb"}
+COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "linear": "#2f86eb", "default": "#2f86eb"}
 PEERS = {
     "torch sdpa": ("torch", "D", "#d9534f"),
     "ggml f16": ("ggml", "s", "#2ca58d"),
     "authors by matmul": ("authors' algorithm on torch", "^", "#a66bd4"),
     "authors by flash": ("the same by torch's flash attention", "v", "#a66bd4"),
 }
-APPROXIMATE = ("paper", "fixed")
+APPROXIMATE = ("paper", "linear")
 AUTHORS = ("authors by matmul", "authors by flash")
 QUALITY_SETS = {  # set: its error, its title
     "essay": ("error", "essay"),
@@ -40,7 +40,7 @@ QUALITY_SETS = {  # set: its error, its title
 QUALITY_COSTS = {"share_of_exact": "key-query pairs over exact", "time_over_exact": "time over exact"}
 QUALITY_FRONTS = {
     "paper": ("paper, its budget x 1/4 to 4", COLOURS["paper"]),
-    "fixed": ("default, its budget x 1/4 to 4", COLOURS["default"]),
+    "linear": ("linear, its budget x 1/4 to 4", COLOURS["linear"]),
     "tolerance": ("default, tolerance as marked", "#2ca58d"),
 }
 STYLE = {
