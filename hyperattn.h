@@ -54,17 +54,22 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
+     kernel_scan_scalar.h     and of their scans
      kernel_shared.h        what vector kernels share
      kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
+     kernel_scan_avx512.h     its products of small integers, for the scan,
      kernel_avx512_bf16.h     its products of bfloat16 by vdpbf16ps,
      kernel_amx.h             its products of bfloat16 by AMX,
      kernel_avx2.h            AVX2,
+     kernel_scan_avx2.h       its scan,
      kernel_neon.h            NEON,
+     kernel_scan_neon.h       its scan,
      kernel_neon_bf16.h       its products of bfloat16 by ARMv8.6
      kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
      kernel_tile.h            its scores,
      kernel_values.h          its sums of values,
      kernel_few.h             and the same for few queries;
+     kernel_scan.h          the scan of a tile,
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
@@ -86,6 +91,9 @@
      columns.h              pinned keys and sampled columns
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
+     sketch.h               what a scan reads in place of keys
+     scan.h                 every query its own keys: estimates, samples, errors
+     mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
@@ -95,6 +103,7 @@
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
+     tallying.h             and that of a head that was scanned
      stages.h               the table of stages
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
@@ -662,6 +671,16 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
+/* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
+   head. */
+#define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+   HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
+                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
+                                     256) +                                                                \
+   HYPERATTN_BOUND_SIZE(heads) * (4 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 32 + 24) +       \
+   4 * HYPERATTN_BOUND_LANES * (2 * HYPERATTN_BOUND_SIZE(head_dim) + (value_dim) + 82) +                   \
+   8 * HYPERATTN_BOUND_SIZE(n) + 256 * (HYPERATTN_BOUND_SIZE(head_dim) + (value_dim)) + 4 * (value_dim))
 /* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
    the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
@@ -815,6 +834,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    recipe             which of blocks, columns and all keys the queries of a rectangle meet
    verdict            the recipe and the pairing that the held-out queries found best
    record             what the report keeps of a rectangle and head
+   sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
+   scan               estimates of a tile's scores with all keys of the sketch, by products of codes
+   pilot              estimates of a few of them, made before the scan
+   draw               a key's random number, by which a scan keeps it or not
+   kept key           one that a tile meets exactly: with probability 1 where it matters to any of its queries
+   budget, b          a key is kept with b times its largest estimated share of attention, at most 1
+   missed row         one whose sample misses the tolerance: it is mended, that is attended exactly, later
+   tally              what a task of the scan has done
    product            the dot product of a query and a key, times the scale
    score              a product after everything that changes it, before its log-weight
    weight             e^(score + log-weight - reference)
@@ -1493,12 +1520,12 @@ typedef struct hai_scan_block {
   float unit;          /* > 0 */
 } hai_scan_block;
 
-/* The arithmetic of a scan (scan.h). Its integers are the same in every kernel. */
+/* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
 typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
      is not finite. All lanes; query is [dim][lanes]. */
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
-  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63.99 from HAI_RAISED; those of absent
+  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63 from HAI_RAISED; those of absent
      coordinates may be any number. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
@@ -1521,8 +1548,8 @@ typedef struct hai_scan_kernel {
   void (*mean)(const float *const *row, hai_index dim, float *mean);
   /* The largest of the bits of |row[j][t] - mean[t]| over HAI_CHUNK rows, as an integer. */
   int32_t (*reach)(const float *const *row, hai_index dim, const float *mean);
-  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4. Returns
-     the sum of the codes. */
+  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4.
+     Returns the sum of the codes. */
   int32_t (*encode)(const float *row, hai_index dim, const float *mean, float inverse, int8_t *code);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
@@ -1923,8 +1950,8 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
   for (j = 0; j < HAI_CHUNK; j++) {
     int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN;
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t over = hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) -
-                     threshold[i];
+      int32_t over =
+          hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) - threshold[i];
       best = over > best ? over : best;
     }
     most[j] = best - block->lift[j];
@@ -1974,8 +2001,8 @@ static void hai_scan_mean_plain(const float *const *row, hai_index from, hai_ind
     mean[t] *= 1.0f / HAI_CHUNK;
   }
 }
-static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai_index dim,
-                                    const float *mean, int32_t most) {
+static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai_index dim, const float *mean,
+                                    int32_t most) {
   hai_index t;
   int j;
   for (j = 0; j < HAI_CHUNK; j++)
@@ -1991,8 +2018,8 @@ static int32_t hai_scan_encode_plain(const float *row, hai_index from, hai_index
   int32_t sum = 0;
   for (t = from; t < dim; t++) {
     int32_t fine = hai_scan_truncate((row[t] - mean[t]) * (inverse * HAI_CODE_FINE), HAI_KEY_MOST);
-    code[t] = HAI_AS(int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE -
-                                 HAI_KEY_RAISED);
+    code[t] = HAI_AS(
+        int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED);
     sum += code[t];
   }
   for (; t % 4; t++) code[t] = 0;
@@ -3158,46 +3185,52 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                          \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2;    \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;          \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;          \
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
   c##r##0 = HAI_ISA(minus)(c##r##0, b0);
-#define HAI_SCAN_LOAD(x, p)                                     \
-  x##0 = HAI_ISA(ints)(p);                                      \
-  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0;         \
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                                  \
-  b0 = HAI_ISA(word)(key + r * dim + t);                 \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);               \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1);    \
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                      \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                         \
-  hai_index t, dim = queries->dim;                         \
-  const int32_t *query = queries->code + queries->begin;   \
-  HAI_SCAN_LOAD(b, threshold)                              \
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
-#define HAI_SCAN_OUT(r)                                                                             \
-  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } if (n > 2) { HAI_SCAN_TELL(r, 2) }
-#define HAI_SCAN_TELL(r, k)                                                                    \
-  HAI_ISA(store)(score + r * HAI_LANES + k * HAI_WIDTH,                                        \
-                 HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIT(r)                                          \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1);        \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);        \
-  if (HAI_ISA(positive)(c##r##0)) {                              \
-    hits |= 1u << r;                                             \
-    most[r] = HAI_ISA(top)(c##r##0);                             \
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)                 \
+  HAI_SCAN_HIGH(r)                      \
+  if (HAI_ISA(positive)(c##r##0)) {     \
+    hits |= 1u << r;                    \
+    most[r] = HAI_ISA(top)(c##r##0);    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                               const int32_t *start, float u, const float *mean,
-                                               float *score, const int n) {
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
   static const int32_t threshold[HAI_LANES] = {0};
   HAI_VECTOR unit = HAI_ISA(set1)(u);
   HAI_SCAN_SUMS
@@ -3210,8 +3243,8 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
 
 /* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
 HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                   const int32_t *start, const int32_t *threshold,
-                                                   int32_t *most, const int n) {
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
   unsigned hits = 0;
   HAI_SCAN_SUMS
   for (t = 0; t < dim; t += 4, query += HAI_LANES) {
@@ -3223,7 +3256,7 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int first, float *score) {
+                                              int first, float *score) {
   int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
   int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
@@ -3247,7 +3280,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 }
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int32_t *most) {
+                                              int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
@@ -3283,14 +3316,13 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
     HAI_INTS x = HAI_ISA(ints1)(0);
-    for (t = 0; t < dim; t++)
-      x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
     HAI_ISA(put)(bits + i, x);
   }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
-                                               int32_t *code) {
+                                              int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
   HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
@@ -3307,7 +3339,7 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                              float *sum) {
+                                             float *sum) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
@@ -3323,8 +3355,8 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
-                                             const float *distance, const float *factor, int begin, int end,
-                                             float *near, float *far) {
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
@@ -3343,8 +3375,8 @@ HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, con
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
-                                                const float *centre, int begin, int end, float *norm,
-                                                float *apart) {
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
   hai_index t;
   int i;
   for (i = begin; i < end; i += HAI_WIDTH) {
@@ -3435,6 +3467,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
 #undef HAI_SCAN_HIT
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
@@ -3467,46 +3500,52 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                          \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2;    \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;          \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;          \
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
   c##r##0 = HAI_ISA(minus)(c##r##0, b0);
-#define HAI_SCAN_LOAD(x, p)                                     \
-  x##0 = HAI_ISA(ints)(p);                                      \
-  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0;         \
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                                  \
-  b0 = HAI_ISA(word)(key + r * dim + t);                 \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);               \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1);    \
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                      \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                         \
-  hai_index t, dim = queries->dim;                         \
-  const int32_t *query = queries->code + queries->begin;   \
-  HAI_SCAN_LOAD(b, threshold)                              \
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
-#define HAI_SCAN_OUT(r)                                                                             \
-  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } if (n > 2) { HAI_SCAN_TELL(r, 2) }
-#define HAI_SCAN_TELL(r, k)                                                                    \
-  HAI_ISA(store)(score + r * HAI_LANES + k * HAI_WIDTH,                                        \
-                 HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIT(r)                                          \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1);        \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);        \
-  if (HAI_ISA(positive)(c##r##0)) {                              \
-    hits |= 1u << r;                                             \
-    most[r] = HAI_ISA(top)(c##r##0);                             \
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)                 \
+  HAI_SCAN_HIGH(r)                      \
+  if (HAI_ISA(positive)(c##r##0)) {     \
+    hits |= 1u << r;                    \
+    most[r] = HAI_ISA(top)(c##r##0);    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                               const int32_t *start, float u, const float *mean,
-                                               float *score, const int n) {
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
   static const int32_t threshold[HAI_LANES] = {0};
   HAI_VECTOR unit = HAI_ISA(set1)(u);
   HAI_SCAN_SUMS
@@ -3519,8 +3558,8 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
 
 /* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
 HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                   const int32_t *start, const int32_t *threshold,
-                                                   int32_t *most, const int n) {
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
   unsigned hits = 0;
   HAI_SCAN_SUMS
   for (t = 0; t < dim; t += 4, query += HAI_LANES) {
@@ -3532,7 +3571,7 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int first, float *score) {
+                                              int first, float *score) {
   int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
   int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
@@ -3556,7 +3595,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 }
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int32_t *most) {
+                                              int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
@@ -3592,14 +3631,13 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
     HAI_INTS x = HAI_ISA(ints1)(0);
-    for (t = 0; t < dim; t++)
-      x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
     HAI_ISA(put)(bits + i, x);
   }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
-                                               int32_t *code) {
+                                              int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
   HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
@@ -3616,7 +3654,7 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                              float *sum) {
+                                             float *sum) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
@@ -3632,8 +3670,8 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
-                                             const float *distance, const float *factor, int begin, int end,
-                                             float *near, float *far) {
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
@@ -3652,8 +3690,8 @@ HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, con
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
-                                                const float *centre, int begin, int end, float *norm,
-                                                float *apart) {
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
   hai_index t;
   int i;
   for (i = begin; i < end; i += HAI_WIDTH) {
@@ -3744,6 +3782,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
 #undef HAI_SCAN_HIT
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
@@ -5392,9 +5431,7 @@ static const hai_kernel hai_kernel_avx2 = {
 
 #if HAI_AVX2 && HAI_SCAN
 #define HAI_I_avx2 HAI_TARGET_avx2 HAI_INLINE __m256i
-HAI_I_avx2 hai_ints_avx2(const int32_t *p) {
-  return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p));
-}
+HAI_I_avx2 hai_ints_avx2(const int32_t *p) { return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p)); }
 HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(int32_t *p, __m256i x) {
   _mm256_storeu_si256(HAI_REINTERPRET(__m256i *, p), x);
 }
@@ -5457,46 +5494,52 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                          \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2;    \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;          \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;          \
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
   c##r##0 = HAI_ISA(minus)(c##r##0, b0);
-#define HAI_SCAN_LOAD(x, p)                                     \
-  x##0 = HAI_ISA(ints)(p);                                      \
-  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0;         \
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                                  \
-  b0 = HAI_ISA(word)(key + r * dim + t);                 \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);               \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1);    \
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                      \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                         \
-  hai_index t, dim = queries->dim;                         \
-  const int32_t *query = queries->code + queries->begin;   \
-  HAI_SCAN_LOAD(b, threshold)                              \
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
-#define HAI_SCAN_OUT(r)                                                                             \
-  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } if (n > 2) { HAI_SCAN_TELL(r, 2) }
-#define HAI_SCAN_TELL(r, k)                                                                    \
-  HAI_ISA(store)(score + r * HAI_LANES + k * HAI_WIDTH,                                        \
-                 HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIT(r)                                          \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1);        \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);        \
-  if (HAI_ISA(positive)(c##r##0)) {                              \
-    hits |= 1u << r;                                             \
-    most[r] = HAI_ISA(top)(c##r##0);                             \
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)                 \
+  HAI_SCAN_HIGH(r)                      \
+  if (HAI_ISA(positive)(c##r##0)) {     \
+    hits |= 1u << r;                    \
+    most[r] = HAI_ISA(top)(c##r##0);    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                               const int32_t *start, float u, const float *mean,
-                                               float *score, const int n) {
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
   static const int32_t threshold[HAI_LANES] = {0};
   HAI_VECTOR unit = HAI_ISA(set1)(u);
   HAI_SCAN_SUMS
@@ -5509,8 +5552,8 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
 
 /* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
 HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                   const int32_t *start, const int32_t *threshold,
-                                                   int32_t *most, const int n) {
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
   unsigned hits = 0;
   HAI_SCAN_SUMS
   for (t = 0; t < dim; t += 4, query += HAI_LANES) {
@@ -5522,7 +5565,7 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int first, float *score) {
+                                              int first, float *score) {
   int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
   int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
@@ -5546,7 +5589,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 }
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int32_t *most) {
+                                              int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
@@ -5582,14 +5625,13 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
     HAI_INTS x = HAI_ISA(ints1)(0);
-    for (t = 0; t < dim; t++)
-      x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
     HAI_ISA(put)(bits + i, x);
   }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
-                                               int32_t *code) {
+                                              int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
   HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
@@ -5606,7 +5648,7 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                              float *sum) {
+                                             float *sum) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
@@ -5622,8 +5664,8 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
-                                             const float *distance, const float *factor, int begin, int end,
-                                             float *near, float *far) {
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
@@ -5642,8 +5684,8 @@ HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, con
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
-                                                const float *centre, int begin, int end, float *norm,
-                                                float *apart) {
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
   hai_index t;
   int i;
   for (i = begin; i < end; i += HAI_WIDTH) {
@@ -5734,6 +5776,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
 #undef HAI_SCAN_HIT
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
@@ -5767,46 +5810,52 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                          \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2;    \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;          \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;          \
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
   c##r##0 = HAI_ISA(minus)(c##r##0, b0);
-#define HAI_SCAN_LOAD(x, p)                                     \
-  x##0 = HAI_ISA(ints)(p);                                      \
-  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0;         \
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                                  \
-  b0 = HAI_ISA(word)(key + r * dim + t);                 \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);               \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1);    \
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                      \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                         \
-  hai_index t, dim = queries->dim;                         \
-  const int32_t *query = queries->code + queries->begin;   \
-  HAI_SCAN_LOAD(b, threshold)                              \
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
-#define HAI_SCAN_OUT(r)                                                                             \
-  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } if (n > 2) { HAI_SCAN_TELL(r, 2) }
-#define HAI_SCAN_TELL(r, k)                                                                    \
-  HAI_ISA(store)(score + r * HAI_LANES + k * HAI_WIDTH,                                        \
-                 HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIT(r)                                          \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1);        \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);        \
-  if (HAI_ISA(positive)(c##r##0)) {                              \
-    hits |= 1u << r;                                             \
-    most[r] = HAI_ISA(top)(c##r##0);                             \
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)                 \
+  HAI_SCAN_HIGH(r)                      \
+  if (HAI_ISA(positive)(c##r##0)) {     \
+    hits |= 1u << r;                    \
+    most[r] = HAI_ISA(top)(c##r##0);    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                               const int32_t *start, float u, const float *mean,
-                                               float *score, const int n) {
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
   static const int32_t threshold[HAI_LANES] = {0};
   HAI_VECTOR unit = HAI_ISA(set1)(u);
   HAI_SCAN_SUMS
@@ -5819,8 +5868,8 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
 
 /* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
 HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                   const int32_t *start, const int32_t *threshold,
-                                                   int32_t *most, const int n) {
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
   unsigned hits = 0;
   HAI_SCAN_SUMS
   for (t = 0; t < dim; t += 4, query += HAI_LANES) {
@@ -5832,7 +5881,7 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int first, float *score) {
+                                              int first, float *score) {
   int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
   int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
@@ -5856,7 +5905,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 }
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int32_t *most) {
+                                              int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
@@ -5892,14 +5941,13 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
     HAI_INTS x = HAI_ISA(ints1)(0);
-    for (t = 0; t < dim; t++)
-      x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
     HAI_ISA(put)(bits + i, x);
   }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
-                                               int32_t *code) {
+                                              int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
   HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
@@ -5916,7 +5964,7 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                              float *sum) {
+                                             float *sum) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
@@ -5932,8 +5980,8 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
-                                             const float *distance, const float *factor, int begin, int end,
-                                             float *near, float *far) {
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
@@ -5952,8 +6000,8 @@ HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, con
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
-                                                const float *centre, int begin, int end, float *norm,
-                                                float *apart) {
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
   hai_index t;
   int i;
   for (i = begin; i < end; i += HAI_WIDTH) {
@@ -6044,6 +6092,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
 #undef HAI_SCAN_HIT
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
@@ -7098,46 +7147,52 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                          \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2;    \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;          \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;          \
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
   c##r##0 = HAI_ISA(minus)(c##r##0, b0);
-#define HAI_SCAN_LOAD(x, p)                                     \
-  x##0 = HAI_ISA(ints)(p);                                      \
-  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0;         \
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                                  \
-  b0 = HAI_ISA(word)(key + r * dim + t);                 \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);               \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1);    \
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                      \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                         \
-  hai_index t, dim = queries->dim;                         \
-  const int32_t *query = queries->code + queries->begin;   \
-  HAI_SCAN_LOAD(b, threshold)                              \
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
-#define HAI_SCAN_OUT(r)                                                                             \
-  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } if (n > 2) { HAI_SCAN_TELL(r, 2) }
-#define HAI_SCAN_TELL(r, k)                                                                    \
-  HAI_ISA(store)(score + r * HAI_LANES + k * HAI_WIDTH,                                        \
-                 HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIT(r)                                          \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1);        \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);        \
-  if (HAI_ISA(positive)(c##r##0)) {                              \
-    hits |= 1u << r;                                             \
-    most[r] = HAI_ISA(top)(c##r##0);                             \
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)                 \
+  HAI_SCAN_HIGH(r)                      \
+  if (HAI_ISA(positive)(c##r##0)) {     \
+    hits |= 1u << r;                    \
+    most[r] = HAI_ISA(top)(c##r##0);    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                               const int32_t *start, float u, const float *mean,
-                                               float *score, const int n) {
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
   static const int32_t threshold[HAI_LANES] = {0};
   HAI_VECTOR unit = HAI_ISA(set1)(u);
   HAI_SCAN_SUMS
@@ -7150,8 +7205,8 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
 
 /* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
 HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                   const int32_t *start, const int32_t *threshold,
-                                                   int32_t *most, const int n) {
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
   unsigned hits = 0;
   HAI_SCAN_SUMS
   for (t = 0; t < dim; t += 4, query += HAI_LANES) {
@@ -7163,7 +7218,7 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int first, float *score) {
+                                              int first, float *score) {
   int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
   int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
@@ -7187,7 +7242,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 }
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int32_t *most) {
+                                              int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
@@ -7223,14 +7278,13 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
     HAI_INTS x = HAI_ISA(ints1)(0);
-    for (t = 0; t < dim; t++)
-      x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
     HAI_ISA(put)(bits + i, x);
   }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
-                                               int32_t *code) {
+                                              int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
   HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
@@ -7247,7 +7301,7 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                              float *sum) {
+                                             float *sum) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
@@ -7263,8 +7317,8 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
-                                             const float *distance, const float *factor, int begin, int end,
-                                             float *near, float *far) {
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
@@ -7283,8 +7337,8 @@ HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, con
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
-                                                const float *centre, int begin, int end, float *norm,
-                                                float *apart) {
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
   hai_index t;
   int i;
   for (i = begin; i < end; i += HAI_WIDTH) {
@@ -7375,6 +7429,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
 #undef HAI_SCAN_HIT
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
@@ -8087,66 +8142,70 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 /* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
    has a part for (HAI_OF_..), the method that needs it (HAI_BY_..), how many elements such a part has
    (hai_count_.. in workspace.h), and the array whose place it takes. Most have a place of their own. Arrays
-   that share a place are listed after its owner and lie one behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
-   [n_key] have an element for each row of the tensor. The others are shared by the rectangles of a level, as
-   their accessors say, and written anew at each level; RECORD is kept. */
-#define HAI_ARRAYS(X)                                                                                            \
-  /* lse of what each query has met so far: [n_query] */                                                         \
-  X(LSE, sizeof(float), HEADS, HYPER, hai_count_lse, LSE)                                                        \
-  /* the result so far, where out itself is not float32: [n_query][value_dim] */                                 \
-  X(OUT, sizeof(float), HEADS, HYPER, hai_count_out, OUT)                                                        \
-  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */                  \
-  X(FEW, sizeof(float), HEADS, ANY, hai_count_few, FEW)                                                          \
-  /* sub-blocks of each query group, ascending: [groups][take] */                                                \
-  X(CHOICE, sizeof(int32_t), HEADS, HYPER, hai_count_choice, CHOICE)                                             \
-  /* bucket of each row */                                                                                       \
-  X(QUERY_CODE, sizeof(uint16_t), HEADS, HYPER, hai_count_sorted_queries, CHOICE)                                \
-  X(KEY_CODE, sizeof(uint16_t), KV_HEADS, HYPER, hai_count_sorted_keys, CHOICE)                                  \
-  /* mean key of each sub-block: [sub-blocks][head_dim] */                                                       \
-  X(MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_mean, MEAN)                                                  \
-  /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                                  \
-  X(QUERY_ORDER, sizeof(int32_t), HEADS, HYPER, hai_count_sorted_queries, QUERY_ORDER)                           \
-  X(KEY_ORDER, sizeof(int32_t), KV_HEADS, HYPER, hai_count_sorted_keys, KEY_ORDER)                               \
-  /* mean key of each superblock: [superblocks][head_dim] */                                                     \
-  X(SUPERBLOCK_MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_superblock_mean, SUPERBLOCK_MEAN)                 \
-  /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                                \
-  X(PARTIAL, sizeof(float), HEADS, HYPER, hai_count_partial, PARTIAL)                                            \
-  /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */                           \
-  X(TRUTH, sizeof(float), HEADS, HYPER, hai_count_truth, TRUTH)                                                  \
-  /* column masses, then sampling weights before they are mixed: [n_key] */                                      \
-  X(MASS, sizeof(float), HEADS, HYPER, hai_count_mass, TRUTH)                                                    \
-  /* for the report, sums of the probes' squared weights: [n_key] */                                             \
-  X(SQUARED_MASS, sizeof(float), HEADS, HYPER, hai_count_squared_mass, SQUARED_MASS)                             \
-  /* one bit for each key of a rectangle, in words */                                                            \
-  X(PINNED, sizeof(uint32_t), HEADS, HYPER, hai_count_pinned, PINNED)                                            \
-  /* keys that are pinned, ascending: [max_rects][max_pins] */                                                   \
-  X(PINS, sizeof(int32_t), HEADS, HYPER, hai_count_pins, PINS)                                                   \
-  /* columns of the draw and of the wide draw: [max_rects][sample_size + max_wide] */                            \
-  X(COLUMNS, sizeof(hai_column), HEADS, HYPER, hai_count_columns, COLUMNS)                                       \
-  /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                                     \
-  X(COUNTS, sizeof(int32_t), HEADS, HYPER, hai_count_counts, COUNTS)                                             \
-  /* what the held-out queries chose: [max_rects] */                                                             \
-  X(VERDICT, sizeof(hai_verdict), HEADS, HYPER, hai_count_verdict, VERDICT)                                      \
-  /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                                    \
-  X(RECORD, sizeof(hai_record), HEADS, HYPER, hai_count_record, RECORD)                                          \
-  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim]; HAI_RAISED times their sums; mean key of each \
-     block, [blocks][head_dim]; what a code is worth, or HAI_WHOLE, [blocks] */                                  \
-  X(CODE, sizeof(int8_t), KV_HEADS, SCAN, hai_count_code, CODE)                                                  \
-  X(LIFT, sizeof(int32_t), KV_HEADS, SCAN, hai_count_sketched, LIFT)                                             \
-  X(BLOCK_MEAN, sizeof(float), KV_HEADS, SCAN, hai_count_block_mean, BLOCK_MEAN)                                 \
-  X(CODE_UNIT, sizeof(float), KV_HEADS, SCAN, hai_count_blocks, CODE_UNIT)                                       \
-  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */                                \
-  X(DRAW, sizeof(float), KV_HEADS, SCAN, hai_count_draws, DRAW)                                                  \
-  /* a value that others are measured from, [value_dim], and each value's squared distance from it */            \
-  X(CENTRE, sizeof(float), KV_HEADS, SCAN, hai_count_centre, CENTRE)                                             \
-  X(DISTANCE, sizeof(float), KV_HEADS, SCAN, hai_count_sketched, DISTANCE)                                       \
-  /* rows that missed the tolerance, each task's from its first row on: [n_query] */                             \
-  X(MISSED, sizeof(int32_t), HEADS, SCAN, hai_count_missed, MISSED)                                              \
-  /* relative error of each query, where the caller has no query_error: [n_query] */                             \
-  X(ERROR, sizeof(float), HEADS, SCAN, hai_count_error, ERROR)                                                   \
-  /* what each task of the scan has done: [tasks] */                                                             \
-  X(TALLY, sizeof(hai_tally), HEADS, SCAN, hai_count_tally, TALLY)                                               \
-  /* ln of the largest residual sum of each task of sampled rows */                                              \
+   that share a place are listed after its owner and lie one behind the other from its start; they are never
+   in use at the same time as the owner. Arrays [n_query] and [n_key] have an element for each row of the
+   tensor. Of HYPER's, the others are shared by the rectangles of a level, as their accessors say, and written
+   anew at each level; RECORD is kept. */
+#define HAI_ARRAYS(X)                                                                            \
+  /* lse of what each query has met so far: [n_query] */                                         \
+  X(LSE, sizeof(float), HEADS, HYPER, hai_count_lse, LSE)                                        \
+  /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
+  X(OUT, sizeof(float), HEADS, HYPER, hai_count_out, OUT)                                        \
+  /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */  \
+  X(FEW, sizeof(float), HEADS, ANY, hai_count_few, FEW)                                          \
+  /* sub-blocks of each query group, ascending: [groups][take] */                                \
+  X(CHOICE, sizeof(int32_t), HEADS, HYPER, hai_count_choice, CHOICE)                             \
+  /* bucket of each row */                                                                       \
+  X(QUERY_CODE, sizeof(uint16_t), HEADS, HYPER, hai_count_sorted_queries, CHOICE)                \
+  X(KEY_CODE, sizeof(uint16_t), KV_HEADS, HYPER, hai_count_sorted_keys, CHOICE)                  \
+  /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
+  X(MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_mean, MEAN)                                  \
+  /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
+  X(QUERY_ORDER, sizeof(int32_t), HEADS, HYPER, hai_count_sorted_queries, QUERY_ORDER)           \
+  X(KEY_ORDER, sizeof(int32_t), KV_HEADS, HYPER, hai_count_sorted_keys, KEY_ORDER)               \
+  /* mean key of each superblock: [superblocks][head_dim] */                                     \
+  X(SUPERBLOCK_MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
+  /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
+  X(PARTIAL, sizeof(float), HEADS, HYPER, hai_count_partial, PARTIAL)                            \
+  /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
+  X(TRUTH, sizeof(float), HEADS, HYPER, hai_count_truth, TRUTH)                                  \
+  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
+  X(MASS, sizeof(float), HEADS, HYPER, hai_count_mass, TRUTH)                                    \
+  /* for the report, sums of the probes' squared weights: [n_key] */                             \
+  X(SQUARED_MASS, sizeof(float), HEADS, HYPER, hai_count_squared_mass, SQUARED_MASS)             \
+  /* one bit for each key of a rectangle, in words */                                            \
+  X(PINNED, sizeof(uint32_t), HEADS, HYPER, hai_count_pinned, PINNED)                            \
+  /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
+  X(PINS, sizeof(int32_t), HEADS, HYPER, hai_count_pins, PINS)                                   \
+  /* columns of the draw and of the wide draw: [max_rects][sample_size + max_wide] */            \
+  X(COLUMNS, sizeof(hai_column), HEADS, HYPER, hai_count_columns, COLUMNS)                       \
+  /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
+  X(COUNTS, sizeof(int32_t), HEADS, HYPER, hai_count_counts, COUNTS)                             \
+  /* what the held-out queries chose: [max_rects] */                                             \
+  X(VERDICT, sizeof(hai_verdict), HEADS, HYPER, hai_count_verdict, VERDICT)                      \
+  /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
+  X(RECORD, sizeof(hai_record), HEADS, HYPER, hai_count_record, RECORD)                          \
+  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                             \
+  X(CODE, sizeof(int8_t), KV_HEADS, SCAN, hai_count_code, CODE)                                  \
+  /* HAI_RAISED times their sums */                                                              \
+  X(LIFT, sizeof(int32_t), KV_HEADS, SCAN, hai_count_sketched, LIFT)                             \
+  /* mean key of each block: [blocks][head_dim] */                                               \
+  X(BLOCK_MEAN, sizeof(float), KV_HEADS, SCAN, hai_count_block_mean, BLOCK_MEAN)                 \
+  /* what a code is worth, or HAI_WHOLE: [blocks] */                                             \
+  X(CODE_UNIT, sizeof(float), KV_HEADS, SCAN, hai_count_blocks, CODE_UNIT)                       \
+  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */                \
+  X(DRAW, sizeof(float), KV_HEADS, SCAN, hai_count_draws, DRAW)                                  \
+  /* a value that others are measured from: [value_dim] */                                       \
+  X(CENTRE, sizeof(float), KV_HEADS, SCAN, hai_count_centre, CENTRE)                             \
+  /* each value's squared distance from it */                                                    \
+  X(DISTANCE, sizeof(float), KV_HEADS, SCAN, hai_count_sketched, DISTANCE)                       \
+  /* rows that missed the tolerance, each task's from its first row on: [n_query] */             \
+  X(MISSED, sizeof(int32_t), HEADS, SCAN, hai_count_missed, MISSED)                              \
+  /* relative error of each query, where the caller has no query_error: [n_query] */             \
+  X(ERROR, sizeof(float), HEADS, SCAN, hai_count_error, ERROR)                                   \
+  /* what each task of the scan has done: [tasks] */                                             \
+  X(TALLY, sizeof(hai_tally), HEADS, SCAN, hai_count_tally, TALLY)                               \
+  /* ln of the largest residual sum of each task of sampled rows */                              \
   X(CAP, sizeof(float), HEADS, HYPER, hai_count_cap, CAP)
 
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
@@ -8582,7 +8641,8 @@ typedef struct hai_array {
 } hai_array;
 
 static const hai_array hai_arrays[] = {
-#define HAI_ARRAY(name, size, heads, by, count, place) {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
+#define HAI_ARRAY(name, size, heads, by, count, place) \
+  {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
     HAI_ARRAYS(HAI_ARRAY)};
 
 /* Elements of an array for one head, in any call. */
@@ -10930,10 +10990,11 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 
 /* ---- The sketch: what a scan reads in place of keys ----
    The first n_key / HAI_CHUNK * HAI_CHUNK keys of a kv head in whole blocks of HAI_CHUNK keys. A block is
-   known by its mean key and, for each key, codes of 8 bits a coordinate for how it differs from the mean, all
-   worth the same unit: key[t] is about mean[t] + unit * code[t]. No key changes another block. Beside each key
-   stand a random number, which decides whether it is kept, and how far its value lies from a value in their
-   midst, which tells how large an error is. One sketch serves all query heads that share the keys. */
+   known by its mean key and, for each key, codes of 8 bits a coordinate for how it differs from the mean,
+   all worth the same unit: key[t] is about mean[t] + unit * code[t]. No key changes another block. Beside
+   each key stand a random number, which decides whether it is kept, and how far its value lies from a
+   value in their midst, which tells how large an error is. One sketch serves all query heads that share
+   the keys. */
 
 /* The unit of a block of which a key or value is not finite: all of it is met exactly. */
 #define HAI_WHOLE (-1.0f)
@@ -11024,23 +11085,24 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
    A tile of queries of one head estimates its scores with all keys of the sketch that end before its first
    query's window, and keeps key j with probability
      P_j = min(1, max over lanes i of b e^(estimate_ij) / Z_i),
-   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores are
-   exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the estimates are
-   worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not fill a block are
-   met exactly.
+   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores
+   are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
+   estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
+   fill a block are met exactly.
 
-   Z_i is the sum of what is met exactly and of a pilot's estimate: HAI_PILOT keys of up to HAI_PILOT_BLOCKS
-   blocks, of which each lane's largest counts once and the others for those that were left out.
+   Z_i is the sum of what is met exactly and of a pilot's estimate: HAI_PILOT keys of up to
+   HAI_PILOT_BLOCKS blocks, of which each lane's largest counts once and the others for those that were
+   left out.
 
-   The sample tells its own error: the variance of out_i is about the sum over kept keys of
-   (1 - P_j) (w_ij / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and
-   |v_j - out_i|^2 about |v_j - c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance,
-   a tile is scanned once more with a larger budget, or attends to all keys, or leaves these queries to a later
-   phase (mending.h): whatever costs least. The budget that would have cost least is the next tile's.
+   The sample tells its own error: the variance of out_i is about the sum over kept keys of (1 - P_j) (w_ij
+   / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and |v_j - out_i|^2 about |v_j -
+   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned once
+   more with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
+   whatever costs least. The budget that would have cost least is the next tile's.
 
-   Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its first
-   query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on which heads
-   and batches a call holds. */
+   Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its
+   first query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on
+   which heads and batches a call holds. */
 
 typedef struct hai_kept {
   int32_t key;
@@ -11051,22 +11113,23 @@ typedef struct hai_scan {
   const hai_scan_kernel *kernel;
   hai_sketch sketch;
   hai_scan_queries queries;
-  const float *query;                     /* [head_dim][lanes]: in float32, times the scale */
-  float *packed;                          /* room for it where the kernel reads another dtype */
-  float code;                             /* what a query's code is worth */
-  float *mean;                            /* [HAI_CHUNK][lanes]: products with the means of blocks */
-  float *high, *sum;                      /* [lanes]: of the pilot */
-  float *near, *far, *norm, *apart;       /* [lanes]: of the sample's variance */
-  float distance;                         /* of values from the centre, squared, on average */
-  float *error;                           /* [lanes]: relative error of each query */
-  float *lse_sinks, *lse_level, *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
-  float *state;                           /* the lanes' states before the sample */
-  hai_kept *kept;                         /* [n_key] */
+  const float *query;               /* [head_dim][lanes]: in float32, times the scale */
+  float *packed;                    /* room for it where the kernel reads another dtype */
+  float code;                       /* what a query's code is worth */
+  float *mean;                      /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *high, *sum;                /* [lanes]: of the pilot */
+  float *near, *far, *norm, *apart; /* [lanes]: of the sample's variance */
+  float distance;                   /* of values from the centre, squared, on average */
+  float *error;                     /* [lanes]: relative error of each query */
+  float *lse_sinks, *lse_level,
+      *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
+  float *state;   /* the lanes' states before the sample */
+  hai_kept *kept; /* [n_key] */
   int32_t n_kept;
-  hai_index begin, end;                   /* the keys that are scanned */
-  hai_index offset;                       /* of the tile in the draws */
+  hai_index begin, end; /* the keys that are scanned */
+  hai_index offset;     /* of the tile in the draws */
   float budget;
-  int exact_tiles;                        /* so many more tiles are attended exactly at once */
+  int exact_tiles; /* so many more tiles are attended exactly at once */
   hai_tally *tally;
   int32_t *missed;
 } hai_scan;
@@ -11099,7 +11162,8 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   if (!plan->scanning) return 1.0f;
   for (point = 0; point < HAI_COST_POINTS; point++) {
-    hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last, keys = hai_scan_end(plan, row);
+    hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
+              keys = hai_scan_end(plan, row);
     hai_seen_keys(plan, row, &first, &last);
     exact += HAI_AS(float, hai_max(0, last + 1));
     work += HAI_AS(float, hai_max(0, last + 1));
@@ -11171,8 +11235,7 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
 }
 
 /* Products of the queries with the means of n blocks, `step` apart. */
-static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step,
-                           int n) {
+static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
   const void *mean[HAI_CHUNK];
   int j;
@@ -11213,8 +11276,8 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
     scan->high[i] = hai_add_log(scan->high[i], 1.0f + (scan->sum[i] - 1.0f) * others);
 }
 
-/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Lanes whose sums are not
-   finite, and those without a query, keep no key; a lane that has met nothing keeps all. */
+/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Lanes whose sums
+   are not finite, and those without a query, keep no key; a lane that has met nothing keeps all. */
 static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   const hai_tile *tile = job->tile;
   float log_budget = hai_log(scan->budget);
@@ -11235,7 +11298,8 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
   }
 }
 
-/* Scans all keys; leaves those that are kept in scan->kept. Cost: a product of small integers for each pair. */
+/* Scans all keys; leaves those that are kept in scan->kept. Cost: a product of small integers for each
+   pair. */
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
@@ -11302,10 +11366,10 @@ static float hai_scan_relative(float squared_error, float squared_norm) {
 }
 
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say: of the
-   scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these are
-   few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the share of
-   key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance over b; that
-   counts as if one more key had been seen, with the weight 1 / (n + 1). */
+   scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these
+   are few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the
+   share of key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance
+   over b; that counts as if one more key had been seen, with the weight 1 / (n + 1). */
 static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
   int i;
@@ -11342,7 +11406,8 @@ static float hai_scan_price(const hai_job *job, const hai_scan *scan, float time
 /* How many times the budget a tile should have, of those at hand: 1 where its sample is good enough, 0 where
    exact attention is cheapest. */
 static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
-  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin), times, best = 1.0f;
+  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin), times,
+        best = 1.0f;
   float least = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
   for (times = 2.0f; times <= 16.0f; times *= 2.0f) {
     float price = hai_scan_price(job, scan, times) + lanes * keys * job->plan->scan_kernel->cost;
@@ -11376,13 +11441,14 @@ static void hai_scan_lse(const hai_tile *tile, float *lse) {
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
-/* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the lse of
-   what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that no
-   later key changes a row. */
+/* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
+   lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
+   no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index split = plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
+  hai_index split =
+      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
   hai_tiles_run(&tile, 1, 0, scan->begin);
   hai_scan_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
@@ -11408,14 +11474,15 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
       continue;
     }
     tally->pinned += hai_share(scan->lse_sinks[i], lse);
-    tally->sampled += hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
+    tally->sampled +=
+        hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
     if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
       scan->missed[tally->missed++] = hai_to_int(row + i);
   }
 }
 
-/* A tile of queries from `row` on meets what is exact and its sample. Returns 0 where it has to meet every key:
-   its states are then to be begun anew. */
+/* A tile of queries from `row` on meets what is exact and its sample. Returns 0 where it has to meet every
+   key: its states are then to be begun anew. */
 static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -11438,7 +11505,8 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   for (;;) {
     hai_scan_levels(job, scan);
     hai_scan_keys(job, scan);
-    times = plan->params->tolerance > 0.0f && HAI_AS(float, scan->n_kept) * HAI_KEPT_COST > keys ? 0.0f : 1.0f;
+    times =
+        plan->params->tolerance > 0.0f && HAI_AS(float, scan->n_kept) * HAI_KEPT_COST > keys ? 0.0f : 1.0f;
     if (times > 0.0f) {
       hai_scan_attend(job, scan);
       hai_scan_judge(job, scan);
@@ -11554,8 +11622,8 @@ static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_e
   for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = scan->error[i];
 }
 
-/* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to, all
-   do, since tiles that meet keys together read them once. */
+/* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to,
+   all do, since tiles that meet keys together read them once. */
 static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles, int n, hai_index row) {
   int t = 0, scanned, together;
   while (t < n) {
@@ -12944,8 +13012,8 @@ HAI_APART void hai_stage_report(hai_job *job) {
 /* ---- Tallying: the report of a scan ----
    Every query has estimated its own error, and every task has counted: the report adds up. */
 
-/* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one sign
-   do. Cost: 31 n. */
+/* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
+   sign do. Cost: 31 n. */
 static float hai_ranked(const float *x, hai_index n, hai_index rank) {
   uint32_t low = 0, bit;
   for (bit = 1u << 30; bit; bit >>= 1) {

@@ -380,6 +380,16 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
+/* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
+   head. */
+#define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+   HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
+                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
+                                     256) +                                                                \
+   HYPERATTN_BOUND_SIZE(heads) * (4 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 32 + 24) +       \
+   4 * HYPERATTN_BOUND_LANES * (2 * HYPERATTN_BOUND_SIZE(head_dim) + (value_dim) + 82) +                   \
+   8 * HYPERATTN_BOUND_SIZE(n) + 256 * (HYPERATTN_BOUND_SIZE(head_dim) + (value_dim)) + 4 * (value_dim))
 /* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
    the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))

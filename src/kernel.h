@@ -51,12 +51,12 @@ typedef struct hai_scan_block {
   float unit;          /* > 0 */
 } hai_scan_block;
 
-/* The arithmetic of a scan (scan.h). Its integers are the same in every kernel. */
+/* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
 typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
      is not finite. All lanes; query is [dim][lanes]. */
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
-  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63.99 from HAI_RAISED; those of absent
+  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63 from HAI_RAISED; those of absent
      coordinates may be any number. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
@@ -79,8 +79,8 @@ typedef struct hai_scan_kernel {
   void (*mean)(const float *const *row, hai_index dim, float *mean);
   /* The largest of the bits of |row[j][t] - mean[t]| over HAI_CHUNK rows, as an integer. */
   int32_t (*reach)(const float *const *row, hai_index dim, const float *mean);
-  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4. Returns
-     the sum of the codes. */
+  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4.
+     Returns the sum of the codes. */
   int32_t (*encode)(const float *row, hai_index dim, const float *mean, float inverse, int8_t *code);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);

@@ -12,46 +12,52 @@
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                          \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2;    \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;          \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;          \
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
   c##r##0 = HAI_ISA(minus)(c##r##0, b0);
-#define HAI_SCAN_LOAD(x, p)                                     \
-  x##0 = HAI_ISA(ints)(p);                                      \
-  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0;         \
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                                  \
-  b0 = HAI_ISA(word)(key + r * dim + t);                 \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);               \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1);    \
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                      \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                         \
-  hai_index t, dim = queries->dim;                         \
-  const int32_t *query = queries->code + queries->begin;   \
-  HAI_SCAN_LOAD(b, threshold)                              \
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
-#define HAI_SCAN_OUT(r)                                                                             \
-  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } if (n > 2) { HAI_SCAN_TELL(r, 2) }
-#define HAI_SCAN_TELL(r, k)                                                                    \
-  HAI_ISA(store)(score + r * HAI_LANES + k * HAI_WIDTH,                                        \
-                 HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIT(r)                                          \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1);        \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);        \
-  if (HAI_ISA(positive)(c##r##0)) {                              \
-    hits |= 1u << r;                                             \
-    most[r] = HAI_ISA(top)(c##r##0);                             \
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)                 \
+  HAI_SCAN_HIGH(r)                      \
+  if (HAI_ISA(positive)(c##r##0)) {     \
+    hits |= 1u << r;                    \
+    most[r] = HAI_ISA(top)(c##r##0);    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                               const int32_t *start, float u, const float *mean,
-                                               float *score, const int n) {
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
   static const int32_t threshold[HAI_LANES] = {0};
   HAI_VECTOR unit = HAI_ISA(set1)(u);
   HAI_SCAN_SUMS
@@ -64,8 +70,8 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
 
 /* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
 HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                   const int32_t *start, const int32_t *threshold,
-                                                   int32_t *most, const int n) {
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
   unsigned hits = 0;
   HAI_SCAN_SUMS
   for (t = 0; t < dim; t += 4, query += HAI_LANES) {
@@ -77,7 +83,7 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int first, float *score) {
+                                              int first, float *score) {
   int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
   int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
@@ -101,7 +107,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 }
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
-                                               int32_t *most) {
+                                              int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
@@ -137,14 +143,13 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
   int i;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
     HAI_INTS x = HAI_ISA(ints1)(0);
-    for (t = 0; t < dim; t++)
-      x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
     HAI_ISA(put)(bits + i, x);
   }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
-                                               int32_t *code) {
+                                              int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
   HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
@@ -161,7 +166,7 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                              float *sum) {
+                                             float *sum) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
@@ -177,8 +182,8 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
-                                             const float *distance, const float *factor, int begin, int end,
-                                             float *near, float *far) {
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
@@ -197,8 +202,8 @@ HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, con
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
-                                                const float *centre, int begin, int end, float *norm,
-                                                float *apart) {
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
   hai_index t;
   int i;
   for (i = begin; i < end; i += HAI_WIDTH) {
@@ -289,6 +294,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
 #undef HAI_SCAN_HIT
 #undef HAI_WAY
 #undef HAI_SCAN_DOT

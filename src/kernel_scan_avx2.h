@@ -2,9 +2,7 @@
 
 #if HAI_AVX2 && HAI_SCAN
 #define HAI_I_avx2 HAI_TARGET_avx2 HAI_INLINE __m256i
-HAI_I_avx2 hai_ints_avx2(const int32_t *p) {
-  return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p));
-}
+HAI_I_avx2 hai_ints_avx2(const int32_t *p) { return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p)); }
 HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(int32_t *p, __m256i x) {
   _mm256_storeu_si256(HAI_REINTERPRET(__m256i *, p), x);
 }

@@ -81,8 +81,8 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
   for (j = 0; j < HAI_CHUNK; j++) {
     int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN;
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t over = hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) -
-                     threshold[i];
+      int32_t over =
+          hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) - threshold[i];
       best = over > best ? over : best;
     }
     most[j] = best - block->lift[j];
@@ -132,8 +132,8 @@ static void hai_scan_mean_plain(const float *const *row, hai_index from, hai_ind
     mean[t] *= 1.0f / HAI_CHUNK;
   }
 }
-static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai_index dim,
-                                    const float *mean, int32_t most) {
+static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai_index dim, const float *mean,
+                                    int32_t most) {
   hai_index t;
   int j;
   for (j = 0; j < HAI_CHUNK; j++)
@@ -149,8 +149,8 @@ static int32_t hai_scan_encode_plain(const float *row, hai_index from, hai_index
   int32_t sum = 0;
   for (t = from; t < dim; t++) {
     int32_t fine = hai_scan_truncate((row[t] - mean[t]) * (inverse * HAI_CODE_FINE), HAI_KEY_MOST);
-    code[t] = HAI_AS(int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE -
-                                 HAI_KEY_RAISED);
+    code[t] = HAI_AS(
+        int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED);
     sum += code[t];
   }
   for (; t % 4; t++) code[t] = 0;

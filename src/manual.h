@@ -54,17 +54,22 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
+     kernel_scan_scalar.h     and of their scans
      kernel_shared.h        what vector kernels share
      kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
+     kernel_scan_avx512.h     its products of small integers, for the scan,
      kernel_avx512_bf16.h     its products of bfloat16 by vdpbf16ps,
      kernel_amx.h             its products of bfloat16 by AMX,
      kernel_avx2.h            AVX2,
+     kernel_scan_avx2.h       its scan,
      kernel_neon.h            NEON,
+     kernel_scan_neon.h       its scan,
      kernel_neon_bf16.h       its products of bfloat16 by ARMv8.6
      kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
      kernel_tile.h            its scores,
      kernel_values.h          its sums of values,
      kernel_few.h             and the same for few queries;
+     kernel_scan.h          the scan of a tile,
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
@@ -86,6 +91,9 @@
      columns.h              pinned keys and sampled columns
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
+     sketch.h               what a scan reads in place of keys
+     scan.h                 every query its own keys: estimates, samples, errors
+     mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
@@ -95,6 +103,7 @@
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
+     tallying.h             and that of a head that was scanned
      stages.h               the table of stages
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks

@@ -2,23 +2,24 @@
    A tile of queries of one head estimates its scores with all keys of the sketch that end before its first
    query's window, and keeps key j with probability
      P_j = min(1, max over lanes i of b e^(estimate_ij) / Z_i),
-   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores are
-   exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the estimates are
-   worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not fill a block are
-   met exactly.
+   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores
+   are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
+   estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
+   fill a block are met exactly.
 
-   Z_i is the sum of what is met exactly and of a pilot's estimate: HAI_PILOT keys of up to HAI_PILOT_BLOCKS
-   blocks, of which each lane's largest counts once and the others for those that were left out.
+   Z_i is the sum of what is met exactly and of a pilot's estimate: HAI_PILOT keys of up to
+   HAI_PILOT_BLOCKS blocks, of which each lane's largest counts once and the others for those that were
+   left out.
 
-   The sample tells its own error: the variance of out_i is about the sum over kept keys of
-   (1 - P_j) (w_ij / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and
-   |v_j - out_i|^2 about |v_j - c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance,
-   a tile is scanned once more with a larger budget, or attends to all keys, or leaves these queries to a later
-   phase (mending.h): whatever costs least. The budget that would have cost least is the next tile's.
+   The sample tells its own error: the variance of out_i is about the sum over kept keys of (1 - P_j) (w_ij
+   / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and |v_j - out_i|^2 about |v_j -
+   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned once
+   more with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
+   whatever costs least. The budget that would have cost least is the next tile's.
 
-   Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its first
-   query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on which heads
-   and batches a call holds. */
+   Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its
+   first query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on
+   which heads and batches a call holds. */
 
 typedef struct hai_kept {
   int32_t key;
@@ -29,22 +30,23 @@ typedef struct hai_scan {
   const hai_scan_kernel *kernel;
   hai_sketch sketch;
   hai_scan_queries queries;
-  const float *query;                     /* [head_dim][lanes]: in float32, times the scale */
-  float *packed;                          /* room for it where the kernel reads another dtype */
-  float code;                             /* what a query's code is worth */
-  float *mean;                            /* [HAI_CHUNK][lanes]: products with the means of blocks */
-  float *high, *sum;                      /* [lanes]: of the pilot */
-  float *near, *far, *norm, *apart;       /* [lanes]: of the sample's variance */
-  float distance;                         /* of values from the centre, squared, on average */
-  float *error;                           /* [lanes]: relative error of each query */
-  float *lse_sinks, *lse_level, *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
-  float *state;                           /* the lanes' states before the sample */
-  hai_kept *kept;                         /* [n_key] */
+  const float *query;               /* [head_dim][lanes]: in float32, times the scale */
+  float *packed;                    /* room for it where the kernel reads another dtype */
+  float code;                       /* what a query's code is worth */
+  float *mean;                      /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *high, *sum;                /* [lanes]: of the pilot */
+  float *near, *far, *norm, *apart; /* [lanes]: of the sample's variance */
+  float distance;                   /* of values from the centre, squared, on average */
+  float *error;                     /* [lanes]: relative error of each query */
+  float *lse_sinks, *lse_level,
+      *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
+  float *state;   /* the lanes' states before the sample */
+  hai_kept *kept; /* [n_key] */
   int32_t n_kept;
-  hai_index begin, end;                   /* the keys that are scanned */
-  hai_index offset;                       /* of the tile in the draws */
+  hai_index begin, end; /* the keys that are scanned */
+  hai_index offset;     /* of the tile in the draws */
   float budget;
-  int exact_tiles;                        /* so many more tiles are attended exactly at once */
+  int exact_tiles; /* so many more tiles are attended exactly at once */
   hai_tally *tally;
   int32_t *missed;
 } hai_scan;
@@ -77,7 +79,8 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   if (!plan->scanning) return 1.0f;
   for (point = 0; point < HAI_COST_POINTS; point++) {
-    hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last, keys = hai_scan_end(plan, row);
+    hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
+              keys = hai_scan_end(plan, row);
     hai_seen_keys(plan, row, &first, &last);
     exact += HAI_AS(float, hai_max(0, last + 1));
     work += HAI_AS(float, hai_max(0, last + 1));
@@ -149,8 +152,7 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
 }
 
 /* Products of the queries with the means of n blocks, `step` apart. */
-static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step,
-                           int n) {
+static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
   const void *mean[HAI_CHUNK];
   int j;
@@ -191,8 +193,8 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
     scan->high[i] = hai_add_log(scan->high[i], 1.0f + (scan->sum[i] - 1.0f) * others);
 }
 
-/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Lanes whose sums are not
-   finite, and those without a query, keep no key; a lane that has met nothing keeps all. */
+/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Lanes whose sums
+   are not finite, and those without a query, keep no key; a lane that has met nothing keeps all. */
 static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   const hai_tile *tile = job->tile;
   float log_budget = hai_log(scan->budget);
@@ -213,7 +215,8 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
   }
 }
 
-/* Scans all keys; leaves those that are kept in scan->kept. Cost: a product of small integers for each pair. */
+/* Scans all keys; leaves those that are kept in scan->kept. Cost: a product of small integers for each
+   pair. */
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
@@ -280,10 +283,10 @@ static float hai_scan_relative(float squared_error, float squared_norm) {
 }
 
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say: of the
-   scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these are
-   few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the share of
-   key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance over b; that
-   counts as if one more key had been seen, with the weight 1 / (n + 1). */
+   scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these
+   are few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the
+   share of key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance
+   over b; that counts as if one more key had been seen, with the weight 1 / (n + 1). */
 static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
   int i;
@@ -320,7 +323,8 @@ static float hai_scan_price(const hai_job *job, const hai_scan *scan, float time
 /* How many times the budget a tile should have, of those at hand: 1 where its sample is good enough, 0 where
    exact attention is cheapest. */
 static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
-  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin), times, best = 1.0f;
+  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin), times,
+        best = 1.0f;
   float least = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
   for (times = 2.0f; times <= 16.0f; times *= 2.0f) {
     float price = hai_scan_price(job, scan, times) + lanes * keys * job->plan->scan_kernel->cost;
@@ -354,13 +358,14 @@ static void hai_scan_lse(const hai_tile *tile, float *lse) {
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
-/* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the lse of
-   what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that no
-   later key changes a row. */
+/* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
+   lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
+   no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index split = plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
+  hai_index split =
+      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
   hai_tiles_run(&tile, 1, 0, scan->begin);
   hai_scan_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
@@ -386,14 +391,15 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
       continue;
     }
     tally->pinned += hai_share(scan->lse_sinks[i], lse);
-    tally->sampled += hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
+    tally->sampled +=
+        hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
     if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
       scan->missed[tally->missed++] = hai_to_int(row + i);
   }
 }
 
-/* A tile of queries from `row` on meets what is exact and its sample. Returns 0 where it has to meet every key:
-   its states are then to be begun anew. */
+/* A tile of queries from `row` on meets what is exact and its sample. Returns 0 where it has to meet every
+   key: its states are then to be begun anew. */
 static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
@@ -416,7 +422,8 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   for (;;) {
     hai_scan_levels(job, scan);
     hai_scan_keys(job, scan);
-    times = plan->params->tolerance > 0.0f && HAI_AS(float, scan->n_kept) * HAI_KEPT_COST > keys ? 0.0f : 1.0f;
+    times =
+        plan->params->tolerance > 0.0f && HAI_AS(float, scan->n_kept) * HAI_KEPT_COST > keys ? 0.0f : 1.0f;
     if (times > 0.0f) {
       hai_scan_attend(job, scan);
       hai_scan_judge(job, scan);
@@ -532,8 +539,8 @@ static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_e
   for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = scan->error[i];
 }
 
-/* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to, all
-   do, since tiles that meet keys together read them once. */
+/* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to,
+   all do, since tiles that meet keys together read them once. */
 static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles, int n, hai_index row) {
   int t = 0, scanned, together;
   while (t < n) {

@@ -1,9 +1,10 @@
 /* ---- The sketch: what a scan reads in place of keys ----
    The first n_key / HAI_CHUNK * HAI_CHUNK keys of a kv head in whole blocks of HAI_CHUNK keys. A block is
-   known by its mean key and, for each key, codes of 8 bits a coordinate for how it differs from the mean, all
-   worth the same unit: key[t] is about mean[t] + unit * code[t]. No key changes another block. Beside each key
-   stand a random number, which decides whether it is kept, and how far its value lies from a value in their
-   midst, which tells how large an error is. One sketch serves all query heads that share the keys. */
+   known by its mean key and, for each key, codes of 8 bits a coordinate for how it differs from the mean,
+   all worth the same unit: key[t] is about mean[t] + unit * code[t]. No key changes another block. Beside
+   each key stand a random number, which decides whether it is kept, and how far its value lies from a
+   value in their midst, which tells how large an error is. One sketch serves all query heads that share
+   the keys. */
 
 /* The unit of a block of which a key or value is not finite: all of it is met exactly. */
 #define HAI_WHOLE (-1.0f)

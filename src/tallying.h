@@ -1,8 +1,8 @@
 /* ---- Tallying: the report of a scan ----
    Every query has estimated its own error, and every task has counted: the report adds up. */
 
-/* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one sign
-   do. Cost: 31 n. */
+/* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
+   sign do. Cost: 31 n. */
 static float hai_ranked(const float *x, hai_index n, hai_index rank) {
   uint32_t low = 0, bit;
   for (bit = 1u << 30; bit; bit >>= 1) {

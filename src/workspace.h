@@ -180,7 +180,8 @@ typedef struct hai_array {
 } hai_array;
 
 static const hai_array hai_arrays[] = {
-#define HAI_ARRAY(name, size, heads, by, count, place) {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
+#define HAI_ARRAY(name, size, heads, by, count, place) \
+  {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
     HAI_ARRAYS(HAI_ARRAY)};
 
 /* Elements of an array for one head, in any call. */
