@@ -1324,6 +1324,14 @@ static float hai_share(float part, float whole) {
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
+/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
+   error and the norm is 0. */
+static float hai_relative(float squared_error, float squared_norm) {
+  if (squared_error == 0.0f) return 0.0f;
+  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
+                                                          : hai_inf();
+}
+
 /* ======== src/elements.h ======== */
 
 /* ---- Elements ----
@@ -9788,6 +9796,12 @@ static void hai_tile_close(hai_job *job) {
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
 }
 
+/* lse [n] of the tile's lanes so far. */
+static void hai_tile_lse(const hai_tile *tile, float *lse) {
+  int i;
+  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
+}
+
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
@@ -11358,13 +11372,6 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   }
 }
 
-/* The relative error of a result, by the estimate of its square; infinite where it cannot be told. */
-static float hai_scan_relative(float squared_error, float squared_norm) {
-  if (squared_error == 0.0f && hai_finite(squared_norm)) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
-}
-
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say: of the
    scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these
    are few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the
@@ -11380,7 +11387,7 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float l = tile->l[i], share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
     float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
     float far = share * (scan->distance + scan->apart[i]) / scan->budget;
-    scan->error[i] = hai_scan_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
+    scan->error[i] = hai_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
   }
 }
 
@@ -11435,12 +11442,6 @@ static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
 
 /* ---- A tile ---- */
 
-/* lse [n] of the tile's lanes so far. */
-static void hai_scan_lse(const hai_tile *tile, float *lse) {
-  int i;
-  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
-}
-
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
@@ -11450,12 +11451,12 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   hai_index split =
       plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
   hai_tiles_run(&tile, 1, 0, scan->begin);
-  hai_scan_lse(tile, scan->lse_sinks);
+  hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
-  hai_scan_lse(tile, scan->lse_level);
+  hai_tile_lse(tile, scan->lse_level);
   hai_tiles_run(&tile, 1, split, plan->n_key);
-  hai_scan_lse(tile, scan->lse_exact);
+  hai_tile_lse(tile, scan->lse_exact);
   hai_tile_aim(tile, 0, tile->n);
 }
 
@@ -12488,12 +12489,6 @@ static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
   return scratch;
 }
 
-/* lse [n] of the tile's lanes so far. */
-static void hai_tile_lse(const hai_tile *tile, float *lse) {
-  int i;
-  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
-}
-
 /* Opens the tile that begins with held-out query `first`, whose queries meet their blocks in job->pairing
    and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if there is no such
    query. scratch->place is filled before. Cost: O(queries of the tile * budget). */
@@ -12508,14 +12503,6 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   hai_attend_pins(job);
   hai_tile_lse(job->tile, scratch->lse_pinned);
   return 1;
-}
-
-/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
-   error and the norm is 0. */
-static float hai_relative(float squared_error, float squared_norm) {
-  if (squared_error == 0.0f) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
 }
 
 /* x^2 of an x that is not 0: at least the smallest normal number, since an error that is rounded to 0

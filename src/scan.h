@@ -275,13 +275,6 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   }
 }
 
-/* The relative error of a result, by the estimate of its square; infinite where it cannot be told. */
-static float hai_scan_relative(float squared_error, float squared_norm) {
-  if (squared_error == 0.0f && hai_finite(squared_norm)) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
-}
-
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say: of the
    scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these
    are few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the
@@ -297,7 +290,7 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float l = tile->l[i], share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
     float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
     float far = share * (scan->distance + scan->apart[i]) / scan->budget;
-    scan->error[i] = hai_scan_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
+    scan->error[i] = hai_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
   }
 }
 
@@ -352,12 +345,6 @@ static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
 
 /* ---- A tile ---- */
 
-/* lse [n] of the tile's lanes so far. */
-static void hai_scan_lse(const hai_tile *tile, float *lse) {
-  int i;
-  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
-}
-
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
@@ -367,12 +354,12 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   hai_index split =
       plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
   hai_tiles_run(&tile, 1, 0, scan->begin);
-  hai_scan_lse(tile, scan->lse_sinks);
+  hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
-  hai_scan_lse(tile, scan->lse_level);
+  hai_tile_lse(tile, scan->lse_level);
   hai_tiles_run(&tile, 1, split, plan->n_key);
-  hai_scan_lse(tile, scan->lse_exact);
+  hai_tile_lse(tile, scan->lse_exact);
   hai_tile_aim(tile, 0, tile->n);
 }
 

@@ -169,6 +169,12 @@ static void hai_tile_close(hai_job *job) {
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
 }
 
+/* lse [n] of the tile's lanes so far. */
+static void hai_tile_lse(const hai_tile *tile, float *lse) {
+  int i;
+  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
+}
+
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
