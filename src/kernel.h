@@ -62,8 +62,8 @@ typedef struct hai_scan_kernel {
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
-     all e^(score - high[i]). */
-  void (*collect)(const float *score, int begin, int end, float *high, float *sum);
+     all e^(score - high[i]), and group[i] the largest sum of those that came together. */
+  void (*collect)(const float *score, int begin, int end, float *high, float *sum, float *group);
   /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where
      most[j] = max_i (sum of codes' products - lift[j] - floor'((level[i] - mean[i]) / unit)), floor' rounding
      towards 0. most [HAI_CHUNK] is written for hits. */

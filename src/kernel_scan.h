@@ -47,11 +47,11 @@
 #define HAI_SCAN_HIGH(r)                                  \
   if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
   if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)                 \
-  HAI_SCAN_HIGH(r)                      \
-  if (HAI_ISA(positive)(c##r##0)) {     \
-    hits |= 1u << r;                    \
-    most[r] = HAI_ISA(top)(c##r##0);    \
+#define HAI_SCAN_HIT(r)              \
+  HAI_SCAN_HIGH(r)                   \
+  if (HAI_ISA(positive)(c##r##0)) {  \
+    hits |= 1u << r;                 \
+    most[r] = HAI_ISA(top)(c##r##0); \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -165,19 +165,20 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high,
-                                             float *sum) {
+HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
+                                             float *group) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
-    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, all;
+    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, factor, here = HAI_ISA(zero)();
     for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
       most = HAI_ISA(max)(HAI_ISA(load)(score + j + i), most);
     shift = HAI_ISA(or_zero)(most);
-    all = HAI_ISA(mul)(HAI_ISA(load)(sum + i), HAI_ISA(exp)(HAI_ISA(sub)(before, shift)));
+    factor = HAI_ISA(exp)(HAI_ISA(sub)(before, shift));
     for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
-      all = HAI_ISA(add)(all, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
+      here = HAI_ISA(add)(here, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
     HAI_ISA(store)(high + i, most);
-    HAI_ISA(store)(sum + i, all);
+    HAI_ISA(store)(sum + i, HAI_ISA(fma)(HAI_ISA(load)(sum + i), factor, here));
+    HAI_ISA(store)(group + i, HAI_ISA(max)(HAI_ISA(mul)(HAI_ISA(load)(group + i), factor), here));
   }
 }
 

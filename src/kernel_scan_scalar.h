@@ -58,14 +58,17 @@ static void hai_scan_estimate_scalar(const hai_scan_queries *queries, const hai_
     }
 }
 
-static void hai_scan_collect_scalar(const float *score, int begin, int end, float *high, float *sum) {
+static void hai_scan_collect_scalar(const float *score, int begin, int end, float *high, float *sum,
+                                    float *group) {
   int i, j;
   for (i = begin; i < end; i++) {
-    float most = high[i];
+    float most = high[i], here = 0.0f, factor;
     for (j = 0; j < HAI_PILOT; j++)
       most = score[j * HAI_SCALAR_LANES + i] > most ? score[j * HAI_SCALAR_LANES + i] : most;
-    sum[i] *= hai_exp(high[i] - hai_shift(most));
-    for (j = 0; j < HAI_PILOT; j++) sum[i] += hai_exp(score[j * HAI_SCALAR_LANES + i] - hai_shift(most));
+    factor = hai_exp(high[i] - hai_shift(most));
+    for (j = 0; j < HAI_PILOT; j++) here += hai_exp(score[j * HAI_SCALAR_LANES + i] - hai_shift(most));
+    sum[i] = sum[i] * factor + here;
+    group[i] = group[i] * factor > here ? group[i] * factor : here;
     high[i] = most;
   }
 }

@@ -7,9 +7,9 @@
    estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
    fill a block are met exactly.
 
-   Z_i is the sum of what is met exactly and of a pilot's estimate: HAI_PILOT keys of up to
-   HAI_PILOT_BLOCKS blocks, of which each lane's largest counts once and the others for those that were
-   left out.
+   Z_i is the sum of what is met exactly and of a pilot's estimate: a group of HAI_PILOT neighbouring keys
+   from each of up to HAI_PILOT_BLOCKS blocks, of which a lane's largest group counts once, and the others
+   for those that were left out: a few keys that have most of the weight must not count for many.
 
    The sample tells its own error: the variance of out_i is about the sum over kept keys of (1 - P_j) (w_ij
    / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and |v_j - out_i|^2 about |v_j -
@@ -30,14 +30,15 @@ typedef struct hai_scan {
   const hai_scan_kernel *kernel;
   hai_sketch sketch;
   hai_scan_queries queries;
-  const float *query;               /* [head_dim][lanes]: in float32, times the scale */
-  float *packed;                    /* room for it where the kernel reads another dtype */
-  float code;                       /* what a query's code is worth */
-  float *mean;                      /* [HAI_CHUNK][lanes]: products with the means of blocks */
-  float *high, *sum;                /* [lanes]: of the pilot */
-  float *near, *far, *norm, *apart; /* [lanes]: of the sample's variance */
-  float distance;                   /* of values from the centre, squared, on average */
-  float *error;                     /* [lanes]: relative error of each query */
+  const float *query;                   /* [head_dim][lanes]: in float32, times the scale */
+  float *packed;                        /* room for it where the kernel reads another dtype */
+  float code;                           /* what a query's code is worth */
+  unsigned char outlier[HAI_MAX_LANES]; /* 1: the lane takes no part in what is kept */
+  float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *high, *sum, *group;            /* [lanes]: of the pilot */
+  float *near, *far, *norm, *apart;     /* [lanes]: of the sample's variance */
+  float distance;                       /* of values from the centre, squared, on average */
+  float *error;                         /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,
       *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
@@ -117,22 +118,37 @@ static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
   return HAI_AS(hai_index, hai_uniform(0, HAI_AS(uint64_t, hai_sketch_blocks(plan) * HAI_CHUNK), hash));
 }
 
-/* Codes of the tile's queries, by the largest coordinate of those that are finite. */
-static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
+/* The largest coordinate by which the tile's queries are encoded: that of all that are finite. With a
+   tolerance, queries much larger than the others, whose codes would not tell them apart, are left out:
+   they take no part in what is kept, and are mended. scan->outlier [lanes] says which. */
+static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  int32_t bits[HAI_MAX_LANES], most = 0;
-  float largest, inverse;
+  int32_t bits[HAI_MAX_LANES];
+  float sum = 0.0f, seen = 0.0f, largest = 0.0f;
   int i;
   scan->kernel->largest(scan->query, job->plan->head_dim, bits);
-  for (i = 0; i < tile->n; i++)
-    if (bits[i] > most && bits[i] < 0x7f800000) most = bits[i];
-  largest = hai_float(HAI_AS(uint32_t, most));
-  inverse = 63.0f / largest;
+  for (i = 0; i < tile->n; i++) {
+    float x = hai_float(HAI_AS(uint32_t, bits[i]));
+    if (!hai_finite(x)) continue;
+    sum += x;
+    seen += 1.0f;
+  }
+  for (i = 0; i < tile->n; i++) {
+    float x = hai_float(HAI_AS(uint32_t, bits[i]));
+    scan->outlier[i] = !hai_finite(x);
+    if (job->plan->params->tolerance > 0.0f && x * seen > HAI_OUTLIER * sum) scan->outlier[i] = 1;
+    if (!scan->outlier[i] && x > largest) largest = x;
+  }
+  return largest;
+}
+
+static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
+  float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
-  scan->queries.begin = tile->begin;
-  scan->queries.end = tile->end;
+  scan->queries.begin = job->tile->begin;
+  scan->queries.end = job->tile->end;
 }
 
 /* ---- Blocks ---- */
@@ -172,7 +188,7 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
   int i, j, n;
   for (i = 0; i < tile->kernel->lanes; i++) {
     scan->high[i] = -hai_inf();
-    scan->sum[i] = 0.0f;
+    scan->sum[i] = scan->group[i] = 0.0f;
   }
   for (at = 0; at < blocks; at += n * step) {
     n = hai_to_int(hai_min(HAI_CHUNK, hai_ceil_div(blocks - at, step)));
@@ -184,23 +200,29 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
       scan->kernel->estimate(&scan->queries, &block, from, tile->score);
       if (HAI_SOFTCAP && tile->softcap > 0.0f)
         tile->kernel->cap(tile->score, HAI_PILOT, tile->softcap, tile->begin, tile->end);
-      scan->kernel->collect(tile->score, tile->begin, tile->end, scan->high, scan->sum);
+      scan->kernel->collect(tile->score, tile->begin, tile->end, scan->high, scan->sum, scan->group);
       seen += HAI_PILOT;
     }
   }
-  others = seen > 1.0f ? (HAI_AS(float, scan->end - scan->begin) - 1.0f) / (seen - 1.0f) : 0.0f;
+  others =
+      seen > HAI_PILOT ? (HAI_AS(float, scan->end - scan->begin) - HAI_PILOT) / (seen - HAI_PILOT) : 0.0f;
   for (i = 0; i < tile->n && seen > 0.0f; i++)
-    scan->high[i] = hai_add_log(scan->high[i], 1.0f + (scan->sum[i] - 1.0f) * others);
+    scan->high[i] = hai_add_log(scan->high[i], scan->group[i] + (scan->sum[i] - scan->group[i]) * others);
 }
 
-/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Lanes whose sums
-   are not finite, and those without a query, keep no key; a lane that has met nothing keeps all. */
+/* ln Z_i. */
+static float hai_scan_total(const hai_scan *scan, int i) {
+  return hai_log_add(scan->lse_level[i], scan->high[i]);
+}
+
+/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Outliers, lanes
+   whose sums are not finite and those without a query keep no key; a lane that has met nothing keeps all. */
 static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   const hai_tile *tile = job->tile;
   float log_budget = hai_log(scan->budget);
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
-    float level = i < tile->n ? hai_log_add(scan->lse_level[i], scan->high[i]) - log_budget : hai_inf();
+    float level = i < tile->n && !scan->outlier[i] ? hai_scan_total(scan, i) - log_budget : hai_inf();
     scan->queries.level[i] = level < hai_inf() ? level : hai_inf();
   }
 }
@@ -275,11 +297,12 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   }
 }
 
-/* Each query's relative error. What the sample says of the variance is added to what it cannot say: of the
+/* Each query's relative error. What the sample says of the variance is added to what it cannot say. Of the
    scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these
    are few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the
    share of key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance
-   over b; that counts as if one more key had been seen, with the weight 1 / (n + 1). */
+   over b; that counts as if one more key had been seen, with the weight 1 / (n + 1). Where the pilot took
+   Z_i for more than the sample finds, b was less by as much. */
 static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
   int i;
@@ -287,10 +310,13 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   scan->kernel->distances(tile->o, tile->value_dim, tile->l, scan->sketch.centre, tile->begin, tile->end,
                           scan->norm, scan->apart);
   for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i], share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
+    float l = tile->l[i], total = hai_scan_total(scan, i), found = hai_state_lse(tile->m[i], l);
+    float share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
+    float budget = scan->budget * (found < total ? hai_share(found, total) : 1.0f);
     float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
-    float far = share * (scan->distance + scan->apart[i]) / scan->budget;
-    scan->error[i] = hai_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
+    float far = share * (scan->distance + scan->apart[i]) / budget;
+    scan->error[i] = hai_relative(near + far / (budget * share + 1.0f), scan->norm[i]);
+    if (scan->outlier[i]) scan->error[i] = hai_inf();
   }
 }
 
@@ -452,11 +478,11 @@ static float *hai_errors(const hai_job *job) {
 /* Floats for each lane of a scan's arrays, and bytes of all its memory. */
 static hai_index hai_scan_lane_floats(const hai_plan *plan) {
   hai_index packed = hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
-  return packed + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 10 + 2 + plan->value_dim;
+  return packed + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
-  return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 16 * HAI_ALIGN +
+  return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
          hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
@@ -488,6 +514,7 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->mean = hai_carve(&at, HAI_CHUNK * lanes);
   scan->high = hai_carve(&at, lanes);
   scan->sum = hai_carve(&at, lanes);
+  scan->group = hai_carve(&at, lanes);
   scan->near = hai_carve(&at, lanes);
   scan->far = hai_carve(&at, lanes);
   scan->norm = hai_carve(&at, lanes);
