@@ -153,7 +153,9 @@
      Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
      much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
      and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
-     exact. Few queries are exact by the default preset.
+     exact. Few queries are exact by the default preset. HYPERATTN_SCAN needs at least 128 queries, to pay for
+     the sketch, and min_seq_len keys before their windows; its cost grows with n_query * n_key as exact
+     attention's does, at a sixth of it and less.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -189,6 +191,8 @@
      how far the scores that matter lie below the largest.
      The error of an approximation depends on the data, so with a tolerance it is measured. HYPERATTN_SCAN: by
      every query, of its own sample; a query that misses the tolerance gets more keys, in the end all of them.
+     So a query that needs one key which no other needs is seen to need it. The estimate is one of a standard
+     deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md).
      problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
      they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
      tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
@@ -221,7 +225,8 @@
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
      Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
-     each part and each of up to 16 queries of a head.
+     each part and each of up to 16 queries of a head. A scan takes some head_dim + 16 bytes for each key and
+     kv head, and 8 bytes for each key and worker.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
