@@ -385,7 +385,7 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
       tally->exact++;
       continue;
     }
-    tally->pinned += hai_share(scan->lse_sinks[i], lse);
+    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
     tally->sampled += hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
     if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
       scan->missed[tally->missed++] = hai_to_int(row + i);
