@@ -11058,6 +11058,7 @@ typedef struct hai_scan {
   const float *query;                     /* [head_dim][lanes]: in float32, times the scale */
   float *packed;                          /* room for it where the kernel reads another dtype */
   float code;                             /* what a query's code is worth */
+  uint64_t silent;                        /* bit i: the query of lane i is not finite */
   float *mean;                            /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum;                      /* [lanes]: of the pilot */
   float *near, *far, *norm, *apart;       /* [lanes]: of the sample's variance */
@@ -11147,8 +11148,13 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   float largest, inverse;
   int i;
   scan->kernel->largest(scan->query, job->plan->head_dim, bits);
-  for (i = 0; i < tile->n; i++)
-    if (bits[i] > most && bits[i] < 0x7f800000) most = bits[i];
+  scan->silent = 0;
+  for (i = 0; i < tile->n; i++) {
+    if (bits[i] >= 0x7f800000)
+      scan->silent |= HAI_AS(uint64_t, 1) << i;
+    else if (bits[i] > most)
+      most = bits[i];
+  }
   largest = hai_float(HAI_AS(uint32_t, most));
   inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
@@ -11225,7 +11231,7 @@ static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
     float level = i < tile->n ? hai_log_add(scan->lse_level[i], scan->high[i]) - log_budget : hai_inf();
-    scan->queries.level[i] = level < hai_inf() ? level : hai_inf();
+    scan->queries.level[i] = level < hai_inf() && !(scan->silent >> i & 1) ? level : hai_inf();
   }
 }
 
@@ -11239,6 +11245,14 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
   }
 }
 
+/* Queries that are not finite keep no key: nor because their products with n means are NaN. */
+static void hai_scan_silence(const hai_job *job, const hai_scan *scan, int n) {
+  uint64_t bits;
+  int j;
+  for (bits = scan->silent; bits; bits &= bits - 1)
+    for (j = 0; j < n; j++) scan->mean[j * job->tile->kernel->lanes + hai_lowest_bit(bits)] = 0.0f;
+}
+
 /* Scans all keys; leaves those that are kept in scan->kept. Cost: a product of small integers for each pair. */
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
@@ -11249,6 +11263,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   for (; block < blocks; block += n) {
     n = hai_to_int(hai_min(HAI_CHUNK, blocks - block));
     hai_scan_means(job, scan, block, 1, n);
+    hai_scan_silence(job, scan, n);
     for (j = 0; j < n; j++) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
