@@ -1070,6 +1070,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
+#define HAI_LEAST_SHARE 5.0f  /* -ln of the share of a key, over that of an average one, that matters least */
 #define HAI_LEAST_BUDGET 16.0f
 #define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
@@ -11223,14 +11224,26 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
     scan->high[i] = hai_add_log(scan->high[i], 1.0f + (scan->sum[i] - 1.0f) * others);
 }
 
+/* How much a softcap lifts a score that it makes `score`; infinite where it makes none so low, and 0 where none
+   so high. Estimates are not capped, and keys whose score they tell too low would be kept too rarely: levels
+   are lowered by the lift of keys whose share is so small that those below do not matter. */
+static float hai_scan_lift(float softcap, float score) {
+  if (score <= -softcap) return hai_inf();
+  if (score >= softcap) return 0.0f;
+  return score - 0.5f * softcap * hai_log((softcap + score) / (softcap - score));
+}
+
 /* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Lanes whose sums are not
    finite, and those without a query, keep no key; a lane that has met nothing keeps all. */
 static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  float log_budget = hai_log(scan->budget);
+  float log_budget = hai_log(scan->budget), log_keys = hai_log(HAI_AS(float, scan->end - scan->begin));
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
-    float level = i < tile->n ? hai_log_add(scan->lse_level[i], scan->high[i]) - log_budget : hai_inf();
+    float level = i < tile->n ? hai_log_add(scan->lse_level[i], scan->high[i]) : hai_inf();
+    if (HAI_SOFTCAP && tile->softcap > 0.0f && i < tile->n)
+      level -= hai_scan_lift(tile->softcap, level - log_keys - HAI_LEAST_SHARE);
+    level -= log_budget;
     scan->queries.level[i] = level < hai_inf() && !(scan->silent >> i & 1) ? level : hai_inf();
   }
 }
@@ -14214,6 +14227,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LEAP
 #undef HAI_LEAST_BUDGET
 #undef HAI_LEAST_SCANNED
+#undef HAI_LEAST_SHARE
 #undef HAI_LEAST_UNIT
 #undef HAI_LONG_SUMS
 #undef HAI_MANY
