@@ -9732,6 +9732,13 @@ static void hai_tile_close(hai_job *job) {
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
 }
 
+/* Is the lane's result 0 in every coordinate? */
+static int hai_lane_is_zero(const hai_tile *tile, int lane) {
+  hai_index t = 0;
+  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
+  return t == tile->value_dim;
+}
+
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
@@ -11349,6 +11356,7 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
     float far = share * (scan->distance + scan->apart[i]) / scan->budget;
     scan->error[i] = hai_scan_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
+    if (scan->norm[i] < 1e-30f && !hai_lane_is_zero(tile, i)) scan->error[i] = hai_inf(); /* squares vanish */
   }
 }
 

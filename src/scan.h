@@ -322,6 +322,7 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
     float far = share * (scan->distance + scan->apart[i]) / scan->budget;
     scan->error[i] = hai_scan_relative(near + far / (scan->budget * share + 1.0f), scan->norm[i]);
+    if (scan->norm[i] < 1e-30f && !hai_lane_is_zero(tile, i)) scan->error[i] = hai_inf(); /* squares vanish */
   }
 }
 
