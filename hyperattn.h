@@ -92,7 +92,9 @@
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
      sketch.h               what a scan reads in place of keys
-     scan.h                 every query its own keys: estimates, samples, errors
+     scan.h                 every query its own keys: estimates, and what is kept
+     sampling.h             what a tile then meets, its error, its budget
+     scanning.h             a tile from its first key to its result
      mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
@@ -1104,6 +1106,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
 #define HAI_OUTLIER 4.0f /* a query this much larger than the mean of its tile is one */
+#define HAI_LEAST_SQUARE 1e-30f /* squares of smaller norms may vanish */
+#define HAI_LEAST_SHARE 5.0f  /* -ln of the share of a key, over that of an average one, that matters least */
 #define HAI_LEAST_BUDGET 16.0f
 #define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
@@ -8136,15 +8140,17 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 
 /* ---- Kernels of the scan ---- */
 
-/* The scan's kernel beside a kernel for float32: the fastest way of the same ISA, with the same lanes. */
-static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
+/* The scan's kernel beside a kernel for float32: the fastest way of the same ISA, with the same lanes, that a
+   processor with these features has. */
+static const hai_scan_kernel *hai_scan_kernel_by(const hai_kernel *kernel, int features) {
+  (void)kernel, (void)features;
 #if HAI_SCAN
 #if HAI_AVX512
   if (kernel->isa == HYPERATTN_ISA_AVX512)
-    return hai_cpu() & HAI_CPU_AVX512_VNNI ? &hai_scan_kernel_avx512_vnni : &hai_scan_kernel_avx512;
+    return features & HAI_CPU_AVX512_VNNI ? &hai_scan_kernel_avx512_vnni : &hai_scan_kernel_avx512;
 #endif
 #if HAI_AVX_VNNI
-  if (kernel->isa == HYPERATTN_ISA_AVX2 && (hai_cpu() & HAI_CPU_AVX_VNNI)) return &hai_scan_kernel_avx2_vnni;
+  if (kernel->isa == HYPERATTN_ISA_AVX2 && (features & HAI_CPU_AVX_VNNI)) return &hai_scan_kernel_avx2_vnni;
 #endif
 #if HAI_AVX2
   if (kernel->isa == HYPERATTN_ISA_AVX2) return &hai_scan_kernel_avx2;
@@ -8152,12 +8158,13 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 #if HAI_NEON
   if (kernel->isa == HYPERATTN_ISA_NEON) return &hai_scan_kernel_neon;
 #endif
-  (void)kernel;
   return &hai_scan_kernel_scalar;
 #else
-  (void)kernel;
   return HAI_NULL;
 #endif
+}
+static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
+  return hai_scan_kernel_by(kernel, hai_cpu());
 }
 
 /* ======== src/arrays.h ======== */
@@ -9817,6 +9824,13 @@ static void hai_tile_lse(const hai_tile *tile, float *lse) {
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
+/* Is the lane's result 0 in every coordinate? */
+static int hai_lane_is_zero(const hai_tile *tile, int lane) {
+  hai_index t = 0;
+  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
+  return t == tile->value_dim;
+}
+
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
@@ -11097,9 +11111,10 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
     int is_finite = hai_sketch_keys(job, &sketch, block, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
       uint64_t random = hai_random(plan->params->seed, 0, HAI_FOR_DRAWS, HAI_AS(uint64_t, j));
+      const float *value = hai_value_row(job, j, room);
       sketch.draw[j] = -hai_log((HAI_AS(float, random >> 41) + 0.5f) * (1.0f / 8388608.0f));
-      sketch.distance[j] = plan->scan_kernel->apart(hai_value_row(job, j, room), plan->value_dim, centre);
-      is_finite &= hai_finite(sketch.distance[j]);
+      sketch.distance[j] = plan->scan_kernel->apart(value, plan->value_dim, centre);
+      is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim); /* whatever the centre is */
     }
     if (!is_finite) sketch.unit[block] = HAI_WHOLE;
     if (block == 0)
@@ -11145,7 +11160,7 @@ typedef struct hai_scan {
   const float *query;                   /* [head_dim][lanes]: in float32, times the scale */
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
-  unsigned char outlier[HAI_MAX_LANES]; /* 1: the lane takes no part in what is kept */
+  uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *near, *far, *norm, *apart;     /* [lanes]: of the sample's variance */
@@ -11232,7 +11247,7 @@ static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
 
 /* The largest coordinate by which the tile's queries are encoded: that of all that are finite. With a
    tolerance, queries much larger than the others, whose codes would not tell them apart, are left out:
-   they take no part in what is kept, and are mended. scan->outlier [lanes] says which. */
+   they take no part in what is kept, and are mended. scan->outliers says which. */
 static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
   const hai_tile *tile = job->tile;
   int32_t bits[HAI_MAX_LANES];
@@ -11245,13 +11260,19 @@ static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
     sum += x;
     seen += 1.0f;
   }
+  scan->outliers = 0;
   for (i = 0; i < tile->n; i++) {
     float x = hai_float(HAI_AS(uint32_t, bits[i]));
-    scan->outlier[i] = !hai_finite(x);
-    if (job->plan->params->tolerance > 0.0f && x * seen > HAI_OUTLIER * sum) scan->outlier[i] = 1;
-    if (!scan->outlier[i] && x > largest) largest = x;
+    int is_large = job->plan->params->tolerance > 0.0f && x * seen > HAI_OUTLIER * sum;
+    if (is_large || !hai_finite(x))
+      scan->outliers |= UINT64_C(1) << i;
+    else if (x > largest)
+      largest = x;
   }
   return largest;
+}
+static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
+  return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
@@ -11279,14 +11300,17 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   return scan->sketch.unit[block] != HAI_WHOLE;
 }
 
-/* Products of the queries with the means of n blocks, `step` apart. */
+/* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
 static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
-  const void *mean[HAI_CHUNK];
+  const void *mean[HAI_CHUNK] = {HAI_NULL};
+  uint64_t bits;
   int j;
   for (j = 0; j < n; j++) mean[j] = scan->sketch.mean + (block + j * step) * plan->head_dim;
   plan->float_kernel->scores(scan->query, plan->head_dim, mean, n, job->tile->begin, job->tile->end,
                              scan->mean);
+  for (bits = scan->outliers; bits; bits &= bits - 1)
+    for (j = 0; j < n; j++) scan->mean[j * plan->float_kernel->lanes + hai_lowest_bit(bits)] = 0.0f;
 }
 
 /* The pilot: estimates of a few keys of some blocks. Leaves ln of what a lane's scanned keys add up to in
@@ -11327,15 +11351,27 @@ static float hai_scan_total(const hai_scan *scan, int i) {
   return hai_log_add(scan->lse_level[i], scan->high[i]);
 }
 
+/* How much a softcap lifts a score that it makes `score`; infinite where it makes none so low, and 0 where
+   none so high. Estimates are not capped, and keys whose score they tell too low would be kept too rarely:
+   levels are lowered by the lift of keys whose share is so small that those below do not matter. */
+static float hai_scan_lift(float softcap, float score) {
+  if (score <= -softcap) return hai_inf();
+  if (score >= softcap) return 0.0f;
+  return score - 0.5f * softcap * hai_log((softcap + score) / (softcap - score));
+}
+
 /* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Outliers, lanes
    whose sums are not finite and those without a query keep no key; a lane that has met nothing keeps all. */
 static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  float log_budget = hai_log(scan->budget);
+  float log_budget = hai_log(scan->budget), log_keys = hai_log(HAI_AS(float, scan->end - scan->begin));
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
-    float level = i < tile->n && !scan->outlier[i] ? hai_scan_total(scan, i) - log_budget : hai_inf();
-    scan->queries.level[i] = level < hai_inf() ? level : hai_inf();
+    float level = i < tile->n ? hai_scan_total(scan, i) : hai_inf();
+    if (HAI_SOFTCAP && tile->softcap > 0.0f && i < tile->n)
+      level -= hai_scan_lift(tile->softcap, level - log_keys - HAI_LEAST_SHARE);
+    level -= log_budget;
+    scan->queries.level[i] = level < hai_inf() && !hai_scan_is_outlier(scan, i) ? level : hai_inf();
   }
 }
 
@@ -11371,7 +11407,9 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   }
 }
 
-/* ---- The sample ---- */
+/* ======== src/sampling.h ======== */
+
+/* ---- The sample of a scan: what a tile meets, what its error is, and which budget it should have ---- */
 
 /* Starts to load rows of kept keys begin .. end - 1. */
 static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
@@ -11428,7 +11466,8 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
     float far = share * (scan->distance + scan->apart[i]) / budget;
     scan->error[i] = hai_relative(near + far / (budget * share + 1.0f), scan->norm[i]);
-    if (scan->outlier[i]) scan->error[i] = hai_inf();
+    if (scan->norm[i] < HAI_LEAST_SQUARE && !hai_lane_is_zero(tile, i)) scan->error[i] = hai_inf();
+    if (hai_scan_is_outlier(scan, i)) scan->error[i] = hai_inf();
   }
 }
 
@@ -11481,7 +11520,9 @@ static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
 
-/* ---- A tile ---- */
+/* ======== src/scanning.h ======== */
+
+/* ---- Scanning: a tile from its first key to its result, and the stage ---- */
 
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
@@ -11515,7 +11556,7 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
       tally->exact++;
       continue;
     }
-    tally->pinned += hai_share(scan->lse_sinks[i], lse);
+    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
     tally->sampled +=
         hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
     if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
@@ -14292,6 +14333,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LEAP
 #undef HAI_LEAST_BUDGET
 #undef HAI_LEAST_SCANNED
+#undef HAI_LEAST_SHARE
+#undef HAI_LEAST_SQUARE
 #undef HAI_LEAST_UNIT
 #undef HAI_LONG_SUMS
 #undef HAI_MANY

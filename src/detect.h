@@ -196,15 +196,17 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 
 /* ---- Kernels of the scan ---- */
 
-/* The scan's kernel beside a kernel for float32: the fastest way of the same ISA, with the same lanes. */
-static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
+/* The scan's kernel beside a kernel for float32: the fastest way of the same ISA, with the same lanes, that a
+   processor with these features has. */
+static const hai_scan_kernel *hai_scan_kernel_by(const hai_kernel *kernel, int features) {
+  (void)kernel, (void)features;
 #if HAI_SCAN
 #if HAI_AVX512
   if (kernel->isa == HYPERATTN_ISA_AVX512)
-    return hai_cpu() & HAI_CPU_AVX512_VNNI ? &hai_scan_kernel_avx512_vnni : &hai_scan_kernel_avx512;
+    return features & HAI_CPU_AVX512_VNNI ? &hai_scan_kernel_avx512_vnni : &hai_scan_kernel_avx512;
 #endif
 #if HAI_AVX_VNNI
-  if (kernel->isa == HYPERATTN_ISA_AVX2 && (hai_cpu() & HAI_CPU_AVX_VNNI)) return &hai_scan_kernel_avx2_vnni;
+  if (kernel->isa == HYPERATTN_ISA_AVX2 && (features & HAI_CPU_AVX_VNNI)) return &hai_scan_kernel_avx2_vnni;
 #endif
 #if HAI_AVX2
   if (kernel->isa == HYPERATTN_ISA_AVX2) return &hai_scan_kernel_avx2;
@@ -212,10 +214,11 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 #if HAI_NEON
   if (kernel->isa == HYPERATTN_ISA_NEON) return &hai_scan_kernel_neon;
 #endif
-  (void)kernel;
   return &hai_scan_kernel_scalar;
 #else
-  (void)kernel;
   return HAI_NULL;
 #endif
+}
+static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
+  return hai_scan_kernel_by(kernel, hai_cpu());
 }

@@ -92,7 +92,9 @@
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
      sketch.h               what a scan reads in place of keys
-     scan.h                 every query its own keys: estimates, samples, errors
+     scan.h                 every query its own keys: estimates, and what is kept
+     sampling.h             what a tile then meets, its error, its budget
+     scanning.h             a tile from its first key to its result
      mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns

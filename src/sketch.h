@@ -78,9 +78,10 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
     int is_finite = hai_sketch_keys(job, &sketch, block, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
       uint64_t random = hai_random(plan->params->seed, 0, HAI_FOR_DRAWS, HAI_AS(uint64_t, j));
+      const float *value = hai_value_row(job, j, room);
       sketch.draw[j] = -hai_log((HAI_AS(float, random >> 41) + 0.5f) * (1.0f / 8388608.0f));
-      sketch.distance[j] = plan->scan_kernel->apart(hai_value_row(job, j, room), plan->value_dim, centre);
-      is_finite &= hai_finite(sketch.distance[j]);
+      sketch.distance[j] = plan->scan_kernel->apart(value, plan->value_dim, centre);
+      is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim); /* whatever the centre is */
     }
     if (!is_finite) sketch.unit[block] = HAI_WHOLE;
     if (block == 0)
