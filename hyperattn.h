@@ -256,6 +256,7 @@
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_COST      no hyperattn_cost
      HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
      HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
                             HYPERATTN_CUSTOM
@@ -625,11 +626,13 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
+#ifndef HYPERATTN_NO_COST
 /* What a call is expected to cost, over what exact attention would, from shapes and params alone (of pointers
    as above). 1: it is exact. 0: the problem or params are invalid; hyperattn_check says why. It counts
    products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted.
    Cost: O(log n_key). */
 HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params);
+#endif
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096
@@ -8464,6 +8467,7 @@ static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
 
+#ifndef HYPERATTN_NO_COST
 /* ---- What a call is expected to cost, over what exact attention would ---- */
 
 /* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
@@ -8486,6 +8490,7 @@ static float hai_hyper_cost(const hai_plan *plan) {
   }
   return saved > 0.001f * pairs ? 1.0f - saved / pairs : 0.999f; /* 1 is for what is exact */
 }
+#endif
 
 /* ======== src/workspace.h ======== */
 
@@ -11200,6 +11205,7 @@ static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
   return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
 }
 
+#ifndef HYPERATTN_NO_COST
 /* What a call is expected to cost, over what exact attention would: HAI_COST_POINTS of its queries stand for
    all. */
 static float hai_scan_cost(const hai_plan *plan) {
@@ -11217,6 +11223,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   }
   return exact > 0.0f ? work / exact : 1.0f;
 }
+#endif
 
 /* ---- A tile's queries ---- */
 
@@ -13867,6 +13874,7 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
   return hai_layout_size(&plan.layout, n_workers);
 }
 
+#ifndef HYPERATTN_NO_COST
 HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params) {
   hai_plan plan;
   float cost;
@@ -13874,6 +13882,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
   cost = HAI_SCAN && params->method == HYPERATTN_SCAN ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
   return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
 }
+#endif
 
 static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
                                   const hyperattn_params *params, const void *workspace,

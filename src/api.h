@@ -327,11 +327,13 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
+#ifndef HYPERATTN_NO_COST
 /* What a call is expected to cost, over what exact attention would, from shapes and params alone (of pointers
    as above). 1: it is exact. 0: the problem or params are invalid; hyperattn_check says why. It counts
    products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted.
    Cost: O(log n_key). */
 HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params);
+#endif
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096

@@ -129,6 +129,7 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
   return hai_layout_size(&plan.layout, n_workers);
 }
 
+#ifndef HYPERATTN_NO_COST
 HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params) {
   hai_plan plan;
   float cost;
@@ -136,6 +137,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
   cost = HAI_SCAN && params->method == HYPERATTN_SCAN ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
   return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
 }
+#endif
 
 static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
                                   const hyperattn_params *params, const void *workspace,

@@ -205,6 +205,7 @@ static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
 
+#ifndef HYPERATTN_NO_COST
 /* ---- What a call is expected to cost, over what exact attention would ---- */
 
 /* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
@@ -227,3 +228,4 @@ static float hai_hyper_cost(const hai_plan *plan) {
   }
   return saved > 0.001f * pairs ? 1.0f - saved / pairs : 0.999f; /* 1 is for what is exact */
 }
+#endif

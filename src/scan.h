@@ -73,6 +73,7 @@ static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
   return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
 }
 
+#ifndef HYPERATTN_NO_COST
 /* What a call is expected to cost, over what exact attention would: HAI_COST_POINTS of its queries stand for
    all. */
 static float hai_scan_cost(const hai_plan *plan) {
@@ -90,6 +91,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   }
   return exact > 0.0f ? work / exact : 1.0f;
 }
+#endif
 
 /* ---- A tile's queries ---- */
 
