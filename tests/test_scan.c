@@ -439,21 +439,52 @@ static int seeds_for(const call *c) {
 }
 
 /* So few lanes that most keys of the sample have weights: full attention and causal, with windows and sinks
-   of both kinds, capped scores, and a block that is met whole. */
+   of both kinds, capped scores, and codes so coarse that a step of one changes what is kept. */
 static void test_sums_are_unbiased(void **state) {
   static const float sink[] = {1.5f};
   (void)state;
-  for (int i = 0; i < 6; i++) {
+  for (int i = 0; i < 8; i++) {
     call c = new_call(1, 1, 1, LEAST_SCANNED + 2, i == 2 ? 520 : 390, 8, 8, i % 2, 41 + (uint64_t)i);
     c.params = scan_params(i == 2 ? 24 : 16, i == 1 ? 64 : 0, 0.0f);
     c.params.sink_keys = i * 2;
     for (int64_t t = 0; t < c.problem.n_key * 8; t++) c.v[t] += 1.0f;
-    for (int64_t t = 0; t < c.problem.n_query * 8; t++) c.q[t] *= i == 3 ? 0.2f : 1.5f;
+    for (int64_t t = 0; t < c.problem.n_query * 8; t++) c.q[t] *= i == 3 ? 0.2f : i > 5 ? 0.6f : 1.5f;
     if (i == 4) c.problem.sink = sink;
     if (i == 5) c.problem.softcap = 4.0f;
+    for (int64_t r = 0; r < c.problem.n_key && i > 5; r++) c.k[r * 8] = r % 2 ? 100.0f : -100.0f;
+    for (int64_t r = 0; r < c.problem.n_query && i > 5; r++) c.q[r * 8] = r % 16 == 7 ? 100.0f : 0.0f;
     assert_below(largest_z(&c, seeds_for(&c)), z_bound);
     free_call(&c);
   }
+}
+
+/* The noise of out of two heads, and of two tiles, is not the same, even where they ask for nearly the same. (That of
+   lse is: how many draws are small is the same for all of a call.) */
+static void test_noise_is_not_shared(void **state) {
+  enum { N = 192, ALIKE = 96, RUNS = 150 };
+  call c = new_call(1, 2, 1, N, 400, 8, 8, 0, 45);
+  double *lse, *out, sum[3][3] = {{0.0}};
+  (void)state;
+  c.params = scan_params(16, 0, 0.0f);
+  for (int64_t t = 0; t < N * 8; t++) {
+    if (t >= ALIKE * 8) c.q[t] = 1.001f * c.q[t - ALIKE * 8];
+    c.q[N * 8 + t] = 0.999f * c.q[t];
+  }
+  out = reference_of(&c, &lse);
+  for (int seed = 0; seed < RUNS; seed++) {
+    c.params.seed = (uint64_t)seed;
+    run(&c);
+    for (int r = 0; r < ALIKE; r += 48) {
+      const int64_t row[] = {r, r + ALIKE, N + r};
+      double x[3];
+      for (int i = 0; i < 3; i++) x[i] = (double)c.out[row[i] * 8] - out[row[i] * 8];
+      for (int i = 0; i < 9; i++) sum[i / 3][i % 3] += x[i / 3] * x[i % 3];
+    }
+  }
+  for (int i = 0; i < 3; i++)
+    for (int j = 0; j < i; j++) assert_below(fabs(sum[i][j]) / sqrt(sum[i][i] * sum[j][j]), 0.3);
+  free(out);
+  free_call(&c);
 }
 
 /* ---- Needles ---- */
@@ -683,7 +714,7 @@ static void test_sizes_never_fall(void **state) {
 /* ---- Errors that queries tell of themselves ---- */
 
 typedef enum made { CLUSTERS, SINKS, LONE_NEEDLES, TREND, SHARP, N_MADE } made;
-enum { MADE_ROWS = IS_FAST_BUILD ? 1500 : 700, MADE_DIM = 32, MADE_VALUES = 16 };
+enum { MADE_ROWS = IS_FAST_BUILD ? 1500 : 1100, MADE_DIM = 32, MADE_VALUES = 16 };
 
 /* A causal head: keys about some centres, which queries look for; sinks without values that take most of the
    attention; needles; values that drift; sharp attention. */
@@ -734,7 +765,7 @@ static void test_errors_are_true(void **state) {
       if (told == 0.0) assert_below(truth, 5e-6);
       if (told > 0.0) ratio[n++] = truth / told;
     }
-    assert_above(n, MADE_ROWS / 2);
+    assert_above(n, MADE_ROWS / 4);
     qsort(ratio, (size_t)n, sizeof *ratio, compare_doubles);
     assert_below(ratio[n / 2], 1.15);
     assert_above(ratio[n / 2], kind == SHARP ? 0.2 : 0.6);
@@ -792,10 +823,16 @@ static void test_tolerances_are_kept(void **state) {
         assert_below(fabs((double)(c.out[r * MADE_VALUES + t] - d.out[r * MADE_VALUES + t])), 5e-6);
       if (told == 0.0) assert_below(fabs((double)(c.lse[r] - d.lse[r])), 5e-6);
     }
+    hyperattn_report report = *c.problem.report,
+                     alone; /* errors that nobody asks for are told all the same */
+    d.params = c.params, d.problem.report = &alone;
+    memset(&alone, 0xff, sizeof alone);
+    run(&d);
+    assert_memory_equal(&alone, &report, sizeof report);
     free(out), free(d.out), free(d.lse);
     free_made_call(&c);
   }
-  assert_above(scanned, rows / 5);
+  assert_above(scanned, rows / 10);
   assert_below(above, 0.03 * rows); /* where all queries are alike, their budget ends just below */
   assert_below(far_above, 0.001 * rows);
 }
@@ -1066,6 +1103,7 @@ int main(void) {
       cmocka_unit_test(test_spread_and_distances),
       cmocka_unit_test(test_sketches),
       cmocka_unit_test(test_sums_are_unbiased),
+      cmocka_unit_test(test_noise_is_not_shared),
       cmocka_unit_test(test_no_needle_is_lost),
       cmocka_unit_test(test_later_keys_change_nothing),
       cmocka_unit_test(test_workers),
