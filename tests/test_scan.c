@@ -236,7 +236,7 @@ static void test_hits(void **state) {
 
 /* The pilot's sums, from none and from some; empty lanes, and scores of -inf. */
 static void check_collect(const scan_kernel *k, int64_t dim, kind of, uint64_t *random) {
-  float score[PILOT * MOST_LANES], high[MOST_LANES], sum[MOST_LANES], was[2][MOST_LANES];
+  float score[PILOT * MOST_LANES], high[MOST_LANES], sum[MOST_LANES], group[MOST_LANES], was[3][MOST_LANES];
   int begin, end;
   (void)dim;
   if (of == MIXED || of == HUGE_ONES) return;
@@ -250,17 +250,20 @@ static void check_collect(const scan_kernel *k, int64_t dim, kind of, uint64_t *
     int is_begun = (int)any_of(random, 0, 1) && i != begin;
     was[0][i] = high[i] = is_begun ? test_gaussian(random) * 9.0f : -INFINITY;
     was[1][i] = sum[i] = is_begun ? (float)any_of(random, 1, 50) : 0.0f;
+    was[2][i] = group[i] = sum[i] * (float)splitmix_uniform(random);
   }
-  k->by->collect(score, begin, end, high, sum);
+  k->by->collect(score, begin, end, high, sum, group);
   for (int i = 0; i < k->lanes; i++) {
-    double most = (double)was[0][i], all = 0.0;
+    double most = (double)was[0][i], factor = 0.0, here = 0.0;
     for (int j = 0; j < PILOT; j++) most = fmax(most, (double)score[j * k->lanes + i]);
-    if (most > -INFINITY) all = (double)was[1][i] * exp((double)was[0][i] - most);
-    for (int j = 0; j < PILOT && most > -INFINITY; j++) all += exp((double)score[j * k->lanes + i] - most);
+    if (most > -INFINITY) factor = exp((double)was[0][i] - most);
+    for (int j = 0; j < PILOT && most > -INFINITY; j++) here += exp((double)score[j * k->lanes + i] - most);
+    double all = (double)was[1][i] * factor + here, largest = fmax((double)was[2][i] * factor, here);
     if (i < begin || i >= end)
-      assert_true(high[i] == was[0][i] && sum[i] == was[1][i]);
+      assert_true(high[i] == was[0][i] && sum[i] == was[1][i] && group[i] == was[2][i]);
     else
-      assert_true((double)high[i] == most && is_near(sum[i], all, 4e-6 * all + 1e-37));
+      assert_true((double)high[i] == most && is_near(sum[i], all, 4e-6 * all + 1e-37) &&
+                  is_near(group[i], largest, 4e-6 * largest + 1e-37));
   }
 }
 static void test_pilot_sums(void **state) {
