@@ -1154,6 +1154,7 @@ HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) /
 /* The smaller of a caller's number and `most`. */
 HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
 
+#if HAI_SCAN
 /* The number of the lowest bit of x that is set; x is not 0. */
 HAI_HOT int hai_lowest_bit(uint64_t x) {
 #if HAI_SIMD
@@ -1164,6 +1165,7 @@ HAI_HOT int hai_lowest_bit(uint64_t x) {
   return i;
 #endif
 }
+#endif
 
 /* Products and sums of sizes; SIZE_MAX where they would not fit. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
@@ -8172,87 +8174,88 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 
 /* ======== src/arrays.h ======== */
 
-/* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
-   has a part for (HAI_OF_..), the method that needs it (HAI_BY_..), how many elements such a part has
-   (hai_count_.. in workspace.h), and the array whose place it takes. Most have a place of their own. Arrays
-   that share a place are listed after its owner and lie one behind the other from its start; they are never
-   in use at the same time as the owner. Arrays [n_query] and [n_key] have an element for each row of the
-   tensor. Of HYPER's, the others are shared by the rectangles of a level, as their accessors say, and written
-   anew at each level; RECORD is kept. */
+/* The tables of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
+   has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
+   it takes. Most have a place of their own. Arrays that share a place are listed after its owner and lie one
+   behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
+   [n_key] have an element for each row of the tensor. The others are shared by the rectangles of a level, as
+   their accessors say, and written anew at each level; RECORD is kept. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
-  X(LSE, sizeof(float), HEADS, HYPER, hai_count_lse, LSE)                                        \
+  X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
   /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
-  X(OUT, sizeof(float), HEADS, HYPER, hai_count_out, OUT)                                        \
+  X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
   /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */  \
-  X(FEW, sizeof(float), HEADS, ANY, hai_count_few, FEW)                                          \
+  X(FEW, sizeof(float), HAI_OF_HEADS, hai_count_few, FEW)                                        \
   /* sub-blocks of each query group, ascending: [groups][take] */                                \
-  X(CHOICE, sizeof(int32_t), HEADS, HYPER, hai_count_choice, CHOICE)                             \
+  X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \
   /* bucket of each row */                                                                       \
-  X(QUERY_CODE, sizeof(uint16_t), HEADS, HYPER, hai_count_sorted_queries, CHOICE)                \
-  X(KEY_CODE, sizeof(uint16_t), KV_HEADS, HYPER, hai_count_sorted_keys, CHOICE)                  \
+  X(QUERY_CODE, sizeof(uint16_t), HAI_OF_HEADS, hai_count_sorted_queries, CHOICE)                \
+  X(KEY_CODE, sizeof(uint16_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, CHOICE)                  \
   /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
-  X(MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_mean, MEAN)                                  \
+  X(MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_mean, MEAN)                                  \
   /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
-  X(QUERY_ORDER, sizeof(int32_t), HEADS, HYPER, hai_count_sorted_queries, QUERY_ORDER)           \
-  X(KEY_ORDER, sizeof(int32_t), KV_HEADS, HYPER, hai_count_sorted_keys, KEY_ORDER)               \
+  X(QUERY_ORDER, sizeof(int32_t), HAI_OF_HEADS, hai_count_sorted_queries, QUERY_ORDER)           \
+  X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
   /* mean key of each superblock: [superblocks][head_dim] */                                     \
-  X(SUPERBLOCK_MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
+  X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
   /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
-  X(PARTIAL, sizeof(float), HEADS, HYPER, hai_count_partial, PARTIAL)                            \
+  X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
-  X(TRUTH, sizeof(float), HEADS, HYPER, hai_count_truth, TRUTH)                                  \
+  X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
   /* column masses, then sampling weights before they are mixed: [n_key] */                      \
-  X(MASS, sizeof(float), HEADS, HYPER, hai_count_mass, TRUTH)                                    \
+  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, TRUTH)                                    \
   /* for the report, sums of the probes' squared weights: [n_key] */                             \
-  X(SQUARED_MASS, sizeof(float), HEADS, HYPER, hai_count_squared_mass, SQUARED_MASS)             \
+  X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
   /* one bit for each key of a rectangle, in words */                                            \
-  X(PINNED, sizeof(uint32_t), HEADS, HYPER, hai_count_pinned, PINNED)                            \
+  X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
   /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
-  X(PINS, sizeof(int32_t), HEADS, HYPER, hai_count_pins, PINS)                                   \
+  X(PINS, sizeof(int32_t), HAI_OF_HEADS, hai_count_pins, PINS)                                   \
   /* columns of the draw and of the wide draw: [max_rects][sample_size + max_wide] */            \
-  X(COLUMNS, sizeof(hai_column), HEADS, HYPER, hai_count_columns, COLUMNS)                       \
+  X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
-  X(COUNTS, sizeof(int32_t), HEADS, HYPER, hai_count_counts, COUNTS)                             \
+  X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
   /* what the held-out queries chose: [max_rects] */                                             \
-  X(VERDICT, sizeof(hai_verdict), HEADS, HYPER, hai_count_verdict, VERDICT)                      \
+  X(VERDICT, sizeof(hai_verdict), HAI_OF_HEADS, hai_count_verdict, VERDICT)                      \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
-  X(RECORD, sizeof(hai_record), HEADS, HYPER, hai_count_record, RECORD)                          \
-  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                             \
-  X(CODE, sizeof(int8_t), KV_HEADS, SCAN, hai_count_code, CODE)                                  \
-  /* HAI_RAISED times their sums */                                                              \
-  X(LIFT, sizeof(int32_t), KV_HEADS, SCAN, hai_count_sketched, LIFT)                             \
-  /* mean key of each block: [blocks][head_dim] */                                               \
-  X(BLOCK_MEAN, sizeof(float), KV_HEADS, SCAN, hai_count_block_mean, BLOCK_MEAN)                 \
-  /* what a code is worth, or HAI_WHOLE: [blocks] */                                             \
-  X(CODE_UNIT, sizeof(float), KV_HEADS, SCAN, hai_count_blocks, CODE_UNIT)                       \
-  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */                \
-  X(DRAW, sizeof(float), KV_HEADS, SCAN, hai_count_draws, DRAW)                                  \
-  /* a value that others are measured from: [value_dim] */                                       \
-  X(CENTRE, sizeof(float), KV_HEADS, SCAN, hai_count_centre, CENTRE)                             \
-  /* each value's squared distance from it */                                                    \
-  X(DISTANCE, sizeof(float), KV_HEADS, SCAN, hai_count_sketched, DISTANCE)                       \
-  /* rows that missed the tolerance, each task's from its first row on: [n_query] */             \
-  X(MISSED, sizeof(int32_t), HEADS, SCAN, hai_count_missed, MISSED)                              \
-  /* relative error of each query, where the caller has no query_error: [n_query] */             \
-  X(ERROR, sizeof(float), HEADS, SCAN, hai_count_error, ERROR)                                   \
-  /* what each task of the scan has done: [tasks] */                                             \
-  X(TALLY, sizeof(hai_tally), HEADS, SCAN, hai_count_tally, TALLY)                               \
+  X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
   /* ln of the largest residual sum of each task of sampled rows */                              \
-  X(CAP, sizeof(float), HEADS, HYPER, hai_count_cap, CAP)
+  X(CAP, sizeof(float), HAI_OF_HEADS, hai_count_cap, CAP)
+
+/* Those of the scan, in a table of their own, which a build without it leaves out. */
+#define HAI_SCAN_ARRAYS(X)                                                           \
+  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
+  X(CODE, sizeof(int8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                     \
+  /* HAI_RAISED times their sums */                                                  \
+  X(LIFT, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sketched, LIFT)                \
+  /* mean key of each block: [blocks][head_dim] */                                   \
+  X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
+  /* what a code is worth, or HAI_WHOLE: [blocks] */                                 \
+  X(CODE_UNIT, sizeof(float), HAI_OF_KV_HEADS, hai_count_blocks, CODE_UNIT)          \
+  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */    \
+  X(DRAW, sizeof(float), HAI_OF_KV_HEADS, hai_count_draws, DRAW)                     \
+  /* a value that others are measured from: [value_dim] */                           \
+  X(CENTRE, sizeof(float), HAI_OF_KV_HEADS, hai_count_centre, CENTRE)                \
+  /* each value's squared distance from it */                                        \
+  X(DISTANCE, sizeof(float), HAI_OF_KV_HEADS, hai_count_sketched, DISTANCE)          \
+  /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
+  X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
+  /* relative error of each query, where the caller has no query_error: [n_query] */ \
+  X(ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, ERROR)                      \
+  /* what each task of the scan has done: [tasks] */                                 \
+  X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
-enum { HAI_BY_ANY, HAI_BY_HYPER, HAI_BY_SCAN };
 
 typedef enum hai_array_id {
-#define HAI_ARRAY_ID(name, size, heads, by, count, place) HAI_ARRAY_##name,
-  HAI_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAYS
+#define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAY_IDS
 } hai_array_id;
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
 typedef struct hai_layout {
-  size_t begin[HAI_N_ARRAYS];  /* of each array; one that a call does not need has no bytes */
-  size_t stride[HAI_N_ARRAYS]; /* bytes of each array for one head */
+  size_t begin[HAI_N_ARRAY_IDS];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_N_ARRAY_IDS]; /* bytes of each array for one head */
   size_t scratch;              /* first worker's scratch, behind all arrays */
   size_t scratch_bytes;        /* of each worker */
   int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */
@@ -8336,6 +8339,9 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Do the call's queries scan? Constant in a build without the scan. */
+static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
+
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
    would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
@@ -8346,7 +8352,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !plan->scanning;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !hai_scanning(plan);
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -8642,6 +8648,7 @@ static size_t hai_count_cap(const hai_plan *plan) {
 
 /* ---- For the scan ---- */
 
+#if HAI_SCAN
 static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
 static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
 static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
@@ -8664,6 +8671,7 @@ static size_t hai_count_error(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
 }
 static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+#endif
 
 /* ---- Layout ---- */
 
@@ -8671,19 +8679,22 @@ typedef struct hai_array {
   size_t (*count)(const hai_plan *plan); /* elements for one head */
   unsigned short size;                   /* bytes of an element */
   unsigned char heads;                   /* HAI_OF_HEADS or HAI_OF_KV_HEADS */
-  unsigned char by;                      /* HAI_BY_ANY, HAI_BY_HYPER or HAI_BY_SCAN */
   unsigned char place;                   /* hai_array_id of the array whose place it takes */
 } hai_array;
 
 static const hai_array hai_arrays[] = {
-#define HAI_ARRAY(name, size, heads, by, count, place) \
-  {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
-    HAI_ARRAYS(HAI_ARRAY)};
+#define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
+    HAI_ARRAYS(HAI_ARRAY)
+#if HAI_SCAN
+        HAI_SCAN_ARRAYS(HAI_ARRAY)
+#endif
+};
+enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  int by = hai_arrays[array].by;
-  int wanted = by == HAI_BY_ANY || (by == HAI_BY_SCAN ? plan->scanning : hai_may_approximate(plan));
+  int wanted = array >= HAI_ARRAY_CODE ? hai_scanning(plan)
+                                       : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
   return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
@@ -8703,7 +8714,7 @@ static void hai_resolve_arrays(hai_plan *plan) {
   int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!HAI_FEW && !hai_may_approximate(plan) && !plan->scanning) return;
+  if (!HAI_FEW && !hai_may_approximate(plan) && !hai_scanning(plan)) return;
   for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
@@ -9643,13 +9654,6 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
   if (tile->masked) hai_tile_mask(tile, begin, tile->n_keys, tile->visible);
 }
 
-/* The tile's queries see no key before `first` from here on. */
-static void hai_tile_from(hai_tile *tile, hai_index first) {
-  int i;
-  for (i = 0; i < tile->n; i++) tile->first[i] = first;
-  tile->min_first = tile->max_first = first;
-}
-
 /* ======== src/states.h ======== */
 
 /* ---- States of the lanes ---- */
@@ -9827,13 +9831,6 @@ static void hai_tile_close(hai_job *job) {
 static void hai_tile_lse(const hai_tile *tile, float *lse) {
   int i;
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
-}
-
-/* Is the lane's result 0 in every coordinate? */
-static int hai_lane_is_zero(const hai_tile *tile, int lane) {
-  hai_index t = 0;
-  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
-  return t == tile->value_dim;
 }
 
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
@@ -11044,6 +11041,7 @@ HAI_APART void hai_stage_exact(hai_job *job) {
    value in their midst, which tells how large an error is. One sketch serves all query heads that share
    the keys. */
 
+#if HAI_SCAN
 /* The unit of a block of which a key or value is not finite: all of it is met exactly. */
 #define HAI_WHOLE (-1.0f)
 
@@ -11127,6 +11125,7 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
                        HAI_CHUNK * sizeof(float));
   }
 }
+#endif
 
 /* ======== src/scan.h ======== */
 
@@ -11153,6 +11152,7 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
    first query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on
    which heads and batches a call holds. */
 
+#if HAI_SCAN
 typedef struct hai_kept {
   int32_t key;
   float log_share; /* ln of the probability with which it was kept */
@@ -11211,7 +11211,6 @@ static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
 static float hai_scan_cost(const hai_plan *plan) {
   float work = 0.0f, exact = 0.0f, kept = HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size);
   int point;
-  if (!plan->scanning) return 1.0f;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
               keys = hai_scan_end(plan, row);
@@ -11413,11 +11412,13 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
     }
   }
 }
+#endif
 
 /* ======== src/sampling.h ======== */
 
 /* ---- The sample of a scan: what a tile meets, what its error is, and which budget it should have ---- */
 
+#if HAI_SCAN
 /* Starts to load rows of kept keys begin .. end - 1. */
 static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
   size_t key_bytes = HAI_AS(size_t, hai_offset(tile->keys.dtype, tile->keys.dim));
@@ -11452,6 +11453,13 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
     scan->kernel->spread(tile->score, next - at, missing, distance, tile->factor, tile->begin, tile->end,
                          scan->near, scan->far);
   }
+}
+
+/* Is the lane's result 0 in every coordinate? */
+static int hai_lane_is_zero(const hai_tile *tile, int lane) {
+  hai_index t = 0;
+  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
+  return t == tile->value_dim;
 }
 
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say. Of the
@@ -11526,10 +11534,19 @@ static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
   scan->budget *= best;
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
+#endif
 
 /* ======== src/scanning.h ======== */
 
 /* ---- Scanning: a tile from its first key to its result, and the stage ---- */
+
+#if HAI_SCAN
+/* The tile's queries see no key before `first` from here on. */
+static void hai_tile_from(hai_tile *tile, hai_index first) {
+  int i;
+  for (i = 0; i < tile->n; i++) tile->first[i] = first;
+  tile->min_first = tile->max_first = first;
+}
 
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
@@ -11748,6 +11765,7 @@ HAI_APART void hai_stage_scan(hai_job *job) {
     hai_scan_tiles(job, &scan, tiles, i, row);
   }
 }
+#endif
 
 /* ======== src/mending.h ======== */
 
@@ -11755,6 +11773,7 @@ HAI_APART void hai_stage_scan(hai_job *job) {
    Each task of the scan leaves a list of such rows. A head's are gathered into full tiles, which meet every
    key: a row alone would cost as much as a tile. */
 
+#if HAI_SCAN
 static const hai_tally *hai_tallies(const hai_job *job) {
   return HAI_PLACE(const hai_tally, hai_array_of(job, HAI_ARRAY_TALLY));
 }
@@ -11796,6 +11815,7 @@ HAI_APART void hai_stage_mend(hai_job *job) {
   hai_attend_rows(job, hai_mend_open, hai_exact_meet, index,
                   hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
 }
+#endif
 
 /* ======== src/few.h ======== */
 
@@ -13089,6 +13109,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
 /* ---- Tallying: the report of a scan ----
    Every query has estimated its own error, and every task has counted: the report adds up. */
 
+#if HAI_SCAN
 /* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
    sign do. Cost: 31 n. */
 static float hai_ranked(const float *x, hai_index n, hai_index rank) {
@@ -13150,6 +13171,7 @@ HAI_APART void hai_stage_tally(hai_job *job) {
   if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   plan->problem->report[hai_flat_head(job)] = r;
 }
+#endif
 
 /* ======== src/stages.h ======== */
 
@@ -13188,8 +13210,9 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !plan->scanning;
+  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
 }
+#if HAI_SCAN
 static int hai_wants_scan(const hai_plan *plan, int pairing) {
   (void)pairing;
   return plan->scanning;
@@ -13202,6 +13225,7 @@ static int hai_wants_tally(const hai_plan *plan, int pairing) {
   (void)pairing;
   return plan->scanning && plan->reporting;
 }
+#endif
 static int hai_wants_few(const hai_plan *plan, int pairing) {
   (void)pairing;
   return hai_is_few(plan);
@@ -13240,7 +13264,7 @@ static int hai_wants_cap(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_report(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->reporting && !plan->scanning;
+  return plan->reporting && !hai_scanning(plan);
 }
 
 /* ---- Chunks ---- */
@@ -13256,6 +13280,7 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   (void)n_key;
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
+#if HAI_SCAN
 static hai_index hai_cut_sketch(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_query;
@@ -13266,6 +13291,7 @@ static hai_index hai_cut_scan(const hai_plan *plan, hai_index n_query, hai_index
   (void)n_key;
   return hai_scan_tasks(plan);
 }
+#endif
 /* Some rows of all heads that share a kv head, by a part of the keys. */
 static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_query;
@@ -13311,6 +13337,7 @@ static size_t hai_scratch_none(const hai_plan *plan) {
 static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
+#if HAI_SCAN
 /* A centre, and a block of keys or values. */
 static size_t hai_scratch_sketch(const hai_plan *plan) {
   hai_index dim = hai_max(plan->head_dim, plan->value_dim);
@@ -13319,6 +13346,7 @@ static size_t hai_scratch_sketch(const hai_plan *plan) {
 static size_t hai_scratch_scan(const hai_plan *plan) {
   return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
 }
+#endif
 /* Few queries overlay the tile's memory; this is what exceeds it. */
 static size_t hai_scratch_few(const hai_plan *plan) {
   size_t bytes = hai_few_bytes(plan);
@@ -13378,12 +13406,14 @@ static const hai_stage hai_stages[] = {
             hai_wants_few, hai_cut_few, hai_scratch_few),
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_merge, hai_cut_nothing, hai_scratch_few),
-  HAI_STAGE(HAI_BEFORE, HAI_SCAN, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
+#if HAI_SCAN
+  HAI_STAGE(HAI_BEFORE, 1, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scan, hai_cut_sketch, hai_scratch_sketch),
-  HAI_STAGE(HAI_BEFORE, HAI_SCAN, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_BEFORE, 1, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scan, hai_cut_scan, hai_scratch_scan),
-  HAI_STAGE(HAI_BEFORE, HAI_SCAN, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_BEFORE, 1, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_mend, hai_cut_queries, hai_scratch_tiles),
+#endif
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
@@ -13440,8 +13470,10 @@ static const hai_stage hai_stages[] = {
 
   HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_report, hai_cut_nothing, hai_scratch_none),
-  HAI_STAGE(HAI_AFTER, HAI_SCAN && HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_tally, hai_cut_nothing, hai_scratch_none)
+#if HAI_SCAN
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_tally, hai_cut_nothing, hai_scratch_none),
+#endif
 };
 /* clang-format on */
 
@@ -13493,10 +13525,12 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  plan->scanning = HAI_SCAN && p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
+#if HAI_SCAN
+  plan->scanning = p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
                    plan->n_query >= HAI_LEAST_SCANNED && hai_scan_pays(plan, plan->n_key);
+#endif
   plan->window =
-      plan->problem->causal && (plan->hyper || plan->scanning) ? hai_clamp(p->window, plan->n_key) : 0;
+      plan->problem->causal && (plan->hyper || hai_scanning(plan)) ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -13879,7 +13913,11 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
   hai_plan plan;
   float cost;
   if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
-  cost = HAI_SCAN && params->method == HYPERATTN_SCAN ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#if HAI_SCAN
+  cost = hai_scanning(&plan) ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#else
+  cost = hai_hyper_cost(&plan);
+#endif
   return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
 }
 #endif
@@ -14383,6 +14421,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
 #undef HAI_SCAN
+#undef HAI_SCAN_ARRAYS
 #undef HAI_SCAN_ROWS
 #undef HAI_SIEVE
 #undef HAI_SIMD

@@ -1,84 +1,85 @@
-/* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
-   has a part for (HAI_OF_..), the method that needs it (HAI_BY_..), how many elements such a part has
-   (hai_count_.. in workspace.h), and the array whose place it takes. Most have a place of their own. Arrays
-   that share a place are listed after its owner and lie one behind the other from its start; they are never
-   in use at the same time as the owner. Arrays [n_query] and [n_key] have an element for each row of the
-   tensor. Of HYPER's, the others are shared by the rectangles of a level, as their accessors say, and written
-   anew at each level; RECORD is kept. */
+/* The tables of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
+   has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
+   it takes. Most have a place of their own. Arrays that share a place are listed after its owner and lie one
+   behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
+   [n_key] have an element for each row of the tensor. The others are shared by the rectangles of a level, as
+   their accessors say, and written anew at each level; RECORD is kept. */
 #define HAI_ARRAYS(X)                                                                            \
   /* lse of what each query has met so far: [n_query] */                                         \
-  X(LSE, sizeof(float), HEADS, HYPER, hai_count_lse, LSE)                                        \
+  X(LSE, sizeof(float), HAI_OF_HEADS, hai_count_lse, LSE)                                        \
   /* the result so far, where out itself is not float32: [n_query][value_dim] */                 \
-  X(OUT, sizeof(float), HEADS, HYPER, hai_count_out, OUT)                                        \
+  X(OUT, sizeof(float), HAI_OF_HEADS, hai_count_out, OUT)                                        \
   /* states of few queries over each part of the keys: [parts][n_query][value_dim, m, l, ..] */  \
-  X(FEW, sizeof(float), HEADS, ANY, hai_count_few, FEW)                                          \
+  X(FEW, sizeof(float), HAI_OF_HEADS, hai_count_few, FEW)                                        \
   /* sub-blocks of each query group, ascending: [groups][take] */                                \
-  X(CHOICE, sizeof(int32_t), HEADS, HYPER, hai_count_choice, CHOICE)                             \
+  X(CHOICE, sizeof(int32_t), HAI_OF_HEADS, hai_count_choice, CHOICE)                             \
   /* bucket of each row */                                                                       \
-  X(QUERY_CODE, sizeof(uint16_t), HEADS, HYPER, hai_count_sorted_queries, CHOICE)                \
-  X(KEY_CODE, sizeof(uint16_t), KV_HEADS, HYPER, hai_count_sorted_keys, CHOICE)                  \
+  X(QUERY_CODE, sizeof(uint16_t), HAI_OF_HEADS, hai_count_sorted_queries, CHOICE)                \
+  X(KEY_CODE, sizeof(uint16_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, CHOICE)                  \
   /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
-  X(MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_mean, MEAN)                                  \
+  X(MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_mean, MEAN)                                  \
   /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
-  X(QUERY_ORDER, sizeof(int32_t), HEADS, HYPER, hai_count_sorted_queries, QUERY_ORDER)           \
-  X(KEY_ORDER, sizeof(int32_t), KV_HEADS, HYPER, hai_count_sorted_keys, KEY_ORDER)               \
+  X(QUERY_ORDER, sizeof(int32_t), HAI_OF_HEADS, hai_count_sorted_queries, QUERY_ORDER)           \
+  X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
   /* mean key of each superblock: [superblocks][head_dim] */                                     \
-  X(SUPERBLOCK_MEAN, sizeof(float), KV_HEADS, HYPER, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
+  X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
   /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
-  X(PARTIAL, sizeof(float), HEADS, HYPER, hai_count_partial, PARTIAL)                            \
+  X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
-  X(TRUTH, sizeof(float), HEADS, HYPER, hai_count_truth, TRUTH)                                  \
+  X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
   /* column masses, then sampling weights before they are mixed: [n_key] */                      \
-  X(MASS, sizeof(float), HEADS, HYPER, hai_count_mass, TRUTH)                                    \
+  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, TRUTH)                                    \
   /* for the report, sums of the probes' squared weights: [n_key] */                             \
-  X(SQUARED_MASS, sizeof(float), HEADS, HYPER, hai_count_squared_mass, SQUARED_MASS)             \
+  X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
   /* one bit for each key of a rectangle, in words */                                            \
-  X(PINNED, sizeof(uint32_t), HEADS, HYPER, hai_count_pinned, PINNED)                            \
+  X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
   /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
-  X(PINS, sizeof(int32_t), HEADS, HYPER, hai_count_pins, PINS)                                   \
+  X(PINS, sizeof(int32_t), HAI_OF_HEADS, hai_count_pins, PINS)                                   \
   /* columns of the draw and of the wide draw: [max_rects][sample_size + max_wide] */            \
-  X(COLUMNS, sizeof(hai_column), HEADS, HYPER, hai_count_columns, COLUMNS)                       \
+  X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
-  X(COUNTS, sizeof(int32_t), HEADS, HYPER, hai_count_counts, COUNTS)                             \
+  X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
   /* what the held-out queries chose: [max_rects] */                                             \
-  X(VERDICT, sizeof(hai_verdict), HEADS, HYPER, hai_count_verdict, VERDICT)                      \
+  X(VERDICT, sizeof(hai_verdict), HAI_OF_HEADS, hai_count_verdict, VERDICT)                      \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
-  X(RECORD, sizeof(hai_record), HEADS, HYPER, hai_count_record, RECORD)                          \
-  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                             \
-  X(CODE, sizeof(int8_t), KV_HEADS, SCAN, hai_count_code, CODE)                                  \
-  /* HAI_RAISED times their sums */                                                              \
-  X(LIFT, sizeof(int32_t), KV_HEADS, SCAN, hai_count_sketched, LIFT)                             \
-  /* mean key of each block: [blocks][head_dim] */                                               \
-  X(BLOCK_MEAN, sizeof(float), KV_HEADS, SCAN, hai_count_block_mean, BLOCK_MEAN)                 \
-  /* what a code is worth, or HAI_WHOLE: [blocks] */                                             \
-  X(CODE_UNIT, sizeof(float), KV_HEADS, SCAN, hai_count_blocks, CODE_UNIT)                       \
-  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */                \
-  X(DRAW, sizeof(float), KV_HEADS, SCAN, hai_count_draws, DRAW)                                  \
-  /* a value that others are measured from: [value_dim] */                                       \
-  X(CENTRE, sizeof(float), KV_HEADS, SCAN, hai_count_centre, CENTRE)                             \
-  /* each value's squared distance from it */                                                    \
-  X(DISTANCE, sizeof(float), KV_HEADS, SCAN, hai_count_sketched, DISTANCE)                       \
-  /* rows that missed the tolerance, each task's from its first row on: [n_query] */             \
-  X(MISSED, sizeof(int32_t), HEADS, SCAN, hai_count_missed, MISSED)                              \
-  /* relative error of each query, where the caller has no query_error: [n_query] */             \
-  X(ERROR, sizeof(float), HEADS, SCAN, hai_count_error, ERROR)                                   \
-  /* what each task of the scan has done: [tasks] */                                             \
-  X(TALLY, sizeof(hai_tally), HEADS, SCAN, hai_count_tally, TALLY)                               \
+  X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
   /* ln of the largest residual sum of each task of sampled rows */                              \
-  X(CAP, sizeof(float), HEADS, HYPER, hai_count_cap, CAP)
+  X(CAP, sizeof(float), HAI_OF_HEADS, hai_count_cap, CAP)
+
+/* Those of the scan, in a table of their own, which a build without it leaves out. */
+#define HAI_SCAN_ARRAYS(X)                                                           \
+  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
+  X(CODE, sizeof(int8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                     \
+  /* HAI_RAISED times their sums */                                                  \
+  X(LIFT, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sketched, LIFT)                \
+  /* mean key of each block: [blocks][head_dim] */                                   \
+  X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
+  /* what a code is worth, or HAI_WHOLE: [blocks] */                                 \
+  X(CODE_UNIT, sizeof(float), HAI_OF_KV_HEADS, hai_count_blocks, CODE_UNIT)          \
+  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */    \
+  X(DRAW, sizeof(float), HAI_OF_KV_HEADS, hai_count_draws, DRAW)                     \
+  /* a value that others are measured from: [value_dim] */                           \
+  X(CENTRE, sizeof(float), HAI_OF_KV_HEADS, hai_count_centre, CENTRE)                \
+  /* each value's squared distance from it */                                        \
+  X(DISTANCE, sizeof(float), HAI_OF_KV_HEADS, hai_count_sketched, DISTANCE)          \
+  /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
+  X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
+  /* relative error of each query, where the caller has no query_error: [n_query] */ \
+  X(ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, ERROR)                      \
+  /* what each task of the scan has done: [tasks] */                                 \
+  X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
-enum { HAI_BY_ANY, HAI_BY_HYPER, HAI_BY_SCAN };
 
 typedef enum hai_array_id {
-#define HAI_ARRAY_ID(name, size, heads, by, count, place) HAI_ARRAY_##name,
-  HAI_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAYS
+#define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAY_IDS
 } hai_array_id;
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
 typedef struct hai_layout {
-  size_t begin[HAI_N_ARRAYS];  /* of each array; one that a call does not need has no bytes */
-  size_t stride[HAI_N_ARRAYS]; /* bytes of each array for one head */
+  size_t begin[HAI_N_ARRAY_IDS];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_N_ARRAY_IDS]; /* bytes of each array for one head */
   size_t scratch;              /* first worker's scratch, behind all arrays */
   size_t scratch_bytes;        /* of each worker */
   int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */

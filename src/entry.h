@@ -134,7 +134,11 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
   hai_plan plan;
   float cost;
   if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
-  cost = HAI_SCAN && params->method == HYPERATTN_SCAN ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#if HAI_SCAN
+  cost = hai_scanning(&plan) ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#else
+  cost = hai_hyper_cost(&plan);
+#endif
   return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
 }
 #endif

@@ -2,6 +2,7 @@
    Each task of the scan leaves a list of such rows. A head's are gathered into full tiles, which meet every
    key: a row alone would cost as much as a tile. */
 
+#if HAI_SCAN
 static const hai_tally *hai_tallies(const hai_job *job) {
   return HAI_PLACE(const hai_tally, hai_array_of(job, HAI_ARRAY_TALLY));
 }
@@ -43,3 +44,4 @@ HAI_APART void hai_stage_mend(hai_job *job) {
   hai_attend_rows(job, hai_mend_open, hai_exact_meet, index,
                   hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
 }
+#endif

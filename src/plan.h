@@ -74,6 +74,9 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Do the call's queries scan? Constant in a build without the scan. */
+static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
+
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
    would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
@@ -84,7 +87,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !plan->scanning;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !hai_scanning(plan);
 }
 
 /* Parts that so many keys are cut into for few queries. */

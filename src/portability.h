@@ -276,6 +276,7 @@ HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) /
 /* The smaller of a caller's number and `most`. */
 HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
 
+#if HAI_SCAN
 /* The number of the lowest bit of x that is set; x is not 0. */
 HAI_HOT int hai_lowest_bit(uint64_t x) {
 #if HAI_SIMD
@@ -286,6 +287,7 @@ HAI_HOT int hai_lowest_bit(uint64_t x) {
   return i;
 #endif
 }
+#endif
 
 /* Products and sums of sizes; SIZE_MAX where they would not fit. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }

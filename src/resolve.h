@@ -41,10 +41,12 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  plan->scanning = HAI_SCAN && p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
+#if HAI_SCAN
+  plan->scanning = p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
                    plan->n_query >= HAI_LEAST_SCANNED && hai_scan_pays(plan, plan->n_key);
+#endif
   plan->window =
-      plan->problem->causal && (plan->hyper || plan->scanning) ? hai_clamp(p->window, plan->n_key) : 0;
+      plan->problem->causal && (plan->hyper || hai_scanning(plan)) ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;

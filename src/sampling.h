@@ -1,5 +1,6 @@
 /* ---- The sample of a scan: what a tile meets, what its error is, and which budget it should have ---- */
 
+#if HAI_SCAN
 /* Starts to load rows of kept keys begin .. end - 1. */
 static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
   size_t key_bytes = HAI_AS(size_t, hai_offset(tile->keys.dtype, tile->keys.dim));
@@ -34,6 +35,13 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
     scan->kernel->spread(tile->score, next - at, missing, distance, tile->factor, tile->begin, tile->end,
                          scan->near, scan->far);
   }
+}
+
+/* Is the lane's result 0 in every coordinate? */
+static int hai_lane_is_zero(const hai_tile *tile, int lane) {
+  hai_index t = 0;
+  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
+  return t == tile->value_dim;
 }
 
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say. Of the
@@ -108,3 +116,4 @@ static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
   scan->budget *= best;
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
+#endif

@@ -21,6 +21,7 @@
    first query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on
    which heads and batches a call holds. */
 
+#if HAI_SCAN
 typedef struct hai_kept {
   int32_t key;
   float log_share; /* ln of the probability with which it was kept */
@@ -79,7 +80,6 @@ static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
 static float hai_scan_cost(const hai_plan *plan) {
   float work = 0.0f, exact = 0.0f, kept = HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size);
   int point;
-  if (!plan->scanning) return 1.0f;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
               keys = hai_scan_end(plan, row);
@@ -281,3 +281,4 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
     }
   }
 }
+#endif

@@ -1,5 +1,13 @@
 /* ---- Scanning: a tile from its first key to its result, and the stage ---- */
 
+#if HAI_SCAN
+/* The tile's queries see no key before `first` from here on. */
+static void hai_tile_from(hai_tile *tile, hai_index first) {
+  int i;
+  for (i = 0; i < tile->n; i++) tile->first[i] = first;
+  tile->min_first = tile->max_first = first;
+}
+
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
@@ -217,3 +225,4 @@ HAI_APART void hai_stage_scan(hai_job *job) {
     hai_scan_tiles(job, &scan, tiles, i, row);
   }
 }
+#endif

@@ -6,6 +6,7 @@
    value in their midst, which tells how large an error is. One sketch serves all query heads that share
    the keys. */
 
+#if HAI_SCAN
 /* The unit of a block of which a key or value is not finite: all of it is met exactly. */
 #define HAI_WHOLE (-1.0f)
 
@@ -89,3 +90,4 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
                        HAI_CHUNK * sizeof(float));
   }
 }
+#endif

@@ -33,8 +33,9 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !plan->scanning;
+  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
 }
+#if HAI_SCAN
 static int hai_wants_scan(const hai_plan *plan, int pairing) {
   (void)pairing;
   return plan->scanning;
@@ -47,6 +48,7 @@ static int hai_wants_tally(const hai_plan *plan, int pairing) {
   (void)pairing;
   return plan->scanning && plan->reporting;
 }
+#endif
 static int hai_wants_few(const hai_plan *plan, int pairing) {
   (void)pairing;
   return hai_is_few(plan);
@@ -85,7 +87,7 @@ static int hai_wants_cap(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_report(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->reporting && !plan->scanning;
+  return plan->reporting && !hai_scanning(plan);
 }
 
 /* ---- Chunks ---- */
@@ -101,6 +103,7 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   (void)n_key;
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
+#if HAI_SCAN
 static hai_index hai_cut_sketch(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_query;
@@ -111,6 +114,7 @@ static hai_index hai_cut_scan(const hai_plan *plan, hai_index n_query, hai_index
   (void)n_key;
   return hai_scan_tasks(plan);
 }
+#endif
 /* Some rows of all heads that share a kv head, by a part of the keys. */
 static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_query;
@@ -156,6 +160,7 @@ static size_t hai_scratch_none(const hai_plan *plan) {
 static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
+#if HAI_SCAN
 /* A centre, and a block of keys or values. */
 static size_t hai_scratch_sketch(const hai_plan *plan) {
   hai_index dim = hai_max(plan->head_dim, plan->value_dim);
@@ -164,6 +169,7 @@ static size_t hai_scratch_sketch(const hai_plan *plan) {
 static size_t hai_scratch_scan(const hai_plan *plan) {
   return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
 }
+#endif
 /* Few queries overlay the tile's memory; this is what exceeds it. */
 static size_t hai_scratch_few(const hai_plan *plan) {
   size_t bytes = hai_few_bytes(plan);
@@ -223,12 +229,14 @@ static const hai_stage hai_stages[] = {
             hai_wants_few, hai_cut_few, hai_scratch_few),
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_merge, hai_cut_nothing, hai_scratch_few),
-  HAI_STAGE(HAI_BEFORE, HAI_SCAN, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
+#if HAI_SCAN
+  HAI_STAGE(HAI_BEFORE, 1, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scan, hai_cut_sketch, hai_scratch_sketch),
-  HAI_STAGE(HAI_BEFORE, HAI_SCAN, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_BEFORE, 1, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scan, hai_cut_scan, hai_scratch_scan),
-  HAI_STAGE(HAI_BEFORE, HAI_SCAN, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_BEFORE, 1, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_mend, hai_cut_queries, hai_scratch_tiles),
+#endif
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
@@ -285,8 +293,10 @@ static const hai_stage hai_stages[] = {
 
   HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_report, hai_cut_nothing, hai_scratch_none),
-  HAI_STAGE(HAI_AFTER, HAI_SCAN && HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_tally, hai_cut_nothing, hai_scratch_none)
+#if HAI_SCAN
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_tally, hai_cut_nothing, hai_scratch_none),
+#endif
 };
 /* clang-format on */
 

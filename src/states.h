@@ -175,13 +175,6 @@ static void hai_tile_lse(const hai_tile *tile, float *lse) {
   for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
-/* Is the lane's result 0 in every coordinate? */
-static int hai_lane_is_zero(const hai_tile *tile, int lane) {
-  hai_index t = 0;
-  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
-  return t == tile->value_dim;
-}
-
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
 static void hai_tile_save(hai_tile *tile, float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);

@@ -1,6 +1,7 @@
 /* ---- Tallying: the report of a scan ----
    Every query has estimated its own error, and every task has counted: the report adds up. */
 
+#if HAI_SCAN
 /* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
    sign do. Cost: 31 n. */
 static float hai_ranked(const float *x, hai_index n, hai_index rank) {
@@ -62,3 +63,4 @@ HAI_APART void hai_stage_tally(hai_job *job) {
   if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   plan->problem->report[hai_flat_head(job)] = r;
 }
+#endif

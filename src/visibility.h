@@ -74,10 +74,3 @@ static void hai_tile_fill(hai_tile *tile, hai_index begin, hai_index end) {
   tile->masked = hai_tile_sees(tile, begin, end - 1) != HAI_SEEN_ALL;
   if (tile->masked) hai_tile_mask(tile, begin, tile->n_keys, tile->visible);
 }
-
-/* The tile's queries see no key before `first` from here on. */
-static void hai_tile_from(hai_tile *tile, hai_index first) {
-  int i;
-  for (i = 0; i < tile->n; i++) tile->first[i] = first;
-  tile->min_first = tile->max_first = first;
-}

@@ -146,6 +146,7 @@ static size_t hai_count_cap(const hai_plan *plan) {
 
 /* ---- For the scan ---- */
 
+#if HAI_SCAN
 static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
 static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
 static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
@@ -168,6 +169,7 @@ static size_t hai_count_error(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
 }
 static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+#endif
 
 /* ---- Layout ---- */
 
@@ -175,19 +177,22 @@ typedef struct hai_array {
   size_t (*count)(const hai_plan *plan); /* elements for one head */
   unsigned short size;                   /* bytes of an element */
   unsigned char heads;                   /* HAI_OF_HEADS or HAI_OF_KV_HEADS */
-  unsigned char by;                      /* HAI_BY_ANY, HAI_BY_HYPER or HAI_BY_SCAN */
   unsigned char place;                   /* hai_array_id of the array whose place it takes */
 } hai_array;
 
 static const hai_array hai_arrays[] = {
-#define HAI_ARRAY(name, size, heads, by, count, place) \
-  {count, size, HAI_OF_##heads, HAI_BY_##by, HAI_ARRAY_##place},
-    HAI_ARRAYS(HAI_ARRAY)};
+#define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
+    HAI_ARRAYS(HAI_ARRAY)
+#if HAI_SCAN
+        HAI_SCAN_ARRAYS(HAI_ARRAY)
+#endif
+};
+enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  int by = hai_arrays[array].by;
-  int wanted = by == HAI_BY_ANY || (by == HAI_BY_SCAN ? plan->scanning : hai_may_approximate(plan));
+  int wanted = array >= HAI_ARRAY_CODE ? hai_scanning(plan)
+                                       : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
   return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
@@ -207,7 +212,7 @@ static void hai_resolve_arrays(hai_plan *plan) {
   int i;
   size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!HAI_FEW && !hai_may_approximate(plan) && !plan->scanning) return;
+  if (!HAI_FEW && !hai_may_approximate(plan) && !hai_scanning(plan)) return;
   for (i = 0; i < HAI_N_ARRAYS; i++) {
     const hai_array *array = &hai_arrays[i];
     hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
