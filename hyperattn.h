@@ -1076,7 +1076,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 40   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 36   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -1968,7 +1968,7 @@ static void hai_scan_collect_scalar(const float *score, int begin, int end, floa
 
 static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_scan_block *block,
                                      int32_t *most) {
-  int32_t threshold[HAI_SCALAR_LANES];
+  int32_t threshold[HAI_SCALAR_LANES] = {0};
   float inverse = 1.0f / block->unit;
   uint64_t hits = 0;
   int i, j;
@@ -8254,8 +8254,9 @@ typedef enum hai_array_id {
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
 typedef struct hai_layout {
-  size_t begin[HAI_N_ARRAY_IDS];  /* of each array; one that a call does not need has no bytes */
-  size_t stride[HAI_N_ARRAY_IDS]; /* bytes of each array for one head */
+  size_t begin[HAI_ARRAY_CODE];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_ARRAY_CODE]; /* bytes of each array for one head */
+  size_t scan;                 /* where the scan's arrays begin, which lie one behind the other */
   size_t scratch;              /* first worker's scratch, behind all arrays */
   size_t scratch_bytes;        /* of each worker */
   int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */
@@ -8699,32 +8700,42 @@ static size_t hai_array_count(const hai_plan *plan, int array) {
 }
 
 /* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
-static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
+static size_t hai_take(int *overflow, size_t begin, size_t bytes) {
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
   if (bytes > limit || begin + bytes > limit) {
-    layout->overflow = 1;
+    *overflow = 1;
     return begin;
   }
   return begin + hai_round_up(bytes);
+}
+
+/* Bytes of an array for one head, and where it ends if it lies at `begin`. */
+static size_t hai_array_stride(const hai_plan *plan, int array) {
+  return hai_times(hai_array_count(plan, array), hai_arrays[array].size);
+}
+static size_t hai_array_end(const hai_plan *plan, int array, size_t begin, int *overflow) {
+  hai_index heads = hai_arrays[array].heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
+  size_t all = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, heads));
+  return hai_take(overflow, begin, hai_times(all, hai_array_stride(plan, array)));
 }
 
 /* Lays out the arrays, one behind the other but for those that take another's place. */
 static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
   int i;
-  size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
+  size_t end = 0;
   HYPERATTN_MEMSET(y, 0, sizeof *y);
   if (!HAI_FEW && !hai_may_approximate(plan) && !hai_scanning(plan)) return;
-  for (i = 0; i < HAI_N_ARRAYS; i++) {
-    const hai_array *array = &hai_arrays[i];
-    hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = hai_times(hai_array_count(plan, i), array->size);
-    if (array->place == i) end = y->scratch;
-    if (array->place == i - 1) end = y->begin[i - 1];
+  for (i = 0; i < HAI_ARRAY_CODE; i++) {
+    y->stride[i] = hai_array_stride(plan, i);
+    if (hai_arrays[i].place == i) end = y->scratch;
+    if (hai_arrays[i].place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
-    end = hai_take(y, end, hai_times(hai_times(batch, HAI_AS(size_t, heads)), y->stride[i]));
+    end = hai_array_end(plan, i, end, &y->overflow);
     y->scratch = hai_most(y->scratch, end);
   }
+  y->scan = y->scratch;
+  for (; i < HAI_N_ARRAYS; i++) y->scratch = hai_array_end(plan, i, y->scratch, &y->overflow);
 }
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
@@ -8796,9 +8807,23 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
 
 /* ---- Arrays ---- */
 
+#if HAI_SCAN
+/* As hai_array_at for an array of the scan. Their places are worked out anew, since a plan lies on the
+   stack. */
+static char *hai_scan_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
+  const hai_plan *plan = job->plan;
+  size_t begin = plan->layout.scan;
+  int overflow, i;
+  for (i = HAI_ARRAY_CODE; i < HAI_AS(int, array); i++) begin = hai_array_end(plan, i, begin, &overflow);
+  return job->base + begin + hai_array_stride(plan, i) * HAI_AS(size_t, flat_head);
+}
+#endif
 /* An array's first byte for a flat head; for the job's head, or for its kv head. */
 static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
   const hai_layout *y = &job->plan->layout;
+#if HAI_SCAN
+  if (array >= HAI_ARRAY_CODE) return hai_scan_array_at(job, array, flat_head);
+#endif
   return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
 }
 static char *hai_array_of(const hai_job *job, hai_array_id array) {
@@ -11505,33 +11530,38 @@ static float hai_scan_price(const hai_job *job, const hai_scan *scan, float time
          HAI_AS(float, hai_scan_misses(job, scan, times)) * keys * HAI_MEND_COST;
 }
 
-/* How many times the budget a tile should have, of those at hand: 1 where its sample is good enough, 0 where
-   exact attention is cheapest. */
-static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
-  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin), times,
-        best = 1.0f;
-  float least = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
-  for (times = 2.0f; times <= 16.0f; times *= 2.0f) {
-    float price = hai_scan_price(job, scan, times) + lanes * keys * job->plan->scan_kernel->cost;
+/* Which of n budgets, as multiples of the tile's, costs least: what is kept, the queries left to be mended
+   and, for a budget other than the tile's own, `again`. */
+static float hai_scan_cheapest(const hai_job *job, const hai_scan *scan, const float *times, int n, float own,
+                               float again) {
+  float best = 1.0f, least = own;
+  int i;
+  for (i = 0; i < n; i++) {
+    float price = hai_scan_price(job, scan, times[i]) + again;
     if (price < least) {
       least = price;
-      best = times;
+      best = times[i];
     }
   }
+  return best;
+}
+
+/* How many times the budget a tile should have: 1 where its sample is good enough, since that is paid for, 0
+   where exact attention is cheapest. */
+static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
+  static const float more[] = {2.0f, 4.0f, 8.0f, 16.0f};
+  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
+  float again = lanes * keys * job->plan->scan_kernel->cost;
+  float own = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
+  float best = hai_scan_cheapest(job, scan, more, 4, own, again);
+  float least = best > 1.0f ? hai_scan_price(job, scan, best) + again : own;
   return lanes * keys < least ? 0.0f : best;
 }
 
 /* The next tile's budget: what would have been best for this one. */
 static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
-  float times, best = 1.0f, least = hai_scan_price(job, scan, 1.0f);
-  for (times = 0.5f; times <= 2.0f; times *= 1.41421356f) {
-    float price = hai_scan_price(job, scan, times);
-    if (price < least) {
-      least = price;
-      best = times;
-    }
-  }
-  scan->budget *= best;
+  static const float near[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
+  scan->budget *= hai_scan_cheapest(job, scan, near, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
 #endif
@@ -14084,7 +14114,7 @@ static void hai_many_begin(hai_many *many, int n_problems, const hyperattn_param
   HYPERATTN_MEMSET(many, 0, sizeof *many);
   many->params = *params;
   many->n_problems = n_problems;
-  y->scratch = hai_take(y, hai_round_up(sizeof *many), planned);
+  y->scratch = hai_take(&y->overflow, hai_round_up(sizeof *many), planned);
   y->scratch_bytes = HAI_ALIGN; /* without a problem too */
 }
 
@@ -14094,7 +14124,7 @@ static size_t hai_many_add(hai_many *many, const hai_plan *plan) {
   size_t begin = y->scratch;
   int phases = hai_phases(plan), most_phases = hai_most_phases(plan);
   uint64_t tasks = hai_most_tasks(plan->problem) * HAI_AS(uint64_t, plan->problem->batch);
-  y->scratch = hai_take(y, begin, plan->layout.scratch);
+  y->scratch = hai_take(&y->overflow, begin, plan->layout.scratch);
   y->scratch_bytes = hai_most(y->scratch_bytes, plan->layout.scratch_bytes);
   if (many->phases < phases) many->phases = phases;
   if (many->most_phases < most_phases) many->most_phases = most_phases;
@@ -14109,7 +14139,7 @@ static void hai_many_end(hai_many *many) {
   hai_layout *y = &many->layout;
   size_t row = hai_times(HAI_AS(size_t, many->n_problems) + 1, sizeof(int64_t));
   many->table = y->scratch;
-  y->scratch = hai_take(y, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
+  y->scratch = hai_take(&y->overflow, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
 }
 
 /* Sums up what the problems need, and the tasks of a phase; finds every mistake that needs no pointer and no
@@ -14220,7 +14250,8 @@ HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problem
     planned[i].problem = problems[i];
     hai_resolve(plan, &planned[i].problem, &many->params);
     begin = hai_many_add(many, plan);
-    for (array = 0; array < HAI_N_ARRAYS; array++) plan->layout.begin[array] += begin;
+    for (array = 0; array < HAI_ARRAY_CODE; array++) plan->layout.begin[array] += begin;
+    plan->layout.scan += begin;
   }
   hai_many_end(many);
   for (i = 0; i < n_problems; i++) {

@@ -21,7 +21,7 @@ KINDS = ("ordinary", "retrieves", "gauss")
 RETRIEVE = ("repeat.", "n16384.l18h8")  # what the names of heads that retrieve begin with
 LONG = 32768  # from here on heads are repeated
 LONGEST = 131072
-JUDGED = "default"  # the point that targets are about
+JUDGED = "scan:64:0.1"
 NONE = "none in this record"
 INF = float("inf")
 

@@ -78,8 +78,9 @@ typedef enum hai_array_id {
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
 typedef struct hai_layout {
-  size_t begin[HAI_N_ARRAY_IDS];  /* of each array; one that a call does not need has no bytes */
-  size_t stride[HAI_N_ARRAY_IDS]; /* bytes of each array for one head */
+  size_t begin[HAI_ARRAY_CODE];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_ARRAY_CODE]; /* bytes of each array for one head */
+  size_t scan;                 /* where the scan's arrays begin, which lie one behind the other */
   size_t scratch;              /* first worker's scratch, behind all arrays */
   size_t scratch_bytes;        /* of each worker */
   int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */

@@ -75,7 +75,7 @@ static void hai_scan_collect_scalar(const float *score, int begin, int end, floa
 
 static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_scan_block *block,
                                      int32_t *most) {
-  int32_t threshold[HAI_SCALAR_LANES];
+  int32_t threshold[HAI_SCALAR_LANES] = {0};
   float inverse = 1.0f / block->unit;
   uint64_t hits = 0;
   int i, j;

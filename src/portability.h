@@ -198,7 +198,7 @@
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 40   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 36   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 

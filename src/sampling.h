@@ -87,33 +87,38 @@ static float hai_scan_price(const hai_job *job, const hai_scan *scan, float time
          HAI_AS(float, hai_scan_misses(job, scan, times)) * keys * HAI_MEND_COST;
 }
 
-/* How many times the budget a tile should have, of those at hand: 1 where its sample is good enough, 0 where
-   exact attention is cheapest. */
-static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
-  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin), times,
-        best = 1.0f;
-  float least = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
-  for (times = 2.0f; times <= 16.0f; times *= 2.0f) {
-    float price = hai_scan_price(job, scan, times) + lanes * keys * job->plan->scan_kernel->cost;
+/* Which of n budgets, as multiples of the tile's, costs least: what is kept, the queries left to be mended
+   and, for a budget other than the tile's own, `again`. */
+static float hai_scan_cheapest(const hai_job *job, const hai_scan *scan, const float *times, int n, float own,
+                               float again) {
+  float best = 1.0f, least = own;
+  int i;
+  for (i = 0; i < n; i++) {
+    float price = hai_scan_price(job, scan, times[i]) + again;
     if (price < least) {
       least = price;
-      best = times;
+      best = times[i];
     }
   }
+  return best;
+}
+
+/* How many times the budget a tile should have: 1 where its sample is good enough, since that is paid for, 0
+   where exact attention is cheapest. */
+static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
+  static const float more[] = {2.0f, 4.0f, 8.0f, 16.0f};
+  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
+  float again = lanes * keys * job->plan->scan_kernel->cost;
+  float own = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
+  float best = hai_scan_cheapest(job, scan, more, 4, own, again);
+  float least = best > 1.0f ? hai_scan_price(job, scan, best) + again : own;
   return lanes * keys < least ? 0.0f : best;
 }
 
 /* The next tile's budget: what would have been best for this one. */
 static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
-  float times, best = 1.0f, least = hai_scan_price(job, scan, 1.0f);
-  for (times = 0.5f; times <= 2.0f; times *= 1.41421356f) {
-    float price = hai_scan_price(job, scan, times);
-    if (price < least) {
-      least = price;
-      best = times;
-    }
-  }
-  scan->budget *= best;
+  static const float near[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
+  scan->budget *= hai_scan_cheapest(job, scan, near, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
 #endif
