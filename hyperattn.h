@@ -5,8 +5,8 @@
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
    locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
-   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
-   models need.
+   stay unbiased. This library computes that, exact attention, better choices of keys, which real models
+   need, and a scan that looks at every key for every query, cheaply, so that each query knows its own error.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
@@ -54,17 +54,22 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
+     kernel_scan_scalar.h     and of their scans
      kernel_shared.h        what vector kernels share
      kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
+     kernel_scan_avx512.h     its products of small integers, for the scan,
      kernel_avx512_bf16.h     its products of bfloat16 by vdpbf16ps,
      kernel_amx.h             its products of bfloat16 by AMX,
      kernel_avx2.h            AVX2,
+     kernel_scan_avx2.h       its scan,
      kernel_neon.h            NEON,
+     kernel_scan_neon.h       its scan,
      kernel_neon_bf16.h       its products of bfloat16 by ARMv8.6
      kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
      kernel_tile.h            its scores,
      kernel_values.h          its sums of values,
      kernel_few.h             and the same for few queries;
+     kernel_scan.h          the scan of a tile,
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
@@ -86,6 +91,11 @@
      columns.h              pinned keys and sampled columns
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
+     sketch.h               what a scan reads in place of keys
+     scan.h                 every query its own keys: estimates, and what is kept
+     sampling.h             what a tile then meets, its error, its budget
+     scanning.h             a tile from its first key to its result
+     mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
@@ -95,6 +105,7 @@
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
+     tallying.h             and that of a head that was scanned
      stages.h               the table of stages
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
@@ -104,11 +115,24 @@
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
-     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
-     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
-     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
-     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
-     rectangle of the second half's queries by the first half's keys, which is approximated.
+     keys 0 .. i + n_key - n_query. params.method says how:
+     HYPERATTN_EXACT computes just that.
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a sixth of the time; a tile
+     of queries then keeps each key with a probability that grows with the largest share of attention that it
+     seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
+     its probability.
+     HYPERATTN_HYPER approximates in large regions, without a look at every key: there a query meets the keys
+     of its block, the pinned keys and its window with weight one, and a sample of the other keys (columns),
+     each weighted by the inverse of its probability. Causal attention is split recursively into exact
+     segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
+     half's keys, which is approximated.
+   PRESETS
+     hyperattn_default_params  the best measured quality for its cost, to a tolerance
+     hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
+                               that real models need: time near-linear in the context, no error promised
+     hyperattn_paper_params    HYPERATTN_HYPER as in the paper
+     For exact attention, any of them with method = HYPERATTN_EXACT. hyperattn_cost tells what a call is
+     expected to cost, over exact attention.
    WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
      softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
      sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
@@ -128,10 +152,12 @@
      gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
-     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
-     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
-     Few queries are exact by the default preset.
+     Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
+     much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
+     and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
+     exact. Few queries are exact by the default preset. HYPERATTN_SCAN needs at least 128 queries, to pay for
+     the sketch, and min_seq_len keys before their windows; its cost grows with n_query * n_key as exact
+     attention's does, at a sixth of it and less.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -165,14 +191,19 @@
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
-     The error of an approximation depends on the data, so the default preset measures it: where the held-out
-     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
-     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
-     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
-     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
-     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
-     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
-     paper, and poor on language models.
+     The error of an approximation depends on the data, so with a tolerance it is measured. HYPERATTN_SCAN: by
+     every query, of its own sample; a query that misses the tolerance gets more keys, in the end all of them.
+     So a query that needs one key which no other needs is seen to need it. The estimate is one of a standard
+     deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md).
+     problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
+     they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
+     tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
+     little more than the tolerance, or a fraction of it, and a query that alone needs a key that was left out
+     is not seen. problem.report tells how a call went.
+     At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
+     out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
+     models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
      result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
@@ -196,7 +227,8 @@
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
      Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
-     each part and each of up to 16 queries of a head.
+     each part and each of up to 16 queries of a head. A scan takes some head_dim + 16 bytes for each key and
+     kv head, and 8 bytes for each key and worker.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
@@ -213,8 +245,9 @@
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
-     HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
+     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error
+     HYPERATTN_NO_HYPER     no HYPERATTN_HYPER; with HYPERATTN_NO_SCAN, exact attention only, and no report
+     HYPERATTN_NO_JUDGING   under HYPERATTN_HYPER no tolerance and no HYPERATTN_ORDER_PROBED; no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_FEW       no kernels for few queries: those of many take them, in more time, and a call is
                             one phase whatever the number of keys
@@ -223,6 +256,7 @@
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_COST      no hyperattn_cost
      HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
      HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
                             HYPERATTN_CUSTOM
@@ -315,7 +349,7 @@ extern "C" {
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
-  X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                                \
+  X(ERROR_OVERLAP, -26, "out, lse, query_error or workspace overlaps another buffer")                   \
   X(ERROR_STRIDE_Q8_0, -27, "a stride of a Q8_0 tensor is not a multiple of 32")                        \
   X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                         \
   X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                   \
@@ -346,13 +380,14 @@ extern "C" {
   X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
   X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
   X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
-  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")                                                    \
+  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -61 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -404,33 +439,43 @@ typedef struct hyperattn_output {
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
-/* How a call went, for one query head. Held-out queries measure it: up to 192 of each approximated
-   rectangle, in runs of four, which have no part in any choice, meet all keys of the rectangle, and what
-   they get is compared with what the rectangle's choice gives them. Keys that a row meets after a
-   rectangle take weight from that rectangle's error; errors of several rectangles add up like independent
-   ones. Where an error cannot be told, for example because weighted values exceed a float's range, it is
-   infinite. */
+/* How a call went, for one query head. Under HYPERATTN_SCAN every query tells its own error, by the sample
+   that it met. Under HYPERATTN_HYPER held-out queries measure it: up to 192 of each approximated rectangle,
+   in runs of four, which have no part in any choice, meet all keys of the rectangle, and what they get is
+   compared with what the rectangle's choice gives them. Keys that a row meets after a rectangle take weight
+   from that rectangle's error; errors of several rectangles add up like independent ones. Where an error
+   cannot be told, for example because weighted values exceed a float's range, it is infinite. */
 typedef struct hyperattn_report {
-  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. */
+  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. SCAN: from
+     what the queries estimate of themselves. */
   float error;
-  /* The largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. */
+  /* HYPER: the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. SCAN: the
+     largest estimate of any query. */
   float max_error;
-  /* Share of the approximated rectangles that got more keys than the budget. */
+  /* HYPER: share of the approximated rectangles that got more keys than the budget. SCAN: `doubled`. */
   float escalated;
-  /* Share of the approximated rectangles that got every key. */
+  /* HYPER: share of the approximated rectangles that got every key. SCAN: share of the queries that did. */
   float exact;
-  /* Products of a query and a key over n_query; probing, pairing and judging are included. */
+  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. SCAN: the
+     keys that a query met; the scan's estimates of all the others are not counted. */
   float keys_per_query;
-  /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
+  /* Shares of the attention, as those queries see it, of blocks (SCAN: 0), pinned keys (SCAN: sink keys) and
+     sampled keys. */
   float block_mass, pinned_mass, sampled_mass;
   /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
-     the probes (0 without), in the rectangle where it is largest. */
+     the probes (0 without), in the rectangle where it is largest. SCAN: 0. */
   float alpha;
   /* The paper's kappa: the largest over the smallest sum of e^score outside the blocks, measured by the
-     held-out queries, in the rectangle where it is largest. */
+     held-out queries, in the rectangle where it is largest. SCAN: 0. */
   float kappa;
+  /* The estimated relative error |out_i - exact_i| / |exact_i| of a query that 50 %, 99 % and 99.9 % of the
+     head's queries do not exceed. HYPER: infinite where anything is approximated, since a few queries of each
+     rectangle cannot tell. */
+  float error_median, error_99, error_999;
+  /* SCAN: share of the queries whose first budget was not enough for the tolerance. HYPER: 0. */
+  float doubled;
 } hyperattn_report;
 
 /* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
@@ -457,6 +502,10 @@ typedef struct hyperattn_problem {
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
+  /* NULL, or contiguous [batch][n_heads][n_query]: each query's estimated relative error |out - exact| /
+     |exact|, 0 where it is exact, infinite where it cannot be told. HYPERATTN_SCAN estimates it; under
+     HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
+  float *query_error;
 } hyperattn_problem;
 
 #ifndef HYPERATTN_NO_BUILDERS
@@ -475,7 +524,15 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
-typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
+typedef enum hyperattn_method {
+  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. */
+  HYPERATTN_HYPER = 0,
+  HYPERATTN_EXACT, /* every key */
+  /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
+     together then meet the keys that those estimates say matter to any of them, and a sample of the rest.
+     Each query knows its own error. */
+  HYPERATTN_SCAN
+} hyperattn_method;
 
 /* The probability p_j of drawing key j, of the n keys of a rectangle that are not pinned. */
 typedef enum hyperattn_sampling {
@@ -507,27 +564,34 @@ typedef enum hyperattn_isa {
 } hyperattn_isa;
 
 /* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
-   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used. */
+   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used:
+   HYPERATTN_EXACT reads only isa; HYPERATTN_SCAN min_seq_len, sample_size, sink_keys, window, tolerance, seed
+   and isa; HYPERATTN_HYPER all of them. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
-  int64_t sample_size; /* columns drawn from a rectangle's other keys; all of them if there are no more */
+  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. SCAN: the first
+     budget b: a tile of queries keeps each key with probability min(1, b times the largest share of attention
+     that the key is estimated to have in any of them). */
+  int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
      score. Both 0: the paper's pairing, block i of the queries with block i of the keys. */
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are met exactly (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
   /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
      model's window is problem.sliding_window. */
   int64_t window;
   hyperattn_sampling sampling;
-  /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
-     judge it; a rectangle that misses it gets more keys, in the end all of them. */
+  /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
+     queries judge it (it needs probe_queries); a rectangle that misses it gets more keys, in the end all of
+     them. SCAN, > 0: the relative error that each query may have, as its own sample tells; queries that miss
+     it get twice the budget, and those that still miss it every key. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -535,12 +599,16 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
-   for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
-   mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
-   order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
-   blocks are tried, and in the end every key is met. */
+/* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
+   A rectangle that misses it gets 416 columns together with blocks, and in the end every key. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
+
+/* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
+   do: 96 heavy keys, 4 sink keys, a window of 256 and, for each rectangle and head, whichever of these
+   held-out queries find best: 416 columns sampled by mass, or 160 columns and the 16 sub-blocks of 16 keys
+   that each group of 16 queries scores best, in order of position or by hash. Tolerance 0: no error is
+   promised. */
+HYPERATTN_API hyperattn_params hyperattn_linear_params(void);
 
 /* The paper's parameters: sortLSH with 7 bits, blocks of 256 keys paired by rank, 256 columns sampled
    uniformly, and exact attention below 4096 keys. */
@@ -550,13 +618,21 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
    0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
-   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
-   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
-   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report and
+   query_error are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of
+   few queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
+   uses, with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
    queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
+
+#ifndef HYPERATTN_NO_COST
+/* What a call is expected to cost, over what exact attention would, from shapes and params alone (of pointers
+   as above). 1: it is exact. 0: the problem or params are invalid; hyperattn_check says why. It counts
+   products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted.
+   Cost: O(log n_key). */
+HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params);
+#endif
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096
@@ -605,6 +681,16 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
+/* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
+   head. */
+#define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+   HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
+                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
+                                     256) +                                                                \
+   HYPERATTN_BOUND_SIZE(heads) * (4 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 32 + 24) +       \
+   4 * HYPERATTN_BOUND_LANES * (2 * HYPERATTN_BOUND_SIZE(head_dim) + (value_dim) + 82) +                   \
+   8 * HYPERATTN_BOUND_SIZE(n) + 256 * (HYPERATTN_BOUND_SIZE(head_dim) + (value_dim)) + 4 * (value_dim))
 /* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
    the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
@@ -632,8 +718,9 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key. Source: Algorithms 2 to 4 of the
-   paper, with the differences that the manual lists. */
+   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a sixth
+   of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
+   manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
@@ -660,7 +747,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
    from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
-   two where few queries (as the manual says) see more than 4096 keys; any other has more than two. */
+   two where few queries (as the manual says) see more than 4096 keys; a scan has two, and a third with a
+   tolerance; HYPERATTN_HYPER has more. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);
@@ -757,6 +845,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    recipe             which of blocks, columns and all keys the queries of a rectangle meet
    verdict            the recipe and the pairing that the held-out queries found best
    record             what the report keeps of a rectangle and head
+   sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
+   scan               estimates of a tile's scores with all keys of the sketch, by products of codes
+   pilot              estimates of a few of them, made before the scan
+   draw               a key's random number, by which a scan keeps it or not
+   kept key           one that a tile meets exactly: with probability 1 where it matters to any of its queries
+   budget, b          a key is kept with b times its largest estimated share of attention, at most 1
+   missed row         one whose sample misses the tolerance: it is mended, that is attended exactly, later
+   tally              what a task of the scan has done
    product            the dot product of a query and a key, times the scale
    score              a product after everything that changes it, before its log-weight
    weight             e^(score + log-weight - reference)
@@ -854,6 +950,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_NEON_BF16 0
 #endif
+/* Which ways to multiply small integers it can hold: AVX-512 VNNI, AVX-VNNI, and NEON's dot product, which
+   needs the compiler's flags. */
+#define HAI_AVX512_VNNI HAI_AVX512
+#if HAI_AVX2 && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define HAI_AVX_VNNI 1
+#else
+#define HAI_AVX_VNNI 0
+#endif
 /* Is there a vector kernel? The compiler is then gcc or clang. */
 #define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON)
 /* Is there a kernel that rounds weights? */
@@ -875,10 +979,21 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_HYPER 1
 #endif
-#if defined(HYPERATTN_NO_JUDGING) || defined(HYPERATTN_NO_HYPER)
+#ifdef HYPERATTN_NO_SCAN
+#define HAI_SCAN 0
+#else
+#define HAI_SCAN 1
+#endif
+/* Held-out queries of rectangles, and reports, of whatever method. */
+#if defined(HYPERATTN_NO_JUDGING) || !HAI_HYPER
 #define HAI_JUDGING 0
 #else
 #define HAI_JUDGING 1
+#endif
+#if defined(HYPERATTN_NO_JUDGING) || !(HAI_HYPER || HAI_SCAN)
+#define HAI_REPORTS 0
+#else
+#define HAI_REPORTS 1
 #endif
 #ifdef HYPERATTN_NO_HALVES
 #define HAI_HALVES 0
@@ -961,7 +1076,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 32   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 36   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -977,8 +1092,34 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 /* Most rows of a task for which keys are read as they lie, if not float32. */
 #define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 
+/* The scan. */
+#define HAI_RAISED 64       /* what the codes of queries are raised by, so that none is negative */
+#define HAI_CODE_FINE 1024  /* parts of a code to which a query is rounded first */
+#define HAI_CODE_MOST 65000 /* the most of these, below HAI_RAISED codes */
+#define HAI_KEY_RAISED 128  /* likewise for keys, while they are rounded */
+#define HAI_KEY_MOST 130500
+#define HAI_PILOT 8         /* keys of a block that a pilot estimates */
+/* Largest draw and largest threshold, in units of a block: their sum and a product of codes fit 31 bits. */
+#define HAI_MOST_DRAW 268435456
+#define HAI_MOST_LEVEL 536870912
+
+#define HAI_PILOT_BLOCKS 128  /* most blocks of a pilot */
+#define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
+#define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
+#define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
+#define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
+#define HAI_OUTLIER 4.0f /* a query this much larger than the mean of its tile is one */
+#define HAI_LEAST_SQUARE 1e-30f /* squares of smaller norms may vanish */
+#define HAI_LEAST_SHARE 5.0f  /* -ln of the share of a key, over that of an average one, that matters least */
+#define HAI_LEAST_BUDGET 16.0f
+#define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
+#define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
+#define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */
+#define HAI_LEAST_SCANNED 128 /* fewer queries do not pay for the sketch */
+
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
+#define HAI_SCAN_ROWS 768    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
@@ -1012,6 +1153,19 @@ HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
 /* The smaller of a caller's number and `most`. */
 HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
+
+#if HAI_SCAN
+/* The number of the lowest bit of x that is set; x is not 0. */
+HAI_HOT int hai_lowest_bit(uint64_t x) {
+#if HAI_SIMD
+  return __builtin_ctzll(x);
+#else
+  int i = 0;
+  while (!(x >> i & 1)) i++;
+  return i;
+#endif
+}
+#endif
 
 /* Products and sums of sizes; SIZE_MAX where they would not fit. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
@@ -1186,6 +1340,14 @@ static float hai_share(float part, float whole) {
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
+/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
+   error and the norm is 0. */
+static float hai_relative(float squared_error, float squared_norm) {
+  if (squared_error == 0.0f) return 0.0f;
+  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
+                                                          : hai_inf();
+}
+
 /* ======== src/elements.h ======== */
 
 /* ---- Elements ----
@@ -1294,7 +1456,9 @@ enum {
   HAI_FOR_CAP,
   HAI_FOR_JUDGES,
   HAI_FOR_AUDITORS,
-  HAI_FOR_WIDE
+  HAI_FOR_WIDE,
+  HAI_FOR_DRAWS,
+  HAI_FOR_OFFSETS
 };
 
 /* SplitMix64's finaliser: a bijection of 64 bits. */
@@ -1360,6 +1524,61 @@ typedef struct hai_few_kernel {
   int queries; /* of a head, at most, for which it takes less time than tiles of float32 */
   int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
+
+/* A tile of queries as a scan kernel reads it. A coordinate's code is HAI_RAISED + round(63 x / largest), so
+   1 .. 127 for finite queries. */
+typedef struct hai_scan_queries {
+  int32_t *code;  /* [dim / 4][lanes]: the codes of four coordinates, the first in the lowest byte */
+  hai_index dim;  /* of codes: a multiple of 4 */
+  float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
+  int begin, end; /* the lanes that hold queries, in whole registers */
+} hai_scan_queries;
+
+/* A block of HAI_CHUNK keys of a sketch. The product of query i and key j, scale included, is estimated as
+   mean[i] + unit * (the sum over t of their codes' products - lift[j]). */
+typedef struct hai_scan_block {
+  const int8_t *code;  /* [HAI_CHUNK][dim] */
+  const int32_t *lift; /* [HAI_CHUNK]: HAI_RAISED times the sum of a key's codes */
+  const float *draw;   /* [HAI_CHUNK]: -ln of a random number in (0, 1) */
+  const float *mean;   /* [lanes]: products of the queries with the mean of the block's keys */
+  float unit;          /* > 0 */
+} hai_scan_block;
+
+/* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
+typedef struct hai_scan_kernel {
+  /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
+     is not finite. All lanes; query is [dim][lanes]. */
+  void (*largest)(const float *query, hai_index dim, int32_t *bits);
+  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63 from HAI_RAISED; those of absent
+     coordinates may be any number. */
+  void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
+  /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
+  void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
+  /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
+     all e^(score - high[i]), and group[i] the largest sum of those that came together. */
+  void (*collect)(const float *score, int begin, int end, float *high, float *sum, float *group);
+  /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where
+     most[j] = max_i (sum of codes' products - lift[j] - floor'((level[i] - mean[i]) / unit)), floor' rounding
+     towards 0. most [HAI_CHUNK] is written for hits. */
+  uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
+  /* near[i] = near[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j], far[i] likewise without
+     distance. */
+  void (*spread)(const float *weight, int n_keys, const float *missing, const float *distance,
+                 const float *factor, int begin, int end, float *near, float *far);
+  /* For x = o / l: norm[i] = sum_t x[t][i]^2, apart[i] = sum_t (x[t][i] - centre[t])^2. */
+  void (*distances)(const float *o, hai_index dim, const float *l, const float *centre, int begin, int end,
+                    float *norm, float *apart);
+  /* The sketch. mean[t] = the mean over HAI_CHUNK rows of row[j][t]. */
+  void (*mean)(const float *const *row, hai_index dim, float *mean);
+  /* The largest of the bits of |row[j][t] - mean[t]| over HAI_CHUNK rows, as an integer. */
+  int32_t (*reach)(const float *const *row, hai_index dim, const float *mean);
+  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4.
+     Returns the sum of the codes. */
+  int32_t (*encode)(const float *row, hai_index dim, const float *mean, float inverse, int8_t *code);
+  /* |row - centre|^2. */
+  float (*apart)(const float *row, hai_index dim, const float *centre);
+  float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */
+} hai_scan_kernel;
 
 typedef struct hai_kernel {
   hyperattn_isa isa;
@@ -1670,6 +1889,203 @@ static const hai_kernel hai_kernel_scalar = {
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
+/* ======== src/kernel_scan_scalar.h ======== */
+
+/* The scan in plain C: the specification of the vector kernels. */
+
+#if HAI_SCAN
+/* The largest of |x| by its bits, which order as the numbers do. */
+static void hai_scan_largest_scalar(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_SCALAR_LANES; i++) bits[i] = 0;
+  for (t = 0; t < dim; t++)
+    for (i = 0; i < HAI_SCALAR_LANES; i++) {
+      int32_t size = HAI_AS(int32_t, hai_bits(query[t * HAI_SCALAR_LANES + i]) & 0x7fffffffu);
+      if (size > bits[i]) bits[i] = size;
+    }
+}
+
+/* x as an integer, cut off at -most and most; NaN becomes -most. */
+static int32_t hai_scan_truncate(float x, float most) {
+  if (!(x > -most)) x = -most;
+  return HAI_AS(int32_t, x < most ? x : most);
+}
+
+/* A product is rounded to thousandths first, towards 0, and those to whole numbers: no compiler can contract
+   either step into another sum. */
+static int32_t hai_scan_code(float x, float inverse) {
+  int32_t fine = hai_scan_truncate(x * (inverse * HAI_CODE_FINE), HAI_CODE_MOST);
+  return (fine + HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE;
+}
+
+static void hai_scan_quantise_scalar(const float *query, hai_index dim, float inverse, int32_t *code) {
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4)
+    for (i = 0; i < HAI_SCALAR_LANES; i++) {
+      int32_t word = 0;
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--)
+        word = word * 256 + hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse);
+      code[t / 4 * HAI_SCALAR_LANES + i] = word;
+    }
+}
+
+/* The sum of products of a lane's codes and a key's. */
+static int32_t hai_scan_product(const int32_t *query, const int8_t *key, hai_index dim) {
+  hai_index t;
+  int32_t sum = 0;
+  for (t = 0; t < dim; t += 4, query += HAI_SCALAR_LANES)
+    sum += (*query & 127) * key[t] + (*query >> 8 & 127) * key[t + 1] + (*query >> 16 & 127) * key[t + 2] +
+           (*query >> 24 & 127) * key[t + 3];
+  return sum;
+}
+
+static void hai_scan_estimate_scalar(const hai_scan_queries *queries, const hai_scan_block *block, int first,
+                                     float *score) {
+  int i, j;
+  for (j = first; j < first + HAI_PILOT; j++, score += HAI_SCALAR_LANES)
+    for (i = queries->begin; i < queries->end; i++) {
+      int32_t product = hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim);
+      score[i] = block->unit * HAI_AS(float, product - block->lift[j]) + block->mean[i];
+    }
+}
+
+static void hai_scan_collect_scalar(const float *score, int begin, int end, float *high, float *sum,
+                                    float *group) {
+  int i, j;
+  for (i = begin; i < end; i++) {
+    float most = high[i], here = 0.0f, factor;
+    for (j = 0; j < HAI_PILOT; j++)
+      most = score[j * HAI_SCALAR_LANES + i] > most ? score[j * HAI_SCALAR_LANES + i] : most;
+    factor = hai_exp(high[i] - hai_shift(most));
+    for (j = 0; j < HAI_PILOT; j++) here += hai_exp(score[j * HAI_SCALAR_LANES + i] - hai_shift(most));
+    sum[i] = sum[i] * factor + here;
+    group[i] = group[i] * factor > here ? group[i] * factor : here;
+    high[i] = most;
+  }
+}
+
+static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_scan_block *block,
+                                     int32_t *most) {
+  int32_t threshold[HAI_SCALAR_LANES] = {0};
+  float inverse = 1.0f / block->unit;
+  uint64_t hits = 0;
+  int i, j;
+  for (i = queries->begin; i < queries->end; i++)
+    threshold[i] = hai_scan_truncate((queries->level[i] - block->mean[i]) * inverse, HAI_MOST_LEVEL);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN;
+    for (i = queries->begin; i < queries->end; i++) {
+      int32_t over =
+          hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) - threshold[i];
+      best = over > best ? over : best;
+    }
+    most[j] = best - block->lift[j];
+    hits |= HAI_AS(uint64_t, most[j] + draw > 0) << j;
+  }
+  return hits;
+}
+
+static void hai_scan_spread_scalar(const float *weight, int n_keys, const float *missing,
+                                   const float *distance, const float *factor, int begin, int end,
+                                   float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i++) {
+    near[i] *= factor[i] * factor[i];
+    far[i] *= factor[i] * factor[i];
+    for (j = 0; j < n_keys; j++) {
+      float w = weight[j * HAI_SCALAR_LANES + i], square = w * w * missing[j];
+      near[i] += square * distance[j];
+      far[i] += square;
+    }
+  }
+}
+
+static void hai_scan_distances_scalar(const float *o, hai_index dim, const float *l, const float *centre,
+                                      int begin, int end, float *norm, float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i++) {
+    float inverse = 1.0f / l[i];
+    norm[i] = apart[i] = 0.0f;
+    for (t = 0; t < dim; t++) {
+      float x = o[t * HAI_SCALAR_LANES + i] * inverse, from = x - centre[t];
+      norm[i] += x * x;
+      apart[i] += from * from;
+    }
+  }
+}
+
+/* ---- The sketch, from coordinate `from` on ---- */
+
+static void hai_scan_mean_plain(const float *const *row, hai_index from, hai_index dim, float *mean) {
+  hai_index t;
+  int j;
+  for (t = from; t < dim; t++) {
+    mean[t] = 0.0f;
+    for (j = 0; j < HAI_CHUNK; j++) mean[t] += row[j][t];
+    mean[t] *= 1.0f / HAI_CHUNK;
+  }
+}
+static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai_index dim, const float *mean,
+                                    int32_t most) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    for (t = from; t < dim; t++) {
+      int32_t size = HAI_AS(int32_t, hai_bits(row[j][t] - mean[t]) & 0x7fffffffu);
+      most = size > most ? size : most;
+    }
+  return most;
+}
+static int32_t hai_scan_encode_plain(const float *row, hai_index from, hai_index dim, const float *mean,
+                                     float inverse, int8_t *code) {
+  hai_index t;
+  int32_t sum = 0;
+  for (t = from; t < dim; t++) {
+    int32_t fine = hai_scan_truncate((row[t] - mean[t]) * (inverse * HAI_CODE_FINE), HAI_KEY_MOST);
+    code[t] = HAI_AS(
+        int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED);
+    sum += code[t];
+  }
+  for (; t % 4; t++) code[t] = 0;
+  return sum;
+}
+static float hai_scan_apart_plain(const float *row, hai_index from, hai_index dim, const float *centre) {
+  float sum = 0.0f;
+  for (; from < dim; from++) sum += (row[from] - centre[from]) * (row[from] - centre[from]);
+  return sum;
+}
+static void hai_scan_mean_scalar(const float *const *row, hai_index dim, float *mean) {
+  hai_scan_mean_plain(row, 0, dim, mean);
+}
+static int32_t hai_scan_reach_scalar(const float *const *row, hai_index dim, const float *mean) {
+  return hai_scan_reach_plain(row, 0, dim, mean, 0);
+}
+static int32_t hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
+                                      int8_t *code) {
+  return hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
+}
+static float hai_scan_apart_scalar(const float *row, hai_index dim, const float *centre) {
+  return hai_scan_apart_plain(row, 0, dim, centre);
+}
+
+static const hai_scan_kernel hai_scan_kernel_scalar = {
+    /* largest */ hai_scan_largest_scalar,
+    /* quantise */ hai_scan_quantise_scalar,
+    /* estimate */ hai_scan_estimate_scalar,
+    /* collect */ hai_scan_collect_scalar,
+    /* hits */ hai_scan_hits_scalar,
+    /* spread */ hai_scan_spread_scalar,
+    /* distances */ hai_scan_distances_scalar,
+    /* mean */ hai_scan_mean_scalar,
+    /* reach */ hai_scan_reach_scalar,
+    /* encode */ hai_scan_encode_scalar,
+    /* apart */ hai_scan_apart_scalar,
+    /* cost */ 0.45f};
+#endif
+
 /* ======== src/kernel_shared.h ======== */
 
 /* What vector kernels share: lists of rows for the templates, pairs of bfloat16, and the rounding mode. */
@@ -1745,6 +2161,12 @@ static void hai_leave_neon(uint32_t before) {
 
 HAI_INLINE int16_t hai_two_bytes(const void *at) {
   int16_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
+HAI_INLINE int32_t hai_four_bytes(const void *at) {
+  int32_t x;
   HYPERATTN_MEMCPY(&x, at, sizeof x);
   return x;
 }
@@ -2726,6 +3148,685 @@ static const hai_kernel hai_kernel_avx512 = {
     /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
     /* leave */ hai_leave_x86};
+#endif
+
+/* ======== src/kernel_scan_avx512.h ======== */
+
+/* AVX-512: the scan, by VNNI or by its own 16-bit products. kernel_scan.h says what each primitive does. */
+
+#if HAI_AVX512 && HAI_SCAN
+#define HAI_I_avx512 HAI_TARGET_avx512 HAI_INLINE __m512i
+HAI_I_avx512 hai_ints_avx512(const int32_t *p) { return _mm512_loadu_si512(p); }
+HAI_TARGET_avx512 HAI_INLINE void hai_put_avx512(int32_t *p, __m512i x) { _mm512_storeu_si512(p, x); }
+HAI_I_avx512 hai_ints1_avx512(int32_t x) { return _mm512_set1_epi32(x); }
+HAI_I_avx512 hai_word_avx512(const int8_t *p) { return _mm512_set1_epi32(hai_four_bytes(p)); }
+HAI_I_avx512 hai_plus_avx512(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+HAI_I_avx512 hai_minus_avx512(__m512i a, __m512i b) { return _mm512_sub_epi32(a, b); }
+HAI_I_avx512 hai_larger_avx512(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
+HAI_I_avx512 hai_truncate_avx512(__m512 x) { return _mm512_cvttps_epi32(x); }
+HAI_V_avx512 hai_floats_avx512(__m512i x) { return _mm512_cvtepi32_ps(x); }
+HAI_I_avx512 hai_size_avx512(__m512 x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
+  return _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_srli_epi32(x, 10));
+}
+HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
+  return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
+}
+HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(int8_t *p, __m512i x) {
+  _mm_storeu_si128(HAI_REINTERPRET(__m128i *, p), _mm512_cvtepi32_epi8(x));
+}
+HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
+
+#define HAI_ISA(name) hai_##name##_avx512
+#define HAI_VECTOR __m512
+#define HAI_INTS __m512i
+#define HAI_WIDTH HAI_WIDTH_avx512
+#define HAI_LANES HAI_LANES_avx512
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+
+/* gcc 12 keeps sums of _mm512_dpbusd_epi32 on the stack: the instruction by name does not. */
+HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  return c;
+}
+#define HAI_SCAN_TARGET HAI_TARGET_avx512
+#define HAI_WAY(name) hai_scan_##name##_avx512_vnni
+#define HAI_SCAN_DOT(a, b, c) hai_vnni_avx512(a, b, c)
+#define HAI_SCAN_COST 0.13f
+/* ======== src/kernel_scan.h ======== */
+
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
+   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+     HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_TARGET       the function attribute for its instructions
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     plus(a, b), minus(a, b), larger(a, b)
+     truncate(x), floats(x)   to integers, towards 0, and back
+     size(x)               the bits of |x| as an integer
+     join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     positive(x)           is any lane above 0; top(x): the largest lane
+     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+   Sums are named variables for the reason that kernel_tile.h gives. */
+
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
+  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
+  x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
+  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+
+/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
+  HAI_ROWS(HAI_SCAN_STARTS)
+
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)              \
+  HAI_SCAN_HIGH(r)                   \
+  if (HAI_ISA(positive)(c##r##0)) {  \
+    hits |= 1u << r;                 \
+    most[r] = HAI_ISA(top)(c##r##0); \
+  }
+
+/* Estimates of HAI_N_ROWS keys. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
+  static const int32_t threshold[HAI_LANES] = {0};
+  HAI_VECTOR unit = HAI_ISA(set1)(u);
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_OUT)
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_HIT)
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int first, float *score) {
+  int32_t start[HAI_N_ROWS];
+  const float *mean = block->mean + queries->begin;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  score += queries->begin;
+  for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    const int8_t *key = block->code + j * queries->dim;
+    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    if (n == 3)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+    else if (n == 2)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+    else
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+  }
+}
+
+/* x cut off at -most and most, as an integer; NaN becomes -most. */
+HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
+  x = HAI_ISA(max)(x, HAI_ISA(set1)(-most));
+  return HAI_ISA(truncate)(HAI_ISA(min)(x, HAI_ISA(set1)(most)));
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int32_t *most) {
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  uint64_t hits = 0, bits;
+  int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
+  for (i = begin; i < queries->end; i += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
+    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
+    HAI_ISA(put)(draw + j, x);
+    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
+    const int8_t *key = block->code + j * queries->dim;
+    if (n == 3)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+    else if (n == 2)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+    else
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+    hits |= bits << j;
+  }
+  for (bits = hits; bits; bits &= bits - 1) {
+    j = hai_lowest_bit(bits);
+    most[j] -= draw[j];
+  }
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS x = HAI_ISA(ints1)(0);
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    HAI_ISA(put)(bits + i, x);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
+                                              int32_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4, code += HAI_LANES)
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_INTS word = HAI_ISA(ints1)(0);
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
+        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      }
+      HAI_ISA(put)(code + i, word);
+    }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
+                                             float *group) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, factor, here = HAI_ISA(zero)();
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      most = HAI_ISA(max)(HAI_ISA(load)(score + j + i), most);
+    shift = HAI_ISA(or_zero)(most);
+    factor = HAI_ISA(exp)(HAI_ISA(sub)(before, shift));
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      here = HAI_ISA(add)(here, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
+    HAI_ISA(store)(high + i, most);
+    HAI_ISA(store)(sum + i, HAI_ISA(fma)(HAI_ISA(load)(sum + i), factor, here));
+    HAI_ISA(store)(group + i, HAI_ISA(max)(HAI_ISA(mul)(HAI_ISA(load)(group + i), factor), here));
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
+    f = HAI_ISA(mul)(f, f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    for (j = 0; j < n_keys; j++) {
+      w = HAI_ISA(load)(weight + j * HAI_LANES + i);
+      w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
+      a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
+      b = HAI_ISA(add)(b, w);
+    }
+    HAI_ISA(store)(near + i, a);
+    HAI_ISA(store)(far + i, b);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR inverse = HAI_ISA(div)(HAI_ISA(set1)(1.0f), HAI_ISA(load)(l + i)), a = HAI_ISA(zero)(), b = a;
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(o + t * HAI_LANES + i), inverse);
+      HAI_VECTOR from = HAI_ISA(sub)(x, HAI_ISA(set1)(centre[t]));
+      a = HAI_ISA(fma)(x, x, a);
+      b = HAI_ISA(fma)(from, from, b);
+    }
+    HAI_ISA(store)(norm + i, a);
+    HAI_ISA(store)(apart + i, b);
+  }
+}
+
+/* ---- The sketch: coordinates in the lanes ---- */
+
+HAI_SCAN_TARGET static void HAI_WAY(mean)(const float *const *row, hai_index dim, float *mean) {
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (j = 0; j < HAI_CHUNK; j++) sum = HAI_ISA(add)(sum, HAI_ISA(load)(row[j] + t));
+    HAI_ISA(store)(mean + t, HAI_ISA(mul)(sum, HAI_ISA(set1)(1.0f / HAI_CHUNK)));
+  }
+  hai_scan_mean_plain(row, t, dim, mean);
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index dim, const float *mean) {
+  HAI_INTS most = HAI_ISA(ints1)(0);
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR m = HAI_ISA(load)(mean + t);
+    for (j = 0; j < HAI_CHUNK; j++)
+      most = HAI_ISA(larger)(most, HAI_ISA(size)(HAI_ISA(sub)(HAI_ISA(load)(row[j] + t), m)));
+  }
+  return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
+                                               float inverse, int8_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
+  int32_t all[HAI_WIDTH], total = 0;
+  hai_index t = 0;
+  int i;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
+    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
+    sum = HAI_ISA(plus)(sum, x);
+    HAI_ISA(bytes)(code + t, x);
+  }
+  HAI_ISA(put)(all, sum);
+  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
+  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(centre + t));
+    sum = HAI_ISA(fma)(x, x, sum);
+  }
+  return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
+}
+
+static const hai_scan_kernel HAI_WAY(kernel) = {
+    /* largest */ HAI_WAY(largest),
+    /* quantise */ HAI_WAY(quantise),
+    /* estimate */ HAI_WAY(estimate),
+    /* collect */ HAI_WAY(collect),
+    /* hits */ HAI_WAY(hits),
+    /* spread */ HAI_WAY(spread),
+    /* distances */ HAI_WAY(distances),
+    /* mean */ HAI_WAY(mean),
+    /* reach */ HAI_WAY(reach),
+    /* encode */ HAI_WAY(encode),
+    /* apart */ HAI_WAY(apart),
+    /* cost */ HAI_SCAN_COST};
+
+#undef HAI_SCAN_STARTS
+#undef HAI_SCAN_LOAD
+#undef HAI_SCAN_ADD
+#undef HAI_SCAN_SUMS
+#undef HAI_SCAN_OUT
+#undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
+#undef HAI_SCAN_HIT
+#undef HAI_WAY
+#undef HAI_SCAN_DOT
+#undef HAI_SCAN_TARGET
+#undef HAI_SCAN_COST
+
+/* ======== src/kernel_scan_avx512.h, continued ======== */
+
+
+HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
+  return _mm512_add_epi32(_mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)), c);
+}
+#define HAI_SCAN_TARGET HAI_TARGET_avx512
+#define HAI_WAY(name) hai_scan_##name##_avx512
+#define HAI_SCAN_DOT(a, b, c) hai_pairs_avx512(a, b, c)
+#define HAI_SCAN_COST 0.25f
+/* ======== src/kernel_scan.h ======== */
+
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
+   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+     HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_TARGET       the function attribute for its instructions
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     plus(a, b), minus(a, b), larger(a, b)
+     truncate(x), floats(x)   to integers, towards 0, and back
+     size(x)               the bits of |x| as an integer
+     join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     positive(x)           is any lane above 0; top(x): the largest lane
+     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+   Sums are named variables for the reason that kernel_tile.h gives. */
+
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
+  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
+  x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
+  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+
+/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
+  HAI_ROWS(HAI_SCAN_STARTS)
+
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)              \
+  HAI_SCAN_HIGH(r)                   \
+  if (HAI_ISA(positive)(c##r##0)) {  \
+    hits |= 1u << r;                 \
+    most[r] = HAI_ISA(top)(c##r##0); \
+  }
+
+/* Estimates of HAI_N_ROWS keys. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
+  static const int32_t threshold[HAI_LANES] = {0};
+  HAI_VECTOR unit = HAI_ISA(set1)(u);
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_OUT)
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_HIT)
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int first, float *score) {
+  int32_t start[HAI_N_ROWS];
+  const float *mean = block->mean + queries->begin;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  score += queries->begin;
+  for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    const int8_t *key = block->code + j * queries->dim;
+    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    if (n == 3)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+    else if (n == 2)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+    else
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+  }
+}
+
+/* x cut off at -most and most, as an integer; NaN becomes -most. */
+HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
+  x = HAI_ISA(max)(x, HAI_ISA(set1)(-most));
+  return HAI_ISA(truncate)(HAI_ISA(min)(x, HAI_ISA(set1)(most)));
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int32_t *most) {
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  uint64_t hits = 0, bits;
+  int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
+  for (i = begin; i < queries->end; i += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
+    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
+    HAI_ISA(put)(draw + j, x);
+    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
+    const int8_t *key = block->code + j * queries->dim;
+    if (n == 3)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+    else if (n == 2)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+    else
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+    hits |= bits << j;
+  }
+  for (bits = hits; bits; bits &= bits - 1) {
+    j = hai_lowest_bit(bits);
+    most[j] -= draw[j];
+  }
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS x = HAI_ISA(ints1)(0);
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    HAI_ISA(put)(bits + i, x);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
+                                              int32_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4, code += HAI_LANES)
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_INTS word = HAI_ISA(ints1)(0);
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
+        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      }
+      HAI_ISA(put)(code + i, word);
+    }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
+                                             float *group) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, factor, here = HAI_ISA(zero)();
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      most = HAI_ISA(max)(HAI_ISA(load)(score + j + i), most);
+    shift = HAI_ISA(or_zero)(most);
+    factor = HAI_ISA(exp)(HAI_ISA(sub)(before, shift));
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      here = HAI_ISA(add)(here, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
+    HAI_ISA(store)(high + i, most);
+    HAI_ISA(store)(sum + i, HAI_ISA(fma)(HAI_ISA(load)(sum + i), factor, here));
+    HAI_ISA(store)(group + i, HAI_ISA(max)(HAI_ISA(mul)(HAI_ISA(load)(group + i), factor), here));
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
+    f = HAI_ISA(mul)(f, f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    for (j = 0; j < n_keys; j++) {
+      w = HAI_ISA(load)(weight + j * HAI_LANES + i);
+      w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
+      a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
+      b = HAI_ISA(add)(b, w);
+    }
+    HAI_ISA(store)(near + i, a);
+    HAI_ISA(store)(far + i, b);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR inverse = HAI_ISA(div)(HAI_ISA(set1)(1.0f), HAI_ISA(load)(l + i)), a = HAI_ISA(zero)(), b = a;
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(o + t * HAI_LANES + i), inverse);
+      HAI_VECTOR from = HAI_ISA(sub)(x, HAI_ISA(set1)(centre[t]));
+      a = HAI_ISA(fma)(x, x, a);
+      b = HAI_ISA(fma)(from, from, b);
+    }
+    HAI_ISA(store)(norm + i, a);
+    HAI_ISA(store)(apart + i, b);
+  }
+}
+
+/* ---- The sketch: coordinates in the lanes ---- */
+
+HAI_SCAN_TARGET static void HAI_WAY(mean)(const float *const *row, hai_index dim, float *mean) {
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (j = 0; j < HAI_CHUNK; j++) sum = HAI_ISA(add)(sum, HAI_ISA(load)(row[j] + t));
+    HAI_ISA(store)(mean + t, HAI_ISA(mul)(sum, HAI_ISA(set1)(1.0f / HAI_CHUNK)));
+  }
+  hai_scan_mean_plain(row, t, dim, mean);
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index dim, const float *mean) {
+  HAI_INTS most = HAI_ISA(ints1)(0);
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR m = HAI_ISA(load)(mean + t);
+    for (j = 0; j < HAI_CHUNK; j++)
+      most = HAI_ISA(larger)(most, HAI_ISA(size)(HAI_ISA(sub)(HAI_ISA(load)(row[j] + t), m)));
+  }
+  return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
+                                               float inverse, int8_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
+  int32_t all[HAI_WIDTH], total = 0;
+  hai_index t = 0;
+  int i;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
+    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
+    sum = HAI_ISA(plus)(sum, x);
+    HAI_ISA(bytes)(code + t, x);
+  }
+  HAI_ISA(put)(all, sum);
+  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
+  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(centre + t));
+    sum = HAI_ISA(fma)(x, x, sum);
+  }
+  return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
+}
+
+static const hai_scan_kernel HAI_WAY(kernel) = {
+    /* largest */ HAI_WAY(largest),
+    /* quantise */ HAI_WAY(quantise),
+    /* estimate */ HAI_WAY(estimate),
+    /* collect */ HAI_WAY(collect),
+    /* hits */ HAI_WAY(hits),
+    /* spread */ HAI_WAY(spread),
+    /* distances */ HAI_WAY(distances),
+    /* mean */ HAI_WAY(mean),
+    /* reach */ HAI_WAY(reach),
+    /* encode */ HAI_WAY(encode),
+    /* apart */ HAI_WAY(apart),
+    /* cost */ HAI_SCAN_COST};
+
+#undef HAI_SCAN_STARTS
+#undef HAI_SCAN_LOAD
+#undef HAI_SCAN_ADD
+#undef HAI_SCAN_SUMS
+#undef HAI_SCAN_OUT
+#undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
+#undef HAI_SCAN_HIT
+#undef HAI_WAY
+#undef HAI_SCAN_DOT
+#undef HAI_SCAN_TARGET
+#undef HAI_SCAN_COST
+
+/* ======== src/kernel_scan_avx512.h, continued ======== */
+
+#undef HAI_ISA
+#undef HAI_VECTOR
+#undef HAI_INTS
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ROWS
+#undef HAI_N_ROWS
 #endif
 
 /* ======== src/kernel_avx512_bf16.h ======== */
@@ -4353,6 +5454,693 @@ static const hai_kernel hai_kernel_avx2 = {
     /* leave */ hai_leave_x86};
 #endif
 
+/* ======== src/kernel_scan_avx2.h ======== */
+
+/* AVX2: the scan, by AVX-VNNI or by 16-bit products. kernel_scan.h says what each primitive does. */
+
+#if HAI_AVX2 && HAI_SCAN
+#define HAI_I_avx2 HAI_TARGET_avx2 HAI_INLINE __m256i
+HAI_I_avx2 hai_ints_avx2(const int32_t *p) { return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p)); }
+HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(int32_t *p, __m256i x) {
+  _mm256_storeu_si256(HAI_REINTERPRET(__m256i *, p), x);
+}
+HAI_I_avx2 hai_ints1_avx2(int32_t x) { return _mm256_set1_epi32(x); }
+HAI_I_avx2 hai_word_avx2(const int8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
+HAI_I_avx2 hai_plus_avx2(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
+HAI_I_avx2 hai_minus_avx2(__m256i a, __m256i b) { return _mm256_sub_epi32(a, b); }
+HAI_I_avx2 hai_larger_avx2(__m256i a, __m256i b) { return _mm256_max_epi32(a, b); }
+HAI_I_avx2 hai_truncate_avx2(__m256 x) { return _mm256_cvttps_epi32(x); }
+HAI_V_avx2 hai_floats_avx2(__m256i x) { return _mm256_cvtepi32_ps(x); }
+HAI_I_avx2 hai_size_avx2(__m256 x) {
+  return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+}
+HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
+  return _mm256_or_si256(_mm256_slli_epi32(word, 8), _mm256_srli_epi32(x, 10));
+}
+HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
+  return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
+}
+HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(int8_t *p, __m256i x) {
+  __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  _mm_storel_epi64(HAI_REINTERPRET(__m128i *, p), _mm_packs_epi16(y, y));
+}
+HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
+  __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
+}
+
+#define HAI_ISA(name) hai_##name##_avx2
+#define HAI_VECTOR __m256
+#define HAI_INTS __m256i
+#define HAI_WIDTH HAI_WIDTH_avx2
+#define HAI_LANES HAI_LANES_avx2
+#define HAI_ROWS(X) HAI_ROWS_4(X)
+#define HAI_N_ROWS 4
+
+#if HAI_AVX_VNNI
+HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+  return c;
+}
+#define HAI_SCAN_TARGET HAI_TARGET_avx2
+#define HAI_WAY(name) hai_scan_##name##_avx2_vnni
+#define HAI_SCAN_DOT(a, b, c) hai_vnni_avx2(a, b, c)
+#define HAI_SCAN_COST 0.12f
+/* ======== src/kernel_scan.h ======== */
+
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
+   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+     HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_TARGET       the function attribute for its instructions
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     plus(a, b), minus(a, b), larger(a, b)
+     truncate(x), floats(x)   to integers, towards 0, and back
+     size(x)               the bits of |x| as an integer
+     join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     positive(x)           is any lane above 0; top(x): the largest lane
+     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+   Sums are named variables for the reason that kernel_tile.h gives. */
+
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
+  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
+  x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
+  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+
+/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
+  HAI_ROWS(HAI_SCAN_STARTS)
+
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)              \
+  HAI_SCAN_HIGH(r)                   \
+  if (HAI_ISA(positive)(c##r##0)) {  \
+    hits |= 1u << r;                 \
+    most[r] = HAI_ISA(top)(c##r##0); \
+  }
+
+/* Estimates of HAI_N_ROWS keys. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
+  static const int32_t threshold[HAI_LANES] = {0};
+  HAI_VECTOR unit = HAI_ISA(set1)(u);
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_OUT)
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_HIT)
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int first, float *score) {
+  int32_t start[HAI_N_ROWS];
+  const float *mean = block->mean + queries->begin;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  score += queries->begin;
+  for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    const int8_t *key = block->code + j * queries->dim;
+    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    if (n == 3)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+    else if (n == 2)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+    else
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+  }
+}
+
+/* x cut off at -most and most, as an integer; NaN becomes -most. */
+HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
+  x = HAI_ISA(max)(x, HAI_ISA(set1)(-most));
+  return HAI_ISA(truncate)(HAI_ISA(min)(x, HAI_ISA(set1)(most)));
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int32_t *most) {
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  uint64_t hits = 0, bits;
+  int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
+  for (i = begin; i < queries->end; i += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
+    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
+    HAI_ISA(put)(draw + j, x);
+    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
+    const int8_t *key = block->code + j * queries->dim;
+    if (n == 3)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+    else if (n == 2)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+    else
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+    hits |= bits << j;
+  }
+  for (bits = hits; bits; bits &= bits - 1) {
+    j = hai_lowest_bit(bits);
+    most[j] -= draw[j];
+  }
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS x = HAI_ISA(ints1)(0);
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    HAI_ISA(put)(bits + i, x);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
+                                              int32_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4, code += HAI_LANES)
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_INTS word = HAI_ISA(ints1)(0);
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
+        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      }
+      HAI_ISA(put)(code + i, word);
+    }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
+                                             float *group) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, factor, here = HAI_ISA(zero)();
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      most = HAI_ISA(max)(HAI_ISA(load)(score + j + i), most);
+    shift = HAI_ISA(or_zero)(most);
+    factor = HAI_ISA(exp)(HAI_ISA(sub)(before, shift));
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      here = HAI_ISA(add)(here, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
+    HAI_ISA(store)(high + i, most);
+    HAI_ISA(store)(sum + i, HAI_ISA(fma)(HAI_ISA(load)(sum + i), factor, here));
+    HAI_ISA(store)(group + i, HAI_ISA(max)(HAI_ISA(mul)(HAI_ISA(load)(group + i), factor), here));
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
+    f = HAI_ISA(mul)(f, f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    for (j = 0; j < n_keys; j++) {
+      w = HAI_ISA(load)(weight + j * HAI_LANES + i);
+      w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
+      a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
+      b = HAI_ISA(add)(b, w);
+    }
+    HAI_ISA(store)(near + i, a);
+    HAI_ISA(store)(far + i, b);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR inverse = HAI_ISA(div)(HAI_ISA(set1)(1.0f), HAI_ISA(load)(l + i)), a = HAI_ISA(zero)(), b = a;
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(o + t * HAI_LANES + i), inverse);
+      HAI_VECTOR from = HAI_ISA(sub)(x, HAI_ISA(set1)(centre[t]));
+      a = HAI_ISA(fma)(x, x, a);
+      b = HAI_ISA(fma)(from, from, b);
+    }
+    HAI_ISA(store)(norm + i, a);
+    HAI_ISA(store)(apart + i, b);
+  }
+}
+
+/* ---- The sketch: coordinates in the lanes ---- */
+
+HAI_SCAN_TARGET static void HAI_WAY(mean)(const float *const *row, hai_index dim, float *mean) {
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (j = 0; j < HAI_CHUNK; j++) sum = HAI_ISA(add)(sum, HAI_ISA(load)(row[j] + t));
+    HAI_ISA(store)(mean + t, HAI_ISA(mul)(sum, HAI_ISA(set1)(1.0f / HAI_CHUNK)));
+  }
+  hai_scan_mean_plain(row, t, dim, mean);
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index dim, const float *mean) {
+  HAI_INTS most = HAI_ISA(ints1)(0);
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR m = HAI_ISA(load)(mean + t);
+    for (j = 0; j < HAI_CHUNK; j++)
+      most = HAI_ISA(larger)(most, HAI_ISA(size)(HAI_ISA(sub)(HAI_ISA(load)(row[j] + t), m)));
+  }
+  return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
+                                               float inverse, int8_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
+  int32_t all[HAI_WIDTH], total = 0;
+  hai_index t = 0;
+  int i;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
+    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
+    sum = HAI_ISA(plus)(sum, x);
+    HAI_ISA(bytes)(code + t, x);
+  }
+  HAI_ISA(put)(all, sum);
+  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
+  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(centre + t));
+    sum = HAI_ISA(fma)(x, x, sum);
+  }
+  return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
+}
+
+static const hai_scan_kernel HAI_WAY(kernel) = {
+    /* largest */ HAI_WAY(largest),
+    /* quantise */ HAI_WAY(quantise),
+    /* estimate */ HAI_WAY(estimate),
+    /* collect */ HAI_WAY(collect),
+    /* hits */ HAI_WAY(hits),
+    /* spread */ HAI_WAY(spread),
+    /* distances */ HAI_WAY(distances),
+    /* mean */ HAI_WAY(mean),
+    /* reach */ HAI_WAY(reach),
+    /* encode */ HAI_WAY(encode),
+    /* apart */ HAI_WAY(apart),
+    /* cost */ HAI_SCAN_COST};
+
+#undef HAI_SCAN_STARTS
+#undef HAI_SCAN_LOAD
+#undef HAI_SCAN_ADD
+#undef HAI_SCAN_SUMS
+#undef HAI_SCAN_OUT
+#undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
+#undef HAI_SCAN_HIT
+#undef HAI_WAY
+#undef HAI_SCAN_DOT
+#undef HAI_SCAN_TARGET
+#undef HAI_SCAN_COST
+
+/* ======== src/kernel_scan_avx2.h, continued ======== */
+
+#endif
+
+HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
+  return _mm256_add_epi32(_mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)), c);
+}
+#define HAI_SCAN_TARGET HAI_TARGET_avx2
+#define HAI_WAY(name) hai_scan_##name##_avx2
+#define HAI_SCAN_DOT(a, b, c) hai_pairs_avx2(a, b, c)
+#define HAI_SCAN_COST 0.23f
+/* ======== src/kernel_scan.h ======== */
+
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
+   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+     HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_TARGET       the function attribute for its instructions
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     plus(a, b), minus(a, b), larger(a, b)
+     truncate(x), floats(x)   to integers, towards 0, and back
+     size(x)               the bits of |x| as an integer
+     join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     positive(x)           is any lane above 0; top(x): the largest lane
+     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+   Sums are named variables for the reason that kernel_tile.h gives. */
+
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
+  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
+  x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
+  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+
+/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
+  HAI_ROWS(HAI_SCAN_STARTS)
+
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)              \
+  HAI_SCAN_HIGH(r)                   \
+  if (HAI_ISA(positive)(c##r##0)) {  \
+    hits |= 1u << r;                 \
+    most[r] = HAI_ISA(top)(c##r##0); \
+  }
+
+/* Estimates of HAI_N_ROWS keys. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
+  static const int32_t threshold[HAI_LANES] = {0};
+  HAI_VECTOR unit = HAI_ISA(set1)(u);
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_OUT)
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_HIT)
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int first, float *score) {
+  int32_t start[HAI_N_ROWS];
+  const float *mean = block->mean + queries->begin;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  score += queries->begin;
+  for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    const int8_t *key = block->code + j * queries->dim;
+    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    if (n == 3)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+    else if (n == 2)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+    else
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+  }
+}
+
+/* x cut off at -most and most, as an integer; NaN becomes -most. */
+HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
+  x = HAI_ISA(max)(x, HAI_ISA(set1)(-most));
+  return HAI_ISA(truncate)(HAI_ISA(min)(x, HAI_ISA(set1)(most)));
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int32_t *most) {
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  uint64_t hits = 0, bits;
+  int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
+  for (i = begin; i < queries->end; i += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
+    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
+    HAI_ISA(put)(draw + j, x);
+    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
+    const int8_t *key = block->code + j * queries->dim;
+    if (n == 3)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+    else if (n == 2)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+    else
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+    hits |= bits << j;
+  }
+  for (bits = hits; bits; bits &= bits - 1) {
+    j = hai_lowest_bit(bits);
+    most[j] -= draw[j];
+  }
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS x = HAI_ISA(ints1)(0);
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    HAI_ISA(put)(bits + i, x);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
+                                              int32_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4, code += HAI_LANES)
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_INTS word = HAI_ISA(ints1)(0);
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
+        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      }
+      HAI_ISA(put)(code + i, word);
+    }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
+                                             float *group) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, factor, here = HAI_ISA(zero)();
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      most = HAI_ISA(max)(HAI_ISA(load)(score + j + i), most);
+    shift = HAI_ISA(or_zero)(most);
+    factor = HAI_ISA(exp)(HAI_ISA(sub)(before, shift));
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      here = HAI_ISA(add)(here, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
+    HAI_ISA(store)(high + i, most);
+    HAI_ISA(store)(sum + i, HAI_ISA(fma)(HAI_ISA(load)(sum + i), factor, here));
+    HAI_ISA(store)(group + i, HAI_ISA(max)(HAI_ISA(mul)(HAI_ISA(load)(group + i), factor), here));
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
+    f = HAI_ISA(mul)(f, f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    for (j = 0; j < n_keys; j++) {
+      w = HAI_ISA(load)(weight + j * HAI_LANES + i);
+      w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
+      a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
+      b = HAI_ISA(add)(b, w);
+    }
+    HAI_ISA(store)(near + i, a);
+    HAI_ISA(store)(far + i, b);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR inverse = HAI_ISA(div)(HAI_ISA(set1)(1.0f), HAI_ISA(load)(l + i)), a = HAI_ISA(zero)(), b = a;
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(o + t * HAI_LANES + i), inverse);
+      HAI_VECTOR from = HAI_ISA(sub)(x, HAI_ISA(set1)(centre[t]));
+      a = HAI_ISA(fma)(x, x, a);
+      b = HAI_ISA(fma)(from, from, b);
+    }
+    HAI_ISA(store)(norm + i, a);
+    HAI_ISA(store)(apart + i, b);
+  }
+}
+
+/* ---- The sketch: coordinates in the lanes ---- */
+
+HAI_SCAN_TARGET static void HAI_WAY(mean)(const float *const *row, hai_index dim, float *mean) {
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (j = 0; j < HAI_CHUNK; j++) sum = HAI_ISA(add)(sum, HAI_ISA(load)(row[j] + t));
+    HAI_ISA(store)(mean + t, HAI_ISA(mul)(sum, HAI_ISA(set1)(1.0f / HAI_CHUNK)));
+  }
+  hai_scan_mean_plain(row, t, dim, mean);
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index dim, const float *mean) {
+  HAI_INTS most = HAI_ISA(ints1)(0);
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR m = HAI_ISA(load)(mean + t);
+    for (j = 0; j < HAI_CHUNK; j++)
+      most = HAI_ISA(larger)(most, HAI_ISA(size)(HAI_ISA(sub)(HAI_ISA(load)(row[j] + t), m)));
+  }
+  return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
+                                               float inverse, int8_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
+  int32_t all[HAI_WIDTH], total = 0;
+  hai_index t = 0;
+  int i;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
+    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
+    sum = HAI_ISA(plus)(sum, x);
+    HAI_ISA(bytes)(code + t, x);
+  }
+  HAI_ISA(put)(all, sum);
+  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
+  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(centre + t));
+    sum = HAI_ISA(fma)(x, x, sum);
+  }
+  return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
+}
+
+static const hai_scan_kernel HAI_WAY(kernel) = {
+    /* largest */ HAI_WAY(largest),
+    /* quantise */ HAI_WAY(quantise),
+    /* estimate */ HAI_WAY(estimate),
+    /* collect */ HAI_WAY(collect),
+    /* hits */ HAI_WAY(hits),
+    /* spread */ HAI_WAY(spread),
+    /* distances */ HAI_WAY(distances),
+    /* mean */ HAI_WAY(mean),
+    /* reach */ HAI_WAY(reach),
+    /* encode */ HAI_WAY(encode),
+    /* apart */ HAI_WAY(apart),
+    /* cost */ HAI_SCAN_COST};
+
+#undef HAI_SCAN_STARTS
+#undef HAI_SCAN_LOAD
+#undef HAI_SCAN_ADD
+#undef HAI_SCAN_SUMS
+#undef HAI_SCAN_OUT
+#undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
+#undef HAI_SCAN_HIT
+#undef HAI_WAY
+#undef HAI_SCAN_DOT
+#undef HAI_SCAN_TARGET
+#undef HAI_SCAN_COST
+
+/* ======== src/kernel_scan_avx2.h, continued ======== */
+
+#undef HAI_ISA
+#undef HAI_VECTOR
+#undef HAI_INTS
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#endif
+
 /* ======== src/kernel_neon.h ======== */
 
 /* NEON: registers of 4 lanes, tiles of 12. Products take 24 sums, 3 packed vectors and 1 broadcast element:
@@ -5318,6 +7106,379 @@ static const hai_kernel hai_kernel_neon = {
     /* leave */ hai_leave_neon};
 #endif
 
+/* ======== src/kernel_scan_neon.h ======== */
+
+/* NEON: the scan, by dot products where the compiler's flags allow them. kernel_scan.h says what each
+   primitive does. */
+
+#if HAI_NEON && HAI_SCAN
+#define HAI_I_neon HAI_INLINE int32x4_t
+HAI_I_neon hai_ints_neon(const int32_t *p) { return vld1q_s32(p); }
+HAI_INLINE void hai_put_neon(int32_t *p, int32x4_t x) { vst1q_s32(p, x); }
+HAI_I_neon hai_ints1_neon(int32_t x) { return vdupq_n_s32(x); }
+HAI_I_neon hai_word_neon(const int8_t *p) { return vdupq_n_s32(hai_four_bytes(p)); }
+HAI_I_neon hai_plus_neon(int32x4_t a, int32x4_t b) { return vaddq_s32(a, b); }
+HAI_I_neon hai_minus_neon(int32x4_t a, int32x4_t b) { return vsubq_s32(a, b); }
+HAI_I_neon hai_larger_neon(int32x4_t a, int32x4_t b) { return vmaxq_s32(a, b); }
+HAI_I_neon hai_truncate_neon(float32x4_t x) { return vcvtq_s32_f32(x); }
+HAI_V_neon hai_floats_neon(int32x4_t x) { return vcvtq_f32_s32(x); }
+HAI_I_neon hai_size_neon(float32x4_t x) {
+  return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
+}
+HAI_I_neon hai_join_neon(int32x4_t word, int32x4_t x) {
+  return vorrq_s32(vshlq_n_s32(word, 8), vshrq_n_s32(x, 10));
+}
+HAI_INLINE int hai_positive_neon(int32x4_t x) { return vmaxvq_s32(x) > 0; }
+HAI_INLINE void hai_bytes_neon(int8_t *p, int32x4_t x) {
+  int16x4_t y = vmovn_s32(x);
+  int8x8_t z = vmovn_s16(vcombine_s16(y, y));
+  HYPERATTN_MEMCPY(p, &z, 4);
+}
+HAI_INLINE int32_t hai_top_neon(int32x4_t x) { return vmaxvq_s32(x); }
+
+/* Sums of four products of bytes, none of which is above 127: two of them fit 16 bits. */
+HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
+#ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_s32(c, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+#else
+  int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
+  int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y)), high = vmull_s8(vget_high_s8(x), vget_high_s8(y));
+  return vpadalq_s16(c, vpaddq_s16(low, high));
+#endif
+}
+
+#define HAI_ISA(name) hai_##name##_neon
+#define HAI_VECTOR float32x4_t
+#define HAI_INTS int32x4_t
+#define HAI_WIDTH HAI_WIDTH_neon
+#define HAI_LANES HAI_LANES_neon
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_SCAN_TARGET
+#define HAI_WAY(name) hai_scan_##name##_neon
+#define HAI_SCAN_DOT(a, b, c) hai_pairs_neon(a, b, c)
+#ifdef __ARM_FEATURE_DOTPROD
+#define HAI_SCAN_COST 0.15f
+#else
+#define HAI_SCAN_COST 0.4f
+#endif
+/* ======== src/kernel_scan.h ======== */
+
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
+   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+     HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_TARGET       the function attribute for its instructions
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     plus(a, b), minus(a, b), larger(a, b)
+     truncate(x), floats(x)   to integers, towards 0, and back
+     size(x)               the bits of |x| as an integer
+     join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     positive(x)           is any lane above 0; top(x): the largest lane
+     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+   Sums are named variables for the reason that kernel_tile.h gives. */
+
+#define HAI_SCAN_STARTS(r)                                       \
+  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
+  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
+  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
+  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_LOAD(x, p)                             \
+  x##0 = HAI_ISA(ints)(p);                              \
+  x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
+  x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
+#define HAI_SCAN_ADD(r)                               \
+  b0 = HAI_ISA(word)(key + r * dim + t);              \
+  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
+  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
+  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+
+/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
+#define HAI_SCAN_SUMS                                    \
+  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
+  hai_index t, dim = queries->dim;                       \
+  const int32_t *query = queries->code + queries->begin; \
+  HAI_SCAN_LOAD(b, threshold)                            \
+  HAI_ROWS(HAI_SCAN_STARTS)
+
+#define HAI_SCAN_OUT(r)                                  \
+  HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
+  if (n > 2) {                                           \
+    HAI_SCAN_TELL(r, 2)                                  \
+  }
+#define HAI_SCAN_TELL(r, k)               \
+  HAI_ISA(store)                          \
+  (score + r * HAI_LANES + k * HAI_WIDTH, \
+   HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
+#define HAI_SCAN_HIGH(r)                                  \
+  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
+  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
+#define HAI_SCAN_HIT(r)              \
+  HAI_SCAN_HIGH(r)                   \
+  if (HAI_ISA(positive)(c##r##0)) {  \
+    hits |= 1u << r;                 \
+    most[r] = HAI_ISA(top)(c##r##0); \
+  }
+
+/* Estimates of HAI_N_ROWS keys. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
+                                              const int32_t *start, float u, const float *mean, float *score,
+                                              const int n) {
+  static const int32_t threshold[HAI_LANES] = {0};
+  HAI_VECTOR unit = HAI_ISA(set1)(u);
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_OUT)
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS
+  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
+    HAI_SCAN_LOAD(a, query)
+    HAI_ROWS(HAI_SCAN_ADD)
+  }
+  HAI_ROWS(HAI_SCAN_HIT)
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int first, float *score) {
+  int32_t start[HAI_N_ROWS];
+  const float *mean = block->mean + queries->begin;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  score += queries->begin;
+  for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
+    const int8_t *key = block->code + j * queries->dim;
+    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    if (n == 3)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+    else if (n == 2)
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+    else
+      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+  }
+}
+
+/* x cut off at -most and most, as an integer; NaN becomes -most. */
+HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
+  x = HAI_ISA(max)(x, HAI_ISA(set1)(-most));
+  return HAI_ISA(truncate)(HAI_ISA(min)(x, HAI_ISA(set1)(most)));
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
+                                              int32_t *most) {
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  uint64_t hits = 0, bits;
+  int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
+  for (i = begin; i < queries->end; i += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
+    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
+    HAI_ISA(put)(draw + j, x);
+    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+  }
+  for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
+    const int8_t *key = block->code + j * queries->dim;
+    if (n == 3)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+    else if (n == 2)
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+    else
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+    hits |= bits << j;
+  }
+  for (bits = hits; bits; bits &= bits - 1) {
+    j = hai_lowest_bit(bits);
+    most[j] -= draw[j];
+  }
+  return hits;
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS x = HAI_ISA(ints1)(0);
+    for (t = 0; t < dim; t++) x = HAI_ISA(larger)(x, HAI_ISA(size)(HAI_ISA(load)(query + t * HAI_LANES + i)));
+    HAI_ISA(put)(bits + i, x);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
+                                              int32_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4, code += HAI_LANES)
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_INTS word = HAI_ISA(ints1)(0);
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
+        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      }
+      HAI_ISA(put)(code + i, word);
+    }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
+                                             float *group) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR before = HAI_ISA(load)(high + i), most = before, shift, factor, here = HAI_ISA(zero)();
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      most = HAI_ISA(max)(HAI_ISA(load)(score + j + i), most);
+    shift = HAI_ISA(or_zero)(most);
+    factor = HAI_ISA(exp)(HAI_ISA(sub)(before, shift));
+    for (j = 0; j < HAI_PILOT * HAI_LANES; j += HAI_LANES)
+      here = HAI_ISA(add)(here, HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(load)(score + j + i), shift)));
+    HAI_ISA(store)(high + i, most);
+    HAI_ISA(store)(sum + i, HAI_ISA(fma)(HAI_ISA(load)(sum + i), factor, here));
+    HAI_ISA(store)(group + i, HAI_ISA(max)(HAI_ISA(mul)(HAI_ISA(load)(group + i), factor), here));
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
+                                            const float *distance, const float *factor, int begin, int end,
+                                            float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
+    f = HAI_ISA(mul)(f, f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    for (j = 0; j < n_keys; j++) {
+      w = HAI_ISA(load)(weight + j * HAI_LANES + i);
+      w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
+      a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
+      b = HAI_ISA(add)(b, w);
+    }
+    HAI_ISA(store)(near + i, a);
+    HAI_ISA(store)(far + i, b);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(distances)(const float *o, hai_index dim, const float *l,
+                                               const float *centre, int begin, int end, float *norm,
+                                               float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i += HAI_WIDTH) {
+    HAI_VECTOR inverse = HAI_ISA(div)(HAI_ISA(set1)(1.0f), HAI_ISA(load)(l + i)), a = HAI_ISA(zero)(), b = a;
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(o + t * HAI_LANES + i), inverse);
+      HAI_VECTOR from = HAI_ISA(sub)(x, HAI_ISA(set1)(centre[t]));
+      a = HAI_ISA(fma)(x, x, a);
+      b = HAI_ISA(fma)(from, from, b);
+    }
+    HAI_ISA(store)(norm + i, a);
+    HAI_ISA(store)(apart + i, b);
+  }
+}
+
+/* ---- The sketch: coordinates in the lanes ---- */
+
+HAI_SCAN_TARGET static void HAI_WAY(mean)(const float *const *row, hai_index dim, float *mean) {
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (j = 0; j < HAI_CHUNK; j++) sum = HAI_ISA(add)(sum, HAI_ISA(load)(row[j] + t));
+    HAI_ISA(store)(mean + t, HAI_ISA(mul)(sum, HAI_ISA(set1)(1.0f / HAI_CHUNK)));
+  }
+  hai_scan_mean_plain(row, t, dim, mean);
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index dim, const float *mean) {
+  HAI_INTS most = HAI_ISA(ints1)(0);
+  hai_index t = 0;
+  int j;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR m = HAI_ISA(load)(mean + t);
+    for (j = 0; j < HAI_CHUNK; j++)
+      most = HAI_ISA(larger)(most, HAI_ISA(size)(HAI_ISA(sub)(HAI_ISA(load)(row[j] + t), m)));
+  }
+  return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
+}
+
+HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
+                                               float inverse, int8_t *code) {
+  HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
+  int32_t all[HAI_WIDTH], total = 0;
+  hai_index t = 0;
+  int i;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
+    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
+    sum = HAI_ISA(plus)(sum, x);
+    HAI_ISA(bytes)(code + t, x);
+  }
+  HAI_ISA(put)(all, sum);
+  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
+  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(centre + t));
+    sum = HAI_ISA(fma)(x, x, sum);
+  }
+  return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
+}
+
+static const hai_scan_kernel HAI_WAY(kernel) = {
+    /* largest */ HAI_WAY(largest),
+    /* quantise */ HAI_WAY(quantise),
+    /* estimate */ HAI_WAY(estimate),
+    /* collect */ HAI_WAY(collect),
+    /* hits */ HAI_WAY(hits),
+    /* spread */ HAI_WAY(spread),
+    /* distances */ HAI_WAY(distances),
+    /* mean */ HAI_WAY(mean),
+    /* reach */ HAI_WAY(reach),
+    /* encode */ HAI_WAY(encode),
+    /* apart */ HAI_WAY(apart),
+    /* cost */ HAI_SCAN_COST};
+
+#undef HAI_SCAN_STARTS
+#undef HAI_SCAN_LOAD
+#undef HAI_SCAN_ADD
+#undef HAI_SCAN_SUMS
+#undef HAI_SCAN_OUT
+#undef HAI_SCAN_TELL
+#undef HAI_SCAN_HIGH
+#undef HAI_SCAN_HIT
+#undef HAI_WAY
+#undef HAI_SCAN_DOT
+#undef HAI_SCAN_TARGET
+#undef HAI_SCAN_COST
+
+/* ======== src/kernel_scan_neon.h, continued ======== */
+
+#undef HAI_ISA
+#undef HAI_VECTOR
+#undef HAI_INTS
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#endif
+
 /* ======== src/kernel_neon_bf16.h ======== */
 
 /* NEON with BF16 (ARMv8.6), where the compiler may use it everywhere: the tile of NEON with elements of two
@@ -5800,7 +7961,9 @@ enum {
   HAI_CPU_AVX512 = 4,
   HAI_CPU_AVX512_BF16 = 8,
   HAI_CPU_AVX512_BF16_FAST = 16,
-  HAI_CPU_AMX = 32
+  HAI_CPU_AMX = 32,
+  HAI_CPU_AVX512_VNNI = 64,
+  HAI_CPU_AVX_VNNI = 128
 };
 
 #if HAI_AVX512 || HAI_AVX2
@@ -5823,7 +7986,7 @@ static uint64_t hai_xcr0(void) {
 static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
   uint32_t r[4], leaves;
   uint64_t saved;
-  int features = HAI_CPU_KNOWN, is_amd, has_tiles;
+  int features = HAI_CPU_KNOWN, is_amd, has_512, has_tiles;
   cpuid(0, 0, r);
   leaves = r[0];
   is_amd = r[1] == 0x68747541u && r[3] == 0x69746e65u && r[2] == 0x444d4163u; /* "AuthenticAMD" */
@@ -5836,13 +7999,14 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   cpuid(7, 0, r);
   if (!(r[1] >> 5 & 1)) return features; /* AVX2 */
   features |= HAI_CPU_AVX2;
-  if ((saved & 0xe6) != 0xe6) return features;
-  if ((r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) /* F, DQ, BW, VL */
-    features |= HAI_CPU_AVX512;
+  has_512 = (saved & 0xe6) == 0xe6 && (r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) &&
+            (r[1] >> 31 & 1); /* F, DQ, BW, VL */
   has_tiles = (r[3] >> 22 & 1) && (r[3] >> 24 & 1) && (saved & 0x60000) == 0x60000; /* BF16, TILE */
-  if (!(features & HAI_CPU_AVX512) || !r[0]) return features;
+  if (has_512) features |= HAI_CPU_AVX512 | (r[2] >> 11 & 1 ? HAI_CPU_AVX512_VNNI : 0);
+  if (!r[0]) return features;
   cpuid(7, 1, r);
-  if (!(r[0] >> 5 & 1)) return features;
+  if (r[0] >> 4 & 1) features |= HAI_CPU_AVX_VNNI;
+  if (!has_512 || !(r[0] >> 5 & 1)) return features;
   if (has_tiles) features |= HAI_CPU_AMX;
   features |= HAI_CPU_AVX512_BF16 | (is_amd ? HAI_CPU_AVX512_BF16_FAST : 0);
   return features;
@@ -5979,9 +8143,38 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   return HAI_NULL;
 }
 
+/* ---- Kernels of the scan ---- */
+
+/* The scan's kernel beside a kernel for float32: the fastest way of the same ISA, with the same lanes, that a
+   processor with these features has. */
+static const hai_scan_kernel *hai_scan_kernel_by(const hai_kernel *kernel, int features) {
+  (void)kernel, (void)features;
+#if HAI_SCAN
+#if HAI_AVX512
+  if (kernel->isa == HYPERATTN_ISA_AVX512)
+    return features & HAI_CPU_AVX512_VNNI ? &hai_scan_kernel_avx512_vnni : &hai_scan_kernel_avx512;
+#endif
+#if HAI_AVX_VNNI
+  if (kernel->isa == HYPERATTN_ISA_AVX2 && (features & HAI_CPU_AVX_VNNI)) return &hai_scan_kernel_avx2_vnni;
+#endif
+#if HAI_AVX2
+  if (kernel->isa == HYPERATTN_ISA_AVX2) return &hai_scan_kernel_avx2;
+#endif
+#if HAI_NEON
+  if (kernel->isa == HYPERATTN_ISA_NEON) return &hai_scan_kernel_neon;
+#endif
+  return &hai_scan_kernel_scalar;
+#else
+  return HAI_NULL;
+#endif
+}
+static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
+  return hai_scan_kernel_by(kernel, hai_cpu());
+}
+
 /* ======== src/arrays.h ======== */
 
-/* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
+/* The tables of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
    has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
    it takes. Most have a place of their own. Arrays that share a place are listed after its owner and lie one
    behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
@@ -6029,17 +8222,41 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
   /* ln of the largest residual sum of each task of sampled rows */                              \
   X(CAP, sizeof(float), HAI_OF_HEADS, hai_count_cap, CAP)
 
+/* Those of the scan, in a table of their own, which a build without it leaves out. */
+#define HAI_SCAN_ARRAYS(X)                                                           \
+  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
+  X(CODE, sizeof(int8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                     \
+  /* HAI_RAISED times their sums */                                                  \
+  X(LIFT, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sketched, LIFT)                \
+  /* mean key of each block: [blocks][head_dim] */                                   \
+  X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
+  /* what a code is worth, or HAI_WHOLE: [blocks] */                                 \
+  X(CODE_UNIT, sizeof(float), HAI_OF_KV_HEADS, hai_count_blocks, CODE_UNIT)          \
+  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */    \
+  X(DRAW, sizeof(float), HAI_OF_KV_HEADS, hai_count_draws, DRAW)                     \
+  /* a value that others are measured from: [value_dim] */                           \
+  X(CENTRE, sizeof(float), HAI_OF_KV_HEADS, hai_count_centre, CENTRE)                \
+  /* each value's squared distance from it */                                        \
+  X(DISTANCE, sizeof(float), HAI_OF_KV_HEADS, hai_count_sketched, DISTANCE)          \
+  /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
+  X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
+  /* relative error of each query, where the caller has no query_error: [n_query] */ \
+  X(ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, ERROR)                      \
+  /* what each task of the scan has done: [tasks] */                                 \
+  X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
+
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
 
 typedef enum hai_array_id {
 #define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
-  HAI_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAYS
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAY_IDS
 } hai_array_id;
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
 typedef struct hai_layout {
-  size_t begin[HAI_N_ARRAYS];  /* of each array; one that a call does not need has no bytes */
-  size_t stride[HAI_N_ARRAYS]; /* bytes of each array for one head */
+  size_t begin[HAI_ARRAY_CODE];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_ARRAY_CODE]; /* bytes of each array for one head */
+  size_t scan;                 /* where the scan's arrays begin, which lie one behind the other */
   size_t scratch;              /* first worker's scratch, behind all arrays */
   size_t scratch_bytes;        /* of each worker */
   int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */
@@ -6067,6 +8284,7 @@ typedef struct hai_plan {
   const hai_kernel *float_kernel; /* takes rows of float32 */
   const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
+  const hai_scan_kernel *scan_kernel; /* beside float_kernel; NULL in a build without the scan */
   unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
   float scale;               /* of scores, never 0 */
 
@@ -6080,6 +8298,7 @@ typedef struct hai_plan {
   hai_index window;      /* 0 in full attention */
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
+  unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -6121,6 +8340,9 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Do the call's queries scan? Constant in a build without the scan. */
+static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
+
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
    would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
@@ -6131,7 +8353,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !hai_scanning(plan);
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -6183,7 +8405,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 }
 
 /* Is a rectangle worth approximating? */
-static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+HAI_ONCE int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
@@ -6252,6 +8474,31 @@ static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
 
+#ifndef HYPERATTN_NO_COST
+/* ---- What a call is expected to cost, over what exact attention would ---- */
+
+/* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
+   are approximated. A rectangle's pairs that lie in a window are met exactly all the same: about half of a
+   corner of that size. */
+static float hai_hyper_cost(const hai_plan *plan) {
+  float square = HAI_AS(float, plan->square), n_key = HAI_AS(float, plan->n_key), saved = 0.0f;
+  float pairs = plan->problem->causal ? square * (n_key - 0.5f * (square - 1.0f))
+                                      : HAI_AS(float, plan->n_query) * n_key;
+  int level = HAI_HYPER ? hai_plan_levels(plan) - plan->outer_exact : 0;
+  if (!level) return 1.0f;
+  while (level-- > 0) {
+    hai_rect r = hai_rect_at(plan, level, 0); /* the level's others differ by a row */
+    hai_index rects = hai_plan_rects(plan, level);
+    hai_index rows = hai_min(plan->window, r.n_query), keys = hai_min(plan->window, r.n_key);
+    uint64_t products = hai_rect_products(plan, r.n_query, r.n_key);
+    float exact = HAI_AS(float, r.n_query) * HAI_AS(float, r.n_key);
+    exact -= 0.5f * HAI_AS(float, rows) * HAI_AS(float, keys);
+    saved += HAI_AS(float, rects) * (exact - HAI_AS(float, products));
+  }
+  return saved > 0.001f * pairs ? 1.0f - saved / pairs : 0.999f; /* 1 is for what is exact */
+}
+#endif
+
 /* ======== src/workspace.h ======== */
 
 /* Workspace. How many bytes each array takes, where it lies, and how a task finds its part of it. One
@@ -6297,6 +8544,15 @@ typedef struct hai_record {
     float pinned; /* and that the pins have */
   } query[HAI_AUDITORS];
 } hai_record;
+
+/* What a task of the scan has done, for the later phases and the report. */
+typedef struct hai_tally {
+  int32_t missed;        /* rows that missed the tolerance */
+  int32_t doubled;       /* whose first budget was not enough */
+  int32_t exact;         /* that met every key */
+  float met;             /* keys met exactly, summed over rows */
+  float pinned, sampled; /* shares of the attention, summed over rows */
+} hai_tally;
 
 typedef struct hai_tile hai_tile;
 
@@ -6391,6 +8647,33 @@ static size_t hai_count_cap(const hai_plan *plan) {
   return HAI_AS(size_t, hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES));
 }
 
+/* ---- For the scan ---- */
+
+#if HAI_SCAN
+static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
+static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
+static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
+static size_t hai_count_blocks(const hai_plan *plan) { return HAI_AS(size_t, hai_sketch_blocks(plan)); }
+static size_t hai_count_sketched(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_sketch_blocks(plan) * HAI_CHUNK);
+}
+static size_t hai_count_draws(const hai_plan *plan) { return hai_count_sketched(plan) + HAI_CHUNK; }
+static size_t hai_count_code(const hai_plan *plan) {
+  return hai_times(hai_count_sketched(plan), HAI_AS(size_t, hai_code_dim(plan)));
+}
+static size_t hai_count_block_mean(const hai_plan *plan) {
+  return hai_product(hai_sketch_blocks(plan), plan->head_dim);
+}
+static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
+static size_t hai_count_missed(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->params->tolerance > 0.0f ? plan->n_query : 0);
+}
+static size_t hai_count_error(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
+}
+static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+#endif
+
 /* ---- Layout ---- */
 
 typedef struct hai_array {
@@ -6402,40 +8685,57 @@ typedef struct hai_array {
 
 static const hai_array hai_arrays[] = {
 #define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
-    HAI_ARRAYS(HAI_ARRAY)};
+    HAI_ARRAYS(HAI_ARRAY)
+#if HAI_SCAN
+        HAI_SCAN_ARRAYS(HAI_ARRAY)
+#endif
+};
+enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  return array == HAI_ARRAY_FEW || hai_may_approximate(plan) ? hai_arrays[array].count(plan) : 0;
+  int wanted = array >= HAI_ARRAY_CODE ? hai_scanning(plan)
+                                       : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
+  return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
 /* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
-static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
+static size_t hai_take(int *overflow, size_t begin, size_t bytes) {
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
   if (bytes > limit || begin + bytes > limit) {
-    layout->overflow = 1;
+    *overflow = 1;
     return begin;
   }
   return begin + hai_round_up(bytes);
+}
+
+/* Bytes of an array for one head, and where it ends if it lies at `begin`. */
+static size_t hai_array_stride(const hai_plan *plan, int array) {
+  return hai_times(hai_array_count(plan, array), hai_arrays[array].size);
+}
+static size_t hai_array_end(const hai_plan *plan, int array, size_t begin, int *overflow) {
+  hai_index heads = hai_arrays[array].heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
+  size_t all = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, heads));
+  return hai_take(overflow, begin, hai_times(all, hai_array_stride(plan, array)));
 }
 
 /* Lays out the arrays, one behind the other but for those that take another's place. */
 static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
   int i;
-  size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
+  size_t end = 0;
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!HAI_FEW && !hai_may_approximate(plan)) return;
-  for (i = 0; i < HAI_N_ARRAYS; i++) {
-    const hai_array *array = &hai_arrays[i];
-    hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = hai_times(hai_array_count(plan, i), array->size);
-    if (array->place == i) end = y->scratch;
-    if (array->place == i - 1) end = y->begin[i - 1];
+  if (!HAI_FEW && !hai_may_approximate(plan) && !hai_scanning(plan)) return;
+  for (i = 0; i < HAI_ARRAY_CODE; i++) {
+    y->stride[i] = hai_array_stride(plan, i);
+    if (hai_arrays[i].place == i) end = y->scratch;
+    if (hai_arrays[i].place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
-    end = hai_take(y, end, hai_times(hai_times(batch, HAI_AS(size_t, heads)), y->stride[i]));
+    end = hai_array_end(plan, i, end, &y->overflow);
     y->scratch = hai_most(y->scratch, end);
   }
+  y->scan = y->scratch;
+  for (; i < HAI_N_ARRAYS; i++) y->scratch = hai_array_end(plan, i, y->scratch, &y->overflow);
 }
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
@@ -6507,9 +8807,23 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
 
 /* ---- Arrays ---- */
 
+#if HAI_SCAN
+/* As hai_array_at for an array of the scan. Their places are worked out anew, since a plan lies on the
+   stack. */
+static char *hai_scan_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
+  const hai_plan *plan = job->plan;
+  size_t begin = plan->layout.scan;
+  int overflow, i;
+  for (i = HAI_ARRAY_CODE; i < HAI_AS(int, array); i++) begin = hai_array_end(plan, i, begin, &overflow);
+  return job->base + begin + hai_array_stride(plan, i) * HAI_AS(size_t, flat_head);
+}
+#endif
 /* An array's first byte for a flat head; for the job's head, or for its kv head. */
 static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
   const hai_layout *y = &job->plan->layout;
+#if HAI_SCAN
+  if (array >= HAI_ARRAY_CODE) return hai_scan_array_at(job, array, flat_head);
+#endif
   return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
 }
 static char *hai_array_of(const hai_job *job, hai_array_id array) {
@@ -6659,7 +8973,8 @@ static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
 static int hai_is_left_out(const hyperattn_problem *p) {
   return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
          (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
-         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_REPORTS && p->report) ||
+         (!HAI_SCAN && p->query_error);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -6691,7 +9006,8 @@ static int hai_choosing(const hyperattn_params *p) {
 }
 
 static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) {
-  if (p->method != HYPERATTN_HYPER && p->method != HYPERATTN_EXACT) return HYPERATTN_ERROR_METHOD;
+  int hyper = p->method == HYPERATTN_HYPER;
+  if (!hai_listed(HAI_AS(int, p->method), HYPERATTN_SCAN)) return HYPERATTN_ERROR_METHOD;
   if (p->min_seq_len < 1) return HYPERATTN_ERROR_MIN_SEQ_LEN;
   if (p->block_size < 0) return HYPERATTN_ERROR_BLOCK_SIZE;
   if (p->sample_size < 0) return HYPERATTN_ERROR_SAMPLE_SIZE;
@@ -6710,12 +9026,12 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
     return HYPERATTN_ERROR_CAP;
   if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_LAST)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
-                            p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
+                            p->order == HYPERATTN_ORDER_PROBED || (hyper && p->tolerance > 0.0f)))
     return HYPERATTN_ERROR_PROBES_NEEDED;
   if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
   if (hai_choosing(p) && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CHOICE;
-  if (p->method == HYPERATTN_HYPER && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p))))
-    return HYPERATTN_ERROR_LEFT_OUT;
+  if (hyper && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p)))) return HYPERATTN_ERROR_LEFT_OUT;
+  if (!HAI_SCAN && p->method == HYPERATTN_SCAN) return HYPERATTN_ERROR_LEFT_OUT;
   if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
   return HYPERATTN_OK;
 }
@@ -6787,7 +9103,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[12];
+  hai_extent extent[13];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -6894,9 +9210,10 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   buffers.batch = hai_to_index(p->batch);
   buffers.heads = plan->n_heads;
   buffers.rows = plan->n_query;
-  buffers.n_results = 4;
+  buffers.n_results = 5;
   hai_add_tensor(&buffers, &out, plan->value_dim, 1);
   hai_add_flat(&buffers, p->lse, plan->n_query, sizeof *p->lse);
+  if (HAI_SCAN) hai_add_flat(&buffers, p->query_error, plan->n_query, sizeof *p->query_error);
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);
@@ -7510,6 +9827,13 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
+/* Writes what a row has beside its out, at its place among all rows. Its error is 0 until a stage that
+   approximates it says otherwise. */
+static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
+  if (plan->problem->lse) plan->problem->lse[at] = lse;
+  if (HAI_SCAN && plan->problem->query_error) plan->problem->query_error[at] = 0.0f;
+}
+
 /* Writes out and lse: the result, or the states that later phases load. */
 static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -7520,12 +9844,18 @@ static void hai_tile_close(hai_job *job) {
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-    if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
+    hai_row_close(plan, tile->state[i], lse);
     if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
   for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+}
+
+/* lse [n] of the tile's lanes so far. */
+static void hai_tile_lse(const hai_tile *tile, float *lse) {
+  int i;
+  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */
@@ -8726,6 +11056,797 @@ HAI_APART void hai_stage_exact(hai_job *job) {
                   hai_min(row + HAI_TASK_QUERIES, plan->n_query * plan->heads_per_kv));
 }
 
+/* ======== src/sketch.h ======== */
+
+/* ---- The sketch: what a scan reads in place of keys ----
+   The first n_key / HAI_CHUNK * HAI_CHUNK keys of a kv head in whole blocks of HAI_CHUNK keys. A block is
+   known by its mean key and, for each key, codes of 8 bits a coordinate for how it differs from the mean,
+   all worth the same unit: key[t] is about mean[t] + unit * code[t]. No key changes another block. Beside
+   each key stand a random number, which decides whether it is kept, and how far its value lies from a
+   value in their midst, which tells how large an error is. One sketch serves all query heads that share
+   the keys. */
+
+#if HAI_SCAN
+/* The unit of a block of which a key or value is not finite: all of it is met exactly. */
+#define HAI_WHOLE (-1.0f)
+
+typedef struct hai_sketch {
+  int8_t *code;    /* [blocks][HAI_CHUNK][code_dim] */
+  int32_t *lift;   /* [blocks][HAI_CHUNK]: HAI_RAISED times the sum of a key's codes */
+  float *mean;     /* [blocks][head_dim] */
+  float *unit;     /* [blocks] */
+  float *draw;     /* [blocks + 1][HAI_CHUNK]: -ln of a random number; the last block is the first again */
+  float *distance; /* [blocks][HAI_CHUNK]: |value - centre|^2 */
+  float *centre;   /* [value_dim] */
+} hai_sketch;
+
+static hai_sketch hai_sketch_of(const hai_job *job) {
+  hai_sketch sketch;
+  hai_index kv_head = hai_flat_kv_head(job);
+  sketch.code = HAI_PLACE(int8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
+  sketch.lift = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_LIFT, kv_head));
+  sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
+  sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
+  sketch.draw = hai_floats(job, HAI_ARRAY_DRAW);
+  sketch.distance = hai_floats(job, HAI_ARRAY_DISTANCE);
+  sketch.centre = hai_floats(job, HAI_ARRAY_CENTRE);
+  return sketch;
+}
+
+/* centre [value_dim] = the mean of HAI_CHUNK values, evenly spread over the head's keys; those that are not
+   finite count as 0. Any value would do: the nearer to most results, the better are estimates of errors. */
+static void hai_sketch_centre(const hai_job *job, float *room, float *centre) {
+  const hai_plan *plan = job->plan;
+  hai_index t, i;
+  HYPERATTN_MEMSET(centre, 0, HAI_AS(size_t, plan->value_dim) * sizeof(float));
+  for (i = 0; i < HAI_CHUNK; i++) {
+    const float *value = hai_value_row(job, hai_cut(plan->n_key, HAI_CHUNK, i), room);
+    if (!hai_row_finite(value, HYPERATTN_F32, plan->value_dim)) continue;
+    for (t = 0; t < plan->value_dim; t++) centre[t] += value[t] * (1.0f / HAI_CHUNK);
+  }
+}
+
+/* Means and codes of one block. Returns whether its keys are finite. */
+static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, float *room) {
+  const hai_plan *plan = job->plan;
+  const hai_scan_kernel *kernel = plan->scan_kernel;
+  const float *row[HAI_CHUNK];
+  float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
+  hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan), j;
+  for (j = 0; j < HAI_CHUNK; j++) row[j] = hai_key_row(job, first + j, room + j * dim);
+  kernel->mean(row, dim, mean);
+  reach = hai_float(HAI_AS(uint32_t, kernel->reach(row, dim, mean)));
+  inverse = 127.0f / reach;
+  if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
+  for (j = 0; j < HAI_CHUNK; j++)
+    sketch->lift[first + j] =
+        HAI_RAISED * kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
+  sketch->unit[block] = reach * (1.0f / 127.0f);
+  return hai_finite(reach);
+}
+
+/* Stage SKETCH: some blocks of a kv head. Reads keys and values; writes the sketch. Cost: keys * (head_dim +
+   value_dim). */
+HAI_APART void hai_stage_sketch(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_sketch sketch = hai_sketch_of(job);
+  float *centre = HAI_PLACE(float, job->scratch), *room = centre + plan->value_dim;
+  hai_index block = job->chunk * (HAI_TASK_ROWS / HAI_CHUNK), j;
+  hai_index end = hai_min(block + HAI_TASK_ROWS / HAI_CHUNK, hai_sketch_blocks(plan));
+  hai_sketch_centre(job, room, centre);
+  if (block == 0) HYPERATTN_MEMCPY(sketch.centre, centre, HAI_AS(size_t, plan->value_dim) * sizeof(float));
+  for (; block < end; block++) {
+    int is_finite = hai_sketch_keys(job, &sketch, block, room);
+    for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
+      uint64_t random = hai_random(plan->params->seed, 0, HAI_FOR_DRAWS, HAI_AS(uint64_t, j));
+      const float *value = hai_value_row(job, j, room);
+      sketch.draw[j] = -hai_log((HAI_AS(float, random >> 41) + 0.5f) * (1.0f / 8388608.0f));
+      sketch.distance[j] = plan->scan_kernel->apart(value, plan->value_dim, centre);
+      is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim); /* whatever the centre is */
+    }
+    if (!is_finite) sketch.unit[block] = HAI_WHOLE;
+    if (block == 0)
+      HYPERATTN_MEMCPY(sketch.draw + hai_sketch_blocks(plan) * HAI_CHUNK, sketch.draw,
+                       HAI_CHUNK * sizeof(float));
+  }
+}
+#endif
+
+/* ======== src/scan.h ======== */
+
+/* ---- The scan: every query its own keys ----
+   A tile of queries of one head estimates its scores with all keys of the sketch that end before its first
+   query's window, and keeps key j with probability
+     P_j = min(1, max over lanes i of b e^(estimate_ij) / Z_i),
+   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores
+   are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
+   estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
+   fill a block are met exactly.
+
+   Z_i is the sum of what is met exactly and of a pilot's estimate: a group of HAI_PILOT neighbouring keys
+   from each of up to HAI_PILOT_BLOCKS blocks, of which a lane's largest group counts once, and the others
+   for those that were left out: a few keys that have most of the weight must not count for many.
+
+   The sample tells its own error: the variance of out_i is about the sum over kept keys of (1 - P_j) (w_ij
+   / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and |v_j - out_i|^2 about |v_j -
+   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned once
+   more with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
+   whatever costs least. The budget that would have cost least is the next tile's.
+
+   Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its
+   first query: so the noise of tiles and heads is not correlated, and nothing depends on workers, or on
+   which heads and batches a call holds. */
+
+#if HAI_SCAN
+typedef struct hai_kept {
+  int32_t key;
+  float log_share; /* ln of the probability with which it was kept */
+} hai_kept;
+
+typedef struct hai_scan {
+  const hai_scan_kernel *kernel;
+  hai_sketch sketch;
+  hai_scan_queries queries;
+  const float *query;                   /* [head_dim][lanes]: in float32, times the scale */
+  float *packed;                        /* room for it where the kernel reads another dtype */
+  float code;                           /* what a query's code is worth */
+  uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
+  float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *high, *sum, *group;            /* [lanes]: of the pilot */
+  float *near, *far, *norm, *apart;     /* [lanes]: of the sample's variance */
+  float distance;                       /* of values from the centre, squared, on average */
+  float *error;                         /* [lanes]: relative error of each query */
+  float *lse_sinks, *lse_level,
+      *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
+  float *state;   /* the lanes' states before the sample */
+  hai_kept *kept; /* [n_key] */
+  int32_t n_kept;
+  hai_index begin, end; /* the keys that are scanned */
+  hai_index offset;     /* of the tile in the draws */
+  float budget;
+  int exact_tiles; /* so many more tiles are attended exactly at once */
+  hai_tally *tally;
+  int32_t *missed;
+} hai_scan;
+
+/* ---- Where it pays ---- */
+
+/* Work of a tile that scans so many keys and keeps some of them, in keys that are met exactly. */
+static float hai_scan_work(const hai_plan *plan, float keys, float kept) {
+  return keys * plan->scan_kernel->cost + kept * HAI_KEPT_COST;
+}
+
+/* Is it worth to scan so many keys? A tile keeps about HAI_KEPT_SHARE keys for each of the budget. */
+static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
+  float n = HAI_AS(float, keys);
+  return keys >= plan->min_seq_len &&
+         hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
+}
+
+/* The first key behind those that the tile of queries from `row` on scans. */
+static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
+  hai_index first, last;
+  hai_seen_keys(plan, row, &first, &last);
+  return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
+}
+
+#ifndef HYPERATTN_NO_COST
+/* What a call is expected to cost, over what exact attention would: HAI_COST_POINTS of its queries stand for
+   all. */
+static float hai_scan_cost(const hai_plan *plan) {
+  float work = 0.0f, exact = 0.0f, kept = HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size);
+  int point;
+  for (point = 0; point < HAI_COST_POINTS; point++) {
+    hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
+              keys = hai_scan_end(plan, row);
+    hai_seen_keys(plan, row, &first, &last);
+    exact += HAI_AS(float, hai_max(0, last + 1));
+    work += HAI_AS(float, hai_max(0, last + 1));
+    if (hai_scan_pays(plan, keys))
+      work += hai_scan_work(plan, HAI_AS(float, keys), kept) - HAI_AS(float, keys);
+  }
+  return exact > 0.0f ? work / exact : 1.0f;
+}
+#endif
+
+/* ---- A tile's queries ---- */
+
+/* The tile's packed queries in float32. */
+static const float *hai_scan_query(const hai_job *job, const hai_scan *scan) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  int i;
+  if (hai_is_f32(tile->kernel->dtype)) return tile->query;
+  for (i = 0; i < tile->n; i++) {
+    float *line = hai_line(tile, i);
+    plan->float_kernel->widen(tile->row[i], tile->kernel->dtype, plan->head_dim, line);
+    tile->row[i] = line;
+  }
+  plan->float_kernel->pack(tile->row, plan->head_dim, plan->scale, scan->packed);
+  return scan->packed;
+}
+
+/* Where the tile begins in the draws: a hash of its first query's bits in float32. */
+static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
+  const hai_plan *plan = job->plan;
+  const float *query = hai_query_row(job, job->head, row, job->tile->line);
+  uint64_t hash = hai_random(plan->params->seed, 0, HAI_FOR_OFFSETS, 0);
+  hai_index t;
+  for (t = 0; t < plan->head_dim; t++) hash = hai_mix(hash ^ hai_bits(query[t]));
+  return HAI_AS(hai_index, hai_uniform(0, HAI_AS(uint64_t, hai_sketch_blocks(plan) * HAI_CHUNK), hash));
+}
+
+/* The largest coordinate by which the tile's queries are encoded: that of all that are finite. With a
+   tolerance, queries much larger than the others, whose codes would not tell them apart, are left out:
+   they take no part in what is kept, and are mended. scan->outliers says which. */
+static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
+  const hai_tile *tile = job->tile;
+  int32_t bits[HAI_MAX_LANES];
+  float sum = 0.0f, seen = 0.0f, largest = 0.0f;
+  int i;
+  scan->kernel->largest(scan->query, job->plan->head_dim, bits);
+  for (i = 0; i < tile->n; i++) {
+    float x = hai_float(HAI_AS(uint32_t, bits[i]));
+    if (!hai_finite(x)) continue;
+    sum += x;
+    seen += 1.0f;
+  }
+  scan->outliers = 0;
+  for (i = 0; i < tile->n; i++) {
+    float x = hai_float(HAI_AS(uint32_t, bits[i]));
+    int is_large = job->plan->params->tolerance > 0.0f && x * seen > HAI_OUTLIER * sum;
+    if (is_large || !hai_finite(x))
+      scan->outliers |= UINT64_C(1) << i;
+    else if (x > largest)
+      largest = x;
+  }
+  return largest;
+}
+static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
+  return HAI_AS(int, scan->outliers >> lane & 1);
+}
+
+static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
+  float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
+  if (!hai_finite(inverse)) inverse = 0.0f;
+  scan->code = largest * (1.0f / 63.0f);
+  scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
+  scan->queries.begin = job->tile->begin;
+  scan->queries.end = job->tile->end;
+}
+
+/* ---- Blocks ---- */
+
+/* Block `block` of the sketch as the kernel reads it, its products with the queries in row j of scan->mean.
+   Returns 0 where the block is not known and has to be met whole. */
+static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
+                             hai_scan_block *b) {
+  hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
+  b->code = scan->sketch.code + at * scan->queries.dim;
+  b->lift = scan->sketch.lift + at;
+  b->draw = scan->sketch.draw + (at + scan->offset) % draws;
+  b->mean = scan->mean + j * job->tile->kernel->lanes;
+  b->unit = scan->code * scan->sketch.unit[block];
+  if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
+  return scan->sketch.unit[block] != HAI_WHOLE;
+}
+
+/* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
+static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
+  const hai_plan *plan = job->plan;
+  const void *mean[HAI_CHUNK] = {HAI_NULL};
+  uint64_t bits;
+  int j;
+  for (j = 0; j < n; j++) mean[j] = scan->sketch.mean + (block + j * step) * plan->head_dim;
+  plan->float_kernel->scores(scan->query, plan->head_dim, mean, n, job->tile->begin, job->tile->end,
+                             scan->mean);
+  for (bits = scan->outliers; bits; bits &= bits - 1)
+    for (j = 0; j < n; j++) scan->mean[j * plan->float_kernel->lanes + hai_lowest_bit(bits)] = 0.0f;
+}
+
+/* The pilot: estimates of a few keys of some blocks. Leaves ln of what a lane's scanned keys add up to in
+   scan->high. */
+HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
+  hai_tile *tile = job->tile;
+  hai_index first = hai_ceil_div(scan->begin, HAI_CHUNK), blocks = scan->end / HAI_CHUNK - first;
+  hai_index step = hai_ceil_div(blocks, HAI_PILOT_BLOCKS), at;
+  hai_scan_block block;
+  float seen = 0.0f, others;
+  int i, j, n;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    scan->high[i] = -hai_inf();
+    scan->sum[i] = scan->group[i] = 0.0f;
+  }
+  for (at = 0; at < blocks; at += n * step) {
+    n = hai_to_int(hai_min(HAI_CHUNK, hai_ceil_div(blocks - at, step)));
+    hai_scan_means(job, scan, first + at, step, n);
+    for (j = 0; j < n; j++) {
+      hai_index b = first + at + j * step;
+      int from = HAI_AS(int, hai_mix(HAI_AS(uint64_t, b)) % (HAI_CHUNK / HAI_PILOT)) * HAI_PILOT;
+      if (!hai_scan_block_at(job, scan, b, j, &block)) continue;
+      scan->kernel->estimate(&scan->queries, &block, from, tile->score);
+      if (HAI_SOFTCAP && tile->softcap > 0.0f)
+        tile->kernel->cap(tile->score, HAI_PILOT, tile->softcap, tile->begin, tile->end);
+      scan->kernel->collect(tile->score, tile->begin, tile->end, scan->high, scan->sum, scan->group);
+      seen += HAI_PILOT;
+    }
+  }
+  others =
+      seen > HAI_PILOT ? (HAI_AS(float, scan->end - scan->begin) - HAI_PILOT) / (seen - HAI_PILOT) : 0.0f;
+  for (i = 0; i < tile->n && seen > 0.0f; i++)
+    scan->high[i] = hai_add_log(scan->high[i], scan->group[i] + (scan->sum[i] - scan->group[i]) * others);
+}
+
+/* ln Z_i. */
+static float hai_scan_total(const hai_scan *scan, int i) {
+  return hai_log_add(scan->lse_level[i], scan->high[i]);
+}
+
+/* How much a softcap lifts a score that it makes `score`; infinite where it makes none so low, and 0 where
+   none so high. Estimates are not capped, and keys whose score they tell too low would be kept too rarely:
+   levels are lowered by the lift of keys whose share is so small that those below do not matter. */
+static float hai_scan_lift(float softcap, float score) {
+  if (score <= -softcap) return hai_inf();
+  if (score >= softcap) return 0.0f;
+  return score - 0.5f * softcap * hai_log((softcap + score) / (softcap - score));
+}
+
+/* What an estimate and a draw must reach together for a key to be kept: ln Z_i - ln b. Outliers, lanes
+   whose sums are not finite and those without a query keep no key; a lane that has met nothing keeps all. */
+static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
+  const hai_tile *tile = job->tile;
+  float log_budget = hai_log(scan->budget), log_keys = hai_log(HAI_AS(float, scan->end - scan->begin));
+  int i;
+  for (i = 0; i < tile->kernel->lanes; i++) {
+    float level = i < tile->n ? hai_scan_total(scan, i) : hai_inf();
+    if (HAI_SOFTCAP && tile->softcap > 0.0f && i < tile->n)
+      level -= hai_scan_lift(tile->softcap, level - log_keys - HAI_LEAST_SHARE);
+    level -= log_budget;
+    scan->queries.level[i] = level < hai_inf() && !hai_scan_is_outlier(scan, i) ? level : hai_inf();
+  }
+}
+
+/* Keeps the hits of a block; bit j: key j. */
+static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const int32_t *most, float unit) {
+  for (; hits; hits &= hits - 1) {
+    int j = hai_lowest_bit(hits);
+    hai_kept *kept = &scan->kept[scan->n_kept++];
+    kept->key = hai_to_int(key + j);
+    kept->log_share = most && most[j] < 1 ? HAI_AS(float, most[j] - 1) * unit : 0.0f;
+  }
+}
+
+/* Scans all keys; leaves those that are kept in scan->kept. Cost: a product of small integers for each
+   pair. */
+HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
+  hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
+  hai_scan_block b;
+  int32_t most[HAI_CHUNK];
+  int j, n;
+  scan->n_kept = 0;
+  for (; block < blocks; block += n) {
+    n = hai_to_int(hai_min(HAI_CHUNK, blocks - block));
+    hai_scan_means(job, scan, block, 1, n);
+    for (j = 0; j < n; j++) {
+      hai_index key = (block + j) * HAI_CHUNK;
+      uint64_t hits = UINT64_MAX;
+      int known = hai_scan_block_at(job, scan, block + j, j, &b);
+      if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
+      if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
+      hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);
+    }
+  }
+}
+#endif
+
+/* ======== src/sampling.h ======== */
+
+/* ---- The sample of a scan: what a tile meets, what its error is, and which budget it should have ---- */
+
+#if HAI_SCAN
+/* Starts to load rows of kept keys begin .. end - 1. */
+static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
+  size_t key_bytes = HAI_AS(size_t, hai_offset(tile->keys.dtype, tile->keys.dim));
+  size_t value_bytes = HAI_AS(size_t, hai_offset(tile->values.dtype, tile->values.dim));
+  for (; HAI_SIMD && begin < end; begin++) {
+    hai_fetch(hai_walk_from(&tile->keys, scan->kept[begin].key).at, key_bytes);
+    hai_fetch(hai_walk_from(&tile->values, scan->kept[begin].key).at, value_bytes);
+  }
+}
+
+/* The tile meets the kept keys. */
+HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
+  hai_tile *tile = job->tile;
+  float missing[HAI_CHUNK], distance[HAI_CHUNK];
+  int32_t at, next;
+  int i, j;
+  for (i = 0; i < tile->kernel->lanes; i++) scan->near[i] = scan->far[i] = 0.0f;
+  hai_tile_aim(tile, 0, tile->n);
+  for (at = 0; at < scan->n_kept; at = next) {
+    next = at + HAI_CHUNK < scan->n_kept ? at + HAI_CHUNK : scan->n_kept;
+    for (j = 0; j < next - at; j++) {
+      const hai_kept *kept = &scan->kept[at + j];
+      hai_tile_put(tile, j, kept->key);
+      tile->log_weight[j] = -kept->log_share;
+      missing[j] = 1.0f - hai_exp(kept->log_share);
+      distance[j] = missing[j] > 0.0f ? scan->sketch.distance[kept->key] : 0.0f;
+    }
+    hai_scan_fetch(tile, scan, next, next + HAI_CHUNK < scan->n_kept ? next + HAI_CHUNK : scan->n_kept);
+    tile->n_keys = next - at;
+    tile->weighted = 1;
+    hai_tile_flush(tile);
+    scan->kernel->spread(tile->score, next - at, missing, distance, tile->factor, tile->begin, tile->end,
+                         scan->near, scan->far);
+  }
+}
+
+/* Is the lane's result 0 in every coordinate? */
+static int hai_lane_is_zero(const hai_tile *tile, int lane) {
+  hai_index t = 0;
+  while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
+  return t == tile->value_dim;
+}
+
+/* Each query's relative error. What the sample says of the variance is added to what it cannot say. Of the
+   scanned keys, whose share of the attention is s, it holds about n = b s of a lane's own, and where these
+   are few, they may well all be missing, and the variance with them. With P_j at least b a_ij, a_ij the
+   share of key j, the variance is at most sum_j a_ij |v_j - out_i|^2 / b, about s times the mean distance
+   over b; that counts as if one more key had been seen, with the weight 1 / (n + 1). Where the pilot took
+   Z_i for more than the sample finds, b was less by as much. */
+static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
+  hai_tile *tile = job->tile;
+  int i;
+  hai_tile_settle(tile);
+  scan->kernel->distances(tile->o, tile->value_dim, tile->l, scan->sketch.centre, tile->begin, tile->end,
+                          scan->norm, scan->apart);
+  for (i = 0; i < tile->n; i++) {
+    float l = tile->l[i], total = hai_scan_total(scan, i), found = hai_state_lse(tile->m[i], l);
+    float share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
+    float budget = scan->budget * (found < total ? hai_share(found, total) : 1.0f);
+    float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
+    float far = share * (scan->distance + scan->apart[i]) / budget;
+    scan->error[i] = hai_relative(near + far / (budget * share + 1.0f), scan->norm[i]);
+    if (scan->norm[i] < HAI_LEAST_SQUARE && !hai_lane_is_zero(tile, i)) scan->error[i] = hai_inf();
+    if (hai_scan_is_outlier(scan, i)) scan->error[i] = hai_inf();
+  }
+}
+
+/* ---- The budget ---- */
+
+/* How many of the tile's queries would miss the tolerance with a budget `times` as large. */
+static int hai_scan_misses(const hai_job *job, const hai_scan *scan, float times) {
+  float allowed = job->plan->params->tolerance * hai_sqrt(times);
+  int n = 0, i;
+  for (i = 0; i < job->tile->n; i++) n += scan->error[i] > allowed;
+  return n;
+}
+
+/* Work of a tile, in products of a query and a key, with a budget `times` as large: what is kept, and the
+   queries that are left to be mended. */
+static float hai_scan_price(const hai_job *job, const hai_scan *scan, float times) {
+  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
+  float kept = HAI_AS(float, scan->n_kept) * hai_sqrt(times);
+  return lanes * (kept < keys ? kept : keys) * HAI_KEPT_COST +
+         HAI_AS(float, hai_scan_misses(job, scan, times)) * keys * HAI_MEND_COST;
+}
+
+/* Which of n budgets, as multiples of the tile's, costs least: what is kept, the queries left to be mended
+   and, for a budget other than the tile's own, `again`. */
+static float hai_scan_cheapest(const hai_job *job, const hai_scan *scan, const float *times, int n, float own,
+                               float again) {
+  float best = 1.0f, least = own;
+  int i;
+  for (i = 0; i < n; i++) {
+    float price = hai_scan_price(job, scan, times[i]) + again;
+    if (price < least) {
+      least = price;
+      best = times[i];
+    }
+  }
+  return best;
+}
+
+/* How many times the budget a tile should have: 1 where its sample is good enough, since that is paid for, 0
+   where exact attention is cheapest. */
+static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
+  static const float more[] = {2.0f, 4.0f, 8.0f, 16.0f};
+  float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
+  float again = lanes * keys * job->plan->scan_kernel->cost;
+  float own = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
+  float best = hai_scan_cheapest(job, scan, more, 4, own, again);
+  float least = best > 1.0f ? hai_scan_price(job, scan, best) + again : own;
+  return lanes * keys < least ? 0.0f : best;
+}
+
+/* The next tile's budget: what would have been best for this one. */
+static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
+  static const float near[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
+  scan->budget *= hai_scan_cheapest(job, scan, near, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
+  if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
+}
+#endif
+
+/* ======== src/scanning.h ======== */
+
+/* ---- Scanning: a tile from its first key to its result, and the stage ---- */
+
+#if HAI_SCAN
+/* The tile's queries see no key before `first` from here on. */
+static void hai_tile_from(hai_tile *tile, hai_index first) {
+  int i;
+  for (i = 0; i < tile->n; i++) tile->first[i] = first;
+  tile->min_first = tile->max_first = first;
+}
+
+/* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
+   lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
+   no later key changes a row. */
+static void hai_scan_exact(hai_job *job, hai_scan *scan) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  hai_index split =
+      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
+  hai_tiles_run(&tile, 1, 0, scan->begin);
+  hai_tile_lse(tile, scan->lse_sinks);
+  hai_tile_from(tile, scan->end);
+  hai_tiles_run(&tile, 1, scan->end, split);
+  hai_tile_lse(tile, scan->lse_level);
+  hai_tiles_run(&tile, 1, split, plan->n_key);
+  hai_tile_lse(tile, scan->lse_exact);
+  hai_tile_aim(tile, 0, tile->n);
+}
+
+/* Adds the tile to the task's tally. */
+static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+  const hai_tile *tile = job->tile;
+  hai_tally *tally = scan->tally;
+  hai_index skipped = is_exact ? 0 : scan->end - scan->begin - scan->n_kept;
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    float lse = hai_state_lse(tile->m[i], tile->l[i]);
+    tally->met += HAI_AS(float, hai_max(0, tile->last[i] + 1 - skipped));
+    if (is_exact) {
+      scan->error[i] = 0.0f;
+      tally->exact++;
+      continue;
+    }
+    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
+    tally->sampled +=
+        hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
+    if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
+      scan->missed[tally->missed++] = hai_to_int(row + i);
+  }
+}
+
+/* A tile of queries from `row` on meets what is exact and its sample. Returns 0 where it has to meet every
+   key: its states are then to be begun anew. */
+static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  float times = 1.0f, keys;
+  int doubled = 0;
+  scan->end = hai_scan_end(plan, row);
+  scan->begin = hai_min(plan->sink_keys, scan->end);
+  keys = HAI_AS(float, scan->end - scan->begin);
+  if (scan->exact_tiles > 0) {
+    scan->exact_tiles--;
+    return 0;
+  }
+  if (!hai_scan_pays(plan, scan->end - scan->begin)) return 0;
+  scan->query = hai_scan_query(job, scan);
+  scan->offset = hai_scan_offset(job, row);
+  hai_scan_encode(job, scan);
+  hai_scan_exact(job, scan);
+  hai_tile_save(tile, scan->state);
+  hai_scan_pilot(job, scan);
+  for (;;) {
+    hai_scan_levels(job, scan);
+    hai_scan_keys(job, scan);
+    times =
+        plan->params->tolerance > 0.0f && HAI_AS(float, scan->n_kept) * HAI_KEPT_COST > keys ? 0.0f : 1.0f;
+    if (times > 0.0f) {
+      hai_scan_attend(job, scan);
+      hai_scan_judge(job, scan);
+      if (plan->params->tolerance == 0.0f) break;
+      if (doubled < HAI_MOST_DOUBLED) times = hai_scan_times(job, scan);
+    }
+    if (times == 0.0f) scan->exact_tiles = HAI_HELD_TILES;
+    if (times <= 1.0f) break;
+    if (!doubled++) scan->tally->doubled += tile->n;
+    scan->budget *= times;
+    hai_tile_load(tile, scan->state);
+  }
+  if (plan->params->tolerance > 0.0f && times > 0.0f) hai_scan_learn(job, scan);
+  return times > 0.0f;
+}
+
+/* ---- The stage ---- */
+
+/* Opens the tile for queries row .. row + n - 1 of the head. */
+static void hai_scan_open(hai_job *job, hai_index row, int n) {
+  hai_index first, last;
+  int i;
+  for (i = 0; i < n; i++) {
+    hai_seen_keys(job->plan, row + i, &first, &last);
+    hai_tile_query(job, i, job->head, row + i, first, last);
+  }
+  hai_tile_open(job, n, job->plan->value_dim);
+  hai_tile_begin(job);
+  job->tile->guarded = job->plan->problem->causal;
+}
+
+/* Where the relative errors of the job's queries go: [n_query], or NULL. */
+static float *hai_errors(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  if (plan->problem->query_error) return plan->problem->query_error + hai_flat_head(job) * plan->n_query;
+  return plan->reporting ? hai_floats(job, HAI_ARRAY_ERROR) : HAI_NULL;
+}
+
+/* Floats for each lane of a scan's arrays, and bytes of all its memory. */
+static hai_index hai_scan_lane_floats(const hai_plan *plan) {
+  hai_index packed = hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
+  return packed + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
+}
+static size_t hai_scan_bytes(const hai_plan *plan) {
+  hai_index lanes = plan->float_kernel->lanes;
+  return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
+         hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
+}
+
+/* The mean squared distance of values from the sketch's centre, by some of them. */
+static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
+  hai_index n = hai_sketch_blocks(job->plan) * HAI_CHUNK, i;
+  float sum = 0.0f, seen = 0.0f;
+  for (i = 0; i < HAI_CHUNK; i++) {
+    float distance = scan->sketch.distance[hai_cut(n, HAI_CHUNK, i)];
+    if (!hai_finite(distance)) continue;
+    sum += distance;
+    seen += 1.0f;
+  }
+  return seen > 0.0f ? sum / seen : 0.0f;
+}
+
+/* Lays the scan's memory out in the job's scratch. */
+static void hai_scan_place(hai_job *job, hai_scan *scan) {
+  const hai_plan *plan = job->plan;
+  hai_index lanes = plan->float_kernel->lanes, row = job->chunk * HAI_SCAN_ROWS;
+  char *at = job->scratch;
+  int has_packed = !hai_is_f32(plan->kernel->dtype) || plan->may_use_amx;
+  scan->kernel = plan->scan_kernel;
+  scan->sketch = hai_sketch_of(job);
+  scan->packed = hai_carve(&at, has_packed ? plan->head_dim * lanes : 0);
+  scan->queries.dim = hai_code_dim(plan);
+  scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, hai_code_dim(plan) / 4 * lanes));
+  scan->queries.level = hai_carve(&at, lanes);
+  scan->mean = hai_carve(&at, HAI_CHUNK * lanes);
+  scan->high = hai_carve(&at, lanes);
+  scan->sum = hai_carve(&at, lanes);
+  scan->group = hai_carve(&at, lanes);
+  scan->near = hai_carve(&at, lanes);
+  scan->far = hai_carve(&at, lanes);
+  scan->norm = hai_carve(&at, lanes);
+  scan->apart = hai_carve(&at, lanes);
+  scan->error = hai_carve(&at, lanes);
+  scan->lse_sinks = hai_carve(&at, lanes);
+  scan->lse_level = hai_carve(&at, lanes);
+  scan->lse_exact = hai_carve(&at, lanes);
+  scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
+  scan->kept = HAI_PLACE(hai_kept, at);
+  scan->budget = HAI_AS(float, hai_max(1, plan->sample_size));
+  scan->distance = hai_scan_distance(job, scan);
+  scan->exact_tiles = 0;
+  scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
+  scan->missed = hai_ints(job, HAI_ARRAY_MISSED) + row;
+  HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
+}
+
+/* Tiles t .. n - 1, whose first query is `row`, begin anew and meet every key. */
+static void hai_scan_nothing(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
+  int i;
+  for (i = 0; i < n; i++) {
+    job->tile = tiles[i];
+    hai_scan_open(job, row, tiles[i]->n);
+    row += tiles[i]->n;
+  }
+  hai_tiles_run(tiles, n, 0, job->plan->n_key);
+}
+
+/* Writes what a tile has come to. */
+static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+  float *errors = hai_errors(job);
+  int i;
+  hai_scan_count(job, scan, row, is_exact);
+  hai_tile_close(job);
+  for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = scan->error[i];
+}
+
+/* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to,
+   all do, since tiles that meet keys together read them once. */
+static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles, int n, hai_index row) {
+  int t = 0, scanned, together;
+  while (t < n) {
+    job->tile = tiles[t];
+    scanned = hai_scan_tile(job, scan, row);
+    together = scanned || t ? 1 : n;
+    if (!scanned) hai_scan_nothing(job, tiles + t, together, row);
+    for (; together > 0; together--, t++) {
+      job->tile = tiles[t];
+      hai_scan_close(job, scan, row, !scanned);
+      row += tiles[t]->n;
+    }
+  }
+}
+
+/* Stage SCAN: HAI_SCAN_ROWS queries of a head. Reads the sketch, queries, keys and values; writes results,
+   errors, missed rows and the tally. Cost: for each query a product of small integers with each key, and the
+   keys that are kept. */
+HAI_APART void hai_stage_scan(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tiles[HAI_MAX_TILES];
+  hai_scan scan;
+  hai_index row = job->chunk * HAI_SCAN_ROWS, end = hai_min(row + HAI_SCAN_ROWS, plan->n_query), next;
+  int n = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, i;
+  hai_scan_place(job, &scan);
+  for (; row < end; row = next) {
+    for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
+      job->tile = tiles[i];
+      hai_scan_open(job, next, hai_to_int(hai_min(lanes, end - next)));
+    }
+    hai_scan_tiles(job, &scan, tiles, i, row);
+  }
+}
+#endif
+
+/* ======== src/mending.h ======== */
+
+/* ---- Mending: the queries whose sample missed the tolerance ----
+   Each task of the scan leaves a list of such rows. A head's are gathered into full tiles, which meet every
+   key: a row alone would cost as much as a tile. */
+
+#if HAI_SCAN
+static const hai_tally *hai_tallies(const hai_job *job) {
+  return HAI_PLACE(const hai_tally, hai_array_of(job, HAI_ARRAY_TALLY));
+}
+
+/* How many rows of the job's head missed the tolerance. */
+static hai_index hai_missed_rows(const hai_job *job) {
+  hai_index n = 0, task;
+  for (task = 0; task < hai_scan_tasks(job->plan); task++) n += hai_tallies(job)[task].missed;
+  return n;
+}
+
+/* The index-th of them. Rows ascend. */
+static hai_index hai_missed_row(const hai_job *job, hai_index index) {
+  const hai_tally *tally = hai_tallies(job);
+  hai_index task = 0;
+  while (index >= tally[task].missed) index -= tally[task++].missed;
+  return hai_ints(job, HAI_ARRAY_MISSED)[task * HAI_SCAN_ROWS + index];
+}
+
+/* Opens the tile for n missed rows. */
+static void hai_mend_open(hai_job *job, hai_index index, int n) {
+  float *errors = hai_errors(job);
+  hai_index row, first, last;
+  int i;
+  for (i = 0; i < n; i++) {
+    row = hai_missed_row(job, index + i);
+    hai_seen_keys(job->plan, row, &first, &last);
+    hai_tile_query(job, i, job->head, row, first, last);
+    if (errors) errors[row] = 0.0f;
+  }
+  hai_tile_open(job, n, job->plan->value_dim);
+  hai_tile_begin(job);
+  job->tile->guarded = job->plan->problem->causal;
+}
+
+/* Stage MEND: HAI_TASK_QUERIES missed rows of a head meet every key, or those that there are. */
+HAI_APART void hai_stage_mend(hai_job *job) {
+  hai_index index = job->chunk * HAI_TASK_QUERIES;
+  hai_attend_rows(job, hai_mend_open, hai_exact_meet, index,
+                  hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
+}
+#endif
+
 /* ======== src/few.h ======== */
 
 /* Few queries: exact attention where a tile's lanes would stay empty, as in decoding. Coordinates lie in the
@@ -8883,7 +12004,7 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
     HYPERATTN_MEMCPY(result, o, HAI_AS(size_t, dim) * sizeof(float));
   else
     hai_narrow(o, dim, p->out.dtype, result);
-  if (p->lse) p->lse[hai_flat_head_of(job, head) * job->plan->n_query + row] = hai_state_lse(m, l);
+  hai_row_close(job->plan, hai_flat_head_of(job, head) * job->plan->n_query + row, hai_state_lse(m, l));
 }
 
 /* ---- A chunk ---- */
@@ -9508,12 +12629,6 @@ static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
   return scratch;
 }
 
-/* lse [n] of the tile's lanes so far. */
-static void hai_tile_lse(const hai_tile *tile, float *lse) {
-  int i;
-  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
-}
-
 /* Opens the tile that begins with held-out query `first`, whose queries meet their blocks in job->pairing
    and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if there is no such
    query. scratch->place is filled before. Cost: O(queries of the tile * budget). */
@@ -9528,14 +12643,6 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   hai_attend_pins(job);
   hai_tile_lse(job->tile, scratch->lse_pinned);
   return 1;
-}
-
-/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
-   error and the norm is 0. */
-static float hai_relative(float squared_error, float squared_norm) {
-  if (squared_error == 0.0f) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
 }
 
 /* x^2 of an x that is not 0: at least the smallest normal number, since an error that is rounded to 0
@@ -10022,9 +13129,79 @@ HAI_APART void hai_stage_report(hai_job *job) {
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
+    if (r.exact < 1.0f) r.error_median = r.error_99 = r.error_999 = hai_inf(); /* too few queries to tell */
   }
   plan->problem->report[hai_flat_head(job)] = r;
 }
+
+/* ======== src/tallying.h ======== */
+
+/* ---- Tallying: the report of a scan ----
+   Every query has estimated its own error, and every task has counted: the report adds up. */
+
+#if HAI_SCAN
+/* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
+   sign do. Cost: 31 n. */
+static float hai_ranked(const float *x, hai_index n, hai_index rank) {
+  uint32_t low = 0, bit;
+  for (bit = 1u << 30; bit; bit >>= 1) {
+    hai_index below = 0, i;
+    for (i = 0; i < n; i++) below += hai_bits(x[i]) < (low | bit);
+    if (below <= rank) low |= bit;
+  }
+  return hai_float(low);
+}
+
+/* A quantile of n numbers: `of_1000` thousandths of them are smaller. */
+static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
+  return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
+}
+
+/* Adds what the head's tasks have counted. */
+static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
+  const hai_tally *tally = hai_tallies(job);
+  float rows = HAI_AS(float, job->plan->n_query);
+  hai_index task, index, first, last, missed = hai_missed_rows(job);
+  for (task = 0; task < hai_scan_tasks(job->plan); task++) {
+    r->doubled += HAI_AS(float, tally[task].doubled) / rows;
+    r->exact += HAI_AS(float, tally[task].exact) / rows;
+    r->keys_per_query += tally[task].met / rows;
+    r->pinned_mass += tally[task].pinned / rows;
+    r->sampled_mass += tally[task].sampled / rows;
+  }
+  for (index = 0; index < missed; index++) {
+    hai_seen_keys(job->plan, hai_missed_row(job, index), &first, &last);
+    r->keys_per_query += HAI_AS(float, last + 1 - first) / rows;
+  }
+  r->exact += HAI_AS(float, missed) / rows;
+  r->escalated = r->doubled;
+}
+
+/* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. Cost:
+   O(n_query * value_dim). */
+HAI_APART void hai_stage_tally(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  const float *errors = hai_errors(job);
+  hyperattn_report r;
+  hai_index row;
+  float squared_error = 0.0f, squared_norm = 0.0f;
+  HYPERATTN_MEMSET(&r, 0, sizeof r);
+  hai_tally_tasks(job, &r);
+  for (row = 0; row < plan->n_query; row++) {
+    float norm = hai_squared_out(job, row, row + 1);
+    r.max_error = errors[row] > r.max_error ? errors[row] : r.max_error;
+    squared_norm += norm;
+    squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
+  }
+  r.error = hai_relative(squared_error, squared_norm);
+  r.error_median = hai_quantile(errors, plan->n_query, 500);
+  r.error_99 = hai_quantile(errors, plan->n_query, 990);
+  r.error_999 = hai_quantile(errors, plan->n_query, 999);
+  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
+  plan->problem->report[hai_flat_head(job)] = r;
+}
+#endif
 
 /* ======== src/stages.h ======== */
 
@@ -10063,8 +13240,22 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan);
+  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
 }
+#if HAI_SCAN
+static int hai_wants_scan(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->scanning;
+}
+static int hai_wants_mend(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->scanning && plan->params->tolerance > 0.0f;
+}
+static int hai_wants_tally(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->scanning && plan->reporting;
+}
+#endif
 static int hai_wants_few(const hai_plan *plan, int pairing) {
   (void)pairing;
   return hai_is_few(plan);
@@ -10103,7 +13294,7 @@ static int hai_wants_cap(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_report(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->reporting;
+  return plan->reporting && !hai_scanning(plan);
 }
 
 /* ---- Chunks ---- */
@@ -10119,6 +13310,18 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   (void)n_key;
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
+#if HAI_SCAN
+static hai_index hai_cut_sketch(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  return hai_ceil_div(n_key, HAI_TASK_ROWS);
+}
+static hai_index hai_cut_scan(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  (void)n_key;
+  return hai_scan_tasks(plan);
+}
+#endif
 /* Some rows of all heads that share a kv head, by a part of the keys. */
 static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_query;
@@ -10164,6 +13367,16 @@ static size_t hai_scratch_none(const hai_plan *plan) {
 static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
+#if HAI_SCAN
+/* A centre, and a block of keys or values. */
+static size_t hai_scratch_sketch(const hai_plan *plan) {
+  hai_index dim = hai_max(plan->head_dim, plan->value_dim);
+  return HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
+}
+static size_t hai_scratch_scan(const hai_plan *plan) {
+  return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
+}
+#endif
 /* Few queries overlay the tile's memory; this is what exceeds it. */
 static size_t hai_scratch_few(const hai_plan *plan) {
   size_t bytes = hai_few_bytes(plan);
@@ -10223,6 +13436,14 @@ static const hai_stage hai_stages[] = {
             hai_wants_few, hai_cut_few, hai_scratch_few),
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_merge, hai_cut_nothing, hai_scratch_few),
+#if HAI_SCAN
+  HAI_STAGE(HAI_BEFORE, 1, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_scan, hai_cut_sketch, hai_scratch_sketch),
+  HAI_STAGE(HAI_BEFORE, 1, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_scan, hai_cut_scan, hai_scratch_scan),
+  HAI_STAGE(HAI_BEFORE, 1, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_mend, hai_cut_queries, hai_scratch_tiles),
+#endif
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
@@ -10277,8 +13498,12 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
             hai_wants_always, hai_cut_queries, hai_scratch_tiles),
 
-  HAI_STAGE(HAI_AFTER, HAI_JUDGING, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_report, hai_cut_nothing, hai_scratch_none)
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_report, hai_cut_nothing, hai_scratch_none),
+#if HAI_SCAN
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_tally, hai_cut_nothing, hai_scratch_none),
+#endif
 };
 /* clang-format on */
 
@@ -10316,7 +13541,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->head_dim = hai_to_index(p->head_dim);
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
-  plan->reporting = HAI_JUDGING && p->report;
+  plan->reporting = HAI_REPORTS && p->report;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -10330,7 +13555,12 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
+#if HAI_SCAN
+  plan->scanning = p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
+                   plan->n_query >= HAI_LEAST_SCANNED && hai_scan_pays(plan, plan->n_key);
+#endif
+  plan->window =
+      plan->problem->causal && (plan->hyper || hai_scanning(plan)) ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -10450,7 +13680,7 @@ static void hai_resolve_sliding(hai_plan *plan) {
 }
 
 /* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
-   mask.data and report are NULL. */
+   mask.data, report and query_error are NULL. */
 HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                        const hyperattn_params *params) {
   hyperattn_status status;
@@ -10460,6 +13690,8 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
   if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
   if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  if (HAI_SCAN && problem->query_error && params->method == HYPERATTN_HYPER)
+    return HYPERATTN_ERROR_QUERY_ERROR;
   if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   isa = params->isa;
   bf16 = hai_all_bf16(problem);
@@ -10467,6 +13699,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->params = params;
   hai_resolve_shape(plan);
   plan->float_kernel = hai_kernel_of(isa);
+  plan->scan_kernel = hai_scan_kernel_of(plan->float_kernel);
   plan->scale = hai_scale_of(problem, plan->float_kernel);
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);
@@ -10583,7 +13816,8 @@ static int hai_occurs(int code) {
          (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
          (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
          (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
-         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS) &&
+         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR);
 }
 
 #define HAI_UNKNOWN "unknown status"
@@ -10616,7 +13850,7 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   return p;
 }
 
-HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+HYPERATTN_API hyperattn_params hyperattn_linear_params(void) {
   hyperattn_params p = hyperattn_paper_params();
   p.min_seq_len = 1024;
   p.sample_size = 160;
@@ -10628,8 +13862,13 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.query_group = 16;
   p.key_group = 16;
   p.order = HYPERATTN_ORDER_PROBED;
-  p.tolerance = 0.1f;
   p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
+  return p;
+}
+
+HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+  hyperattn_params p = hyperattn_linear_params();
+  p.tolerance = 0.1f;
   return p;
 }
 
@@ -10698,6 +13937,20 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
   if (n_workers < 1 || hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0;
   return hai_layout_size(&plan.layout, n_workers);
 }
+
+#ifndef HYPERATTN_NO_COST
+HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params) {
+  hai_plan plan;
+  float cost;
+  if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
+#if HAI_SCAN
+  cost = hai_scanning(&plan) ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#else
+  cost = hai_hyper_cost(&plan);
+#endif
+  return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
+}
+#endif
 
 static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
                                   const hyperattn_params *params, const void *workspace,
@@ -10861,7 +14114,7 @@ static void hai_many_begin(hai_many *many, int n_problems, const hyperattn_param
   HYPERATTN_MEMSET(many, 0, sizeof *many);
   many->params = *params;
   many->n_problems = n_problems;
-  y->scratch = hai_take(y, hai_round_up(sizeof *many), planned);
+  y->scratch = hai_take(&y->overflow, hai_round_up(sizeof *many), planned);
   y->scratch_bytes = HAI_ALIGN; /* without a problem too */
 }
 
@@ -10871,7 +14124,7 @@ static size_t hai_many_add(hai_many *many, const hai_plan *plan) {
   size_t begin = y->scratch;
   int phases = hai_phases(plan), most_phases = hai_most_phases(plan);
   uint64_t tasks = hai_most_tasks(plan->problem) * HAI_AS(uint64_t, plan->problem->batch);
-  y->scratch = hai_take(y, begin, plan->layout.scratch);
+  y->scratch = hai_take(&y->overflow, begin, plan->layout.scratch);
   y->scratch_bytes = hai_most(y->scratch_bytes, plan->layout.scratch_bytes);
   if (many->phases < phases) many->phases = phases;
   if (many->most_phases < most_phases) many->most_phases = most_phases;
@@ -10886,7 +14139,7 @@ static void hai_many_end(hai_many *many) {
   hai_layout *y = &many->layout;
   size_t row = hai_times(HAI_AS(size_t, many->n_problems) + 1, sizeof(int64_t));
   many->table = y->scratch;
-  y->scratch = hai_take(y, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
+  y->scratch = hai_take(&y->overflow, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
 }
 
 /* Sums up what the problems need, and the tasks of a phase; finds every mistake that needs no pointer and no
@@ -10997,7 +14250,8 @@ HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problem
     planned[i].problem = problems[i];
     hai_resolve(plan, &planned[i].problem, &many->params);
     begin = hai_many_add(many, plan);
-    for (array = 0; array < HAI_N_ARRAYS; array++) plan->layout.begin[array] += begin;
+    for (array = 0; array < HAI_ARRAY_CODE; array++) plan->layout.begin[array] += begin;
+    plan->layout.scan += begin;
   }
   hai_many_end(many);
   for (i = 0; i < n_problems; i++) {
@@ -11114,8 +14368,13 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_AVX2
 #undef HAI_AVX512
 #undef HAI_AVX512_BF16
+#undef HAI_AVX512_VNNI
+#undef HAI_AVX_VNNI
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
+#undef HAI_CODE_FINE
+#undef HAI_CODE_MOST
+#undef HAI_COST_POINTS
 #undef HAI_CUSTOM
 #undef HAI_FAIR
 #undef HAI_FEW
@@ -11127,6 +14386,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_FEW_UNWIDENED
 #undef HAI_GOOD
 #undef HAI_HALVES
+#undef HAI_HELD_TILES
 #undef HAI_HOT
 #undef HAI_HYPER
 #undef HAI_IF
@@ -11136,12 +14396,24 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_IF_AVX512_BF16
 #undef HAI_IF_NEON
 #undef HAI_INLINE
+#undef HAI_I_avx2
+#undef HAI_I_avx512
+#undef HAI_I_neon
 #undef HAI_JUDGES
 #undef HAI_JUDGE_CHUNKS
 #undef HAI_JUDGE_KEYS
 #undef HAI_JUDGE_RUN
 #undef HAI_JUDGING
+#undef HAI_KEPT_COST
+#undef HAI_KEPT_SHARE
+#undef HAI_KEY_MOST
+#undef HAI_KEY_RAISED
 #undef HAI_LEAP
+#undef HAI_LEAST_BUDGET
+#undef HAI_LEAST_SCANNED
+#undef HAI_LEAST_SHARE
+#undef HAI_LEAST_SQUARE
+#undef HAI_LEAST_UNIT
 #undef HAI_LONG_SUMS
 #undef HAI_MANY
 #undef HAI_MASKS
@@ -11150,26 +14422,38 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_MAX_LANES
 #undef HAI_MAX_STAGES
 #undef HAI_MAX_TILES
+#undef HAI_MEND_COST
+#undef HAI_MOST_DOUBLED
+#undef HAI_MOST_DRAW
+#undef HAI_MOST_LEVEL
 #undef HAI_NAME
 #undef HAI_NEON
 #undef HAI_NEON_BF16
 #undef HAI_NULL
 #undef HAI_ONCE
+#undef HAI_OUTLIER
 #undef HAI_PAGES
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
+#undef HAI_PILOT
+#undef HAI_PILOT_BLOCKS
 #undef HAI_PLACE
 #undef HAI_PREFETCH
 #undef HAI_PROBE_CHUNKS
 #undef HAI_PROBE_KEYS
 #undef HAI_Q8_0_BYTES
 #undef HAI_Q8_0_ELEMENTS
+#undef HAI_RAISED
 #undef HAI_REINTERPRET
+#undef HAI_REPORTS
 #undef HAI_ROUNDS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4
 #undef HAI_ROWS_8
 #undef HAI_SCALAR_LANES
+#undef HAI_SCAN
+#undef HAI_SCAN_ARRAYS
+#undef HAI_SCAN_ROWS
 #undef HAI_SIEVE
 #undef HAI_SIMD
 #undef HAI_SINKS
@@ -11203,6 +14487,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_V_avx512
 #undef HAI_V_avx512bf
 #undef HAI_V_neon
+#undef HAI_WHOLE
 #undef HAI_X86_64
 #undef hai_add_avx512bf
 #undef hai_add_neonbf

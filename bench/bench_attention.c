@@ -1,16 +1,15 @@
 // Time, rate and error of attention, side by side.
 //
-//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,fixed,default]
+//   bench_attention [--n N,..] [--dim D,..] [--mask full|causal|both] [--method exact,paper,linear,default]
 //                   [--threads T,..] [--dtype f32|f16|bf16|q8_0,..] [--isa NAME] [--repeat R]
 //                   [--min-seq-len N] [--csv] [--stages]
 //
-// "fixed" is the default preset at tolerance 0, which meets a fixed number of keys. --dtype is the dtype of
-// queries, keys and values; with q8_0 the queries are f32. Results are always f32. There is one head. Its
-// data are the real activations of examples/data, repeated with a little noise up to n tokens; for head dim
-// 128 every row stands twice side by side, at the scale that leaves the scores as they are. The time is the
-// least of R runs. The rate counts useful work: the 4 n^2 d operations of exact attention (half of them when
-// causal), or those of the pairs that were met. The error is that of 256 rows, against exact attention of the
-// float32 data in double. --stages prints the share of time of each stage.
+// --dtype is the dtype of queries, keys and values; with q8_0 the queries are f32. Results are always f32.
+// There is one head. Its data are the real activations of examples/data, repeated with a little noise up to
+// n tokens; for head dim 128 every row stands twice side by side, at the scale that leaves the scores as
+// they are. The time is the least of R runs. The rate counts useful work: the 4 n^2 d operations of exact
+// attention (half of them when causal), or those of the pairs that were met. The error is that of 256 rows,
+// against exact attention of the float32 data in double. --stages prints the share of time of each stage.
 #define HYPERATTN_STATIC
 #define HYPERATTN_STAGE_NAMES
 #define HYPERATTN_IMPLEMENTATION
@@ -132,11 +131,12 @@ static hyperattn_input input_of(const float *x, int64_t n, int64_t dim, hyperatt
 static void row(const options *o, const char *method, int64_t n, int64_t dim, hyperattn_dtype dtype,
                 int causal, int threads) {
   hyperattn_problem p = {0};
-  hyperattn_params params = strcmp(method, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
+  hyperattn_params params = !strcmp(method, "paper")    ? hyperattn_paper_params()
+                            : !strcmp(method, "linear") ? hyperattn_linear_params()
+                                                        : hyperattn_default_params();
   float *q = repeat_rows("q", n, dim), *k = repeat_rows("k", n, dim), *v = repeat_rows("v", n, dim);
   float *out = allocate((size_t)(n * dim) * sizeof *out);
   if (!strcmp(method, "exact")) params.method = HYPERATTN_EXACT;
-  if (!strcmp(method, "fixed")) params.tolerance = 0;
   if (o->min_seq_len) params.min_seq_len = o->min_seq_len;
   params.isa = o->isa;
   p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = n, p.head_dim = p.value_dim = dim,
@@ -179,7 +179,7 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, hy
 
 int main(int argc, char **argv) {
   const char *ns = "1024,2048,4096,8192,16384,32768", *dims = "64", *mask = "both",
-             *methods = "exact,paper,fixed,default", *threads = "1", *dtypes = "f32";
+             *methods = "exact,paper,linear,default", *threads = "1", *dtypes = "f32";
   options o = {0, 0, 5, 0, HYPERATTN_ISA_AUTO, 0};
   for (int i = 1; i < argc; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -228,7 +228,7 @@ int main(int argc, char **argv) {
       const char *all = ns;
       if (!strcmp(mask, causal ? "full" : "causal")) continue;
       for (int64_t n; next_number(&all, &n);) {
-        static const char *const names[] = {"exact", "paper", "fixed", "default"};
+        static const char *const names[] = {"exact", "paper", "linear", "default"};
         for (int m = 0; m < 4; m++)
           for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_Q8_0; dtype++) {
             const char *each = threads;

@@ -498,7 +498,7 @@ static void fill_plan(void) {
               {"hyperattn_run_task", run_task},
               {"hyperattn_forward", run_forward},
               {"its plan", run_resolve},
-              {"its plan by the default preset", run_forward_hyper}};
+              {"its plan by the linear preset", run_forward_hyper}};
   for (int64_t n = 1; n <= N; n *= N) {
     numbers x;
     hyperattn_problem p = problem_of(1, 1, 1, n, DIM, &x);
@@ -523,7 +523,7 @@ enum { N_GROUPS = sizeof groups / sizeof *groups };
 int main(int argc, char **argv) {
   const char *list = NULL, *csv = NULL;
   b.repeat = 9, b.bar = isatty(2);
-  b.params = hyperattn_default_params(), b.params.method = HYPERATTN_EXACT;
+  b.params = hyperattn_linear_params(), b.params.method = HYPERATTN_EXACT;
   for (int i = 1; i < argc; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : "";
     if (!strcmp(argv[i], "--list")) {

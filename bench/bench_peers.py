@@ -82,12 +82,12 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
         bf16, f16, q8_0 = (Shape("full", 8192, dim, dtype) for dtype in DTYPES)
         every += [ours(f"exact {shape.dtype}", "exact", shape) for shape in (bf16, f16, q8_0)]
         every += [torch("torch sdpa bf16", "sdpa", bf16), ggml(q8_0)]
-    for name in ("exact", "fixed"):
+    for name in ("exact", "linear"):
         every += [ours(name, name, Shape("causal", FROM), threads=threads) for threads in (1, 2)]
     for build in BUILDS:
         every += [
             ours(f"{build} exact", "exact", Shape("full", 4096), build),
-            ours(f"{build} default", "fixed", causal, build),
+            ours(f"{build} default", "linear", causal, build),
         ]
     every += decoders()
     if not long:
@@ -97,12 +97,12 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
         torch("torch sdpa", "sdpa", Shape("full", FROM), rounds=RARELY),
         torch("torch sdpa", "sdpa", Shape("causal", FROM), rounds=RARELY),
         torch("torch sdpa bf16", "sdpa", bf16, rounds=RARELY),
-        ours("fixed bf16", "fixed", dataclasses.replace(bf16, n=LONG)),
+        ours("linear bf16", "linear", dataclasses.replace(bf16, n=LONG)),
     ]
     full, causal = Shape("full", LONG), Shape("causal", LONG)
     every += [ours("exact", "exact", shape, rounds=RARELY) for shape in (full, causal) if exact_long]
     every += [ours("exact", "exact", Shape("full", FROM))] if not exact_long else []
-    every += [ours(name, name, shape) for shape in (full, causal) for name in ("paper", "fixed")]
+    every += [ours(name, name, shape) for shape in (full, causal) for name in ("paper", "linear")]
     return every + [
         torch("authors by matmul", "matmul", full),
         torch("authors by flash", "flash", full),
@@ -168,7 +168,7 @@ def ratios(long: bool) -> list[Ratio]:
             Ratio(f"exact f16{size} / f32", 0.95, [(f"exact f16{size}", f"exact{size}")]),
             Ratio(f"exact q8_0{size} / ggml q8_0", 3.0, [(f"exact q8_0{size}", f"ggml q8_0{size}")]),
         ]
-    for name in ("exact", "fixed"):
+    for name in ("exact", "linear"):
         one = f"{name}, causal {FROM}"
         found.append(Ratio(f"{one}: two threads / one", 1.9, [(f"{one}, 2 threads", one)]))
     for build in BUILDS:
@@ -182,14 +182,14 @@ def ratios(long: bool) -> list[Ratio]:
         Ratio(f"{name} {mask} {LONG} / {rival}", target, [(f"{name}, {mask} {LONG}", f"{key}, {mask} {LONG}")])
         for name, mask, rival, key, target in (
             ("paper", "full", "own exact", "exact", 170),
-            ("fixed", "full", "torch exact", "torch sdpa", 300),
-            ("fixed", "causal", "own exact", "exact", 18),
-            ("fixed", "causal", "torch exact", "torch sdpa", 50),
-            ("fixed bf16", "causal", "torch bf16 exact", "torch sdpa bf16", 80),
-            ("fixed", "full", "authors by matmul", "authors by matmul", 6),
-            ("fixed", "full", "authors by flash", "authors by flash", None),
-            ("fixed", "causal", "authors by matmul", "authors by matmul", 20),
-            ("fixed", "causal", "authors by flash", "authors by flash", None),
+            ("linear", "full", "torch exact", "torch sdpa", 300),
+            ("linear", "causal", "own exact", "exact", 18),
+            ("linear", "causal", "torch exact", "torch sdpa", 50),
+            ("linear bf16", "causal", "torch bf16 exact", "torch sdpa bf16", 80),
+            ("linear", "full", "authors by matmul", "authors by matmul", 6),
+            ("linear", "full", "authors by flash", "authors by flash", None),
+            ("linear", "causal", "authors by matmul", "authors by matmul", 20),
+            ("linear", "causal", "authors by flash", "authors by flash", None),
             ("paper", "full", "authors by matmul", "authors by matmul", None),
             ("paper", "causal", "authors by matmul", "authors by matmul", None),
         )

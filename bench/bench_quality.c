@@ -1,17 +1,17 @@
 // How accurate attention is at its cost, on heads of a language model and on synthetic ones (quality_data.h).
 //
 //   bench_quality [--qkv DIR] [--set essay,repeat,planted,clustered,gauss]
-//                 [--preset default|fixed|paper|all] [--seeds K] [--threads N] [--csv FILE] [--front]
+//                 [--preset default|linear|paper|all] [--seeds K] [--threads N] [--csv FILE] [--front]
 //                 [--min-seq-len N] [--block-size N] [--sample-size N] [--heavy-keys N] [--probe-queries N]
 //                 [--query-group N] [--key-group N] [--order sortlsh|position|probed]
 //                 [--sampling uniform|value-norm|column-mass] [--tolerance X] [--dtype f32|f16|bf16|q8_0]
 //
-// "fixed" is the default preset with tolerance 0. The parameters apply to default and fixed, and to the
-// paper's preset if that is the only one; --min-seq-len applies to all. Its default is 1024, and 2048 for the
-// essay at a fixed budget. Without --qkv the essay is the one head of examples/data. The seeds change the
-// library's choices and the synthetic data. --front sweeps the budget instead, at min_seq_len 1024;
-// bench/plot.py --quality draws what --csv then writes. --dtype is the dtype of queries (f32 for q8_0), keys
-// and values; errors are against the float32 data.
+// The parameters apply to default and linear, and to the paper's preset if that is the only one;
+// --min-seq-len applies to all. Its default is 1024, and 2048 for the essay by linear and paper. Without
+// --qkv the essay is the one head of examples/data. The seeds change the library's choices and the
+// synthetic data. --front sweeps the budget instead, at min_seq_len 1024; bench/plot.py --quality draws
+// what --csv then writes. --dtype is the dtype of queries (f32 for q8_0), keys and values; errors are
+// against the float32 data.
 //
 // error       |out - exact| / |exact|, Frobenius norms; 2nd half: over the second half of the queries
 // of bound    the operator norm of out - exact, divided by |D^-1 A| |V|: the paper's measure
@@ -184,16 +184,16 @@ static int point_of(const bench *b, enum preset preset) {
 }
 
 static double essay_mean(const bench *b, int seed) {
-  return over_heads(b, 1 << ESSAY, point_of(b, FIXED), seed, ERROR).mean;
+  return over_heads(b, 1 << ESSAY, point_of(b, LINEAR), seed, ERROR).mean;
 }
 static double essay_worst(const bench *b, int seed) {
-  return over_heads(b, 1 << ESSAY, point_of(b, FIXED), seed, ERROR).high;
+  return over_heads(b, 1 << ESSAY, point_of(b, LINEAR), seed, ERROR).high;
 }
 static double planted_mean(const bench *b, int seed) {
-  return over_heads(b, 1 << PLANTED_1, point_of(b, FIXED), seed, ERROR).mean;
+  return over_heads(b, 1 << PLANTED_1, point_of(b, LINEAR), seed, ERROR).mean;
 }
 static double repeat_of_paper(const bench *b, int seed) {
-  return over_heads(b, 1 << REPEAT, point_of(b, FIXED), seed, SECOND_HALF).mean /
+  return over_heads(b, 1 << REPEAT, point_of(b, LINEAR), seed, SECOND_HALF).mean /
          over_heads(b, 1 << REPEAT, point_of(b, PAPER), seed, SECOND_HALF).mean;
 }
 static double worst_of_tolerance(const bench *b, int seed) {
@@ -205,7 +205,7 @@ static double essay_share(const bench *b, int seed) {
   return over_heads(b, 1 << ESSAY, point_of(b, DEFAULT), seed, SHARE).mean;
 }
 static double estimate_rank(const bench *b, int seed) {
-  int n = b->n_sources, pt = point_of(b, FIXED);
+  int n = b->n_sources, pt = point_of(b, LINEAR);
   if (pt < 0 || isnan(over_heads(b, (1 << SETS) - 1, pt, seed, ESTIMATE).mean)) return NOT_MEASURED;
   double *x = zeros(4 * n);
   for (int s = 0; s < n; s++)
@@ -216,7 +216,7 @@ static double estimate_rank(const bench *b, int seed) {
   return found;
 }
 static double estimate_near(const bench *b, int seed) {
-  int near = 0, pt = point_of(b, FIXED);
+  int near = 0, pt = point_of(b, LINEAR);
   if (pt < 0 || isnan(over_heads(b, (1 << SETS) - 1, pt, seed, RATIO).mean)) return NOT_MEASURED;
   for (int s = 0; s < b->n_sources; s++) {
     double ratio = result_at(b, s, pt, seed)->at[RATIO];
@@ -232,14 +232,14 @@ static void print_targets(const bench *b) {
     int at_least;
     double (*measured)(const bench *b, int seed);
   } targets[] = {
-      {"fixed: essay, mean error", 0.030, 0, essay_mean},
-      {"fixed: planted 0.1, error", 0.27, 0, planted_mean},
-      {"fixed: repeat, mean error of the second half over the paper's", 0.40, 0, repeat_of_paper},
-      {"fixed: essay, worst head", 0.12, 0, essay_worst},
+      {"linear: essay, mean error", 0.030, 0, essay_mean},
+      {"linear: planted 0.1, error", 0.27, 0, planted_mean},
+      {"linear: repeat, mean error of the second half over the paper's", 0.40, 0, repeat_of_paper},
+      {"linear: essay, worst head", 0.12, 0, essay_worst},
       {"default: worst head of all data, error over tolerance", 1.5, 0, worst_of_tolerance},
       {"default: essay, share of exact attention's pairs", 0.45, 0, essay_share},
-      {"fixed: estimate against error, rank correlation", 0.9, 1, estimate_rank},
-      {"fixed: estimate within 1.5x of the error, share of heads", 0.9, 1, estimate_near},
+      {"linear: estimate against error, rank correlation", 0.9, 1, estimate_rank},
+      {"linear: estimate within 1.5x of the error, share of heads", 0.9, 1, estimate_near},
   };
   printf("\n%-64s %11s %9s  %-16s\n", "target", "", "measured", "over seeds");
   for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
@@ -268,7 +268,9 @@ static point *add_point(bench *b, enum preset preset, double scale) {
   hyperattn_params *p = &pt->params;
   pt->preset = preset, pt->scale = scale;
   snprintf(pt->label, sizeof pt->label, "%s", preset_names[preset]);
-  *p = preset == PAPER ? hyperattn_paper_params() : hyperattn_default_params();
+  *p = preset == PAPER    ? hyperattn_paper_params()
+       : preset == LINEAR ? hyperattn_linear_params()
+                          : hyperattn_default_params();
   p->min_seq_len = b->min_seq_len >= 0 ? b->min_seq_len : 1024;
   pt->essay_min_seq_len = preset == DEFAULT || b->front || b->min_seq_len >= 0 ? p->min_seq_len : 2048;
   if (preset != PAPER || b->presets == 1 << PAPER) {
@@ -279,7 +281,7 @@ static point *add_point(bench *b, enum preset preset, double scale) {
     if (b->sampling >= 0) p->sampling = (hyperattn_sampling)b->sampling;
     if (b->tolerance >= 0) p->tolerance = (float)b->tolerance;
   }
-  if (preset == FIXED) p->tolerance = 0;
+  if (preset == LINEAR) p->tolerance = 0;
   p->block_size = (int64_t)((double)p->block_size * scale);
   p->sample_size = (int64_t)((double)p->sample_size * scale);
   p->heavy_keys = (int64_t)((double)p->heavy_keys * scale);
@@ -288,7 +290,7 @@ static point *add_point(bench *b, enum preset preset, double scale) {
 
 static void add_front(bench *b) {
   static const char *const names[] = {"/4", "/2", "", " x2", " x4"};
-  for (int preset = FIXED; preset <= PAPER; preset++)
+  for (int preset = LINEAR; preset <= PAPER; preset++)
     for (int i = 0; i < 5; i++) {
       if (!(b->presets >> preset & 1)) continue;
       point *pt = add_point(b, (enum preset)preset, ldexp(1, i - 2));

@@ -12,4 +12,4 @@ groups=$(build/decode/bench/bench_decode --list | grep -v '^asked$' | paste -sd,
 rm -f docs/decode.csv
 build/decode/bench/bench_decode --group "$groups" --repeat "$rounds" --csv docs/decode.csv
 sh bench/peers.sh --only decode --rounds "$rounds" --csv docs/decode-peers.csv
-python3 bench/decode_page.py
+PYTHONDONTWRITEBYTECODE=1 python3 bench/decode_page.py

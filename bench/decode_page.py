@@ -1,32 +1,19 @@
 """Writes the tables of docs/decode.md from its records: python3 bench/decode_page.py
 
-A table stands between <!-- NAME --> and <!-- end --> on the page; NAME is a function below. docs/decode.csv is what
-bench_decode --csv wrote, docs/decode-peers.csv what peers.sh --csv did.
+A table is a function below (page.py tells where it stands on the page). docs/decode.csv is what bench_decode --csv wrote,
+docs/decode-peers.csv what peers.sh --csv did.
 """
 
-import csv
 import itertools
 import pathlib
 from collections.abc import Callable
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+from page import DOCS, Row, fill, head, markdown, tables
+
 PAGE = DOCS / "decode.md"
 RECORD = DOCS / "decode.csv"
 PEERS_RECORD = DOCS / "decode-peers.csv"
 LEAST_ERROR = 2e-6
-
-Row = dict[str, str]
-
-
-def tables(path: pathlib.Path) -> list[list[Row]]:
-    """A record's tables, which empty lines part, without comment lines."""
-    lines = (line for line in path.read_text().splitlines() if not line.startswith("#"))
-    parts = [list(part) for is_line, part in itertools.groupby(lines, lambda line: bool(line.strip())) if is_line]
-    return [list(csv.DictReader(part)) for part in parts]
-
-
-def head(path: pathlib.Path) -> list[str]:
-    return [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
 
 
 def of_group(name: str) -> list[Row]:
@@ -38,12 +25,6 @@ def of_group(name: str) -> list[Row]:
 def is_compared(row: Row) -> bool:
     """Whether it has a ratio beside its share of reading."""
     return row["over"] != "" and row["share"] != row["ratio"]
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A table; nothing where it has no rows."""
-    lines = [columns, ["---"] * len(columns), *rows] if rows else []
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines).replace("| --- ", "|---")
 
 
 def milliseconds(seconds: str) -> str:
@@ -169,19 +150,12 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def record_of(name: str) -> pathlib.Path:
+    return PEERS_RECORD if name.startswith("peers") else RECORD
+
+
 def main() -> None:
-    text = PAGE.read_text()
-    for name, table in TABLES.items():
-        before, begin, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not begin or not end:
-            raise SystemExit(f"{PAGE.name} has no place for {name}")
-        made = table()
-        if not made:
-            record = PEERS_RECORD if name.startswith("peers") else RECORD
-            raise SystemExit(f"docs/{record.name} has no rows for {name}")
-        text = before + begin + made + "\n" + end + after
-    PAGE.write_text(text)
+    fill(PAGE, TABLES, record_of)
 
 
 if __name__ == "__main__":

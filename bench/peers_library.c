@@ -36,9 +36,8 @@ static hyperattn_input input_of(const void *data, hyperattn_dtype dtype, int64_t
       .data = data, .dtype = dtype, .head_stride = (ptrdiff_t)(rows * dim), .row_stride = (ptrdiff_t)dim};
 }
 
-// kind is "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "fixed" (the default preset at tolerance
-// 0); or "read", which computes nothing but reads a copy of keys and values, whose bytes are multiples of
-// READ_TASK.
+// kind is "exact", "avx2" (exact, by the AVX2 kernel), "paper" or "linear"; or "read", which computes
+// nothing but reads a copy of keys and values, whose bytes are multiples of READ_TASK.
 void *peer_open(const peer_call *call) {
   peer *p = calloc(1, sizeof *p);
   const int64_t keys = call->kv_heads * call->n_key;
@@ -46,8 +45,7 @@ void *peer_open(const peer_call *call) {
   ask_for_amx();
   if (!p || !elements_named(call->query_dtype, &query) || !elements_named(call->dtype, &type)) return NULL;
   p->call = *call;
-  p->params = strcmp(call->kind, "paper") ? hyperattn_default_params() : hyperattn_paper_params();
-  p->params.tolerance = 0;
+  p->params = strcmp(call->kind, "paper") ? hyperattn_linear_params() : hyperattn_paper_params();
   if (!strcmp(call->kind, "exact") || !strcmp(call->kind, "avx2")) p->params.method = HYPERATTN_EXACT;
   if (!strcmp(call->kind, "avx2")) p->params.isa = HYPERATTN_ISA_AVX2;
   p->problem.batch = 1, p->problem.n_heads = call->heads, p->problem.n_kv_heads = call->kv_heads;

@@ -1,9 +1,11 @@
 """Figures from the benches:
-build/peers/venv/bin/python bench/plot.py [BENCH_CSV] [--peers PEERS_CSV] [--quality QUALITY_CSV] [--into docs]
+build/peers/venv/bin/python bench/plot.py [BENCH_CSV] [--peers PEERS_CSV] [--quality QUALITY_CSV] [--scan SCAN_CSV]
+    [--into docs]
 
 BENCH_CSV is what bench_attention --csv printed, PEERS_CSV what peers.sh --csv wrote. One thread, head dim 64.
 They become time.svg, speedup.svg and error.svg. A hollow point rests on exact attention that was not timed but
 extrapolated by n^2. QUALITY_CSV is what bench_quality --front --csv wrote; it becomes quality.svg, error over cost.
+SCAN_CSV is what bench_scan --csv wrote; it becomes scan.svg, quantiles of errors over time.
 The same input gives the same bytes. The figures suit light and dark pages.
 """
 
@@ -19,17 +21,18 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib import ticker  # noqa: E402
+from scan_page import KINDS, grouped, kind, of_first_isa, read  # noqa: E402
 
 MASKS = ("full", "causal")
 INK = "#808890"
-COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "fixed": "#2f86eb", "default": "#2f86eb"}
+COLOURS = {"exact": "#7a869a", "paper": "#e8833a", "linear": "#2f86eb", "default": "#2f86eb"}
 PEERS = {
     "torch sdpa": ("torch", "D", "#d9534f"),
     "ggml f16": ("ggml", "s", "#2ca58d"),
     "authors by matmul": ("authors' algorithm on torch", "^", "#a66bd4"),
     "authors by flash": ("the same by torch's flash attention", "v", "#a66bd4"),
 }
-APPROXIMATE = ("paper", "fixed")
+APPROXIMATE = ("paper", "linear")
 AUTHORS = ("authors by matmul", "authors by flash")
 QUALITY_SETS = {  # set: its error, its title
     "essay": ("error", "essay"),
@@ -40,9 +43,18 @@ QUALITY_SETS = {  # set: its error, its title
 QUALITY_COSTS = {"share_of_exact": "key-query pairs over exact", "time_over_exact": "time over exact"}
 QUALITY_FRONTS = {
     "paper": ("paper, its budget x 1/4 to 4", COLOURS["paper"]),
-    "fixed": ("default, its budget x 1/4 to 4", COLOURS["default"]),
+    "linear": ("linear, its budget x 1/4 to 4", COLOURS["linear"]),
     "tolerance": ("default, tolerance as marked", "#2ca58d"),
 }
+SCAN_KINDS = {"ordinary": "ordinary heads", "retrieves": "heads that retrieve", "gauss": "Gaussian rows"}
+SCAN_QUANTILES = {"q50": ("-", "o", "50 %"), "q99": ("--", "^", "99 %"), "q999": (":", "s", "99.9 % of queries")}
+SCAN_FRONTS = {
+    "scan": ("scan, by tolerance as marked", "#2ca58d"),
+    "budget": ("scan at tolerance 0, by budget as marked", "#a66bd4"),
+    "linear": ("linear, by budget", COLOURS["linear"]),
+    "paper": ("paper, by budget", COLOURS["paper"]),
+}
+LEAST_DRAWN = 1e-3  # of an error
 STYLE = {
     "svg.hashsalt": "hyperattn",
     "svg.fonttype": "none",
@@ -212,17 +224,64 @@ def plot_quality(found: dict[tuple[str, str], list[Row]], path: pathlib.Path) ->
     save(figure, axes.flat, path)
 
 
+def scan_front(row: Row) -> tuple[str, float]:
+    """Which curve a row of bench_scan belongs to, and by what it is one of many there."""
+    name = row["point"].partition(":")[0]
+    tolerance, budget = float(row["tolerance"]), float(row["sample_size"])
+    return (name, budget) if name != "scan" else ("scan", tolerance) if tolerance else ("budget", budget)
+
+
+def scan_curves(rows: list[Row]) -> dict[str, list[tuple[float, float, Row]]]:
+    """For each front, means over heads, in order of what they are marked by: time over exact,
+    that mark, quantiles."""
+    found = defaultdict(list)
+    for same in grouped(rows, "point").values():
+        front, by = scan_front(same[0])
+        time = statistics.fmean(1 / x for x in numbers(same, "speed"))
+        means = {quantile: str(statistics.fmean(numbers(same, quantile))) for quantile in SCAN_QUANTILES}
+        found[front].append((time, by, means))
+    return {front: sorted(points, key=lambda point: point[1]) for front, points in found.items()}
+
+
+def plot_scan(rows: list[Row], path: pathlib.Path) -> None:
+    """The causal rows of the first length."""
+    rows = [row for row in rows if row["mask"] == "causal" and row["n"] == rows[0]["n"]]
+    shown = [name for name in KINDS if any(kind(row["head"]) == name for row in rows)]
+    size = (max(9.0, 0.5 + 3.2 * len(shown)), 4.6)
+    figure, axes = plt.subplots(1, len(shown), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for name, axis in zip(shown, axes.flat):
+        axis.set(yscale="log", title=SCAN_KINDS[name], xlabel="time over exact")
+        curves_of = scan_curves([row for row in rows if kind(row["head"]) == name])
+        for front, (label, colour) in SCAN_FRONTS.items():
+            points = curves_of.get(front, [])
+            for quantile, (line, marker, _) in SCAN_QUANTILES.items():
+                drawn = [(time, float(row[quantile]), by) for time, by, row in points]
+                drawn = [point for point in drawn if point[1] > LEAST_DRAWN]
+                x, y = [time for time, _, _ in drawn], [error for _, error, _ in drawn]
+                axis.plot(x, y, line + marker, color=colour, label=label if quantile == "q50" else None)
+                for time, error, by in drawn if front in ("scan", "budget") and quantile == "q99" else []:
+                    axis.annotate(f"{by:g}", (time, error), (4, 4), textcoords="offset points", fontsize=8)
+        for line, marker, label in SCAN_QUANTILES.values():
+            axis.plot([], [], line + marker, color=INK, label=label)
+        axis.axvline(1, color=INK, linewidth=1)
+        axis.set_xlim(left=0)
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes[0, 0].set_ylabel("relative error of a query")
+    save(figure, axes.flat, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", metavar="BENCH_CSV", nargs="?")
     parser.add_argument("--peers", metavar="PEERS_CSV")
     parser.add_argument("--quality", metavar="QUALITY_CSV")
+    parser.add_argument("--scan", metavar="SCAN_CSV", type=pathlib.Path)
     parser.add_argument(
         "--into", metavar="FOLDER", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs"
     )
     options = parser.parse_args()
-    if not options.bench and not options.quality:
-        parser.error("nothing to draw: give BENCH_CSV, --quality or both")
+    if not options.bench and not options.quality and not options.scan:
+        parser.error("nothing to draw: give BENCH_CSV, --quality or --scan")
     options.into.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
         if options.bench:
@@ -233,6 +292,8 @@ def main() -> None:
             plot_error(bench, peers, options.into / "error.svg")
         if options.quality:
             plot_quality(fronts(options.quality), options.into / "quality.svg")
+        if options.scan:
+            plot_scan(of_first_isa(read(options.scan)), options.into / "scan.svg")
 
 
 if __name__ == "__main__":

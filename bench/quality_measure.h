@@ -65,8 +65,8 @@ typedef struct result {
   double at[COLUMNS];  // NAN: not measured
 } result;
 
-enum preset { DEFAULT, FIXED, PAPER, PRESETS };
-static const char *const preset_names[PRESETS] = {"default", "fixed", "paper"};
+enum preset { DEFAULT, LINEAR, PAPER, PRESETS };
+static const char *const preset_names[PRESETS] = {"default", "linear", "paper"};
 static const char *const order_names[] = {"sortlsh", "position", "probed"};
 static const char *const sampling_names[] = {"uniform", "value-norm", "column-mass"};
 

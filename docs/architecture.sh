@@ -15,6 +15,7 @@ function parts() {
   part("judging", "right", "Judging", "held-out queries choose a recipe, and report", "")
   part("attention", "left", "Attention", "brings each tile of queries its keys, by chunks", \
        "rows of keys, log-weights, who sees them")
+  part("scan", "right", "Scan", "every score estimated; each query its own keys and error", "")
   part("tiles", "left", "Tiles", "queries in the lanes, a chunk of keys, the running state", "state (m, l, o)")
   part("kernels", "right", "Kernels", "scores, softmax and values of a tile, for each ISA", "")
   part("output", "left", "Output", "out = o / l,  lse = m + ln l", "")

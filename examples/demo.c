@@ -128,9 +128,7 @@ int main(int argc, char **argv) {
   if (!heads) demo(DEMO_DATA, min_seq_len, sum);
   if (heads > 1)
     printf("mean error over %d heads: paper %.4f, default %.4f\n", heads, sum[1] / heads, sum[2] / heads);
-  printf(
-      "error: |out - exact| / |exact|, Frobenius; estimate: the library's own, by held-out queries; lse "
-      "error: "
-      "mean |difference|. Times are this machine's, now.\n");
+  printf("error: |out - exact| / |exact|, Frobenius; estimate: the library's own;\n");
+  printf("lse error: mean |difference|. Times are this machine's, now.\n");
   return 0;
 }

@@ -50,7 +50,7 @@ extern "C" {
   X(ERROR_OUT_STRIDE, -23, "out's strides are negative or let rows overlap")                            \
   X(ERROR_EXTENT, -24, "a tensor's extent in bytes exceeds PTRDIFF_MAX")                                \
   X(ERROR_ALIGNMENT, -25, "a tensor is not aligned to its element")                                     \
-  X(ERROR_OVERLAP, -26, "out, lse or workspace overlaps another buffer")                                \
+  X(ERROR_OVERLAP, -26, "out, lse, query_error or workspace overlaps another buffer")                   \
   X(ERROR_STRIDE_Q8_0, -27, "a stride of a Q8_0 tensor is not a multiple of 32")                        \
   X(ERROR_METHOD, -30, "method is not one of hyperattn_method")                                         \
   X(ERROR_MIN_SEQ_LEN, -31, "min_seq_len is below 1")                                                   \
@@ -81,13 +81,14 @@ extern "C" {
   X(ERROR_NULL_WIDEN, -56, "a CUSTOM key or value has no widen")                                        \
   X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
   X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
-  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")
+  X(ERROR_N_PROBLEMS, -59, "n_problems is negative")                                                    \
+  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -60 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -61 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -139,33 +140,43 @@ typedef struct hyperattn_output {
   ptrdiff_t batch_stride, head_stride, row_stride;
 } hyperattn_output;
 
-/* How a call went, for one query head. Held-out queries measure it: up to 192 of each approximated
-   rectangle, in runs of four, which have no part in any choice, meet all keys of the rectangle, and what
-   they get is compared with what the rectangle's choice gives them. Keys that a row meets after a
-   rectangle take weight from that rectangle's error; errors of several rectangles add up like independent
-   ones. Where an error cannot be told, for example because weighted values exceed a float's range, it is
-   infinite. */
+/* How a call went, for one query head. Under HYPERATTN_SCAN every query tells its own error, by the sample
+   that it met. Under HYPERATTN_HYPER held-out queries measure it: up to 192 of each approximated rectangle,
+   in runs of four, which have no part in any choice, meet all keys of the rectangle, and what they get is
+   compared with what the rectangle's choice gives them. Keys that a row meets after a rectangle take weight
+   from that rectangle's error; errors of several rectangles add up like independent ones. Where an error
+   cannot be told, for example because weighted values exceed a float's range, it is infinite. */
 typedef struct hyperattn_report {
-  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. */
+  /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. SCAN: from
+     what the queries estimate of themselves. */
   float error;
-  /* The largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. */
+  /* HYPER: the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. SCAN: the
+     largest estimate of any query. */
   float max_error;
-  /* Share of the approximated rectangles that got more keys than the budget. */
+  /* HYPER: share of the approximated rectangles that got more keys than the budget. SCAN: `doubled`. */
   float escalated;
-  /* Share of the approximated rectangles that got every key. */
+  /* HYPER: share of the approximated rectangles that got every key. SCAN: share of the queries that did. */
   float exact;
-  /* Products of a query and a key over n_query; probing, pairing and judging are included. */
+  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. SCAN: the
+     keys that a query met; the scan's estimates of all the others are not counted. */
   float keys_per_query;
-  /* Shares of the attention, as the held-out queries see it, of blocks, pinned keys and sampled columns. */
+  /* Shares of the attention, as those queries see it, of blocks (SCAN: 0), pinned keys (SCAN: sink keys) and
+     sampled keys. */
   float block_mass, pinned_mass, sampled_mass;
   /* The rest, which is met exactly: windows, diagonal segments and exact regions; and a sink's share. */
   float window_mass;
   /* The paper's alpha: n_key times the largest squared column norm of the normalised scores, measured by
-     the probes (0 without), in the rectangle where it is largest. */
+     the probes (0 without), in the rectangle where it is largest. SCAN: 0. */
   float alpha;
   /* The paper's kappa: the largest over the smallest sum of e^score outside the blocks, measured by the
-     held-out queries, in the rectangle where it is largest. */
+     held-out queries, in the rectangle where it is largest. SCAN: 0. */
   float kappa;
+  /* The estimated relative error |out_i - exact_i| / |exact_i| of a query that 50 %, 99 % and 99.9 % of the
+     head's queries do not exceed. HYPER: infinite where anything is approximated, since a few queries of each
+     rectangle cannot tell. */
+  float error_median, error_99, error_999;
+  /* SCAN: share of the queries whose first budget was not enough for the tolerance. HYPER: 0. */
+  float doubled;
 } hyperattn_report;
 
 /* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
@@ -192,6 +203,10 @@ typedef struct hyperattn_problem {
   const float *mask_slope; /* NULL: 1; else [n_heads], by which the mask, if any, is multiplied (ALiBi) */
   const float *sink; /* NULL, or [n_heads]: a score that joins each row's sum and has no value; -inf: none */
   hyperattn_report *report;    /* NULL, or contiguous [batch][n_heads]; set it before asking for sizes */
+  /* NULL, or contiguous [batch][n_heads][n_query]: each query's estimated relative error |out - exact| /
+     |exact|, 0 where it is exact, infinite where it cannot be told. HYPERATTN_SCAN estimates it; under
+     HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
+  float *query_error;
 } hyperattn_problem;
 
 #ifndef HYPERATTN_NO_BUILDERS
@@ -210,7 +225,15 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
 
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
-typedef enum hyperattn_method { HYPERATTN_HYPER = 0, HYPERATTN_EXACT } hyperattn_method;
+typedef enum hyperattn_method {
+  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. */
+  HYPERATTN_HYPER = 0,
+  HYPERATTN_EXACT, /* every key */
+  /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
+     together then meet the keys that those estimates say matter to any of them, and a sample of the rest.
+     Each query knows its own error. */
+  HYPERATTN_SCAN
+} hyperattn_method;
 
 /* The probability p_j of drawing key j, of the n keys of a rectangle that are not pinned. */
 typedef enum hyperattn_sampling {
@@ -242,27 +265,34 @@ typedef enum hyperattn_isa {
 } hyperattn_isa;
 
 /* Start from a preset, for exact attention too: p = hyperattn_default_params(); p.method = HYPERATTN_EXACT.
-   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used. */
+   All zeros is not valid. A count of 0 means none. Every field is checked, even where it is not used:
+   HYPERATTN_EXACT reads only isa; HYPERATTN_SCAN min_seq_len, sample_size, sink_keys, window, tolerance, seed
+   and isa; HYPERATTN_HYPER all of them. */
 typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
-  int64_t sample_size; /* columns drawn from a rectangle's other keys; all of them if there are no more */
+  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. SCAN: the first
+     budget b: a tile of queries keeps each key with probability min(1, b times the largest share of attention
+     that the key is estimated to have in any of them). */
+  int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
      score. Both 0: the paper's pairing, block i of the queries with block i of the keys. */
   int64_t query_group;
   int64_t key_group;
   hyperattn_order order; /* how rows are ordered before they are cut into blocks or groups */
-  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are pinned (problem.sink is something else) */
+  int64_t sink_keys;     /* keys 0 .. sink_keys - 1 are met exactly (problem.sink is something else) */
   int64_t heavy_keys;    /* so many keys of largest column mass are pinned, per rectangle and head */
   int64_t probe_queries; /* so many queries meet every key, per rectangle and head */
   /* causal: a query's last `window` keys, its own included, are exact; else unused. It hides nothing: a
      model's window is problem.sliding_window. */
   int64_t window;
   hyperattn_sampling sampling;
-  /* 0: a fixed number of keys. > 0: the relative error that each rectangle may have, as held-out queries
-     judge it; a rectangle that misses it gets more keys, in the end all of them. */
+  /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
+     queries judge it (it needs probe_queries); a rectangle that misses it gets more keys, in the end all of
+     them. SCAN, > 0: the relative error that each query may have, as its own sample tells; queries that miss
+     it get twice the budget, and those that still miss it every key. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -270,12 +300,16 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: 96 heavy keys, 4 sink keys, a window of 256 and,
-   for each rectangle and head, whichever of these held-out queries find best: 416 columns sampled by
-   mass, or 160 columns and the 16 sub-blocks of 16 keys that each group of 16 queries scores best, in
-   order of position or by hash. Where all of these miss a tolerance of 0.1, 416 columns together with
-   blocks are tried, and in the end every key is met. */
+/* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
+   A rectangle that misses it gets 416 columns together with blocks, and in the end every key. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
+
+/* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
+   do: 96 heavy keys, 4 sink keys, a window of 256 and, for each rectangle and head, whichever of these
+   held-out queries find best: 416 columns sampled by mass, or 160 columns and the 16 sub-blocks of 16 keys
+   that each group of 16 queries scores best, in order of position or by hash. Tolerance 0: no error is
+   promised. */
+HYPERATTN_API hyperattn_params hyperattn_linear_params(void);
 
 /* The paper's parameters: sortLSH with 7 bits, blocks of 256 keys paired by rank, 256 columns sampled
    uniformly, and exact attention below 4096 keys. */
@@ -285,13 +319,21 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
    0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
-   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data and report
-   are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few queries
-   is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses,
-   with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
+   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report and
+   query_error are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of
+   few queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
+   uses, with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
    queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
+
+#ifndef HYPERATTN_NO_COST
+/* What a call is expected to cost, over what exact attention would, from shapes and params alone (of pointers
+   as above). 1: it is exact. 0: the problem or params are invalid; hyperattn_check says why. It counts
+   products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted.
+   Cost: O(log n_key). */
+HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params);
+#endif
 
 /* Upper bounds of the same as constant expressions, for static arrays: for one worker, float32 tensors,
    no report, and the kernels that this build may hold. The bound for exact attention holds for up to 4096
@@ -340,6 +382,16 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                 HYPERATTN_BOUND_RECTS(n, min_seq_len)) *                                                   \
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
+/* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
+   head. */
+#define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+   HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
+                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
+                                     256) +                                                                \
+   HYPERATTN_BOUND_SIZE(heads) * (4 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 32 + 24) +       \
+   4 * HYPERATTN_BOUND_LANES * (2 * HYPERATTN_BOUND_SIZE(head_dim) + (value_dim) + 82) +                   \
+   8 * HYPERATTN_BOUND_SIZE(n) + 256 * (HYPERATTN_BOUND_SIZE(head_dim) + (value_dim)) + 4 * (value_dim))
 /* Parts of these bounds: a number as a size_t (not by a cast, of which the warnings of a file that uses
    the macro might complain), the rectangles of a level, and the bytes of a tile of queries. */
 #define HYPERATTN_BOUND_SIZE(x) (sizeof(char) * (x))
@@ -367,8 +419,9 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key. Source: Algorithms 2 to 4 of the
-   paper, with the differences that the manual lists. */
+   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a sixth
+   of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
+   manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
@@ -395,7 +448,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
    once; then, for each phase in order, run its tasks 0 .. hyperattn_phase_tasks - 1 in any order, and
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
    from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
-   two where few queries (as the manual says) see more than 4096 keys; any other has more than two. */
+   two where few queries (as the manual says) see more than 4096 keys; a scan has two, and a third with a
+   tolerance; HYPERATTN_HYPER has more. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);

@@ -1,4 +1,4 @@
-/* The table of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
+/* The tables of arrays of the workspace, a row for each: its name, the size of an element, the heads that it
    has a part for, how many elements such a part has (hai_count_.. in workspace.h), and the array whose place
    it takes. Most have a place of their own. Arrays that share a place are listed after its owner and lie one
    behind the other from its start; they are never in use at the same time as the owner. Arrays [n_query] and
@@ -46,17 +46,41 @@
   /* ln of the largest residual sum of each task of sampled rows */                              \
   X(CAP, sizeof(float), HAI_OF_HEADS, hai_count_cap, CAP)
 
+/* Those of the scan, in a table of their own, which a build without it leaves out. */
+#define HAI_SCAN_ARRAYS(X)                                                           \
+  /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
+  X(CODE, sizeof(int8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                     \
+  /* HAI_RAISED times their sums */                                                  \
+  X(LIFT, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sketched, LIFT)                \
+  /* mean key of each block: [blocks][head_dim] */                                   \
+  X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
+  /* what a code is worth, or HAI_WHOLE: [blocks] */                                 \
+  X(CODE_UNIT, sizeof(float), HAI_OF_KV_HEADS, hai_count_blocks, CODE_UNIT)          \
+  /* -ln of a random number for each key, the first HAI_CHUNK again at the end */    \
+  X(DRAW, sizeof(float), HAI_OF_KV_HEADS, hai_count_draws, DRAW)                     \
+  /* a value that others are measured from: [value_dim] */                           \
+  X(CENTRE, sizeof(float), HAI_OF_KV_HEADS, hai_count_centre, CENTRE)                \
+  /* each value's squared distance from it */                                        \
+  X(DISTANCE, sizeof(float), HAI_OF_KV_HEADS, hai_count_sketched, DISTANCE)          \
+  /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
+  X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
+  /* relative error of each query, where the caller has no query_error: [n_query] */ \
+  X(ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, ERROR)                      \
+  /* what each task of the scan has done: [tasks] */                                 \
+  X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
+
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
 
 typedef enum hai_array_id {
 #define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
-  HAI_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAYS
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAY_IDS
 } hai_array_id;
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
 typedef struct hai_layout {
-  size_t begin[HAI_N_ARRAYS];  /* of each array; one that a call does not need has no bytes */
-  size_t stride[HAI_N_ARRAYS]; /* bytes of each array for one head */
+  size_t begin[HAI_ARRAY_CODE];  /* of each array; one that a call does not need has no bytes */
+  size_t stride[HAI_ARRAY_CODE]; /* bytes of each array for one head */
+  size_t scan;                 /* where the scan's arrays begin, which lie one behind the other */
   size_t scratch;              /* first worker's scratch, behind all arrays */
   size_t scratch_bytes;        /* of each worker */
   int overflow;                /* set where a size passes PTRDIFF_MAX; the rest then means nothing */

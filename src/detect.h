@@ -12,7 +12,9 @@ enum {
   HAI_CPU_AVX512 = 4,
   HAI_CPU_AVX512_BF16 = 8,
   HAI_CPU_AVX512_BF16_FAST = 16,
-  HAI_CPU_AMX = 32
+  HAI_CPU_AMX = 32,
+  HAI_CPU_AVX512_VNNI = 64,
+  HAI_CPU_AVX_VNNI = 128
 };
 
 #if HAI_AVX512 || HAI_AVX2
@@ -35,7 +37,7 @@ static uint64_t hai_xcr0(void) {
 static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint64_t (*xcr0)(void)) {
   uint32_t r[4], leaves;
   uint64_t saved;
-  int features = HAI_CPU_KNOWN, is_amd, has_tiles;
+  int features = HAI_CPU_KNOWN, is_amd, has_512, has_tiles;
   cpuid(0, 0, r);
   leaves = r[0];
   is_amd = r[1] == 0x68747541u && r[3] == 0x69746e65u && r[2] == 0x444d4163u; /* "AuthenticAMD" */
@@ -48,13 +50,14 @@ static int hai_cpu_features(void (*cpuid)(uint32_t, uint32_t, uint32_t[4]), uint
   cpuid(7, 0, r);
   if (!(r[1] >> 5 & 1)) return features; /* AVX2 */
   features |= HAI_CPU_AVX2;
-  if ((saved & 0xe6) != 0xe6) return features;
-  if ((r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) /* F, DQ, BW, VL */
-    features |= HAI_CPU_AVX512;
+  has_512 = (saved & 0xe6) == 0xe6 && (r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) &&
+            (r[1] >> 31 & 1); /* F, DQ, BW, VL */
   has_tiles = (r[3] >> 22 & 1) && (r[3] >> 24 & 1) && (saved & 0x60000) == 0x60000; /* BF16, TILE */
-  if (!(features & HAI_CPU_AVX512) || !r[0]) return features;
+  if (has_512) features |= HAI_CPU_AVX512 | (r[2] >> 11 & 1 ? HAI_CPU_AVX512_VNNI : 0);
+  if (!r[0]) return features;
   cpuid(7, 1, r);
-  if (!(r[0] >> 5 & 1)) return features;
+  if (r[0] >> 4 & 1) features |= HAI_CPU_AVX_VNNI;
+  if (!has_512 || !(r[0] >> 5 & 1)) return features;
   if (has_tiles) features |= HAI_CPU_AMX;
   features |= HAI_CPU_AVX512_BF16 | (is_amd ? HAI_CPU_AVX512_BF16_FAST : 0);
   return features;
@@ -189,4 +192,33 @@ static const hai_kernel *hai_kernel_of_bf16(hyperattn_isa isa, hai_index head_di
 #endif
   (void)isa, (void)value_dim;
   return HAI_NULL;
+}
+
+/* ---- Kernels of the scan ---- */
+
+/* The scan's kernel beside a kernel for float32: the fastest way of the same ISA, with the same lanes, that a
+   processor with these features has. */
+static const hai_scan_kernel *hai_scan_kernel_by(const hai_kernel *kernel, int features) {
+  (void)kernel, (void)features;
+#if HAI_SCAN
+#if HAI_AVX512
+  if (kernel->isa == HYPERATTN_ISA_AVX512)
+    return features & HAI_CPU_AVX512_VNNI ? &hai_scan_kernel_avx512_vnni : &hai_scan_kernel_avx512;
+#endif
+#if HAI_AVX_VNNI
+  if (kernel->isa == HYPERATTN_ISA_AVX2 && (features & HAI_CPU_AVX_VNNI)) return &hai_scan_kernel_avx2_vnni;
+#endif
+#if HAI_AVX2
+  if (kernel->isa == HYPERATTN_ISA_AVX2) return &hai_scan_kernel_avx2;
+#endif
+#if HAI_NEON
+  if (kernel->isa == HYPERATTN_ISA_NEON) return &hai_scan_kernel_neon;
+#endif
+  return &hai_scan_kernel_scalar;
+#else
+  return HAI_NULL;
+#endif
+}
+static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
+  return hai_scan_kernel_by(kernel, hai_cpu());
 }

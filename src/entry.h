@@ -7,7 +7,8 @@ static int hai_occurs(int code) {
          (HAI_SLIDING || code != HYPERATTN_ERROR_SLIDING_WINDOW) &&
          (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
          (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
-         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS);
+         (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS) &&
+         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR);
 }
 
 #define HAI_UNKNOWN "unknown status"
@@ -40,7 +41,7 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void) {
   return p;
 }
 
-HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+HYPERATTN_API hyperattn_params hyperattn_linear_params(void) {
   hyperattn_params p = hyperattn_paper_params();
   p.min_seq_len = 1024;
   p.sample_size = 160;
@@ -52,8 +53,13 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   p.query_group = 16;
   p.key_group = 16;
   p.order = HYPERATTN_ORDER_PROBED;
-  p.tolerance = 0.1f;
   p.sampling = HYPERATTN_SAMPLE_COLUMN_MASS;
+  return p;
+}
+
+HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
+  hyperattn_params p = hyperattn_linear_params();
+  p.tolerance = 0.1f;
   return p;
 }
 
@@ -122,6 +128,20 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
   if (n_workers < 1 || hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0;
   return hai_layout_size(&plan.layout, n_workers);
 }
+
+#ifndef HYPERATTN_NO_COST
+HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params) {
+  hai_plan plan;
+  float cost;
+  if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
+#if HAI_SCAN
+  cost = hai_scanning(&plan) ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#else
+  cost = hai_hyper_cost(&plan);
+#endif
+  return cost > 0.0f ? cost : 1e-9f; /* a budget may have no keys */
+}
+#endif
 
 static hyperattn_status hai_check(hai_plan *plan, const hyperattn_problem *problem,
                                   const hyperattn_params *params, const void *workspace,

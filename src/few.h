@@ -153,7 +153,7 @@ static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row,
     HYPERATTN_MEMCPY(result, o, HAI_AS(size_t, dim) * sizeof(float));
   else
     hai_narrow(o, dim, p->out.dtype, result);
-  if (p->lse) p->lse[hai_flat_head_of(job, head) * job->plan->n_query + row] = hai_state_lse(m, l);
+  hai_row_close(job->plan, hai_flat_head_of(job, head) * job->plan->n_query + row, hai_state_lse(m, l));
 }
 
 /* ---- A chunk ---- */

@@ -20,6 +20,14 @@
    recipe             which of blocks, columns and all keys the queries of a rectangle meet
    verdict            the recipe and the pairing that the held-out queries found best
    record             what the report keeps of a rectangle and head
+   sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
+   scan               estimates of a tile's scores with all keys of the sketch, by products of codes
+   pilot              estimates of a few of them, made before the scan
+   draw               a key's random number, by which a scan keeps it or not
+   kept key           one that a tile meets exactly: with probability 1 where it matters to any of its queries
+   budget, b          a key is kept with b times its largest estimated share of attention, at most 1
+   missed row         one whose sample misses the tolerance: it is mended, that is attended exactly, later
+   tally              what a task of the scan has done
    product            the dot product of a query and a key, times the scale
    score              a product after everything that changes it, before its log-weight
    weight             e^(score + log-weight - reference)

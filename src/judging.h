@@ -100,12 +100,6 @@ static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
   return scratch;
 }
 
-/* lse [n] of the tile's lanes so far. */
-static void hai_tile_lse(const hai_tile *tile, float *lse) {
-  int i;
-  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
-}
-
 /* Opens the tile that begins with held-out query `first`, whose queries meet their blocks in job->pairing
    and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if there is no such
    query. scratch->place is filled before. Cost: O(queries of the tile * budget). */
@@ -120,14 +114,6 @@ static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int 
   hai_attend_pins(job);
   hai_tile_lse(job->tile, scratch->lse_pinned);
   return 1;
-}
-
-/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
-   error and the norm is 0. */
-static float hai_relative(float squared_error, float squared_norm) {
-  if (squared_error == 0.0f) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
 }
 
 /* x^2 of an x that is not 0: at least the smallest normal number, since an error that is rounded to 0

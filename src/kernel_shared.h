@@ -75,6 +75,12 @@ HAI_INLINE int16_t hai_two_bytes(const void *at) {
   return x;
 }
 
+HAI_INLINE int32_t hai_four_bytes(const void *at) {
+  int32_t x;
+  HYPERATTN_MEMCPY(&x, at, sizeof x);
+  return x;
+}
+
 /* Whether n rows are all there. */
 static int hai_rows_present(const void *const *row, int n) {
   int i;

@@ -5,8 +5,8 @@
    Softmax attention costs n_query * n_key dot products. HyperAttention (Han, Jayaram, Karbasi, Mirrokni,
    Woodruff, Zandieh; arXiv 2310.05869) lets every query meet only a fixed number of keys: those that
    locality-sensitive hashing puts beside it, exactly, and a sample of all others, weighted so that the sums
-   stay unbiased. This library computes that, exact attention, and better choices of keys, which real
-   models need.
+   stay unbiased. This library computes that, exact attention, better choices of keys, which real models
+   need, and a scan that looks at every key for every query, cheaply, so that each query knows its own error.
 
    DO THIS
      In one source file:       #define HYPERATTN_IMPLEMENTATION
@@ -54,17 +54,22 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
+     kernel_scan_scalar.h     and of their scans
      kernel_shared.h        what vector kernels share
      kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
+     kernel_scan_avx512.h     its products of small integers, for the scan,
      kernel_avx512_bf16.h     its products of bfloat16 by vdpbf16ps,
      kernel_amx.h             its products of bfloat16 by AMX,
      kernel_avx2.h            AVX2,
+     kernel_scan_avx2.h       its scan,
      kernel_neon.h            NEON,
+     kernel_scan_neon.h       its scan,
      kernel_neon_bf16.h       its products of bfloat16 by ARMv8.6
      kernel_vector.h        templates, which stand once for each of these: a whole kernel of float32,
      kernel_tile.h            its scores,
      kernel_values.h          its sums of values,
      kernel_few.h             and the same for few queries;
+     kernel_scan.h          the scan of a tile,
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
@@ -86,6 +91,11 @@
      columns.h              pinned keys and sampled columns
      pairing.h              query groups choose key sub-blocks by score
      exact.h                exact attention
+     sketch.h               what a scan reads in place of keys
+     scan.h                 every query its own keys: estimates, and what is kept
+     sampling.h             what a tile then meets, its error, its budget
+     scanning.h             a tile from its first key to its result
+     mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
@@ -95,6 +105,7 @@
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
+     tallying.h             and that of a head that was scanned
      stages.h               the table of stages
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
@@ -104,11 +115,24 @@
    WHAT IT DOES
      out[i] = sum_j exp(s_ij) value[j] / sum_j exp(s_ij),  lse[i] = ln sum_j exp(s_ij),
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
-     keys 0 .. i + n_key - n_query. HYPERATTN_EXACT computes just that. HYPERATTN_HYPER approximates it in
-     large regions: there a query meets the keys of its block, the pinned keys and its window with weight
-     one, and a sample of the other keys (columns), each weighted by the inverse of its probability.
-     Causal attention is split recursively into exact segments along the diagonal and, at every level, the
-     rectangle of the second half's queries by the first half's keys, which is approximated.
+     keys 0 .. i + n_key - n_query. params.method says how:
+     HYPERATTN_EXACT computes just that.
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a sixth of the time; a tile
+     of queries then keeps each key with a probability that grows with the largest share of attention that it
+     seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
+     its probability.
+     HYPERATTN_HYPER approximates in large regions, without a look at every key: there a query meets the keys
+     of its block, the pinned keys and its window with weight one, and a sample of the other keys (columns),
+     each weighted by the inverse of its probability. Causal attention is split recursively into exact
+     segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
+     half's keys, which is approximated.
+   PRESETS
+     hyperattn_default_params  the best measured quality for its cost, to a tolerance
+     hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
+                               that real models need: time near-linear in the context, no error promised
+     hyperattn_paper_params    HYPERATTN_HYPER as in the paper
+     For exact attention, any of them with method = HYPERATTN_EXACT. hyperattn_cost tells what a call is
+     expected to cost, over exact attention.
    WHAT MODELS ADD TO IT (fields of the problem, each off when zero, in any combination)
      softcap        s becomes softcap * tanh(s / softcap), after scale and before the mask
      sink           exp(sink of the head) joins the sum of each row and has no value: lse includes it, and a
@@ -128,10 +152,12 @@
      gradients and no dropout.
    WHEN IT HELPS
      In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
-     Regions of fewer than min_seq_len keys are exact, and so are those where probing and the budget would
-     take as many products of a query and a key as exact attention. examples/demo.c prints time and error
-     side by side; judge by both. With a mask, or a sliding window that hides a key, every region is exact.
-     Few queries are exact by the default preset.
+     Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
+     much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
+     and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
+     exact. Few queries are exact by the default preset. HYPERATTN_SCAN needs at least 128 queries, to pay for
+     the sketch, and min_seq_len keys before their windows; its cost grows with n_query * n_key as exact
+     attention's does, at a sixth of it and less.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -165,14 +191,19 @@
      2^22 equal keys a mean is right to 2e-6; where few keys outweigh many, to 1e-5. lse is right to 4 units
      in its last place where scores change slowly from key to key, and everywhere to 2e-7 + 1e-7 d, where d is
      how far the scores that matter lie below the largest.
-     The error of an approximation depends on the data, so the default preset measures it: where the held-out
-     queries of a rectangle see a relative error above params.tolerance, the rectangle gets more keys, in
-     the end all of them. The tolerance applies to each rectangle, and a sample of queries judges it, so the
-     error over a head can be a little more than the tolerance, or a fraction of it. problem.report tells.
-     At tolerance 0 the number of keys is fixed, and no error is promised. e^lse and e^lse * out are then
-     unbiased over seeds, with uniform and with importance sampling, except under HYPERATTN_ORDER_PROBED,
-     which chooses by results; out itself is consistent, not unbiased. The paper's preset is faithful to the
-     paper, and poor on language models.
+     The error of an approximation depends on the data, so with a tolerance it is measured. HYPERATTN_SCAN: by
+     every query, of its own sample; a query that misses the tolerance gets more keys, in the end all of them.
+     So a query that needs one key which no other needs is seen to need it. The estimate is one of a standard
+     deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md).
+     problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
+     they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
+     tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
+     little more than the tolerance, or a fraction of it, and a query that alone needs a key that was left out
+     is not seen. problem.report tells how a call went.
+     At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
+     unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
+     out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
+     models.
    DETERMINISM
      The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
      result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
@@ -196,7 +227,8 @@
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
      Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
-     each part and each of up to 16 queries of a head.
+     each part and each of up to 16 queries of a head. A scan takes some head_dim + 16 bytes for each key and
+     kv head, and 8 bytes for each key and worker.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
@@ -213,8 +245,9 @@
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
-     HYPERATTN_NO_HYPER     exact attention only
-     HYPERATTN_NO_JUDGING   no tolerance, no HYPERATTN_ORDER_PROBED and no report
+     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error
+     HYPERATTN_NO_HYPER     no HYPERATTN_HYPER; with HYPERATTN_NO_SCAN, exact attention only, and no report
+     HYPERATTN_NO_JUDGING   under HYPERATTN_HYPER no tolerance and no HYPERATTN_ORDER_PROBED; no report
      HYPERATTN_NO_HALVES    float32 only
      HYPERATTN_NO_FEW       no kernels for few queries: those of many take them, in more time, and a call is
                             one phase whatever the number of keys
@@ -223,6 +256,7 @@
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
+     HYPERATTN_NO_COST      no hyperattn_cost
      HYPERATTN_NO_MASKS, HYPERATTN_NO_SOFTCAP, HYPERATTN_NO_SLIDING, HYPERATTN_NO_SINKS, HYPERATTN_NO_PAGES,
      HYPERATTN_NO_CUSTOM    no mask and mask_slope, no softcap, no sliding_window, no sink, no pages, no
                             HYPERATTN_CUSTOM

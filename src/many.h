@@ -42,7 +42,7 @@ static void hai_many_begin(hai_many *many, int n_problems, const hyperattn_param
   HYPERATTN_MEMSET(many, 0, sizeof *many);
   many->params = *params;
   many->n_problems = n_problems;
-  y->scratch = hai_take(y, hai_round_up(sizeof *many), planned);
+  y->scratch = hai_take(&y->overflow, hai_round_up(sizeof *many), planned);
   y->scratch_bytes = HAI_ALIGN; /* without a problem too */
 }
 
@@ -52,7 +52,7 @@ static size_t hai_many_add(hai_many *many, const hai_plan *plan) {
   size_t begin = y->scratch;
   int phases = hai_phases(plan), most_phases = hai_most_phases(plan);
   uint64_t tasks = hai_most_tasks(plan->problem) * HAI_AS(uint64_t, plan->problem->batch);
-  y->scratch = hai_take(y, begin, plan->layout.scratch);
+  y->scratch = hai_take(&y->overflow, begin, plan->layout.scratch);
   y->scratch_bytes = hai_most(y->scratch_bytes, plan->layout.scratch_bytes);
   if (many->phases < phases) many->phases = phases;
   if (many->most_phases < most_phases) many->most_phases = most_phases;
@@ -67,7 +67,7 @@ static void hai_many_end(hai_many *many) {
   hai_layout *y = &many->layout;
   size_t row = hai_times(HAI_AS(size_t, many->n_problems) + 1, sizeof(int64_t));
   many->table = y->scratch;
-  y->scratch = hai_take(y, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
+  y->scratch = hai_take(&y->overflow, many->table, hai_times(HAI_AS(size_t, many->most_phases), row));
 }
 
 /* Sums up what the problems need, and the tasks of a phase; finds every mistake that needs no pointer and no
@@ -178,7 +178,8 @@ HAI_APART void hai_many_prepare(const hyperattn_problem *problems, int n_problem
     planned[i].problem = problems[i];
     hai_resolve(plan, &planned[i].problem, &many->params);
     begin = hai_many_add(many, plan);
-    for (array = 0; array < HAI_N_ARRAYS; array++) plan->layout.begin[array] += begin;
+    for (array = 0; array < HAI_ARRAY_CODE; array++) plan->layout.begin[array] += begin;
+    plan->layout.scan += begin;
   }
   hai_many_end(many);
   for (i = 0; i < n_problems; i++) {

@@ -18,6 +18,7 @@ typedef struct hai_plan {
   const hai_kernel *float_kernel; /* takes rows of float32 */
   const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
+  const hai_scan_kernel *scan_kernel; /* beside float_kernel; NULL in a build without the scan */
   unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
   float scale;               /* of scores, never 0 */
 
@@ -31,6 +32,7 @@ typedef struct hai_plan {
   hai_index window;      /* 0 in full attention */
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
+  unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -72,6 +74,9 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
+/* Do the call's queries scan? Constant in a build without the scan. */
+static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
+
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
    would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so
@@ -82,7 +87,7 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
-  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer;
+  return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !hai_scanning(plan);
 }
 
 /* Parts that so many keys are cut into for few queries. */
@@ -134,7 +139,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 }
 
 /* Is a rectangle worth approximating? */
-static int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+HAI_ONCE int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
@@ -202,3 +207,28 @@ static hai_index hai_probe_chunks(hai_index n_key) {
 static hai_index hai_judge_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_JUDGE_KEYS, HAI_JUDGE_CHUNKS);
 }
+
+#ifndef HYPERATTN_NO_COST
+/* ---- What a call is expected to cost, over what exact attention would ---- */
+
+/* Of HYPERATTN_HYPER: products that probing, pairing and budgets take, instead of those of rectangles that
+   are approximated. A rectangle's pairs that lie in a window are met exactly all the same: about half of a
+   corner of that size. */
+static float hai_hyper_cost(const hai_plan *plan) {
+  float square = HAI_AS(float, plan->square), n_key = HAI_AS(float, plan->n_key), saved = 0.0f;
+  float pairs = plan->problem->causal ? square * (n_key - 0.5f * (square - 1.0f))
+                                      : HAI_AS(float, plan->n_query) * n_key;
+  int level = HAI_HYPER ? hai_plan_levels(plan) - plan->outer_exact : 0;
+  if (!level) return 1.0f;
+  while (level-- > 0) {
+    hai_rect r = hai_rect_at(plan, level, 0); /* the level's others differ by a row */
+    hai_index rects = hai_plan_rects(plan, level);
+    hai_index rows = hai_min(plan->window, r.n_query), keys = hai_min(plan->window, r.n_key);
+    uint64_t products = hai_rect_products(plan, r.n_query, r.n_key);
+    float exact = HAI_AS(float, r.n_query) * HAI_AS(float, r.n_key);
+    exact -= 0.5f * HAI_AS(float, rows) * HAI_AS(float, keys);
+    saved += HAI_AS(float, rects) * (exact - HAI_AS(float, products));
+  }
+  return saved > 0.001f * pairs ? 1.0f - saved / pairs : 0.999f; /* 1 is for what is exact */
+}
+#endif

@@ -72,6 +72,14 @@
 #else
 #define HAI_NEON_BF16 0
 #endif
+/* Which ways to multiply small integers it can hold: AVX-512 VNNI, AVX-VNNI, and NEON's dot product, which
+   needs the compiler's flags. */
+#define HAI_AVX512_VNNI HAI_AVX512
+#if HAI_AVX2 && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define HAI_AVX_VNNI 1
+#else
+#define HAI_AVX_VNNI 0
+#endif
 /* Is there a vector kernel? The compiler is then gcc or clang. */
 #define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON)
 /* Is there a kernel that rounds weights? */
@@ -93,10 +101,21 @@
 #else
 #define HAI_HYPER 1
 #endif
-#if defined(HYPERATTN_NO_JUDGING) || defined(HYPERATTN_NO_HYPER)
+#ifdef HYPERATTN_NO_SCAN
+#define HAI_SCAN 0
+#else
+#define HAI_SCAN 1
+#endif
+/* Held-out queries of rectangles, and reports, of whatever method. */
+#if defined(HYPERATTN_NO_JUDGING) || !HAI_HYPER
 #define HAI_JUDGING 0
 #else
 #define HAI_JUDGING 1
+#endif
+#if defined(HYPERATTN_NO_JUDGING) || !(HAI_HYPER || HAI_SCAN)
+#define HAI_REPORTS 0
+#else
+#define HAI_REPORTS 1
 #endif
 #ifdef HYPERATTN_NO_HALVES
 #define HAI_HALVES 0
@@ -179,7 +198,7 @@
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 32   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 36   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -195,8 +214,34 @@
 /* Most rows of a task for which keys are read as they lie, if not float32. */
 #define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 
+/* The scan. */
+#define HAI_RAISED 64       /* what the codes of queries are raised by, so that none is negative */
+#define HAI_CODE_FINE 1024  /* parts of a code to which a query is rounded first */
+#define HAI_CODE_MOST 65000 /* the most of these, below HAI_RAISED codes */
+#define HAI_KEY_RAISED 128  /* likewise for keys, while they are rounded */
+#define HAI_KEY_MOST 130500
+#define HAI_PILOT 8         /* keys of a block that a pilot estimates */
+/* Largest draw and largest threshold, in units of a block: their sum and a product of codes fit 31 bits. */
+#define HAI_MOST_DRAW 268435456
+#define HAI_MOST_LEVEL 536870912
+
+#define HAI_PILOT_BLOCKS 128  /* most blocks of a pilot */
+#define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
+#define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
+#define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
+#define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
+#define HAI_OUTLIER 4.0f /* a query this much larger than the mean of its tile is one */
+#define HAI_LEAST_SQUARE 1e-30f /* squares of smaller norms may vanish */
+#define HAI_LEAST_SHARE 5.0f  /* -ln of the share of a key, over that of an average one, that matters least */
+#define HAI_LEAST_BUDGET 16.0f
+#define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
+#define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
+#define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */
+#define HAI_LEAST_SCANNED 128 /* fewer queries do not pay for the sketch */
+
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
+#define HAI_SCAN_ROWS 768    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
@@ -230,6 +275,19 @@ HAI_HOT hai_index hai_max(hai_index a, hai_index b) { return a > b ? a : b; }
 HAI_ONCE hai_index hai_ceil_div(hai_index a, hai_index b) { return (a + b - 1) / b; }
 /* The smaller of a caller's number and `most`. */
 HAI_ONCE hai_index hai_clamp(int64_t x, hai_index most) { return x < most ? hai_to_index(x) : most; }
+
+#if HAI_SCAN
+/* The number of the lowest bit of x that is set; x is not 0. */
+HAI_HOT int hai_lowest_bit(uint64_t x) {
+#if HAI_SIMD
+  return __builtin_ctzll(x);
+#else
+  int i = 0;
+  while (!(x >> i & 1)) i++;
+  return i;
+#endif
+}
+#endif
 
 /* Products and sums of sizes; SIZE_MAX where they would not fit. */
 static size_t hai_times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }

@@ -10,7 +10,9 @@ enum {
   HAI_FOR_CAP,
   HAI_FOR_JUDGES,
   HAI_FOR_AUDITORS,
-  HAI_FOR_WIDE
+  HAI_FOR_WIDE,
+  HAI_FOR_DRAWS,
+  HAI_FOR_OFFSETS
 };
 
 /* SplitMix64's finaliser: a bijection of 64 bits. */

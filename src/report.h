@@ -162,6 +162,7 @@ HAI_APART void hai_stage_report(hai_job *job) {
   if (sums.rects > 0.0f) {
     r.exact /= sums.rects;
     r.escalated /= sums.rects;
+    if (r.exact < 1.0f) r.error_median = r.error_99 = r.error_999 = hai_inf(); /* too few queries to tell */
   }
   plan->problem->report[hai_flat_head(job)] = r;
 }

@@ -27,7 +27,7 @@ static void hai_resolve_shape(hai_plan *plan) {
   plan->head_dim = hai_to_index(p->head_dim);
   plan->value_dim = hai_to_index(p->value_dim);
   plan->heads_per_kv = plan->n_heads / plan->n_kv_heads;
-  plan->reporting = HAI_JUDGING && p->report;
+  plan->reporting = HAI_REPORTS && p->report;
   plan->sliding = HAI_SLIDING && hai_slides(p) ? hai_to_index(p->sliding_window) : 0;
 }
 
@@ -41,7 +41,12 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  plan->window = plan->problem->causal && plan->hyper ? hai_clamp(p->window, plan->n_key) : 0;
+#if HAI_SCAN
+  plan->scanning = p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
+                   plan->n_query >= HAI_LEAST_SCANNED && hai_scan_pays(plan, plan->n_key);
+#endif
+  plan->window =
+      plan->problem->causal && (plan->hyper || hai_scanning(plan)) ? hai_clamp(p->window, plan->n_key) : 0;
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
   plan->by_score = plan->block_size > 0 && plan->query_group > 0;
@@ -161,7 +166,7 @@ static void hai_resolve_sliding(hai_plan *plan) {
 }
 
 /* All that is to be known of a call without reading a tensor or a stride. Of pointers, it counts whether
-   mask.data and report are NULL. */
+   mask.data, report and query_error are NULL. */
 HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *problem,
                                        const hyperattn_params *params) {
   hyperattn_status status;
@@ -171,6 +176,8 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   if (!params) return HYPERATTN_ERROR_NULL_PARAMS;
   if ((status = hai_check_shape(problem)) != HYPERATTN_OK) return status;
   if ((status = hai_check_params(params, problem->causal)) != HYPERATTN_OK) return status;
+  if (HAI_SCAN && problem->query_error && params->method == HYPERATTN_HYPER)
+    return HYPERATTN_ERROR_QUERY_ERROR;
   if (hai_too_many(problem)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   isa = params->isa;
   bf16 = hai_all_bf16(problem);
@@ -178,6 +185,7 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
   plan->params = params;
   hai_resolve_shape(plan);
   plan->float_kernel = hai_kernel_of(isa);
+  plan->scan_kernel = hai_scan_kernel_of(plan->float_kernel);
   plan->scale = hai_scale_of(problem, plan->float_kernel);
   plan->kernel = bf16 ? hai_kernel_of_bf16(isa, plan->head_dim, plan->value_dim) : HAI_NULL;
   plan->may_use_amx = bf16 && hai_may_use_amx(isa, plan->head_dim, plan->value_dim);

@@ -33,8 +33,22 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan);
+  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
 }
+#if HAI_SCAN
+static int hai_wants_scan(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->scanning;
+}
+static int hai_wants_mend(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->scanning && plan->params->tolerance > 0.0f;
+}
+static int hai_wants_tally(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return plan->scanning && plan->reporting;
+}
+#endif
 static int hai_wants_few(const hai_plan *plan, int pairing) {
   (void)pairing;
   return hai_is_few(plan);
@@ -73,7 +87,7 @@ static int hai_wants_cap(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_report(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->reporting;
+  return plan->reporting && !hai_scanning(plan);
 }
 
 /* ---- Chunks ---- */
@@ -89,6 +103,18 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   (void)n_key;
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
+#if HAI_SCAN
+static hai_index hai_cut_sketch(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  return hai_ceil_div(n_key, HAI_TASK_ROWS);
+}
+static hai_index hai_cut_scan(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  (void)n_key;
+  return hai_scan_tasks(plan);
+}
+#endif
 /* Some rows of all heads that share a kv head, by a part of the keys. */
 static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_query;
@@ -134,6 +160,16 @@ static size_t hai_scratch_none(const hai_plan *plan) {
 static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
+#if HAI_SCAN
+/* A centre, and a block of keys or values. */
+static size_t hai_scratch_sketch(const hai_plan *plan) {
+  hai_index dim = hai_max(plan->head_dim, plan->value_dim);
+  return HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
+}
+static size_t hai_scratch_scan(const hai_plan *plan) {
+  return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
+}
+#endif
 /* Few queries overlay the tile's memory; this is what exceeds it. */
 static size_t hai_scratch_few(const hai_plan *plan) {
   size_t bytes = hai_few_bytes(plan);
@@ -193,6 +229,14 @@ static const hai_stage hai_stages[] = {
             hai_wants_few, hai_cut_few, hai_scratch_few),
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_merge, hai_cut_nothing, hai_scratch_few),
+#if HAI_SCAN
+  HAI_STAGE(HAI_BEFORE, 1, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_scan, hai_cut_sketch, hai_scratch_sketch),
+  HAI_STAGE(HAI_BEFORE, 1, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_scan, hai_cut_scan, hai_scratch_scan),
+  HAI_STAGE(HAI_BEFORE, 1, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_mend, hai_cut_queries, hai_scratch_tiles),
+#endif
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "hash", hai_stage_hash, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
@@ -247,8 +291,12 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
             hai_wants_always, hai_cut_queries, hai_scratch_tiles),
 
-  HAI_STAGE(HAI_AFTER, HAI_JUDGING, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_report, hai_cut_nothing, hai_scratch_none)
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_report, hai_cut_nothing, hai_scratch_none),
+#if HAI_SCAN
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_tally, hai_cut_nothing, hai_scratch_none),
+#endif
 };
 /* clang-format on */
 

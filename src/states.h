@@ -144,6 +144,13 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
+/* Writes what a row has beside its out, at its place among all rows. Its error is 0 until a stage that
+   approximates it says otherwise. */
+static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
+  if (plan->problem->lse) plan->problem->lse[at] = lse;
+  if (HAI_SCAN && plan->problem->query_error) plan->problem->query_error[at] = 0.0f;
+}
+
 /* Writes out and lse: the result, or the states that later phases load. */
 static void hai_tile_close(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -154,12 +161,18 @@ static void hai_tile_close(hai_job *job) {
   for (i = 0; i < tile->n; i++) {
     float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
     tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-    if (plan->problem->lse) plan->problem->lse[tile->state[i]] = lse;
+    hai_row_close(plan, tile->state[i], lse);
     if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
   }
   tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
   for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
     hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+}
+
+/* lse [n] of the tile's lanes so far. */
+static void hai_tile_lse(const hai_tile *tile, float *lse) {
+  int i;
+  for (i = 0; i < tile->n; i++) lse[i] = hai_state_lse(tile->m[i], tile->l[i]);
 }
 
 /* Copies the states of all lanes to memory, and back: m, l [lanes], o [value_dim][lanes]. */

@@ -27,7 +27,8 @@ static hyperattn_status hai_check_input(const hyperattn_input *x, int is_kv) {
 static int hai_is_left_out(const hyperattn_problem *p) {
   return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
          (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
-         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_JUDGING && p->report);
+         (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_REPORTS && p->report) ||
+         (!HAI_SCAN && p->query_error);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -59,7 +60,8 @@ static int hai_choosing(const hyperattn_params *p) {
 }
 
 static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) {
-  if (p->method != HYPERATTN_HYPER && p->method != HYPERATTN_EXACT) return HYPERATTN_ERROR_METHOD;
+  int hyper = p->method == HYPERATTN_HYPER;
+  if (!hai_listed(HAI_AS(int, p->method), HYPERATTN_SCAN)) return HYPERATTN_ERROR_METHOD;
   if (p->min_seq_len < 1) return HYPERATTN_ERROR_MIN_SEQ_LEN;
   if (p->block_size < 0) return HYPERATTN_ERROR_BLOCK_SIZE;
   if (p->sample_size < 0) return HYPERATTN_ERROR_SAMPLE_SIZE;
@@ -78,12 +80,12 @@ static hyperattn_status hai_check_params(const hyperattn_params *p, int causal) 
     return HYPERATTN_ERROR_CAP;
   if (!hai_listed(HAI_AS(int, p->isa), HYPERATTN_ISA_LAST)) return HYPERATTN_ERROR_ISA;
   if (!p->probe_queries && (p->heavy_keys || p->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
-                            p->order == HYPERATTN_ORDER_PROBED || p->tolerance > 0.0f))
+                            p->order == HYPERATTN_ORDER_PROBED || (hyper && p->tolerance > 0.0f)))
     return HYPERATTN_ERROR_PROBES_NEEDED;
   if (causal && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CAUSAL;
   if (hai_choosing(p) && (p->cap_epsilon > 0.0f || p->cap_kappa > 0.0f)) return HYPERATTN_ERROR_CAP_CHOICE;
-  if (p->method == HYPERATTN_HYPER && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p))))
-    return HYPERATTN_ERROR_LEFT_OUT;
+  if (hyper && (!HAI_HYPER || (!HAI_JUDGING && hai_choosing(p)))) return HYPERATTN_ERROR_LEFT_OUT;
+  if (!HAI_SCAN && p->method == HYPERATTN_SCAN) return HYPERATTN_ERROR_LEFT_OUT;
   if (!hai_kernel_of(p->isa)) return HYPERATTN_ERROR_ISA_ABSENT;
   return HYPERATTN_OK;
 }
@@ -155,7 +157,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[12];
+  hai_extent extent[13];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -262,9 +264,10 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   buffers.batch = hai_to_index(p->batch);
   buffers.heads = plan->n_heads;
   buffers.rows = plan->n_query;
-  buffers.n_results = 4;
+  buffers.n_results = 5;
   hai_add_tensor(&buffers, &out, plan->value_dim, 1);
   hai_add_flat(&buffers, p->lse, plan->n_query, sizeof *p->lse);
+  if (HAI_SCAN) hai_add_flat(&buffers, p->query_error, plan->n_query, sizeof *p->query_error);
   hai_add_flat(&buffers, p->report, 1, sizeof *p->report);
   if (buffers.status == HYPERATTN_OK) hai_add_extent(&buffers, workspace, need);
   hai_add_tensor(&buffers, &p->query, plan->head_dim, 0);

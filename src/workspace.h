@@ -42,6 +42,15 @@ typedef struct hai_record {
   } query[HAI_AUDITORS];
 } hai_record;
 
+/* What a task of the scan has done, for the later phases and the report. */
+typedef struct hai_tally {
+  int32_t missed;        /* rows that missed the tolerance */
+  int32_t doubled;       /* whose first budget was not enough */
+  int32_t exact;         /* that met every key */
+  float met;             /* keys met exactly, summed over rows */
+  float pinned, sampled; /* shares of the attention, summed over rows */
+} hai_tally;
+
 typedef struct hai_tile hai_tile;
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
@@ -135,6 +144,33 @@ static size_t hai_count_cap(const hai_plan *plan) {
   return HAI_AS(size_t, hai_ceil_div(plan->sample_size, HAI_TASK_QUERIES));
 }
 
+/* ---- For the scan ---- */
+
+#if HAI_SCAN
+static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
+static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
+static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
+static size_t hai_count_blocks(const hai_plan *plan) { return HAI_AS(size_t, hai_sketch_blocks(plan)); }
+static size_t hai_count_sketched(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_sketch_blocks(plan) * HAI_CHUNK);
+}
+static size_t hai_count_draws(const hai_plan *plan) { return hai_count_sketched(plan) + HAI_CHUNK; }
+static size_t hai_count_code(const hai_plan *plan) {
+  return hai_times(hai_count_sketched(plan), HAI_AS(size_t, hai_code_dim(plan)));
+}
+static size_t hai_count_block_mean(const hai_plan *plan) {
+  return hai_product(hai_sketch_blocks(plan), plan->head_dim);
+}
+static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
+static size_t hai_count_missed(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->params->tolerance > 0.0f ? plan->n_query : 0);
+}
+static size_t hai_count_error(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
+}
+static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+#endif
+
 /* ---- Layout ---- */
 
 typedef struct hai_array {
@@ -146,40 +182,57 @@ typedef struct hai_array {
 
 static const hai_array hai_arrays[] = {
 #define HAI_ARRAY(name, size, heads, count, place) {count, size, heads, HAI_ARRAY_##place},
-    HAI_ARRAYS(HAI_ARRAY)};
+    HAI_ARRAYS(HAI_ARRAY)
+#if HAI_SCAN
+        HAI_SCAN_ARRAYS(HAI_ARRAY)
+#endif
+};
+enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  return array == HAI_ARRAY_FEW || hai_may_approximate(plan) ? hai_arrays[array].count(plan) : 0;
+  int wanted = array >= HAI_ARRAY_CODE ? hai_scanning(plan)
+                                       : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
+  return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
 /* Gives an array so many bytes from `begin` on, rounded up to HAI_ALIGN; returns where they end. */
-static size_t hai_take(hai_layout *layout, size_t begin, size_t bytes) {
+static size_t hai_take(int *overflow, size_t begin, size_t bytes) {
   size_t limit = PTRDIFF_MAX - 3 * HAI_ALIGN; /* slack and rounding fit too */
   if (bytes > limit || begin + bytes > limit) {
-    layout->overflow = 1;
+    *overflow = 1;
     return begin;
   }
   return begin + hai_round_up(bytes);
+}
+
+/* Bytes of an array for one head, and where it ends if it lies at `begin`. */
+static size_t hai_array_stride(const hai_plan *plan, int array) {
+  return hai_times(hai_array_count(plan, array), hai_arrays[array].size);
+}
+static size_t hai_array_end(const hai_plan *plan, int array, size_t begin, int *overflow) {
+  hai_index heads = hai_arrays[array].heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
+  size_t all = hai_times(HAI_AS(size_t, plan->problem->batch), HAI_AS(size_t, heads));
+  return hai_take(overflow, begin, hai_times(all, hai_array_stride(plan, array)));
 }
 
 /* Lays out the arrays, one behind the other but for those that take another's place. */
 static void hai_resolve_arrays(hai_plan *plan) {
   hai_layout *y = &plan->layout;
   int i;
-  size_t end = 0, batch = HAI_AS(size_t, plan->problem->batch);
+  size_t end = 0;
   HYPERATTN_MEMSET(y, 0, sizeof *y);
-  if (!HAI_FEW && !hai_may_approximate(plan)) return;
-  for (i = 0; i < HAI_N_ARRAYS; i++) {
-    const hai_array *array = &hai_arrays[i];
-    hai_index heads = array->heads == HAI_OF_HEADS ? plan->n_heads : plan->n_kv_heads;
-    y->stride[i] = hai_times(hai_array_count(plan, i), array->size);
-    if (array->place == i) end = y->scratch;
-    if (array->place == i - 1) end = y->begin[i - 1];
+  if (!HAI_FEW && !hai_may_approximate(plan) && !hai_scanning(plan)) return;
+  for (i = 0; i < HAI_ARRAY_CODE; i++) {
+    y->stride[i] = hai_array_stride(plan, i);
+    if (hai_arrays[i].place == i) end = y->scratch;
+    if (hai_arrays[i].place == i - 1) end = y->begin[i - 1];
     y->begin[i] = end;
-    end = hai_take(y, end, hai_times(hai_times(batch, HAI_AS(size_t, heads)), y->stride[i]));
+    end = hai_array_end(plan, i, end, &y->overflow);
     y->scratch = hai_most(y->scratch, end);
   }
+  y->scan = y->scratch;
+  for (; i < HAI_N_ARRAYS; i++) y->scratch = hai_array_end(plan, i, y->scratch, &y->overflow);
 }
 
 /* Bytes for n workers, with the slack that aligns any workspace; 0: too many. */
@@ -251,9 +304,23 @@ static const float *hai_query_row(const hai_job *job, hai_index head, hai_index 
 
 /* ---- Arrays ---- */
 
+#if HAI_SCAN
+/* As hai_array_at for an array of the scan. Their places are worked out anew, since a plan lies on the
+   stack. */
+static char *hai_scan_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
+  const hai_plan *plan = job->plan;
+  size_t begin = plan->layout.scan;
+  int overflow, i;
+  for (i = HAI_ARRAY_CODE; i < HAI_AS(int, array); i++) begin = hai_array_end(plan, i, begin, &overflow);
+  return job->base + begin + hai_array_stride(plan, i) * HAI_AS(size_t, flat_head);
+}
+#endif
 /* An array's first byte for a flat head; for the job's head, or for its kv head. */
 static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat_head) {
   const hai_layout *y = &job->plan->layout;
+#if HAI_SCAN
+  if (array >= HAI_ARRAY_CODE) return hai_scan_array_at(job, array, flat_head);
+#endif
   return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
 }
 static char *hai_array_of(const hai_job *job, hai_array_id array) {

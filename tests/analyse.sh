@@ -18,7 +18,7 @@ cppcheck)
     cppcheck --quiet --enable=warning,portability,performance --error-exitcode=1 --std=c11 --language=c \
       --platform=unix64 --inline-suppr "$@"
   }
-  for without in SIMD HYPER JUDGING HALVES TEXTS FEW; do
+  for without in SIMD SCAN HYPER JUDGING HALVES TEXTS FEW; do
     check -DHYPERATTN_IMPLEMENTATION "-DHYPERATTN_NO_$without" src/all.h
   done
   # The vector kernels as gcc's preprocessor makes them, without the system's headers: cppcheck's own does

@@ -138,7 +138,7 @@ static any_call new_any_call(unsigned fields, uint64_t *random) {
   any_call a;
   hyperattn_problem *p = &a.c.problem;
   memset(&a, 0, sizeof a);
-  a.c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+  a.c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
   p->batch = any_of(random, 1, 2), p->n_kv_heads = any_of(random, 1, 2);
   p->n_heads = p->n_kv_heads * any_of(random, 1, 3);
   p->n_query = one_of(random, lengths, 10);

@@ -54,7 +54,7 @@ undefs)
     /^ *# *undef +(hai|HAI)_/ { sub(/^ *# *undef +/, ""); sub(/[^A-Za-z0-9_].*/, ""); delete is[$0]; n++ }
     END { for (name in is) print name; if (!n) print "nothing is undefined" }' "$root/hyperattn.h" >found
   [ ! -s found ] || { cat found && fail "these stay defined"; }
-  for without in NOTHING SIMD AVX512 HYPER JUDGING FEW; do
+  for without in NOTHING SIMD AVX512 SCAN HYPER JUDGING FEW; do
     "${CC:-cc}" -dM -E -DHYPERATTN_IMPLEMENTATION "-DHYPERATTN_NO_$without" -x c "$root/hyperattn.h" >macros
     if grep -E 'define (hai|HAI)_' macros; then fail "these stay defined without $without"; fi
   done

@@ -1,13 +1,14 @@
 /* The interface: layouts, heads, slices, workers, merging, and a status of its own for every mistake. */
 #include "calls.h"
 
-static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
+static hyperattn_params tiny(void) { return small_params(hyperattn_linear_params(), 24, 12, 10); }
 
-static const int n_presets = 3;
+static const int n_presets = 5;
 static hyperattn_params preset(int which) {
   hyperattn_params p =
-      small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 24, 12, 10);
-  if (which == 2) p.method = HYPERATTN_EXACT;
+      small_params(which == 0 ? hyperattn_paper_params() : hyperattn_linear_params(), 24, 12, 10);
+  if (which >= 2) p.method = which == 2 ? HYPERATTN_EXACT : HYPERATTN_SCAN;
+  if (which == 4) p.tolerance = 0.1f;
   return p;
 }
 
@@ -186,7 +187,7 @@ static void test_any_number_of_workers_gives_the_same_bits(void **state) {
 /* The presets are what the header says. */
 static void test_presets(void **state) {
   (void)state;
-  hyperattn_params p = (hyperattn_paper_params)(), d = (hyperattn_default_params)(); /* as users get them */
+  hyperattn_params p = (hyperattn_paper_params)(), d = (hyperattn_linear_params)(); /* as users get them */
   assert_true(p.method == HYPERATTN_HYPER && p.min_seq_len == 4096 && p.block_size == 256);
   assert_true(p.sample_size == 256 && p.lsh_bits == 7 && !p.query_group && !p.key_group);
   assert_true(p.order == HYPERATTN_ORDER_SORTLSH && p.sampling == HYPERATTN_SAMPLE_UNIFORM);
@@ -195,8 +196,158 @@ static void test_presets(void **state) {
   assert_true(d.sample_size == 160 && d.sample_size + d.block_size == 416 && d.lsh_bits == 12);
   assert_true(d.query_group == 16 && d.key_group == 16 && d.order == HYPERATTN_ORDER_PROBED);
   assert_true(d.heavy_keys == 96 && d.sink_keys == 4 && d.window == 256 && d.probe_queries == 96);
-  assert_true(d.sampling == HYPERATTN_SAMPLE_COLUMN_MASS && d.tolerance == 0.1f);
+  assert_true(d.sampling == HYPERATTN_SAMPLE_COLUMN_MASS && d.tolerance == 0.0f);
   assert_true(p.cap_epsilon == 0.0f && p.cap_kappa == 0.0f && p.isa == HYPERATTN_ISA_AUTO);
+  assert_true(d.cap_epsilon == 0.0f && d.cap_kappa == 0.0f && d.isa == HYPERATTN_ISA_AUTO && !d.seed);
+  assert_true((hyperattn_default_params)().tolerance == 0.1f);
+}
+
+/* ---- Errors of queries ---- */
+
+/* Every query of an exact call has an error of 0, whichever kernel serves: tiles, few queries, and parts of
+   many keys. No other byte changes, and the results are those of a call that does not ask. */
+static void test_exact_queries_have_no_error(void **state) {
+  static const int64_t n[][2] = {{120, 120}, {70, 40}, {1, 300}, {4, 5000}, {40, 5000}, {3, 0}};
+  (void)state;
+  for (int shape = 0; shape < 6; shape++)
+    for (int causal = 0; causal < 2; causal++) {
+      call c = new_call(2, 4, 2, n[shape][0], n[shape][1], 8, 8, causal, 111), d = c;
+      int64_t rows = lse_size(&c.problem);
+      float *error = (float *)test_alloc((size_t)(rows + 2) * sizeof *error);
+      c.params.method = d.params.method = HYPERATTN_EXACT;
+      run(&c);
+      new_results(&d);
+      for (int64_t i = 0; i < rows + 2; i++) error[i] = 7.0f;
+      d.problem.query_error = error + 1;
+      run_shuffled(&d, 3);
+      assert_same_bits(&c, &d);
+      assert_true(error[0] == 7.0f && error[rows + 1] == 7.0f);
+      for (int64_t i = 1; i <= rows; i++) assert_true(error[i] == 0.0f);
+      free(error), free(d.out), free(d.lse);
+      free_call(&c);
+    }
+}
+
+/* So has every query of a scan that approximates nothing; quantiles are 0 too. */
+static void test_short_queries_have_no_error(void **state) {
+  (void)state;
+  float error[2 * 100];
+  hyperattn_report report[2];
+  call c = new_call(1, 2, 1, 100, 100, 8, 8, 1, 112);
+  c.params = preset(3);
+  c.params.min_seq_len = 200;
+  c.problem.query_error = error, c.problem.report = report;
+  memset(error, 0xff, sizeof error);
+  assert_exact(&c, 3e-6);
+  for (int i = 0; i < 200; i++) assert_true(error[i] == 0.0f);
+  for (int h = 0; h < 2; h++) {
+    assert_true(report[h].error == 0.0f && report[h].error_median == 0.0f && report[h].error_99 == 0.0f);
+    assert_true(report[h].error_999 == 0.0f && report[h].doubled == 0.0f);
+    assert_true(report[h].keys_per_query == 50.5f && report[h].window_mass == 1.0f);
+  }
+  free_call(&c);
+}
+
+/* A report of HYPERATTN_HYPER cannot tell quantiles, and says so where anything is approximated. */
+static void test_hyper_has_no_quantiles(void **state) {
+  (void)state;
+  hyperattn_report report[2];
+  for (int exact = 0; exact < 2; exact++) {
+    call c = new_call(1, 2, 1, 300, 300, 8, 8, 1, 114);
+    c.params = tiny();
+    if (exact) c.params.min_seq_len = 1000;
+    c.problem.report = report;
+    run(&c);
+    for (int h = 0; h < 2; h++) {
+      float want = exact ? 0.0f : INFINITY;
+      assert_true(report[h].error_median == want && report[h].error_99 == want);
+      assert_true(report[h].error_999 == want && report[h].doubled == 0.0f);
+    }
+    free_call(&c);
+  }
+}
+
+/* ---- Costs ---- */
+
+static float cost_of(int64_t n_query, int64_t n_key, int causal, hyperattn_params params) {
+  hyperattn_problem p;
+  memset(&p, 0, sizeof p);
+  p.batch = 2, p.n_heads = 4, p.n_kv_heads = 2, p.head_dim = p.value_dim = 64;
+  p.n_query = n_query, p.n_key = n_key, p.causal = causal;
+  return hyperattn_cost(&p, &params);
+}
+
+/* It is 1 where a call is exact, and 0 where it is invalid. */
+static void test_costs_of_exact_and_invalid_calls(void **state) {
+  (void)state;
+  hyperattn_params exact = hyperattn_default_params(), linear = hyperattn_linear_params();
+  exact.method = HYPERATTN_EXACT;
+  for (int causal = 0; causal < 2; causal++) {
+    assert_true(cost_of(32768, 32768, causal, exact) == 1.0f);
+    for (int64_t n = 0; n < 1024; n = n * 2 + 1) {
+      assert_true(cost_of(n, n, causal, linear) == 1.0f);
+      assert_true(cost_of(n, n, causal, hyperattn_default_params()) == 1.0f);
+    }
+    assert_true(cost_of(1, 131072, causal, linear) == 1.0f); /* probes alone cost more */
+    assert_true(cost_of(-1, 32768, causal, linear) == 0.0f);
+    assert_true(cost_of((int64_t)1 << 31, 32768, causal, exact) == 0.0f);
+  }
+  linear.min_seq_len = 0;
+  assert_true(cost_of(100, 100, 0, linear) == 0.0f);
+  hyperattn_problem p = {0};
+  assert_true(hyperattn_cost(NULL, &exact) == 0.0f && hyperattn_cost(&p, NULL) == 0.0f);
+  /* what makes a call exact */
+  static const float mask[1];
+  linear = hyperattn_linear_params();
+  p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = 32768, p.head_dim = p.value_dim = 64;
+  assert_true(hyperattn_cost(&p, &linear) < 0.05f);
+  p.sliding_window = 4096;
+  assert_true(hyperattn_cost(&p, &linear) == 1.0f);
+  p.sliding_window = 0, p.mask.data = mask;
+  assert_true(hyperattn_cost(&p, &linear) == 1.0f);
+}
+
+/* It falls as contexts grow, and never to 0. */
+static void test_costs_fall_with_length(void **state) {
+  (void)state;
+  for (int causal = 0; causal < 2; causal++)
+    for (int paper = 0; paper < 2; paper++) {
+      hyperattn_params params = paper ? hyperattn_paper_params() : hyperattn_linear_params();
+      float before = 1.0f;
+      for (int64_t n = 8192; n < 0x7fffffff; n *= 2) {
+        float cost = cost_of(n, n, causal, params);
+        assert_true(cost > 0.0f && cost < before);
+        before = cost;
+      }
+    }
+  hyperattn_params nothing = hyperattn_paper_params();
+  nothing.block_size = nothing.sample_size = 0;
+  assert_true(cost_of(8192, 8192, 0, nothing) > 0.0f);
+}
+
+/* At a fixed budget it is what the report counts. */
+static void test_costs_are_products(void **state) {
+  static const int64_t n[][2] = {{300, 300}, {1000, 1000}, {150, 700}, {700, 500}};
+  (void)state;
+  for (int shape = 0; shape < 4; shape++)
+    for (int causal = 0; causal < 2; causal++)
+      for (int which = 0; which < 2; which++) {
+        int64_t n_query = n[shape][0], n_key = n[shape][1], square = n_query < n_key ? n_query : n_key;
+        call c = new_call(1, 1, 1, n_query, n_key, 4, 4, causal, 115);
+        hyperattn_report report;
+        c.params = preset(which);
+        c.params.min_seq_len = 60;
+        c.problem.report = &report;
+        run(&c);
+        double pairs = causal ? (double)(square * (2 * n_key - square + 1)) / 2 : (double)(n_query * n_key);
+        double counted = (double)report.keys_per_query * (double)n_query / pairs;
+        float cost = hyperattn_cost(&c.problem, &c.params);
+        assert_true(cost > 0.0f && cost < 1.0f);
+        assert_below(fabs((double)cost / counted - 1.0), 0.06);
+        c.params.window = 200; /* the more the windows hold, the less an approximation saves */
+        assert_true(hyperattn_cost(&c.problem, &c.params) < 1.0f);
+        free_call(&c);
+      }
 }
 
 /* out is the same with and without lse. */
@@ -256,7 +407,7 @@ static void test_workspace_alignment_and_bounds(void **state) {
 static void test_too_many_workers(void **state) {
   (void)state;
   hyperattn_problem p = {0};
-  hyperattn_params a = hyperattn_default_params();
+  hyperattn_params a = hyperattn_linear_params();
   int is_wide = sizeof(size_t) == 8; /* in 32 bits one head is enough for 2^31 workers to be too many */
   p.batch = 1, p.n_heads = p.n_kv_heads = is_wide ? 1000 : 1;
   p.n_query = p.n_key = (int64_t)1 << (is_wide ? 30 : 16), p.head_dim = p.value_dim = 64;
@@ -283,7 +434,7 @@ static void test_workspace_never_shrinks(void **state) {
     memset(&p, 0, sizeof p);
     p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.head_dim = 16, p.value_dim = 8;
     p.causal = (int)(splitmix(&random) % 2);
-    hyperattn_params a = splitmix(&random) % 2 ? hyperattn_default_params() : hyperattn_paper_params();
+    hyperattn_params a = splitmix(&random) % 2 ? hyperattn_linear_params() : hyperattn_paper_params();
     a.min_seq_len = 1 + (int64_t)(splitmix(&random) % 300);
     a.block_size = (int64_t)(splitmix(&random) % 100), a.sample_size = (int64_t)(splitmix(&random) % 100);
     if (a.query_group)
@@ -311,7 +462,7 @@ static void test_workspace_never_shrinks_where_two_levels_begin(void **state) {
   uint64_t random = 7;
   for (int round = 0; round < 300; round++) {
     hyperattn_problem p;
-    hyperattn_params params = hyperattn_default_params();
+    hyperattn_params params = hyperattn_linear_params();
     memset(&p, 0, sizeof p);
     p.batch = p.n_heads = p.n_kv_heads = 1, p.causal = 1, p.head_dim = p.value_dim = 8;
     params.min_seq_len = 1, params.tolerance = 0.0f, params.order = HYPERATTN_ORDER_POSITION;
@@ -444,7 +595,7 @@ static void test_builders(void **state) {
         (tokens ? hyperattn_tokens_first : hyperattn_heads_first)(2, 6, 3, 40, 50, 8, 12, &q, &k, &v, &o);
     assert_true(p.batch == 2 && p.n_heads == 6 && p.n_kv_heads == 3 && p.n_query == 40 && p.n_key == 50);
     assert_true(p.head_dim == 8 && p.value_dim == 12 && !p.causal && p.scale == 0.0f && p.softcap == 0.0f);
-    assert_true(!p.lse && !p.sliding_window && !p.mask_slope && !p.sink && !p.report);
+    assert_true(!p.lse && !p.sliding_window && !p.mask_slope && !p.sink && !p.report && !p.query_error);
     assert_plain(&p.query, &q, 40 * 48, tokens ? 8 : 40 * 8, tokens ? 48 : 8);
     assert_plain(&p.key, &k, 50 * 24, tokens ? 8 : 50 * 8, tokens ? 24 : 8);
     assert_plain(&p.value, &v, 50 * 36, tokens ? 12 : 50 * 12, tokens ? 36 : 12);
@@ -520,6 +671,7 @@ static void test_every_mistake_has_its_status(void **state) {
   hyperattn_problem *p = &c.problem;
   hyperattn_params *a = &c.params;
   static const int64_t too_many = (int64_t)1 << 31;
+  static float error[2 * 50 + 1];
   EXPECT(p->batch = -1, BATCH);
   EXPECT(p->batch = too_many, BATCH);
   EXPECT(p->n_heads = 0, N_HEADS);
@@ -563,7 +715,28 @@ static void test_every_mistake_has_its_status(void **state) {
   EXPECT(p->lse = c.v, OVERLAP);
   EXPECT(p->lse = (float *)w, OVERLAP);
   EXPECT(p->value.data = w, OVERLAP);
-  EXPECT(a->method = (hyperattn_method)2, METHOD);
+  for (int method = HYPERATTN_EXACT; method <= HYPERATTN_SCAN; method++) {
+    good.params.method = (hyperattn_method)method;
+    EXPECT(p->query_error = c.q, OVERLAP);
+    EXPECT(p->query_error = c.k + 60 * 8 - 1, OVERLAP);
+    EXPECT(p->query_error = c.v, OVERLAP);
+    EXPECT(p->query_error = c.out + 7, OVERLAP);
+    EXPECT(p->query_error = c.lse + 99, OVERLAP);
+    EXPECT(p->query_error = (float *)w, OVERLAP);
+    EXPECT(p->query_error = (float *)(void *)((char *)error + 2), ALIGNMENT);
+    c = good;
+    p->query_error = error;
+    assert_int_equal(hyperattn_check(p, a, w, bytes, 1), HYPERATTN_OK);
+    /* of these, only HYPERATTN_HYPER needs probes for its tolerance */
+    a->probe_queries = a->heavy_keys = 0, a->sampling = HYPERATTN_SAMPLE_UNIFORM, a->tolerance = 0.1f;
+    assert_int_equal(hyperattn_check(p, a, w, bytes, 1), HYPERATTN_OK);
+    a->heavy_keys = 1;
+    assert_int_equal(hyperattn_check(p, a, w, bytes, 1), HYPERATTN_ERROR_PROBES_NEEDED);
+  }
+  good.params.method = HYPERATTN_HYPER;
+  EXPECT(p->query_error = error, QUERY_ERROR);
+  EXPECT(a->method = (hyperattn_method)3, METHOD);
+  EXPECT(a->method = (hyperattn_method)-1, METHOD);
   EXPECT(a->min_seq_len = 0, MIN_SEQ_LEN);
   EXPECT(a->block_size = -1, BLOCK_SIZE);
   EXPECT(a->sample_size = -1, SAMPLE_SIZE);
@@ -847,6 +1020,12 @@ int main(void) {
       cmocka_unit_test(test_seeds),
       cmocka_unit_test(test_any_number_of_workers_gives_the_same_bits),
       cmocka_unit_test(test_presets),
+      cmocka_unit_test(test_exact_queries_have_no_error),
+      cmocka_unit_test(test_short_queries_have_no_error),
+      cmocka_unit_test(test_hyper_has_no_quantiles),
+      cmocka_unit_test(test_costs_of_exact_and_invalid_calls),
+      cmocka_unit_test(test_costs_fall_with_length),
+      cmocka_unit_test(test_costs_are_products),
       cmocka_unit_test(test_without_lse),
       cmocka_unit_test(test_phases_of_invalid_calls),
       cmocka_unit_test(test_workspace_alignment_and_bounds),

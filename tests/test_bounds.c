@@ -276,7 +276,7 @@ static hyperattn_problem any_problem(uint64_t *random) {
 
 static hyperattn_params any_params(uint64_t *random, int causal) {
   static const int64_t least[] = {2, 8, 24, 24, 64};
-  hyperattn_params a = hyperattn_default_params();
+  hyperattn_params a = hyperattn_linear_params();
   a.method = any_of(random, 0, 5) ? HYPERATTN_HYPER : HYPERATTN_EXACT;
   a.min_seq_len = one_of(random, least, sizeof least / sizeof *least);
   a.block_size = any_of(random, 0, 24), a.sample_size = any_of(random, 0, 20);
@@ -319,7 +319,7 @@ static void test_nothing_outside_is_touched_in_long_contexts(void **state) {
   for (int causal = 0; causal < 2; causal++)
     for (int dtype = HYPERATTN_F32; dtype <= HYPERATTN_BF16; dtype += 2) {
       hyperattn_problem p;
-      hyperattn_params a = small_params(hyperattn_default_params(), 1024, 16, 20);
+      hyperattn_params a = small_params(hyperattn_linear_params(), 1024, 16, 20);
       hai_plan plan;
       memset(&p, 0, sizeof p);
       p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.n_query = 230, p.n_key = 35001, p.head_dim = 2,
@@ -423,7 +423,7 @@ static void test_sizes_at_every_limit(void **state) {
         for (int b = 0; b < 4; b++)
           for (int kind = 0; kind < 2 * 6; kind++) {
             hyperattn_problem p;
-            hyperattn_params a = kind % 6 ? hyperattn_default_params() : hyperattn_paper_params();
+            hyperattn_params a = kind % 6 ? hyperattn_linear_params() : hyperattn_paper_params();
             hyperattn_report report;
             memset(&p, 0, sizeof p);
             p.batch = heads[b] - (heads[b] == 1 && q % 2), p.n_heads = p.n_kv_heads = heads[h];

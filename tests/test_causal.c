@@ -3,7 +3,7 @@
 
 static hyperattn_params preset(int which) {
   hyperattn_params p =
-      small_params(which == 0 ? hyperattn_paper_params() : hyperattn_default_params(), 20, 8, 10);
+      small_params(which == 0 ? hyperattn_paper_params() : hyperattn_linear_params(), 20, 8, 10);
   if (which == 2) p.order = HYPERATTN_ORDER_SORTLSH, p.sampling = HYPERATTN_SAMPLE_VALUE_NORM;
   if (which == 3) p.method = HYPERATTN_EXACT;
   return p;

@@ -206,11 +206,11 @@ static void test_reports(void **state) {
 
 /* ---- The same bits ---- */
 
-/* So few queries are not worth an approximation: the default preset attends exactly. */
-static void check_default(any_call *a, uint64_t *random) {
+/* So few queries are not worth an approximation: the presets attend exactly. */
+static void check_presets(any_call *a, uint64_t *random) {
   any_call b = twin_of(a);
-  (void)random;
-  b.c.params.method = HYPERATTN_HYPER;
+  b.c.params = any_of(random, 0, 1) ? judged_params() : hyperattn_default_params();
+  b.c.params.isa = a->c.params.isa;
   run(&b.c);
   assert_same_bits(&a->c, &b.c);
   free_any_call(&b);
@@ -220,7 +220,7 @@ static void check_default(any_call *a, uint64_t *random) {
 static void test_bits(void **state) {
   static void (*const checks[])(any_call *, uint64_t *) = {check_workers,  check_copies, check_narrow,
                                                            check_expanded, check_slice,  check_hidden,
-                                                           check_company,  check_size,   check_default};
+                                                           check_company,  check_size,   check_presets};
   uint64_t random = 76;
   (void)state;
   for (int i = 0; i < (IS_FAST_BUILD ? 160 : 40); i++) {
@@ -374,10 +374,10 @@ static void test_sizes_never_fall(void **state) {
   for (int round = 0; round < 60; round++) {
     unsigned fields = round < 4 * N_FIELDS ? 1u << round / 4 : (unsigned)any_of(&random, 0, ALL_FIELDS);
     hyperattn_problem p = nowhere(fields, round % 2);
-    hyperattn_params params = hyperattn_default_params();
+    hyperattn_params params = hyperattn_linear_params();
     p.n_heads = one_of(&random, groups, N_GROUPS), p.batch = any_of(&random, 1, 3);
     if (fields & WINDOW) p.sliding_window = one_of(&random, lengths, N_LENGTHS);
-    if (round / 2 % 2) params.method = HYPERATTN_EXACT;
+    params.method = (hyperattn_method)(round / 2 % 3);
     params.isa = isas[round % n_isas];
     check_sizes_rise(&p, &params);
   }

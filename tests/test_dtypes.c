@@ -184,7 +184,7 @@ static void test_mixes_exact(void **state) {
 }
 
 static void test_mixes_approximated(void **state) {
-  hyperattn_params p = small_params(hyperattn_default_params(), 24, 12, 10);
+  hyperattn_params p = small_params(hyperattn_linear_params(), 24, 12, 10);
   int widest = hai_kernel_of(HYPERATTN_ISA_AUTO)->width;
   (void)state;
   for (int k = 0; k < N_ISAS; k++) {
@@ -447,7 +447,7 @@ static void check_approximation(void) {
   void *query = encode(c.q, 400, 32, HYPERATTN_BF16, &stride),
        *key = encode(c.k, 400, 32, HYPERATTN_BF16, &stride);
   void *value = encode(c.v, 400, 32, HYPERATTN_BF16, &stride);
-  c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+  c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
   c.params.heavy_keys = 0,
   c.params.sampling = HYPERATTN_SAMPLE_UNIFORM; /* so that rounding changes no choice */
   c.params.order = HYPERATTN_ORDER_SORTLSH;

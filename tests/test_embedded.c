@@ -12,6 +12,16 @@ enum { WITH_JUDGING = 0 };
 #else
 enum { WITH_JUDGING = 1 };
 #endif
+#ifdef HYPERATTN_NO_SCAN
+enum { WITH_SCAN = 0 };
+#else
+enum { WITH_SCAN = 1 };
+#endif
+#ifdef HYPERATTN_NO_JUDGING
+enum { WITH_REPORTS = 0 };
+#else
+enum { WITH_REPORTS = WITH_HYPER || WITH_SCAN };
+#endif
 #ifdef HYPERATTN_NO_HALVES
 enum { WITH_HALVES = 0 };
 #else
@@ -59,7 +69,7 @@ static void test_bound_holds(void **state) {
   for (int i = 0; i < 3000; i++) {
     hyperattn_problem p = {0};
     int judged = WITH_JUDGING && i % 2 == 0;
-    hyperattn_params a = judged ? hyperattn_default_params() : hyperattn_paper_params();
+    hyperattn_params a = judged ? hyperattn_linear_params() : hyperattn_paper_params();
     p.batch = any(&random, 1, 3), p.n_heads = any(&random, 1, 4);
     p.n_kv_heads = p.n_heads % 2 ? p.n_heads : p.n_heads / 2;
     p.n_query = any(&random, 1, 1 << any(&random, 1, 18)),
@@ -144,6 +154,7 @@ static void test_left_out(void **state) {
   (void)state;
   call c = new_call(1, 2, 1, 300, 300, 8, 8, 1, 3);
   hyperattn_report report[2];
+  float error[2 * 300];
   c.params = small_params(hyperattn_paper_params(), 32, 16, 16);
   c.params.method = HYPERATTN_EXACT;
   run(&c);
@@ -166,10 +177,17 @@ static void test_left_out(void **state) {
                    WITH_JUDGING ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
   judged.method = HYPERATTN_EXACT; /* exact attention uses none of these */
   assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes), HYPERATTN_OK);
-  c.problem.report = report;
+  judged.method = HYPERATTN_SCAN, judged.order = HYPERATTN_ORDER_POSITION, judged.tolerance = 0.1f;
+  assert_int_equal(hyperattn_forward(&c.problem, &judged, workspace, bytes),
+                   WITH_SCAN ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
   c.params.method = HYPERATTN_EXACT;
+  c.problem.query_error = error;
   assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes),
-                   WITH_JUDGING ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+                   WITH_SCAN ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
+  c.problem.query_error = NULL;
+  c.problem.report = report;
+  assert_int_equal(hyperattn_forward(&c.problem, &c.params, workspace, bytes),
+                   WITH_REPORTS ? HYPERATTN_OK : HYPERATTN_ERROR_LEFT_OUT);
   c.problem.report = NULL;
   for (int i = 1; i < 3; i++) {
     c.problem.key.dtype = (hyperattn_dtype)i;

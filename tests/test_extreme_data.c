@@ -235,7 +235,7 @@ static void test_exact_attention_is_right(void **state) {
 
 enum { N_PRESETS = 4 };
 static hyperattn_params preset(int which) {
-  hyperattn_params p = which ? hyperattn_default_params() : hyperattn_paper_params();
+  hyperattn_params p = which ? hyperattn_linear_params() : hyperattn_paper_params();
   p = small_params(p, 24, 12, 10);
   p.lsh_bits = 4;
   if (which > 1) p.order = HYPERATTN_ORDER_PROBED;

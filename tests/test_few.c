@@ -382,7 +382,7 @@ static hyperattn_problem any_shape(uint64_t *random) {
 }
 
 static hyperattn_params any_params(uint64_t *random) {
-  hyperattn_params params = hyperattn_default_params();
+  hyperattn_params params = hyperattn_linear_params();
   if (any_of(random, 0, 1)) params.method = HYPERATTN_EXACT;
   do params.isa = (hyperattn_isa)any_of(random, 0, HYPERATTN_ISA_LAST);
   while (!hai_kernel_of(params.isa));

@@ -49,7 +49,7 @@ static void test_decoding(void **state) {
   for (int i = 0; i < 24; i++) {
     any_call a;
     memset(&a, 0, sizeof a);
-    a.c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    a.c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
     a.c.params.method = i % 2 ? HYPERATTN_EXACT : HYPERATTN_HYPER;
     a.c.problem.batch = 2, a.c.problem.n_heads = 6, a.c.problem.n_kv_heads = 2;
     a.c.problem.n_query = 1 + i % 3, a.c.problem.n_key = 700, a.c.problem.causal = 1;
@@ -73,7 +73,7 @@ static void test_reported_errors(void **state) {
     hyperattn_problem *p = &a.c.problem;
     p->batch = p->n_heads = p->n_kv_heads = 1, p->n_query = p->n_key = 700, p->head_dim = p->value_dim = 16;
     p->causal = i % 2;
-    a.c.params = small_params(hyperattn_default_params(), 64, 32, 64);
+    a.c.params = small_params(hyperattn_linear_params(), 64, 32, 64);
     fill_any_call(&a, PAGES, &random);
     float sink = 7.0f;
     p->scale = 1.0f, p->softcap = 2.0f, p->sink = i / 2 ? &sink : NULL, p->report = &report;
@@ -121,7 +121,7 @@ static void test_windows_of_every_size(void **state) {
       for (int kind = 0; kind < 4; kind++) {
         call c = new_call(1, 1, 1, lengths[shape][0], lengths[shape][1], 4, 4, kind % 2, 17);
         c.problem.sliding_window = window;
-        c.params = small_params(hyperattn_default_params(), 8, 4, 4);
+        c.params = small_params(hyperattn_linear_params(), 8, 4, 4);
         c.params.tolerance = 1e-30f; /* where the window is none */
         c.params.method = kind / 2 ? HYPERATTN_EXACT : HYPERATTN_HYPER;
         assert_exact(&c, 5e-6);
@@ -155,7 +155,7 @@ static void test_caps_keep_nan(void **state) {
   (void)state;
   for (int method = 0; method < 2; method++) {
     call c = new_call(1, 1, 1, 70, 70, 8, 8, 1, 5);
-    c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
     c.params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
     c.problem.softcap = 3.0f, c.k[69 * 8 + 2] = NAN;
     run(&c);
@@ -185,7 +185,7 @@ static void assert_empty_rows(call *c, int64_t begin, int64_t end) {
 
 static call new_empty_rows(int64_t n_query, int64_t n_key, int causal, int method) {
   call c = new_call(1, 1, 1, n_query, n_key, 8, 6, causal, 21);
-  c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+  c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
   c.params.tolerance = 1e-30f;
   c.params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
   return c;
@@ -245,7 +245,7 @@ static void test_sinks_that_are_not_finite(void **state) {
 
 static call new_masked_call(const float *mask, int64_t row_stride) {
   call c = new_call(1, 2, 1, 90, 130, 8, 6, 0, 23);
-  c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+  c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
   c.problem.mask.data = mask, c.problem.mask.row_stride = (ptrdiff_t)row_stride;
   return c;
 }
@@ -350,7 +350,7 @@ static void test_sinks_without_effect(void **state) {
     for (int causal = 0; causal < 2; causal++) {
       call c = new_call(1, 2, 1, 200, 200, 8, 6, causal, 31),
            d = new_call(1, 2, 1, 200, 200, 8, 6, causal, 31);
-      c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+      c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
       c.params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
       d.params = c.params, d.problem.sink = none;
       run(&c), run(&d);
@@ -365,7 +365,7 @@ static void test_sinks_of_any_size(void **state) {
   (void)state;
   for (int method = 0; method < 2; method++) {
     call c = new_call(1, 2, 1, 200, 200, 8, 6, method, 35), d = c;
-    c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
     c.params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
     d.params = c.params, d.problem.sink = sinks;
     new_results(&d);

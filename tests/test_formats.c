@@ -88,7 +88,7 @@ static void check_formats(int key, int value, hyperattn_params params, int causa
 }
 
 static void test_blocks_equal_floats(void **state) {
-  hyperattn_params params = small_params(hyperattn_default_params(), 24, 12, 10);
+  hyperattn_params params = small_params(hyperattn_linear_params(), 24, 12, 10);
   (void)state;
   for (int key = 0; key < N_BLOCK_FORMATS; key++)
     for (int value = 0; value < N_BLOCK_FORMATS; value++)

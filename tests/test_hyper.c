@@ -3,7 +3,7 @@
    the first of window, pins, block and sample that contains it. */
 #include "oracle.h"
 
-static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
+static hyperattn_params tiny(void) { return small_params(hyperattn_linear_params(), 24, 12, 10); }
 
 /* Every combination of parameters, with scores as they are, capped, and capped beside a sink. */
 static void test_params(void **state) {
@@ -19,7 +19,7 @@ static void test_params(void **state) {
               call c = new_call(1, 2, 1, 203, 203, 8, 6, causal % 2, (uint64_t)(100 + seen));
               if (causal > 1) c.problem.softcap = 1.5f;
               if (causal > 3) c.problem.sink = sink;
-              hyperattn_params a = small_params(hyperattn_default_params(), 24, block ? 12 : 0, 10);
+              hyperattn_params a = small_params(hyperattn_linear_params(), 24, block ? 12 : 0, 10);
               a.order = order ? HYPERATTN_ORDER_POSITION : HYPERATTN_ORDER_SORTLSH;
               a.sampling = (hyperattn_sampling)sampling;
               if (!score) a.query_group = a.key_group = 0;
@@ -43,7 +43,7 @@ static void test_shapes(void **state) {
       for (int paper = 0; paper < 2; paper++)
         for (int64_t window = 0; window <= 120; window += 60) {
           call c = new_call(1, 1, 1, n[i][0], n[i][1], 8, 8, causal, 7);
-          c.params = small_params(paper ? hyperattn_paper_params() : hyperattn_default_params(), 20, 7, 9);
+          c.params = small_params(paper ? hyperattn_paper_params() : hyperattn_linear_params(), 20, 7, 9);
           c.params.window = window;
           check(&c, 3e-6);
           free_call(&c);
@@ -53,7 +53,7 @@ static void test_shapes(void **state) {
 static void test_heads_and_batch(void **state) {
   (void)state;
   call c = new_call(2, 6, 2, 150, 150, 8, 8, 1, 17);
-  c.params = small_params(hyperattn_default_params(), 24, 16, 10);
+  c.params = small_params(hyperattn_linear_params(), 24, 16, 10);
   check(&c, 3e-6);
   free_call(&c);
 }
@@ -65,7 +65,7 @@ static void test_groups(void **state) {
   for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
     for (int order = 0; order < 2; order++) {
       call c = new_call(1, 1, 1, 260, 260, 8, 8, 0, 23);
-      c.params = small_params(hyperattn_default_params(), 24, 16, 10);
+      c.params = small_params(hyperattn_linear_params(), 24, 16, 10);
       c.params.query_group = groups[i][0], c.params.key_group = groups[i][1];
       c.params.order = (hyperattn_order)order;
       check(&c, 3e-6);
@@ -77,7 +77,7 @@ static void test_groups(void **state) {
 static void test_two_levels(void **state) {
   (void)state;
   call c = new_call(1, 1, 1, 70, 33001, 4, 4, 0, 27);
-  c.params = small_params(hyperattn_default_params(), 24, 16, 10);
+  c.params = small_params(hyperattn_linear_params(), 24, 16, 10);
   hai_plan plan;
   assert_int_equal(hai_resolve(&plan, &c.problem, &c.params), HYPERATTN_OK);
   assert_true(hai_two_levels(&plan, c.problem.n_key));
@@ -108,7 +108,7 @@ static void test_stages_with_all_keys_are_exact(void **state) {
     int which = i % 3;
     call c = new_call(1, 1, 1, 200, 230, 8, 8, 0, 31);
     if (i > 2) c.problem.softcap = 0.7f, c.problem.sink = &sink;
-    c.params = small_params(hyperattn_default_params(), 8, which == 0 ? 230 : 0, which == 0 ? 0 : 230);
+    c.params = small_params(hyperattn_linear_params(), 8, which == 0 ? 230 : 0, which == 0 ? 0 : 230);
     if (which == 0) c.params.query_group = c.params.key_group = 0;
     c.params.sampling = which == 1 ? HYPERATTN_SAMPLE_COLUMN_MASS : HYPERATTN_SAMPLE_UNIFORM;
     hai_plan plan;
@@ -164,7 +164,7 @@ static void test_window_is_exact(void **state) {
    approximated. */
 static void test_what_is_worth_approximating(void **state) {
   (void)state;
-  hyperattn_params p = hyperattn_default_params();
+  hyperattn_params p = hyperattn_linear_params();
   p.method = HYPERATTN_HYPER;
   assert_false(is_worth(&p, 1, 32768));   /* probes alone cost more */
   assert_true(is_worth(&p, 512, 32768));  /* a chunk of prefill */
@@ -246,7 +246,7 @@ static void test_cap_beside_pins(void **state) {
     call c = new_call(1, 2, 1, 120, 140, 8, 8, 0, 67);
     c.problem.sink = i > 1 ? sink : NULL;
     double want[2 * 120 * 8], lse[2 * 120];
-    c.params = small_params(hyperattn_default_params(), 20, by_score ? 14 : 0, 20);
+    c.params = small_params(hyperattn_linear_params(), 20, by_score ? 14 : 0, 20);
     c.params.order = HYPERATTN_ORDER_POSITION;
     run(&c);
     for (int j = 0; j < 2 * 120 * 8; j++) want[j] = (double)c.out[j];
@@ -330,7 +330,7 @@ static void test_a_short_prefix_is_exact(void **state) {
 
 static void test_pairing_is_counted(void **state) {
   (void)state;
-  hyperattn_params p = hyperattn_default_params();
+  hyperattn_params p = hyperattn_linear_params();
   p.min_seq_len = 1, p.block_size = 64, p.query_group = p.key_group = 1;
   p.sample_size = p.heavy_keys = p.sink_keys = p.probe_queries = 0;
   p.sampling = HYPERATTN_SAMPLE_UNIFORM, p.order = HYPERATTN_ORDER_POSITION, p.tolerance = 0.0f;
@@ -393,7 +393,7 @@ static void test_lse_of_a_dominant_part(void **state) {
   call c = new_call(1, 1, 1, 512, 512, 8, 8, 1, 203);
   for (int i = 0; i < 8; i++) c.k[500 * 8 + i] *= 40.0f;
   /* all keys are met, so every level is exact */
-  c.params = small_params(hyperattn_default_params(), 64, 512, 512);
+  c.params = small_params(hyperattn_linear_params(), 64, 512, 512);
   assert_exact(&c, 2e-6);
   c.params.method = HYPERATTN_EXACT;
   assert_exact(&c, 2e-6);
@@ -429,7 +429,7 @@ static void test_no_blocks(void **state) {
 static void test_causal_chunks_other_dims_shared_keys(void **state) {
   (void)state;
   call c = new_call(1, 4, 2, 200, 700, 16, 24, 1, 211);
-  c.params = small_params(hyperattn_default_params(), 64, 256, 256);
+  c.params = small_params(hyperattn_linear_params(), 64, 256, 256);
   run(&c);
   double *out = (double *)test_alloc((size_t)out_size(&c.problem) * sizeof(double)),
          *lse = (double *)test_alloc((size_t)lse_size(&c.problem) * sizeof(double));

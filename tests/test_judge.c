@@ -658,7 +658,7 @@ static void test_workspace(void **state) {
   (void)state;
   for (int causal = 0; causal < 2; causal++) {
     hyperattn_problem p = {0};
-    hyperattn_params a = hyperattn_default_params();
+    hyperattn_params a = hyperattn_linear_params();
     hyperattn_report report;
     p.batch = p.n_heads = p.n_kv_heads = 1, p.n_query = p.n_key = 131072, p.head_dim = p.value_dim = 64;
     p.causal = causal;

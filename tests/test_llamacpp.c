@@ -204,7 +204,8 @@ static const char *read_with(settings *s, const char *method, const char *tolera
 static void settings_are_presets(void **state) {
   (void)state;
   settings s;
-  hyperattn_params preset = hyperattn_default_params(), paper = hyperattn_paper_params();
+  hyperattn_params preset = hyperattn_default_params(), paper = hyperattn_paper_params(),
+                   linear = hyperattn_linear_params();
   assert_null(read_with(&s, NULL, NULL, NULL));
   assert_true(s.params.method == HYPERATTN_EXACT && !s.forced && !s.statistics &&
               !strcmp(s.method, "exact"));
@@ -216,6 +217,10 @@ static void settings_are_presets(void **state) {
   assert_true(s.params.method == preset.method && s.params.tolerance == preset.tolerance && !s.forced);
   assert_null(read_with(&s, "default", "0.05", "2048"));
   assert_true(s.params.tolerance == 0.05f && s.params.min_seq_len == 2048);
+  assert_null(read_with(&s, "linear", NULL, NULL));
+  assert_true(s.params.heavy_keys == linear.heavy_keys && s.params.tolerance == 0);
+  assert_null(read_with(&s, "linear", "0.2", NULL));
+  assert_true(s.params.method == HYPERATTN_HYPER && s.params.tolerance == 0.2f);
   assert_null(read_with(&s, "paper", NULL, NULL));
   assert_true(s.params.sample_size == paper.sample_size && s.params.tolerance == 0);
   assert_null(read_with(&s, "off", NULL, NULL));

@@ -38,8 +38,8 @@ static any_call any_sequence(uint64_t *random) {
 static sequences *new_sequences(int method, uint64_t seed) {
   sequences *s = (sequences *)test_alloc(sizeof *s);
   memset(s, 0, sizeof *s);
-  s->params = small_params(hyperattn_default_params(), 24, 12, 10);
-  s->params.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
+  s->params = small_params(hyperattn_linear_params(), 24, 12, 10);
+  s->params.method = (hyperattn_method)method;
   s->params.order = HYPERATTN_ORDER_PROBED, s->params.tolerance = 0.1f;
   for (int i = 0; i < N; i++) {
     s->alone[i] = any_sequence(&seed);
@@ -124,7 +124,7 @@ static void check_sequences(int method, int n, uint64_t seed) {
 
 static void test_each_gets_its_own_bits(void **state) {
   (void)state;
-  for (int method = 0; method < 2; method++) {
+  for (int method = HYPERATTN_HYPER; method <= HYPERATTN_SCAN; method++) {
     check_sequences(method, N, 61);
     check_sequences(method, N, 62);
     check_sequences(method, 1, 63);
@@ -210,7 +210,7 @@ static void expect_many(const sequences *s, int n, const hyperattn_params *param
 
 static void test_every_mistake_has_its_problem(void **state) {
   (void)state;
-  sequences *s = new_sequences(0, 67);
+  sequences *s = new_sequences(HYPERATTN_HYPER, 67);
   hyperattn_params bad_params = s->params;
   size_t bytes = hyperattn_workspace_size_many(s->problems, N, &s->params, 3);
   unsigned char *w = (unsigned char *)test_alloc(bytes);
@@ -248,7 +248,7 @@ static void test_every_mistake_has_its_problem(void **state) {
 
 static void test_mistakes_of_none(void **state) {
   (void)state;
-  sequences *s = new_sequences(1, 68);
+  sequences *s = new_sequences(HYPERATTN_EXACT, 68);
   const hyperattn_params *params = &s->params;
   size_t bytes = hyperattn_workspace_size_many(s->problems, N, params, 1);
   unsigned char *w = (unsigned char *)test_alloc(bytes);
@@ -286,7 +286,7 @@ static void test_mistakes_of_none(void **state) {
 static void test_sizes_never_fall(void **state) {
   uint64_t random = 69;
   (void)state;
-  for (int method = 0; method < 2; method++) {
+  for (int method = HYPERATTN_HYPER; method <= HYPERATTN_SCAN; method++) {
     sequences *s = new_sequences(method, 70);
     size_t before = 0;
     for (int n = 0; n <= N; n++) {
@@ -314,7 +314,7 @@ static void test_sizes_never_fall(void **state) {
 static void test_too_much_together(void **state) {
   enum { FEW = 16 };
   hyperattn_problem problems[FEW];
-  hyperattn_params params = hyperattn_default_params();
+  hyperattn_params params = hyperattn_linear_params();
   int bad = 7;
   (void)state;
   memset(problems, 0, sizeof problems);

@@ -29,7 +29,7 @@ static hai_many *prepare(const hyperattn_problem *p, int n, const hyperattn_para
 }
 
 static hyperattn_params preset(int which) {
-  hyperattn_params params = which == 1 ? hyperattn_paper_params() : hyperattn_default_params();
+  hyperattn_params params = which == 1 ? hyperattn_paper_params() : hyperattn_linear_params();
   params.min_seq_len = 128;
   if (which == 2) params.method = HYPERATTN_EXACT;
   return params;

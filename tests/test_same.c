@@ -3,13 +3,13 @@
 #include "calls.h"
 #include "same.h"
 
-/* Calls a test with every field alone, with random sets of them and with all, by both methods. */
+/* Calls a test with every field alone, with random sets of them and with all, by every method. */
 static void for_each_call(void (*test)(any_call *a, uint64_t *random), unsigned fields, int rounds,
                           uint64_t seed) {
   for (int i = 0; i < rounds; i++) {
-    unsigned set = i < 2 * N_FIELDS ? 1u << i / 2 : (unsigned)any_of(&seed, 0, ALL_FIELDS);
+    unsigned set = i < 3 * N_FIELDS ? 1u << i / 3 : (unsigned)any_of(&seed, 0, ALL_FIELDS);
     any_call a = new_any_call(i % 7 == 6 ? fields : set & fields, &seed);
-    a.c.params.method = i % 2 ? HYPERATTN_EXACT : HYPERATTN_HYPER;
+    a.c.params.method = (hyperattn_method)(i % 3);
     run(&a.c);
     test(&a, &seed);
     free_any_call(&a);
@@ -103,7 +103,7 @@ static void test_chunks_of_bf16_may_end_anywhere(void **state) {
     p->batch = p->n_kv_heads = 1, p->n_heads = 33, p->n_query = 40, p->n_key = 64 + i;
     p->head_dim = p->value_dim = 16, p->causal = 1;
     p->query.dtype = p->key.dtype = p->value.dtype = HYPERATTN_BF16;
-    a.c.params = small_params(hyperattn_default_params(), 24, 12, 10);
+    a.c.params = small_params(hyperattn_linear_params(), 24, 12, 10);
     a.c.params.method = HYPERATTN_EXACT;
     if (i % 2 && has_kernel(HYPERATTN_ISA_AVX512_BF16)) a.c.params.isa = HYPERATTN_ISA_AVX512_BF16;
     fill_any_call(&a, 0, &random);
@@ -179,11 +179,12 @@ static void test_sizes_never_fall(void **state) {
     unsigned fields = round < 4 * N_FIELDS ? 1u << round / 4 : (unsigned)any_of(&random, 0, ALL_FIELDS);
     hyperattn_problem p = nowhere(fields, round % 2);
     hyperattn_params a =
-        small_params(round % 4 / 2 ? hyperattn_default_params() : hyperattn_paper_params(),
+        small_params(round % 4 / 2 ? hyperattn_linear_params() : hyperattn_paper_params(),
                      any_of(&random, 1, 100), any_of(&random, 0, 60), any_of(&random, 0, 60));
     if (fields & WINDOW) p.sliding_window = any_of(&random, 1, 1000);
     if (any_of(&random, 0, 1)) p.report = (hyperattn_report *)(uintptr_t)4096;
-    a.method = round % 16 ? HYPERATTN_HYPER : HYPERATTN_EXACT;
+    a.method = round % 3 ? HYPERATTN_HYPER : round % 16 ? HYPERATTN_SCAN : HYPERATTN_EXACT;
+    if (a.method && any_of(&random, 0, 1)) p.query_error = (float *)(uintptr_t)4096;
     for (int axis = 0; axis < 3; axis++) {
       size_t before = 0;
       p.n_query = p.n_key = any_of(&random, 0, 1200);
@@ -203,10 +204,10 @@ static void test_sizes_never_fall(void **state) {
 static void test_checks_read_nothing(void **state) {
   (void)state;
   for (unsigned fields = 0; fields <= ALL_FIELDS; fields++)
-    for (int method = 0; method < 2; method++) {
-      hyperattn_problem p = nowhere(fields, method);
-      hyperattn_params a = small_params(hyperattn_default_params(), 24, 12, 10);
-      a.method = method ? HYPERATTN_EXACT : HYPERATTN_HYPER;
+    for (int method = 0; method < 3; method++) {
+      hyperattn_problem p = nowhere(fields, method != 0);
+      hyperattn_params a = small_params(hyperattn_linear_params(), 24, 12, 10);
+      a.method = (hyperattn_method)method;
       p.n_query = p.n_key = 300, p.out.row_stride = 8;
       size_t bytes = hyperattn_workspace_size(&p, &a, 2);
       void *workspace = test_alloc(bytes);

@@ -1,7 +1,7 @@
 /* Hashing, ordering, drawing, choosing: each stage by a property that a wrong one violates. */
 #include "support.h"
 
-static hyperattn_params tiny(void) { return small_params(hyperattn_default_params(), 24, 12, 10); }
+static hyperattn_params tiny(void) { return small_params(hyperattn_linear_params(), 24, 12, 10); }
 
 /* Consecutive positions are Gray codes that differ in one bit, all 2^r - 1 times (the authors' order: 96 of 127). */
 static void test_neighbouring_buckets_differ_in_one_bit(void **state) {
@@ -217,7 +217,7 @@ static double largest_z(const hyperattn_params *params, int causal, int seeds, s
 static const double z_bound = 4.9;
 
 static hyperattn_params z_params(hyperattn_sampling sampling, int score, int pins) {
-  hyperattn_params p = small_params(hyperattn_default_params(), 24, 16, 12);
+  hyperattn_params p = small_params(hyperattn_linear_params(), 24, 16, 12);
   p.sampling = sampling;
   p.order = score ? HYPERATTN_ORDER_POSITION : HYPERATTN_ORDER_SORTLSH;
   p.lsh_bits = 3;
@@ -577,7 +577,7 @@ static void test_columns_are_distinct_and_reproducible(void **state) {
 
 /* ---- CPU detection: what the processor says and what the system saves, by fakes ---- */
 #if defined(__x86_64__) && !defined(HYPERATTN_NO_SIMD)
-static uint32_t fake_leaves, fake_1_ecx, fake_7_ebx, fake_7_edx, fake_7_1_eax;
+static uint32_t fake_leaves, fake_1_ecx, fake_7_ebx, fake_7_ecx, fake_7_edx, fake_7_1_eax;
 static const char *fake_vendor = "GenuineIntel"; /* ebx, edx, ecx */
 static uint64_t fake_saved;
 static int fake_asked_xcr0;
@@ -589,7 +589,8 @@ static void fake_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
   }
   if (leaf == 1) r[2] = fake_1_ecx;
   if (leaf == 7 && subleaf == 0)
-    r[1] = fake_7_ebx, r[3] = fake_7_edx, r[0] = fake_7_1_eax ? 1 : 0; /* eax: the last subleaf */
+    r[1] = fake_7_ebx, r[2] = fake_7_ecx, r[3] = fake_7_edx,
+    r[0] = fake_7_1_eax ? 1 : 0; /* eax: the last subleaf */
   if (leaf == 7 && subleaf == 1) {
     assert_true(fake_7_1_eax); /* else it is not there */
     r[0] = fake_7_1_eax;
@@ -646,12 +647,25 @@ static void test_detection(void **state) {
   }
   assert_int_equal(fake(7, base, all & ~f, 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2);
   assert_int_equal(HAI_CPU_KNOWN | HAI_CPU_AVX2 | HAI_CPU_AVX512 | HAI_CPU_AVX512_BF16 |
-                       HAI_CPU_AVX512_BF16_FAST | HAI_CPU_AMX,
+                       HAI_CPU_AVX512_BF16_FAST | HAI_CPU_AMX | HAI_CPU_AVX512_VNNI | HAI_CPU_AVX_VNNI,
                    HAI_CPU_KNOWN + HAI_CPU_AVX2 + HAI_CPU_AVX512 + HAI_CPU_AVX512_BF16 +
-                       HAI_CPU_AVX512_BF16_FAST + HAI_CPU_AMX); /* a bit each */
+                       HAI_CPU_AVX512_BF16_FAST + HAI_CPU_AMX + HAI_CPU_AVX512_VNNI +
+                       HAI_CPU_AVX_VNNI); /* a bit each */
   fake_vendor = "AuthenticAMD";
   assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX512_BF16 | HAI_CPU_AVX512_BF16_FAST);
-  fake_7_1_eax = ~(1u << 5);
+  fake_7_1_eax = ~(1u << 5 | 1u << 4);
+  assert_int_equal(fake(7, base, all, 0xe7), best);
+  /* products of small integers: AVX-VNNI needs no AVX-512, AVX-512's needs all of it */
+  fake_7_1_eax = 1u << 4;
+  assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX_VNNI);
+  assert_int_equal(fake(7, base, all, 0x07), HAI_CPU_KNOWN | HAI_CPU_AVX2 | HAI_CPU_AVX_VNNI);
+  assert_int_equal(fake(7, base, all & ~avx2, 0xe7), HAI_CPU_KNOWN);
+  fake_7_1_eax = 0;
+  fake_7_ecx = 1u << 11;
+  assert_int_equal(fake(7, base, all, 0xe7), best | HAI_CPU_AVX512_VNNI);
+  assert_int_equal(fake(7, base, all & ~dq, 0xe7), HAI_CPU_KNOWN | HAI_CPU_AVX2);
+  assert_int_equal(fake(7, base, all, 0x07), HAI_CPU_KNOWN | HAI_CPU_AVX2);
+  fake_7_ecx = ~(1u << 11);
   assert_int_equal(fake(7, base, all, 0xe7), best);
 }
 

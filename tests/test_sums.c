@@ -114,7 +114,7 @@ static void test_values_of_one(void **state) {
           c.problem.query.data = q, c.problem.key.data = key, c.problem.value.data = halves + 2 * size;
           c.problem.query.dtype = c.problem.key.dtype = c.problem.value.dtype = HYPERATTN_BF16;
         }
-        c.params = approximated == 1 ? hyperattn_paper_params() : hyperattn_default_params();
+        c.params = approximated == 1 ? hyperattn_paper_params() : judged_params();
         c.params.min_seq_len = 128, c.params.isa = kernels[k].isa;
         if (!approximated) c.params.method = HYPERATTN_EXACT;
         run(&c);

@@ -20,7 +20,7 @@ END
 }
 
 # Each leaves another library; the oldest standards see them all.
-builds="STATIC NO_SIMD NO_AVX512 NO_AVX2 NO_AMX NO_HYPER NO_JUDGING NO_HALVES NO_LONG_SUMS NO_TEXTS NO_MANY NO_FEW"
+builds="STATIC NO_SIMD NO_AVX512 NO_AVX2 NO_AMX NO_SCAN NO_HYPER NO_JUDGING NO_HALVES NO_LONG_SUMS NO_TEXTS NO_MANY NO_FEW"
 
 case $standard in *11) ;; *) builds='' ;; esac
 case $standard in

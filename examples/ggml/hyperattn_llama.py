@@ -4,7 +4,7 @@
     hyperattn_llama.enable("libggml-hyperattn.so")    # before a model is loaded; False: it does not fit, and nothing changes
     llama = llama_cpp.Llama("model.gguf", flash_attn=True)    # for "default": n_batch=4096, n_ubatch=4096 too
 
-method is HYPERATTN_GGML: "exact" (no less exact than ggml), "default" (long prompts are approximated), "paper", "force"
+method is HYPERATTN_GGML: "exact" (no less exact than ggml), "default" (long prompts are approximated), "linear", "paper", "force"
 or "off"; tolerance and min_seq_len are HYPERATTN_GGML_TOLERANCE and HYPERATTN_GGML_MIN_SEQ_LEN. None leaves what the
 environment says. They count when the library is loaded, which is once in a process.
 """

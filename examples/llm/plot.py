@@ -26,7 +26,7 @@ Row = dict[str, str]
 
 
 def curve(rows: list[Row], text: str, repeat: str, attention: str) -> list[Row]:
-    """Rows of one method, with exact attention as zero layers; of several tolerances, the preset's own, measured first."""
+    """Rows of one method, with exact attention as zero layers; of several runs, the first."""
     found: dict[int, Row] = {}
     for row in rows:
         if (row["text"], row["repeat"]) == (text, repeat) and row["attention"] in ("exact", attention):

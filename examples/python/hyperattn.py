@@ -25,7 +25,7 @@ BUILD = (
     "cmake --build build/shared --target hyperattn_shared"
 )
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}  # numpy has no bfloat16; that of ml_dtypes has this name
-HYPER, EXACT = 0, 1
+HYPER, EXACT, SCAN = 0, 1, 2
 
 # ---- The structures of the header, field by field ----
 
@@ -71,6 +71,7 @@ class Problem(ctypes.Structure):
         ("mask_slope", c_void_p),
         ("sink", c_void_p),
         ("report", c_void_p),
+        ("query_error", c_void_p),
     ]
 
 
@@ -99,7 +100,8 @@ class Params(ctypes.Structure):
 
 REPORTED = (
     "error max_error escalated exact keys_per_query "
-    "block_mass pinned_mass sampled_mass window_mass alpha kappa"
+    "block_mass pinned_mass sampled_mass window_mass alpha kappa "
+    "error_median error_99 error_999 doubled"
 )
 REPORT = np.dtype([(name, np.float32) for name in REPORTED.split()])
 
@@ -107,8 +109,10 @@ PROBLEM, PARAMS = ctypes.POINTER(Problem), ctypes.POINTER(Params)
 FUNCTIONS = {
     "hyperattn_status_string": (c_char_p, [c_int]),
     "hyperattn_default_params": (Params, []),
+    "hyperattn_linear_params": (Params, []),
     "hyperattn_paper_params": (Params, []),
     "hyperattn_workspace_size": (c_size_t, [PROBLEM, PARAMS, c_int]),
+    "hyperattn_cost": (c_float, [PROBLEM, PARAMS]),
     "hyperattn_check": (c_int, [PROBLEM, PARAMS, c_void_p, c_size_t, c_int]),
     "hyperattn_forward": (c_int, [PROBLEM, PARAMS, c_void_p, c_size_t]),
     "hyperattn_phase_count": (c_int, [PROBLEM, PARAMS]),
@@ -145,7 +149,7 @@ def _found() -> str:
 def _same_layout(library: ctypes.CDLL) -> bool:
     """Whether the library names the mistakes that it should find near the ends of the structures. A library
     whose list of mistakes ends elsewhere is not shown any."""
-    if library.hyperattn_status_string(-59) != b"n_problems is negative":
+    if library.hyperattn_status_string(-60) != b"query_error is set under HYPERATTN_HYPER":
         return False
     numbers = (c_float * 2)()
     address = ctypes.addressof(numbers)
@@ -153,11 +157,12 @@ def _same_layout(library: ctypes.CDLL) -> bool:
         (("query", Input(address, page=address)), b"query.page or mask.page is set"),
         (("mask", Input(address, page=address)), b"query.page or mask.page is set"),
         (("sliding_window", -1), b"sliding_window is negative"),
+        (("query_error", address), b"query_error is set under HYPERATTN_HYPER"),
         (("cap_kappa", -1), b"cap_epsilon or cap_kappa is negative"),
         (("isa", -1), b"isa is not one of hyperattn_isa"),
     )
     for (name, wrong), text in mistakes:
-        params = library.hyperattn_default_params()
+        params = library.hyperattn_linear_params()
         problem = Problem(1, 1, 1, 1, 1, 1, 1, 0, 0, *[Input(address)] * 3, Output(address + 4))
         setattr(problem if hasattr(problem, name) else params, name, wrong)
         status = library.hyperattn_check(problem, params, address, 0, 1)
@@ -269,8 +274,9 @@ def _per_head(name: str, x, n_heads: int) -> np.ndarray:
 def _params(library: ctypes.CDLL, method: str, fields: dict) -> Params:
     presets = {
         "default": (library.hyperattn_default_params, {}),
-        "linear": (library.hyperattn_default_params, {"tolerance": 0}),
+        "linear": (library.hyperattn_linear_params, {}),
         "exact": (library.hyperattn_default_params, {"method": EXACT}),
+        "scan": (library.hyperattn_default_params, {"method": SCAN}),
         "paper": (library.hyperattn_paper_params, {}),
     }
     if method not in presets:
@@ -321,6 +327,7 @@ def attention(
     mask_slope=None,
     sink=None,
     lse: bool = False,
+    query_error: bool = False,
     report: bool = False,
     out: np.ndarray | None = None,
     n_workers: int = 1,
@@ -335,16 +342,18 @@ def attention(
     causal: query i sees keys 0 .. i + n_key - n_query, so the last query sees all.
     scale: None or 0: 1 / sqrt(dim).
     method: "default": approximated to a tolerance where that pays, from 1024 keys on (a causal prefill: from
-        2048); "linear": the same with a fixed number of keys and no tolerance; "exact"; "paper": the
-        HyperAttention paper's parameters.
-    tolerance: the relative error that a region may have; None: the method's.
+        2048); "scan": every score estimated, each query its own keys and error, from 1024 keys on; "linear":
+        in near-linear time, with a fixed number of keys and no tolerance; "exact"; "paper":
+        the HyperAttention paper's parameters.
+    tolerance: the relative error that a region or a query may have; None: the method's.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
     sliding_window: a query sees only keys closer than this: before it and, unless causal, behind it.
     mask: broadcasts to [batch, heads, n_query, n_key]. bool: True where a query may attend, as in torch;
         floats: added to the scores. Integers are refused. With a mask every method is exact.
     mask_slope: one number, or one for each head, by which the mask is multiplied (ALiBi).
     sink: one number, or one for each head: a score that joins the sum of every row and has no value.
-    lse, report: return these too, in this order: ln of each row's sum, and how each head went (REPORT).
+    lse, query_error, report: return these too, in this order: ln of each row's sum, each query's estimated
+        relative error (not for methods of HYPERATTN_HYPER), and how each head went (REPORT).
     out: an array to write to; None: a new one, of the dtype of query.
     n_workers: so many threads, with the same result to the bit.
     params: any other field of hyperattn_params, such as seed or min_seq_len. Its window and sink_keys belong
@@ -362,6 +371,7 @@ def attention(
     result = _output(out, (batch, n_heads, n_query, value_dim), q.dtype)
     optional = {
         "lse": np.empty((*leading, n_query), np.float32) if lse else None,
+        "query_error": np.empty((*leading, n_query), np.float32) if query_error else None,
         "report": np.zeros(leading, REPORT) if report else None,
         "mask_slope": None if mask_slope is None else _per_head("mask_slope", mask_slope, n_heads),
         "sink": None if sink is None else _per_head("sink", sink, n_heads),
@@ -382,5 +392,5 @@ def attention(
     if status:
         raise HyperattnError(status, library.hyperattn_status_string(status).decode())
     results = [result.reshape(*leading, n_query, value_dim) if out is None else out]
-    results += [optional[name] for name in ("lse", "report") if optional[name] is not None]
+    results += [optional[name] for name in ("lse", "query_error", "report") if optional[name] is not None]
     return results[0] if len(results) == 1 else tuple(results)

@@ -345,10 +345,17 @@ class Approximations(Case):
         self.v = self.rng.standard_normal((2, 16, dim), np.float32)[heads, place[1]]
         self.budget = {"block_size": 128, "sample_size": 64, "heavy_keys": 16, "window": 64}
 
-    def test_default_keeps_its_tolerance_and_reports(self):
+    def test_default_keeps_its_tolerance(self):
+        for causal in False, True:
+            exact = attention(self.q, self.k, self.v, method="exact", causal=causal)
+            out = attention(self.q, self.k, self.v, causal=causal, min_seq_len=256)
+            self.assertLessEqual(relative_error(out, exact.astype(float)), 0.15)
+
+    def test_linear_keeps_a_tolerance_and_reports(self):
         for causal in False, True:
             exact = attention(self.q, self.k, self.v, method="exact", causal=causal)
             options = {"causal": causal, "lse": True, "report": True, "min_seq_len": 256, **self.budget}
+            options |= {"method": "linear", "tolerance": 0.1}
             out, lse, report = attention(self.q, self.k, self.v, **options)
             self.assertEqual((report.dtype, report.shape, lse.shape), (hyperattn.REPORT, (2,), (2, 2048)))
             for head in range(2):
@@ -372,19 +379,27 @@ class Approximations(Case):
             self.assertFalse(np.array_equal(out[name][0], out["exact"][0]))
             self.assertLess(out[name][1]["keys_per_query"].max(), 4096)
         self.assertFalse(np.array_equal(out["linear"][0], out["paper"][0]))
-        self.same(attention(q, k, v, tolerance=0), out["linear"][0])
+        self.same(attention(q, k, v, method="linear", tolerance=0), out["linear"][0])
         self.assertFalse(np.array_equal(attention(q, k, v, method="linear", seed=7), out["linear"][0]))
 
     def test_noise_needs_every_key_but_not_at_a_fixed_number(self):
         q, k, v = (self.rng.standard_normal((2048, 32), np.float32) for _ in range(3))
-        for method, share in ("default", 1), ("linear", 0):
-            _, report = attention(q, k, v, method=method, report=True, min_seq_len=256, **self.budget)
+        options = {"method": "linear", "report": True, "min_seq_len": 256, **self.budget}
+        for tolerance, share in (0.1, 1), (0, 0):
+            _, report = attention(q, k, v, tolerance=tolerance, **options)
             self.assertEqual(report["exact"], share)
 
     def test_report_of_exact(self):
         _, report = attention(self.q, self.k, self.v, method="exact", report=True)
         self.assertFalse(report["error"].any())
         self.same(report["keys_per_query"], np.full(2, 2048, np.float32))
+        self.assertFalse(report["error_999"].any() or report["doubled"].any())
+
+    def test_errors_of_queries(self):
+        out, lse, error = attention(self.q, self.k, self.v, method="exact", lse=True, query_error=True)
+        self.same(out, attention(self.q, self.k, self.v, method="exact"))
+        self.assertEqual((error.shape, error.dtype), (lse.shape, np.float32))
+        self.assertFalse(error.any())
 
 
 class Errors(Case):
@@ -404,6 +419,7 @@ class Errors(Case):
         self.says("min_seq_len is below 1", min_seq_len=0)
         self.says("n_workers is below 1", n_workers=0)
         self.says("isa is not one of", isa=99)
+        self.says("query_error is set under HYPERATTN_HYPER", method="linear", query_error=True)
         q, k, v = tensors(self.rng)
         self.says("overlaps another buffer", q, k, v, out=q)
         self.says("rows overlap", q, k, v, out=as_strided(v.copy(), strides=(0, 0, 0, 4)))

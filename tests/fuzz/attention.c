@@ -81,9 +81,10 @@ static int take_shape(hyperattn_problem *p, bytes *in) {
   return is_decode;
 }
 
-static void take_params(hyperattn_params *a, bytes *in, int causal) {
-  uint64_t base = take(in, 1) % 8;
-  *a = base == 7 ? hyperattn_paper_params() : hyperattn_default_params();
+/* Returns whether the call asks for the errors of queries. */
+static int take_params(hyperattn_params *a, bytes *in, int causal) {
+  uint64_t first = take(in, 1), base = first % 8;
+  *a = base == 7 ? hyperattn_paper_params() : hyperattn_linear_params();
   if (base < 7) {
     a->min_seq_len = 1 + below(in, 40), a->block_size = below(in, 40), a->sample_size = below(in, 40);
     a->lsh_bits = 1 + (int32_t)below(in, 16);
@@ -101,8 +102,10 @@ static void take_params(hyperattn_params *a, bytes *in, int causal) {
       a->probe_queries = 1;
   }
   if (base == 6) a->method = HYPERATTN_EXACT;
+  if (base < 6 && first >= 224) a->method = HYPERATTN_SCAN;
   a->seed = take(in, 2) * 0x9e3779b97f4a7c15u;
   a->isa = present[below(in, n_present)];
+  return a->method != HYPERATTN_HYPER && first / 8 % 2;
 }
 
 /* Sets one field to any number. */
@@ -155,8 +158,9 @@ static int is_size(float x) { return isfinite(x) && x >= 0.0f; }
 /* Whether shapes and parameters are valid by the manual; -1 if only their size may be too large. */
 static int is_valid(const hyperattn_problem *p, const hyperattn_params *a) {
   const int64_t most = 0x7fffffff;
+  int is_hyper = a->method == HYPERATTN_HYPER;
   int probes = a->heavy_keys || a->sampling == HYPERATTN_SAMPLE_COLUMN_MASS ||
-               a->order == HYPERATTN_ORDER_PROBED || a->tolerance > 0.0f;
+               a->order == HYPERATTN_ORDER_PROBED || (is_hyper && a->tolerance > 0.0f);
   int caps = a->cap_epsilon > 0.0f || a->cap_kappa > 0.0f, has_isa = 0;
   for (int i = 0; i < n_present; i++) has_isa |= present[i] == a->isa;
   if (!in_range(p->batch, 0, most) || !in_range(p->n_heads, 1, most) ||
@@ -166,7 +170,8 @@ static int is_valid(const hyperattn_problem *p, const hyperattn_params *a) {
       !in_range((int)p->query.dtype, 0, 2) || !in_range((int)p->key.dtype, 0, 4) ||
       !in_range((int)p->value.dtype, 0, 4) || !in_range((int)p->out.dtype, 0, 2) || !are_valid(p))
     return 0;
-  if (!in_range((int)a->method, 0, 1) || a->min_seq_len < 1 || a->block_size < 0 || a->sample_size < 0 ||
+  if (is_hyper && p->query_error) return 0;
+  if (!in_range((int)a->method, 0, 2) || a->min_seq_len < 1 || a->block_size < 0 || a->sample_size < 0 ||
       !in_range(a->lsh_bits, 1, 16) || a->query_group < 0 || a->key_group < 0 ||
       (a->query_group > 0) != (a->key_group > 0) || !in_range((int)a->order, 0, 2) || a->sink_keys < 0 ||
       a->heavy_keys < 0 || a->probe_queries < 0 || a->window < 0 || !in_range((int)a->sampling, 0, 2) ||
@@ -182,7 +187,7 @@ static void make_call(call *c, bytes *in, bytes *more) {
   tensor *all[] = {&c->query, &c->key, &c->value, &c->out, &c->fields.mask};
   memset(c, 0, sizeof *c);
   int is_decode = take_shape(p, in);
-  take_params(&c->params, in, p->causal);
+  int asks = take_params(&c->params, in, p->causal);
   if (is_decode) c->params.method = HYPERATTN_EXACT;
   uint64_t dtypes = take(in, 2);
   int same = (dtypes >> 12) % 3 == 1; /* all of one dtype, since BF16 has kernels of its own */
@@ -200,6 +205,8 @@ static void make_call(call *c, bytes *in, bytes *more) {
   p->out.head_stride = c->out.stride[1], p->out.row_stride = c->out.stride[2];
   if (one_in(in, 2))
     p->lse = (float *)malloc((size_t)(p->batch * p->n_heads * p->n_query) * sizeof(float) + 1);
+  if (asks)
+    p->query_error = (float *)malloc((size_t)(p->batch * p->n_heads * p->n_query) * sizeof(float) + 1);
   if (one_in(in, 4))
     p->report = (hyperattn_report *)malloc((size_t)(p->batch * p->n_heads) * sizeof *p->report + 1);
   take_fields(&c->fields, p, &c->key, &c->value, more);
@@ -234,6 +241,7 @@ static void show(const call *c) { /* for the reader of a crash */
   SHOW(p->batch), SHOW(p->n_heads), SHOW(p->n_kv_heads), SHOW(p->n_query), SHOW(p->n_key),
       SHOW(p->head_dim);
   SHOW(p->value_dim), SHOW(p->causal), SHOW(p->scale), SHOW(p->lse != NULL), SHOW(p->report != NULL);
+  SHOW(p->query_error != NULL);
   SHOW(p->softcap), SHOW(p->sliding_window), SHOW(p->sink != NULL), SHOW(p->mask_slope != NULL);
   for (int i = 0; i < (p->mask.data ? 5 : 4); i++) {
     SHOW(all[i]->dtype), SHOW(all[i]->stride[0]), SHOW(all[i]->stride[1]), SHOW(all[i]->stride[2]);
@@ -291,6 +299,7 @@ static void check_numbers(const call *c, const result *r) {
   int bf16 = p->query.dtype == HYPERATTN_BF16 && p->key.dtype == HYPERATTN_BF16 &&
              p->value.dtype == HYPERATTN_BF16;
   int no_budget = !a->block_size && !a->sample_size && !a->sink_keys && !a->heavy_keys;
+  if (a->method == HYPERATTN_SCAN) no_budget = 1; /* a sample may be empty */
   double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
   double most = c->q * c->k * fabs(scale) * (double)p->head_dim;
   double rounding = c->out.dtype == HYPERATTN_F32 ? 0.0 : is_f16 ? 0x1p-11 : 0x1p-8;
@@ -323,6 +332,8 @@ static void check_numbers(const call *c, const result *r) {
         sum[t] += weight * x;
       }
     }
+    double own = r->query_error ? (double)r->query_error[row] : 0.0;
+    CHECK(own >= 0.0 && (own == 0.0 || !exact), "row %d: error %g", (int)row, own);
     if (r->lse) CHECK(isnan(lse) == isnan(special) && !(lse >= 1e35), "row %d: lse %g", (int)row, lse);
     if (r->lse && !seen && special == 0.0) CHECK(lse == sink, "row %d sees no key: lse %g", (int)row, lse);
     if (r->lse && seen && !no_budget) CHECK(lse != -INFINITY, "row %d: lse %g", (int)row, lse);

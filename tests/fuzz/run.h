@@ -17,14 +17,14 @@ typedef struct call {
 
 typedef struct result {
   unsigned char *out; /* [batch][n_heads][n_query][value_dim], of out's dtype */
-  float *lse;
+  float *lse, *query_error;
   hyperattn_report *report;
 } result;
 
 static void free_call(call *c) {
   free(c->query.block), free(c->key.block), free(c->value.block), free(c->out.block);
   free(c->key.page_block), free(c->value.page_block), free_fields(&c->fields);
-  free(c->problem.lse), free(c->problem.report);
+  free(c->problem.lse), free(c->problem.query_error), free(c->problem.report);
 }
 
 /* Is no rectangle approximated, whatever the method? */
@@ -40,7 +40,7 @@ static int sees(const call *c, int64_t b, int64_t h, int64_t i, int64_t j) {
 
 /* ---- Running it ---- */
 
-static void free_result(result *r) { free(r->out), free(r->lse), free(r->report); }
+static void free_result(result *r) { free(r->out), free(r->lse), free(r->query_error), free(r->report); }
 
 static void backwards(void *context, int64_t n_tasks, hyperattn_task task, void *arg) {
   for (int64_t i = n_tasks; i-- > 0;) task(arg, i, (int)(i % *(int *)context));
@@ -48,17 +48,19 @@ static void backwards(void *context, int64_t n_tasks, hyperattn_task task, void 
 
 static void prepare(call *c) {
   hyperattn_problem *p = &c->problem;
-  size_t heads = (size_t)(p->batch * p->n_heads);
-  if (p->lse) memset(p->lse, 0xff, heads * (size_t)p->n_query * sizeof(float));
+  size_t heads = (size_t)(p->batch * p->n_heads), n_rows = heads * (size_t)p->n_query * sizeof(float);
+  if (p->lse) memset(p->lse, 0xff, n_rows);
+  if (p->query_error) memset(p->query_error, 0xff, n_rows);
   if (p->report) memset(p->report, 0xff, heads * sizeof *p->report);
 }
 static result collect(call *c) {
   hyperattn_problem *p = &c->problem;
-  size_t heads = (size_t)(p->batch * p->n_heads), n_lse = heads * (size_t)p->n_query * sizeof(float),
+  size_t heads = (size_t)(p->batch * p->n_heads), n_rows = heads * (size_t)p->n_query * sizeof(float),
          n_report = heads * sizeof *p->report;
   result r;
   r.out = tensor_rows_taken(&c->out);
-  r.lse = p->lse ? (float *)memcpy(malloc(n_lse + 1), p->lse, n_lse) : NULL;
+  r.lse = p->lse ? (float *)memcpy(malloc(n_rows + 1), p->lse, n_rows) : NULL;
+  r.query_error = p->query_error ? (float *)memcpy(malloc(n_rows + 1), p->query_error, n_rows) : NULL;
   r.report = p->report ? (hyperattn_report *)memcpy(malloc(n_report + 1), p->report, n_report) : NULL;
   return r;
 }
@@ -115,6 +117,8 @@ static void same_rows(const call *c, const result *a, int64_t of_a, const result
   int64_t all = c->problem.n_query, row = c->out.dim * unit_bytes(c->out.dtype);
   same_numbers(a->out + of_a * all * row, b->out + of_b * all * row, c->out.dtype, n * c->out.dim, what);
   if (a->lse) same_numbers(a->lse + of_a * all, b->lse + of_b * all, HYPERATTN_F32, n, what);
+  if (a->query_error)
+    same_numbers(a->query_error + of_a * all, b->query_error + of_b * all, HYPERATTN_F32, n, what);
 }
 static void same_report(const hyperattn_report *a, const hyperattn_report *b, int64_t n, const char *what) {
   if (a) same_numbers(a, b, HYPERATTN_F32, n * (int64_t)(sizeof *a / sizeof(float)), what);

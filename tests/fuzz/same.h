@@ -141,6 +141,7 @@ static void check_many(const call *c, bytes *in) {
     p->out.head_stride = part[i].out.stride[1], p->out.row_stride = part[i].out.stride[2];
     size_t heads = (size_t)(p->batch * p->n_heads);
     if (p->lse) p->lse = (float *)malloc(heads * (size_t)p->n_query * sizeof(float) + 1);
+    if (p->query_error) p->query_error = (float *)malloc(heads * (size_t)p->n_query * sizeof(float) + 1);
     if (p->report) p->report = (hyperattn_report *)malloc(heads * sizeof *p->report);
     alone[i] = run(&part[i], 1, 0x33);
     problems[i] = *p;
@@ -161,7 +162,8 @@ static void check_many(const call *c, bytes *in) {
       same_rows(&part[i], &alone[i], head, &r, head, part[i].problem.n_query, "one of many");
     same_report(alone[i].report, r.report, heads, "report of one of many");
     free_result(&r), free_result(&alone[i]);
-    free(part[i].out.block), free(part[i].problem.lse), free(part[i].problem.report);
+    free(part[i].out.block), free(part[i].problem.lse), free(part[i].problem.query_error);
+    free(part[i].problem.report);
   }
 }
 

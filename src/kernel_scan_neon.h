@@ -1,0 +1,63 @@
+/* NEON: the scan, by dot products where the compiler's flags allow them. kernel_scan.h says what each
+   primitive does. */
+
+#if HAI_NEON && HAI_SCAN
+#define HAI_I_neon HAI_INLINE int32x4_t
+HAI_I_neon hai_ints_neon(const int32_t *p) { return vld1q_s32(p); }
+HAI_INLINE void hai_put_neon(int32_t *p, int32x4_t x) { vst1q_s32(p, x); }
+HAI_I_neon hai_ints1_neon(int32_t x) { return vdupq_n_s32(x); }
+HAI_I_neon hai_word_neon(const int8_t *p) { return vdupq_n_s32(hai_four_bytes(p)); }
+HAI_I_neon hai_plus_neon(int32x4_t a, int32x4_t b) { return vaddq_s32(a, b); }
+HAI_I_neon hai_minus_neon(int32x4_t a, int32x4_t b) { return vsubq_s32(a, b); }
+HAI_I_neon hai_larger_neon(int32x4_t a, int32x4_t b) { return vmaxq_s32(a, b); }
+HAI_I_neon hai_truncate_neon(float32x4_t x) { return vcvtq_s32_f32(x); }
+HAI_V_neon hai_floats_neon(int32x4_t x) { return vcvtq_f32_s32(x); }
+HAI_I_neon hai_size_neon(float32x4_t x) {
+  return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
+}
+HAI_I_neon hai_join_neon(int32x4_t word, int32x4_t x) {
+  return vorrq_s32(vshlq_n_s32(word, 8), vshrq_n_s32(x, 10));
+}
+HAI_INLINE int hai_positive_neon(int32x4_t x) { return vmaxvq_s32(x) > 0; }
+HAI_INLINE void hai_bytes_neon(int8_t *p, int32x4_t x) {
+  int16x4_t y = vmovn_s32(x);
+  int8x8_t z = vmovn_s16(vcombine_s16(y, y));
+  HYPERATTN_MEMCPY(p, &z, 4);
+}
+HAI_INLINE int32_t hai_top_neon(int32x4_t x) { return vmaxvq_s32(x); }
+
+/* Sums of four products of bytes, none of which is above 127: two of them fit 16 bits. */
+HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
+#ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_s32(c, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+#else
+  int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
+  int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y)), high = vmull_s8(vget_high_s8(x), vget_high_s8(y));
+  return vpadalq_s16(c, vpaddq_s16(low, high));
+#endif
+}
+
+#define HAI_ISA(name) hai_##name##_neon
+#define HAI_VECTOR float32x4_t
+#define HAI_INTS int32x4_t
+#define HAI_WIDTH HAI_WIDTH_neon
+#define HAI_LANES HAI_LANES_neon
+#define HAI_ROWS(X) HAI_ROWS_8(X)
+#define HAI_N_ROWS 8
+#define HAI_SCAN_TARGET
+#define HAI_WAY(name) hai_scan_##name##_neon
+#define HAI_SCAN_DOT(a, b, c) hai_pairs_neon(a, b, c)
+#ifdef __ARM_FEATURE_DOTPROD
+#define HAI_SCAN_COST 0.15f
+#else
+#define HAI_SCAN_COST 0.4f
+#endif
+#include "kernel_scan.h"
+#undef HAI_ISA
+#undef HAI_VECTOR
+#undef HAI_INTS
+#undef HAI_WIDTH
+#undef HAI_LANES
+#undef HAI_ROWS
+#undef HAI_N_ROWS
+#endif

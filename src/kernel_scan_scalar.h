@@ -1,0 +1,194 @@
+/* The scan in plain C: the specification of the vector kernels. */
+
+#if HAI_SCAN
+/* The largest of |x| by its bits, which order as the numbers do. */
+static void hai_scan_largest_scalar(const float *query, hai_index dim, int32_t *bits) {
+  hai_index t;
+  int i;
+  for (i = 0; i < HAI_SCALAR_LANES; i++) bits[i] = 0;
+  for (t = 0; t < dim; t++)
+    for (i = 0; i < HAI_SCALAR_LANES; i++) {
+      int32_t size = HAI_AS(int32_t, hai_bits(query[t * HAI_SCALAR_LANES + i]) & 0x7fffffffu);
+      if (size > bits[i]) bits[i] = size;
+    }
+}
+
+/* x as an integer, cut off at -most and most; NaN becomes -most. */
+static int32_t hai_scan_truncate(float x, float most) {
+  if (!(x > -most)) x = -most;
+  return HAI_AS(int32_t, x < most ? x : most);
+}
+
+/* A product is rounded to thousandths first, towards 0, and those to whole numbers: no compiler can contract
+   either step into another sum. */
+static int32_t hai_scan_code(float x, float inverse) {
+  int32_t fine = hai_scan_truncate(x * (inverse * HAI_CODE_FINE), HAI_CODE_MOST);
+  return (fine + HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE;
+}
+
+static void hai_scan_quantise_scalar(const float *query, hai_index dim, float inverse, int32_t *code) {
+  hai_index t, y;
+  int i;
+  for (t = 0; t < dim; t += 4)
+    for (i = 0; i < HAI_SCALAR_LANES; i++) {
+      int32_t word = 0;
+      for (y = hai_min(dim, t + 4) - 1; y >= t; y--)
+        word = word * 256 + hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse);
+      code[t / 4 * HAI_SCALAR_LANES + i] = word;
+    }
+}
+
+/* The sum of products of a lane's codes and a key's. */
+static int32_t hai_scan_product(const int32_t *query, const int8_t *key, hai_index dim) {
+  hai_index t;
+  int32_t sum = 0;
+  for (t = 0; t < dim; t += 4, query += HAI_SCALAR_LANES)
+    sum += (*query & 127) * key[t] + (*query >> 8 & 127) * key[t + 1] + (*query >> 16 & 127) * key[t + 2] +
+           (*query >> 24 & 127) * key[t + 3];
+  return sum;
+}
+
+static void hai_scan_estimate_scalar(const hai_scan_queries *queries, const hai_scan_block *block, int first,
+                                     float *score) {
+  int i, j;
+  for (j = first; j < first + HAI_PILOT; j++, score += HAI_SCALAR_LANES)
+    for (i = queries->begin; i < queries->end; i++) {
+      int32_t product = hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim);
+      score[i] = block->unit * HAI_AS(float, product - block->lift[j]) + block->mean[i];
+    }
+}
+
+static void hai_scan_collect_scalar(const float *score, int begin, int end, float *high, float *sum,
+                                    float *group) {
+  int i, j;
+  for (i = begin; i < end; i++) {
+    float most = high[i], here = 0.0f, factor;
+    for (j = 0; j < HAI_PILOT; j++)
+      most = score[j * HAI_SCALAR_LANES + i] > most ? score[j * HAI_SCALAR_LANES + i] : most;
+    factor = hai_exp(high[i] - hai_shift(most));
+    for (j = 0; j < HAI_PILOT; j++) here += hai_exp(score[j * HAI_SCALAR_LANES + i] - hai_shift(most));
+    sum[i] = sum[i] * factor + here;
+    group[i] = group[i] * factor > here ? group[i] * factor : here;
+    high[i] = most;
+  }
+}
+
+static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_scan_block *block,
+                                     int32_t *most) {
+  int32_t threshold[HAI_SCALAR_LANES] = {0};
+  float inverse = 1.0f / block->unit;
+  uint64_t hits = 0;
+  int i, j;
+  for (i = queries->begin; i < queries->end; i++)
+    threshold[i] = hai_scan_truncate((queries->level[i] - block->mean[i]) * inverse, HAI_MOST_LEVEL);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN;
+    for (i = queries->begin; i < queries->end; i++) {
+      int32_t over =
+          hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) - threshold[i];
+      best = over > best ? over : best;
+    }
+    most[j] = best - block->lift[j];
+    hits |= HAI_AS(uint64_t, most[j] + draw > 0) << j;
+  }
+  return hits;
+}
+
+static void hai_scan_spread_scalar(const float *weight, int n_keys, const float *missing,
+                                   const float *distance, const float *factor, int begin, int end,
+                                   float *near, float *far) {
+  int i, j;
+  for (i = begin; i < end; i++) {
+    near[i] *= factor[i] * factor[i];
+    far[i] *= factor[i] * factor[i];
+    for (j = 0; j < n_keys; j++) {
+      float w = weight[j * HAI_SCALAR_LANES + i], square = w * w * missing[j];
+      near[i] += square * distance[j];
+      far[i] += square;
+    }
+  }
+}
+
+static void hai_scan_distances_scalar(const float *o, hai_index dim, const float *l, const float *centre,
+                                      int begin, int end, float *norm, float *apart) {
+  hai_index t;
+  int i;
+  for (i = begin; i < end; i++) {
+    float inverse = 1.0f / l[i];
+    norm[i] = apart[i] = 0.0f;
+    for (t = 0; t < dim; t++) {
+      float x = o[t * HAI_SCALAR_LANES + i] * inverse, from = x - centre[t];
+      norm[i] += x * x;
+      apart[i] += from * from;
+    }
+  }
+}
+
+/* ---- The sketch, from coordinate `from` on ---- */
+
+static void hai_scan_mean_plain(const float *const *row, hai_index from, hai_index dim, float *mean) {
+  hai_index t;
+  int j;
+  for (t = from; t < dim; t++) {
+    mean[t] = 0.0f;
+    for (j = 0; j < HAI_CHUNK; j++) mean[t] += row[j][t];
+    mean[t] *= 1.0f / HAI_CHUNK;
+  }
+}
+static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai_index dim, const float *mean,
+                                    int32_t most) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    for (t = from; t < dim; t++) {
+      int32_t size = HAI_AS(int32_t, hai_bits(row[j][t] - mean[t]) & 0x7fffffffu);
+      most = size > most ? size : most;
+    }
+  return most;
+}
+static int32_t hai_scan_encode_plain(const float *row, hai_index from, hai_index dim, const float *mean,
+                                     float inverse, int8_t *code) {
+  hai_index t;
+  int32_t sum = 0;
+  for (t = from; t < dim; t++) {
+    int32_t fine = hai_scan_truncate((row[t] - mean[t]) * (inverse * HAI_CODE_FINE), HAI_KEY_MOST);
+    code[t] = HAI_AS(
+        int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED);
+    sum += code[t];
+  }
+  for (; t % 4; t++) code[t] = 0;
+  return sum;
+}
+static float hai_scan_apart_plain(const float *row, hai_index from, hai_index dim, const float *centre) {
+  float sum = 0.0f;
+  for (; from < dim; from++) sum += (row[from] - centre[from]) * (row[from] - centre[from]);
+  return sum;
+}
+static void hai_scan_mean_scalar(const float *const *row, hai_index dim, float *mean) {
+  hai_scan_mean_plain(row, 0, dim, mean);
+}
+static int32_t hai_scan_reach_scalar(const float *const *row, hai_index dim, const float *mean) {
+  return hai_scan_reach_plain(row, 0, dim, mean, 0);
+}
+static int32_t hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
+                                      int8_t *code) {
+  return hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
+}
+static float hai_scan_apart_scalar(const float *row, hai_index dim, const float *centre) {
+  return hai_scan_apart_plain(row, 0, dim, centre);
+}
+
+static const hai_scan_kernel hai_scan_kernel_scalar = {
+    /* largest */ hai_scan_largest_scalar,
+    /* quantise */ hai_scan_quantise_scalar,
+    /* estimate */ hai_scan_estimate_scalar,
+    /* collect */ hai_scan_collect_scalar,
+    /* hits */ hai_scan_hits_scalar,
+    /* spread */ hai_scan_spread_scalar,
+    /* distances */ hai_scan_distances_scalar,
+    /* mean */ hai_scan_mean_scalar,
+    /* reach */ hai_scan_reach_scalar,
+    /* encode */ hai_scan_encode_scalar,
+    /* apart */ hai_scan_apart_scalar,
+    /* cost */ 0.45f};
+#endif

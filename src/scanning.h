@@ -1,0 +1,228 @@
+/* ---- Scanning: a tile from its first key to its result, and the stage ---- */
+
+#if HAI_SCAN
+/* The tile's queries see no key before `first` from here on. */
+static void hai_tile_from(hai_tile *tile, hai_index first) {
+  int i;
+  for (i = 0; i < tile->n; i++) tile->first[i] = first;
+  tile->min_first = tile->max_first = first;
+}
+
+/* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
+   lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
+   no later key changes a row. */
+static void hai_scan_exact(hai_job *job, hai_scan *scan) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  hai_index split =
+      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
+  hai_tiles_run(&tile, 1, 0, scan->begin);
+  hai_tile_lse(tile, scan->lse_sinks);
+  hai_tile_from(tile, scan->end);
+  hai_tiles_run(&tile, 1, scan->end, split);
+  hai_tile_lse(tile, scan->lse_level);
+  hai_tiles_run(&tile, 1, split, plan->n_key);
+  hai_tile_lse(tile, scan->lse_exact);
+  hai_tile_aim(tile, 0, tile->n);
+}
+
+/* Adds the tile to the task's tally. */
+static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+  const hai_tile *tile = job->tile;
+  hai_tally *tally = scan->tally;
+  hai_index skipped = is_exact ? 0 : scan->end - scan->begin - scan->n_kept;
+  int i;
+  for (i = 0; i < tile->n; i++) {
+    float lse = hai_state_lse(tile->m[i], tile->l[i]);
+    tally->met += HAI_AS(float, hai_max(0, tile->last[i] + 1 - skipped));
+    if (is_exact) {
+      scan->error[i] = 0.0f;
+      tally->exact++;
+      continue;
+    }
+    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
+    tally->sampled +=
+        hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
+    if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
+      scan->missed[tally->missed++] = hai_to_int(row + i);
+  }
+}
+
+/* A tile of queries from `row` on meets what is exact and its sample. Returns 0 where it has to meet every
+   key: its states are then to be begun anew. */
+static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tile = job->tile;
+  float times = 1.0f, keys;
+  int doubled = 0;
+  scan->end = hai_scan_end(plan, row);
+  scan->begin = hai_min(plan->sink_keys, scan->end);
+  keys = HAI_AS(float, scan->end - scan->begin);
+  if (scan->exact_tiles > 0) {
+    scan->exact_tiles--;
+    return 0;
+  }
+  if (!hai_scan_pays(plan, scan->end - scan->begin)) return 0;
+  scan->query = hai_scan_query(job, scan);
+  scan->offset = hai_scan_offset(job, row);
+  hai_scan_encode(job, scan);
+  hai_scan_exact(job, scan);
+  hai_tile_save(tile, scan->state);
+  hai_scan_pilot(job, scan);
+  for (;;) {
+    hai_scan_levels(job, scan);
+    hai_scan_keys(job, scan);
+    times =
+        plan->params->tolerance > 0.0f && HAI_AS(float, scan->n_kept) * HAI_KEPT_COST > keys ? 0.0f : 1.0f;
+    if (times > 0.0f) {
+      hai_scan_attend(job, scan);
+      hai_scan_judge(job, scan);
+      if (plan->params->tolerance == 0.0f) break;
+      if (doubled < HAI_MOST_DOUBLED) times = hai_scan_times(job, scan);
+    }
+    if (times == 0.0f) scan->exact_tiles = HAI_HELD_TILES;
+    if (times <= 1.0f) break;
+    if (!doubled++) scan->tally->doubled += tile->n;
+    scan->budget *= times;
+    hai_tile_load(tile, scan->state);
+  }
+  if (plan->params->tolerance > 0.0f && times > 0.0f) hai_scan_learn(job, scan);
+  return times > 0.0f;
+}
+
+/* ---- The stage ---- */
+
+/* Opens the tile for queries row .. row + n - 1 of the head. */
+static void hai_scan_open(hai_job *job, hai_index row, int n) {
+  hai_index first, last;
+  int i;
+  for (i = 0; i < n; i++) {
+    hai_seen_keys(job->plan, row + i, &first, &last);
+    hai_tile_query(job, i, job->head, row + i, first, last);
+  }
+  hai_tile_open(job, n, job->plan->value_dim);
+  hai_tile_begin(job);
+  job->tile->guarded = job->plan->problem->causal;
+}
+
+/* Where the relative errors of the job's queries go: [n_query], or NULL. */
+static float *hai_errors(const hai_job *job) {
+  const hai_plan *plan = job->plan;
+  if (plan->problem->query_error) return plan->problem->query_error + hai_flat_head(job) * plan->n_query;
+  return plan->reporting ? hai_floats(job, HAI_ARRAY_ERROR) : HAI_NULL;
+}
+
+/* Floats for each lane of a scan's arrays, and bytes of all its memory. */
+static hai_index hai_scan_lane_floats(const hai_plan *plan) {
+  hai_index packed = hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
+  return packed + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
+}
+static size_t hai_scan_bytes(const hai_plan *plan) {
+  hai_index lanes = plan->float_kernel->lanes;
+  return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
+         hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
+}
+
+/* The mean squared distance of values from the sketch's centre, by some of them. */
+static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
+  hai_index n = hai_sketch_blocks(job->plan) * HAI_CHUNK, i;
+  float sum = 0.0f, seen = 0.0f;
+  for (i = 0; i < HAI_CHUNK; i++) {
+    float distance = scan->sketch.distance[hai_cut(n, HAI_CHUNK, i)];
+    if (!hai_finite(distance)) continue;
+    sum += distance;
+    seen += 1.0f;
+  }
+  return seen > 0.0f ? sum / seen : 0.0f;
+}
+
+/* Lays the scan's memory out in the job's scratch. */
+static void hai_scan_place(hai_job *job, hai_scan *scan) {
+  const hai_plan *plan = job->plan;
+  hai_index lanes = plan->float_kernel->lanes, row = job->chunk * HAI_SCAN_ROWS;
+  char *at = job->scratch;
+  int has_packed = !hai_is_f32(plan->kernel->dtype) || plan->may_use_amx;
+  scan->kernel = plan->scan_kernel;
+  scan->sketch = hai_sketch_of(job);
+  scan->packed = hai_carve(&at, has_packed ? plan->head_dim * lanes : 0);
+  scan->queries.dim = hai_code_dim(plan);
+  scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, hai_code_dim(plan) / 4 * lanes));
+  scan->queries.level = hai_carve(&at, lanes);
+  scan->mean = hai_carve(&at, HAI_CHUNK * lanes);
+  scan->high = hai_carve(&at, lanes);
+  scan->sum = hai_carve(&at, lanes);
+  scan->group = hai_carve(&at, lanes);
+  scan->near = hai_carve(&at, lanes);
+  scan->far = hai_carve(&at, lanes);
+  scan->norm = hai_carve(&at, lanes);
+  scan->apart = hai_carve(&at, lanes);
+  scan->error = hai_carve(&at, lanes);
+  scan->lse_sinks = hai_carve(&at, lanes);
+  scan->lse_level = hai_carve(&at, lanes);
+  scan->lse_exact = hai_carve(&at, lanes);
+  scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
+  scan->kept = HAI_PLACE(hai_kept, at);
+  scan->budget = HAI_AS(float, hai_max(1, plan->sample_size));
+  scan->distance = hai_scan_distance(job, scan);
+  scan->exact_tiles = 0;
+  scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
+  scan->missed = hai_ints(job, HAI_ARRAY_MISSED) + row;
+  HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
+}
+
+/* Tiles t .. n - 1, whose first query is `row`, begin anew and meet every key. */
+static void hai_scan_nothing(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
+  int i;
+  for (i = 0; i < n; i++) {
+    job->tile = tiles[i];
+    hai_scan_open(job, row, tiles[i]->n);
+    row += tiles[i]->n;
+  }
+  hai_tiles_run(tiles, n, 0, job->plan->n_key);
+}
+
+/* Writes what a tile has come to. */
+static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+  float *errors = hai_errors(job);
+  int i;
+  hai_scan_count(job, scan, row, is_exact);
+  hai_tile_close(job);
+  for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = scan->error[i];
+}
+
+/* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to,
+   all do, since tiles that meet keys together read them once. */
+static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles, int n, hai_index row) {
+  int t = 0, scanned, together;
+  while (t < n) {
+    job->tile = tiles[t];
+    scanned = hai_scan_tile(job, scan, row);
+    together = scanned || t ? 1 : n;
+    if (!scanned) hai_scan_nothing(job, tiles + t, together, row);
+    for (; together > 0; together--, t++) {
+      job->tile = tiles[t];
+      hai_scan_close(job, scan, row, !scanned);
+      row += tiles[t]->n;
+    }
+  }
+}
+
+/* Stage SCAN: HAI_SCAN_ROWS queries of a head. Reads the sketch, queries, keys and values; writes results,
+   errors, missed rows and the tally. Cost: for each query a product of small integers with each key, and the
+   keys that are kept. */
+HAI_APART void hai_stage_scan(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_tile *tiles[HAI_MAX_TILES];
+  hai_scan scan;
+  hai_index row = job->chunk * HAI_SCAN_ROWS, end = hai_min(row + HAI_SCAN_ROWS, plan->n_query), next;
+  int n = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, i;
+  hai_scan_place(job, &scan);
+  for (; row < end; row = next) {
+    for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
+      job->tile = tiles[i];
+      hai_scan_open(job, next, hai_to_int(hai_min(lanes, end - next)));
+    }
+    hai_scan_tiles(job, &scan, tiles, i, row);
+  }
+}
+#endif
