@@ -32,6 +32,7 @@ static hyperattn_params preset(int which) {
   hyperattn_params params = which == 1 ? hyperattn_paper_params() : hyperattn_linear_params();
   params.min_seq_len = 128;
   if (which == 2) params.method = HYPERATTN_EXACT;
+  if (which == 3) params.method = HYPERATTN_SCAN, params.sample_size = 16;
   return params;
 }
 
@@ -40,7 +41,7 @@ typedef void (*holds)(const hyperattn_problem *p, const hyperattn_params *params
 static void for_each_preset(holds check) {
   hyperattn_problem p[N];
   some_problems(p);
-  for (int which = 0; which < 3; which++) {
+  for (int which = 0; which < 4; which++) {
     hyperattn_params params = preset(which);
     void *memory;
     check(p, &params, prepare(p, N, &params, &memory));
@@ -65,7 +66,8 @@ static void plans_differ_in_places_alone(const hyperattn_problem *p, const hyper
     assert_true(moved.layout.scratch_bytes >= own.layout.scratch_bytes);
     end = moved.layout.begin[0] + own.layout.scratch;
     moved.problem = &p[i], moved.params = params;
-    for (int a = HAI_N_ARRAYS - 1; a >= 0; a--) moved.layout.begin[a] -= moved.layout.begin[0];
+    moved.layout.scan -= moved.layout.begin[0];
+    for (int a = HAI_ARRAY_CODE - 1; a >= 0; a--) moved.layout.begin[a] -= moved.layout.begin[0];
     moved.layout.scratch = own.layout.scratch, moved.layout.scratch_bytes = own.layout.scratch_bytes;
     assert_memory_equal(&moved, &own, sizeof own);
   }
