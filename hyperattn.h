@@ -3174,8 +3174,8 @@ HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
 HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
   return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
 }
-HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(int8_t *p, __m512i x) {
-  _mm_storeu_si128(HAI_REINTERPRET(__m128i *, p), _mm512_cvtepi32_epi8(x));
+HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(void *p, __m512i x) {
+  _mm_storeu_si128(HAI_AS(__m128i *, p), _mm512_cvtepi32_epi8(x));
 }
 HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
 
@@ -3212,11 +3212,10 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                       \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
-  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_STARTS(r)                                                      \
+  HAI_INTS c##r##0 = HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b0),              \
+           c##r##1 = n > 1 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b1) : b1, \
+           c##r##2 = n > 2 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b2) : b2;
 #define HAI_SCAN_LOAD(x, p)                             \
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
@@ -3228,11 +3227,11 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                    \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
-  hai_index t, dim = queries->dim;                       \
-  const int32_t *query = queries->code + queries->begin; \
-  HAI_SCAN_LOAD(b, threshold)                            \
+#define HAI_SCAN_SUMS                                                                            \
+  const int32_t *query = queries->code + queries->begin;                                         \
+  hai_index t, dim = queries->dim;                                                               \
+  HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
+                       b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
 #define HAI_SCAN_OUT(r)                                  \
@@ -3308,7 +3307,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
@@ -3528,11 +3527,10 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                       \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
-  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_STARTS(r)                                                      \
+  HAI_INTS c##r##0 = HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b0),              \
+           c##r##1 = n > 1 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b1) : b1, \
+           c##r##2 = n > 2 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b2) : b2;
 #define HAI_SCAN_LOAD(x, p)                             \
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
@@ -3544,11 +3542,11 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                    \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
-  hai_index t, dim = queries->dim;                       \
-  const int32_t *query = queries->code + queries->begin; \
-  HAI_SCAN_LOAD(b, threshold)                            \
+#define HAI_SCAN_SUMS                                                                            \
+  const int32_t *query = queries->code + queries->begin;                                         \
+  hai_index t, dim = queries->dim;                                                               \
+  HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
+                       b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
 #define HAI_SCAN_OUT(r)                                  \
@@ -3624,7 +3622,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
@@ -5460,9 +5458,9 @@ static const hai_kernel hai_kernel_avx2 = {
 
 #if HAI_AVX2 && HAI_SCAN
 #define HAI_I_avx2 HAI_TARGET_avx2 HAI_INLINE __m256i
-HAI_I_avx2 hai_ints_avx2(const int32_t *p) { return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p)); }
-HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(int32_t *p, __m256i x) {
-  _mm256_storeu_si256(HAI_REINTERPRET(__m256i *, p), x);
+HAI_I_avx2 hai_ints_avx2(const void *p) { return _mm256_loadu_si256(HAI_AS(const __m256i *, p)); }
+HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(void *p, __m256i x) {
+  _mm256_storeu_si256(HAI_AS(__m256i *, p), x);
 }
 HAI_I_avx2 hai_ints1_avx2(int32_t x) { return _mm256_set1_epi32(x); }
 HAI_I_avx2 hai_word_avx2(const int8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
@@ -5480,9 +5478,9 @@ HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
 HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
   return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
 }
-HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(int8_t *p, __m256i x) {
+HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
   __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  _mm_storel_epi64(HAI_REINTERPRET(__m128i *, p), _mm_packs_epi16(y, y));
+  _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packs_epi16(y, y));
 }
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -5523,11 +5521,10 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                       \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
-  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_STARTS(r)                                                      \
+  HAI_INTS c##r##0 = HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b0),              \
+           c##r##1 = n > 1 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b1) : b1, \
+           c##r##2 = n > 2 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b2) : b2;
 #define HAI_SCAN_LOAD(x, p)                             \
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
@@ -5539,11 +5536,11 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                    \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
-  hai_index t, dim = queries->dim;                       \
-  const int32_t *query = queries->code + queries->begin; \
-  HAI_SCAN_LOAD(b, threshold)                            \
+#define HAI_SCAN_SUMS                                                                            \
+  const int32_t *query = queries->code + queries->begin;                                         \
+  hai_index t, dim = queries->dim;                                                               \
+  HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
+                       b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
 #define HAI_SCAN_OUT(r)                                  \
@@ -5619,7 +5616,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
@@ -5840,11 +5837,10 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                       \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
-  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_STARTS(r)                                                      \
+  HAI_INTS c##r##0 = HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b0),              \
+           c##r##1 = n > 1 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b1) : b1, \
+           c##r##2 = n > 2 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b2) : b2;
 #define HAI_SCAN_LOAD(x, p)                             \
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
@@ -5856,11 +5852,11 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                    \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
-  hai_index t, dim = queries->dim;                       \
-  const int32_t *query = queries->code + queries->begin; \
-  HAI_SCAN_LOAD(b, threshold)                            \
+#define HAI_SCAN_SUMS                                                                            \
+  const int32_t *query = queries->code + queries->begin;                                         \
+  hai_index t, dim = queries->dim;                                                               \
+  HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
+                       b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
 #define HAI_SCAN_OUT(r)                                  \
@@ -5936,7 +5932,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
@@ -7178,11 +7174,10 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                       \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
-  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_STARTS(r)                                                      \
+  HAI_INTS c##r##0 = HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b0),              \
+           c##r##1 = n > 1 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b1) : b1, \
+           c##r##2 = n > 2 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b2) : b2;
 #define HAI_SCAN_LOAD(x, p)                             \
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
@@ -7194,11 +7189,11 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                    \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
-  hai_index t, dim = queries->dim;                       \
-  const int32_t *query = queries->code + queries->begin; \
-  HAI_SCAN_LOAD(b, threshold)                            \
+#define HAI_SCAN_SUMS                                                                            \
+  const int32_t *query = queries->code + queries->begin;                                         \
+  hai_index t, dim = queries->dim;                                                               \
+  HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
+                       b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
 #define HAI_SCAN_OUT(r)                                  \
@@ -7274,7 +7269,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
@@ -11240,8 +11235,9 @@ static float hai_scan_cost(const hai_plan *plan) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
               keys = hai_scan_end(plan, row);
     hai_seen_keys(plan, row, &first, &last);
-    exact += HAI_AS(float, hai_max(0, last + 1));
-    work += HAI_AS(float, hai_max(0, last + 1));
+    if (last < 0) continue;
+    exact += HAI_AS(float, last + 1);
+    work += HAI_AS(float, last + 1);
     if (hai_scan_pays(plan, keys))
       work += hai_scan_work(plan, HAI_AS(float, keys), kept) - HAI_AS(float, keys);
   }
@@ -11514,10 +11510,10 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
 /* ---- The budget ---- */
 
 /* How many of the tile's queries would miss the tolerance with a budget `times` as large. */
-static int hai_scan_misses(const hai_job *job, const hai_scan *scan, float times) {
-  float allowed = job->plan->params->tolerance * hai_sqrt(times);
-  int n = 0, i;
-  for (i = 0; i < job->tile->n; i++) n += scan->error[i] > allowed;
+static float hai_scan_misses(const hai_job *job, const hai_scan *scan, float times) {
+  float allowed = job->plan->params->tolerance * hai_sqrt(times), n = 0.0f;
+  int i;
+  for (i = 0; i < job->tile->n; i++) n += scan->error[i] > allowed ? 1.0f : 0.0f;
   return n;
 }
 
@@ -11527,7 +11523,7 @@ static float hai_scan_price(const hai_job *job, const hai_scan *scan, float time
   float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
   float kept = HAI_AS(float, scan->n_kept) * hai_sqrt(times);
   return lanes * (kept < keys ? kept : keys) * HAI_KEPT_COST +
-         HAI_AS(float, hai_scan_misses(job, scan, times)) * keys * HAI_MEND_COST;
+         hai_scan_misses(job, scan, times) * keys * HAI_MEND_COST;
 }
 
 /* Which of n budgets, as multiples of the tile's, costs least: what is kept, the queries left to be mended
@@ -11552,7 +11548,7 @@ static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
   static const float more[] = {2.0f, 4.0f, 8.0f, 16.0f};
   float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
   float again = lanes * keys * job->plan->scan_kernel->cost;
-  float own = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
+  float own = hai_scan_misses(job, scan, 1.0f) * keys * HAI_MEND_COST;
   float best = hai_scan_cheapest(job, scan, more, 4, own, again);
   float least = best > 1.0f ? hai_scan_price(job, scan, best) + again : own;
   return lanes * keys < least ? 0.0f : best;
@@ -11604,7 +11600,7 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
   int i;
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
-    tally->met += HAI_AS(float, hai_max(0, tile->last[i] + 1 - skipped));
+    if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
     if (is_exact) {
       scan->error[i] = 0.0f;
       tally->exact++;
@@ -11732,7 +11728,7 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->lse_exact = hai_carve(&at, lanes);
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);
-  scan->budget = HAI_AS(float, hai_max(1, plan->sample_size));
+  scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
   scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;

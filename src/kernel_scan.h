@@ -12,11 +12,10 @@
      bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
-#define HAI_SCAN_STARTS(r)                                       \
-  HAI_INTS c##r##0 = HAI_ISA(ints1)(start[r]), c##r##1, c##r##2; \
-  c##r##1 = n > 1 ? HAI_ISA(minus)(c##r##0, b1) : c##r##0;       \
-  c##r##2 = n > 2 ? HAI_ISA(minus)(c##r##0, b2) : c##r##0;       \
-  c##r##0 = HAI_ISA(minus)(c##r##0, b0);
+#define HAI_SCAN_STARTS(r)                                                      \
+  HAI_INTS c##r##0 = HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b0),              \
+           c##r##1 = n > 1 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b1) : b1, \
+           c##r##2 = n > 2 ? HAI_ISA(minus)(HAI_ISA(ints1)(start[r]), b2) : b2;
 #define HAI_SCAN_LOAD(x, p)                             \
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
@@ -28,11 +27,11 @@
   if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
 
 /* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                    \
-  HAI_INTS a0, a1, a2, b0, b1, b2;                       \
-  hai_index t, dim = queries->dim;                       \
-  const int32_t *query = queries->code + queries->begin; \
-  HAI_SCAN_LOAD(b, threshold)                            \
+#define HAI_SCAN_SUMS                                                                            \
+  const int32_t *query = queries->code + queries->begin;                                         \
+  hai_index t, dim = queries->dim;                                                               \
+  HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
+                       b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
   HAI_ROWS(HAI_SCAN_STARTS)
 
 #define HAI_SCAN_OUT(r)                                  \
@@ -108,7 +107,7 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES];
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;

@@ -2,9 +2,9 @@
 
 #if HAI_AVX2 && HAI_SCAN
 #define HAI_I_avx2 HAI_TARGET_avx2 HAI_INLINE __m256i
-HAI_I_avx2 hai_ints_avx2(const int32_t *p) { return _mm256_loadu_si256(HAI_REINTERPRET(const __m256i *, p)); }
-HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(int32_t *p, __m256i x) {
-  _mm256_storeu_si256(HAI_REINTERPRET(__m256i *, p), x);
+HAI_I_avx2 hai_ints_avx2(const void *p) { return _mm256_loadu_si256(HAI_AS(const __m256i *, p)); }
+HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(void *p, __m256i x) {
+  _mm256_storeu_si256(HAI_AS(__m256i *, p), x);
 }
 HAI_I_avx2 hai_ints1_avx2(int32_t x) { return _mm256_set1_epi32(x); }
 HAI_I_avx2 hai_word_avx2(const int8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
@@ -22,9 +22,9 @@ HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
 HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
   return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
 }
-HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(int8_t *p, __m256i x) {
+HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
   __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  _mm_storel_epi64(HAI_REINTERPRET(__m128i *, p), _mm_packs_epi16(y, y));
+  _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packs_epi16(y, y));
 }
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

@@ -20,8 +20,8 @@ HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
 HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
   return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
 }
-HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(int8_t *p, __m512i x) {
-  _mm_storeu_si128(HAI_REINTERPRET(__m128i *, p), _mm512_cvtepi32_epi8(x));
+HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(void *p, __m512i x) {
+  _mm_storeu_si128(HAI_AS(__m128i *, p), _mm512_cvtepi32_epi8(x));
 }
 HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
 

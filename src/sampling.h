@@ -71,10 +71,10 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
 /* ---- The budget ---- */
 
 /* How many of the tile's queries would miss the tolerance with a budget `times` as large. */
-static int hai_scan_misses(const hai_job *job, const hai_scan *scan, float times) {
-  float allowed = job->plan->params->tolerance * hai_sqrt(times);
-  int n = 0, i;
-  for (i = 0; i < job->tile->n; i++) n += scan->error[i] > allowed;
+static float hai_scan_misses(const hai_job *job, const hai_scan *scan, float times) {
+  float allowed = job->plan->params->tolerance * hai_sqrt(times), n = 0.0f;
+  int i;
+  for (i = 0; i < job->tile->n; i++) n += scan->error[i] > allowed ? 1.0f : 0.0f;
   return n;
 }
 
@@ -84,7 +84,7 @@ static float hai_scan_price(const hai_job *job, const hai_scan *scan, float time
   float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
   float kept = HAI_AS(float, scan->n_kept) * hai_sqrt(times);
   return lanes * (kept < keys ? kept : keys) * HAI_KEPT_COST +
-         HAI_AS(float, hai_scan_misses(job, scan, times)) * keys * HAI_MEND_COST;
+         hai_scan_misses(job, scan, times) * keys * HAI_MEND_COST;
 }
 
 /* Which of n budgets, as multiples of the tile's, costs least: what is kept, the queries left to be mended
@@ -109,7 +109,7 @@ static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
   static const float more[] = {2.0f, 4.0f, 8.0f, 16.0f};
   float lanes = HAI_AS(float, job->tile->n), keys = HAI_AS(float, scan->end - scan->begin);
   float again = lanes * keys * job->plan->scan_kernel->cost;
-  float own = HAI_AS(float, hai_scan_misses(job, scan, 1.0f)) * keys * HAI_MEND_COST;
+  float own = hai_scan_misses(job, scan, 1.0f) * keys * HAI_MEND_COST;
   float best = hai_scan_cheapest(job, scan, more, 4, own, again);
   float least = best > 1.0f ? hai_scan_price(job, scan, best) + again : own;
   return lanes * keys < least ? 0.0f : best;

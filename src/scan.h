@@ -84,8 +84,9 @@ static float hai_scan_cost(const hai_plan *plan) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
               keys = hai_scan_end(plan, row);
     hai_seen_keys(plan, row, &first, &last);
-    exact += HAI_AS(float, hai_max(0, last + 1));
-    work += HAI_AS(float, hai_max(0, last + 1));
+    if (last < 0) continue;
+    exact += HAI_AS(float, last + 1);
+    work += HAI_AS(float, last + 1);
     if (hai_scan_pays(plan, keys))
       work += hai_scan_work(plan, HAI_AS(float, keys), kept) - HAI_AS(float, keys);
   }

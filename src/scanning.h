@@ -34,7 +34,7 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
   int i;
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
-    tally->met += HAI_AS(float, hai_max(0, tile->last[i] + 1 - skipped));
+    if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
     if (is_exact) {
       scan->error[i] = 0.0f;
       tally->exact++;
@@ -162,7 +162,7 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->lse_exact = hai_carve(&at, lanes);
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);
-  scan->budget = HAI_AS(float, hai_max(1, plan->sample_size));
+  scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
   scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
