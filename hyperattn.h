@@ -1561,10 +1561,10 @@ typedef struct hai_scan_kernel {
      most[j] = max_i (sum of codes' products - lift[j] - floor'((level[i] - mean[i]) / unit)), floor' rounding
      towards 0. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
-  /* near[i] = near[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j], far[i] likewise without
-     distance. */
+  /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
+     without distance. */
   void (*spread)(const float *weight, int n_keys, const float *missing, const float *distance,
-                 const float *factor, int begin, int end, float *near, float *far);
+                 const float *factor, int begin, int end, float *scatter, float *squares);
   /* For x = o / l: norm[i] = sum_t x[t][i]^2, apart[i] = sum_t (x[t][i] - centre[t])^2. */
   void (*distances)(const float *o, hai_index dim, const float *l, const float *centre, int begin, int end,
                     float *norm, float *apart);
@@ -1989,15 +1989,15 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
 
 static void hai_scan_spread_scalar(const float *weight, int n_keys, const float *missing,
                                    const float *distance, const float *factor, int begin, int end,
-                                   float *near, float *far) {
+                                   float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i++) {
-    near[i] *= factor[i] * factor[i];
-    far[i] *= factor[i] * factor[i];
+    scatter[i] *= factor[i] * factor[i];
+    squares[i] *= factor[i] * factor[i];
     for (j = 0; j < n_keys; j++) {
       float w = weight[j * HAI_SCALAR_LANES + i], square = w * w * missing[j];
-      near[i] += square * distance[j];
-      far[i] += square;
+      scatter[i] += square * distance[j];
+      squares[i] += square;
     }
   }
 }
@@ -3383,21 +3383,21 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
-                                            float *near, float *far) {
+                                            float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
     f = HAI_ISA(mul)(f, f);
-    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
-    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(scatter + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(squares + i), f);
     for (j = 0; j < n_keys; j++) {
       w = HAI_ISA(load)(weight + j * HAI_LANES + i);
       w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
       a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
       b = HAI_ISA(add)(b, w);
     }
-    HAI_ISA(store)(near + i, a);
-    HAI_ISA(store)(far + i, b);
+    HAI_ISA(store)(scatter + i, a);
+    HAI_ISA(store)(squares + i, b);
   }
 }
 
@@ -3698,21 +3698,21 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
-                                            float *near, float *far) {
+                                            float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
     f = HAI_ISA(mul)(f, f);
-    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
-    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(scatter + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(squares + i), f);
     for (j = 0; j < n_keys; j++) {
       w = HAI_ISA(load)(weight + j * HAI_LANES + i);
       w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
       a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
       b = HAI_ISA(add)(b, w);
     }
-    HAI_ISA(store)(near + i, a);
-    HAI_ISA(store)(far + i, b);
+    HAI_ISA(store)(scatter + i, a);
+    HAI_ISA(store)(squares + i, b);
   }
 }
 
@@ -5692,21 +5692,21 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
-                                            float *near, float *far) {
+                                            float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
     f = HAI_ISA(mul)(f, f);
-    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
-    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(scatter + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(squares + i), f);
     for (j = 0; j < n_keys; j++) {
       w = HAI_ISA(load)(weight + j * HAI_LANES + i);
       w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
       a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
       b = HAI_ISA(add)(b, w);
     }
-    HAI_ISA(store)(near + i, a);
-    HAI_ISA(store)(far + i, b);
+    HAI_ISA(store)(scatter + i, a);
+    HAI_ISA(store)(squares + i, b);
   }
 }
 
@@ -6008,21 +6008,21 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
-                                            float *near, float *far) {
+                                            float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
     f = HAI_ISA(mul)(f, f);
-    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
-    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(scatter + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(squares + i), f);
     for (j = 0; j < n_keys; j++) {
       w = HAI_ISA(load)(weight + j * HAI_LANES + i);
       w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
       a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
       b = HAI_ISA(add)(b, w);
     }
-    HAI_ISA(store)(near + i, a);
-    HAI_ISA(store)(far + i, b);
+    HAI_ISA(store)(scatter + i, a);
+    HAI_ISA(store)(squares + i, b);
   }
 }
 
@@ -7345,21 +7345,21 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
-                                            float *near, float *far) {
+                                            float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
     f = HAI_ISA(mul)(f, f);
-    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
-    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(scatter + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(squares + i), f);
     for (j = 0; j < n_keys; j++) {
       w = HAI_ISA(load)(weight + j * HAI_LANES + i);
       w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
       a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
       b = HAI_ISA(add)(b, w);
     }
-    HAI_ISA(store)(near + i, a);
-    HAI_ISA(store)(far + i, b);
+    HAI_ISA(store)(scatter + i, a);
+    HAI_ISA(store)(squares + i, b);
   }
 }
 
@@ -8236,7 +8236,7 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
   X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
   /* relative error of each query, where the caller has no query_error: [n_query] */ \
-  X(ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, ERROR)                      \
+  X(QUERY_ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, QUERY_ERROR)          \
   /* what each task of the scan has done: [tasks] */                                 \
   X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
@@ -11188,7 +11188,7 @@ typedef struct hai_scan {
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
-  float *near, *far, *norm, *apart;     /* [lanes]: of the sample's variance */
+  float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                       /* of values from the centre, squared, on average */
   float *error;                         /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,
@@ -11456,7 +11456,7 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   float missing[HAI_CHUNK], distance[HAI_CHUNK];
   int32_t at, next;
   int i, j;
-  for (i = 0; i < tile->kernel->lanes; i++) scan->near[i] = scan->far[i] = 0.0f;
+  for (i = 0; i < tile->kernel->lanes; i++) scan->scatter[i] = scan->squares[i] = 0.0f;
   hai_tile_aim(tile, 0, tile->n);
   for (at = 0; at < scan->n_kept; at = next) {
     next = at + HAI_CHUNK < scan->n_kept ? at + HAI_CHUNK : scan->n_kept;
@@ -11472,7 +11472,7 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
     tile->weighted = 1;
     hai_tile_flush(tile);
     scan->kernel->spread(tile->score, next - at, missing, distance, tile->factor, tile->begin, tile->end,
-                         scan->near, scan->far);
+                         scan->scatter, scan->squares);
   }
 }
 
@@ -11499,9 +11499,9 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float l = tile->l[i], total = hai_scan_total(scan, i), found = hai_state_lse(tile->m[i], l);
     float share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
     float budget = scan->budget * (found < total ? hai_share(found, total) : 1.0f);
-    float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
-    float far = share * (scan->distance + scan->apart[i]) / budget;
-    scan->error[i] = hai_relative(near + far / (budget * share + 1.0f), scan->norm[i]);
+    float seen = l == 0.0f ? 0.0f : (scan->scatter[i] + scan->squares[i] * scan->apart[i]) / l / l;
+    float unseen = share * (scan->distance + scan->apart[i]) / budget;
+    scan->error[i] = hai_relative(seen + unseen / (budget * share + 1.0f), scan->norm[i]);
     if (scan->norm[i] < HAI_LEAST_SQUARE && !hai_lane_is_zero(tile, i)) scan->error[i] = hai_inf();
     if (hai_scan_is_outlier(scan, i)) scan->error[i] = hai_inf();
   }
@@ -11556,8 +11556,8 @@ static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
 
 /* The next tile's budget: what would have been best for this one. */
 static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
-  static const float near[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
-  scan->budget *= hai_scan_cheapest(job, scan, near, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
+  static const float around[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
+  scan->budget *= hai_scan_cheapest(job, scan, around, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
 #endif
@@ -11675,7 +11675,7 @@ static void hai_scan_open(hai_job *job, hai_index row, int n) {
 static float *hai_errors(const hai_job *job) {
   const hai_plan *plan = job->plan;
   if (plan->problem->query_error) return plan->problem->query_error + hai_flat_head(job) * plan->n_query;
-  return plan->reporting ? hai_floats(job, HAI_ARRAY_ERROR) : HAI_NULL;
+  return plan->reporting ? hai_floats(job, HAI_ARRAY_QUERY_ERROR) : HAI_NULL;
 }
 
 /* Floats for each lane of a scan's arrays, and bytes of all its memory. */
@@ -11718,8 +11718,8 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->high = hai_carve(&at, lanes);
   scan->sum = hai_carve(&at, lanes);
   scan->group = hai_carve(&at, lanes);
-  scan->near = hai_carve(&at, lanes);
-  scan->far = hai_carve(&at, lanes);
+  scan->scatter = hai_carve(&at, lanes);
+  scan->squares = hai_carve(&at, lanes);
   scan->norm = hai_carve(&at, lanes);
   scan->apart = hai_carve(&at, lanes);
   scan->error = hai_carve(&at, lanes);

@@ -65,7 +65,7 @@
   /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
   X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
   /* relative error of each query, where the caller has no query_error: [n_query] */ \
-  X(ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, ERROR)                      \
+  X(QUERY_ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, QUERY_ERROR)          \
   /* what each task of the scan has done: [tasks] */                                 \
   X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 

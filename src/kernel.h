@@ -68,10 +68,10 @@ typedef struct hai_scan_kernel {
      most[j] = max_i (sum of codes' products - lift[j] - floor'((level[i] - mean[i]) / unit)), floor' rounding
      towards 0. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
-  /* near[i] = near[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j], far[i] likewise without
-     distance. */
+  /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
+     without distance. */
   void (*spread)(const float *weight, int n_keys, const float *missing, const float *distance,
-                 const float *factor, int begin, int end, float *near, float *far);
+                 const float *factor, int begin, int end, float *scatter, float *squares);
   /* For x = o / l: norm[i] = sum_t x[t][i]^2, apart[i] = sum_t (x[t][i] - centre[t])^2. */
   void (*distances)(const float *o, hai_index dim, const float *l, const float *centre, int begin, int end,
                     float *norm, float *apart);

@@ -183,21 +183,21 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
 
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
-                                            float *near, float *far) {
+                                            float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i += HAI_WIDTH) {
     HAI_VECTOR f = HAI_ISA(load)(factor + i), a, b, w;
     f = HAI_ISA(mul)(f, f);
-    a = HAI_ISA(mul)(HAI_ISA(load)(near + i), f);
-    b = HAI_ISA(mul)(HAI_ISA(load)(far + i), f);
+    a = HAI_ISA(mul)(HAI_ISA(load)(scatter + i), f);
+    b = HAI_ISA(mul)(HAI_ISA(load)(squares + i), f);
     for (j = 0; j < n_keys; j++) {
       w = HAI_ISA(load)(weight + j * HAI_LANES + i);
       w = HAI_ISA(mul)(HAI_ISA(mul)(w, w), HAI_ISA(set1)(missing[j]));
       a = HAI_ISA(fma)(w, HAI_ISA(set1)(distance[j]), a);
       b = HAI_ISA(add)(b, w);
     }
-    HAI_ISA(store)(near + i, a);
-    HAI_ISA(store)(far + i, b);
+    HAI_ISA(store)(scatter + i, a);
+    HAI_ISA(store)(squares + i, b);
   }
 }
 

@@ -96,15 +96,15 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
 
 static void hai_scan_spread_scalar(const float *weight, int n_keys, const float *missing,
                                    const float *distance, const float *factor, int begin, int end,
-                                   float *near, float *far) {
+                                   float *scatter, float *squares) {
   int i, j;
   for (i = begin; i < end; i++) {
-    near[i] *= factor[i] * factor[i];
-    far[i] *= factor[i] * factor[i];
+    scatter[i] *= factor[i] * factor[i];
+    squares[i] *= factor[i] * factor[i];
     for (j = 0; j < n_keys; j++) {
       float w = weight[j * HAI_SCALAR_LANES + i], square = w * w * missing[j];
-      near[i] += square * distance[j];
-      far[i] += square;
+      scatter[i] += square * distance[j];
+      squares[i] += square;
     }
   }
 }

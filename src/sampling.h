@@ -17,7 +17,7 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   float missing[HAI_CHUNK], distance[HAI_CHUNK];
   int32_t at, next;
   int i, j;
-  for (i = 0; i < tile->kernel->lanes; i++) scan->near[i] = scan->far[i] = 0.0f;
+  for (i = 0; i < tile->kernel->lanes; i++) scan->scatter[i] = scan->squares[i] = 0.0f;
   hai_tile_aim(tile, 0, tile->n);
   for (at = 0; at < scan->n_kept; at = next) {
     next = at + HAI_CHUNK < scan->n_kept ? at + HAI_CHUNK : scan->n_kept;
@@ -33,7 +33,7 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
     tile->weighted = 1;
     hai_tile_flush(tile);
     scan->kernel->spread(tile->score, next - at, missing, distance, tile->factor, tile->begin, tile->end,
-                         scan->near, scan->far);
+                         scan->scatter, scan->squares);
   }
 }
 
@@ -60,9 +60,9 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
     float l = tile->l[i], total = hai_scan_total(scan, i), found = hai_state_lse(tile->m[i], l);
     float share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
     float budget = scan->budget * (found < total ? hai_share(found, total) : 1.0f);
-    float near = l == 0.0f ? 0.0f : (scan->near[i] + scan->far[i] * scan->apart[i]) / l / l;
-    float far = share * (scan->distance + scan->apart[i]) / budget;
-    scan->error[i] = hai_relative(near + far / (budget * share + 1.0f), scan->norm[i]);
+    float seen = l == 0.0f ? 0.0f : (scan->scatter[i] + scan->squares[i] * scan->apart[i]) / l / l;
+    float unseen = share * (scan->distance + scan->apart[i]) / budget;
+    scan->error[i] = hai_relative(seen + unseen / (budget * share + 1.0f), scan->norm[i]);
     if (scan->norm[i] < HAI_LEAST_SQUARE && !hai_lane_is_zero(tile, i)) scan->error[i] = hai_inf();
     if (hai_scan_is_outlier(scan, i)) scan->error[i] = hai_inf();
   }
@@ -117,8 +117,8 @@ static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
 
 /* The next tile's budget: what would have been best for this one. */
 static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
-  static const float near[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
-  scan->budget *= hai_scan_cheapest(job, scan, near, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
+  static const float around[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
+  scan->budget *= hai_scan_cheapest(job, scan, around, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
   if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
 }
 #endif

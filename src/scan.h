@@ -37,7 +37,7 @@ typedef struct hai_scan {
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
-  float *near, *far, *norm, *apart;     /* [lanes]: of the sample's variance */
+  float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                       /* of values from the centre, squared, on average */
   float *error;                         /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,

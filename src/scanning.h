@@ -109,7 +109,7 @@ static void hai_scan_open(hai_job *job, hai_index row, int n) {
 static float *hai_errors(const hai_job *job) {
   const hai_plan *plan = job->plan;
   if (plan->problem->query_error) return plan->problem->query_error + hai_flat_head(job) * plan->n_query;
-  return plan->reporting ? hai_floats(job, HAI_ARRAY_ERROR) : HAI_NULL;
+  return plan->reporting ? hai_floats(job, HAI_ARRAY_QUERY_ERROR) : HAI_NULL;
 }
 
 /* Floats for each lane of a scan's arrays, and bytes of all its memory. */
@@ -152,8 +152,8 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->high = hai_carve(&at, lanes);
   scan->sum = hai_carve(&at, lanes);
   scan->group = hai_carve(&at, lanes);
-  scan->near = hai_carve(&at, lanes);
-  scan->far = hai_carve(&at, lanes);
+  scan->scatter = hai_carve(&at, lanes);
+  scan->squares = hai_carve(&at, lanes);
   scan->norm = hai_carve(&at, lanes);
   scan->apart = hai_carve(&at, lanes);
   scan->error = hai_carve(&at, lanes);
