@@ -73,6 +73,14 @@ static double array_bytes(const hai_plan *plan, int i) {
   return (double)plan->problem->batch * heads * (double)hai_array_count(plan, i) * (double)array->size;
 }
 
+/* Where it begins; the scan's follow one another. */
+static size_t array_begin(const hai_plan *plan, int i) {
+  size_t at = plan->layout.scan;
+  if (i < HAI_ARRAY_CODE) return plan->layout.begin[i];
+  for (int j = HAI_ARRAY_CODE; j < i; j++) at += ((size_t)array_bytes(plan, j) + 63) / 64 * 64;
+  return at;
+}
+
 /* Closes or opens all that lies between arrays, between workers, and before and behind. */
 static void set_gaps(const hai_plan *plan, char *workspace, size_t bytes, int workers, int is_open) {
   const hai_layout *y = &plan->layout;
@@ -80,7 +88,7 @@ static void set_gaps(const hai_plan *plan, char *workspace, size_t bytes, int wo
   size_t used = hai_worker_bytes(plan), covered = 0;
   assert_true(bytes == (size_t)(end - base) + 63); /* aligned in the worst case, it still fits */
   for (int i = 0; i <= HAI_N_ARRAYS; i++) {
-    size_t next = i < HAI_N_ARRAYS ? y->begin[i] : y->scratch;
+    size_t next = i < HAI_N_ARRAYS ? array_begin(plan, i) : y->scratch;
     if (next > covered) {
       /* a window's scratch lies where that of a shorter call would, which may be approximated */
       assert_true(next - covered < 64 || (plan->sliding && i == HAI_N_ARRAYS));
