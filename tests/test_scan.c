@@ -1097,7 +1097,8 @@ static void test_what_is_exact(void **state) {
   }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_codes_of_queries),
       cmocka_unit_test(test_estimates),
