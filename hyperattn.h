@@ -11164,8 +11164,8 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
 
    The sample tells its own error: the variance of out_i is about the sum over kept keys of (1 - P_j) (w_ij
    / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and |v_j - out_i|^2 about |v_j -
-   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned once
-   more with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
+   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned
+   again with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
    whatever costs least. The budget that would have cost least is the next tile's.
 
    Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its
@@ -11658,17 +11658,23 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
 
 /* ---- The stage ---- */
 
-/* Opens the tile for queries row .. row + n - 1 of the head. */
-static void hai_scan_open(hai_job *job, hai_index row, int n) {
+/* Puts query `row` of the head into a lane, to see all that it may; and opens the tile for n such queries. */
+static void hai_scan_lane(hai_job *job, int lane, hai_index row) {
   hai_index first, last;
-  int i;
-  for (i = 0; i < n; i++) {
-    hai_seen_keys(job->plan, row + i, &first, &last);
-    hai_tile_query(job, i, job->head, row + i, first, last);
-  }
+  hai_seen_keys(job->plan, row, &first, &last);
+  hai_tile_query(job, lane, job->head, row, first, last);
+}
+static void hai_scan_begin(hai_job *job, int n) {
   hai_tile_open(job, n, job->plan->value_dim);
   hai_tile_begin(job);
   job->tile->guarded = job->plan->problem->causal;
+}
+
+/* Opens the tile for queries row .. row + n - 1 of the head. */
+static void hai_scan_open(hai_job *job, hai_index row, int n) {
+  int i;
+  for (i = 0; i < n; i++) hai_scan_lane(job, i, row + i);
+  hai_scan_begin(job, n);
 }
 
 /* Where the relative errors of the job's queries go: [n_query], or NULL. */
@@ -11679,9 +11685,11 @@ static float *hai_errors(const hai_job *job) {
 }
 
 /* Floats for each lane of a scan's arrays, and bytes of all its memory. */
+static hai_index hai_scan_packed_dim(const hai_plan *plan) { /* of queries that are packed once more */
+  return hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
+}
 static hai_index hai_scan_lane_floats(const hai_plan *plan) {
-  hai_index packed = hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
-  return packed + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
+  return hai_scan_packed_dim(plan) + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
@@ -11707,10 +11715,9 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
   hai_index lanes = plan->float_kernel->lanes, row = job->chunk * HAI_SCAN_ROWS;
   char *at = job->scratch;
-  int has_packed = !hai_is_f32(plan->kernel->dtype) || plan->may_use_amx;
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
-  scan->packed = hai_carve(&at, has_packed ? plan->head_dim * lanes : 0);
+  scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
   scan->queries.dim = hai_code_dim(plan);
   scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, hai_code_dim(plan) / 4 * lanes));
   scan->queries.level = hai_carve(&at, lanes);
@@ -11736,8 +11743,8 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
 }
 
-/* Tiles t .. n - 1, whose first query is `row`, begin anew and meet every key. */
-static void hai_scan_nothing(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
+/* n tiles, whose first query is `row`, begin anew and meet every key. */
+static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
   int i;
   for (i = 0; i < n; i++) {
     job->tile = tiles[i];
@@ -11764,7 +11771,7 @@ static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles,
     job->tile = tiles[t];
     scanned = hai_scan_tile(job, scan, row);
     together = scanned || t ? 1 : n;
-    if (!scanned) hai_scan_nothing(job, tiles + t, together, row);
+    if (!scanned) hai_scan_afresh(job, tiles + t, together, row);
     for (; together > 0; together--, t++) {
       job->tile = tiles[t];
       hai_scan_close(job, scan, row, !scanned);
@@ -11822,17 +11829,14 @@ static hai_index hai_missed_row(const hai_job *job, hai_index index) {
 /* Opens the tile for n missed rows. */
 static void hai_mend_open(hai_job *job, hai_index index, int n) {
   float *errors = hai_errors(job);
-  hai_index row, first, last;
+  hai_index row;
   int i;
   for (i = 0; i < n; i++) {
     row = hai_missed_row(job, index + i);
-    hai_seen_keys(job->plan, row, &first, &last);
-    hai_tile_query(job, i, job->head, row, first, last);
+    hai_scan_lane(job, i, row);
     if (errors) errors[row] = 0.0f;
   }
-  hai_tile_open(job, n, job->plan->value_dim);
-  hai_tile_begin(job);
-  job->tile->guarded = job->plan->problem->causal;
+  hai_scan_begin(job, n);
 }
 
 /* Stage MEND: HAI_TASK_QUERIES missed rows of a head meet every key, or those that there are. */

@@ -25,17 +25,14 @@ static hai_index hai_missed_row(const hai_job *job, hai_index index) {
 /* Opens the tile for n missed rows. */
 static void hai_mend_open(hai_job *job, hai_index index, int n) {
   float *errors = hai_errors(job);
-  hai_index row, first, last;
+  hai_index row;
   int i;
   for (i = 0; i < n; i++) {
     row = hai_missed_row(job, index + i);
-    hai_seen_keys(job->plan, row, &first, &last);
-    hai_tile_query(job, i, job->head, row, first, last);
+    hai_scan_lane(job, i, row);
     if (errors) errors[row] = 0.0f;
   }
-  hai_tile_open(job, n, job->plan->value_dim);
-  hai_tile_begin(job);
-  job->tile->guarded = job->plan->problem->causal;
+  hai_scan_begin(job, n);
 }
 
 /* Stage MEND: HAI_TASK_QUERIES missed rows of a head meet every key, or those that there are. */

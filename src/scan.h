@@ -13,8 +13,8 @@
 
    The sample tells its own error: the variance of out_i is about the sum over kept keys of (1 - P_j) (w_ij
    / l_i)^2 |v_j - out_i|^2, w_ij the weight with which key j was met, and |v_j - out_i|^2 about |v_j -
-   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned once
-   more with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
+   c|^2 + |out_i - c|^2, c the sketch's centre. Where queries miss the tolerance, a tile is scanned
+   again with a larger budget, or attends to all keys, or leaves these queries to a later phase (mending.h):
    whatever costs least. The budget that would have cost least is the next tile's.
 
    Draws are one table for all tiles, of which each tile begins at a place of its own, by a hash of its
