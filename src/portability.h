@@ -225,7 +225,7 @@
 #define HAI_MOST_DRAW 268435456
 #define HAI_MOST_LEVEL 536870912
 
-#define HAI_PILOT_BLOCKS 128  /* most blocks of a pilot */
+#define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */

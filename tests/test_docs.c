@@ -72,19 +72,17 @@ static int is_approximated(int causal, int64_t n_query, int64_t n_key) {
   return hyperattn_cost(&p, &params) < 1.0f;
 }
 
-/* The README's introduction and docs/integrating.md name these lengths. */
+/* The README, docs/integrating.md and docs/python.md name these lengths. */
 static void test_where_the_default_preset_begins_to_approximate(void **state) {
   (void)state;
   assert_false(is_approximated(0, 1023, 1023));
   assert_true(is_approximated(0, 1024, 1024));
-  assert_false(is_approximated(1, 2047, 2047));
-  assert_true(is_approximated(1, 2048, 2048));
-  assert_false(is_approximated(1, 300, 1323)); /* chunks, over fewer than 1024 keys and over so many */
-  assert_true(is_approximated(1, 300, 1324));
-  assert_false(is_approximated(1, 190, 2048));
-  assert_true(is_approximated(1, 210, 2048));
-  assert_false(is_approximated(1, 140, 32768));
-  assert_true(is_approximated(1, 150, 32768));
+  assert_false(is_approximated(1, 1300, 1300));
+  assert_true(is_approximated(1, 1350, 1350));
+  assert_false(is_approximated(1, 127, 32768)); /* chunks */
+  assert_true(is_approximated(1, 128, 32768));
+  assert_false(is_approximated(1, 300, 1279));
+  assert_true(is_approximated(1, 300, 1300));
   assert_false(is_approximated(1, 1, 131072)); /* decoding */
 }
 
