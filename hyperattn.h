@@ -1093,17 +1093,22 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 
 /* The scan. */
-#define HAI_RAISED 64       /* what the codes of queries are raised by, so that none is negative */
-#define HAI_CODE_FINE 1024  /* parts of a code to which a query is rounded first */
-#define HAI_CODE_MOST 65000 /* the most of these, below HAI_RAISED codes */
-#define HAI_KEY_RAISED 128  /* likewise for keys, while they are rounded */
-#define HAI_KEY_MOST 130500
+#define HAI_KEY_RAISED 128   /* what the codes of keys are raised by, so that none is negative */
+#define HAI_RAISED_BYTES HAI_AS(int32_t, 0x80808080u) /* in each byte of a word */
+#define HAI_CODE_FINE 1024   /* parts of a code to which a coordinate is rounded first */
+#define HAI_CODE_MOST 65000  /* the most of these for a query, which make 63 codes, */
+#define HAI_KEY_MOST 130500  /* and for a key, which make 127 */
 #define HAI_PILOT 8         /* keys of a block that a pilot estimates */
 /* Largest draw and largest threshold, in units of a block: their sum and a product of codes fit 31 bits. */
 #define HAI_MOST_DRAW 268435456
 #define HAI_MOST_LEVEL 536870912
 
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
+#define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
+#define HAI_REST_SPREAD 1.0f  /* most that the last words may add to scores, as a standard deviation, */
+#define HAI_REST_MARGIN 2.0f  /* of which the margin is so many */
+#define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
+#define HAI_MOST_MARGIN 16777216.0f
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
@@ -1525,20 +1530,22 @@ typedef struct hai_few_kernel {
   int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
-/* A tile of queries as a scan kernel reads it. A coordinate's code is HAI_RAISED + round(63 x / largest), so
-   1 .. 127 for finite queries. */
+/* A tile of queries as a scan kernel reads it. A coordinate's code is round(63 x / largest), so -63 .. 63. */
 typedef struct hai_scan_queries {
-  int32_t *code;  /* [dim / 4][lanes]: the codes of four coordinates, the first in the lowest byte */
-  hai_index dim;  /* of codes: a multiple of 4 */
+  int32_t *code;  /* [n_words][lanes]: the codes of four coordinates, the first in the lowest byte */
+  int32_t *word;  /* [n_words]: the order in which words are multiplied */
+  int n_words;    /* a quarter of the coordinates, rounded up */
+  int n_first;    /* the products of so many words tell whether the others are worth it: */
+  int32_t margin; /* not where those of the others would have to add more than this */
+  int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of the first words and of all */
   float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
   int begin, end; /* the lanes that hold queries, in whole registers */
 } hai_scan_queries;
 
 /* A block of HAI_CHUNK keys of a sketch. The product of query i and key j, scale included, is estimated as
-   mean[i] + unit * (the sum over t of their codes' products - lift[j]). */
+   mean[i] + unit * (the sum over t of their codes' products). */
 typedef struct hai_scan_block {
-  const int8_t *code;  /* [HAI_CHUNK][dim] */
-  const int32_t *lift; /* [HAI_CHUNK]: HAI_RAISED times the sum of a key's codes */
+  const uint8_t *code; /* [HAI_CHUNK][4 n_words]: HAI_KEY_RAISED + each code, which is -127 .. 127 */
   const float *draw;   /* [HAI_CHUNK]: -ln of a random number in (0, 1) */
   const float *mean;   /* [lanes]: products of the queries with the mean of the block's keys */
   float unit;          /* > 0 */
@@ -1549,17 +1556,20 @@ typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
      is not finite. All lanes; query is [dim][lanes]. */
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
-  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63 from HAI_RAISED; those of absent
-     coordinates may be any number. */
+  /* Codes of all lanes: round(query * inverse), cut off at -63 and 63; those of absent coordinates are 0. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
+  /* energy[t] = sum over all lanes of the smaller of query[t][i]^2 and `most`, which is also for NaN. */
+  void (*energies)(const float *query, hai_index dim, float most, float *energy);
+  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
+  void (*lift)(const hai_scan_queries *queries);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
      all e^(score - high[i]), and group[i] the largest sum of those that came together. */
   void (*collect)(const float *score, int begin, int end, float *high, float *sum, float *group);
-  /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where
-     most[j] = max_i (sum of codes' products - lift[j] - floor'((level[i] - mean[i]) / unit)), floor' rounding
-     towards 0. most [HAI_CHUNK] is written for hits. */
+  /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where most[j] is the smaller of
+     max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and of
+     the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
   /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
      without distance. */
@@ -1572,9 +1582,9 @@ typedef struct hai_scan_kernel {
   void (*mean)(const float *const *row, hai_index dim, float *mean);
   /* The largest of the bits of |row[j][t] - mean[t]| over HAI_CHUNK rows, as an integer. */
   int32_t (*reach)(const float *const *row, hai_index dim, const float *mean);
-  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4.
-     Returns the sum of the codes. */
-  int32_t (*encode)(const float *row, hai_index dim, const float *mean, float inverse, int8_t *code);
+  /* code[t] = HAI_KEY_RAISED + round((row[t] - mean[t]) inverse), which is in 1 .. 255, and HAI_KEY_RAISED up
+     to a multiple of 4. */
+  void (*encode)(const float *row, hai_index dim, const float *mean, float inverse, uint8_t *code);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
   float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */
@@ -1916,7 +1926,7 @@ static int32_t hai_scan_truncate(float x, float most) {
    either step into another sum. */
 static int32_t hai_scan_code(float x, float inverse) {
   int32_t fine = hai_scan_truncate(x * (inverse * HAI_CODE_FINE), HAI_CODE_MOST);
-  return (fine + HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE;
+  return (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED;
 }
 
 static void hai_scan_quantise_scalar(const float *query, hai_index dim, float inverse, int32_t *code) {
@@ -1924,20 +1934,40 @@ static void hai_scan_quantise_scalar(const float *query, hai_index dim, float in
   int i;
   for (t = 0; t < dim; t += 4)
     for (i = 0; i < HAI_SCALAR_LANES; i++) {
-      int32_t word = 0;
+      uint32_t word = 0;
       for (y = hai_min(dim, t + 4) - 1; y >= t; y--)
-        word = word * 256 + hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse);
-      code[t / 4 * HAI_SCALAR_LANES + i] = word;
+        word = word << 8 |
+               (HAI_AS(uint32_t, hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse)) & 255u);
+      code[t / 4 * HAI_SCALAR_LANES + i] = HAI_AS(int32_t, word);
     }
 }
 
-/* The sum of products of a lane's codes and a key's. */
-static int32_t hai_scan_product(const int32_t *query, const int8_t *key, hai_index dim) {
+static void hai_scan_energies_scalar(const float *query, hai_index dim, float most, float *energy) {
   hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    energy[t] = 0.0f;
+    for (i = 0; i < HAI_SCALAR_LANES; i++) {
+      float square = query[t * HAI_SCALAR_LANES + i] * query[t * HAI_SCALAR_LANES + i];
+      energy[t] += square < most ? square : most;
+    }
+  }
+}
+
+/* Codes are not raised where they are multiplied. */
+static void hai_scan_lift_scalar(const hai_scan_queries *queries) {
+  HYPERATTN_MEMSET(queries->lift, 0, 2 * HAI_SCALAR_LANES * sizeof *queries->lift);
+}
+
+/* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
+static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const uint8_t *key, int begin, int end) {
   int32_t sum = 0;
-  for (t = 0; t < dim; t += 4, query += HAI_SCALAR_LANES)
-    sum += (*query & 127) * key[t] + (*query >> 8 & 127) * key[t + 1] + (*query >> 16 & 127) * key[t + 2] +
-           (*query >> 24 & 127) * key[t + 3];
+  for (; begin < end; begin++) {
+    int32_t at = queries->word[begin];
+    uint32_t word = HAI_AS(uint32_t, queries->code[at * HAI_SCALAR_LANES + i]);
+    const uint8_t *four = key + 4 * at;
+    for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * (*four++ - HAI_KEY_RAISED);
+  }
   return sum;
 }
 
@@ -1946,8 +1976,9 @@ static void hai_scan_estimate_scalar(const hai_scan_queries *queries, const hai_
   int i, j;
   for (j = first; j < first + HAI_PILOT; j++, score += HAI_SCALAR_LANES)
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t product = hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim);
-      score[i] = block->unit * HAI_AS(float, product - block->lift[j]) + block->mean[i];
+      const uint8_t *key = block->code + 4 * j * queries->n_words;
+      int32_t product = hai_scan_product(queries, i, key, 0, queries->n_words);
+      score[i] = block->unit * HAI_AS(float, product) + block->mean[i];
     }
 }
 
@@ -1975,13 +2006,19 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
   for (i = queries->begin; i < queries->end; i++)
     threshold[i] = hai_scan_truncate((queries->level[i] - block->mean[i]) * inverse, HAI_MOST_LEVEL);
   for (j = 0; j < HAI_CHUNK; j++) {
-    int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
+    int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN,
+            first = INT32_MIN;
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t over =
-          hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) - threshold[i];
+      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_first) + queries->margin - threshold[i];
+      first = over > first ? over : first;
+    }
+    if (first + draw <= 0) continue;
+    for (i = queries->begin; i < queries->end; i++) {
+      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_words) - threshold[i];
       best = over > best ? over : best;
     }
-    most[j] = best - block->lift[j];
+    most[j] = best < first ? best : first;
     hits |= HAI_AS(uint64_t, most[j] + draw > 0) << j;
   }
   return hits;
@@ -2039,18 +2076,14 @@ static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai
     }
   return most;
 }
-static int32_t hai_scan_encode_plain(const float *row, hai_index from, hai_index dim, const float *mean,
-                                     float inverse, int8_t *code) {
+static void hai_scan_encode_plain(const float *row, hai_index from, hai_index dim, const float *mean,
+                                  float inverse, uint8_t *code) {
   hai_index t;
-  int32_t sum = 0;
   for (t = from; t < dim; t++) {
     int32_t fine = hai_scan_truncate((row[t] - mean[t]) * (inverse * HAI_CODE_FINE), HAI_KEY_MOST);
-    code[t] = HAI_AS(
-        int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED);
-    sum += code[t];
+    code[t] = HAI_AS(uint8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE);
   }
-  for (; t % 4; t++) code[t] = 0;
-  return sum;
+  for (; t % 4; t++) code[t] = HAI_KEY_RAISED;
 }
 static float hai_scan_apart_plain(const float *row, hai_index from, hai_index dim, const float *centre) {
   float sum = 0.0f;
@@ -2063,9 +2096,9 @@ static void hai_scan_mean_scalar(const float *const *row, hai_index dim, float *
 static int32_t hai_scan_reach_scalar(const float *const *row, hai_index dim, const float *mean) {
   return hai_scan_reach_plain(row, 0, dim, mean, 0);
 }
-static int32_t hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
-                                      int8_t *code) {
-  return hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
+static void hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
+                                   uint8_t *code) {
+  hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
 }
 static float hai_scan_apart_scalar(const float *row, hai_index dim, const float *centre) {
   return hai_scan_apart_plain(row, 0, dim, centre);
@@ -2074,6 +2107,8 @@ static float hai_scan_apart_scalar(const float *row, hai_index dim, const float 
 static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* largest */ hai_scan_largest_scalar,
     /* quantise */ hai_scan_quantise_scalar,
+    /* energies */ hai_scan_energies_scalar,
+    /* lift */ hai_scan_lift_scalar,
     /* estimate */ hai_scan_estimate_scalar,
     /* collect */ hai_scan_collect_scalar,
     /* hits */ hai_scan_hits_scalar,
@@ -2083,7 +2118,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* reach */ hai_scan_reach_scalar,
     /* encode */ hai_scan_encode_scalar,
     /* apart */ hai_scan_apart_scalar,
-    /* cost */ 0.45f};
+    /* cost */ 0.3f};
 #endif
 
 /* ======== src/kernel_shared.h ======== */
@@ -3159,7 +3194,7 @@ static const hai_kernel hai_kernel_avx512 = {
 HAI_I_avx512 hai_ints_avx512(const int32_t *p) { return _mm512_loadu_si512(p); }
 HAI_TARGET_avx512 HAI_INLINE void hai_put_avx512(int32_t *p, __m512i x) { _mm512_storeu_si512(p, x); }
 HAI_I_avx512 hai_ints1_avx512(int32_t x) { return _mm512_set1_epi32(x); }
-HAI_I_avx512 hai_word_avx512(const int8_t *p) { return _mm512_set1_epi32(hai_four_bytes(p)); }
+HAI_I_avx512 hai_word_avx512(const uint8_t *p) { return _mm512_set1_epi32(hai_four_bytes(p)); }
 HAI_I_avx512 hai_plus_avx512(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 HAI_I_avx512 hai_minus_avx512(__m512i a, __m512i b) { return _mm512_sub_epi32(a, b); }
 HAI_I_avx512 hai_larger_avx512(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
@@ -3171,6 +3206,7 @@ HAI_I_avx512 hai_size_avx512(__m512 x) {
 HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
   return _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_srli_epi32(x, 10));
 }
+HAI_I_avx512 hai_flip_avx512(__m512i x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
 HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
   return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
 }
@@ -3195,21 +3231,25 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx512
 #define HAI_WAY(name) hai_scan_##name##_avx512_vnni
 #define HAI_SCAN_DOT(a, b, c) hai_vnni_avx512(a, b, c)
-#define HAI_SCAN_COST 0.13f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.09f
 /* ======== src/kernel_scan.h ======== */
 
 /* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
    primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
+                           gives, and b's, -63 .. 63
+     HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
-     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
      plus(a, b), minus(a, b), larger(a, b)
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     flip(x)               x with the highest bit of each byte turned: 128 more or less
      positive(x)           is any lane above 0; top(x): the largest lane
-     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+     bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
 #define HAI_SCAN_STARTS(r)                                                      \
@@ -3220,19 +3260,26 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                               \
-  b0 = HAI_ISA(word)(key + r * dim + t);              \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
-  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+#define HAI_SCAN_DOTS(s, key)                       \
+  b0 = HAI_ISA(word)(key);                          \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+  if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
+#define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                                                            \
+/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
+   sum. */
+#define HAI_SCAN_SUMS(count)                                                                     \
   const int32_t *query = queries->code + queries->begin;                                         \
-  hai_index t, dim = queries->dim;                                                               \
+  hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)
+  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
+  for (w = 0; w < (count); w++) {                                                                \
+    at = queries->word[w];                                                                       \
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
+    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
+  }
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -3243,59 +3290,75 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(r)                                  \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)              \
-  HAI_SCAN_HIGH(r)                   \
-  if (HAI_ISA(positive)(c##r##0)) {  \
-    hits |= 1u << r;                 \
-    most[r] = HAI_ISA(top)(c##r##0); \
+#define HAI_SCAN_HIGH(x, s)                     \
+  x = s##0;                                     \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+  if (n > 2) x = HAI_ISA(larger)(x, s##2);
+#define HAI_SCAN_HIT(r)                                                                            \
+  HAI_SCAN_HIGH(a0, c##r)                                                                          \
+  if (HAI_ISA(positive)(a0)) {                                                                     \
+    most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
-HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                              const int32_t *start, float u, const float *mean, float *score,
-                                              const int n) {
-  static const int32_t threshold[HAI_LANES] = {0};
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const uint8_t *key, float u,
+                                              const float *mean, float *score, const int n) {
+  static const int32_t start[HAI_N_ROWS] = {0};
+  const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
-  }
+  HAI_SCAN_SUMS(queries->n_words)
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
-/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
-HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                  const int32_t *start, const int32_t *threshold,
-                                                  int32_t *most, const int n) {
-  unsigned hits = 0;
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
+/* The sums of a key that the first words let pass: adds those of the other words, less `rest`. Returns the
+   largest, or where that is less, the largest of before, whose lanes' is `first`; 0 where none is above 0. */
+HAI_SCAN_TARGET HAI_INLINE int32_t HAI_WAY(finish)(const hai_scan_queries *queries, const uint8_t *key,
+                                                   HAI_INTS c0, HAI_INTS c1, HAI_INTS c2, HAI_INTS first,
+                                                   const int32_t *rest, const int n) {
+  const int32_t *query = queries->code + queries->begin;
+  int32_t most, before;
+  HAI_INTS a0, a1, a2, b0;
+  int w;
+  HAI_SCAN_LOAD(a, rest)
+  c0 = HAI_ISA(minus)(c0, a0);
+  if (n > 1) c1 = HAI_ISA(minus)(c1, a1);
+  if (n > 2) c2 = HAI_ISA(minus)(c2, a2);
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    hai_index at = queries->word[w];
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)
+    HAI_SCAN_DOTS(c, key + 4 * at)
   }
+  HAI_SCAN_HIGH(a0, c)
+  if (!HAI_ISA(positive)(a0)) return 0;
+  most = HAI_ISA(top)(a0);
+  before = HAI_ISA(top)(first);
+  return most < before ? most : before;
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: how far above 0 its sum is. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const uint8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  const int32_t *rest, int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS(queries->n_first)
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int first, float *score) {
-  int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
-  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j;
   score += queries->begin;
   for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
-    const int8_t *key = block->code + j * queries->dim;
-    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 3);
     else if (n == 2)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 2);
     else
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 1);
   }
 }
 
@@ -3307,27 +3370,31 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
     HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
-    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+    HAI_INTS level = HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL);
+    HAI_INTS lift = HAI_ISA(ints)(queries->lift + i), all = HAI_ISA(ints)(queries->lift + HAI_LANES + i);
+    HAI_ISA(put)(threshold + i - begin, HAI_ISA(plus)(level, lift));
+    HAI_ISA(put)(rest + i - begin, HAI_ISA(plus)(HAI_ISA(minus)(all, lift), margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
     HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
     HAI_ISA(put)(draw + j, x);
-    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+    HAI_ISA(put)(start + j, HAI_ISA(plus)(x, margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
-    const int8_t *key = block->code + j * queries->dim;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 3);
     else if (n == 2)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 2);
     else
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 1);
     hits |= bits << j;
   }
   for (bits = hits; bits; bits &= bits - 1) {
@@ -3350,18 +3417,50 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
                                               int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
   int i;
   for (t = 0; t < dim; t += 4, code += HAI_LANES)
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_INTS word = HAI_ISA(ints1)(0);
-      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
-        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
-        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      HAI_INTS word = HAI_ISA(ints1)(0), x;
+      for (y = t + 3; y >= t; y--) {
+        x = half;
+        if (y < dim) {
+          HAI_VECTOR product = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+          x = HAI_ISA(plus)(HAI_WAY(cut)(product, HAI_CODE_MOST), half);
+        }
+        word = HAI_ISA(join)(word, x);
       }
-      HAI_ISA(put)(code + i, word);
+      HAI_ISA(put)(code + i, HAI_ISA(flip)(word));
     }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
+  HAI_VECTOR limit = HAI_ISA(set1)(most);
+  hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
+      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+    }
+    energy[t] = HAI_ISA(sum)(sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+  int i, w;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    for (w = 0; w < queries->n_words; w++) {
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
+    }
+    HAI_ISA(put)(queries->lift + i, first);
+    HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+  }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -3444,24 +3543,17 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
   return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
-                                               float inverse, int8_t *code) {
+HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
+                                            uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
-  int32_t all[HAI_WIDTH], total = 0;
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
   hai_index t = 0;
-  int i;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
-    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
-    sum = HAI_ISA(plus)(sum, x);
-    HAI_ISA(bytes)(code + t, x);
+    HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
   }
-  HAI_ISA(put)(all, sum);
-  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
-  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+  hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
@@ -3477,6 +3569,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
+    /* energies */ HAI_WAY(energies),
+    /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
@@ -3490,6 +3584,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 
 #undef HAI_SCAN_STARTS
 #undef HAI_SCAN_LOAD
+#undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
@@ -3499,6 +3594,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
 #undef HAI_SCAN_TARGET
+#undef HAI_SCAN_LIFT
 #undef HAI_SCAN_COST
 
 /* ======== src/kernel_scan_avx512.h, continued ======== */
@@ -3510,21 +3606,25 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx512
 #define HAI_WAY(name) hai_scan_##name##_avx512
 #define HAI_SCAN_DOT(a, b, c) hai_pairs_avx512(a, b, c)
-#define HAI_SCAN_COST 0.25f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.17f
 /* ======== src/kernel_scan.h ======== */
 
 /* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
    primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
+                           gives, and b's, -63 .. 63
+     HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
-     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
      plus(a, b), minus(a, b), larger(a, b)
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     flip(x)               x with the highest bit of each byte turned: 128 more or less
      positive(x)           is any lane above 0; top(x): the largest lane
-     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+     bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
 #define HAI_SCAN_STARTS(r)                                                      \
@@ -3535,19 +3635,26 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                               \
-  b0 = HAI_ISA(word)(key + r * dim + t);              \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
-  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+#define HAI_SCAN_DOTS(s, key)                       \
+  b0 = HAI_ISA(word)(key);                          \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+  if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
+#define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                                                            \
+/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
+   sum. */
+#define HAI_SCAN_SUMS(count)                                                                     \
   const int32_t *query = queries->code + queries->begin;                                         \
-  hai_index t, dim = queries->dim;                                                               \
+  hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)
+  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
+  for (w = 0; w < (count); w++) {                                                                \
+    at = queries->word[w];                                                                       \
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
+    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
+  }
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -3558,59 +3665,75 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(r)                                  \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)              \
-  HAI_SCAN_HIGH(r)                   \
-  if (HAI_ISA(positive)(c##r##0)) {  \
-    hits |= 1u << r;                 \
-    most[r] = HAI_ISA(top)(c##r##0); \
+#define HAI_SCAN_HIGH(x, s)                     \
+  x = s##0;                                     \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+  if (n > 2) x = HAI_ISA(larger)(x, s##2);
+#define HAI_SCAN_HIT(r)                                                                            \
+  HAI_SCAN_HIGH(a0, c##r)                                                                          \
+  if (HAI_ISA(positive)(a0)) {                                                                     \
+    most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
-HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                              const int32_t *start, float u, const float *mean, float *score,
-                                              const int n) {
-  static const int32_t threshold[HAI_LANES] = {0};
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const uint8_t *key, float u,
+                                              const float *mean, float *score, const int n) {
+  static const int32_t start[HAI_N_ROWS] = {0};
+  const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
-  }
+  HAI_SCAN_SUMS(queries->n_words)
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
-/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
-HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                  const int32_t *start, const int32_t *threshold,
-                                                  int32_t *most, const int n) {
-  unsigned hits = 0;
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
+/* The sums of a key that the first words let pass: adds those of the other words, less `rest`. Returns the
+   largest, or where that is less, the largest of before, whose lanes' is `first`; 0 where none is above 0. */
+HAI_SCAN_TARGET HAI_INLINE int32_t HAI_WAY(finish)(const hai_scan_queries *queries, const uint8_t *key,
+                                                   HAI_INTS c0, HAI_INTS c1, HAI_INTS c2, HAI_INTS first,
+                                                   const int32_t *rest, const int n) {
+  const int32_t *query = queries->code + queries->begin;
+  int32_t most, before;
+  HAI_INTS a0, a1, a2, b0;
+  int w;
+  HAI_SCAN_LOAD(a, rest)
+  c0 = HAI_ISA(minus)(c0, a0);
+  if (n > 1) c1 = HAI_ISA(minus)(c1, a1);
+  if (n > 2) c2 = HAI_ISA(minus)(c2, a2);
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    hai_index at = queries->word[w];
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)
+    HAI_SCAN_DOTS(c, key + 4 * at)
   }
+  HAI_SCAN_HIGH(a0, c)
+  if (!HAI_ISA(positive)(a0)) return 0;
+  most = HAI_ISA(top)(a0);
+  before = HAI_ISA(top)(first);
+  return most < before ? most : before;
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: how far above 0 its sum is. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const uint8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  const int32_t *rest, int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS(queries->n_first)
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int first, float *score) {
-  int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
-  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j;
   score += queries->begin;
   for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
-    const int8_t *key = block->code + j * queries->dim;
-    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 3);
     else if (n == 2)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 2);
     else
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 1);
   }
 }
 
@@ -3622,27 +3745,31 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
     HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
-    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+    HAI_INTS level = HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL);
+    HAI_INTS lift = HAI_ISA(ints)(queries->lift + i), all = HAI_ISA(ints)(queries->lift + HAI_LANES + i);
+    HAI_ISA(put)(threshold + i - begin, HAI_ISA(plus)(level, lift));
+    HAI_ISA(put)(rest + i - begin, HAI_ISA(plus)(HAI_ISA(minus)(all, lift), margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
     HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
     HAI_ISA(put)(draw + j, x);
-    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+    HAI_ISA(put)(start + j, HAI_ISA(plus)(x, margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
-    const int8_t *key = block->code + j * queries->dim;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 3);
     else if (n == 2)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 2);
     else
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 1);
     hits |= bits << j;
   }
   for (bits = hits; bits; bits &= bits - 1) {
@@ -3665,18 +3792,50 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
                                               int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
   int i;
   for (t = 0; t < dim; t += 4, code += HAI_LANES)
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_INTS word = HAI_ISA(ints1)(0);
-      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
-        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
-        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      HAI_INTS word = HAI_ISA(ints1)(0), x;
+      for (y = t + 3; y >= t; y--) {
+        x = half;
+        if (y < dim) {
+          HAI_VECTOR product = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+          x = HAI_ISA(plus)(HAI_WAY(cut)(product, HAI_CODE_MOST), half);
+        }
+        word = HAI_ISA(join)(word, x);
       }
-      HAI_ISA(put)(code + i, word);
+      HAI_ISA(put)(code + i, HAI_ISA(flip)(word));
     }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
+  HAI_VECTOR limit = HAI_ISA(set1)(most);
+  hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
+      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+    }
+    energy[t] = HAI_ISA(sum)(sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+  int i, w;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    for (w = 0; w < queries->n_words; w++) {
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
+    }
+    HAI_ISA(put)(queries->lift + i, first);
+    HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+  }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -3759,24 +3918,17 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
   return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
-                                               float inverse, int8_t *code) {
+HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
+                                            uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
-  int32_t all[HAI_WIDTH], total = 0;
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
   hai_index t = 0;
-  int i;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
-    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
-    sum = HAI_ISA(plus)(sum, x);
-    HAI_ISA(bytes)(code + t, x);
+    HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
   }
-  HAI_ISA(put)(all, sum);
-  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
-  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+  hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
@@ -3792,6 +3944,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
+    /* energies */ HAI_WAY(energies),
+    /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
@@ -3805,6 +3959,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 
 #undef HAI_SCAN_STARTS
 #undef HAI_SCAN_LOAD
+#undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
@@ -3814,6 +3969,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
 #undef HAI_SCAN_TARGET
+#undef HAI_SCAN_LIFT
 #undef HAI_SCAN_COST
 
 /* ======== src/kernel_scan_avx512.h, continued ======== */
@@ -5463,7 +5619,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(void *p, __m256i x) {
   _mm256_storeu_si256(HAI_AS(__m256i *, p), x);
 }
 HAI_I_avx2 hai_ints1_avx2(int32_t x) { return _mm256_set1_epi32(x); }
-HAI_I_avx2 hai_word_avx2(const int8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
+HAI_I_avx2 hai_word_avx2(const uint8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
 HAI_I_avx2 hai_plus_avx2(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
 HAI_I_avx2 hai_minus_avx2(__m256i a, __m256i b) { return _mm256_sub_epi32(a, b); }
 HAI_I_avx2 hai_larger_avx2(__m256i a, __m256i b) { return _mm256_max_epi32(a, b); }
@@ -5475,12 +5631,13 @@ HAI_I_avx2 hai_size_avx2(__m256 x) {
 HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
   return _mm256_or_si256(_mm256_slli_epi32(word, 8), _mm256_srli_epi32(x, 10));
 }
+HAI_I_avx2 hai_flip_avx2(__m256i x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
 HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
   return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
 }
 HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
   __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packs_epi16(y, y));
+  _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packus_epi16(y, y));
 }
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -5504,21 +5661,25 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx2
 #define HAI_WAY(name) hai_scan_##name##_avx2_vnni
 #define HAI_SCAN_DOT(a, b, c) hai_vnni_avx2(a, b, c)
-#define HAI_SCAN_COST 0.12f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.08f
 /* ======== src/kernel_scan.h ======== */
 
 /* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
    primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
+                           gives, and b's, -63 .. 63
+     HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
-     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
      plus(a, b), minus(a, b), larger(a, b)
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     flip(x)               x with the highest bit of each byte turned: 128 more or less
      positive(x)           is any lane above 0; top(x): the largest lane
-     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+     bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
 #define HAI_SCAN_STARTS(r)                                                      \
@@ -5529,19 +5690,26 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                               \
-  b0 = HAI_ISA(word)(key + r * dim + t);              \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
-  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+#define HAI_SCAN_DOTS(s, key)                       \
+  b0 = HAI_ISA(word)(key);                          \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+  if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
+#define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                                                            \
+/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
+   sum. */
+#define HAI_SCAN_SUMS(count)                                                                     \
   const int32_t *query = queries->code + queries->begin;                                         \
-  hai_index t, dim = queries->dim;                                                               \
+  hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)
+  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
+  for (w = 0; w < (count); w++) {                                                                \
+    at = queries->word[w];                                                                       \
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
+    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
+  }
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -5552,59 +5720,75 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(r)                                  \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)              \
-  HAI_SCAN_HIGH(r)                   \
-  if (HAI_ISA(positive)(c##r##0)) {  \
-    hits |= 1u << r;                 \
-    most[r] = HAI_ISA(top)(c##r##0); \
+#define HAI_SCAN_HIGH(x, s)                     \
+  x = s##0;                                     \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+  if (n > 2) x = HAI_ISA(larger)(x, s##2);
+#define HAI_SCAN_HIT(r)                                                                            \
+  HAI_SCAN_HIGH(a0, c##r)                                                                          \
+  if (HAI_ISA(positive)(a0)) {                                                                     \
+    most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
-HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                              const int32_t *start, float u, const float *mean, float *score,
-                                              const int n) {
-  static const int32_t threshold[HAI_LANES] = {0};
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const uint8_t *key, float u,
+                                              const float *mean, float *score, const int n) {
+  static const int32_t start[HAI_N_ROWS] = {0};
+  const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
-  }
+  HAI_SCAN_SUMS(queries->n_words)
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
-/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
-HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                  const int32_t *start, const int32_t *threshold,
-                                                  int32_t *most, const int n) {
-  unsigned hits = 0;
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
+/* The sums of a key that the first words let pass: adds those of the other words, less `rest`. Returns the
+   largest, or where that is less, the largest of before, whose lanes' is `first`; 0 where none is above 0. */
+HAI_SCAN_TARGET HAI_INLINE int32_t HAI_WAY(finish)(const hai_scan_queries *queries, const uint8_t *key,
+                                                   HAI_INTS c0, HAI_INTS c1, HAI_INTS c2, HAI_INTS first,
+                                                   const int32_t *rest, const int n) {
+  const int32_t *query = queries->code + queries->begin;
+  int32_t most, before;
+  HAI_INTS a0, a1, a2, b0;
+  int w;
+  HAI_SCAN_LOAD(a, rest)
+  c0 = HAI_ISA(minus)(c0, a0);
+  if (n > 1) c1 = HAI_ISA(minus)(c1, a1);
+  if (n > 2) c2 = HAI_ISA(minus)(c2, a2);
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    hai_index at = queries->word[w];
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)
+    HAI_SCAN_DOTS(c, key + 4 * at)
   }
+  HAI_SCAN_HIGH(a0, c)
+  if (!HAI_ISA(positive)(a0)) return 0;
+  most = HAI_ISA(top)(a0);
+  before = HAI_ISA(top)(first);
+  return most < before ? most : before;
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: how far above 0 its sum is. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const uint8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  const int32_t *rest, int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS(queries->n_first)
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int first, float *score) {
-  int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
-  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j;
   score += queries->begin;
   for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
-    const int8_t *key = block->code + j * queries->dim;
-    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 3);
     else if (n == 2)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 2);
     else
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 1);
   }
 }
 
@@ -5616,27 +5800,31 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
     HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
-    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+    HAI_INTS level = HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL);
+    HAI_INTS lift = HAI_ISA(ints)(queries->lift + i), all = HAI_ISA(ints)(queries->lift + HAI_LANES + i);
+    HAI_ISA(put)(threshold + i - begin, HAI_ISA(plus)(level, lift));
+    HAI_ISA(put)(rest + i - begin, HAI_ISA(plus)(HAI_ISA(minus)(all, lift), margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
     HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
     HAI_ISA(put)(draw + j, x);
-    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+    HAI_ISA(put)(start + j, HAI_ISA(plus)(x, margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
-    const int8_t *key = block->code + j * queries->dim;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 3);
     else if (n == 2)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 2);
     else
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 1);
     hits |= bits << j;
   }
   for (bits = hits; bits; bits &= bits - 1) {
@@ -5659,18 +5847,50 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
                                               int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
   int i;
   for (t = 0; t < dim; t += 4, code += HAI_LANES)
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_INTS word = HAI_ISA(ints1)(0);
-      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
-        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
-        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      HAI_INTS word = HAI_ISA(ints1)(0), x;
+      for (y = t + 3; y >= t; y--) {
+        x = half;
+        if (y < dim) {
+          HAI_VECTOR product = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+          x = HAI_ISA(plus)(HAI_WAY(cut)(product, HAI_CODE_MOST), half);
+        }
+        word = HAI_ISA(join)(word, x);
       }
-      HAI_ISA(put)(code + i, word);
+      HAI_ISA(put)(code + i, HAI_ISA(flip)(word));
     }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
+  HAI_VECTOR limit = HAI_ISA(set1)(most);
+  hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
+      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+    }
+    energy[t] = HAI_ISA(sum)(sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+  int i, w;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    for (w = 0; w < queries->n_words; w++) {
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
+    }
+    HAI_ISA(put)(queries->lift + i, first);
+    HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+  }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -5753,24 +5973,17 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
   return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
-                                               float inverse, int8_t *code) {
+HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
+                                            uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
-  int32_t all[HAI_WIDTH], total = 0;
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
   hai_index t = 0;
-  int i;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
-    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
-    sum = HAI_ISA(plus)(sum, x);
-    HAI_ISA(bytes)(code + t, x);
+    HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
   }
-  HAI_ISA(put)(all, sum);
-  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
-  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+  hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
@@ -5786,6 +5999,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
+    /* energies */ HAI_WAY(energies),
+    /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
@@ -5799,6 +6014,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 
 #undef HAI_SCAN_STARTS
 #undef HAI_SCAN_LOAD
+#undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
@@ -5808,6 +6024,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
 #undef HAI_SCAN_TARGET
+#undef HAI_SCAN_LIFT
 #undef HAI_SCAN_COST
 
 /* ======== src/kernel_scan_avx2.h, continued ======== */
@@ -5820,21 +6037,25 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx2
 #define HAI_WAY(name) hai_scan_##name##_avx2
 #define HAI_SCAN_DOT(a, b, c) hai_pairs_avx2(a, b, c)
-#define HAI_SCAN_COST 0.23f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.16f
 /* ======== src/kernel_scan.h ======== */
 
 /* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
    primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
+                           gives, and b's, -63 .. 63
+     HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
-     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
      plus(a, b), minus(a, b), larger(a, b)
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     flip(x)               x with the highest bit of each byte turned: 128 more or less
      positive(x)           is any lane above 0; top(x): the largest lane
-     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+     bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
 #define HAI_SCAN_STARTS(r)                                                      \
@@ -5845,19 +6066,26 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                               \
-  b0 = HAI_ISA(word)(key + r * dim + t);              \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
-  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+#define HAI_SCAN_DOTS(s, key)                       \
+  b0 = HAI_ISA(word)(key);                          \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+  if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
+#define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                                                            \
+/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
+   sum. */
+#define HAI_SCAN_SUMS(count)                                                                     \
   const int32_t *query = queries->code + queries->begin;                                         \
-  hai_index t, dim = queries->dim;                                                               \
+  hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)
+  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
+  for (w = 0; w < (count); w++) {                                                                \
+    at = queries->word[w];                                                                       \
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
+    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
+  }
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -5868,59 +6096,75 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(r)                                  \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)              \
-  HAI_SCAN_HIGH(r)                   \
-  if (HAI_ISA(positive)(c##r##0)) {  \
-    hits |= 1u << r;                 \
-    most[r] = HAI_ISA(top)(c##r##0); \
+#define HAI_SCAN_HIGH(x, s)                     \
+  x = s##0;                                     \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+  if (n > 2) x = HAI_ISA(larger)(x, s##2);
+#define HAI_SCAN_HIT(r)                                                                            \
+  HAI_SCAN_HIGH(a0, c##r)                                                                          \
+  if (HAI_ISA(positive)(a0)) {                                                                     \
+    most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
-HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                              const int32_t *start, float u, const float *mean, float *score,
-                                              const int n) {
-  static const int32_t threshold[HAI_LANES] = {0};
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const uint8_t *key, float u,
+                                              const float *mean, float *score, const int n) {
+  static const int32_t start[HAI_N_ROWS] = {0};
+  const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
-  }
+  HAI_SCAN_SUMS(queries->n_words)
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
-/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
-HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                  const int32_t *start, const int32_t *threshold,
-                                                  int32_t *most, const int n) {
-  unsigned hits = 0;
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
+/* The sums of a key that the first words let pass: adds those of the other words, less `rest`. Returns the
+   largest, or where that is less, the largest of before, whose lanes' is `first`; 0 where none is above 0. */
+HAI_SCAN_TARGET HAI_INLINE int32_t HAI_WAY(finish)(const hai_scan_queries *queries, const uint8_t *key,
+                                                   HAI_INTS c0, HAI_INTS c1, HAI_INTS c2, HAI_INTS first,
+                                                   const int32_t *rest, const int n) {
+  const int32_t *query = queries->code + queries->begin;
+  int32_t most, before;
+  HAI_INTS a0, a1, a2, b0;
+  int w;
+  HAI_SCAN_LOAD(a, rest)
+  c0 = HAI_ISA(minus)(c0, a0);
+  if (n > 1) c1 = HAI_ISA(minus)(c1, a1);
+  if (n > 2) c2 = HAI_ISA(minus)(c2, a2);
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    hai_index at = queries->word[w];
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)
+    HAI_SCAN_DOTS(c, key + 4 * at)
   }
+  HAI_SCAN_HIGH(a0, c)
+  if (!HAI_ISA(positive)(a0)) return 0;
+  most = HAI_ISA(top)(a0);
+  before = HAI_ISA(top)(first);
+  return most < before ? most : before;
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: how far above 0 its sum is. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const uint8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  const int32_t *rest, int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS(queries->n_first)
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int first, float *score) {
-  int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
-  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j;
   score += queries->begin;
   for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
-    const int8_t *key = block->code + j * queries->dim;
-    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 3);
     else if (n == 2)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 2);
     else
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 1);
   }
 }
 
@@ -5932,27 +6176,31 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
     HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
-    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+    HAI_INTS level = HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL);
+    HAI_INTS lift = HAI_ISA(ints)(queries->lift + i), all = HAI_ISA(ints)(queries->lift + HAI_LANES + i);
+    HAI_ISA(put)(threshold + i - begin, HAI_ISA(plus)(level, lift));
+    HAI_ISA(put)(rest + i - begin, HAI_ISA(plus)(HAI_ISA(minus)(all, lift), margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
     HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
     HAI_ISA(put)(draw + j, x);
-    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+    HAI_ISA(put)(start + j, HAI_ISA(plus)(x, margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
-    const int8_t *key = block->code + j * queries->dim;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 3);
     else if (n == 2)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 2);
     else
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 1);
     hits |= bits << j;
   }
   for (bits = hits; bits; bits &= bits - 1) {
@@ -5975,18 +6223,50 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
                                               int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
   int i;
   for (t = 0; t < dim; t += 4, code += HAI_LANES)
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_INTS word = HAI_ISA(ints1)(0);
-      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
-        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
-        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      HAI_INTS word = HAI_ISA(ints1)(0), x;
+      for (y = t + 3; y >= t; y--) {
+        x = half;
+        if (y < dim) {
+          HAI_VECTOR product = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+          x = HAI_ISA(plus)(HAI_WAY(cut)(product, HAI_CODE_MOST), half);
+        }
+        word = HAI_ISA(join)(word, x);
       }
-      HAI_ISA(put)(code + i, word);
+      HAI_ISA(put)(code + i, HAI_ISA(flip)(word));
     }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
+  HAI_VECTOR limit = HAI_ISA(set1)(most);
+  hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
+      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+    }
+    energy[t] = HAI_ISA(sum)(sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+  int i, w;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    for (w = 0; w < queries->n_words; w++) {
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
+    }
+    HAI_ISA(put)(queries->lift + i, first);
+    HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+  }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -6069,24 +6349,17 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
   return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
-                                               float inverse, int8_t *code) {
+HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
+                                            uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
-  int32_t all[HAI_WIDTH], total = 0;
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
   hai_index t = 0;
-  int i;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
-    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
-    sum = HAI_ISA(plus)(sum, x);
-    HAI_ISA(bytes)(code + t, x);
+    HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
   }
-  HAI_ISA(put)(all, sum);
-  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
-  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+  hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
@@ -6102,6 +6375,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
+    /* energies */ HAI_WAY(energies),
+    /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
@@ -6115,6 +6390,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 
 #undef HAI_SCAN_STARTS
 #undef HAI_SCAN_LOAD
+#undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
@@ -6124,6 +6400,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
 #undef HAI_SCAN_TARGET
+#undef HAI_SCAN_LIFT
 #undef HAI_SCAN_COST
 
 /* ======== src/kernel_scan_avx2.h, continued ======== */
@@ -7112,7 +7389,8 @@ static const hai_kernel hai_kernel_neon = {
 HAI_I_neon hai_ints_neon(const int32_t *p) { return vld1q_s32(p); }
 HAI_INLINE void hai_put_neon(int32_t *p, int32x4_t x) { vst1q_s32(p, x); }
 HAI_I_neon hai_ints1_neon(int32_t x) { return vdupq_n_s32(x); }
-HAI_I_neon hai_word_neon(const int8_t *p) { return vdupq_n_s32(hai_four_bytes(p)); }
+HAI_I_neon hai_flip_neon(int32x4_t x) { return veorq_s32(x, vdupq_n_s32(HAI_RAISED_BYTES)); }
+HAI_I_neon hai_word_neon(const uint8_t *p) { return hai_flip_neon(vdupq_n_s32(hai_four_bytes(p))); }
 HAI_I_neon hai_plus_neon(int32x4_t a, int32x4_t b) { return vaddq_s32(a, b); }
 HAI_I_neon hai_minus_neon(int32x4_t a, int32x4_t b) { return vsubq_s32(a, b); }
 HAI_I_neon hai_larger_neon(int32x4_t a, int32x4_t b) { return vmaxq_s32(a, b); }
@@ -7125,7 +7403,7 @@ HAI_I_neon hai_join_neon(int32x4_t word, int32x4_t x) {
   return vorrq_s32(vshlq_n_s32(word, 8), vshrq_n_s32(x, 10));
 }
 HAI_INLINE int hai_positive_neon(int32x4_t x) { return vmaxvq_s32(x) > 0; }
-HAI_INLINE void hai_bytes_neon(int8_t *p, int32x4_t x) {
+HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
   int16x4_t y = vmovn_s32(x);
   int8x8_t z = vmovn_s16(vcombine_s16(y, y));
   HYPERATTN_MEMCPY(p, &z, 4);
@@ -7153,25 +7431,29 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
 #define HAI_SCAN_TARGET
 #define HAI_WAY(name) hai_scan_##name##_neon
 #define HAI_SCAN_DOT(a, b, c) hai_pairs_neon(a, b, c)
+#define HAI_SCAN_LIFT 0
 #ifdef __ARM_FEATURE_DOTPROD
-#define HAI_SCAN_COST 0.15f
+#define HAI_SCAN_COST 0.1f
 #else
-#define HAI_SCAN_COST 0.4f
+#define HAI_SCAN_COST 0.27f
 #endif
 /* ======== src/kernel_scan.h ======== */
 
 /* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
    primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
+                           gives, and b's, -63 .. 63
+     HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
-     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
      plus(a, b), minus(a, b), larger(a, b)
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     flip(x)               x with the highest bit of each byte turned: 128 more or less
      positive(x)           is any lane above 0; top(x): the largest lane
-     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+     bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
 #define HAI_SCAN_STARTS(r)                                                      \
@@ -7182,19 +7464,26 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                               \
-  b0 = HAI_ISA(word)(key + r * dim + t);              \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
-  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+#define HAI_SCAN_DOTS(s, key)                       \
+  b0 = HAI_ISA(word)(key);                          \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+  if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
+#define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                                                            \
+/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
+   sum. */
+#define HAI_SCAN_SUMS(count)                                                                     \
   const int32_t *query = queries->code + queries->begin;                                         \
-  hai_index t, dim = queries->dim;                                                               \
+  hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)
+  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
+  for (w = 0; w < (count); w++) {                                                                \
+    at = queries->word[w];                                                                       \
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
+    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
+  }
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -7205,59 +7494,75 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(r)                                  \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)              \
-  HAI_SCAN_HIGH(r)                   \
-  if (HAI_ISA(positive)(c##r##0)) {  \
-    hits |= 1u << r;                 \
-    most[r] = HAI_ISA(top)(c##r##0); \
+#define HAI_SCAN_HIGH(x, s)                     \
+  x = s##0;                                     \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+  if (n > 2) x = HAI_ISA(larger)(x, s##2);
+#define HAI_SCAN_HIT(r)                                                                            \
+  HAI_SCAN_HIGH(a0, c##r)                                                                          \
+  if (HAI_ISA(positive)(a0)) {                                                                     \
+    most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
-HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                              const int32_t *start, float u, const float *mean, float *score,
-                                              const int n) {
-  static const int32_t threshold[HAI_LANES] = {0};
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const uint8_t *key, float u,
+                                              const float *mean, float *score, const int n) {
+  static const int32_t start[HAI_N_ROWS] = {0};
+  const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
-  }
+  HAI_SCAN_SUMS(queries->n_words)
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
-/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
-HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                  const int32_t *start, const int32_t *threshold,
-                                                  int32_t *most, const int n) {
-  unsigned hits = 0;
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
+/* The sums of a key that the first words let pass: adds those of the other words, less `rest`. Returns the
+   largest, or where that is less, the largest of before, whose lanes' is `first`; 0 where none is above 0. */
+HAI_SCAN_TARGET HAI_INLINE int32_t HAI_WAY(finish)(const hai_scan_queries *queries, const uint8_t *key,
+                                                   HAI_INTS c0, HAI_INTS c1, HAI_INTS c2, HAI_INTS first,
+                                                   const int32_t *rest, const int n) {
+  const int32_t *query = queries->code + queries->begin;
+  int32_t most, before;
+  HAI_INTS a0, a1, a2, b0;
+  int w;
+  HAI_SCAN_LOAD(a, rest)
+  c0 = HAI_ISA(minus)(c0, a0);
+  if (n > 1) c1 = HAI_ISA(minus)(c1, a1);
+  if (n > 2) c2 = HAI_ISA(minus)(c2, a2);
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    hai_index at = queries->word[w];
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)
+    HAI_SCAN_DOTS(c, key + 4 * at)
   }
+  HAI_SCAN_HIGH(a0, c)
+  if (!HAI_ISA(positive)(a0)) return 0;
+  most = HAI_ISA(top)(a0);
+  before = HAI_ISA(top)(first);
+  return most < before ? most : before;
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: how far above 0 its sum is. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const uint8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  const int32_t *rest, int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS(queries->n_first)
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int first, float *score) {
-  int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
-  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j;
   score += queries->begin;
   for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
-    const int8_t *key = block->code + j * queries->dim;
-    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 3);
     else if (n == 2)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 2);
     else
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 1);
   }
 }
 
@@ -7269,27 +7574,31 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
     HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
-    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+    HAI_INTS level = HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL);
+    HAI_INTS lift = HAI_ISA(ints)(queries->lift + i), all = HAI_ISA(ints)(queries->lift + HAI_LANES + i);
+    HAI_ISA(put)(threshold + i - begin, HAI_ISA(plus)(level, lift));
+    HAI_ISA(put)(rest + i - begin, HAI_ISA(plus)(HAI_ISA(minus)(all, lift), margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
     HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
     HAI_ISA(put)(draw + j, x);
-    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+    HAI_ISA(put)(start + j, HAI_ISA(plus)(x, margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
-    const int8_t *key = block->code + j * queries->dim;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 3);
     else if (n == 2)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 2);
     else
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 1);
     hits |= bits << j;
   }
   for (bits = hits; bits; bits &= bits - 1) {
@@ -7312,18 +7621,50 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
                                               int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
   int i;
   for (t = 0; t < dim; t += 4, code += HAI_LANES)
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_INTS word = HAI_ISA(ints1)(0);
-      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
-        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
-        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      HAI_INTS word = HAI_ISA(ints1)(0), x;
+      for (y = t + 3; y >= t; y--) {
+        x = half;
+        if (y < dim) {
+          HAI_VECTOR product = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+          x = HAI_ISA(plus)(HAI_WAY(cut)(product, HAI_CODE_MOST), half);
+        }
+        word = HAI_ISA(join)(word, x);
       }
-      HAI_ISA(put)(code + i, word);
+      HAI_ISA(put)(code + i, HAI_ISA(flip)(word));
     }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
+  HAI_VECTOR limit = HAI_ISA(set1)(most);
+  hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
+      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+    }
+    energy[t] = HAI_ISA(sum)(sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+  int i, w;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    for (w = 0; w < queries->n_words; w++) {
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
+    }
+    HAI_ISA(put)(queries->lift + i, first);
+    HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+  }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -7406,24 +7747,17 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
   return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
-                                               float inverse, int8_t *code) {
+HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
+                                            uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
-  int32_t all[HAI_WIDTH], total = 0;
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
   hai_index t = 0;
-  int i;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
-    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
-    sum = HAI_ISA(plus)(sum, x);
-    HAI_ISA(bytes)(code + t, x);
+    HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
   }
-  HAI_ISA(put)(all, sum);
-  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
-  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+  hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
@@ -7439,6 +7773,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
+    /* energies */ HAI_WAY(energies),
+    /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
@@ -7452,6 +7788,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 
 #undef HAI_SCAN_STARTS
 #undef HAI_SCAN_LOAD
+#undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
@@ -7461,6 +7798,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
 #undef HAI_SCAN_TARGET
+#undef HAI_SCAN_LIFT
 #undef HAI_SCAN_COST
 
 /* ======== src/kernel_scan_neon.h, continued ======== */
@@ -8220,9 +8558,9 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 /* Those of the scan, in a table of their own, which a build without it leaves out. */
 #define HAI_SCAN_ARRAYS(X)                                                           \
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
-  X(CODE, sizeof(int8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                     \
-  /* HAI_RAISED times their sums */                                                  \
-  X(LIFT, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sketched, LIFT)                \
+  X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
+  /* mean square of each coordinate's codes, and the mean unit: [code_dim + 1] */    \
+  X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
   X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
   /* what a code is worth, or HAI_WHOLE: [blocks] */                                 \
@@ -8659,6 +8997,7 @@ static size_t hai_count_code(const hai_plan *plan) {
 static size_t hai_count_block_mean(const hai_plan *plan) {
   return hai_product(hai_sketch_blocks(plan), plan->head_dim);
 }
+static size_t hai_count_spread(const hai_plan *plan) { return HAI_AS(size_t, hai_code_dim(plan)) + 1; }
 static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
 static size_t hai_count_missed(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->tolerance > 0.0f ? plan->n_query : 0);
@@ -11066,8 +11405,8 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 #define HAI_WHOLE (-1.0f)
 
 typedef struct hai_sketch {
-  int8_t *code;    /* [blocks][HAI_CHUNK][code_dim] */
-  int32_t *lift;   /* [blocks][HAI_CHUNK]: HAI_RAISED times the sum of a key's codes */
+  uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
+  float *spread;   /* [code_dim]: the mean square of codes, and behind it the mean unit, of some early blocks */
   float *mean;     /* [blocks][head_dim] */
   float *unit;     /* [blocks] */
   float *draw;     /* [blocks + 1][HAI_CHUNK]: -ln of a random number; the last block is the first again */
@@ -11078,8 +11417,8 @@ typedef struct hai_sketch {
 static hai_sketch hai_sketch_of(const hai_job *job) {
   hai_sketch sketch;
   hai_index kv_head = hai_flat_kv_head(job);
-  sketch.code = HAI_PLACE(int8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
-  sketch.lift = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_LIFT, kv_head));
+  sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
+  sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
   sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
   sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
   sketch.draw = hai_floats(job, HAI_ARRAY_DRAW);
@@ -11114,10 +11453,29 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   inverse = 127.0f / reach;
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
-    sketch->lift[first + j] =
-        HAI_RAISED * kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
+    kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
+}
+
+/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very first,
+   whose keys are often like no others. Every query that scans sees these blocks: so no later key has a part in
+   what it keeps. */
+static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
+  const hai_plan *plan = job->plan;
+  hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
+  hai_index begin = most > 1, end = hai_max(1, most), block, j, t;
+  float each = 1.0f / HAI_AS(float, end - begin);
+  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + 1) * sizeof(float));
+  for (block = begin; block < end; block++) {
+    for (t = 0; t < dim; t++) {
+      const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + t;
+      int32_t sum = 0;
+      for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
+      sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
+    }
+    if (sketch->unit[block] != HAI_WHOLE) sketch->spread[dim] += each * sketch->unit[block];
+  }
 }
 
 /* Stage SKETCH: some blocks of a kv head. Reads keys and values; writes the sketch. Cost: keys * (head_dim +
@@ -11129,7 +11487,6 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
   hai_index block = job->chunk * (HAI_TASK_ROWS / HAI_CHUNK), j;
   hai_index end = hai_min(block + HAI_TASK_ROWS / HAI_CHUNK, hai_sketch_blocks(plan));
   hai_sketch_centre(job, room, centre);
-  if (block == 0) HYPERATTN_MEMCPY(sketch.centre, centre, HAI_AS(size_t, plan->value_dim) * sizeof(float));
   for (; block < end; block++) {
     int is_finite = hai_sketch_keys(job, &sketch, block, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
@@ -11137,13 +11494,15 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
       const float *value = hai_value_row(job, j, room);
       sketch.draw[j] = -hai_log((HAI_AS(float, random >> 41) + 0.5f) * (1.0f / 8388608.0f));
       sketch.distance[j] = plan->scan_kernel->apart(value, plan->value_dim, centre);
-      is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim); /* whatever the centre is */
+      /* its square may overflow, but what the block is must not depend on the centre */
+      if (!hai_finite(sketch.distance[j])) is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim);
     }
     if (!is_finite) sketch.unit[block] = HAI_WHOLE;
-    if (block == 0)
-      HYPERATTN_MEMCPY(sketch.draw + hai_sketch_blocks(plan) * HAI_CHUNK, sketch.draw,
-                       HAI_CHUNK * sizeof(float));
   }
+  if (job->chunk) return;
+  HYPERATTN_MEMCPY(sketch.draw + hai_sketch_blocks(plan) * HAI_CHUNK, sketch.draw, HAI_CHUNK * sizeof(float));
+  HYPERATTN_MEMCPY(sketch.centre, centre, HAI_AS(size_t, plan->value_dim) * sizeof(float));
+  hai_sketch_spread(job, &sketch);
 }
 #endif
 
@@ -11157,6 +11516,10 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
    are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
    estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
    fill a block are met exactly.
+
+   An estimate is a sum over words of four coordinates. The words that tell most, by the squares of the tile's
+   codes and of keys', are multiplied first, and where they and a margin reach no lane's level, the others are
+   not: nearly all keys are done with half of the products. P_j is then the smaller of what both sums give.
 
    Z_i is the sum of what is met exactly and of a pilot's estimate: a group of HAI_PILOT neighbouring keys
    from each of up to HAI_PILOT_BLOCKS blocks, of which a lane's largest group counts once, and the others
@@ -11186,6 +11549,7 @@ typedef struct hai_scan {
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
+  float *energy;                        /* [code_dim]: of a coordinate's codes, all lanes' squares */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
@@ -11302,11 +11666,57 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
+/* Orders the words, those first that tell most of scores: scan->energy [code_dim], the squares of coordinates,
+   becomes [n_words], the mean square of what each word adds to a sum of products. Cost: the square of words. */
+static void hai_scan_order(const hai_job *job, hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
+  int w, at;
+  for (w = 0; w < queries->n_words; w++) {
+    const float *spread = scan->sketch.spread + 4 * w, *energy = scan->energy + 4 * w;
+    float told = energy[0] * spread[0] + energy[1] * spread[1] + energy[2] * spread[2] + energy[3] * spread[3];
+    scan->energy[w] = hai_finite(told * inverse) ? told * inverse : 0.0f;
+    for (at = w; at > 0 && scan->energy[queries->word[at - 1]] < scan->energy[w]; at--)
+      queries->word[at] = queries->word[at - 1];
+    queries->word[at] = w;
+  }
+}
+
+/* How many words are first: as many as make the products few, those of all words for the keys that pass
+   included. What the others add to a score has a standard deviation s over the block; with the margin
+   HAI_REST_MARGIN s nearly every key passes that all words would let pass. */
+static void hai_scan_first(hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  int n_words = queries->n_words, n;
+  float unit = scan->code * scan->sketch.spread[4 * n_words], least = HAI_AS(float, n_words), rest = 0.0f;
+  float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
+  queries->n_first = n_words;
+  queries->margin = 0;
+  for (n = n_words - 1; n > 0; n--) {
+    float spread, passing, cost;
+    rest += scan->energy[queries->word[n]];
+    spread = hai_sqrt(rest);
+    if (!(spread * unit <= HAI_REST_SPREAD) || !(spread < HAI_MOST_MARGIN / HAI_REST_MARGIN)) break;
+    passing = kept * hai_exp(HAI_REST_MARGIN * spread * unit);
+    cost = HAI_AS(float, n) + HAI_PASSING_COST * (passing < 1.0f ? passing : 1.0f) * HAI_AS(float, n_words - n);
+    if (cost >= least) continue;
+    least = cost;
+    queries->n_first = n;
+    queries->margin = HAI_AS(int32_t, HAI_REST_MARGIN * spread);
+  }
+}
+
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
+  scan->energy[4 * scan->queries.n_words - 1] = scan->energy[4 * scan->queries.n_words - 2] =
+      scan->energy[4 * scan->queries.n_words - 3] = 0.0f; /* absent coordinates have none */
+  scan->kernel->energies(scan->query, job->plan->head_dim, largest * largest, scan->energy);
+  hai_scan_order(job, scan);
+  hai_scan_first(scan);
+  scan->kernel->lift(&scan->queries);
   scan->queries.begin = job->tile->begin;
   scan->queries.end = job->tile->end;
 }
@@ -11318,8 +11728,7 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
 static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
                              hai_scan_block *b) {
   hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
-  b->code = scan->sketch.code + at * scan->queries.dim;
-  b->lift = scan->sketch.lift + at;
+  b->code = scan->sketch.code + 4 * at * scan->queries.n_words;
   b->draw = scan->sketch.draw + (at + scan->offset) % draws;
   b->mean = scan->mean + j * job->tile->kernel->lanes;
   b->unit = scan->code * scan->sketch.unit[block];
@@ -11583,7 +11992,7 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   hai_index split =
       plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
   hai_tiles_run(&tile, 1, 0, scan->begin);
-  hai_tile_lse(tile, scan->lse_sinks);
+  if (plan->reporting) hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
   hai_tile_lse(tile, scan->lse_level);
@@ -11592,8 +12001,16 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   hai_tile_aim(tile, 0, tile->n);
 }
 
-/* Adds the tile to the task's tally. */
-static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+/* Lists the rows that missed the tolerance. */
+static void hai_scan_miss(const hai_job *job, hai_scan *scan, hai_index row) {
+  float tolerance = job->plan->params->tolerance;
+  int i;
+  for (i = 0; tolerance > 0.0f && i < job->tile->n; i++)
+    if (!(scan->error[i] <= tolerance)) scan->missed[scan->tally->missed++] = hai_to_int(row + i);
+}
+
+/* Adds the tile to the task's tally, for the report. */
+static void hai_scan_count(const hai_job *job, hai_scan *scan, int is_exact) {
   const hai_tile *tile = job->tile;
   hai_tally *tally = scan->tally;
   hai_index skipped = is_exact ? 0 : scan->end - scan->begin - scan->n_kept;
@@ -11601,16 +12018,11 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
     if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
-    if (is_exact) {
-      scan->error[i] = 0.0f;
-      tally->exact++;
-      continue;
-    }
+    tally->exact += is_exact;
+    if (is_exact) continue;
     tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
     tally->sampled +=
         hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
-    if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
-      scan->missed[tally->missed++] = hai_to_int(row + i);
   }
 }
 
@@ -11689,11 +12101,12 @@ static hai_index hai_scan_packed_dim(const hai_plan *plan) { /* of queries that 
   return hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
 }
 static hai_index hai_scan_lane_floats(const hai_plan *plan) {
-  return hai_scan_packed_dim(plan) + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
+  return hai_scan_packed_dim(plan) + hai_code_dim(plan) / 4 + 2 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
-  return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
+  hai_index floats = hai_scan_lane_floats(plan) * lanes + hai_code_dim(plan) + hai_code_dim(plan) / 4;
+  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 21 * HAI_ALIGN +
          hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
@@ -11718,8 +12131,11 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
   scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
-  scan->queries.dim = hai_code_dim(plan);
-  scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, hai_code_dim(plan) / 4 * lanes));
+  scan->queries.n_words = hai_to_int(hai_code_dim(plan) / 4);
+  scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words * lanes));
+  scan->queries.word = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
+  scan->queries.lift = HAI_PLACE(int32_t, hai_carve(&at, 2 * lanes));
+  scan->energy = hai_carve(&at, hai_code_dim(plan));
   scan->queries.level = hai_carve(&at, lanes);
   scan->mean = hai_carve(&at, HAI_CHUNK * lanes);
   scan->high = hai_carve(&at, lanes);
@@ -11758,9 +12174,10 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
 static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
   float *errors = hai_errors(job);
   int i;
-  hai_scan_count(job, scan, row, is_exact);
+  if (job->plan->reporting) hai_scan_count(job, scan, is_exact);
+  if (!is_exact) hai_scan_miss(job, scan, row);
   hai_tile_close(job);
-  for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = scan->error[i];
+  for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = is_exact ? 0.0f : scan->error[i];
 }
 
 /* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to,
@@ -13869,7 +14286,10 @@ HYPERATTN_API hyperattn_params hyperattn_linear_params(void) {
 
 HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   hyperattn_params p = hyperattn_linear_params();
-  if (HAI_SCAN) p.method = HYPERATTN_SCAN;
+  if (HAI_SCAN) {
+    p.method = HYPERATTN_SCAN;
+    p.sample_size = 128;
+  }
   p.tolerance = 0.1f;
   return p;
 }
@@ -14428,6 +14848,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_MOST_DOUBLED
 #undef HAI_MOST_DRAW
 #undef HAI_MOST_LEVEL
+#undef HAI_MOST_MARGIN
 #undef HAI_NAME
 #undef HAI_NEON
 #undef HAI_NEON_BF16
@@ -14437,6 +14858,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_PAGES
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
+#undef HAI_PASSING_COST
 #undef HAI_PILOT
 #undef HAI_PILOT_BLOCKS
 #undef HAI_PLACE
@@ -14445,9 +14867,11 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_PROBE_KEYS
 #undef HAI_Q8_0_BYTES
 #undef HAI_Q8_0_ELEMENTS
-#undef HAI_RAISED
+#undef HAI_RAISED_BYTES
 #undef HAI_REINTERPRET
 #undef HAI_REPORTS
+#undef HAI_REST_MARGIN
+#undef HAI_REST_SPREAD
 #undef HAI_ROUNDS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4
@@ -14461,6 +14885,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_SINKS
 #undef HAI_SLIDING
 #undef HAI_SOFTCAP
+#undef HAI_SPREAD_BLOCKS
 #undef HAI_STAGE
 #undef HAI_STATUS_CASE
 #undef HAI_SUPERBLOCK

@@ -49,9 +49,9 @@
 /* Those of the scan, in a table of their own, which a build without it leaves out. */
 #define HAI_SCAN_ARRAYS(X)                                                           \
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
-  X(CODE, sizeof(int8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                     \
-  /* HAI_RAISED times their sums */                                                  \
-  X(LIFT, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sketched, LIFT)                \
+  X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
+  /* mean square of each coordinate's codes, and the mean unit: [code_dim + 1] */    \
+  X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
   X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
   /* what a code is worth, or HAI_WHOLE: [blocks] */                                 \

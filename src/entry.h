@@ -59,7 +59,10 @@ HYPERATTN_API hyperattn_params hyperattn_linear_params(void) {
 
 HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   hyperattn_params p = hyperattn_linear_params();
-  if (HAI_SCAN) p.method = HYPERATTN_SCAN;
+  if (HAI_SCAN) {
+    p.method = HYPERATTN_SCAN;
+    p.sample_size = 128;
+  }
   p.tolerance = 0.1f;
   return p;
 }

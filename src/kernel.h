@@ -32,20 +32,22 @@ typedef struct hai_few_kernel {
   int step;    /* 1: rows are read in float32 only; else in every dtype but CUSTOM */
 } hai_few_kernel;
 
-/* A tile of queries as a scan kernel reads it. A coordinate's code is HAI_RAISED + round(63 x / largest), so
-   1 .. 127 for finite queries. */
+/* A tile of queries as a scan kernel reads it. A coordinate's code is round(63 x / largest), so -63 .. 63. */
 typedef struct hai_scan_queries {
-  int32_t *code;  /* [dim / 4][lanes]: the codes of four coordinates, the first in the lowest byte */
-  hai_index dim;  /* of codes: a multiple of 4 */
+  int32_t *code;  /* [n_words][lanes]: the codes of four coordinates, the first in the lowest byte */
+  int32_t *word;  /* [n_words]: the order in which words are multiplied */
+  int n_words;    /* a quarter of the coordinates, rounded up */
+  int n_first;    /* the products of so many words tell whether the others are worth it: */
+  int32_t margin; /* not where those of the others would have to add more than this */
+  int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of the first words and of all */
   float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
   int begin, end; /* the lanes that hold queries, in whole registers */
 } hai_scan_queries;
 
 /* A block of HAI_CHUNK keys of a sketch. The product of query i and key j, scale included, is estimated as
-   mean[i] + unit * (the sum over t of their codes' products - lift[j]). */
+   mean[i] + unit * (the sum over t of their codes' products). */
 typedef struct hai_scan_block {
-  const int8_t *code;  /* [HAI_CHUNK][dim] */
-  const int32_t *lift; /* [HAI_CHUNK]: HAI_RAISED times the sum of a key's codes */
+  const uint8_t *code; /* [HAI_CHUNK][4 n_words]: HAI_KEY_RAISED + each code, which is -127 .. 127 */
   const float *draw;   /* [HAI_CHUNK]: -ln of a random number in (0, 1) */
   const float *mean;   /* [lanes]: products of the queries with the mean of the block's keys */
   float unit;          /* > 0 */
@@ -56,17 +58,20 @@ typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
      is not finite. All lanes; query is [dim][lanes]. */
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
-  /* Codes of all lanes: HAI_RAISED + round(query * inverse), cut off at 63 from HAI_RAISED; those of absent
-     coordinates may be any number. */
+  /* Codes of all lanes: round(query * inverse), cut off at -63 and 63; those of absent coordinates are 0. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
+  /* energy[t] = sum over all lanes of the smaller of query[t][i]^2 and `most`, which is also for NaN. */
+  void (*energies)(const float *query, hai_index dim, float most, float *energy);
+  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
+  void (*lift)(const hai_scan_queries *queries);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
      all e^(score - high[i]), and group[i] the largest sum of those that came together. */
   void (*collect)(const float *score, int begin, int end, float *high, float *sum, float *group);
-  /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where
-     most[j] = max_i (sum of codes' products - lift[j] - floor'((level[i] - mean[i]) / unit)), floor' rounding
-     towards 0. most [HAI_CHUNK] is written for hits. */
+  /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where most[j] is the smaller of
+     max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and of
+     the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
   /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
      without distance. */
@@ -79,9 +84,9 @@ typedef struct hai_scan_kernel {
   void (*mean)(const float *const *row, hai_index dim, float *mean);
   /* The largest of the bits of |row[j][t] - mean[t]| over HAI_CHUNK rows, as an integer. */
   int32_t (*reach)(const float *const *row, hai_index dim, const float *mean);
-  /* code[t] = round((row[t] - mean[t]) inverse), which is in -127 .. 127, and 0 up to a multiple of 4.
-     Returns the sum of the codes. */
-  int32_t (*encode)(const float *row, hai_index dim, const float *mean, float inverse, int8_t *code);
+  /* code[t] = HAI_KEY_RAISED + round((row[t] - mean[t]) inverse), which is in 1 .. 255, and HAI_KEY_RAISED up
+     to a multiple of 4. */
+  void (*encode)(const float *row, hai_index dim, const float *mean, float inverse, uint8_t *code);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
   float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */

@@ -1,15 +1,18 @@
 /* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
    primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, 0 .. 127, and b's, signed
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
+                           gives, and b's, -63 .. 63
+     HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
-     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four bytes at p in all lanes
+     ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
      plus(a, b), minus(a, b), larger(a, b)
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
+     flip(x)               x with the highest bit of each byte turned: 128 more or less
      positive(x)           is any lane above 0; top(x): the largest lane
-     bytes(p, x)           stores each lane, which is in -128 .. 127, as a byte
+     bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
 
 #define HAI_SCAN_STARTS(r)                                                      \
@@ -20,19 +23,26 @@
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_ADD(r)                               \
-  b0 = HAI_ISA(word)(key + r * dim + t);              \
-  c##r##0 = HAI_SCAN_DOT(a0, b0, c##r##0);            \
-  if (n > 1) c##r##1 = HAI_SCAN_DOT(a1, b0, c##r##1); \
-  if (n > 2) c##r##2 = HAI_SCAN_DOT(a2, b0, c##r##2);
+#define HAI_SCAN_DOTS(s, key)                       \
+  b0 = HAI_ISA(word)(key);                          \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+  if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
+#define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products: c<row><register> = start[row] - threshold + sum. */
-#define HAI_SCAN_SUMS                                                                            \
+/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
+   sum. */
+#define HAI_SCAN_SUMS(count)                                                                     \
   const int32_t *query = queries->code + queries->begin;                                         \
-  hai_index t, dim = queries->dim;                                                               \
+  hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)
+  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
+  for (w = 0; w < (count); w++) {                                                                \
+    at = queries->word[w];                                                                       \
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
+    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
+  }
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -43,59 +53,75 @@
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(r)                                  \
-  if (n > 1) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##1); \
-  if (n > 2) c##r##0 = HAI_ISA(larger)(c##r##0, c##r##2);
-#define HAI_SCAN_HIT(r)              \
-  HAI_SCAN_HIGH(r)                   \
-  if (HAI_ISA(positive)(c##r##0)) {  \
-    hits |= 1u << r;                 \
-    most[r] = HAI_ISA(top)(c##r##0); \
+#define HAI_SCAN_HIGH(x, s)                     \
+  x = s##0;                                     \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+  if (n > 2) x = HAI_ISA(larger)(x, s##2);
+#define HAI_SCAN_HIT(r)                                                                            \
+  HAI_SCAN_HIGH(a0, c##r)                                                                          \
+  if (HAI_ISA(positive)(a0)) {                                                                     \
+    most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
-HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const int8_t *key,
-                                              const int32_t *start, float u, const float *mean, float *score,
-                                              const int n) {
-  static const int32_t threshold[HAI_LANES] = {0};
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, const uint8_t *key, float u,
+                                              const float *mean, float *score, const int n) {
+  static const int32_t start[HAI_N_ROWS] = {0};
+  const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
-  }
+  HAI_SCAN_SUMS(queries->n_words)
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
-/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: the largest of its lanes. */
-HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const int8_t *key,
-                                                  const int32_t *start, const int32_t *threshold,
-                                                  int32_t *most, const int n) {
-  unsigned hits = 0;
-  HAI_SCAN_SUMS
-  for (t = 0; t < dim; t += 4, query += HAI_LANES) {
-    HAI_SCAN_LOAD(a, query)
-    HAI_ROWS(HAI_SCAN_ADD)
+/* The sums of a key that the first words let pass: adds those of the other words, less `rest`. Returns the
+   largest, or where that is less, the largest of before, whose lanes' is `first`; 0 where none is above 0. */
+HAI_SCAN_TARGET HAI_INLINE int32_t HAI_WAY(finish)(const hai_scan_queries *queries, const uint8_t *key,
+                                                   HAI_INTS c0, HAI_INTS c1, HAI_INTS c2, HAI_INTS first,
+                                                   const int32_t *rest, const int n) {
+  const int32_t *query = queries->code + queries->begin;
+  int32_t most, before;
+  HAI_INTS a0, a1, a2, b0;
+  int w;
+  HAI_SCAN_LOAD(a, rest)
+  c0 = HAI_ISA(minus)(c0, a0);
+  if (n > 1) c1 = HAI_ISA(minus)(c1, a1);
+  if (n > 2) c2 = HAI_ISA(minus)(c2, a2);
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    hai_index at = queries->word[w];
+    HAI_SCAN_LOAD(a, query + at * HAI_LANES)
+    HAI_SCAN_DOTS(c, key + 4 * at)
   }
+  HAI_SCAN_HIGH(a0, c)
+  if (!HAI_ISA(positive)(a0)) return 0;
+  most = HAI_ISA(top)(a0);
+  before = HAI_ISA(top)(first);
+  return most < before ? most : before;
+}
+
+/* Bit r: key r of HAI_N_ROWS is a hit. most[r], where it is: how far above 0 its sum is. */
+HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *queries, const uint8_t *key,
+                                                  const int32_t *start, const int32_t *threshold,
+                                                  const int32_t *rest, int32_t *most, const int n) {
+  unsigned hits = 0;
+  HAI_SCAN_SUMS(queries->n_first)
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(estimate)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int first, float *score) {
-  int32_t start[HAI_N_ROWS];
   const float *mean = block->mean + queries->begin;
-  int n = (queries->end - queries->begin) / HAI_WIDTH, j, r;
+  int n = (queries->end - queries->begin) / HAI_WIDTH, j;
   score += queries->begin;
   for (j = first; j < first + HAI_PILOT; j += HAI_N_ROWS, score += HAI_N_ROWS * HAI_LANES) {
-    const int8_t *key = block->code + j * queries->dim;
-    for (r = 0; r < HAI_N_ROWS; r++) start[r] = -block->lift[j + r];
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 3);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 3);
     else if (n == 2)
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 2);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 2);
     else
-      HAI_WAY(tell)(queries, key, start, block->unit, mean, score, 1);
+      HAI_WAY(tell)(queries, key, block->unit, mean, score, 1);
   }
 }
 
@@ -107,27 +133,31 @@ HAI_SCAN_TARGET HAI_INLINE HAI_INTS HAI_WAY(cut)(HAI_VECTOR x, float most) {
 
 HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, const hai_scan_block *block,
                                               int32_t *most) {
-  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0};
+  int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
+  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
     HAI_VECTOR x = HAI_ISA(sub)(HAI_ISA(load)(queries->level + i), HAI_ISA(load)(block->mean + i));
-    HAI_ISA(put)(threshold + i - begin, HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL));
+    HAI_INTS level = HAI_WAY(cut)(HAI_ISA(mul)(x, inverse), HAI_MOST_LEVEL);
+    HAI_INTS lift = HAI_ISA(ints)(queries->lift + i), all = HAI_ISA(ints)(queries->lift + HAI_LANES + i);
+    HAI_ISA(put)(threshold + i - begin, HAI_ISA(plus)(level, lift));
+    HAI_ISA(put)(rest + i - begin, HAI_ISA(plus)(HAI_ISA(minus)(all, lift), margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
     HAI_INTS x = HAI_WAY(cut)(HAI_ISA(mul)(HAI_ISA(load)(block->draw + j), inverse), HAI_MOST_DRAW);
     HAI_ISA(put)(draw + j, x);
-    HAI_ISA(put)(start + j, HAI_ISA(minus)(x, HAI_ISA(ints)(block->lift + j)));
+    HAI_ISA(put)(start + j, HAI_ISA(plus)(x, margin));
   }
   for (j = 0; j < HAI_CHUNK; j += HAI_N_ROWS) {
-    const int8_t *key = block->code + j * queries->dim;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
     if (n == 3)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 3);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 3);
     else if (n == 2)
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 2);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 2);
     else
-      bits = HAI_WAY(look)(queries, key, start + j, threshold, most + j, 1);
+      bits = HAI_WAY(look)(queries, key, start + j, threshold, rest, most + j, 1);
     hits |= bits << j;
   }
   for (bits = hits; bits; bits &= bits - 1) {
@@ -150,18 +180,50 @@ HAI_SCAN_TARGET static void HAI_WAY(largest)(const float *query, hai_index dim, 
 HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim, float inverse,
                                               int32_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t, y;
   int i;
   for (t = 0; t < dim; t += 4, code += HAI_LANES)
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_INTS word = HAI_ISA(ints1)(0);
-      for (y = hai_min(dim, t + 4) - 1; y >= t; y--) {
-        HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
-        word = HAI_ISA(join)(word, HAI_ISA(plus)(HAI_WAY(cut)(x, HAI_CODE_MOST), half));
+      HAI_INTS word = HAI_ISA(ints1)(0), x;
+      for (y = t + 3; y >= t; y--) {
+        x = half;
+        if (y < dim) {
+          HAI_VECTOR product = HAI_ISA(mul)(HAI_ISA(load)(query + y * HAI_LANES + i), f);
+          x = HAI_ISA(plus)(HAI_WAY(cut)(product, HAI_CODE_MOST), half);
+        }
+        word = HAI_ISA(join)(word, x);
       }
-      HAI_ISA(put)(code + i, word);
+      HAI_ISA(put)(code + i, HAI_ISA(flip)(word));
     }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
+  HAI_VECTOR limit = HAI_ISA(set1)(most);
+  hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
+      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+    }
+    energy[t] = HAI_ISA(sum)(sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+  int i, w;
+  for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    for (w = 0; w < queries->n_words; w++) {
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
+    }
+    HAI_ISA(put)(queries->lift + i, first);
+    HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+  }
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -244,24 +306,17 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
   return hai_scan_reach_plain(row, t, dim, mean, HAI_ISA(top)(most));
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(encode)(const float *row, hai_index dim, const float *mean,
-                                               float inverse, int8_t *code) {
+HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
+                                            uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_KEY_RAISED), none = HAI_ISA(ints1)(0), sum = none, x;
-  int32_t all[HAI_WIDTH], total = 0;
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
   hai_index t = 0;
-  int i;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
-    x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    x = HAI_ISA(minus)(HAI_ISA(join)(none, x), raised);
-    sum = HAI_ISA(plus)(sum, x);
-    HAI_ISA(bytes)(code + t, x);
+    HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
   }
-  HAI_ISA(put)(all, sum);
-  for (i = 0; i < HAI_WIDTH; i++) total += all[i];
-  return total + hai_scan_encode_plain(row, t, dim, mean, inverse, code);
+  hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
@@ -277,6 +332,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
+    /* energies */ HAI_WAY(energies),
+    /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
@@ -290,6 +347,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 
 #undef HAI_SCAN_STARTS
 #undef HAI_SCAN_LOAD
+#undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
 #undef HAI_SCAN_OUT
@@ -299,4 +357,5 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_WAY
 #undef HAI_SCAN_DOT
 #undef HAI_SCAN_TARGET
+#undef HAI_SCAN_LIFT
 #undef HAI_SCAN_COST

@@ -7,7 +7,7 @@ HAI_TARGET_avx2 HAI_INLINE void hai_put_avx2(void *p, __m256i x) {
   _mm256_storeu_si256(HAI_AS(__m256i *, p), x);
 }
 HAI_I_avx2 hai_ints1_avx2(int32_t x) { return _mm256_set1_epi32(x); }
-HAI_I_avx2 hai_word_avx2(const int8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
+HAI_I_avx2 hai_word_avx2(const uint8_t *p) { return _mm256_set1_epi32(hai_four_bytes(p)); }
 HAI_I_avx2 hai_plus_avx2(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
 HAI_I_avx2 hai_minus_avx2(__m256i a, __m256i b) { return _mm256_sub_epi32(a, b); }
 HAI_I_avx2 hai_larger_avx2(__m256i a, __m256i b) { return _mm256_max_epi32(a, b); }
@@ -19,12 +19,13 @@ HAI_I_avx2 hai_size_avx2(__m256 x) {
 HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
   return _mm256_or_si256(_mm256_slli_epi32(word, 8), _mm256_srli_epi32(x, 10));
 }
+HAI_I_avx2 hai_flip_avx2(__m256i x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
 HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
   return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
 }
 HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
   __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packs_epi16(y, y));
+  _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packus_epi16(y, y));
 }
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -48,7 +49,8 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx2
 #define HAI_WAY(name) hai_scan_##name##_avx2_vnni
 #define HAI_SCAN_DOT(a, b, c) hai_vnni_avx2(a, b, c)
-#define HAI_SCAN_COST 0.12f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.08f
 #include "kernel_scan.h"
 #endif
 
@@ -58,7 +60,8 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx2
 #define HAI_WAY(name) hai_scan_##name##_avx2
 #define HAI_SCAN_DOT(a, b, c) hai_pairs_avx2(a, b, c)
-#define HAI_SCAN_COST 0.23f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.16f
 #include "kernel_scan.h"
 #undef HAI_ISA
 #undef HAI_VECTOR

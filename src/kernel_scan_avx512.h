@@ -5,7 +5,7 @@
 HAI_I_avx512 hai_ints_avx512(const int32_t *p) { return _mm512_loadu_si512(p); }
 HAI_TARGET_avx512 HAI_INLINE void hai_put_avx512(int32_t *p, __m512i x) { _mm512_storeu_si512(p, x); }
 HAI_I_avx512 hai_ints1_avx512(int32_t x) { return _mm512_set1_epi32(x); }
-HAI_I_avx512 hai_word_avx512(const int8_t *p) { return _mm512_set1_epi32(hai_four_bytes(p)); }
+HAI_I_avx512 hai_word_avx512(const uint8_t *p) { return _mm512_set1_epi32(hai_four_bytes(p)); }
 HAI_I_avx512 hai_plus_avx512(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 HAI_I_avx512 hai_minus_avx512(__m512i a, __m512i b) { return _mm512_sub_epi32(a, b); }
 HAI_I_avx512 hai_larger_avx512(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
@@ -17,6 +17,7 @@ HAI_I_avx512 hai_size_avx512(__m512 x) {
 HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
   return _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_srli_epi32(x, 10));
 }
+HAI_I_avx512 hai_flip_avx512(__m512i x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
 HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
   return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
 }
@@ -41,7 +42,8 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx512
 #define HAI_WAY(name) hai_scan_##name##_avx512_vnni
 #define HAI_SCAN_DOT(a, b, c) hai_vnni_avx512(a, b, c)
-#define HAI_SCAN_COST 0.13f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.09f
 #include "kernel_scan.h"
 
 HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
@@ -50,7 +52,8 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
 #define HAI_SCAN_TARGET HAI_TARGET_avx512
 #define HAI_WAY(name) hai_scan_##name##_avx512
 #define HAI_SCAN_DOT(a, b, c) hai_pairs_avx512(a, b, c)
-#define HAI_SCAN_COST 0.25f
+#define HAI_SCAN_LIFT HAI_RAISED_BYTES
+#define HAI_SCAN_COST 0.17f
 #include "kernel_scan.h"
 #undef HAI_ISA
 #undef HAI_VECTOR

@@ -6,7 +6,8 @@
 HAI_I_neon hai_ints_neon(const int32_t *p) { return vld1q_s32(p); }
 HAI_INLINE void hai_put_neon(int32_t *p, int32x4_t x) { vst1q_s32(p, x); }
 HAI_I_neon hai_ints1_neon(int32_t x) { return vdupq_n_s32(x); }
-HAI_I_neon hai_word_neon(const int8_t *p) { return vdupq_n_s32(hai_four_bytes(p)); }
+HAI_I_neon hai_flip_neon(int32x4_t x) { return veorq_s32(x, vdupq_n_s32(HAI_RAISED_BYTES)); }
+HAI_I_neon hai_word_neon(const uint8_t *p) { return hai_flip_neon(vdupq_n_s32(hai_four_bytes(p))); }
 HAI_I_neon hai_plus_neon(int32x4_t a, int32x4_t b) { return vaddq_s32(a, b); }
 HAI_I_neon hai_minus_neon(int32x4_t a, int32x4_t b) { return vsubq_s32(a, b); }
 HAI_I_neon hai_larger_neon(int32x4_t a, int32x4_t b) { return vmaxq_s32(a, b); }
@@ -19,7 +20,7 @@ HAI_I_neon hai_join_neon(int32x4_t word, int32x4_t x) {
   return vorrq_s32(vshlq_n_s32(word, 8), vshrq_n_s32(x, 10));
 }
 HAI_INLINE int hai_positive_neon(int32x4_t x) { return vmaxvq_s32(x) > 0; }
-HAI_INLINE void hai_bytes_neon(int8_t *p, int32x4_t x) {
+HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
   int16x4_t y = vmovn_s32(x);
   int8x8_t z = vmovn_s16(vcombine_s16(y, y));
   HYPERATTN_MEMCPY(p, &z, 4);
@@ -47,10 +48,11 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
 #define HAI_SCAN_TARGET
 #define HAI_WAY(name) hai_scan_##name##_neon
 #define HAI_SCAN_DOT(a, b, c) hai_pairs_neon(a, b, c)
+#define HAI_SCAN_LIFT 0
 #ifdef __ARM_FEATURE_DOTPROD
-#define HAI_SCAN_COST 0.15f
+#define HAI_SCAN_COST 0.1f
 #else
-#define HAI_SCAN_COST 0.4f
+#define HAI_SCAN_COST 0.27f
 #endif
 #include "kernel_scan.h"
 #undef HAI_ISA

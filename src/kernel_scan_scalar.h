@@ -23,7 +23,7 @@ static int32_t hai_scan_truncate(float x, float most) {
    either step into another sum. */
 static int32_t hai_scan_code(float x, float inverse) {
   int32_t fine = hai_scan_truncate(x * (inverse * HAI_CODE_FINE), HAI_CODE_MOST);
-  return (fine + HAI_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE;
+  return (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED;
 }
 
 static void hai_scan_quantise_scalar(const float *query, hai_index dim, float inverse, int32_t *code) {
@@ -31,20 +31,40 @@ static void hai_scan_quantise_scalar(const float *query, hai_index dim, float in
   int i;
   for (t = 0; t < dim; t += 4)
     for (i = 0; i < HAI_SCALAR_LANES; i++) {
-      int32_t word = 0;
+      uint32_t word = 0;
       for (y = hai_min(dim, t + 4) - 1; y >= t; y--)
-        word = word * 256 + hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse);
-      code[t / 4 * HAI_SCALAR_LANES + i] = word;
+        word = word << 8 |
+               (HAI_AS(uint32_t, hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse)) & 255u);
+      code[t / 4 * HAI_SCALAR_LANES + i] = HAI_AS(int32_t, word);
     }
 }
 
-/* The sum of products of a lane's codes and a key's. */
-static int32_t hai_scan_product(const int32_t *query, const int8_t *key, hai_index dim) {
+static void hai_scan_energies_scalar(const float *query, hai_index dim, float most, float *energy) {
   hai_index t;
+  int i;
+  for (t = 0; t < dim; t++) {
+    energy[t] = 0.0f;
+    for (i = 0; i < HAI_SCALAR_LANES; i++) {
+      float square = query[t * HAI_SCALAR_LANES + i] * query[t * HAI_SCALAR_LANES + i];
+      energy[t] += square < most ? square : most;
+    }
+  }
+}
+
+/* Codes are not raised where they are multiplied. */
+static void hai_scan_lift_scalar(const hai_scan_queries *queries) {
+  HYPERATTN_MEMSET(queries->lift, 0, 2 * HAI_SCALAR_LANES * sizeof *queries->lift);
+}
+
+/* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
+static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const uint8_t *key, int begin, int end) {
   int32_t sum = 0;
-  for (t = 0; t < dim; t += 4, query += HAI_SCALAR_LANES)
-    sum += (*query & 127) * key[t] + (*query >> 8 & 127) * key[t + 1] + (*query >> 16 & 127) * key[t + 2] +
-           (*query >> 24 & 127) * key[t + 3];
+  for (; begin < end; begin++) {
+    int32_t at = queries->word[begin];
+    uint32_t word = HAI_AS(uint32_t, queries->code[at * HAI_SCALAR_LANES + i]);
+    const uint8_t *four = key + 4 * at;
+    for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * (*four++ - HAI_KEY_RAISED);
+  }
   return sum;
 }
 
@@ -53,8 +73,9 @@ static void hai_scan_estimate_scalar(const hai_scan_queries *queries, const hai_
   int i, j;
   for (j = first; j < first + HAI_PILOT; j++, score += HAI_SCALAR_LANES)
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t product = hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim);
-      score[i] = block->unit * HAI_AS(float, product - block->lift[j]) + block->mean[i];
+      const uint8_t *key = block->code + 4 * j * queries->n_words;
+      int32_t product = hai_scan_product(queries, i, key, 0, queries->n_words);
+      score[i] = block->unit * HAI_AS(float, product) + block->mean[i];
     }
 }
 
@@ -82,13 +103,19 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
   for (i = queries->begin; i < queries->end; i++)
     threshold[i] = hai_scan_truncate((queries->level[i] - block->mean[i]) * inverse, HAI_MOST_LEVEL);
   for (j = 0; j < HAI_CHUNK; j++) {
-    int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN;
+    const uint8_t *key = block->code + 4 * j * queries->n_words;
+    int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN,
+            first = INT32_MIN;
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t over =
-          hai_scan_product(queries->code + i, block->code + j * queries->dim, queries->dim) - threshold[i];
+      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_first) + queries->margin - threshold[i];
+      first = over > first ? over : first;
+    }
+    if (first + draw <= 0) continue;
+    for (i = queries->begin; i < queries->end; i++) {
+      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_words) - threshold[i];
       best = over > best ? over : best;
     }
-    most[j] = best - block->lift[j];
+    most[j] = best < first ? best : first;
     hits |= HAI_AS(uint64_t, most[j] + draw > 0) << j;
   }
   return hits;
@@ -146,18 +173,14 @@ static int32_t hai_scan_reach_plain(const float *const *row, hai_index from, hai
     }
   return most;
 }
-static int32_t hai_scan_encode_plain(const float *row, hai_index from, hai_index dim, const float *mean,
-                                     float inverse, int8_t *code) {
+static void hai_scan_encode_plain(const float *row, hai_index from, hai_index dim, const float *mean,
+                                  float inverse, uint8_t *code) {
   hai_index t;
-  int32_t sum = 0;
   for (t = from; t < dim; t++) {
     int32_t fine = hai_scan_truncate((row[t] - mean[t]) * (inverse * HAI_CODE_FINE), HAI_KEY_MOST);
-    code[t] = HAI_AS(
-        int8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE - HAI_KEY_RAISED);
-    sum += code[t];
+    code[t] = HAI_AS(uint8_t, (fine + HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2) / HAI_CODE_FINE);
   }
-  for (; t % 4; t++) code[t] = 0;
-  return sum;
+  for (; t % 4; t++) code[t] = HAI_KEY_RAISED;
 }
 static float hai_scan_apart_plain(const float *row, hai_index from, hai_index dim, const float *centre) {
   float sum = 0.0f;
@@ -170,9 +193,9 @@ static void hai_scan_mean_scalar(const float *const *row, hai_index dim, float *
 static int32_t hai_scan_reach_scalar(const float *const *row, hai_index dim, const float *mean) {
   return hai_scan_reach_plain(row, 0, dim, mean, 0);
 }
-static int32_t hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
-                                      int8_t *code) {
-  return hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
+static void hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
+                                   uint8_t *code) {
+  hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
 }
 static float hai_scan_apart_scalar(const float *row, hai_index dim, const float *centre) {
   return hai_scan_apart_plain(row, 0, dim, centre);
@@ -181,6 +204,8 @@ static float hai_scan_apart_scalar(const float *row, hai_index dim, const float 
 static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* largest */ hai_scan_largest_scalar,
     /* quantise */ hai_scan_quantise_scalar,
+    /* energies */ hai_scan_energies_scalar,
+    /* lift */ hai_scan_lift_scalar,
     /* estimate */ hai_scan_estimate_scalar,
     /* collect */ hai_scan_collect_scalar,
     /* hits */ hai_scan_hits_scalar,
@@ -190,5 +215,5 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* reach */ hai_scan_reach_scalar,
     /* encode */ hai_scan_encode_scalar,
     /* apart */ hai_scan_apart_scalar,
-    /* cost */ 0.45f};
+    /* cost */ 0.3f};
 #endif

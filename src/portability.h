@@ -215,17 +215,22 @@
 #define HAI_FEW_UNWIDENED(dtype) ((dtype) == HYPERATTN_Q8_0 ? 6 : 16)
 
 /* The scan. */
-#define HAI_RAISED 64       /* what the codes of queries are raised by, so that none is negative */
-#define HAI_CODE_FINE 1024  /* parts of a code to which a query is rounded first */
-#define HAI_CODE_MOST 65000 /* the most of these, below HAI_RAISED codes */
-#define HAI_KEY_RAISED 128  /* likewise for keys, while they are rounded */
-#define HAI_KEY_MOST 130500
+#define HAI_KEY_RAISED 128   /* what the codes of keys are raised by, so that none is negative */
+#define HAI_RAISED_BYTES HAI_AS(int32_t, 0x80808080u) /* in each byte of a word */
+#define HAI_CODE_FINE 1024   /* parts of a code to which a coordinate is rounded first */
+#define HAI_CODE_MOST 65000  /* the most of these for a query, which make 63 codes, */
+#define HAI_KEY_MOST 130500  /* and for a key, which make 127 */
 #define HAI_PILOT 8         /* keys of a block that a pilot estimates */
 /* Largest draw and largest threshold, in units of a block: their sum and a product of codes fit 31 bits. */
 #define HAI_MOST_DRAW 268435456
 #define HAI_MOST_LEVEL 536870912
 
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
+#define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
+#define HAI_REST_SPREAD 1.0f  /* most that the last words may add to scores, as a standard deviation, */
+#define HAI_REST_MARGIN 2.0f  /* of which the margin is so many */
+#define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
+#define HAI_MOST_MARGIN 16777216.0f
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */

@@ -7,6 +7,10 @@
    estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
    fill a block are met exactly.
 
+   An estimate is a sum over words of four coordinates. The words that tell most, by the squares of the tile's
+   codes and of keys', are multiplied first, and where they and a margin reach no lane's level, the others are
+   not: nearly all keys are done with half of the products. P_j is then the smaller of what both sums give.
+
    Z_i is the sum of what is met exactly and of a pilot's estimate: a group of HAI_PILOT neighbouring keys
    from each of up to HAI_PILOT_BLOCKS blocks, of which a lane's largest group counts once, and the others
    for those that were left out: a few keys that have most of the weight must not count for many.
@@ -35,6 +39,7 @@ typedef struct hai_scan {
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
+  float *energy;                        /* [code_dim]: of a coordinate's codes, all lanes' squares */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
@@ -151,11 +156,57 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
+/* Orders the words, those first that tell most of scores: scan->energy [code_dim], the squares of coordinates,
+   becomes [n_words], the mean square of what each word adds to a sum of products. Cost: the square of words. */
+static void hai_scan_order(const hai_job *job, hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
+  int w, at;
+  for (w = 0; w < queries->n_words; w++) {
+    const float *spread = scan->sketch.spread + 4 * w, *energy = scan->energy + 4 * w;
+    float told = energy[0] * spread[0] + energy[1] * spread[1] + energy[2] * spread[2] + energy[3] * spread[3];
+    scan->energy[w] = hai_finite(told * inverse) ? told * inverse : 0.0f;
+    for (at = w; at > 0 && scan->energy[queries->word[at - 1]] < scan->energy[w]; at--)
+      queries->word[at] = queries->word[at - 1];
+    queries->word[at] = w;
+  }
+}
+
+/* How many words are first: as many as make the products few, those of all words for the keys that pass
+   included. What the others add to a score has a standard deviation s over the block; with the margin
+   HAI_REST_MARGIN s nearly every key passes that all words would let pass. */
+static void hai_scan_first(hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  int n_words = queries->n_words, n;
+  float unit = scan->code * scan->sketch.spread[4 * n_words], least = HAI_AS(float, n_words), rest = 0.0f;
+  float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
+  queries->n_first = n_words;
+  queries->margin = 0;
+  for (n = n_words - 1; n > 0; n--) {
+    float spread, passing, cost;
+    rest += scan->energy[queries->word[n]];
+    spread = hai_sqrt(rest);
+    if (!(spread * unit <= HAI_REST_SPREAD) || !(spread < HAI_MOST_MARGIN / HAI_REST_MARGIN)) break;
+    passing = kept * hai_exp(HAI_REST_MARGIN * spread * unit);
+    cost = HAI_AS(float, n) + HAI_PASSING_COST * (passing < 1.0f ? passing : 1.0f) * HAI_AS(float, n_words - n);
+    if (cost >= least) continue;
+    least = cost;
+    queries->n_first = n;
+    queries->margin = HAI_AS(int32_t, HAI_REST_MARGIN * spread);
+  }
+}
+
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
+  scan->energy[4 * scan->queries.n_words - 1] = scan->energy[4 * scan->queries.n_words - 2] =
+      scan->energy[4 * scan->queries.n_words - 3] = 0.0f; /* absent coordinates have none */
+  scan->kernel->energies(scan->query, job->plan->head_dim, largest * largest, scan->energy);
+  hai_scan_order(job, scan);
+  hai_scan_first(scan);
+  scan->kernel->lift(&scan->queries);
   scan->queries.begin = job->tile->begin;
   scan->queries.end = job->tile->end;
 }
@@ -167,8 +218,7 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
 static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
                              hai_scan_block *b) {
   hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
-  b->code = scan->sketch.code + at * scan->queries.dim;
-  b->lift = scan->sketch.lift + at;
+  b->code = scan->sketch.code + 4 * at * scan->queries.n_words;
   b->draw = scan->sketch.draw + (at + scan->offset) % draws;
   b->mean = scan->mean + j * job->tile->kernel->lanes;
   b->unit = scan->code * scan->sketch.unit[block];

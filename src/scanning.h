@@ -17,7 +17,7 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   hai_index split =
       plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
   hai_tiles_run(&tile, 1, 0, scan->begin);
-  hai_tile_lse(tile, scan->lse_sinks);
+  if (plan->reporting) hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
   hai_tile_lse(tile, scan->lse_level);
@@ -26,8 +26,16 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   hai_tile_aim(tile, 0, tile->n);
 }
 
-/* Adds the tile to the task's tally. */
-static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+/* Lists the rows that missed the tolerance. */
+static void hai_scan_miss(const hai_job *job, hai_scan *scan, hai_index row) {
+  float tolerance = job->plan->params->tolerance;
+  int i;
+  for (i = 0; tolerance > 0.0f && i < job->tile->n; i++)
+    if (!(scan->error[i] <= tolerance)) scan->missed[scan->tally->missed++] = hai_to_int(row + i);
+}
+
+/* Adds the tile to the task's tally, for the report. */
+static void hai_scan_count(const hai_job *job, hai_scan *scan, int is_exact) {
   const hai_tile *tile = job->tile;
   hai_tally *tally = scan->tally;
   hai_index skipped = is_exact ? 0 : scan->end - scan->begin - scan->n_kept;
@@ -35,16 +43,11 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, in
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
     if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
-    if (is_exact) {
-      scan->error[i] = 0.0f;
-      tally->exact++;
-      continue;
-    }
+    tally->exact += is_exact;
+    if (is_exact) continue;
     tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
     tally->sampled +=
         hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
-    if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
-      scan->missed[tally->missed++] = hai_to_int(row + i);
   }
 }
 
@@ -123,11 +126,12 @@ static hai_index hai_scan_packed_dim(const hai_plan *plan) { /* of queries that 
   return hai_is_f32(plan->kernel->dtype) && !plan->may_use_amx ? 0 : plan->head_dim;
 }
 static hai_index hai_scan_lane_floats(const hai_plan *plan) {
-  return hai_scan_packed_dim(plan) + hai_code_dim(plan) / 4 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
+  return hai_scan_packed_dim(plan) + hai_code_dim(plan) / 4 + 2 + 1 + HAI_CHUNK + 11 + 2 + plan->value_dim;
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
-  return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
+  hai_index floats = hai_scan_lane_floats(plan) * lanes + hai_code_dim(plan) + hai_code_dim(plan) / 4;
+  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 21 * HAI_ALIGN +
          hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
@@ -152,8 +156,11 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
   scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
-  scan->queries.dim = hai_code_dim(plan);
-  scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, hai_code_dim(plan) / 4 * lanes));
+  scan->queries.n_words = hai_to_int(hai_code_dim(plan) / 4);
+  scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words * lanes));
+  scan->queries.word = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
+  scan->queries.lift = HAI_PLACE(int32_t, hai_carve(&at, 2 * lanes));
+  scan->energy = hai_carve(&at, hai_code_dim(plan));
   scan->queries.level = hai_carve(&at, lanes);
   scan->mean = hai_carve(&at, HAI_CHUNK * lanes);
   scan->high = hai_carve(&at, lanes);
@@ -192,9 +199,10 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
 static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
   float *errors = hai_errors(job);
   int i;
-  hai_scan_count(job, scan, row, is_exact);
+  if (job->plan->reporting) hai_scan_count(job, scan, is_exact);
+  if (!is_exact) hai_scan_miss(job, scan, row);
   hai_tile_close(job);
-  for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = scan->error[i];
+  for (i = 0; errors && i < job->tile->n; i++) errors[row + i] = is_exact ? 0.0f : scan->error[i];
 }
 
 /* Some tiles of consecutive queries from `row` on: each scans, or meets every key. Where the first has to,

@@ -11,8 +11,8 @@
 #define HAI_WHOLE (-1.0f)
 
 typedef struct hai_sketch {
-  int8_t *code;    /* [blocks][HAI_CHUNK][code_dim] */
-  int32_t *lift;   /* [blocks][HAI_CHUNK]: HAI_RAISED times the sum of a key's codes */
+  uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
+  float *spread;   /* [code_dim]: the mean square of codes, and behind it the mean unit, of some early blocks */
   float *mean;     /* [blocks][head_dim] */
   float *unit;     /* [blocks] */
   float *draw;     /* [blocks + 1][HAI_CHUNK]: -ln of a random number; the last block is the first again */
@@ -23,8 +23,8 @@ typedef struct hai_sketch {
 static hai_sketch hai_sketch_of(const hai_job *job) {
   hai_sketch sketch;
   hai_index kv_head = hai_flat_kv_head(job);
-  sketch.code = HAI_PLACE(int8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
-  sketch.lift = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_LIFT, kv_head));
+  sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
+  sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
   sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
   sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
   sketch.draw = hai_floats(job, HAI_ARRAY_DRAW);
@@ -59,10 +59,29 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   inverse = 127.0f / reach;
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
-    sketch->lift[first + j] =
-        HAI_RAISED * kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
+    kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
+}
+
+/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very first,
+   whose keys are often like no others. Every query that scans sees these blocks: so no later key has a part in
+   what it keeps. */
+static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
+  const hai_plan *plan = job->plan;
+  hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
+  hai_index begin = most > 1, end = hai_max(1, most), block, j, t;
+  float each = 1.0f / HAI_AS(float, end - begin);
+  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + 1) * sizeof(float));
+  for (block = begin; block < end; block++) {
+    for (t = 0; t < dim; t++) {
+      const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + t;
+      int32_t sum = 0;
+      for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
+      sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
+    }
+    if (sketch->unit[block] != HAI_WHOLE) sketch->spread[dim] += each * sketch->unit[block];
+  }
 }
 
 /* Stage SKETCH: some blocks of a kv head. Reads keys and values; writes the sketch. Cost: keys * (head_dim +
@@ -74,7 +93,6 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
   hai_index block = job->chunk * (HAI_TASK_ROWS / HAI_CHUNK), j;
   hai_index end = hai_min(block + HAI_TASK_ROWS / HAI_CHUNK, hai_sketch_blocks(plan));
   hai_sketch_centre(job, room, centre);
-  if (block == 0) HYPERATTN_MEMCPY(sketch.centre, centre, HAI_AS(size_t, plan->value_dim) * sizeof(float));
   for (; block < end; block++) {
     int is_finite = hai_sketch_keys(job, &sketch, block, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
@@ -82,12 +100,14 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
       const float *value = hai_value_row(job, j, room);
       sketch.draw[j] = -hai_log((HAI_AS(float, random >> 41) + 0.5f) * (1.0f / 8388608.0f));
       sketch.distance[j] = plan->scan_kernel->apart(value, plan->value_dim, centre);
-      is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim); /* whatever the centre is */
+      /* its square may overflow, but what the block is must not depend on the centre */
+      if (!hai_finite(sketch.distance[j])) is_finite &= hai_row_finite(value, HYPERATTN_F32, plan->value_dim);
     }
     if (!is_finite) sketch.unit[block] = HAI_WHOLE;
-    if (block == 0)
-      HYPERATTN_MEMCPY(sketch.draw + hai_sketch_blocks(plan) * HAI_CHUNK, sketch.draw,
-                       HAI_CHUNK * sizeof(float));
   }
+  if (job->chunk) return;
+  HYPERATTN_MEMCPY(sketch.draw + hai_sketch_blocks(plan) * HAI_CHUNK, sketch.draw, HAI_CHUNK * sizeof(float));
+  HYPERATTN_MEMCPY(sketch.centre, centre, HAI_AS(size_t, plan->value_dim) * sizeof(float));
+  hai_sketch_spread(job, &sketch);
 }
 #endif

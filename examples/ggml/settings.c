@@ -24,10 +24,8 @@ const char *settings_read(settings *s) {
     s->params = hyperattn_linear_params();
   else if (is_paper)
     s->params = hyperattn_paper_params();
-  else if (!strcmp(s->method, "scan"))
-    s->params.method = HYPERATTN_SCAN;
   else if (strcmp(s->method, "default"))
-    return "HYPERATTN_GGML is none of exact, default, scan, linear, paper, force or off";
+    return "HYPERATTN_GGML is none of exact, default, linear, paper, force or off";
   double tolerance = (double)s->params.tolerance, length = (double)s->params.min_seq_len, statistics = 0;
   if (!read_number("HYPERATTN_GGML_TOLERANCE", 0, 1e6, &tolerance))
     return "HYPERATTN_GGML_TOLERANCE is not a number from 0 to 1e6";

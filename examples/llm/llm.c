@@ -28,11 +28,11 @@ static const char usage[] =
     "all\n"
     "  --repeat               the window is its first half, twice\n"
     "  --cycle                a text that is too short starts over\n"
-    "  --attention A[,B...]   exact, default, scan, linear or paper; perplexity takes several (default: exact)\n"
+    "  --attention A[,B...]   exact, default, linear or paper; perplexity takes several (default: exact)\n"
     "  --layers A-B[,C-D...]  approximate these layers, others are exact (default: all); perplexity takes "
     "several\n"
     "  --min-seq-len N        shorter regions are exact (default: the preset's)\n"
-    "  --tolerance X          of default, scan and linear; 0: the budget and no more (default: the preset's)\n"
+    "  --tolerance X          of default and linear; 0: the budget and no more (default: the preset's)\n"
     "  --cache T              f32, f16, bf16 or q8_0: what keys and values are kept in (default: f16 for "
     "steps of\n"
     "                         one token, else f32)\n"
@@ -180,12 +180,11 @@ static method choose_method(const engine *e, const char *name, const char *layer
     chosen.last = -1;
   } else if (!strcmp(name, "paper")) {
     chosen.params = hyperattn_paper_params();
-  } else if (!strcmp(name, "default") || !strcmp(name, "scan") || !strcmp(name, "linear")) {
+  } else if (!strcmp(name, "default") || !strcmp(name, "linear")) {
     chosen.params = strcmp(name, "linear") ? hyperattn_default_params() : hyperattn_linear_params();
-    if (!strcmp(name, "scan")) chosen.params.method = HYPERATTN_SCAN;
     if (o->tolerance >= 0) chosen.params.tolerance = (float)o->tolerance;
   } else {
-    misuse("--attention is exact, default, scan, linear or paper, not", name);
+    misuse("--attention is exact, default, linear or paper, not", name);
   }
   if (o->min_seq_len) chosen.params.min_seq_len = o->min_seq_len;
   char past;

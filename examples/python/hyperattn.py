@@ -276,7 +276,6 @@ def _params(library: ctypes.CDLL, method: str, fields: dict) -> Params:
         "default": (library.hyperattn_default_params, {}),
         "linear": (library.hyperattn_linear_params, {}),
         "exact": (library.hyperattn_default_params, {"method": EXACT}),
-        "scan": (library.hyperattn_default_params, {"method": SCAN}),
         "paper": (library.hyperattn_paper_params, {}),
     }
     if method not in presets:
@@ -341,10 +340,9 @@ def attention(
         values may have fewer heads than queries, a divisor of their number.
     causal: query i sees keys 0 .. i + n_key - n_query, so the last query sees all.
     scale: None or 0: 1 / sqrt(dim).
-    method: "default": approximated to a tolerance where that pays, from 1024 keys on (a causal prefill: from
-        2048); "scan": every score estimated, each query its own keys and error, from 1024 keys on; "linear":
-        in near-linear time, with a fixed number of keys and no tolerance; "exact"; "paper":
-        the HyperAttention paper's parameters.
+    method: "default": each query approximated to a tolerance where that pays, from 1024 keys on (a causal
+        prefill: from some 1300); "linear": in near-linear time, with a fixed number of keys and no tolerance;
+        "exact"; "paper": the HyperAttention paper's parameters.
     tolerance: the relative error that a region or a query may have; None: the method's.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
     sliding_window: a query sees only keys closer than this: before it and, unless causal, behind it.

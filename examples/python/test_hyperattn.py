@@ -433,7 +433,7 @@ class Errors(Case):
         says("a key has 7 numbers and a query 8", q, k[..., :7], v)
         says("heads and rows", q, k[:, :, :5], v)
         says("have batches of 1, 2, 1", q, np.repeat(k, 2, 0), v)
-        says("method is 'fast', not one of default, linear, exact, scan, paper", method="fast")
+        says("method is 'fast', not one of default, linear, exact, paper", method="fast")
         says("out has shape", out=np.empty((2, 9, 7), np.float32))
         says("sink has shape .3,., which does not broadcast to .2,.", sink=[1, 2, 3])
         says("mask_slope has shape .2, 1.,", mask=np.zeros(9), mask_slope=[[1], [2]])
