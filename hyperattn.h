@@ -1105,8 +1105,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
-#define HAI_REST_SPREAD 1.0f  /* most that the last words may add to scores, as a standard deviation, */
-#define HAI_REST_MARGIN 2.0f  /* of which the margin is so many */
+#define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
+#define HAI_REST_LARGE 1.3f   /* largest norm of a block's keys or a tile's queries, over the usual one */
+#define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
@@ -1535,8 +1536,7 @@ typedef struct hai_scan_queries {
   int32_t *code;  /* [n_words][lanes]: the codes of four coordinates, the first in the lowest byte */
   int32_t *word;  /* [n_words]: the order in which words are multiplied */
   int n_words;    /* a quarter of the coordinates, rounded up */
-  int n_first;    /* the products of so many words tell whether the others are worth it: */
-  int32_t margin; /* not where those of the others would have to add more than this */
+  int n_first;    /* the products of so many words tell whether the others are worth it (block.margin) */
   int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of the first words and of all */
   float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
   int begin, end; /* the lanes that hold queries, in whole registers */
@@ -1549,6 +1549,7 @@ typedef struct hai_scan_block {
   const float *draw;   /* [HAI_CHUNK]: -ln of a random number in (0, 1) */
   const float *mean;   /* [lanes]: products of the queries with the mean of the block's keys */
   float unit;          /* > 0 */
+  int32_t margin;      /* a key whose last words would have to add more than this to be a hit is none */
 } hai_scan_block;
 
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
@@ -1560,8 +1561,9 @@ typedef struct hai_scan_kernel {
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
   /* energy[t] = sum over all lanes of the smaller of query[t][i]^2 and `most`, which is also for NaN. */
   void (*energies)(const float *query, hai_index dim, float most, float *energy);
-  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
-  void (*lift)(const hai_scan_queries *queries);
+  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. Returns the largest of any
+     lane's sum of the squares of its last words' codes, which are those behind the first ones. */
+  int32_t (*lift)(const hai_scan_queries *queries);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
@@ -1585,6 +1587,8 @@ typedef struct hai_scan_kernel {
   /* code[t] = HAI_KEY_RAISED + round((row[t] - mean[t]) inverse), which is in 1 .. 255, and HAI_KEY_RAISED up
      to a multiple of 4. */
   void (*encode)(const float *row, hai_index dim, const float *mean, float inverse, uint8_t *code);
+  /* norm[w] = the largest over HAI_CHUNK keys of the sum of squares of word w's codes. */
+  void (*norms)(const uint8_t *code, int n_words, int32_t *norm);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
   float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */
@@ -1955,8 +1959,19 @@ static void hai_scan_energies_scalar(const float *query, hai_index dim, float mo
 }
 
 /* Codes are not raised where they are multiplied. */
-static void hai_scan_lift_scalar(const hai_scan_queries *queries) {
+static int32_t hai_scan_lift_scalar(const hai_scan_queries *queries) {
+  int32_t most = 0;
+  int i, w;
   HYPERATTN_MEMSET(queries->lift, 0, 2 * HAI_SCALAR_LANES * sizeof *queries->lift);
+  for (i = 0; i < HAI_SCALAR_LANES; i++) {
+    int32_t sum = 0;
+    for (w = queries->n_first; w < queries->n_words; w++) {
+      uint32_t word = HAI_AS(uint32_t, queries->code[queries->word[w] * HAI_SCALAR_LANES + i]);
+      for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * HAI_AS(int8_t, word & 255u);
+    }
+    most = sum > most ? sum : most;
+  }
+  return most;
 }
 
 /* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
@@ -2010,7 +2025,7 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
     int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN,
             first = INT32_MIN;
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_first) + queries->margin - threshold[i];
+      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_first) + block->margin - threshold[i];
       first = over > first ? over : first;
     }
     if (first + draw <= 0) continue;
@@ -2085,6 +2100,23 @@ static void hai_scan_encode_plain(const float *row, hai_index from, hai_index di
   }
   for (; t % 4; t++) code[t] = HAI_KEY_RAISED;
 }
+/* The sum of squares of a word's codes. */
+static int32_t hai_scan_squares(const uint8_t *code) {
+  int32_t sum = 0;
+  int y;
+  for (y = 0; y < 4; y++) sum += (code[y] - HAI_KEY_RAISED) * (code[y] - HAI_KEY_RAISED);
+  return sum;
+}
+static void hai_scan_norms_plain(const uint8_t *code, int from, int n_words, int32_t *norm) {
+  int j;
+  for (; from < n_words; from++) {
+    norm[from] = 0;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      int32_t sum = hai_scan_squares(code + 4 * (j * n_words + from));
+      norm[from] = sum > norm[from] ? sum : norm[from];
+    }
+  }
+}
 static float hai_scan_apart_plain(const float *row, hai_index from, hai_index dim, const float *centre) {
   float sum = 0.0f;
   for (; from < dim; from++) sum += (row[from] - centre[from]) * (row[from] - centre[from]);
@@ -2099,6 +2131,9 @@ static int32_t hai_scan_reach_scalar(const float *const *row, hai_index dim, con
 static void hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
                                    uint8_t *code) {
   hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
+}
+static void hai_scan_norms_scalar(const uint8_t *code, int n_words, int32_t *norm) {
+  hai_scan_norms_plain(code, 0, n_words, norm);
 }
 static float hai_scan_apart_scalar(const float *row, hai_index dim, const float *centre) {
   return hai_scan_apart_plain(row, 0, dim, centre);
@@ -2117,6 +2152,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* mean */ hai_scan_mean_scalar,
     /* reach */ hai_scan_reach_scalar,
     /* encode */ hai_scan_encode_scalar,
+    /* norms */ hai_scan_norms_scalar,
     /* apart */ hai_scan_apart_scalar,
     /* cost */ 0.3f};
 #endif
@@ -3207,6 +3243,7 @@ HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
   return _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_srli_epi32(x, 10));
 }
 HAI_I_avx512 hai_flip_avx512(__m512i x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
+HAI_I_avx512 hai_sizes_avx512(__m512i x) { return _mm512_abs_epi8(x); }
 HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
   return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
 }
@@ -3247,7 +3284,7 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
-     flip(x)               x with the highest bit of each byte turned: 128 more or less
+     flip(x), sizes(x)     each byte with its highest bit turned, which is 128 more or less; |each byte|
      positive(x)           is any lane above 0; top(x): the largest lane
      bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
@@ -3372,7 +3409,7 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, c
                                               int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
-  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
+  HAI_INTS margin = HAI_ISA(ints1)(block->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
@@ -3449,18 +3486,24 @@ HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim,
   }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    HAI_INTS sum = none, first = none, squares = none;
     for (w = 0; w < queries->n_words; w++) {
-      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
-      if (w == queries->n_first - 1) first = sum;
+      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
+      sum = HAI_SCAN_DOT(raised, x, sum);
+      if (w < queries->n_first)
+        first = sum;
+      else
+        squares = HAI_SCAN_DOT(size, size, squares);
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+    most = HAI_ISA(larger)(most, squares);
   }
+  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -3556,6 +3599,22 @@ HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, con
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(norms)(const uint8_t *code, int n_words, int32_t *norm) {
+  int32_t words[HAI_WIDTH];
+  int w = 0, j;
+  for (; w + HAI_WIDTH <= n_words; w += HAI_WIDTH) {
+    HAI_INTS none = HAI_ISA(ints1)(0), most = none;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      HAI_INTS x;
+      HYPERATTN_MEMCPY(words, code + 4 * (j * n_words + w), sizeof words);
+      x = HAI_ISA(sizes)(HAI_ISA(flip)(HAI_ISA(ints)(words)));
+      most = HAI_ISA(larger)(most, HAI_SCAN_DOT(x, x, none));
+    }
+    HAI_ISA(put)(norm + w, most);
+  }
+  hai_scan_norms_plain(code, w, n_words, norm);
+}
+
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
   HAI_VECTOR sum = HAI_ISA(zero)();
   hai_index t = 0;
@@ -3579,6 +3638,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* mean */ HAI_WAY(mean),
     /* reach */ HAI_WAY(reach),
     /* encode */ HAI_WAY(encode),
+    /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
     /* cost */ HAI_SCAN_COST};
 
@@ -3622,7 +3682,7 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
-     flip(x)               x with the highest bit of each byte turned: 128 more or less
+     flip(x), sizes(x)     each byte with its highest bit turned, which is 128 more or less; |each byte|
      positive(x)           is any lane above 0; top(x): the largest lane
      bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
@@ -3747,7 +3807,7 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, c
                                               int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
-  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
+  HAI_INTS margin = HAI_ISA(ints1)(block->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
@@ -3824,18 +3884,24 @@ HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim,
   }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    HAI_INTS sum = none, first = none, squares = none;
     for (w = 0; w < queries->n_words; w++) {
-      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
-      if (w == queries->n_first - 1) first = sum;
+      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
+      sum = HAI_SCAN_DOT(raised, x, sum);
+      if (w < queries->n_first)
+        first = sum;
+      else
+        squares = HAI_SCAN_DOT(size, size, squares);
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+    most = HAI_ISA(larger)(most, squares);
   }
+  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -3931,6 +3997,22 @@ HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, con
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(norms)(const uint8_t *code, int n_words, int32_t *norm) {
+  int32_t words[HAI_WIDTH];
+  int w = 0, j;
+  for (; w + HAI_WIDTH <= n_words; w += HAI_WIDTH) {
+    HAI_INTS none = HAI_ISA(ints1)(0), most = none;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      HAI_INTS x;
+      HYPERATTN_MEMCPY(words, code + 4 * (j * n_words + w), sizeof words);
+      x = HAI_ISA(sizes)(HAI_ISA(flip)(HAI_ISA(ints)(words)));
+      most = HAI_ISA(larger)(most, HAI_SCAN_DOT(x, x, none));
+    }
+    HAI_ISA(put)(norm + w, most);
+  }
+  hai_scan_norms_plain(code, w, n_words, norm);
+}
+
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
   HAI_VECTOR sum = HAI_ISA(zero)();
   hai_index t = 0;
@@ -3954,6 +4036,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* mean */ HAI_WAY(mean),
     /* reach */ HAI_WAY(reach),
     /* encode */ HAI_WAY(encode),
+    /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
     /* cost */ HAI_SCAN_COST};
 
@@ -5632,6 +5715,7 @@ HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
   return _mm256_or_si256(_mm256_slli_epi32(word, 8), _mm256_srli_epi32(x, 10));
 }
 HAI_I_avx2 hai_flip_avx2(__m256i x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+HAI_I_avx2 hai_sizes_avx2(__m256i x) { return _mm256_abs_epi8(x); }
 HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
   return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
 }
@@ -5677,7 +5761,7 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
-     flip(x)               x with the highest bit of each byte turned: 128 more or less
+     flip(x), sizes(x)     each byte with its highest bit turned, which is 128 more or less; |each byte|
      positive(x)           is any lane above 0; top(x): the largest lane
      bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
@@ -5802,7 +5886,7 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, c
                                               int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
-  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
+  HAI_INTS margin = HAI_ISA(ints1)(block->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
@@ -5879,18 +5963,24 @@ HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim,
   }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    HAI_INTS sum = none, first = none, squares = none;
     for (w = 0; w < queries->n_words; w++) {
-      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
-      if (w == queries->n_first - 1) first = sum;
+      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
+      sum = HAI_SCAN_DOT(raised, x, sum);
+      if (w < queries->n_first)
+        first = sum;
+      else
+        squares = HAI_SCAN_DOT(size, size, squares);
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+    most = HAI_ISA(larger)(most, squares);
   }
+  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -5986,6 +6076,22 @@ HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, con
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(norms)(const uint8_t *code, int n_words, int32_t *norm) {
+  int32_t words[HAI_WIDTH];
+  int w = 0, j;
+  for (; w + HAI_WIDTH <= n_words; w += HAI_WIDTH) {
+    HAI_INTS none = HAI_ISA(ints1)(0), most = none;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      HAI_INTS x;
+      HYPERATTN_MEMCPY(words, code + 4 * (j * n_words + w), sizeof words);
+      x = HAI_ISA(sizes)(HAI_ISA(flip)(HAI_ISA(ints)(words)));
+      most = HAI_ISA(larger)(most, HAI_SCAN_DOT(x, x, none));
+    }
+    HAI_ISA(put)(norm + w, most);
+  }
+  hai_scan_norms_plain(code, w, n_words, norm);
+}
+
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
   HAI_VECTOR sum = HAI_ISA(zero)();
   hai_index t = 0;
@@ -6009,6 +6115,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* mean */ HAI_WAY(mean),
     /* reach */ HAI_WAY(reach),
     /* encode */ HAI_WAY(encode),
+    /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
     /* cost */ HAI_SCAN_COST};
 
@@ -6053,7 +6160,7 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
-     flip(x)               x with the highest bit of each byte turned: 128 more or less
+     flip(x), sizes(x)     each byte with its highest bit turned, which is 128 more or less; |each byte|
      positive(x)           is any lane above 0; top(x): the largest lane
      bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
@@ -6178,7 +6285,7 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, c
                                               int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
-  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
+  HAI_INTS margin = HAI_ISA(ints1)(block->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
@@ -6255,18 +6362,24 @@ HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim,
   }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    HAI_INTS sum = none, first = none, squares = none;
     for (w = 0; w < queries->n_words; w++) {
-      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
-      if (w == queries->n_first - 1) first = sum;
+      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
+      sum = HAI_SCAN_DOT(raised, x, sum);
+      if (w < queries->n_first)
+        first = sum;
+      else
+        squares = HAI_SCAN_DOT(size, size, squares);
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+    most = HAI_ISA(larger)(most, squares);
   }
+  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -6362,6 +6475,22 @@ HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, con
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(norms)(const uint8_t *code, int n_words, int32_t *norm) {
+  int32_t words[HAI_WIDTH];
+  int w = 0, j;
+  for (; w + HAI_WIDTH <= n_words; w += HAI_WIDTH) {
+    HAI_INTS none = HAI_ISA(ints1)(0), most = none;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      HAI_INTS x;
+      HYPERATTN_MEMCPY(words, code + 4 * (j * n_words + w), sizeof words);
+      x = HAI_ISA(sizes)(HAI_ISA(flip)(HAI_ISA(ints)(words)));
+      most = HAI_ISA(larger)(most, HAI_SCAN_DOT(x, x, none));
+    }
+    HAI_ISA(put)(norm + w, most);
+  }
+  hai_scan_norms_plain(code, w, n_words, norm);
+}
+
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
   HAI_VECTOR sum = HAI_ISA(zero)();
   hai_index t = 0;
@@ -6385,6 +6514,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* mean */ HAI_WAY(mean),
     /* reach */ HAI_WAY(reach),
     /* encode */ HAI_WAY(encode),
+    /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
     /* cost */ HAI_SCAN_COST};
 
@@ -7402,6 +7532,7 @@ HAI_I_neon hai_size_neon(float32x4_t x) {
 HAI_I_neon hai_join_neon(int32x4_t word, int32x4_t x) {
   return vorrq_s32(vshlq_n_s32(word, 8), vshrq_n_s32(x, 10));
 }
+HAI_I_neon hai_sizes_neon(int32x4_t x) { return vreinterpretq_s32_s8(vabsq_s8(vreinterpretq_s8_s32(x))); }
 HAI_INLINE int hai_positive_neon(int32x4_t x) { return vmaxvq_s32(x) > 0; }
 HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
   int16x4_t y = vmovn_s32(x);
@@ -7451,7 +7582,7 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
-     flip(x)               x with the highest bit of each byte turned: 128 more or less
+     flip(x), sizes(x)     each byte with its highest bit turned, which is 128 more or less; |each byte|
      positive(x)           is any lane above 0; top(x): the largest lane
      bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
@@ -7576,7 +7707,7 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, c
                                               int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
-  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
+  HAI_INTS margin = HAI_ISA(ints1)(block->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
@@ -7653,18 +7784,24 @@ HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim,
   }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    HAI_INTS sum = none, first = none, squares = none;
     for (w = 0; w < queries->n_words; w++) {
-      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
-      if (w == queries->n_first - 1) first = sum;
+      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
+      sum = HAI_SCAN_DOT(raised, x, sum);
+      if (w < queries->n_first)
+        first = sum;
+      else
+        squares = HAI_SCAN_DOT(size, size, squares);
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+    most = HAI_ISA(larger)(most, squares);
   }
+  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -7760,6 +7897,22 @@ HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, con
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(norms)(const uint8_t *code, int n_words, int32_t *norm) {
+  int32_t words[HAI_WIDTH];
+  int w = 0, j;
+  for (; w + HAI_WIDTH <= n_words; w += HAI_WIDTH) {
+    HAI_INTS none = HAI_ISA(ints1)(0), most = none;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      HAI_INTS x;
+      HYPERATTN_MEMCPY(words, code + 4 * (j * n_words + w), sizeof words);
+      x = HAI_ISA(sizes)(HAI_ISA(flip)(HAI_ISA(ints)(words)));
+      most = HAI_ISA(larger)(most, HAI_SCAN_DOT(x, x, none));
+    }
+    HAI_ISA(put)(norm + w, most);
+  }
+  hai_scan_norms_plain(code, w, n_words, norm);
+}
+
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
   HAI_VECTOR sum = HAI_ISA(zero)();
   hai_index t = 0;
@@ -7783,6 +7936,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* mean */ HAI_WAY(mean),
     /* reach */ HAI_WAY(reach),
     /* encode */ HAI_WAY(encode),
+    /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
     /* cost */ HAI_SCAN_COST};
 
@@ -8559,7 +8713,9 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 #define HAI_SCAN_ARRAYS(X)                                                           \
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
   X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
-  /* mean square of each coordinate's codes, and the mean unit: [code_dim + 1] */    \
+  /* largest sum of squares of each word's codes: [blocks][code_dim / 4] */          \
+  X(NORM, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
+  /* means of codes' squares, of a block's norms, and of units: [5 code_dim / 4 + 1] */ \
   X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
   X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
@@ -8997,7 +9153,12 @@ static size_t hai_count_code(const hai_plan *plan) {
 static size_t hai_count_block_mean(const hai_plan *plan) {
   return hai_product(hai_sketch_blocks(plan), plan->head_dim);
 }
-static size_t hai_count_spread(const hai_plan *plan) { return HAI_AS(size_t, hai_code_dim(plan)) + 1; }
+static size_t hai_count_norms(const hai_plan *plan) {
+  return hai_times(hai_count_blocks(plan), HAI_AS(size_t, hai_code_dim(plan) / 4));
+}
+static size_t hai_count_spread(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_code_dim(plan) + hai_code_dim(plan) / 4 + 1);
+}
 static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
 static size_t hai_count_missed(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->tolerance > 0.0f ? plan->n_query : 0);
@@ -11406,7 +11567,10 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 
 typedef struct hai_sketch {
   uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
-  float *spread;   /* [code_dim]: the mean square of codes, and behind it the mean unit, of some early blocks */
+  int32_t *norm;   /* [blocks][code_dim / 4]: of any key, the largest sum of squares of a word's codes */
+  float *spread;   /* [code_dim]: the mean square of codes in some early blocks; */
+  float *usual;    /* [code_dim / 4]: the mean norm there, */
+  float *worth;    /* and the mean unit */
   float *mean;     /* [blocks][head_dim] */
   float *unit;     /* [blocks] */
   float *draw;     /* [blocks + 1][HAI_CHUNK]: -ln of a random number; the last block is the first again */
@@ -11418,7 +11582,10 @@ static hai_sketch hai_sketch_of(const hai_job *job) {
   hai_sketch sketch;
   hai_index kv_head = hai_flat_kv_head(job);
   sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
+  sketch.norm = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_NORM, kv_head));
   sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
+  sketch.usual = sketch.spread + hai_code_dim(job->plan);
+  sketch.worth = sketch.usual + hai_code_dim(job->plan) / 4;
   sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
   sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
   sketch.draw = hai_floats(job, HAI_ARRAY_DRAW);
@@ -11454,6 +11621,7 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
     kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
+  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), sketch->norm + block * (code_dim / 4));
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
 }
@@ -11466,7 +11634,7 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
   hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
   hai_index begin = most > 1, end = hai_max(1, most), block, j, t;
   float each = 1.0f / HAI_AS(float, end - begin);
-  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + 1) * sizeof(float));
+  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + dim / 4 + 1) * sizeof(float));
   for (block = begin; block < end; block++) {
     for (t = 0; t < dim; t++) {
       const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + t;
@@ -11474,7 +11642,8 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
       for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
       sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
     }
-    if (sketch->unit[block] != HAI_WHOLE) sketch->spread[dim] += each * sketch->unit[block];
+    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * HAI_AS(float, sketch->norm[block * (dim / 4) + t]);
+    if (sketch->unit[block] != HAI_WHOLE) *sketch->worth += each * sketch->unit[block];
   }
 }
 
@@ -11549,7 +11718,10 @@ typedef struct hai_scan {
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
-  float *energy;                        /* [code_dim]: of a coordinate's codes, all lanes' squares */
+  float *energy;                        /* [head_dim]: of a coordinate, the sum of all lanes' squares */
+  float *told, *force;                  /* [n_words]: what words tell */
+  float margin;                         /* of a usual block, */
+  float usual, pull;                    /* its last words' norms, and the most that they might add */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
@@ -11666,44 +11838,72 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
-/* Orders the words, those first that tell most of scores: scan->energy [code_dim], the squares of coordinates,
-   becomes [n_words], the mean square of what each word adds to a sum of products. Cost: the square of words. */
+/* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what each
+   adds to a sum of products, over lanes and keys, and force [n_words] the lanes' part of it. Cost: the square of
+   words. */
 static void hai_scan_order(const hai_job *job, hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
-  int w, at;
+  int w, at, t;
   for (w = 0; w < queries->n_words; w++) {
-    const float *spread = scan->sketch.spread + 4 * w, *energy = scan->energy + 4 * w;
-    float told = energy[0] * spread[0] + energy[1] * spread[1] + energy[2] * spread[2] + energy[3] * spread[3];
-    scan->energy[w] = hai_finite(told * inverse) ? told * inverse : 0.0f;
-    for (at = w; at > 0 && scan->energy[queries->word[at - 1]] < scan->energy[w]; at--)
+    scan->told[w] = scan->force[w] = 0.0f;
+    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
+      float energy = scan->energy[t] * inverse;
+      if (!hai_finite(energy)) energy = 0.0f;
+      scan->force[w] += energy;
+      scan->told[w] += energy * scan->sketch.spread[t];
+    }
+    for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
       queries->word[at] = queries->word[at - 1];
     queries->word[at] = w;
   }
 }
 
+/* How far above its level the score of a key is that has most of a query's attention. */
+static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
+
 /* How many words are first: as many as make the products few, those of all words for the keys that pass
-   included. What the others add to a score has a standard deviation s over the block; with the margin
-   HAI_REST_MARGIN s nearly every key passes that all words would let pass. */
+   included. What the last words add to scores has a standard deviation s over the keys, and with the margin
+   HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
+   attention they may add more, up to the product of norms: of a usual query and key, that must not be more than
+   the margin and hai_scan_above. */
 static void hai_scan_first(hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   int n_words = queries->n_words, n;
-  float unit = scan->code * scan->sketch.spread[4 * n_words], least = HAI_AS(float, n_words), rest = 0.0f;
+  float unit = scan->code * *scan->sketch.worth, least = HAI_AS(float, n_words);
   float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
+  float above = hai_scan_above(scan), rest = 0.0f, force = 0.0f, spread = 0.0f;
   queries->n_first = n_words;
-  queries->margin = 0;
+  scan->margin = 0.0f;
   for (n = n_words - 1; n > 0; n--) {
-    float spread, passing, cost;
-    rest += scan->energy[queries->word[n]];
-    spread = hai_sqrt(rest);
-    if (!(spread * unit <= HAI_REST_SPREAD) || !(spread < HAI_MOST_MARGIN / HAI_REST_MARGIN)) break;
-    passing = kept * hai_exp(HAI_REST_MARGIN * spread * unit);
+    const float *square = scan->sketch.spread + 4 * queries->word[n];
+    float margin, passing, cost;
+    rest += scan->told[queries->word[n]];
+    force += scan->force[queries->word[n]];
+    spread += square[0] + square[1] + square[2] + square[3];
+    margin = HAI_REST_MARGIN * hai_sqrt(rest);
+    if (!(HAI_REST_LARGE * HAI_REST_LARGE * hai_sqrt(force * spread) * unit <= above + margin * unit)) break;
+    if (!(margin < HAI_MOST_MARGIN)) break;
+    passing = kept * hai_exp(margin * unit);
     cost = HAI_AS(float, n) + HAI_PASSING_COST * (passing < 1.0f ? passing : 1.0f) * HAI_AS(float, n_words - n);
     if (cost >= least) continue;
     least = cost;
     queries->n_first = n;
-    queries->margin = HAI_AS(int32_t, HAI_REST_MARGIN * spread);
+    scan->margin = margin;
   }
+}
+
+/* What the margins of blocks need. */
+static void hai_scan_stretch(hai_scan *scan) {
+  const hai_scan_queries *queries = &scan->queries;
+  float force = HAI_AS(float, scan->kernel->lift(queries)), spread = 0.0f;
+  int w, t;
+  scan->usual = 0.0f;
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    scan->usual += scan->sketch.usual[queries->word[w]];
+    for (t = 0; t < 4; t++) spread += scan->sketch.spread[4 * queries->word[w] + t];
+  }
+  scan->pull = HAI_REST_LARGE * hai_sqrt(force * spread);
 }
 
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
@@ -11711,12 +11911,10 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
-  scan->energy[4 * scan->queries.n_words - 1] = scan->energy[4 * scan->queries.n_words - 2] =
-      scan->energy[4 * scan->queries.n_words - 3] = 0.0f; /* absent coordinates have none */
   scan->kernel->energies(scan->query, job->plan->head_dim, largest * largest, scan->energy);
   hai_scan_order(job, scan);
   hai_scan_first(scan);
-  scan->kernel->lift(&scan->queries);
+  hai_scan_stretch(scan);
   scan->queries.begin = job->tile->begin;
   scan->queries.end = job->tile->end;
 }
@@ -11734,6 +11932,21 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
   return scan->sketch.unit[block] != HAI_WHOLE;
+}
+
+/* A block's margin: at least what its last words might add to a score that is as far above its level as that of
+   a key which has most of a query's attention. Keys unlike all others, whose last words have larger norms than
+   usual, raise it. */
+static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
+  const hai_scan_queries *queries = &scan->queries;
+  const int32_t *norm = scan->sketch.norm + block * queries->n_words;
+  float here = 0.0f, pull = scan->pull;
+  int w;
+  for (w = queries->n_first; w < queries->n_words; w++) here += HAI_AS(float, norm[queries->word[w]]);
+  if (here > scan->usual) pull *= hai_sqrt(here / scan->usual);
+  pull -= hai_scan_above(scan) / unit;
+  if (pull < scan->margin) pull = scan->margin;
+  return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
@@ -11836,6 +12049,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
       int known = hai_scan_block_at(job, scan, block + j, j, &b);
+      b.margin = hai_scan_margin(scan, block + j, b.unit);
       if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
       if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
       hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);
@@ -12105,8 +12319,8 @@ static hai_index hai_scan_lane_floats(const hai_plan *plan) {
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
-  hai_index floats = hai_scan_lane_floats(plan) * lanes + hai_code_dim(plan) + hai_code_dim(plan) / 4;
-  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 21 * HAI_ALIGN +
+  hai_index floats = hai_scan_lane_floats(plan) * lanes + plan->head_dim + hai_code_dim(plan) / 4 * 3;
+  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 23 * HAI_ALIGN +
          hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
@@ -12135,7 +12349,9 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words * lanes));
   scan->queries.word = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
   scan->queries.lift = HAI_PLACE(int32_t, hai_carve(&at, 2 * lanes));
-  scan->energy = hai_carve(&at, hai_code_dim(plan));
+  scan->energy = hai_carve(&at, plan->head_dim);
+  scan->told = hai_carve(&at, scan->queries.n_words);
+  scan->force = hai_carve(&at, scan->queries.n_words);
   scan->queries.level = hai_carve(&at, lanes);
   scan->mean = hai_carve(&at, HAI_CHUNK * lanes);
   scan->high = hai_carve(&at, lanes);
@@ -14870,8 +15086,9 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_RAISED_BYTES
 #undef HAI_REINTERPRET
 #undef HAI_REPORTS
+#undef HAI_REST_LARGE
 #undef HAI_REST_MARGIN
-#undef HAI_REST_SPREAD
+#undef HAI_REST_SHARE
 #undef HAI_ROUNDS
 #undef HAI_ROWS_16
 #undef HAI_ROWS_4

@@ -37,8 +37,7 @@ typedef struct hai_scan_queries {
   int32_t *code;  /* [n_words][lanes]: the codes of four coordinates, the first in the lowest byte */
   int32_t *word;  /* [n_words]: the order in which words are multiplied */
   int n_words;    /* a quarter of the coordinates, rounded up */
-  int n_first;    /* the products of so many words tell whether the others are worth it: */
-  int32_t margin; /* not where those of the others would have to add more than this */
+  int n_first;    /* the products of so many words tell whether the others are worth it (block.margin) */
   int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of the first words and of all */
   float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
   int begin, end; /* the lanes that hold queries, in whole registers */
@@ -51,6 +50,7 @@ typedef struct hai_scan_block {
   const float *draw;   /* [HAI_CHUNK]: -ln of a random number in (0, 1) */
   const float *mean;   /* [lanes]: products of the queries with the mean of the block's keys */
   float unit;          /* > 0 */
+  int32_t margin;      /* a key whose last words would have to add more than this to be a hit is none */
 } hai_scan_block;
 
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
@@ -62,8 +62,9 @@ typedef struct hai_scan_kernel {
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
   /* energy[t] = sum over all lanes of the smaller of query[t][i]^2 and `most`, which is also for NaN. */
   void (*energies)(const float *query, hai_index dim, float most, float *energy);
-  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
-  void (*lift)(const hai_scan_queries *queries);
+  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. Returns the largest of any
+     lane's sum of the squares of its last words' codes, which are those behind the first ones. */
+  int32_t (*lift)(const hai_scan_queries *queries);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
@@ -87,6 +88,8 @@ typedef struct hai_scan_kernel {
   /* code[t] = HAI_KEY_RAISED + round((row[t] - mean[t]) inverse), which is in 1 .. 255, and HAI_KEY_RAISED up
      to a multiple of 4. */
   void (*encode)(const float *row, hai_index dim, const float *mean, float inverse, uint8_t *code);
+  /* norm[w] = the largest over HAI_CHUNK keys of the sum of squares of word w's codes. */
+  void (*norms)(const uint8_t *code, int n_words, int32_t *norm);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
   float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */

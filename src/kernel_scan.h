@@ -10,7 +10,7 @@
      truncate(x), floats(x)   to integers, towards 0, and back
      size(x)               the bits of |x| as an integer
      join(word, x)         word * 256 + x / HAI_CODE_FINE, for x >= 0
-     flip(x)               x with the highest bit of each byte turned: 128 more or less
+     flip(x), sizes(x)     each byte with its highest bit turned, which is 128 more or less; |each byte|
      positive(x)           is any lane above 0; top(x): the largest lane
      bytes(p, x)           stores each lane, which is in 0 .. 255, as a byte
    Sums are named variables for the reason that kernel_tile.h gives. */
@@ -135,7 +135,7 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(hits)(const hai_scan_queries *queries, c
                                               int32_t *most) {
   int32_t draw[HAI_CHUNK], start[HAI_CHUNK], threshold[HAI_LANES] = {0}, rest[HAI_LANES] = {0};
   HAI_VECTOR inverse = HAI_ISA(set1)(1.0f / block->unit);
-  HAI_INTS margin = HAI_ISA(ints1)(queries->margin);
+  HAI_INTS margin = HAI_ISA(ints1)(block->margin);
   uint64_t hits = 0, bits;
   int begin = queries->begin, n = (queries->end - begin) / HAI_WIDTH, i, j;
   for (i = begin; i < queries->end; i += HAI_WIDTH) {
@@ -212,18 +212,24 @@ HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim,
   }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
+HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
+    HAI_INTS sum = none, first = none, squares = none;
     for (w = 0; w < queries->n_words; w++) {
-      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
-      if (w == queries->n_first - 1) first = sum;
+      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
+      sum = HAI_SCAN_DOT(raised, x, sum);
+      if (w < queries->n_first)
+        first = sum;
+      else
+        squares = HAI_SCAN_DOT(size, size, squares);
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
+    most = HAI_ISA(larger)(most, squares);
   }
+  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -319,6 +325,22 @@ HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, con
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(norms)(const uint8_t *code, int n_words, int32_t *norm) {
+  int32_t words[HAI_WIDTH];
+  int w = 0, j;
+  for (; w + HAI_WIDTH <= n_words; w += HAI_WIDTH) {
+    HAI_INTS none = HAI_ISA(ints1)(0), most = none;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      HAI_INTS x;
+      HYPERATTN_MEMCPY(words, code + 4 * (j * n_words + w), sizeof words);
+      x = HAI_ISA(sizes)(HAI_ISA(flip)(HAI_ISA(ints)(words)));
+      most = HAI_ISA(larger)(most, HAI_SCAN_DOT(x, x, none));
+    }
+    HAI_ISA(put)(norm + w, most);
+  }
+  hai_scan_norms_plain(code, w, n_words, norm);
+}
+
 HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, const float *centre) {
   HAI_VECTOR sum = HAI_ISA(zero)();
   hai_index t = 0;
@@ -342,6 +364,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* mean */ HAI_WAY(mean),
     /* reach */ HAI_WAY(reach),
     /* encode */ HAI_WAY(encode),
+    /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
     /* cost */ HAI_SCAN_COST};
 

@@ -20,6 +20,7 @@ HAI_I_avx2 hai_join_avx2(__m256i word, __m256i x) {
   return _mm256_or_si256(_mm256_slli_epi32(word, 8), _mm256_srli_epi32(x, 10));
 }
 HAI_I_avx2 hai_flip_avx2(__m256i x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+HAI_I_avx2 hai_sizes_avx2(__m256i x) { return _mm256_abs_epi8(x); }
 HAI_TARGET_avx2 HAI_INLINE int hai_positive_avx2(__m256i x) {
   return _mm256_movemask_epi8(_mm256_cmpgt_epi32(x, _mm256_setzero_si256())) != 0;
 }

@@ -18,6 +18,7 @@ HAI_I_avx512 hai_join_avx512(__m512i word, __m512i x) {
   return _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_srli_epi32(x, 10));
 }
 HAI_I_avx512 hai_flip_avx512(__m512i x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
+HAI_I_avx512 hai_sizes_avx512(__m512i x) { return _mm512_abs_epi8(x); }
 HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
   return _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512()) != 0;
 }

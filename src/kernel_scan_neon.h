@@ -19,6 +19,7 @@ HAI_I_neon hai_size_neon(float32x4_t x) {
 HAI_I_neon hai_join_neon(int32x4_t word, int32x4_t x) {
   return vorrq_s32(vshlq_n_s32(word, 8), vshrq_n_s32(x, 10));
 }
+HAI_I_neon hai_sizes_neon(int32x4_t x) { return vreinterpretq_s32_s8(vabsq_s8(vreinterpretq_s8_s32(x))); }
 HAI_INLINE int hai_positive_neon(int32x4_t x) { return vmaxvq_s32(x) > 0; }
 HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
   int16x4_t y = vmovn_s32(x);

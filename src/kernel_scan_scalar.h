@@ -52,8 +52,19 @@ static void hai_scan_energies_scalar(const float *query, hai_index dim, float mo
 }
 
 /* Codes are not raised where they are multiplied. */
-static void hai_scan_lift_scalar(const hai_scan_queries *queries) {
+static int32_t hai_scan_lift_scalar(const hai_scan_queries *queries) {
+  int32_t most = 0;
+  int i, w;
   HYPERATTN_MEMSET(queries->lift, 0, 2 * HAI_SCALAR_LANES * sizeof *queries->lift);
+  for (i = 0; i < HAI_SCALAR_LANES; i++) {
+    int32_t sum = 0;
+    for (w = queries->n_first; w < queries->n_words; w++) {
+      uint32_t word = HAI_AS(uint32_t, queries->code[queries->word[w] * HAI_SCALAR_LANES + i]);
+      for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * HAI_AS(int8_t, word & 255u);
+    }
+    most = sum > most ? sum : most;
+  }
+  return most;
 }
 
 /* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
@@ -107,7 +118,7 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
     int32_t draw = hai_scan_truncate(block->draw[j] * inverse, HAI_MOST_DRAW), best = INT32_MIN,
             first = INT32_MIN;
     for (i = queries->begin; i < queries->end; i++) {
-      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_first) + queries->margin - threshold[i];
+      int32_t over = hai_scan_product(queries, i, key, 0, queries->n_first) + block->margin - threshold[i];
       first = over > first ? over : first;
     }
     if (first + draw <= 0) continue;
@@ -182,6 +193,23 @@ static void hai_scan_encode_plain(const float *row, hai_index from, hai_index di
   }
   for (; t % 4; t++) code[t] = HAI_KEY_RAISED;
 }
+/* The sum of squares of a word's codes. */
+static int32_t hai_scan_squares(const uint8_t *code) {
+  int32_t sum = 0;
+  int y;
+  for (y = 0; y < 4; y++) sum += (code[y] - HAI_KEY_RAISED) * (code[y] - HAI_KEY_RAISED);
+  return sum;
+}
+static void hai_scan_norms_plain(const uint8_t *code, int from, int n_words, int32_t *norm) {
+  int j;
+  for (; from < n_words; from++) {
+    norm[from] = 0;
+    for (j = 0; j < HAI_CHUNK; j++) {
+      int32_t sum = hai_scan_squares(code + 4 * (j * n_words + from));
+      norm[from] = sum > norm[from] ? sum : norm[from];
+    }
+  }
+}
 static float hai_scan_apart_plain(const float *row, hai_index from, hai_index dim, const float *centre) {
   float sum = 0.0f;
   for (; from < dim; from++) sum += (row[from] - centre[from]) * (row[from] - centre[from]);
@@ -196,6 +224,9 @@ static int32_t hai_scan_reach_scalar(const float *const *row, hai_index dim, con
 static void hai_scan_encode_scalar(const float *row, hai_index dim, const float *mean, float inverse,
                                    uint8_t *code) {
   hai_scan_encode_plain(row, 0, dim, mean, inverse, code);
+}
+static void hai_scan_norms_scalar(const uint8_t *code, int n_words, int32_t *norm) {
+  hai_scan_norms_plain(code, 0, n_words, norm);
 }
 static float hai_scan_apart_scalar(const float *row, hai_index dim, const float *centre) {
   return hai_scan_apart_plain(row, 0, dim, centre);
@@ -214,6 +245,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* mean */ hai_scan_mean_scalar,
     /* reach */ hai_scan_reach_scalar,
     /* encode */ hai_scan_encode_scalar,
+    /* norms */ hai_scan_norms_scalar,
     /* apart */ hai_scan_apart_scalar,
     /* cost */ 0.3f};
 #endif

@@ -227,8 +227,9 @@
 
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
-#define HAI_REST_SPREAD 1.0f  /* most that the last words may add to scores, as a standard deviation, */
-#define HAI_REST_MARGIN 2.0f  /* of which the margin is so many */
+#define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
+#define HAI_REST_LARGE 1.3f   /* largest norm of a block's keys or a tile's queries, over the usual one */
+#define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */

@@ -39,7 +39,10 @@ typedef struct hai_scan {
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
-  float *energy;                        /* [code_dim]: of a coordinate's codes, all lanes' squares */
+  float *energy;                        /* [head_dim]: of a coordinate, the sum of all lanes' squares */
+  float *told, *force;                  /* [n_words]: what words tell */
+  float margin;                         /* of a usual block, */
+  float usual, pull;                    /* its last words' norms, and the most that they might add */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
@@ -156,44 +159,72 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
-/* Orders the words, those first that tell most of scores: scan->energy [code_dim], the squares of coordinates,
-   becomes [n_words], the mean square of what each word adds to a sum of products. Cost: the square of words. */
+/* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what each
+   adds to a sum of products, over lanes and keys, and force [n_words] the lanes' part of it. Cost: the square of
+   words. */
 static void hai_scan_order(const hai_job *job, hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
-  int w, at;
+  int w, at, t;
   for (w = 0; w < queries->n_words; w++) {
-    const float *spread = scan->sketch.spread + 4 * w, *energy = scan->energy + 4 * w;
-    float told = energy[0] * spread[0] + energy[1] * spread[1] + energy[2] * spread[2] + energy[3] * spread[3];
-    scan->energy[w] = hai_finite(told * inverse) ? told * inverse : 0.0f;
-    for (at = w; at > 0 && scan->energy[queries->word[at - 1]] < scan->energy[w]; at--)
+    scan->told[w] = scan->force[w] = 0.0f;
+    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
+      float energy = scan->energy[t] * inverse;
+      if (!hai_finite(energy)) energy = 0.0f;
+      scan->force[w] += energy;
+      scan->told[w] += energy * scan->sketch.spread[t];
+    }
+    for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
       queries->word[at] = queries->word[at - 1];
     queries->word[at] = w;
   }
 }
 
+/* How far above its level the score of a key is that has most of a query's attention. */
+static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
+
 /* How many words are first: as many as make the products few, those of all words for the keys that pass
-   included. What the others add to a score has a standard deviation s over the block; with the margin
-   HAI_REST_MARGIN s nearly every key passes that all words would let pass. */
+   included. What the last words add to scores has a standard deviation s over the keys, and with the margin
+   HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
+   attention they may add more, up to the product of norms: of a usual query and key, that must not be more than
+   the margin and hai_scan_above. */
 static void hai_scan_first(hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   int n_words = queries->n_words, n;
-  float unit = scan->code * scan->sketch.spread[4 * n_words], least = HAI_AS(float, n_words), rest = 0.0f;
+  float unit = scan->code * *scan->sketch.worth, least = HAI_AS(float, n_words);
   float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
+  float above = hai_scan_above(scan), rest = 0.0f, force = 0.0f, spread = 0.0f;
   queries->n_first = n_words;
-  queries->margin = 0;
+  scan->margin = 0.0f;
   for (n = n_words - 1; n > 0; n--) {
-    float spread, passing, cost;
-    rest += scan->energy[queries->word[n]];
-    spread = hai_sqrt(rest);
-    if (!(spread * unit <= HAI_REST_SPREAD) || !(spread < HAI_MOST_MARGIN / HAI_REST_MARGIN)) break;
-    passing = kept * hai_exp(HAI_REST_MARGIN * spread * unit);
+    const float *square = scan->sketch.spread + 4 * queries->word[n];
+    float margin, passing, cost;
+    rest += scan->told[queries->word[n]];
+    force += scan->force[queries->word[n]];
+    spread += square[0] + square[1] + square[2] + square[3];
+    margin = HAI_REST_MARGIN * hai_sqrt(rest);
+    if (!(HAI_REST_LARGE * HAI_REST_LARGE * hai_sqrt(force * spread) * unit <= above + margin * unit)) break;
+    if (!(margin < HAI_MOST_MARGIN)) break;
+    passing = kept * hai_exp(margin * unit);
     cost = HAI_AS(float, n) + HAI_PASSING_COST * (passing < 1.0f ? passing : 1.0f) * HAI_AS(float, n_words - n);
     if (cost >= least) continue;
     least = cost;
     queries->n_first = n;
-    queries->margin = HAI_AS(int32_t, HAI_REST_MARGIN * spread);
+    scan->margin = margin;
   }
+}
+
+/* What the margins of blocks need. */
+static void hai_scan_stretch(hai_scan *scan) {
+  const hai_scan_queries *queries = &scan->queries;
+  float force = HAI_AS(float, scan->kernel->lift(queries)), spread = 0.0f;
+  int w, t;
+  scan->usual = 0.0f;
+  for (w = queries->n_first; w < queries->n_words; w++) {
+    scan->usual += scan->sketch.usual[queries->word[w]];
+    for (t = 0; t < 4; t++) spread += scan->sketch.spread[4 * queries->word[w] + t];
+  }
+  scan->pull = HAI_REST_LARGE * hai_sqrt(force * spread);
 }
 
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
@@ -201,12 +232,10 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
-  scan->energy[4 * scan->queries.n_words - 1] = scan->energy[4 * scan->queries.n_words - 2] =
-      scan->energy[4 * scan->queries.n_words - 3] = 0.0f; /* absent coordinates have none */
   scan->kernel->energies(scan->query, job->plan->head_dim, largest * largest, scan->energy);
   hai_scan_order(job, scan);
   hai_scan_first(scan);
-  scan->kernel->lift(&scan->queries);
+  hai_scan_stretch(scan);
   scan->queries.begin = job->tile->begin;
   scan->queries.end = job->tile->end;
 }
@@ -224,6 +253,21 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
   return scan->sketch.unit[block] != HAI_WHOLE;
+}
+
+/* A block's margin: at least what its last words might add to a score that is as far above its level as that of
+   a key which has most of a query's attention. Keys unlike all others, whose last words have larger norms than
+   usual, raise it. */
+static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
+  const hai_scan_queries *queries = &scan->queries;
+  const int32_t *norm = scan->sketch.norm + block * queries->n_words;
+  float here = 0.0f, pull = scan->pull;
+  int w;
+  for (w = queries->n_first; w < queries->n_words; w++) here += HAI_AS(float, norm[queries->word[w]]);
+  if (here > scan->usual) pull *= hai_sqrt(here / scan->usual);
+  pull -= hai_scan_above(scan) / unit;
+  if (pull < scan->margin) pull = scan->margin;
+  return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
@@ -326,6 +370,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
       int known = hai_scan_block_at(job, scan, block + j, j, &b);
+      b.margin = hai_scan_margin(scan, block + j, b.unit);
       if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
       if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
       hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);

@@ -12,7 +12,10 @@
 
 typedef struct hai_sketch {
   uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
-  float *spread;   /* [code_dim]: the mean square of codes, and behind it the mean unit, of some early blocks */
+  int32_t *norm;   /* [blocks][code_dim / 4]: of any key, the largest sum of squares of a word's codes */
+  float *spread;   /* [code_dim]: the mean square of codes in some early blocks; */
+  float *usual;    /* [code_dim / 4]: the mean norm there, */
+  float *worth;    /* and the mean unit */
   float *mean;     /* [blocks][head_dim] */
   float *unit;     /* [blocks] */
   float *draw;     /* [blocks + 1][HAI_CHUNK]: -ln of a random number; the last block is the first again */
@@ -24,7 +27,10 @@ static hai_sketch hai_sketch_of(const hai_job *job) {
   hai_sketch sketch;
   hai_index kv_head = hai_flat_kv_head(job);
   sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
+  sketch.norm = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_NORM, kv_head));
   sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
+  sketch.usual = sketch.spread + hai_code_dim(job->plan);
+  sketch.worth = sketch.usual + hai_code_dim(job->plan) / 4;
   sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
   sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
   sketch.draw = hai_floats(job, HAI_ARRAY_DRAW);
@@ -60,6 +66,7 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
     kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
+  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), sketch->norm + block * (code_dim / 4));
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
 }
@@ -72,7 +79,7 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
   hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
   hai_index begin = most > 1, end = hai_max(1, most), block, j, t;
   float each = 1.0f / HAI_AS(float, end - begin);
-  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + 1) * sizeof(float));
+  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + dim / 4 + 1) * sizeof(float));
   for (block = begin; block < end; block++) {
     for (t = 0; t < dim; t++) {
       const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + t;
@@ -80,7 +87,8 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
       for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
       sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
     }
-    if (sketch->unit[block] != HAI_WHOLE) sketch->spread[dim] += each * sketch->unit[block];
+    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * HAI_AS(float, sketch->norm[block * (dim / 4) + t]);
+    if (sketch->unit[block] != HAI_WHOLE) *sketch->worth += each * sketch->unit[block];
   }
 }
 

@@ -161,7 +161,12 @@ static size_t hai_count_code(const hai_plan *plan) {
 static size_t hai_count_block_mean(const hai_plan *plan) {
   return hai_product(hai_sketch_blocks(plan), plan->head_dim);
 }
-static size_t hai_count_spread(const hai_plan *plan) { return HAI_AS(size_t, hai_code_dim(plan)) + 1; }
+static size_t hai_count_norms(const hai_plan *plan) {
+  return hai_times(hai_count_blocks(plan), HAI_AS(size_t, hai_code_dim(plan) / 4));
+}
+static size_t hai_count_spread(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_code_dim(plan) + hai_code_dim(plan) / 4 + 1);
+}
 static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
 static size_t hai_count_missed(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->tolerance > 0.0f ? plan->n_query : 0);

@@ -5,7 +5,7 @@
 
 #include <float.h>
 
-enum { CHUNK = 64, PILOT = 8, RAISED = 64, LEAST_SCANNED = 128, SCALAR_LANES = 16, MOST_LANES = 64 };
+enum { CHUNK = 64, PILOT = 8, KEY_RAISED = 128, LEAST_SCANNED = 128, SCALAR_LANES = 16, MOST_LANES = 64 };
 static const double most_draw = 268435456.0, most_level = 536870912.0;
 
 /* ---- Kernels ---- */
@@ -85,6 +85,29 @@ static void for_each_kernel(void (*check)(const scan_kernel *k, int64_t dim, kin
           check(&kernels[k], dims[i], (kind)of, &random);
 }
 
+/* Code t of a lane. */
+static int code_of(const int32_t *code, int lanes, int lane, int64_t t) {
+  return (int8_t)((uint32_t)code[t / 4 * lanes + lane] >> t % 4 * 8 & 255u);
+}
+
+/* Sums of squares over all lanes, of which none is above a limit, which NaN become. */
+static void check_energies(const scan_kernel *k, const float *query, int64_t dim, uint64_t *random) {
+  float most = any_of(random, 0, 1) ? 2.0f : 1e30f;
+  float *energy = (float *)test_alloc((size_t)(dim + 1) * sizeof *energy);
+  energy[dim] = -7.0f;
+  k->by->energies(query, dim, most, energy);
+  for (int64_t t = 0; t < dim; t++) {
+    double sum = 0.0;
+    for (int i = 0; i < k->lanes; i++) {
+      float square = stored(query[t * k->lanes + i] * query[t * k->lanes + i]);
+      sum += square < most ? (double)square : (double)most;
+    }
+    assert_true(is_near(energy[t], sum, 1e-5 * sum + 1e-37));
+  }
+  assert_true(energy[dim] == -7.0f);
+  free(energy);
+}
+
 /* The largest of each lane; codes that are the nearest whole numbers, four to a word. */
 static void check_queries(const scan_kernel *k, int64_t dim, kind of, uint64_t *random) {
   float *query = any_numbers(of, dim * k->lanes, random);
@@ -113,15 +136,19 @@ static void check_queries(const scan_kernel *k, int64_t dim, kind of, uint64_t *
     plain->quantise(part, dim, inverse, want);
     for (int64_t t = 0; t < dim; t++)
       for (int i = 0; i < SCALAR_LANES && first + i < k->lanes; i++) {
-        int shift = (int)(t % 4) * 8, a = code[t / 4 * k->lanes + first + i] >> shift & 255;
+        int a = code_of(code, k->lanes, first + i, t);
         double exact = (double)query[t * k->lanes + first + i] * (double)inverse;
-        assert_int_equal(a, want[t / 4 * SCALAR_LANES + i] >> shift & 255);
-        assert_in_range(a, 0, 127);
+        assert_int_equal(a, code_of(want, SCALAR_LANES, i, t));
+        assert_in_range(a + 63, 0, 126);
         if (!isnan(exact) && isfinite(inverse * 1024.0f))
-          assert_below(fabs(a - RAISED - fmin(fmax(exact, -63.5), 63.5)), 0.502);
+          assert_below(fabs(a - fmin(fmax(exact, -63.5), 63.5)), 0.502);
       }
+    for (int64_t t = dim; t < words * 4; t++)
+      for (int i = 0; i < SCALAR_LANES && first + i < k->lanes; i++)
+        assert_int_equal(code_of(code, k->lanes, first + i, t), 0);
     free(part), free(want);
   }
+  check_energies(k, query, dim, random);
   free(query), free(code), free(before);
 }
 static void test_codes_of_queries(void **state) {
@@ -134,28 +161,40 @@ typedef struct scan_input {
   hai_scan_queries queries;
   hai_scan_block block;
   float level[MOST_LANES], mean[MOST_LANES], draw[CHUNK];
-  int32_t lift[CHUNK];
-  int8_t *key;
+  uint8_t *key;
 } scan_input;
 
 static void new_scan_input(scan_input *x, const scan_kernel *k, int64_t dim, kind of, uint64_t *random) {
   static const float units[] = {1e-7f, 1e-6f, 1e-3f, 0.02f, 0.3f, 40.0f, 1e20f};
   int64_t words = (dim + 3) / 4, at_end = any_of(random, 0, 2);
-  uint32_t *code = (uint32_t *)test_alloc((size_t)(words * k->lanes) * sizeof *code);
-  for (int64_t i = 0; i < words * k->lanes; i++)
-    code[i] = at_end ? 0x7f7f7f7fu : (uint32_t)splitmix(random) & 0x7f7f7f7fu;
-  x->queries.code = (int32_t *)(void *)code, x->queries.dim = (hai_index)(words * 4);
+  int8_t *code = (int8_t *)test_alloc((size_t)(words * k->lanes * 4));
+  for (int64_t i = 0; i < words * k->lanes * 4; i++) code[i] = (int8_t)(at_end ? 63 : any_of(random, -63, 63));
+  x->queries.code = (int32_t *)(void *)code, x->queries.n_words = (int)words;
+  x->queries.word = (int32_t *)test_alloc((size_t)words * sizeof *x->queries.word);
+  for (int w = 0; w < words; w++) { /* in any order */
+    int at = (int)any_of(random, 0, w);
+    x->queries.word[w] = x->queries.word[at], x->queries.word[at] = w;
+  }
+  x->queries.n_first = (int)any_of(random, 1, words);
+  x->block.margin = (int32_t)any_of(random, 0, 1) * (int32_t)any_of(random, 0, 40000);
+  x->queries.lift = (int32_t *)gaussians(2 * k->lanes, 1);
+  int64_t squares = 0;
+  for (int i = 0; i < k->lanes; i++) {
+    int64_t sum = 0;
+    for (int w = x->queries.n_first; w < words; w++)
+      for (int64_t t = 4 * x->queries.word[w]; t < 4 * x->queries.word[w] + 4; t++)
+        sum += (int64_t)pow(code_of(x->queries.code, k->lanes, i, t), 2.0);
+    squares = sum > squares ? sum : squares;
+  }
+  assert_int_equal(k->by->lift(&x->queries), squares);
   x->queries.level = x->level;
   any_lanes(k, &x->queries.begin, &x->queries.end, random);
-  x->key = (int8_t *)test_alloc((size_t)(CHUNK * words * 4));
+  x->key = (uint8_t *)test_alloc((size_t)(CHUNK * words * 4));
   for (int64_t i = 0; i < CHUNK * words * 4; i++)
-    x->key[i] = (int8_t)(at_end ? (i / words / 4 % 2 ? 127 : -127) : any_of(random, -127, 127));
+    x->key[i] = (uint8_t)(KEY_RAISED + (at_end ? (i / words / 4 % 2 ? 127 : -127) : any_of(random, -127, 127)));
   x->block.unit = units[any_of(random, 0, 6)];
   double spread = sqrt((double)dim) * 4000.0 * (double)x->block.unit;
   for (int j = 0; j < CHUNK; j++) {
-    int32_t sum = 0;
-    for (int64_t t = 0; t < words * 4; t++) sum += x->key[j * words * 4 + t];
-    x->lift[j] = RAISED * sum;
     x->draw[j] = -logf((float)(((double)(splitmix(random) >> 41) + 0.5) / 8388608.0));
   }
   for (int i = 0; i < k->lanes; i++) {
@@ -163,14 +202,18 @@ static void new_scan_input(scan_input *x, const scan_kernel *k, int64_t dim, kin
     x->level[i] = (float)((double)any_number(of, random) + 2.5 * spread);
     if (!any_of(random, 0, 9)) x->level[i] = any_of(random, 0, 1) ? INFINITY : -INFINITY;
   }
-  x->block.code = x->key, x->block.lift = x->lift, x->block.draw = x->draw, x->block.mean = x->mean;
+  x->block.code = x->key, x->block.draw = x->draw, x->block.mean = x->mean;
 }
-static void free_scan_input(scan_input *x) { free(x->queries.code), free(x->key); }
+static void free_scan_input(scan_input *x) {
+  free(x->queries.code), free(x->queries.word), free(x->queries.lift), free(x->key);
+}
 
-static int64_t code_product(const scan_input *x, int lanes, int i, int j) {
+/* The sum of codes' products of the order's first n words. */
+static int64_t code_product(const scan_input *x, int lanes, int i, int j, int n) {
   int64_t sum = 0;
-  for (int64_t t = 0; t < x->queries.dim; t++)
-    sum += (x->queries.code[t / 4 * lanes + i] >> t % 4 * 8 & 127) * x->key[j * x->queries.dim + t];
+  for (int w = 0; w < n; w++)
+    for (int64_t t = 4 * x->queries.word[w]; t < 4 * x->queries.word[w] + 4; t++)
+      sum += code_of(x->queries.code, lanes, i, t) * (x->key[4 * j * x->queries.n_words + t] - KEY_RAISED);
   return sum;
 }
 
@@ -185,7 +228,7 @@ static void check_estimate(const scan_kernel *k, int64_t dim, kind of, uint64_t 
   for (int j = 0; j < PILOT; j++)
     for (int i = 0; i < k->lanes; i++) {
       double part =
-          (double)x.block.unit * (double)(code_product(&x, k->lanes, i, first + j) - x.lift[first + j]);
+          (double)x.block.unit * (double)code_product(&x, k->lanes, i, first + j, x.queries.n_words);
       double want = (double)x.mean[i] + part;
       if (i < x.queries.begin || i >= x.queries.end)
         assert_true(score[j * k->lanes + i] == -77.0f);
@@ -206,8 +249,8 @@ static double in_units(float x, float inverse, double most) {
   return !(units > -most) ? -most : units < most ? trunc(units) : most;
 }
 
-/* Hits are the keys whose largest excess over a lane's threshold, and draw, are above 0; `most` is that
-   excess. A compiler that keeps more digits than floats have may be one apart. */
+/* Hits are the keys whose largest excess over a lane's threshold, and draw, are above 0, by all words and by the
+   first ones and the margin; `most` is the smaller excess. A compiler that keeps more digits than floats have may be one apart. */
 static void check_hits(const scan_kernel *k, int64_t dim, kind of, uint64_t *random) {
   scan_input x;
   int32_t most[CHUNK];
@@ -219,10 +262,12 @@ static void check_hits(const scan_kernel *k, int64_t dim, kind of, uint64_t *ran
   memset(most, 0x55, sizeof most);
   uint64_t hits = k->by->hits(&x.queries, &x.block, most);
   for (int j = 0; j < CHUNK; j++) {
-    double best = -1e300, slack = FLT_EVAL_METHOD ? 1.0 + 1e-6 * most_level : 0.0;
-    for (int i = x.queries.begin; i < x.queries.end; i++)
-      best = fmax(best, (double)code_product(&x, k->lanes, i, j) - threshold[i]);
-    best -= x.lift[j];
+    double best = -1e300, first = -1e300, slack = FLT_EVAL_METHOD ? 1.0 + 1e-6 * most_level : 0.0;
+    for (int i = x.queries.begin; i < x.queries.end; i++) {
+      best = fmax(best, (double)code_product(&x, k->lanes, i, j, x.queries.n_words) - threshold[i]);
+      first = fmax(first, (double)code_product(&x, k->lanes, i, j, x.queries.n_first) - threshold[i]);
+    }
+    best = fmin(best, first + x.block.margin);
     double excess = best + in_units(x.draw[j], inverse, most_draw);
     if (fabs(excess - 0.5) > slack) assert_int_equal(hits >> j & 1, excess > 0.0);
     if (hits >> j & 1) assert_below(fabs(most[j] - best), slack);
@@ -312,13 +357,37 @@ static void test_spread_and_distances(void **state) {
   for_each_kernel(check_spread);
 }
 
+/* The largest norm of each word of a block's codes. */
+static void check_norms(const scan_kernel *k, int64_t words, uint64_t *random) {
+  uint8_t *code = (uint8_t *)test_alloc((size_t)(CHUNK * words * 4));
+  int32_t *norm = (int32_t *)test_alloc((size_t)(words + 1) * sizeof *norm), scale = any_of(random, 0, 3) ? 9 : 127;
+  for (int64_t i = 0; i < CHUNK * words * 4; i++)
+    code[i] = (uint8_t)(KEY_RAISED - scale + any_of(random, 0, 1) * 2 * scale * any_of(random, 0, 100) / 100);
+  norm[words] = -7;
+  k->by->norms(code, (int)words, norm);
+  for (int64_t w = 0; w < words; w++) {
+    int32_t most = 0;
+    for (int j = 0; j < CHUNK; j++) {
+      int32_t sum = 0;
+      for (int y = 0; y < 4; y++) {
+        int32_t x = code[4 * (j * words + w) + y] - KEY_RAISED;
+        sum += x * x;
+      }
+      most = sum > most ? sum : most;
+    }
+    assert_int_equal(norm[w], most);
+  }
+  assert_int_equal(norm[words], -7);
+  free(code), free(norm);
+}
+
 /* A block's mean, reach and codes have the bits of the scalar kernel, and are what they are called. Nothing
    behind a row of codes is written. */
 static void check_sketch(const scan_kernel *k, int64_t dim, kind of, uint64_t *random) {
   float *rows = any_numbers(of, CHUNK * dim + CHUNK, random),
         *mean = any_numbers(GAUSSIAN, dim + 1, random), *want = any_numbers(GAUSSIAN, dim, random);
   const float *row[CHUNK];
-  int8_t code[580], other[580];
+  uint8_t code[580], other[580];
   float guard = mean[dim];
   int all_finite = 1;
   for (int j = 0; j < CHUNK; j++) row[j] = rows + j * dim + any_of(random, 0, j);
@@ -342,20 +411,19 @@ static void check_sketch(const scan_kernel *k, int64_t dim, kind of, uint64_t *r
   float inverse = 127.0f / most;
   if (reach >= 0x7f800000 || !isfinite(inverse)) inverse = 0.0f;
   for (int j = 0; j < CHUNK; j += 7) {
-    int64_t total = 0, padded = (dim + 3) / 4 * 4;
+    int64_t padded = (dim + 3) / 4 * 4;
     memset(code, 99, sizeof code), memset(other, 99, sizeof other);
-    int32_t sum = k->by->encode(row[j], dim, mean, inverse, code);
-    assert_int_equal(plain->encode(row[j], dim, mean, inverse, other), sum);
+    k->by->encode(row[j], dim, mean, inverse, code);
+    plain->encode(row[j], dim, mean, inverse, other);
     assert_memory_equal(code, other, sizeof code);
     for (int64_t t = 0; t < padded; t++) {
       double exact = t < dim ? ((double)row[j][t] - (double)mean[t]) * (double)inverse : 0.0;
-      assert_in_range(code[t] + 127, 0, 254);
-      total += code[t];
-      if (all_finite && isfinite(inverse * 1024.0f)) assert_below(fabs(code[t] - exact), 0.502);
+      assert_in_range(code[t], 1, 255);
+      if (all_finite && isfinite(inverse * 1024.0f)) assert_below(fabs(code[t] - KEY_RAISED - exact), 0.502);
     }
-    assert_int_equal(total, sum);
     assert_true(code[padded] == 99);
   }
+  check_norms(k, (dim + 3) / 4, random);
   double apart = 0.0, size = 0.0;
   for (int64_t t = 0; t < dim; t++)
     apart += pow((double)row[3][t] - (double)want[t], 2.0),
