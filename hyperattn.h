@@ -1106,7 +1106,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
 #define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
-#define HAI_REST_LARGE 1.3f   /* largest norm of a block's keys or a tile's queries, over the usual one */
+#define HAI_REST_LARGE 1.15f  /* largest norm of a block's keys or a tile's queries, over the usual one */
 #define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
@@ -8713,8 +8713,8 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
 #define HAI_SCAN_ARRAYS(X)                                                           \
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
   X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
-  /* largest sum of squares of each word's codes: [blocks][code_dim / 4] */          \
-  X(NORM, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
+  /* largest norm of each word's codes: [blocks][code_dim / 4] */                    \
+  X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
   /* means of codes' squares, of a block's norms, and of units: [5 code_dim / 4 + 1] */ \
   X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
@@ -11567,7 +11567,7 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 
 typedef struct hai_sketch {
   uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
-  int32_t *norm;   /* [blocks][code_dim / 4]: of any key, the largest sum of squares of a word's codes */
+  float *norm;     /* [blocks][code_dim / 4]: of any key, the largest norm of a word's codes */
   float *spread;   /* [code_dim]: the mean square of codes in some early blocks; */
   float *usual;    /* [code_dim / 4]: the mean norm there, */
   float *worth;    /* and the mean unit */
@@ -11582,7 +11582,7 @@ static hai_sketch hai_sketch_of(const hai_job *job) {
   hai_sketch sketch;
   hai_index kv_head = hai_flat_kv_head(job);
   sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
-  sketch.norm = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_NORM, kv_head));
+  sketch.norm = hai_floats(job, HAI_ARRAY_NORM);
   sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
   sketch.usual = sketch.spread + hai_code_dim(job->plan);
   sketch.worth = sketch.usual + hai_code_dim(job->plan) / 4;
@@ -11613,6 +11613,7 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   const hai_scan_kernel *kernel = plan->scan_kernel;
   const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
+  int32_t *norm = HAI_PLACE(int32_t, room); /* rows are read before it is written */
   hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan), j;
   for (j = 0; j < HAI_CHUNK; j++) row[j] = hai_key_row(job, first + j, room + j * dim);
   kernel->mean(row, dim, mean);
@@ -11621,7 +11622,8 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
     kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
-  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), sketch->norm + block * (code_dim / 4));
+  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), norm);
+  for (j = 0; j < code_dim / 4; j++) sketch->norm[block * (code_dim / 4) + j] = hai_sqrt(HAI_AS(float, norm[j]));
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
 }
@@ -11642,7 +11644,7 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
       for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
       sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
     }
-    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * HAI_AS(float, sketch->norm[block * (dim / 4) + t]);
+    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * sketch->norm[block * (dim / 4) + t];
     if (sketch->unit[block] != HAI_WHOLE) *sketch->worth += each * sketch->unit[block];
   }
 }
@@ -11721,7 +11723,7 @@ typedef struct hai_scan {
   float *energy;                        /* [head_dim]: of a coordinate, the sum of all lanes' squares */
   float *told, *force;                  /* [n_words]: what words tell */
   float margin;                         /* of a usual block, */
-  float usual, pull;                    /* its last words' norms, and the most that they might add */
+  float usual, pull;                    /* its last words' norms, by force, and the most that they might add */
   float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
@@ -11839,20 +11841,22 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
 }
 
 /* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what each
-   adds to a sum of products, over lanes and keys, and force [n_words] the lanes' part of it. Cost: the square of
-   words. */
+   adds to a sum of products, over lanes and keys, and force [n_words] the root of the lanes' part of it. Cost: the
+   square of words. */
 static void hai_scan_order(const hai_job *job, hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
   int w, at, t;
   for (w = 0; w < queries->n_words; w++) {
-    scan->told[w] = scan->force[w] = 0.0f;
+    float force = 0.0f;
+    scan->told[w] = 0.0f;
     for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
       float energy = scan->energy[t] * inverse;
       if (!hai_finite(energy)) energy = 0.0f;
-      scan->force[w] += energy;
+      force += energy;
       scan->told[w] += energy * scan->sketch.spread[t];
     }
+    scan->force[w] = hai_sqrt(force);
     for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
       queries->word[at] = queries->word[at - 1];
     queries->word[at] = w;
@@ -11862,28 +11866,31 @@ static void hai_scan_order(const hai_job *job, hai_scan *scan) {
 /* How far above its level the score of a key is that has most of a query's attention. */
 static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
 
+/* The most that a word might add to a sum of products: the product of norms, both larger than usual. */
+static float hai_scan_pull(const hai_scan *scan, int w) {
+  const float *square = scan->sketch.spread + 4 * w;
+  return HAI_REST_LARGE * HAI_REST_LARGE * scan->force[w] *
+         hai_sqrt(square[0] + square[1] + square[2] + square[3]);
+}
+
 /* How many words are first: as many as make the products few, those of all words for the keys that pass
    included. What the last words add to scores has a standard deviation s over the keys, and with the margin
    HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
-   attention they may add more, up to the product of norms: of a usual query and key, that must not be more than
-   the margin and hai_scan_above. */
+   attention they may add more, up to their pull: that must not be more than the margin and hai_scan_above. */
 static void hai_scan_first(hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   int n_words = queries->n_words, n;
   float unit = scan->code * *scan->sketch.worth, least = HAI_AS(float, n_words);
   float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
-  float above = hai_scan_above(scan), rest = 0.0f, force = 0.0f, spread = 0.0f;
+  float above = hai_scan_above(scan), rest = 0.0f, pull = 0.0f;
   queries->n_first = n_words;
   scan->margin = 0.0f;
   for (n = n_words - 1; n > 0; n--) {
-    const float *square = scan->sketch.spread + 4 * queries->word[n];
     float margin, passing, cost;
     rest += scan->told[queries->word[n]];
-    force += scan->force[queries->word[n]];
-    spread += square[0] + square[1] + square[2] + square[3];
+    pull += hai_scan_pull(scan, queries->word[n]);
     margin = HAI_REST_MARGIN * hai_sqrt(rest);
-    if (!(HAI_REST_LARGE * HAI_REST_LARGE * hai_sqrt(force * spread) * unit <= above + margin * unit)) break;
-    if (!(margin < HAI_MOST_MARGIN)) break;
+    if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
     passing = kept * hai_exp(margin * unit);
     cost = HAI_AS(float, n) + HAI_PASSING_COST * (passing < 1.0f ? passing : 1.0f) * HAI_AS(float, n_words - n);
     if (cost >= least) continue;
@@ -11896,14 +11903,17 @@ static void hai_scan_first(hai_scan *scan) {
 /* What the margins of blocks need. */
 static void hai_scan_stretch(hai_scan *scan) {
   const hai_scan_queries *queries = &scan->queries;
-  float force = HAI_AS(float, scan->kernel->lift(queries)), spread = 0.0f;
-  int w, t;
-  scan->usual = 0.0f;
-  for (w = queries->n_first; w < queries->n_words; w++) {
-    scan->usual += scan->sketch.usual[queries->word[w]];
-    for (t = 0; t < 4; t++) spread += scan->sketch.spread[4 * queries->word[w] + t];
+  float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
+  int n;
+  scan->usual = scan->pull = 0.0f;
+  for (n = queries->n_first; n < queries->n_words; n++) {
+    int w = queries->word[n];
+    scan->usual += scan->force[w] * scan->sketch.usual[w];
+    scan->pull += hai_scan_pull(scan, w);
+    force += scan->force[w] * scan->force[w];
   }
-  scan->pull = HAI_REST_LARGE * hai_sqrt(force * spread);
+  force *= HAI_REST_LARGE * HAI_REST_LARGE;
+  if (largest > force) scan->pull *= hai_sqrt(largest / force);
 }
 
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
@@ -11939,11 +11949,14 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
    usual, raise it. */
 static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
   const hai_scan_queries *queries = &scan->queries;
-  const int32_t *norm = scan->sketch.norm + block * queries->n_words;
+  const float *norm = scan->sketch.norm + block * queries->n_words;
   float here = 0.0f, pull = scan->pull;
-  int w;
-  for (w = queries->n_first; w < queries->n_words; w++) here += HAI_AS(float, norm[queries->word[w]]);
-  if (here > scan->usual) pull *= hai_sqrt(here / scan->usual);
+  int n;
+  for (n = queries->n_first; n < queries->n_words; n++) {
+    int w = queries->word[n];
+    here += scan->force[w] * norm[w];
+  }
+  if (here > scan->usual) pull *= here / scan->usual;
   pull -= hai_scan_above(scan) / unit;
   if (pull < scan->margin) pull = scan->margin;
   return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);

@@ -50,8 +50,8 @@
 #define HAI_SCAN_ARRAYS(X)                                                           \
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
   X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
-  /* largest sum of squares of each word's codes: [blocks][code_dim / 4] */          \
-  X(NORM, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
+  /* largest norm of each word's codes: [blocks][code_dim / 4] */                    \
+  X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
   /* means of codes' squares, of a block's norms, and of units: [5 code_dim / 4 + 1] */ \
   X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \

@@ -12,7 +12,7 @@
 
 typedef struct hai_sketch {
   uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
-  int32_t *norm;   /* [blocks][code_dim / 4]: of any key, the largest sum of squares of a word's codes */
+  float *norm;     /* [blocks][code_dim / 4]: of any key, the largest norm of a word's codes */
   float *spread;   /* [code_dim]: the mean square of codes in some early blocks; */
   float *usual;    /* [code_dim / 4]: the mean norm there, */
   float *worth;    /* and the mean unit */
@@ -27,7 +27,7 @@ static hai_sketch hai_sketch_of(const hai_job *job) {
   hai_sketch sketch;
   hai_index kv_head = hai_flat_kv_head(job);
   sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
-  sketch.norm = HAI_PLACE(int32_t, hai_array_at(job, HAI_ARRAY_NORM, kv_head));
+  sketch.norm = hai_floats(job, HAI_ARRAY_NORM);
   sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
   sketch.usual = sketch.spread + hai_code_dim(job->plan);
   sketch.worth = sketch.usual + hai_code_dim(job->plan) / 4;
@@ -58,6 +58,7 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   const hai_scan_kernel *kernel = plan->scan_kernel;
   const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
+  int32_t *norm = HAI_PLACE(int32_t, room); /* rows are read before it is written */
   hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan), j;
   for (j = 0; j < HAI_CHUNK; j++) row[j] = hai_key_row(job, first + j, room + j * dim);
   kernel->mean(row, dim, mean);
@@ -66,7 +67,8 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
     kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
-  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), sketch->norm + block * (code_dim / 4));
+  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), norm);
+  for (j = 0; j < code_dim / 4; j++) sketch->norm[block * (code_dim / 4) + j] = hai_sqrt(HAI_AS(float, norm[j]));
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
 }
@@ -87,7 +89,7 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
       for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
       sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
     }
-    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * HAI_AS(float, sketch->norm[block * (dim / 4) + t]);
+    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * sketch->norm[block * (dim / 4) + t];
     if (sketch->unit[block] != HAI_WHOLE) *sketch->worth += each * sketch->unit[block];
   }
 }
