@@ -1522,8 +1522,8 @@ typedef struct hai_few_kernel {
   /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
      log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from
      l [n]. */
-  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
-                  float *m, float *l, float *factor);
+  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible, float *m,
+                  float *l, float *factor);
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
@@ -1537,7 +1537,7 @@ typedef struct hai_scan_queries {
   int32_t *word;  /* [n_words]: the order in which words are multiplied */
   int n_words;    /* a quarter of the coordinates, rounded up */
   int n_first;    /* the products of so many words tell whether the others are worth it (block.margin) */
-  int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of the first words and of all */
+  int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of first words and of all */
   float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
   int begin, end; /* the lanes that hold queries, in whole registers */
 } hai_scan_queries;
@@ -1570,8 +1570,8 @@ typedef struct hai_scan_kernel {
      all e^(score - high[i]), and group[i] the largest sum of those that came together. */
   void (*collect)(const float *score, int begin, int end, float *high, float *sum, float *group);
   /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where most[j] is the smaller of
-     max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and of
-     the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
+     max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and
+     of the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
   /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
      without distance. */
@@ -1940,8 +1940,7 @@ static void hai_scan_quantise_scalar(const float *query, hai_index dim, float in
     for (i = 0; i < HAI_SCALAR_LANES; i++) {
       uint32_t word = 0;
       for (y = hai_min(dim, t + 4) - 1; y >= t; y--)
-        word = word << 8 |
-               (HAI_AS(uint32_t, hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse)) & 255u);
+        word = word << 8 | (HAI_AS(uint32_t, hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse)) & 255u);
       code[t / 4 * HAI_SCALAR_LANES + i] = HAI_AS(int32_t, word);
     }
 }
@@ -1975,7 +1974,8 @@ static int32_t hai_scan_lift_scalar(const hai_scan_queries *queries) {
 }
 
 /* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
-static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const uint8_t *key, int begin, int end) {
+static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const uint8_t *key, int begin,
+                                int end) {
   int32_t sum = 0;
   for (; begin < end; begin++) {
     int32_t at = queries->word[begin];
@@ -3272,11 +3272,11 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
 #define HAI_SCAN_COST 0.09f
 /* ======== src/kernel_scan.h ======== */
 
-/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
-   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind
+   the primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
-                           gives, and b's, -63 .. 63
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or
+                           HAI_SCAN_LIFT gives, and b's, -63 .. 63; or of a's and a's, sizes
      HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
      ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
@@ -3297,26 +3297,24 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_DOTS(s, key)                       \
-  b0 = HAI_ISA(word)(key);                          \
-  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
-  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+#define HAI_SCAN_DOTS(s, key)                   \
+  b0 = HAI_ISA(word)(key);                      \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);            \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1); \
   if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
 #define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
-   sum. */
-#define HAI_SCAN_SUMS(count)                                                                     \
+/* Sums of codes' products: c<row><register> = start[row] - threshold, to which those of a word are added. */
+#define HAI_SCAN_SUMS                                                                            \
   const int32_t *query = queries->code + queries->begin;                                         \
   hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
-  for (w = 0; w < (count); w++) {                                                                \
-    at = queries->word[w];                                                                       \
-    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
-    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
-  }
+  HAI_ROWS(HAI_SCAN_STARTS)
+#define HAI_SCAN_WORD                      \
+  at = queries->word[w];                   \
+  HAI_SCAN_LOAD(a, query + at * HAI_LANES) \
+  HAI_ROWS(HAI_SCAN_ADD)
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -3327,15 +3325,15 @@ HAI_I_avx512 hai_vnni_avx512(__m512i a, __m512i b, __m512i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(x, s)                     \
-  x = s##0;                                     \
-  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+#define HAI_SCAN_HIGH(x, s)                \
+  x = s##0;                                \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1); \
   if (n > 2) x = HAI_ISA(larger)(x, s##2);
-#define HAI_SCAN_HIT(r)                                                                            \
-  HAI_SCAN_HIGH(a0, c##r)                                                                          \
-  if (HAI_ISA(positive)(a0)) {                                                                     \
+#define HAI_SCAN_HIT(r)                                                                        \
+  HAI_SCAN_HIGH(a0, c##r)                                                                      \
+  if (HAI_ISA(positive)(a0)) {                                                                 \
     most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
-    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -3344,7 +3342,10 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
   static const int32_t start[HAI_N_ROWS] = {0};
   const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS(queries->n_words)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
@@ -3378,7 +3379,10 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
                                                   const int32_t *start, const int32_t *threshold,
                                                   const int32_t *rest, int32_t *most, const int n) {
   unsigned hits = 0;
-  HAI_SCAN_SUMS(queries->n_first)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_first; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
@@ -3589,12 +3593,12 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
 HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
                                             uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t = 0;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
     HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(HAI_ISA(ints1)(0), x));
   }
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
@@ -3647,6 +3651,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
+#undef HAI_SCAN_WORD
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
 #undef HAI_SCAN_HIGH
@@ -3670,11 +3675,11 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
 #define HAI_SCAN_COST 0.17f
 /* ======== src/kernel_scan.h ======== */
 
-/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
-   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind
+   the primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
-                           gives, and b's, -63 .. 63
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or
+                           HAI_SCAN_LIFT gives, and b's, -63 .. 63; or of a's and a's, sizes
      HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
      ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
@@ -3695,26 +3700,24 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_DOTS(s, key)                       \
-  b0 = HAI_ISA(word)(key);                          \
-  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
-  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+#define HAI_SCAN_DOTS(s, key)                   \
+  b0 = HAI_ISA(word)(key);                      \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);            \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1); \
   if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
 #define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
-   sum. */
-#define HAI_SCAN_SUMS(count)                                                                     \
+/* Sums of codes' products: c<row><register> = start[row] - threshold, to which those of a word are added. */
+#define HAI_SCAN_SUMS                                                                            \
   const int32_t *query = queries->code + queries->begin;                                         \
   hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
-  for (w = 0; w < (count); w++) {                                                                \
-    at = queries->word[w];                                                                       \
-    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
-    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
-  }
+  HAI_ROWS(HAI_SCAN_STARTS)
+#define HAI_SCAN_WORD                      \
+  at = queries->word[w];                   \
+  HAI_SCAN_LOAD(a, query + at * HAI_LANES) \
+  HAI_ROWS(HAI_SCAN_ADD)
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -3725,15 +3728,15 @@ HAI_I_avx512 hai_pairs_avx512(__m512i a, __m512i b, __m512i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(x, s)                     \
-  x = s##0;                                     \
-  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+#define HAI_SCAN_HIGH(x, s)                \
+  x = s##0;                                \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1); \
   if (n > 2) x = HAI_ISA(larger)(x, s##2);
-#define HAI_SCAN_HIT(r)                                                                            \
-  HAI_SCAN_HIGH(a0, c##r)                                                                          \
-  if (HAI_ISA(positive)(a0)) {                                                                     \
+#define HAI_SCAN_HIT(r)                                                                        \
+  HAI_SCAN_HIGH(a0, c##r)                                                                      \
+  if (HAI_ISA(positive)(a0)) {                                                                 \
     most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
-    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -3742,7 +3745,10 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
   static const int32_t start[HAI_N_ROWS] = {0};
   const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS(queries->n_words)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
@@ -3776,7 +3782,10 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
                                                   const int32_t *start, const int32_t *threshold,
                                                   const int32_t *rest, int32_t *most, const int n) {
   unsigned hits = 0;
-  HAI_SCAN_SUMS(queries->n_first)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_first; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
@@ -3987,12 +3996,12 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
 HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
                                             uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t = 0;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
     HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(HAI_ISA(ints1)(0), x));
   }
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
@@ -4045,6 +4054,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
+#undef HAI_SCAN_WORD
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
 #undef HAI_SCAN_HIGH
@@ -5749,11 +5759,11 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
 #define HAI_SCAN_COST 0.08f
 /* ======== src/kernel_scan.h ======== */
 
-/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
-   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind
+   the primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
-                           gives, and b's, -63 .. 63
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or
+                           HAI_SCAN_LIFT gives, and b's, -63 .. 63; or of a's and a's, sizes
      HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
      ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
@@ -5774,26 +5784,24 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_DOTS(s, key)                       \
-  b0 = HAI_ISA(word)(key);                          \
-  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
-  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+#define HAI_SCAN_DOTS(s, key)                   \
+  b0 = HAI_ISA(word)(key);                      \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);            \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1); \
   if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
 #define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
-   sum. */
-#define HAI_SCAN_SUMS(count)                                                                     \
+/* Sums of codes' products: c<row><register> = start[row] - threshold, to which those of a word are added. */
+#define HAI_SCAN_SUMS                                                                            \
   const int32_t *query = queries->code + queries->begin;                                         \
   hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
-  for (w = 0; w < (count); w++) {                                                                \
-    at = queries->word[w];                                                                       \
-    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
-    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
-  }
+  HAI_ROWS(HAI_SCAN_STARTS)
+#define HAI_SCAN_WORD                      \
+  at = queries->word[w];                   \
+  HAI_SCAN_LOAD(a, query + at * HAI_LANES) \
+  HAI_ROWS(HAI_SCAN_ADD)
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -5804,15 +5812,15 @@ HAI_I_avx2 hai_vnni_avx2(__m256i a, __m256i b, __m256i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(x, s)                     \
-  x = s##0;                                     \
-  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+#define HAI_SCAN_HIGH(x, s)                \
+  x = s##0;                                \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1); \
   if (n > 2) x = HAI_ISA(larger)(x, s##2);
-#define HAI_SCAN_HIT(r)                                                                            \
-  HAI_SCAN_HIGH(a0, c##r)                                                                          \
-  if (HAI_ISA(positive)(a0)) {                                                                     \
+#define HAI_SCAN_HIT(r)                                                                        \
+  HAI_SCAN_HIGH(a0, c##r)                                                                      \
+  if (HAI_ISA(positive)(a0)) {                                                                 \
     most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
-    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -5821,7 +5829,10 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
   static const int32_t start[HAI_N_ROWS] = {0};
   const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS(queries->n_words)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
@@ -5855,7 +5866,10 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
                                                   const int32_t *start, const int32_t *threshold,
                                                   const int32_t *rest, int32_t *most, const int n) {
   unsigned hits = 0;
-  HAI_SCAN_SUMS(queries->n_first)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_first; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
@@ -6066,12 +6080,12 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
 HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
                                             uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t = 0;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
     HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(HAI_ISA(ints1)(0), x));
   }
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
@@ -6124,6 +6138,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
+#undef HAI_SCAN_WORD
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
 #undef HAI_SCAN_HIGH
@@ -6148,11 +6163,11 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
 #define HAI_SCAN_COST 0.16f
 /* ======== src/kernel_scan.h ======== */
 
-/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
-   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind
+   the primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
-                           gives, and b's, -63 .. 63
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or
+                           HAI_SCAN_LIFT gives, and b's, -63 .. 63; or of a's and a's, sizes
      HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
      ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
@@ -6173,26 +6188,24 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_DOTS(s, key)                       \
-  b0 = HAI_ISA(word)(key);                          \
-  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
-  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+#define HAI_SCAN_DOTS(s, key)                   \
+  b0 = HAI_ISA(word)(key);                      \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);            \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1); \
   if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
 #define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
-   sum. */
-#define HAI_SCAN_SUMS(count)                                                                     \
+/* Sums of codes' products: c<row><register> = start[row] - threshold, to which those of a word are added. */
+#define HAI_SCAN_SUMS                                                                            \
   const int32_t *query = queries->code + queries->begin;                                         \
   hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
-  for (w = 0; w < (count); w++) {                                                                \
-    at = queries->word[w];                                                                       \
-    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
-    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
-  }
+  HAI_ROWS(HAI_SCAN_STARTS)
+#define HAI_SCAN_WORD                      \
+  at = queries->word[w];                   \
+  HAI_SCAN_LOAD(a, query + at * HAI_LANES) \
+  HAI_ROWS(HAI_SCAN_ADD)
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -6203,15 +6216,15 @@ HAI_I_avx2 hai_pairs_avx2(__m256i a, __m256i b, __m256i c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(x, s)                     \
-  x = s##0;                                     \
-  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+#define HAI_SCAN_HIGH(x, s)                \
+  x = s##0;                                \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1); \
   if (n > 2) x = HAI_ISA(larger)(x, s##2);
-#define HAI_SCAN_HIT(r)                                                                            \
-  HAI_SCAN_HIGH(a0, c##r)                                                                          \
-  if (HAI_ISA(positive)(a0)) {                                                                     \
+#define HAI_SCAN_HIT(r)                                                                        \
+  HAI_SCAN_HIGH(a0, c##r)                                                                      \
+  if (HAI_ISA(positive)(a0)) {                                                                 \
     most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
-    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -6220,7 +6233,10 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
   static const int32_t start[HAI_N_ROWS] = {0};
   const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS(queries->n_words)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
@@ -6254,7 +6270,10 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
                                                   const int32_t *start, const int32_t *threshold,
                                                   const int32_t *rest, int32_t *most, const int n) {
   unsigned hits = 0;
-  HAI_SCAN_SUMS(queries->n_first)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_first; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
@@ -6465,12 +6484,12 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
 HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
                                             uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t = 0;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
     HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(HAI_ISA(ints1)(0), x));
   }
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
@@ -6523,6 +6542,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
+#undef HAI_SCAN_WORD
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
 #undef HAI_SCAN_HIGH
@@ -7570,11 +7590,11 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
 #endif
 /* ======== src/kernel_scan.h ======== */
 
-/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
-   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind
+   the primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
-                           gives, and b's, -63 .. 63
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or
+                           HAI_SCAN_LIFT gives, and b's, -63 .. 63; or of a's and a's, sizes
      HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
      ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
@@ -7595,26 +7615,24 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_DOTS(s, key)                       \
-  b0 = HAI_ISA(word)(key);                          \
-  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
-  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+#define HAI_SCAN_DOTS(s, key)                   \
+  b0 = HAI_ISA(word)(key);                      \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);            \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1); \
   if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
 #define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
-   sum. */
-#define HAI_SCAN_SUMS(count)                                                                     \
+/* Sums of codes' products: c<row><register> = start[row] - threshold, to which those of a word are added. */
+#define HAI_SCAN_SUMS                                                                            \
   const int32_t *query = queries->code + queries->begin;                                         \
   hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
-  for (w = 0; w < (count); w++) {                                                                \
-    at = queries->word[w];                                                                       \
-    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
-    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
-  }
+  HAI_ROWS(HAI_SCAN_STARTS)
+#define HAI_SCAN_WORD                      \
+  at = queries->word[w];                   \
+  HAI_SCAN_LOAD(a, query + at * HAI_LANES) \
+  HAI_ROWS(HAI_SCAN_ADD)
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -7625,15 +7643,15 @@ HAI_I_neon hai_pairs_neon(int32x4_t a, int32x4_t b, int32x4_t c) {
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(x, s)                     \
-  x = s##0;                                     \
-  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+#define HAI_SCAN_HIGH(x, s)                \
+  x = s##0;                                \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1); \
   if (n > 2) x = HAI_ISA(larger)(x, s##2);
-#define HAI_SCAN_HIT(r)                                                                            \
-  HAI_SCAN_HIGH(a0, c##r)                                                                          \
-  if (HAI_ISA(positive)(a0)) {                                                                     \
+#define HAI_SCAN_HIT(r)                                                                        \
+  HAI_SCAN_HIGH(a0, c##r)                                                                      \
+  if (HAI_ISA(positive)(a0)) {                                                                 \
     most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
-    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -7642,7 +7660,10 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
   static const int32_t start[HAI_N_ROWS] = {0};
   const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS(queries->n_words)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
@@ -7676,7 +7697,10 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
                                                   const int32_t *start, const int32_t *threshold,
                                                   const int32_t *rest, int32_t *most, const int n) {
   unsigned hits = 0;
-  HAI_SCAN_SUMS(queries->n_first)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_first; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
@@ -7887,12 +7911,12 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
 HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
                                             uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t = 0;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
     HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(HAI_ISA(ints1)(0), x));
   }
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
@@ -7945,6 +7969,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
+#undef HAI_SCAN_WORD
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
 #undef HAI_SCAN_HIGH
@@ -11614,7 +11639,8 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
   int32_t *norm = HAI_PLACE(int32_t, room); /* rows are read before it is written */
-  hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan), j;
+  hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan);
+  hai_index n_words = code_dim / 4, j;
   for (j = 0; j < HAI_CHUNK; j++) row[j] = hai_key_row(job, first + j, room + j * dim);
   kernel->mean(row, dim, mean);
   reach = hai_float(HAI_AS(uint32_t, kernel->reach(row, dim, mean)));
@@ -11622,15 +11648,15 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
     kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
-  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), norm);
-  for (j = 0; j < code_dim / 4; j++) sketch->norm[block * (code_dim / 4) + j] = hai_sqrt(HAI_AS(float, norm[j]));
+  kernel->norms(sketch->code + first * code_dim, hai_to_int(n_words), norm);
+  for (j = 0; j < n_words; j++) sketch->norm[block * n_words + j] = hai_sqrt(HAI_AS(float, norm[j]));
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
 }
 
-/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very first,
-   whose keys are often like no others. Every query that scans sees these blocks: so no later key has a part in
-   what it keeps. */
+/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very
+   first, whose keys are often like no others. Every query that scans sees these blocks: so no later key
+   has a part in what it keeps. */
 static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
   const hai_plan *plan = job->plan;
   hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
@@ -11688,9 +11714,7 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
    estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
    fill a block are met exactly.
 
-   An estimate is a sum over words of four coordinates. The words that tell most, by the squares of the tile's
-   codes and of keys', are multiplied first, and where they and a margin reach no lane's level, the others are
-   not: nearly all keys are done with half of the products. P_j is then the smaller of what both sums give.
+   Most keys are done with by a part of their coordinates (words.h).
 
    Z_i is the sum of what is met exactly and of a pilot's estimate: a group of HAI_PILOT neighbouring keys
    from each of up to HAI_PILOT_BLOCKS blocks, of which a lane's largest group counts once, and the others
@@ -11716,19 +11740,19 @@ typedef struct hai_scan {
   const hai_scan_kernel *kernel;
   hai_sketch sketch;
   hai_scan_queries queries;
-  const float *query;                   /* [head_dim][lanes]: in float32, times the scale */
-  float *packed;                        /* room for it where the kernel reads another dtype */
-  float code;                           /* what a query's code is worth */
-  uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
-  float *energy;                        /* [head_dim]: of a coordinate, the sum of all lanes' squares */
-  float *told, *force;                  /* [n_words]: what words tell */
-  float margin;                         /* of a usual block, */
-  float usual, pull;                    /* its last words' norms, by force, and the most that they might add */
-  float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
-  float *high, *sum, *group;            /* [lanes]: of the pilot */
+  const float *query;                      /* [head_dim][lanes]: in float32, times the scale */
+  float *packed;                           /* room for it where the kernel reads another dtype */
+  float code;                              /* what a query's code is worth */
+  uint64_t outliers;                       /* bit i: lane i takes no part in what is kept */
+  float *energy;                           /* [head_dim]: of a coordinate, the sum of all lanes' squares */
+  float *told, *force;                     /* [n_words]: what words tell */
+  float margin;                            /* of a usual block, */
+  float usual, pull;                       /* its last words' norms, by force, and the most that they add */
+  float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *high, *sum, *group;               /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
-  float distance;                       /* of values from the centre, squared, on average */
-  float *error;                         /* [lanes]: relative error of each query */
+  float distance;                          /* of values from the centre, squared, on average */
+  float *error;                            /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,
       *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
@@ -11782,7 +11806,118 @@ static float hai_scan_cost(const hai_plan *plan) {
   return exact > 0.0f ? work / exact : 1.0f;
 }
 #endif
+#endif
 
+/* ======== src/words.h ======== */
+
+/* ---- Words: which coordinates a scan multiplies first ----
+   An estimate is a sum over words of four coordinates. The words that tell most, by the squares of the tile's
+   codes and of keys', are multiplied first, and where they and a margin reach no lane's level, the others are
+   not: most keys are done with half of the products. P_j is the smaller of what the first words, with the
+   margin, and all words give, so nothing is lost on average whatever the margin is. */
+
+#if HAI_SCAN
+/* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what
+   each adds to a sum of products, over lanes and keys, and force [n_words] the root of the lanes' part of
+   it. Cost: the square of words. */
+static void hai_scan_order(const hai_job *job, hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
+  int w, at, t;
+  for (w = 0; w < queries->n_words; w++) {
+    float force = 0.0f;
+    scan->told[w] = 0.0f;
+    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
+      float energy = scan->energy[t] * inverse;
+      if (!hai_finite(energy)) energy = 0.0f;
+      force += energy;
+      scan->told[w] += energy * scan->sketch.spread[t];
+    }
+    scan->force[w] = hai_sqrt(force);
+    for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
+      queries->word[at] = queries->word[at - 1];
+    queries->word[at] = w;
+  }
+}
+
+/* How far above its level the score of a key is that has most of a query's attention. */
+static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
+
+/* The most that a word might add to a sum of products: the product of norms, both larger than usual. */
+static float hai_scan_pull(const hai_scan *scan, int w) {
+  const float *square = scan->sketch.spread + 4 * w;
+  return HAI_REST_LARGE * HAI_REST_LARGE * scan->force[w] *
+         hai_sqrt(square[0] + square[1] + square[2] + square[3]);
+}
+
+/* How many words are first: as many as make the products few, those of all words for the keys that pass
+   included. What the last words add to scores has a standard deviation s over the keys, and with the margin
+   HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
+   attention they may add more, up to their pull: that must not be more than the margin and hai_scan_above. */
+static void hai_scan_first(hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  int n_words = queries->n_words, n;
+  float unit = scan->code * *scan->sketch.worth, least = HAI_AS(float, n_words);
+  float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
+  float above = hai_scan_above(scan), rest = 0.0f, pull = 0.0f;
+  queries->n_first = n_words;
+  scan->margin = 0.0f;
+  for (n = n_words - 1; n > 0; n--) {
+    float margin, passing, cost;
+    rest += scan->told[queries->word[n]];
+    pull += hai_scan_pull(scan, queries->word[n]);
+    margin = HAI_REST_MARGIN * hai_sqrt(rest);
+    if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
+    passing = kept * hai_exp(margin * unit);
+    if (passing > 1.0f) passing = 1.0f;
+    cost = HAI_AS(float, n) + HAI_PASSING_COST * passing * HAI_AS(float, n_words - n);
+    if (cost >= least) continue;
+    least = cost;
+    queries->n_first = n;
+    scan->margin = margin;
+  }
+}
+
+/* What the margins of blocks need. */
+static void hai_scan_stretch(hai_scan *scan) {
+  const hai_scan_queries *queries = &scan->queries;
+  float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
+  int n;
+  scan->usual = scan->pull = 0.0f;
+  for (n = queries->n_first; n < queries->n_words; n++) {
+    int w = queries->word[n];
+    scan->usual += scan->force[w] * scan->sketch.usual[w];
+    scan->pull += hai_scan_pull(scan, w);
+    force += scan->force[w] * scan->force[w];
+  }
+  force *= HAI_REST_LARGE * HAI_REST_LARGE;
+  if (largest > force) scan->pull *= hai_sqrt(largest / force);
+}
+
+/* A block's margin: at least what its last words might add to a score that is as far above its level as
+   that of a key which has most of a query's attention. Keys unlike all others, whose last words have
+   larger norms than usual, raise it. */
+static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
+  const hai_scan_queries *queries = &scan->queries;
+  const float *norm = scan->sketch.norm + block * queries->n_words;
+  float here = 0.0f, pull = scan->pull;
+  int n;
+  for (n = queries->n_first; n < queries->n_words; n++) {
+    int w = queries->word[n];
+    here += scan->force[w] * norm[w];
+  }
+  if (here > scan->usual) pull *= here / scan->usual;
+  pull -= hai_scan_above(scan) / unit;
+  if (pull < scan->margin) pull = scan->margin;
+  return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
+}
+#endif
+
+/* ======== src/estimating.h ======== */
+
+/* ---- Estimating: a tile's codes, the pilot, and the keys that are kept ---- */
+
+#if HAI_SCAN
 /* ---- A tile's queries ---- */
 
 /* The tile's packed queries in float32. */
@@ -11840,82 +11975,6 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
-/* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what each
-   adds to a sum of products, over lanes and keys, and force [n_words] the root of the lanes' part of it. Cost: the
-   square of words. */
-static void hai_scan_order(const hai_job *job, hai_scan *scan) {
-  hai_scan_queries *queries = &scan->queries;
-  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
-  int w, at, t;
-  for (w = 0; w < queries->n_words; w++) {
-    float force = 0.0f;
-    scan->told[w] = 0.0f;
-    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
-      float energy = scan->energy[t] * inverse;
-      if (!hai_finite(energy)) energy = 0.0f;
-      force += energy;
-      scan->told[w] += energy * scan->sketch.spread[t];
-    }
-    scan->force[w] = hai_sqrt(force);
-    for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
-      queries->word[at] = queries->word[at - 1];
-    queries->word[at] = w;
-  }
-}
-
-/* How far above its level the score of a key is that has most of a query's attention. */
-static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
-
-/* The most that a word might add to a sum of products: the product of norms, both larger than usual. */
-static float hai_scan_pull(const hai_scan *scan, int w) {
-  const float *square = scan->sketch.spread + 4 * w;
-  return HAI_REST_LARGE * HAI_REST_LARGE * scan->force[w] *
-         hai_sqrt(square[0] + square[1] + square[2] + square[3]);
-}
-
-/* How many words are first: as many as make the products few, those of all words for the keys that pass
-   included. What the last words add to scores has a standard deviation s over the keys, and with the margin
-   HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
-   attention they may add more, up to their pull: that must not be more than the margin and hai_scan_above. */
-static void hai_scan_first(hai_scan *scan) {
-  hai_scan_queries *queries = &scan->queries;
-  int n_words = queries->n_words, n;
-  float unit = scan->code * *scan->sketch.worth, least = HAI_AS(float, n_words);
-  float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
-  float above = hai_scan_above(scan), rest = 0.0f, pull = 0.0f;
-  queries->n_first = n_words;
-  scan->margin = 0.0f;
-  for (n = n_words - 1; n > 0; n--) {
-    float margin, passing, cost;
-    rest += scan->told[queries->word[n]];
-    pull += hai_scan_pull(scan, queries->word[n]);
-    margin = HAI_REST_MARGIN * hai_sqrt(rest);
-    if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
-    passing = kept * hai_exp(margin * unit);
-    cost = HAI_AS(float, n) + HAI_PASSING_COST * (passing < 1.0f ? passing : 1.0f) * HAI_AS(float, n_words - n);
-    if (cost >= least) continue;
-    least = cost;
-    queries->n_first = n;
-    scan->margin = margin;
-  }
-}
-
-/* What the margins of blocks need. */
-static void hai_scan_stretch(hai_scan *scan) {
-  const hai_scan_queries *queries = &scan->queries;
-  float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
-  int n;
-  scan->usual = scan->pull = 0.0f;
-  for (n = queries->n_first; n < queries->n_words; n++) {
-    int w = queries->word[n];
-    scan->usual += scan->force[w] * scan->sketch.usual[w];
-    scan->pull += hai_scan_pull(scan, w);
-    force += scan->force[w] * scan->force[w];
-  }
-  force *= HAI_REST_LARGE * HAI_REST_LARGE;
-  if (largest > force) scan->pull *= hai_sqrt(largest / force);
-}
-
 static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
@@ -11942,24 +12001,6 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
   return scan->sketch.unit[block] != HAI_WHOLE;
-}
-
-/* A block's margin: at least what its last words might add to a score that is as far above its level as that of
-   a key which has most of a query's attention. Keys unlike all others, whose last words have larger norms than
-   usual, raise it. */
-static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
-  const hai_scan_queries *queries = &scan->queries;
-  const float *norm = scan->sketch.norm + block * queries->n_words;
-  float here = 0.0f, pull = scan->pull;
-  int n;
-  for (n = queries->n_first; n < queries->n_words; n++) {
-    int w = queries->word[n];
-    here += scan->force[w] * norm[w];
-  }
-  if (here > scan->usual) pull *= here / scan->usual;
-  pull -= hai_scan_above(scan) / unit;
-  if (pull < scan->margin) pull = scan->margin;
-  return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */

@@ -51,6 +51,8 @@
 #include "exact.h"
 #include "sketch.h"
 #include "scan.h"
+#include "words.h"
+#include "estimating.h"
 #include "sampling.h"
 #include "scanning.h"
 #include "mending.h"

@@ -23,8 +23,8 @@ typedef struct hai_few_kernel {
   /* hai_kernel.softmax, where bit j of visible[i] shows key j to query i, and bits from n_keys on are 0.
      log_weight has HAI_CHUNK elements that can be read. Nothing makes up for what rounding takes from
      l [n]. */
-  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible,
-                  float *m, float *l, float *factor);
+  void (*softmax)(float *score, int n, int n_keys, const float *log_weight, const uint64_t *visible, float *m,
+                  float *l, float *factor);
   /* o[i][t] = o[i][t] * factor[i] + sum_j weight[i][j] * value[j][t]. */
   void (*values)(const hai_few_rows *values, const float *weight, const float *factor, int n, float *o);
   int most;
@@ -38,7 +38,7 @@ typedef struct hai_scan_queries {
   int32_t *word;  /* [n_words]: the order in which words are multiplied */
   int n_words;    /* a quarter of the coordinates, rounded up */
   int n_first;    /* the products of so many words tell whether the others are worth it (block.margin) */
-  int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of the first words and of all */
+  int32_t *lift;  /* [2][lanes]: HAI_KEY_RAISED times the sum of a lane's codes, of first words and of all */
   float *level;   /* [lanes]: what an estimate must reach to be kept, less what chance adds to it */
   int begin, end; /* the lanes that hold queries, in whole registers */
 } hai_scan_queries;
@@ -71,8 +71,8 @@ typedef struct hai_scan_kernel {
      all e^(score - high[i]), and group[i] the largest sum of those that came together. */
   void (*collect)(const float *score, int begin, int end, float *high, float *sum, float *group);
   /* Bit j: key j is a hit, that is floor(draw[j] / unit) + most[j] > 0, where most[j] is the smaller of
-     max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and of
-     the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
+     max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and
+     of the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
   /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
      without distance. */

@@ -1,8 +1,8 @@
-/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind the
-   primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
+/* Template: the scan of a tile of queries. Included once for each way to multiply small integers, behind
+   the primitives of an ISA and these of its integers (x, a, b registers of int32, HAI_INTS):
      HAI_WAY(name)        the name that a function has for this way: hai_scan_<name>_<way>
-     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or HAI_SCAN_LIFT
-                           gives, and b's, -63 .. 63
+     HAI_SCAN_DOT(a, b, c) in each lane, c + the sum of four products of bytes: a's, which word() or
+                           HAI_SCAN_LIFT gives, and b's, -63 .. 63; or of a's and a's, sizes
      HAI_SCAN_LIFT         HAI_KEY_RAISED in each byte; 0 where word() takes that from codes
      HAI_SCAN_TARGET       the function attribute for its instructions
      ints(p), put(p, x)    load, store; ints1(x): x in all lanes; word(p): the four codes at p in all lanes
@@ -23,26 +23,24 @@
   x##0 = HAI_ISA(ints)(p);                              \
   x##1 = n > 1 ? HAI_ISA(ints)((p) + HAI_WIDTH) : x##0; \
   x##2 = n > 2 ? HAI_ISA(ints)((p) + 2 * HAI_WIDTH) : x##0;
-#define HAI_SCAN_DOTS(s, key)                       \
-  b0 = HAI_ISA(word)(key);                          \
-  s##0 = HAI_SCAN_DOT(b0, a0, s##0);                \
-  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1);     \
+#define HAI_SCAN_DOTS(s, key)                   \
+  b0 = HAI_ISA(word)(key);                      \
+  s##0 = HAI_SCAN_DOT(b0, a0, s##0);            \
+  if (n > 1) s##1 = HAI_SCAN_DOT(b0, a1, s##1); \
   if (n > 2) s##2 = HAI_SCAN_DOT(b0, a2, s##2);
 #define HAI_SCAN_ADD(r) HAI_SCAN_DOTS(c##r, key + r * dim + 4 * at)
 
-/* Sums of codes' products, of the first `count` words of the order: c<row><register> = start[row] - threshold +
-   sum. */
-#define HAI_SCAN_SUMS(count)                                                                     \
+/* Sums of codes' products: c<row><register> = start[row] - threshold, to which those of a word are added. */
+#define HAI_SCAN_SUMS                                                                            \
   const int32_t *query = queries->code + queries->begin;                                         \
   hai_index dim = 4 * queries->n_words, w, at;                                                   \
   HAI_INTS a0, a1, a2, b0 = HAI_ISA(ints)(threshold), b1 = HAI_ISA(ints)(threshold + HAI_WIDTH), \
                        b2 = HAI_ISA(ints)(threshold + 2 * HAI_WIDTH);                            \
-  HAI_ROWS(HAI_SCAN_STARTS)                                                                      \
-  for (w = 0; w < (count); w++) {                                                                \
-    at = queries->word[w];                                                                       \
-    HAI_SCAN_LOAD(a, query + at * HAI_LANES)                                                     \
-    HAI_ROWS(HAI_SCAN_ADD)                                                                       \
-  }
+  HAI_ROWS(HAI_SCAN_STARTS)
+#define HAI_SCAN_WORD                      \
+  at = queries->word[w];                   \
+  HAI_SCAN_LOAD(a, query + at * HAI_LANES) \
+  HAI_ROWS(HAI_SCAN_ADD)
 
 #define HAI_SCAN_OUT(r)                                  \
   HAI_SCAN_TELL(r, 0) if (n > 1) { HAI_SCAN_TELL(r, 1) } \
@@ -53,15 +51,15 @@
   HAI_ISA(store)                          \
   (score + r * HAI_LANES + k * HAI_WIDTH, \
    HAI_ISA(fma)(unit, HAI_ISA(floats)(c##r##k), HAI_ISA(load)(mean + k * HAI_WIDTH)));
-#define HAI_SCAN_HIGH(x, s)                     \
-  x = s##0;                                     \
-  if (n > 1) x = HAI_ISA(larger)(x, s##1);      \
+#define HAI_SCAN_HIGH(x, s)                \
+  x = s##0;                                \
+  if (n > 1) x = HAI_ISA(larger)(x, s##1); \
   if (n > 2) x = HAI_ISA(larger)(x, s##2);
-#define HAI_SCAN_HIT(r)                                                                            \
-  HAI_SCAN_HIGH(a0, c##r)                                                                          \
-  if (HAI_ISA(positive)(a0)) {                                                                     \
+#define HAI_SCAN_HIT(r)                                                                        \
+  HAI_SCAN_HIGH(a0, c##r)                                                                      \
+  if (HAI_ISA(positive)(a0)) {                                                                 \
     most[r] = HAI_WAY(finish)(queries, key + r * dim, c##r##0, c##r##1, c##r##2, a0, rest, n); \
-    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                    \
+    hits |= HAI_AS(unsigned, most[r] > 0) << r;                                                \
   }
 
 /* Estimates of HAI_N_ROWS keys. */
@@ -70,7 +68,10 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(tell)(const hai_scan_queries *queries, c
   static const int32_t start[HAI_N_ROWS] = {0};
   const int32_t *threshold = queries->lift + HAI_LANES + queries->begin;
   HAI_VECTOR unit = HAI_ISA(set1)(u);
-  HAI_SCAN_SUMS(queries->n_words)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_OUT)
 }
 
@@ -104,7 +105,10 @@ HAI_SCAN_TARGET HAI_INLINE unsigned HAI_WAY(look)(const hai_scan_queries *querie
                                                   const int32_t *start, const int32_t *threshold,
                                                   const int32_t *rest, int32_t *most, const int n) {
   unsigned hits = 0;
-  HAI_SCAN_SUMS(queries->n_first)
+  HAI_SCAN_SUMS
+  for (w = 0; w < queries->n_first; w++) {
+    HAI_SCAN_WORD
+  }
   HAI_ROWS(HAI_SCAN_HIT)
   return hits;
 }
@@ -315,12 +319,12 @@ HAI_SCAN_TARGET static int32_t HAI_WAY(reach)(const float *const *row, hai_index
 HAI_SCAN_TARGET static void HAI_WAY(encode)(const float *row, hai_index dim, const float *mean, float inverse,
                                             uint8_t *code) {
   HAI_VECTOR f = HAI_ISA(set1)(inverse * HAI_CODE_FINE);
-  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2), none = HAI_ISA(ints1)(0);
+  HAI_INTS half = HAI_ISA(ints1)(HAI_KEY_RAISED * HAI_CODE_FINE + HAI_CODE_FINE / 2);
   hai_index t = 0;
   for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH) {
     HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(row + t), HAI_ISA(load)(mean + t));
     HAI_INTS x = HAI_ISA(plus)(HAI_WAY(cut)(HAI_ISA(mul)(y, f), HAI_KEY_MOST), half);
-    HAI_ISA(bytes)(code + t, HAI_ISA(join)(none, x));
+    HAI_ISA(bytes)(code + t, HAI_ISA(join)(HAI_ISA(ints1)(0), x));
   }
   hai_scan_encode_plain(row, t, dim, mean, inverse, code);
 }
@@ -373,6 +377,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #undef HAI_SCAN_DOTS
 #undef HAI_SCAN_ADD
 #undef HAI_SCAN_SUMS
+#undef HAI_SCAN_WORD
 #undef HAI_SCAN_OUT
 #undef HAI_SCAN_TELL
 #undef HAI_SCAN_HIGH

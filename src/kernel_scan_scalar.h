@@ -33,8 +33,7 @@ static void hai_scan_quantise_scalar(const float *query, hai_index dim, float in
     for (i = 0; i < HAI_SCALAR_LANES; i++) {
       uint32_t word = 0;
       for (y = hai_min(dim, t + 4) - 1; y >= t; y--)
-        word = word << 8 |
-               (HAI_AS(uint32_t, hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse)) & 255u);
+        word = word << 8 | (HAI_AS(uint32_t, hai_scan_code(query[y * HAI_SCALAR_LANES + i], inverse)) & 255u);
       code[t / 4 * HAI_SCALAR_LANES + i] = HAI_AS(int32_t, word);
     }
 }
@@ -68,7 +67,8 @@ static int32_t hai_scan_lift_scalar(const hai_scan_queries *queries) {
 }
 
 /* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
-static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const uint8_t *key, int begin, int end) {
+static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const uint8_t *key, int begin,
+                                int end) {
   int32_t sum = 0;
   for (; begin < end; begin++) {
     int32_t at = queries->word[begin];

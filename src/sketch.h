@@ -59,7 +59,8 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
   int32_t *norm = HAI_PLACE(int32_t, room); /* rows are read before it is written */
-  hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan), j;
+  hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan);
+  hai_index n_words = code_dim / 4, j;
   for (j = 0; j < HAI_CHUNK; j++) row[j] = hai_key_row(job, first + j, room + j * dim);
   kernel->mean(row, dim, mean);
   reach = hai_float(HAI_AS(uint32_t, kernel->reach(row, dim, mean)));
@@ -67,15 +68,15 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   if (!hai_finite(reach) || !hai_finite(inverse)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++)
     kernel->encode(row[j], dim, mean, inverse, sketch->code + (first + j) * code_dim);
-  kernel->norms(sketch->code + first * code_dim, hai_to_int(code_dim / 4), norm);
-  for (j = 0; j < code_dim / 4; j++) sketch->norm[block * (code_dim / 4) + j] = hai_sqrt(HAI_AS(float, norm[j]));
+  kernel->norms(sketch->code + first * code_dim, hai_to_int(n_words), norm);
+  for (j = 0; j < n_words; j++) sketch->norm[block * n_words + j] = hai_sqrt(HAI_AS(float, norm[j]));
   sketch->unit[block] = reach * (1.0f / 127.0f);
   return hai_finite(reach);
 }
 
-/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very first,
-   whose keys are often like no others. Every query that scans sees these blocks: so no later key has a part in
-   what it keeps. */
+/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very
+   first, whose keys are often like no others. Every query that scans sees these blocks: so no later key
+   has a part in what it keeps. */
 static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
   const hai_plan *plan = job->plan;
   hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);

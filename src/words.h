@@ -1,0 +1,102 @@
+/* ---- Words: which coordinates a scan multiplies first ----
+   An estimate is a sum over words of four coordinates. The words that tell most, by the squares of the tile's
+   codes and of keys', are multiplied first, and where they and a margin reach no lane's level, the others are
+   not: most keys are done with half of the products. P_j is the smaller of what the first words, with the
+   margin, and all words give, so nothing is lost on average whatever the margin is. */
+
+#if HAI_SCAN
+/* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what
+   each adds to a sum of products, over lanes and keys, and force [n_words] the root of the lanes' part of
+   it. Cost: the square of words. */
+static void hai_scan_order(const hai_job *job, hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
+  int w, at, t;
+  for (w = 0; w < queries->n_words; w++) {
+    float force = 0.0f;
+    scan->told[w] = 0.0f;
+    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
+      float energy = scan->energy[t] * inverse;
+      if (!hai_finite(energy)) energy = 0.0f;
+      force += energy;
+      scan->told[w] += energy * scan->sketch.spread[t];
+    }
+    scan->force[w] = hai_sqrt(force);
+    for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
+      queries->word[at] = queries->word[at - 1];
+    queries->word[at] = w;
+  }
+}
+
+/* How far above its level the score of a key is that has most of a query's attention. */
+static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
+
+/* The most that a word might add to a sum of products: the product of norms, both larger than usual. */
+static float hai_scan_pull(const hai_scan *scan, int w) {
+  const float *square = scan->sketch.spread + 4 * w;
+  return HAI_REST_LARGE * HAI_REST_LARGE * scan->force[w] *
+         hai_sqrt(square[0] + square[1] + square[2] + square[3]);
+}
+
+/* How many words are first: as many as make the products few, those of all words for the keys that pass
+   included. What the last words add to scores has a standard deviation s over the keys, and with the margin
+   HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
+   attention they may add more, up to their pull: that must not be more than the margin and hai_scan_above. */
+static void hai_scan_first(hai_scan *scan) {
+  hai_scan_queries *queries = &scan->queries;
+  int n_words = queries->n_words, n;
+  float unit = scan->code * *scan->sketch.worth, least = HAI_AS(float, n_words);
+  float kept = HAI_KEPT_SHARE * scan->budget / HAI_AS(float, scan->end - scan->begin);
+  float above = hai_scan_above(scan), rest = 0.0f, pull = 0.0f;
+  queries->n_first = n_words;
+  scan->margin = 0.0f;
+  for (n = n_words - 1; n > 0; n--) {
+    float margin, passing, cost;
+    rest += scan->told[queries->word[n]];
+    pull += hai_scan_pull(scan, queries->word[n]);
+    margin = HAI_REST_MARGIN * hai_sqrt(rest);
+    if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
+    passing = kept * hai_exp(margin * unit);
+    if (passing > 1.0f) passing = 1.0f;
+    cost = HAI_AS(float, n) + HAI_PASSING_COST * passing * HAI_AS(float, n_words - n);
+    if (cost >= least) continue;
+    least = cost;
+    queries->n_first = n;
+    scan->margin = margin;
+  }
+}
+
+/* What the margins of blocks need. */
+static void hai_scan_stretch(hai_scan *scan) {
+  const hai_scan_queries *queries = &scan->queries;
+  float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
+  int n;
+  scan->usual = scan->pull = 0.0f;
+  for (n = queries->n_first; n < queries->n_words; n++) {
+    int w = queries->word[n];
+    scan->usual += scan->force[w] * scan->sketch.usual[w];
+    scan->pull += hai_scan_pull(scan, w);
+    force += scan->force[w] * scan->force[w];
+  }
+  force *= HAI_REST_LARGE * HAI_REST_LARGE;
+  if (largest > force) scan->pull *= hai_sqrt(largest / force);
+}
+
+/* A block's margin: at least what its last words might add to a score that is as far above its level as
+   that of a key which has most of a query's attention. Keys unlike all others, whose last words have
+   larger norms than usual, raise it. */
+static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
+  const hai_scan_queries *queries = &scan->queries;
+  const float *norm = scan->sketch.norm + block * queries->n_words;
+  float here = 0.0f, pull = scan->pull;
+  int n;
+  for (n = queries->n_first; n < queries->n_words; n++) {
+    int w = queries->word[n];
+    here += scan->force[w] * norm[w];
+  }
+  if (here > scan->usual) pull *= here / scan->usual;
+  pull -= hai_scan_above(scan) / unit;
+  if (pull < scan->margin) pull = scan->margin;
+  return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
+}
+#endif
