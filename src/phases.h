@@ -71,7 +71,10 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
   job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
-  hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
+  if (stage->when == HAI_PER_LEVEL)
+    hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
+  else
+    hai_rect_whole(&job->rect, plan);
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));

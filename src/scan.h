@@ -1,11 +1,13 @@
 /* ---- The scan: every query its own keys ----
-   A tile of queries of one head estimates its scores with all keys of the sketch that end before its first
-   query's window, and keeps key j with probability
+   The queries of a rectangle scan its keys: under HYPERATTN_SCAN those of the whole problem, and under
+   HYPERATTN_HYPER those of a rectangle for which no trial met the tolerance, which go on from what they have
+   met before. A tile of queries of one head estimates its scores with all keys of the sketch that end before
+   its first query's window, and keeps key j with probability
      P_j = min(1, max over lanes i of b e^(estimate_ij) / Z_i),
-   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores
-   are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
-   estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
-   fill a block are met exactly.
+   Z_i an estimate of all that query i has met and sees here, and b the budget. All lanes meet the kept keys,
+   whose scores are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever
+   the estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does
+   not fill a block are met exactly.
 
    Z_i is the sum of what is met exactly and of a pilot's estimate: a group of HAI_PILOT neighbouring keys
    from each of up to HAI_PILOT_BLOCKS blocks, of which a lane's largest group counts once, and the others
@@ -41,7 +43,7 @@ typedef struct hai_scan {
   float distance;                       /* of values from the centre, squared, on average */
   float *error;                         /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,
-      *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
+      *lse_exact; /* [lanes]: with sinks; of what counts in Z; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
   hai_kept *kept; /* [n_key] */
   int32_t n_kept;
@@ -67,11 +69,11 @@ static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 
-/* The first key behind those that the tile of queries from `row` on scans. */
-static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
+/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`. */
+static hai_index hai_scan_end(const hai_plan *plan, hai_index row, hai_index end) {
   hai_index first, last;
   hai_seen_keys(plan, row, &first, &last);
-  return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
+  return hai_max(0, hai_min(last + 1 - plan->window, end)) / HAI_CHUNK * HAI_CHUNK;
 }
 
 #ifndef HYPERATTN_NO_COST
@@ -82,7 +84,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
-              keys = hai_scan_end(plan, row);
+              keys = hai_scan_end(plan, row, plan->n_key);
     hai_seen_keys(plan, row, &first, &last);
     if (last < 0) continue;
     exact += HAI_AS(float, last + 1);
@@ -96,17 +98,14 @@ static float hai_scan_cost(const hai_plan *plan) {
 
 /* ---- A tile's queries ---- */
 
-/* The tile's packed queries in float32. */
-static const float *hai_scan_query(const hai_job *job, const hai_scan *scan) {
+/* The tile's packed queries, those from `row` on, in float32. */
+static const float *hai_scan_query(const hai_job *job, const hai_scan *scan, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   int i;
   if (hai_is_f32(tile->kernel->dtype)) return tile->query;
-  for (i = 0; i < tile->n; i++) {
-    float *line = hai_line(tile, i);
-    plan->float_kernel->widen(tile->row[i], tile->kernel->dtype, plan->head_dim, line);
-    tile->row[i] = line;
-  }
+  for (i = 0; i < tile->n; i++) tile->row[i] = hai_query_row(job, job->head, row + i, hai_line(tile, i));
+  for (; i < tile->kernel->lanes; i++) tile->row[i] = HAI_NULL;
   plan->float_kernel->pack(tile->row, plan->head_dim, plan->scale, scan->packed);
   return scan->packed;
 }

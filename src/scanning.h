@@ -8,43 +8,60 @@ static void hai_tile_from(hai_tile *tile, hai_index first) {
   tile->min_first = tile->max_first = first;
 }
 
+/* One past the last key of the job's rectangle, and how many of its keys a query sees that sees none behind
+   `last`. */
+static hai_index hai_rect_end(const hai_job *job) { return job->rect.key_begin + job->rect.n_key; }
+static hai_index hai_rect_seen(const hai_job *job, hai_index last) {
+  return hai_max(0, hai_min(last + 1, hai_rect_end(job)) - job->rect.key_begin);
+}
+
+/* Which keys the tile of queries from `row` on scans: those of the rectangle behind the sinks that all of its
+   queries see, up to the end of a block. */
+static void hai_scan_aim(const hai_job *job, hai_scan *scan, hai_index row) {
+  hai_index end = hai_rect_end(job);
+  scan->begin = hai_min(hai_max(job->plan->sink_keys, job->rect.key_begin), end);
+  scan->end = hai_max(scan->begin, hai_scan_end(job->plan, row, end));
+}
+
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index split =
-      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
-  hai_tiles_run(&tile, 1, 0, scan->begin);
+  hai_index end = hai_rect_end(job);
+  hai_index split = plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : end;
+  hai_tiles_run(&tile, 1, job->rect.key_begin, scan->begin);
   hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
   hai_tile_lse(tile, scan->lse_level);
-  hai_tiles_run(&tile, 1, split, plan->n_key);
+  hai_tiles_run(&tile, 1, split, end);
   hai_tile_lse(tile, scan->lse_exact);
   hai_tile_aim(tile, 0, tile->n);
 }
 
-/* Adds the tile to the task's tally. */
-static void hai_scan_count(const hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
-  const hai_tile *tile = job->tile;
+/* Adds the tile to the task's tally. Queries that miss the tolerance are listed, and dropped. */
+static void hai_scan_count(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+  hai_tile *tile = job->tile;
   hai_tally *tally = scan->tally;
   hai_index skipped = is_exact ? 0 : scan->end - scan->begin - scan->n_kept;
+  float tolerance = job->plan->params->tolerance;
   int i;
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
-    if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
+    tally->met += HAI_AS(float, hai_rect_seen(job, tile->last[i]) - skipped);
     if (is_exact) {
       scan->error[i] = 0.0f;
       tally->exact++;
-      continue;
-    }
-    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
-    tally->sampled +=
-        hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
-    if (job->plan->params->tolerance > 0.0f && !(scan->error[i] <= job->plan->params->tolerance))
+    } else if (tolerance > 0.0f && !(scan->error[i] <= tolerance)) {
       scan->missed[tally->missed++] = hai_to_int(row + i);
+      hai_lane_drop(tile, i);
+    } else {
+      tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_before(job, i), lse);
+      tally->sampled +=
+          hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
+    }
   }
 }
 
@@ -55,15 +72,14 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   hai_tile *tile = job->tile;
   float times = 1.0f, keys;
   int doubled = 0;
-  scan->end = hai_scan_end(plan, row);
-  scan->begin = hai_min(plan->sink_keys, scan->end);
+  hai_scan_aim(job, scan, row);
   keys = HAI_AS(float, scan->end - scan->begin);
   if (scan->exact_tiles > 0) {
     scan->exact_tiles--;
     return 0;
   }
   if (!hai_scan_pays(plan, scan->end - scan->begin)) return 0;
-  scan->query = hai_scan_query(job, scan);
+  scan->query = hai_scan_query(job, scan, row);
   scan->offset = hai_scan_offset(job, row);
   hai_scan_encode(job, scan);
   hai_scan_exact(job, scan);
@@ -92,22 +108,17 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
 
 /* ---- The stage ---- */
 
-/* Puts query `row` of the head into a lane, to see all that it may; and opens the tile for n such queries. */
-static void hai_scan_lane(hai_job *job, int lane, hai_index row) {
-  hai_index first, last;
-  hai_seen_keys(job->plan, row, &first, &last);
-  hai_tile_query(job, lane, job->head, row, first, last);
-}
+/* Opens the tile for the n queries that were put into its lanes. */
 static void hai_scan_begin(hai_job *job, int n) {
   hai_tile_open(job, n, job->plan->value_dim);
-  hai_tile_begin(job);
+  hai_tile_go_on(job);
   job->tile->guarded = job->plan->problem->causal;
 }
 
 /* Opens the tile for queries row .. row + n - 1 of the head. */
 static void hai_scan_open(hai_job *job, hai_index row, int n) {
   int i;
-  for (i = 0; i < n; i++) hai_scan_lane(job, i, row + i);
+  for (i = 0; i < n; i++) hai_rect_query(job, i, row + i);
   hai_scan_begin(job, n);
 }
 
@@ -147,7 +158,7 @@ static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
 /* Lays the scan's memory out in the job's scratch. */
 static void hai_scan_place(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
-  hai_index lanes = plan->float_kernel->lanes, row = job->chunk * HAI_SCAN_ROWS;
+  hai_index lanes = plan->float_kernel->lanes;
   char *at = job->scratch;
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
@@ -172,12 +183,12 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
-  scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
-  scan->missed = hai_ints(job, HAI_ARRAY_MISSED) + row;
+  scan->tally = hai_tallies(job) + job->chunk;
+  scan->missed = hai_missed(job) + job->chunk * HAI_SCAN_ROWS;
   HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
 }
 
-/* n tiles, whose first query is `row`, begin anew and meet every key. */
+/* n tiles, whose first query is `row`, begin anew and meet every key of the rectangle. */
 static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
   int i;
   for (i = 0; i < n; i++) {
@@ -185,7 +196,7 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
     hai_scan_open(job, row, tiles[i]->n);
     row += tiles[i]->n;
   }
-  hai_tiles_run(tiles, n, 0, job->plan->n_key);
+  hai_rect_meet(job, tiles, n);
 }
 
 /* Writes what a tile has come to. */
@@ -214,15 +225,12 @@ static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles,
   }
 }
 
-/* Stage SCAN: HAI_SCAN_ROWS queries of a head. Reads the sketch, queries, keys and values; writes results,
-   errors, missed rows and the tally. Cost: for each query a product of small integers with each key, and the
-   keys that are kept. */
-HAI_APART void hai_stage_scan(hai_job *job) {
-  const hai_plan *plan = job->plan;
+/* HAI_SCAN_ROWS queries of a head, from `row` on. */
+HAI_APART void hai_scan_rows(hai_job *job, hai_index row) {
   hai_tile *tiles[HAI_MAX_TILES];
   hai_scan scan;
-  hai_index row = job->chunk * HAI_SCAN_ROWS, end = hai_min(row + HAI_SCAN_ROWS, plan->n_query), next;
-  int n = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, i;
+  hai_index end = hai_min(row + HAI_SCAN_ROWS, job->rect.query_begin + job->rect.n_query), next;
+  int n = hai_tiles_place(job, tiles), lanes = job->plan->float_kernel->lanes, i;
   hai_scan_place(job, &scan);
   for (; row < end; row = next) {
     for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
@@ -231,5 +239,13 @@ HAI_APART void hai_stage_scan(hai_job *job) {
     }
     hai_scan_tiles(job, &scan, tiles, i, row);
   }
+}
+
+/* Stage SCAN: HAI_SCAN_ROWS queries of a rectangle and head. Reads the sketch, queries, keys and values;
+   writes results, errors, missed rows and the tally. Cost: for each query a product of small integers with
+   each key, and the keys that are kept. */
+HAI_APART void hai_stage_scan(hai_job *job) {
+  hai_index at = job->chunk * HAI_SCAN_ROWS;
+  if (hai_is_scanned(job) && at < job->rect.n_query) hai_scan_rows(job, job->rect.query_begin + at);
 }
 #endif
