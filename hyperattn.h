@@ -11653,11 +11653,12 @@ static hai_index hai_rect_seen(const hai_job *job, hai_index last) {
 }
 
 /* Which keys the tile of queries from `row` on scans: those of the rectangle behind the sinks that all of its
-   queries see, up to the end of a block. */
+   queries see, up to the end of a block; none without a whole block, which the pilot needs. */
 static void hai_scan_aim(const hai_job *job, hai_scan *scan, hai_index row) {
   hai_index end = hai_rect_end(job);
   scan->begin = hai_min(hai_max(job->plan->sink_keys, job->rect.key_begin), end);
-  scan->end = hai_max(scan->begin, hai_scan_end(job->plan, row, end));
+  scan->end = hai_scan_end(job->plan, row, end);
+  if (scan->end <= hai_ceil_div(scan->begin, HAI_CHUNK) * HAI_CHUNK) scan->end = scan->begin;
 }
 
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
