@@ -6,7 +6,8 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
   hai_tile_open(job, n, plan->value_dim);
-  if (!hai_capping(plan)) hai_tile_go_on(job); /* the capped sums are those of keys: a sink joins them last */
+  if (!hai_capping(plan))
+    hai_tile_go_on(job); /* the capped sums are those of keys: a sink joins them last */
   hai_attend_blocks(job);
 }
 

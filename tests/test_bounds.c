@@ -349,11 +349,10 @@ static void test_nothing_outside_is_touched_by_scans(void **state) {
     hyperattn_params a = small_params(hyperattn_linear_params(), 24, 12, 10);
     hai_plan plan;
     memset(&p, 0, sizeof p);
-    p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.n_query = 900 + i * 77, p.n_key = i % 3 ? 900 + i * 77 : 1000,
-    p.head_dim = 9, p.value_dim = 5;
+    p.batch = 1, p.n_heads = 2, p.n_kv_heads = 1, p.n_query = 900 + i * 77,
+    p.n_key = i % 3 ? 900 + i * 77 : 1000, p.head_dim = 9, p.value_dim = 5;
     p.causal = i % 2;
-    p.query.dtype = p.key.dtype = p.value.dtype = p.out.dtype =
-        i % 4 < 2 ? HYPERATTN_F32 : HYPERATTN_BF16;
+    p.query.dtype = p.key.dtype = p.value.dtype = p.out.dtype = i % 4 < 2 ? HYPERATTN_F32 : HYPERATTN_BF16;
     a.tolerance = i % 5 ? 0.05f : 1e-30f;
     assert_int_equal(hai_resolve(&plan, &p, &a), HYPERATTN_OK);
     assert_true(plan.scans_rects && (!p.causal || plan.max_rects >= 4));

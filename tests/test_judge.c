@@ -411,6 +411,29 @@ static void test_report_is_true(void **state) {
   }
 }
 
+/* So it is of the one rectangle of a causal call, where what a row met before has much of its attention. */
+static void test_report_of_a_prefix_is_true(void **state) {
+  enum { N = 90, KEYS = 490 };
+  (void)state;
+  for (uint64_t seed = 0; seed < 6; seed++) {
+    call c = judged_call(1, 1, N, KEYS, 1, 0.0f, 540 + seed);
+    hyperattn_report report;
+    double *lse, *out, most = 0.0;
+    c.params.min_seq_len = 100;
+    for (int64_t t = (KEYS - N) * 6; t < KEYS * 6; t++) c.v[t] += 4.0f;
+    for (int64_t t = (KEYS - N) * 8; t < KEYS * 8; t++) c.k[t] *= 1.5f;
+    c.problem.report = &report;
+    run(&c);
+    out = reference_of(&c, &lse);
+    for (int64_t i = 0; i < N; i++) most = fmax(most, relative_error(c.out + i * 6, out + i * 6, 6));
+    assert_above(most, 0.01);
+    assert_below(fabs((double)report.max_error - most), 1e-3 * most + 1e-6);
+    assert_below(fabs((double)report.error - true_error(&c)), 1e-3 * true_error(&c) + 1e-6);
+    free(out);
+    free_call(&c);
+  }
+}
+
 /* Without probes, blocks and queries that judge, the report's figures follow from the parameters. */
 static void test_report_of_columns_alone(void **state) {
   enum { N = 90, KEYS = 400 };
@@ -694,6 +717,7 @@ int main(void) {
       cmocka_unit_test(test_extremes),
       cmocka_unit_test(test_bits),
       cmocka_unit_test(test_report_is_true),
+      cmocka_unit_test(test_report_of_a_prefix_is_true),
       cmocka_unit_test(test_report_of_columns_alone),
       cmocka_unit_test(test_report_counts_pairs),
       cmocka_unit_test(test_later_keys_outweigh_errors),

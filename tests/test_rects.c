@@ -14,7 +14,8 @@ static call new_rejected_call(int64_t heads, int64_t kv_heads, int64_t n_query, 
   for (int64_t t = 0; t < kv_heads * n_key * VALUES; t++) c.v[t] += 1.0f;
   for (int64_t i = 0; i < n_query * heads; i++) {
     int64_t row = i % n_query, seen = causal ? row + n_key - n_query + 1 : n_key;
-    const float *key = c.k + (i / n_query / (heads / kv_heads) * n_key + (7 * row + 3 + 5 * (i / n_query)) % seen) * DIM;
+    const float *key =
+        c.k + (i / n_query / (heads / kv_heads) * n_key + (7 * row + 3 + 5 * (i / n_query)) % seen) * DIM;
     for (int t = 0; t < DIM; t++) c.q[i * DIM + t] = 1.2f * key[t];
   }
   c.problem.report = (hyperattn_report *)test_alloc((size_t)heads * sizeof(hyperattn_report));
@@ -32,8 +33,7 @@ static hai_plan plan_of(const call *c) {
 enum { FULL, FULL_OF_FEWER, SQUARE, CHUNK_OF_SQUARE, LONG_PREFIX, N_KINDS };
 static call new_call_of(int kind, int64_t heads, int64_t kv_heads, uint64_t seed) {
   static const int64_t shapes[][2] = {{900, 900}, {400, 1200}, {1400, 1400}, {900, 1300}, {200, 1300}};
-  call c =
-      new_rejected_call(heads, kv_heads, shapes[kind][0], shapes[kind][1], kind >= SQUARE, seed);
+  call c = new_rejected_call(heads, kv_heads, shapes[kind][0], shapes[kind][1], kind >= SQUARE, seed);
   if (kind == SQUARE) assert_true(plan_of(&c).max_rects >= 4);
   return c;
 }
@@ -72,10 +72,24 @@ static void test_every_query_keeps_the_tolerance(void **state) {
   assert_below(exact, 0.5 * escalated);
 }
 
+/* The same numbers in bfloat16; the caller frees the three tensors. */
+static void to_bf16(call *c, void **owned) {
+  hyperattn_problem *p = &c->problem;
+  hyperattn_input *to[] = {&p->query, &p->key, &p->value};
+  float *from[] = {c->q, c->k, c->v};
+  for (int x = 0; x < 3; x++) {
+    int64_t heads = x ? p->n_kv_heads : p->n_heads, rows = x ? p->n_key : p->n_query,
+            dim = x == 2 ? VALUES : DIM, stride;
+    owned[x] = encode(from[x], heads * rows, dim, HYPERATTN_BF16, &stride);
+    set_input(to[x], owned[x], HYPERATTN_BF16, heads, rows, stride);
+  }
+}
+
 /* Queries that stand alone each attend to one early key of their own: none is lost, in whatever rectangle the
-   key lies. */
+   key lies, and by kernels that read bfloat16. */
 static void test_no_needle_is_lost(void **state) {
   enum { NEEDLES = 40 };
+  void *owned[3] = {NULL, NULL, NULL};
   (void)state;
   for (int i = 0; i < 2 * N_KINDS; i++) {
     call c = new_call_of(i % N_KINDS, 1, 1, 400 + (uint64_t)i);
@@ -91,6 +105,9 @@ static void test_no_needle_is_lost(void **state) {
         c.q[row * DIM + t] = c.k[key * DIM + t] * (float)(16.0 * sqrt(DIM) / size);
       for (int t = 0; t < VALUES; t++) c.v[key * VALUES + t] *= 3.0f;
     }
+    if (i >= N_KINDS) to_bf16(&c, owned);
+    if (i >= N_KINDS && has_kernel(HYPERATTN_ISA_AVX512_BF16) && !getenv("HYPERATTN_TEST_ISA"))
+      c.params.isa = HYPERATTN_ISA_AVX512_BF16;
     out = reference_of(&c, &lse);
     run(&c);
     assert_true(c.problem.report->escalated == 1.0f && c.problem.report->exact < 1.0f);
@@ -98,6 +115,7 @@ static void test_no_needle_is_lost(void **state) {
       assert_below(row_error(&c, out, rows[j]), 0.05);
       assert_below(fabs((double)c.lse[rows[j]] - lse[rows[j]]), 0.05);
     }
+    for (int x = 0; x < 3; x++) free(owned[x]), owned[x] = NULL;
     free(out);
     free_rejected_call(&c);
   }
@@ -205,8 +223,8 @@ static any_call new_rect_call(unsigned fields, uint64_t *random) {
   if (has_kernel(HYPERATTN_ISA_AVX512_BF16) && !getenv("HYPERATTN_TEST_ISA") && any_of(random, 0, 1))
     a.c.params.isa = HYPERATTN_ISA_AVX512_BF16;
   fill_any_call(&a, fields & ~(unsigned)(WINDOW | MASK), random);
-  p->report = (hyperattn_report *)keep(
-      &a, test_alloc((size_t)(p->batch * p->n_heads) * sizeof(hyperattn_report)));
+  p->report =
+      (hyperattn_report *)keep(&a, test_alloc((size_t)(p->batch * p->n_heads) * sizeof(hyperattn_report)));
   return a;
 }
 
