@@ -1109,6 +1109,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 
 #define HAI_PILOT_BLOCKS 128  /* most blocks of a pilot */
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
+#define HAI_MOST_UNIT 1.0f /* rounding a code may then change a score by 63 or more, which tells nothing */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
@@ -11385,7 +11386,7 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
 /* ---- Blocks ---- */
 
 /* Block `block` of the sketch as the kernel reads it, its products with the queries in row j of scan->mean.
-   Returns 0 where the block is not known and has to be met whole. */
+   Returns 0 where the block is not known, or its codes are too coarse, and it has to be met whole. */
 static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
                              hai_scan_block *b) {
   hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
@@ -11395,7 +11396,7 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->mean = scan->mean + j * job->tile->kernel->lanes;
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
-  return scan->sketch.unit[block] != HAI_WHOLE;
+  return scan->sketch.unit[block] != HAI_WHOLE && b->unit < HAI_MOST_UNIT;
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
@@ -14527,6 +14528,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_MOST_DOUBLED
 #undef HAI_MOST_DRAW
 #undef HAI_MOST_LEVEL
+#undef HAI_MOST_UNIT
 #undef HAI_NAME
 #undef HAI_NEON
 #undef HAI_NEON_BF16

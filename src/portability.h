@@ -227,6 +227,7 @@
 
 #define HAI_PILOT_BLOCKS 128  /* most blocks of a pilot */
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
+#define HAI_MOST_UNIT 1.0f /* rounding a code may then change a score by 63 or more, which tells nothing */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */

@@ -162,7 +162,7 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
 /* ---- Blocks ---- */
 
 /* Block `block` of the sketch as the kernel reads it, its products with the queries in row j of scan->mean.
-   Returns 0 where the block is not known and has to be met whole. */
+   Returns 0 where the block is not known, or its codes are too coarse, and it has to be met whole. */
 static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
                              hai_scan_block *b) {
   hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
@@ -172,7 +172,7 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->mean = scan->mean + j * job->tile->kernel->lanes;
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
-  return scan->sketch.unit[block] != HAI_WHOLE;
+  return scan->sketch.unit[block] != HAI_WHOLE && b->unit < HAI_MOST_UNIT;
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
