@@ -24,7 +24,7 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
    that they meet, queries that met every key. Everything else in r is 0. */
 static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
   const hai_tally *tally = hai_tallies(job);
-  hai_index task, index, first, last, missed = hai_missed_rows(job), exact = missed;
+  hai_index task, index, first, last, missed = hai_missed_rows(job), exact = missed, mended = 0;
   float rows = HAI_AS(float, job->rect.n_query);
   HYPERATTN_MEMSET(r, 0, sizeof *r);
   for (task = 0; task < hai_scan_tasks(job->rect.n_query); task++) {
@@ -36,8 +36,9 @@ static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
   }
   for (index = 0; index < missed; index++) {
     hai_rect_keys(job->plan, hai_missed_row(job, index), &first, &last);
-    r->keys_per_query += HAI_AS(float, hai_rect_seen(job, last)) / rows;
+    mended += hai_rect_seen(job, last);
   }
+  r->keys_per_query += HAI_AS(float, mended) / rows;
   r->exact = HAI_AS(float, exact) / rows;
 }
 
