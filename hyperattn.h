@@ -688,7 +688,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    head. HYPERATTN_HYPER with a tolerance takes its own bound and this one together, unless the build leaves
    the scan out. */
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
                                      HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
                                      256) +                                                                \
@@ -8423,11 +8423,16 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
-   second one on a task's stack would lie below all that the task calls. */
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run; -1: to the whole
+   problem, which tasks before and after the levels are about. In place, since a second one on a task's stack
+   would lie below all that the task calls. */
 static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
   r->index = index;
-  if (level < plan->depth) {
+  if (level < 0) {
+    r->query_begin = r->key_begin = r->region = 0;
+    r->n_query = plan->n_query;
+    r->n_key = plan->n_key;
+  } else if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
@@ -8444,12 +8449,6 @@ static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index
     r->n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
     r->region = 0;
   }
-}
-/* Sets r to the whole problem, which tasks before and after the levels are about. */
-static void hai_rect_whole(hai_rect *r, const hai_plan *plan) {
-  r->query_begin = r->key_begin = r->index = r->region = 0;
-  r->n_query = plan->n_query;
-  r->n_key = plan->n_key;
 }
 static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
   hai_rect r;
@@ -11174,11 +11173,12 @@ static void hai_sketch_centre(const hai_job *job, float *room, float *centre) {
   }
 }
 
-/* Means and codes of one block. Returns whether its keys are finite. */
-static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, float *room) {
+/* Means and codes of one block, whose rows are listed in `row` [HAI_CHUNK]. Returns whether its keys are
+   finite. */
+static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, const float **row,
+                           float *room) {
   const hai_plan *plan = job->plan;
   const hai_scan_kernel *kernel = plan->scan_kernel;
-  const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
   hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan), j;
   for (j = 0; j < HAI_CHUNK; j++) row[j] = hai_key_row(job, first + j, room + j * dim);
@@ -11198,13 +11198,14 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
 HAI_APART void hai_stage_sketch(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_sketch sketch = hai_sketch_of(job);
-  float *centre = HAI_PLACE(float, job->scratch), *room = centre + plan->value_dim;
+  const float **row = HAI_PLACE(const float *, job->scratch);
+  float *centre = HAI_PLACE(float, row + HAI_CHUNK), *room = centre + plan->value_dim;
   hai_index block = job->chunk * (HAI_TASK_ROWS / HAI_CHUNK), j;
   hai_index end = hai_min(block + HAI_TASK_ROWS / HAI_CHUNK, hai_sketch_blocks(plan));
   hai_sketch_centre(job, room, centre);
   if (block == 0) HYPERATTN_MEMCPY(sketch.centre, centre, HAI_AS(size_t, plan->value_dim) * sizeof(float));
   for (; block < end; block++) {
-    int is_finite = hai_sketch_keys(job, &sketch, block, room);
+    int is_finite = hai_sketch_keys(job, &sketch, block, row, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
       uint64_t random = hai_random(plan->params->seed, 0, HAI_FOR_DRAWS, HAI_AS(uint64_t, j));
       const float *value = hai_value_row(job, j, room);
@@ -11261,7 +11262,7 @@ typedef struct hai_scan {
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
-  float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *mean; /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept keys, two numbers each */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                       /* of values from the centre, squared, on average */
@@ -11349,7 +11350,7 @@ static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
    they take no part in what is kept, and are mended. scan->outliers says which. */
 static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  int32_t bits[HAI_MAX_LANES];
+  int32_t *bits = tile->id; /* [lanes]: no key waits */
   float sum = 0.0f, seen = 0.0f, largest = 0.0f;
   int i;
   scan->kernel->largest(scan->query, job->plan->head_dim, bits);
@@ -11402,7 +11403,7 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
 static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
-  const void *mean[HAI_CHUNK] = {HAI_NULL};
+  const void **mean = job->tile->key; /* [chunk]: no key waits */
   uint64_t bits;
   int j;
   for (j = 0; j < n; j++) mean[j] = scan->sketch.mean + (block + j * step) * plan->head_dim;
@@ -11489,7 +11490,7 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
-  int32_t most[HAI_CHUNK];
+  int32_t *most = job->tile->id; /* [chunk]: no key waits */
   int j, n;
   scan->n_kept = 0;
   for (; block < blocks; block += n) {
@@ -11525,7 +11526,7 @@ static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t b
 /* The tile meets the kept keys. */
 HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
-  float missing[HAI_CHUNK], distance[HAI_CHUNK];
+  float *missing = scan->mean, *distance = missing + HAI_CHUNK; /* [chunk]: no block is read meanwhile */
   int32_t at, next;
   int i, j;
   for (i = 0; i < tile->kernel->lanes; i++) scan->scatter[i] = scan->squares[i] = 0.0f;
@@ -11778,7 +11779,7 @@ static hai_index hai_scan_lane_floats(const hai_plan *plan) {
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
   return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
-         hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
+         hai_round_up(sizeof(hai_scan)) + hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
 /* The mean squared distance of values from the sketch's centre, by some of them. */
@@ -11794,11 +11795,12 @@ static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
   return seen > 0.0f ? sum / seen : 0.0f;
 }
 
-/* Lays the scan's memory out in the job's scratch. */
-static void hai_scan_place(hai_job *job, hai_scan *scan) {
+/* Lays a scan out in the job's scratch, and all its memory behind it. */
+HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index lanes = plan->float_kernel->lanes;
-  char *at = job->scratch;
+  hai_scan *scan = HAI_PLACE(hai_scan, job->scratch);
+  char *at = job->scratch + hai_round_up(sizeof *scan);
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
   scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
@@ -11825,6 +11827,7 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->tally = hai_tallies(job) + job->chunk;
   scan->missed = hai_missed(job) + job->chunk * HAI_SCAN_ROWS;
   HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
+  return scan;
 }
 
 /* n tiles, whose first query is `row`, begin anew and meet every key of the rectangle. */
@@ -11839,7 +11842,7 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
 }
 
 /* Writes what a tile has come to. */
-static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+HAI_APART void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
   float *errors = hai_errors(job);
   int i;
   hai_scan_count(job, scan, row, is_exact);
@@ -11867,16 +11870,16 @@ static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles,
 /* HAI_SCAN_ROWS queries of a head, from `row` on. */
 HAI_APART void hai_scan_rows(hai_job *job, hai_index row) {
   hai_tile *tiles[HAI_MAX_TILES];
-  hai_scan scan;
+  hai_scan *scan;
   hai_index end = hai_min(row + HAI_SCAN_ROWS, job->rect.query_begin + job->rect.n_query), next;
   int n = hai_tiles_place(job, tiles), lanes = job->plan->float_kernel->lanes, i;
-  hai_scan_place(job, &scan);
+  scan = hai_scan_place(job);
   for (; row < end; row = next) {
     for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
       job->tile = tiles[i];
       hai_scan_open(job, next, hai_to_int(hai_min(lanes, end - next)));
     }
-    hai_scan_tiles(job, &scan, tiles, i, row);
+    hai_scan_tiles(job, scan, tiles, i, row);
   }
 }
 
@@ -13456,10 +13459,10 @@ static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
 #if HAI_SCAN
-/* A centre, and a block of keys or values. */
+/* A list of rows, a centre, and a block of keys or values. */
 static size_t hai_scratch_sketch(const hai_plan *plan) {
   hai_index dim = hai_max(plan->head_dim, plan->value_dim);
-  return HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
+  return HAI_CHUNK * sizeof(float *) + HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
 }
 static size_t hai_scratch_scan(const hai_plan *plan) {
   return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
@@ -13821,10 +13824,10 @@ static int hai_phases(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
 }
 
-/* The stage of a phase, and its level; 0 before and after the levels. */
+/* The stage of a phase, and its level; -1 before and after the levels. */
 static const hai_stage *hai_phase_stage(const hai_plan *plan, int phase, int *level) {
   int levels = hai_plan_levels(plan), n = phase - plan->n_before;
-  *level = 0;
+  *level = -1;
   if (n >= levels * plan->n_per_level) {
     phase -= (levels - 1) * plan->n_per_level;
   } else if (n >= 0) {
@@ -13886,10 +13889,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
   job->chunk = hai_to_index(index % g.chunks);
   index /= g.chunks;
-  if (stage->when == HAI_PER_LEVEL)
-    hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
-  else
-    hai_rect_whole(&job->rect, plan);
+  hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;
   head = hai_to_index(index % (g.kv_heads + g.heads));
   job->batch = hai_to_index(index / (g.kv_heads + g.heads));

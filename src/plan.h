@@ -157,11 +157,16 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
-   second one on a task's stack would lie below all that the task calls. */
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run; -1: to the whole
+   problem, which tasks before and after the levels are about. In place, since a second one on a task's stack
+   would lie below all that the task calls. */
 static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
   r->index = index;
-  if (level < plan->depth) {
+  if (level < 0) {
+    r->query_begin = r->key_begin = r->region = 0;
+    r->n_query = plan->n_query;
+    r->n_key = plan->n_key;
+  } else if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
@@ -178,12 +183,6 @@ static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index
     r->n_key = plan->problem->causal ? plan->key_skip : plan->n_key;
     r->region = 0;
   }
-}
-/* Sets r to the whole problem, which tasks before and after the levels are about. */
-static void hai_rect_whole(hai_rect *r, const hai_plan *plan) {
-  r->query_begin = r->key_begin = r->index = r->region = 0;
-  r->n_query = plan->n_query;
-  r->n_key = plan->n_key;
 }
 static hai_rect hai_rect_at(const hai_plan *plan, int level, hai_index index) {
   hai_rect r;

@@ -37,7 +37,7 @@ typedef struct hai_scan {
   float *packed;                        /* room for it where the kernel reads another dtype */
   float code;                           /* what a query's code is worth */
   uint64_t outliers;                    /* bit i: lane i takes no part in what is kept */
-  float *mean;                          /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *mean; /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept keys, two numbers each */
   float *high, *sum, *group;            /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                       /* of values from the centre, squared, on average */
@@ -125,7 +125,7 @@ static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
    they take no part in what is kept, and are mended. scan->outliers says which. */
 static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  int32_t bits[HAI_MAX_LANES];
+  int32_t *bits = tile->id; /* [lanes]: no key waits */
   float sum = 0.0f, seen = 0.0f, largest = 0.0f;
   int i;
   scan->kernel->largest(scan->query, job->plan->head_dim, bits);
@@ -178,7 +178,7 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
 static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
-  const void *mean[HAI_CHUNK] = {HAI_NULL};
+  const void **mean = job->tile->key; /* [chunk]: no key waits */
   uint64_t bits;
   int j;
   for (j = 0; j < n; j++) mean[j] = scan->sketch.mean + (block + j * step) * plan->head_dim;
@@ -265,7 +265,7 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
-  int32_t most[HAI_CHUNK];
+  int32_t *most = job->tile->id; /* [chunk]: no key waits */
   int j, n;
   scan->n_kept = 0;
   for (; block < blocks; block += n) {

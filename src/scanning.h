@@ -140,7 +140,7 @@ static hai_index hai_scan_lane_floats(const hai_plan *plan) {
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
   return hai_times(HAI_AS(size_t, hai_scan_lane_floats(plan) * lanes), sizeof(float)) + 18 * HAI_ALIGN +
-         hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
+         hai_round_up(sizeof(hai_scan)) + hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
 /* The mean squared distance of values from the sketch's centre, by some of them. */
@@ -156,11 +156,12 @@ static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
   return seen > 0.0f ? sum / seen : 0.0f;
 }
 
-/* Lays the scan's memory out in the job's scratch. */
-static void hai_scan_place(hai_job *job, hai_scan *scan) {
+/* Lays a scan out in the job's scratch, and all its memory behind it. */
+HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index lanes = plan->float_kernel->lanes;
-  char *at = job->scratch;
+  hai_scan *scan = HAI_PLACE(hai_scan, job->scratch);
+  char *at = job->scratch + hai_round_up(sizeof *scan);
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
   scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
@@ -187,6 +188,7 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->tally = hai_tallies(job) + job->chunk;
   scan->missed = hai_missed(job) + job->chunk * HAI_SCAN_ROWS;
   HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
+  return scan;
 }
 
 /* n tiles, whose first query is `row`, begin anew and meet every key of the rectangle. */
@@ -201,7 +203,7 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
 }
 
 /* Writes what a tile has come to. */
-static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+HAI_APART void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
   float *errors = hai_errors(job);
   int i;
   hai_scan_count(job, scan, row, is_exact);
@@ -229,16 +231,16 @@ static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles,
 /* HAI_SCAN_ROWS queries of a head, from `row` on. */
 HAI_APART void hai_scan_rows(hai_job *job, hai_index row) {
   hai_tile *tiles[HAI_MAX_TILES];
-  hai_scan scan;
+  hai_scan *scan;
   hai_index end = hai_min(row + HAI_SCAN_ROWS, job->rect.query_begin + job->rect.n_query), next;
   int n = hai_tiles_place(job, tiles), lanes = job->plan->float_kernel->lanes, i;
-  hai_scan_place(job, &scan);
+  scan = hai_scan_place(job);
   for (; row < end; row = next) {
     for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
       job->tile = tiles[i];
       hai_scan_open(job, next, hai_to_int(hai_min(lanes, end - next)));
     }
-    hai_scan_tiles(job, &scan, tiles, i, row);
+    hai_scan_tiles(job, scan, tiles, i, row);
   }
 }
 
