@@ -196,10 +196,10 @@
      So a query that needs one key which no other needs is seen to need it. The estimate is one of a standard
      deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md).
      problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
-     they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
-     tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
-     little more than the tolerance, or a fraction of it, and a query that alone needs a key that was left out
-     is not seen. problem.report tells how a call went.
+     they see a relative error above the tolerance by every choice, the rectangle is scanned in the same way.
+     Elsewhere the tolerance applies to the rectangle, and a sample of queries judges it, so the error over a
+     head can be a little more than the tolerance, or a fraction of it, and a query that alone needs a key
+     that was left out is not seen. problem.report tells how a call went.
      At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
      unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
      out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
@@ -217,9 +217,8 @@
      of the same token decoded alone when the cache ended with it, if both calls have at most 4096 keys or
      both have more.
      Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
-     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
-     queries from all over the rectangle judge it, together with what they have met before, so later keys
-     may decide whether a rectangle gets more keys or fewer.
+     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance they may
+     also where queries scan: those of a tile share a budget, which depends on all that they have met.
      A NaN or infinity in a key or value reaches only rows that may see it. One in a query reaches its own
      row and, where blocks are chosen by score, affects which blocks its query group takes.
    MEMORY
@@ -245,7 +244,8 @@
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
-     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error
+     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error; under HYPERATTN_HYPER a rectangle that
+                            misses its tolerance meets every key
      HYPERATTN_NO_HYPER     no HYPERATTN_HYPER; with HYPERATTN_NO_SCAN, exact attention only, and no report
      HYPERATTN_NO_JUDGING   under HYPERATTN_HYPER no tolerance and no HYPERATTN_ORDER_PROBED; no report
      HYPERATTN_NO_HALVES    float32 only
@@ -442,9 +442,10 @@ typedef struct hyperattn_output {
 /* How a call went, for one query head. Under HYPERATTN_SCAN every query tells its own error, by the sample
    that it met. Under HYPERATTN_HYPER held-out queries measure it: up to 192 of each approximated rectangle,
    in runs of four, which have no part in any choice, meet all keys of the rectangle, and what they get is
-   compared with what the rectangle's choice gives them. Keys that a row meets after a rectangle take weight
-   from that rectangle's error; errors of several rectangles add up like independent ones. Where an error
-   cannot be told, for example because weighted values exceed a float's range, it is infinite. */
+   compared with what the rectangle's choice gives them; in a rectangle that is scanned (tolerance) they tell
+   what they estimate of themselves. Keys that a row meets after a rectangle take weight from that rectangle's
+   error; errors of several rectangles add up like independent ones. Where an error cannot be told, for
+   example because weighted values exceed a float's range, it is infinite. */
 typedef struct hyperattn_report {
   /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. SCAN: from
      what the queries estimate of themselves. */
@@ -452,12 +453,13 @@ typedef struct hyperattn_report {
   /* HYPER: the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. SCAN: the
      largest estimate of any query. */
   float max_error;
-  /* HYPER: share of the approximated rectangles that got more keys than the budget. SCAN: `doubled`. */
+  /* HYPER: share of the approximated rectangles for which no budget was good enough. SCAN: `doubled`. */
   float escalated;
-  /* HYPER: share of the approximated rectangles that got every key. SCAN: share of the queries that did. */
+  /* Share of the queries that met every key. HYPER: of a rectangle, on average over those that were up for
+     approximation. */
   float exact;
-  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. SCAN: the
-     keys that a query met; the scan's estimates of all the others are not counted. */
+  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. The
+     estimates of a scan are not counted. */
   float keys_per_query;
   /* Shares of the attention, as those queries see it, of blocks (SCAN: 0), pinned keys (SCAN: sink keys) and
      sampled keys. */
@@ -525,7 +527,8 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
 typedef enum hyperattn_method {
-  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. */
+  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. With a
+     tolerance, rectangles for which that is not good enough are scanned. */
   HYPERATTN_HYPER = 0,
   HYPERATTN_EXACT, /* every key */
   /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
@@ -571,9 +574,9 @@ typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
-  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. SCAN: the first
-     budget b: a tile of queries keeps each key with probability min(1, b times the largest share of attention
-     that the key is estimated to have in any of them). */
+  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. Of a scan: the
+     first budget b: a tile of queries keeps each key with probability min(1, b times the largest share of
+     attention that the key is estimated to have in any of them). */
   int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
@@ -589,9 +592,9 @@ typedef struct hyperattn_params {
   int64_t window;
   hyperattn_sampling sampling;
   /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
-     queries judge it (it needs probe_queries); a rectangle that misses it gets more keys, in the end all of
-     them. SCAN, > 0: the relative error that each query may have, as its own sample tells; queries that miss
-     it get twice the budget, and those that still miss it every key. */
+     queries judge it (it needs probe_queries); a rectangle that misses it is scanned, as by SCAN, with
+     sample_size as the first budget. SCAN, > 0: the relative error that each query may have, as its own
+     sample tells; queries that miss it get twice the budget, and those that still miss it every key. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -600,7 +603,7 @@ typedef struct hyperattn_params {
 } hyperattn_params;
 
 /* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
-   A rectangle that misses it gets 416 columns together with blocks, and in the end every key. */
+   A rectangle that misses it is scanned. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
@@ -660,7 +663,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
-   ((probe_queries) ? 1280 + 4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +                          \
+   ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
                   4 * HYPERATTN_BOUND_LANES * (head_dim) + HYPERATTN_BOUND_SIZE(n) / 64                    \
             : 0) +                                                                                         \
@@ -668,7 +671,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
        (16 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 8 +                                       \
         ((probe_queries) ? 4 * HYPERATTN_BOUND_SIZE(n) : 0) +                                              \
         HYPERATTN_BOUND_RECTS(n, min_seq_len) *                                                            \
-            (40 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                  \
+            (64 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                  \
              HYPERATTN_BOUND_SIZE(12) * (2 * (sample_size) + (block_size))) +                              \
         ((probe_queries)                                                                                   \
              ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 *           \
@@ -682,9 +685,10 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
 /* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
-   head. */
+   head. HYPERATTN_HYPER with a tolerance takes its own bound and this one together, unless the build leaves
+   the scan out. */
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
                                      HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
                                      256) +                                                                \
@@ -842,7 +846,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    pin                a key that every query of a rectangle meets: a sink key, or one of large mass
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
-   recipe             which of blocks, columns and all keys the queries of a rectangle meet
+   recipe             what the queries of a rectangle meet: blocks and columns, columns, or each its own
    verdict            the recipe and the pairing that the held-out queries found best
    record             what the report keeps of a rectangle and head
    sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
@@ -1106,11 +1110,12 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
 #define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
-#define HAI_REST_LARGE 1.15f  /* largest norm of a block's keys or a tile's queries, over the usual one */
+#define HAI_REST_LARGE 1.3f   /* largest norm of a block's keys or a tile's queries, over the usual one */
 #define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
+#define HAI_MOST_UNIT 1.0f /* rounding a code may then change a score by 63 or more, which tells nothing */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */
@@ -8754,9 +8759,9 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(DISTANCE, sizeof(float), HAI_OF_KV_HEADS, hai_count_sketched, DISTANCE)          \
   /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
   X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
-  /* relative error of each query, where the caller has no query_error: [n_query] */ \
+  /* relative error of each query, where a report alone needs it: [n_query] */       \
   X(QUERY_ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, QUERY_ERROR)          \
-  /* what each task of the scan has done: [tasks] */                                 \
+  /* what each task of the scan has done: [tasks of all rectangles of a level] */    \
   X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
@@ -8813,6 +8818,7 @@ typedef struct hai_plan {
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
   unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
+  unsigned char scans_rects; /* 1 if those of a rectangle do for which no trial meets the tolerance */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -8854,8 +8860,14 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
-/* Do the call's queries scan? Constant in a build without the scan. */
+/* Do the call's queries scan, or those of rectangles for which no trial meets the tolerance? Constant in a
+   build without the scan. */
 static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
+static int hai_scans_rects(const hai_plan *plan) { return HAI_SCAN && HAI_JUDGING && plan->scans_rects; }
+
+/* Do the queries of a rectangle go on from states that earlier phases stored? The problem that is scanned as
+   a whole, and the rectangle of full attention, come first. */
+static int hai_resumes(const hai_plan *plan) { return plan->problem->causal && !hai_scanning(plan); }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
@@ -8930,11 +8942,16 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
-   second one on a task's stack would lie below all that the task calls. */
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run; -1: to the whole
+   problem, which tasks before and after the levels are about. In place, since a second one on a task's stack
+   would lie below all that the task calls. */
 static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
   r->index = index;
-  if (level < plan->depth) {
+  if (level < 0) {
+    r->query_begin = r->key_begin = r->region = 0;
+    r->n_query = plan->n_query;
+    r->n_key = plan->n_key;
+  } else if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);
@@ -9029,8 +9046,7 @@ typedef struct hai_column {
 typedef enum hai_recipe {
   HAI_BLOCKS,  /* blocks and columns, as the parameters say */
   HAI_COLUMNS, /* the wide draw of columns: as many more as blocks have keys */
-  HAI_BOTH,    /* blocks and the wide draw */
-  HAI_ALL      /* every key */
+  HAI_EACH     /* nothing is chosen for them together: each meets what it keeps of a scan, or every key */
 } hai_recipe;
 
 /* The recipe of a rectangle and head, and how it came to it. */
@@ -9047,13 +9063,14 @@ typedef struct hai_record {
   int32_t tried;      /* how many pairings have been tried */
   int32_t n;          /* held-out queries */
   float keys;         /* that a query meets */
+  float exact;        /* share of its queries that meet every key */
   float alpha, kappa; /* of hyperattn_report */
   struct {
     int32_t row;  /* -1: left out of the report */
-    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys */
+    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys; or its estimate */
     float norm;   /* |out|^2 */
     float whole;  /* lse after the rectangle, by all its keys */
-    float rect;   /* lse of the choice */
+    float rect;   /* lse of the choice; of a scan: of pins and sample, by their mean share */
     float blocks; /* share of the choice's attention that the blocks have */
     float pinned; /* and that the pins have */
   } query[HAI_AUDITORS];
@@ -9061,7 +9078,7 @@ typedef struct hai_record {
 
 /* What a task of the scan has done, for the later phases and the report. */
 typedef struct hai_tally {
-  int32_t missed;        /* rows that missed the tolerance */
+  int32_t missed;        /* rows that missed the tolerance: no shares of theirs are added */
   int32_t doubled;       /* whose first budget was not enough */
   int32_t exact;         /* that met every key */
   float met;             /* keys met exactly, summed over rows */
@@ -9075,6 +9092,9 @@ typedef struct hai_tile hai_tile;
 static int hai_may_approximate(const hai_plan *plan) {
   return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
+
+/* Have the keys a sketch? */
+static int hai_sketching(const hai_plan *plan) { return hai_scanning(plan) || hai_scans_rects(plan); }
 
 /* Are running states stored in the workspace between phases? */
 static int hai_stores_states(const hai_plan *plan) {
@@ -9166,7 +9186,8 @@ static size_t hai_count_cap(const hai_plan *plan) {
 #if HAI_SCAN
 static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
 static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
-static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
+/* Tasks that scan for so many queries. */
+static hai_index hai_scan_tasks(hai_index n_query) { return hai_ceil_div(n_query, HAI_SCAN_ROWS); }
 static size_t hai_count_blocks(const hai_plan *plan) { return HAI_AS(size_t, hai_sketch_blocks(plan)); }
 static size_t hai_count_sketched(const hai_plan *plan) {
   return HAI_AS(size_t, hai_sketch_blocks(plan) * HAI_CHUNK);
@@ -9191,7 +9212,9 @@ static size_t hai_count_missed(const hai_plan *plan) {
 static size_t hai_count_error(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
 }
-static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+static size_t hai_count_tally(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_scan_tasks(plan->n_query) + plan->max_rects - 1);
+}
 #endif
 
 /* ---- Layout ---- */
@@ -9214,7 +9237,7 @@ enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  int wanted = array >= HAI_ARRAY_CODE ? hai_scanning(plan)
+  int wanted = array >= HAI_ARRAY_CODE ? hai_sketching(plan)
                                        : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
   return wanted ? hai_arrays[array].count(plan) : 0;
 }
@@ -9450,13 +9473,38 @@ static hai_verdict *hai_verdict_of(const hai_job *job) {
   return HAI_PLACE(hai_verdict, hai_array_of(job, HAI_ARRAY_VERDICT)) + job->rect.index;
 }
 static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
-  return verdict->pairing == pairing && (verdict->recipe == HAI_BLOCKS || verdict->recipe == HAI_BOTH);
+  return verdict->pairing == pairing && verdict->recipe == HAI_BLOCKS;
 }
 static void hai_verdict_open(hai_verdict *verdict) {
   verdict->recipe = HAI_BLOCKS;
   verdict->pairing = verdict->settled = verdict->tried = 0;
   verdict->error = hai_inf();
 }
+/* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
+static int hai_rect_is_exact(const hai_job *job) {
+  return job->plan->outer_exact && job->level >= job->plan->depth;
+}
+/* The recipe of a rectangle and head. */
+static hai_recipe hai_recipe_of(const hai_job *job) {
+  if (hai_rect_is_exact(job)) return HAI_EACH;
+  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
+}
+/* Does the job's rectangle scan? The whole problem does, or a rectangle for which nothing was good enough. */
+static int hai_is_scanned(const hai_job *job) {
+  if (hai_scanning(job->plan)) return 1;
+  return hai_scans_rects(job->plan) && !hai_rect_is_exact(job) && hai_recipe_of(job) == HAI_EACH;
+}
+#if HAI_SCAN
+/* Of the tasks that scan the job's rectangle: [tasks]. */
+static hai_tally *hai_tallies(const hai_job *job) {
+  return HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->rect.query_begin / HAI_SCAN_ROWS +
+         job->rect.index;
+}
+/* Rows that missed the tolerance, each task's from its first row on. */
+static int32_t *hai_missed(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_MISSED) + job->rect.query_begin;
+}
+#endif
 static hai_record *hai_record_of(const hai_job *job) {
   return HAI_PLACE(hai_record, hai_array_of(job, HAI_ARRAY_RECORD)) + job->rect.region;
 }
@@ -10146,11 +10194,11 @@ static void hai_exact_keys(const hai_plan *plan, hai_index row, hai_index *first
   *first = hai_max(*first, hai_min(begin, *last - plan->window + 1));
 }
 
-/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is
-   met exactly. Full attention has no window. */
+/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which it has
+   met. A problem that is scanned as a whole holds the window too; full attention has none. */
 static void hai_rect_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
   hai_seen_keys(plan, row, first, last);
-  *last -= plan->window;
+  if (!hai_scanning(plan)) *last -= plan->window;
 }
 
 /* How many of some keys the queries of a tile see. */
@@ -10347,6 +10395,20 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
+/* lse of what lane i has met before the job's rectangle. Where no states are resumed that is the sink
+   alone, whose output is 0. */
+static float hai_lane_before(const hai_job *job, int i) {
+  return hai_resumes(job->plan) ? hai_stored_lse(job)[job->tile->state[i]] : hai_lane_sink(job, i);
+}
+
+/* The states of an open tile are what its queries have met before the job's rectangle. */
+static void hai_tile_go_on(hai_job *job) {
+  if (hai_resumes(job->plan))
+    hai_tile_resume(job);
+  else
+    hai_tile_begin(job);
+}
+
 /* Writes what a row has beside its out, at its place among all rows. Its error is 0 until a stage that
    approximates it says otherwise. */
 static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
@@ -10354,22 +10416,30 @@ static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
   if (HAI_SCAN && plan->problem->query_error) plan->problem->query_error[at] = 0.0f;
 }
 
+#if HAI_SCAN
+/* What lane i has met is not to be written: its row stays as it was. */
+static void hai_lane_drop(hai_tile *tile, int i) { tile->out[i] = HAI_NULL; }
+#endif
+/* Writes what lane i has beside its out in float32. */
+static void hai_lane_close(const hai_job *job, int i) {
+  const hai_plan *plan = job->plan;
+  const hai_tile *tile = job->tile;
+  hyperattn_dtype dtype = plan->problem->out.dtype;
+  float lse = hai_state_lse(tile->m[i], tile->l[i]);
+  hai_row_close(plan, tile->state[i], lse);
+  if (hai_stores_states(plan)) hai_stored_lse(job)[tile->state[i]] = lse;
+  if (!hai_is_f32(dtype)) hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+}
+
 /* Writes out and lse: the result, or the states that later phases load. */
 static void hai_tile_close(hai_job *job) {
-  const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hyperattn_dtype dtype = plan->problem->out.dtype;
-  int stores = hai_stores_states(plan), i;
+  int i;
   hai_tile_settle(tile);
-  for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
-    tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-    hai_row_close(plan, tile->state[i], lse);
-    if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
-  }
-  tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
-  for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
-    hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+  for (i = 0; i < tile->n; i++) tile->factor[i] = tile->l[i] == 0.0f ? 0.0f : 1.0f / tile->l[i];
+  tile->kernel->unpack(tile->o, tile->value_dim, tile->factor, tile->out);
+  for (i = 0; i < tile->n; i++)
+    if (tile->out[i]) hai_lane_close(job, i);
 }
 
 /* lse [n] of the tile's lanes so far. */
@@ -10386,6 +10456,7 @@ static void hai_tile_save(hai_tile *tile, float *state) {
   HYPERATTN_MEMCPY(state + lanes, tile->l, lanes * sizeof(float));
   HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
 }
+#if HAI_SCAN
 static void hai_tile_load(hai_tile *tile, const float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
   HYPERATTN_MEMCPY(tile->m, state, lanes * sizeof(float));
@@ -10393,6 +10464,7 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
   hai_tile_reset_sums(tile);
 }
+#endif
 
 /* ======== src/masking.h ======== */
 
@@ -11632,11 +11704,12 @@ static void hai_sketch_centre(const hai_job *job, float *room, float *centre) {
   }
 }
 
-/* Means and codes of one block. Returns whether its keys are finite. */
-static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, float *room) {
+/* Means and codes of one block, whose rows are listed in `row` [HAI_CHUNK]. Returns whether its keys are
+   finite. */
+static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, const float **row,
+                           float *room) {
   const hai_plan *plan = job->plan;
   const hai_scan_kernel *kernel = plan->scan_kernel;
-  const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
   int32_t *norm = HAI_PLACE(int32_t, room); /* rows are read before it is written */
   hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan);
@@ -11680,12 +11753,13 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
 HAI_APART void hai_stage_sketch(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_sketch sketch = hai_sketch_of(job);
-  float *centre = HAI_PLACE(float, job->scratch), *room = centre + plan->value_dim;
+  const float **row = HAI_PLACE(const float *, job->scratch);
+  float *centre = HAI_PLACE(float, row + HAI_CHUNK), *room = centre + plan->value_dim;
   hai_index block = job->chunk * (HAI_TASK_ROWS / HAI_CHUNK), j;
   hai_index end = hai_min(block + HAI_TASK_ROWS / HAI_CHUNK, hai_sketch_blocks(plan));
   hai_sketch_centre(job, room, centre);
   for (; block < end; block++) {
-    int is_finite = hai_sketch_keys(job, &sketch, block, room);
+    int is_finite = hai_sketch_keys(job, &sketch, block, row, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
       uint64_t random = hai_random(plan->params->seed, 0, HAI_FOR_DRAWS, HAI_AS(uint64_t, j));
       const float *value = hai_value_row(job, j, room);
@@ -11706,13 +11780,15 @@ HAI_APART void hai_stage_sketch(hai_job *job) {
 /* ======== src/scan.h ======== */
 
 /* ---- The scan: every query its own keys ----
-   A tile of queries of one head estimates its scores with all keys of the sketch that end before its first
-   query's window, and keeps key j with probability
+   The queries of a rectangle scan its keys: under HYPERATTN_SCAN those of the whole problem, and under
+   HYPERATTN_HYPER those of a rectangle for which no trial met the tolerance, which go on from what they have
+   met before. A tile of queries of one head estimates its scores with all keys of the sketch that end before
+   its first query's window, and keeps key j with probability
      P_j = min(1, max over lanes i of b e^(estimate_ij) / Z_i),
-   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores
-   are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
-   estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
-   fill a block are met exactly.
+   Z_i an estimate of all that query i has met and sees here, and b the budget. All lanes meet the kept keys,
+   whose scores are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever
+   the estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does
+   not fill a block are met exactly.
 
    Most keys are done with by a part of their coordinates (words.h).
 
@@ -11748,13 +11824,14 @@ typedef struct hai_scan {
   float *told, *force;                     /* [n_words]: what words tell */
   float margin;                            /* of a usual block, */
   float usual, pull;                       /* its last words' norms, by force, and the most that they add */
-  float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept
+                                              keys, two numbers each */
   float *high, *sum, *group;               /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                          /* of values from the centre, squared, on average */
   float *error;                            /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,
-      *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
+      *lse_exact; /* [lanes]: with sinks; of what counts in Z; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
   hai_kept *kept; /* [n_key] */
   int32_t n_kept;
@@ -11780,11 +11857,11 @@ static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 
-/* The first key behind those that the tile of queries from `row` on scans. */
-static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
+/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`. */
+static hai_index hai_scan_end(const hai_plan *plan, hai_index row, hai_index end) {
   hai_index first, last;
   hai_seen_keys(plan, row, &first, &last);
-  return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
+  return hai_max(0, hai_min(last + 1 - plan->window, end)) / HAI_CHUNK * HAI_CHUNK;
 }
 
 #ifndef HYPERATTN_NO_COST
@@ -11795,7 +11872,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
-              keys = hai_scan_end(plan, row);
+              keys = hai_scan_end(plan, row, plan->n_key);
     hai_seen_keys(plan, row, &first, &last);
     if (last < 0) continue;
     exact += HAI_AS(float, last + 1);
@@ -11920,17 +11997,14 @@ static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit
 #if HAI_SCAN
 /* ---- A tile's queries ---- */
 
-/* The tile's packed queries in float32. */
-static const float *hai_scan_query(const hai_job *job, const hai_scan *scan) {
+/* The tile's packed queries, those from `row` on, in float32. */
+static const float *hai_scan_query(const hai_job *job, const hai_scan *scan, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   int i;
   if (hai_is_f32(tile->kernel->dtype)) return tile->query;
-  for (i = 0; i < tile->n; i++) {
-    float *line = hai_line(tile, i);
-    plan->float_kernel->widen(tile->row[i], tile->kernel->dtype, plan->head_dim, line);
-    tile->row[i] = line;
-  }
+  for (i = 0; i < tile->n; i++) tile->row[i] = hai_query_row(job, job->head, row + i, hai_line(tile, i));
+  for (; i < tile->kernel->lanes; i++) tile->row[i] = HAI_NULL;
   plan->float_kernel->pack(tile->row, plan->head_dim, plan->scale, scan->packed);
   return scan->packed;
 }
@@ -11950,7 +12024,7 @@ static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
    they take no part in what is kept, and are mended. scan->outliers says which. */
 static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  int32_t bits[HAI_MAX_LANES];
+  int32_t *bits = tile->id; /* [lanes]: no key waits */
   float sum = 0.0f, seen = 0.0f, largest = 0.0f;
   int i;
   scan->kernel->largest(scan->query, job->plan->head_dim, bits);
@@ -11991,7 +12065,7 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
 /* ---- Blocks ---- */
 
 /* Block `block` of the sketch as the kernel reads it, its products with the queries in row j of scan->mean.
-   Returns 0 where the block is not known and has to be met whole. */
+   Returns 0 where the block is not known, or its codes are too coarse, and it has to be met whole. */
 static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
                              hai_scan_block *b) {
   hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
@@ -12000,13 +12074,13 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->mean = scan->mean + j * job->tile->kernel->lanes;
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
-  return scan->sketch.unit[block] != HAI_WHOLE;
+  return scan->sketch.unit[block] != HAI_WHOLE && b->unit < HAI_MOST_UNIT;
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
 static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
-  const void *mean[HAI_CHUNK] = {HAI_NULL};
+  const void **mean = job->tile->key; /* [chunk]: no key waits */
   uint64_t bits;
   int j;
   for (j = 0; j < n; j++) mean[j] = scan->sketch.mean + (block + j * step) * plan->head_dim;
@@ -12093,7 +12167,7 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
-  int32_t most[HAI_CHUNK];
+  int32_t *most = job->tile->id; /* [chunk]: no key waits */
   int j, n;
   scan->n_kept = 0;
   for (; block < blocks; block += n) {
@@ -12130,7 +12204,7 @@ static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t b
 /* The tile meets the kept keys. */
 HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
-  float missing[HAI_CHUNK], distance[HAI_CHUNK];
+  float *missing = scan->mean, *distance = missing + HAI_CHUNK; /* [chunk]: no block is read meanwhile */
   int32_t at, next;
   int i, j;
   for (i = 0; i < tile->kernel->lanes; i++) scan->scatter[i] = scan->squares[i] = 0.0f;
@@ -12251,30 +12325,54 @@ static void hai_tile_from(hai_tile *tile, hai_index first) {
   tile->min_first = tile->max_first = first;
 }
 
+/* One past the last key of the job's rectangle, and how many of its keys a query sees that sees none behind
+   `last`. */
+static hai_index hai_rect_end(const hai_job *job) { return job->rect.key_begin + job->rect.n_key; }
+static hai_index hai_rect_seen(const hai_job *job, hai_index last) {
+  return hai_max(0, hai_min(last + 1, hai_rect_end(job)) - job->rect.key_begin);
+}
+
+/* Which keys the tile of queries from `row` on scans: those of the rectangle behind the sinks that all of its
+   queries see, up to the end of a block; none without a whole block, which the pilot needs. */
+static void hai_scan_aim(const hai_job *job, hai_scan *scan, hai_index row) {
+  hai_index end = hai_rect_end(job);
+  scan->begin = hai_min(hai_max(job->plan->sink_keys, job->rect.key_begin), end);
+  scan->end = hai_scan_end(job->plan, row, end);
+  if (scan->end <= hai_ceil_div(scan->begin, HAI_CHUNK) * HAI_CHUNK) scan->end = scan->begin;
+}
+
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index split =
-      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
-  hai_tiles_run(&tile, 1, 0, scan->begin);
+  hai_index end = hai_rect_end(job);
+  hai_index split = plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : end;
+  hai_tiles_run(&tile, 1, job->rect.key_begin, scan->begin);
   if (plan->reporting) hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
   hai_tile_lse(tile, scan->lse_level);
-  hai_tiles_run(&tile, 1, split, plan->n_key);
+  hai_tiles_run(&tile, 1, split, end);
   hai_tile_lse(tile, scan->lse_exact);
   hai_tile_aim(tile, 0, tile->n);
 }
 
-/* Lists the rows that missed the tolerance. */
-static void hai_scan_miss(const hai_job *job, hai_scan *scan, hai_index row) {
+/* Does a query miss the tolerance? */
+static int hai_scan_misses_at(const hai_job *job, const hai_scan *scan, int lane) {
   float tolerance = job->plan->params->tolerance;
+  return tolerance > 0.0f && !(scan->error[lane] <= tolerance);
+}
+
+/* Lists the queries that miss the tolerance, and drops them. */
+static void hai_scan_miss(hai_job *job, hai_scan *scan, hai_index row) {
   int i;
-  for (i = 0; tolerance > 0.0f && i < job->tile->n; i++)
-    if (!(scan->error[i] <= tolerance)) scan->missed[scan->tally->missed++] = hai_to_int(row + i);
+  for (i = 0; i < job->tile->n; i++) {
+    if (!hai_scan_misses_at(job, scan, i)) continue;
+    scan->missed[scan->tally->missed++] = hai_to_int(row + i);
+    hai_lane_drop(job->tile, i);
+  }
 }
 
 /* Adds the tile to the task's tally, for the report. */
@@ -12285,10 +12383,10 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, int is_exact) {
   int i;
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
-    if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
+    tally->met += HAI_AS(float, hai_rect_seen(job, tile->last[i]) - skipped);
     tally->exact += is_exact;
-    if (is_exact) continue;
-    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
+    if (is_exact || hai_scan_misses_at(job, scan, i)) continue;
+    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_before(job, i), lse);
     tally->sampled +=
         hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
   }
@@ -12301,15 +12399,14 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   hai_tile *tile = job->tile;
   float times = 1.0f, keys;
   int doubled = 0;
-  scan->end = hai_scan_end(plan, row);
-  scan->begin = hai_min(plan->sink_keys, scan->end);
+  hai_scan_aim(job, scan, row);
   keys = HAI_AS(float, scan->end - scan->begin);
   if (scan->exact_tiles > 0) {
     scan->exact_tiles--;
     return 0;
   }
   if (!hai_scan_pays(plan, scan->end - scan->begin)) return 0;
-  scan->query = hai_scan_query(job, scan);
+  scan->query = hai_scan_query(job, scan, row);
   scan->offset = hai_scan_offset(job, row);
   hai_scan_encode(job, scan);
   hai_scan_exact(job, scan);
@@ -12338,22 +12435,17 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
 
 /* ---- The stage ---- */
 
-/* Puts query `row` of the head into a lane, to see all that it may; and opens the tile for n such queries. */
-static void hai_scan_lane(hai_job *job, int lane, hai_index row) {
-  hai_index first, last;
-  hai_seen_keys(job->plan, row, &first, &last);
-  hai_tile_query(job, lane, job->head, row, first, last);
-}
+/* Opens the tile for the n queries that were put into its lanes. */
 static void hai_scan_begin(hai_job *job, int n) {
   hai_tile_open(job, n, job->plan->value_dim);
-  hai_tile_begin(job);
+  hai_tile_go_on(job);
   job->tile->guarded = job->plan->problem->causal;
 }
 
 /* Opens the tile for queries row .. row + n - 1 of the head. */
 static void hai_scan_open(hai_job *job, hai_index row, int n) {
   int i;
-  for (i = 0; i < n; i++) hai_scan_lane(job, i, row + i);
+  for (i = 0; i < n; i++) hai_rect_query(job, i, row + i);
   hai_scan_begin(job, n);
 }
 
@@ -12375,7 +12467,7 @@ static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
   hai_index floats = hai_scan_lane_floats(plan) * lanes + plan->head_dim + hai_code_dim(plan) / 4 * 3;
   return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 23 * HAI_ALIGN +
-         hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
+         hai_round_up(sizeof(hai_scan)) + hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
 /* The mean squared distance of values from the sketch's centre, by some of them. */
@@ -12391,11 +12483,12 @@ static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
   return seen > 0.0f ? sum / seen : 0.0f;
 }
 
-/* Lays the scan's memory out in the job's scratch. */
-static void hai_scan_place(hai_job *job, hai_scan *scan) {
+/* Lays a scan out in the job's scratch, and all its memory behind it. */
+HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index lanes = plan->float_kernel->lanes, row = job->chunk * HAI_SCAN_ROWS;
-  char *at = job->scratch;
+  hai_index lanes = plan->float_kernel->lanes;
+  hai_scan *scan = HAI_PLACE(hai_scan, job->scratch);
+  char *at = job->scratch + hai_round_up(sizeof *scan);
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
   scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
@@ -12424,12 +12517,13 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
-  scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
-  scan->missed = hai_ints(job, HAI_ARRAY_MISSED) + row;
+  scan->tally = hai_tallies(job) + job->chunk;
+  scan->missed = hai_missed(job) + job->chunk * HAI_SCAN_ROWS;
   HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
+  return scan;
 }
 
-/* n tiles, whose first query is `row`, begin anew and meet every key. */
+/* n tiles, whose first query is `row`, begin anew and meet every key of the rectangle. */
 static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
   int i;
   for (i = 0; i < n; i++) {
@@ -12437,11 +12531,11 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
     hai_scan_open(job, row, tiles[i]->n);
     row += tiles[i]->n;
   }
-  hai_tiles_run(tiles, n, 0, job->plan->n_key);
+  hai_rect_meet(job, tiles, n);
 }
 
 /* Writes what a tile has come to. */
-static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+HAI_APART void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
   float *errors = hai_errors(job);
   int i;
   if (job->plan->reporting) hai_scan_count(job, scan, is_exact);
@@ -12467,41 +12561,42 @@ static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles,
   }
 }
 
-/* Stage SCAN: HAI_SCAN_ROWS queries of a head. Reads the sketch, queries, keys and values; writes results,
-   errors, missed rows and the tally. Cost: for each query a product of small integers with each key, and the
-   keys that are kept. */
-HAI_APART void hai_stage_scan(hai_job *job) {
-  const hai_plan *plan = job->plan;
+/* HAI_SCAN_ROWS queries of a head, from `row` on. */
+HAI_APART void hai_scan_rows(hai_job *job, hai_index row) {
   hai_tile *tiles[HAI_MAX_TILES];
-  hai_scan scan;
-  hai_index row = job->chunk * HAI_SCAN_ROWS, end = hai_min(row + HAI_SCAN_ROWS, plan->n_query), next;
-  int n = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, i;
-  hai_scan_place(job, &scan);
+  hai_scan *scan;
+  hai_index end = hai_min(row + HAI_SCAN_ROWS, job->rect.query_begin + job->rect.n_query), next;
+  int n = hai_tiles_place(job, tiles), lanes = job->plan->float_kernel->lanes, i;
+  scan = hai_scan_place(job);
   for (; row < end; row = next) {
     for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
       job->tile = tiles[i];
       hai_scan_open(job, next, hai_to_int(hai_min(lanes, end - next)));
     }
-    hai_scan_tiles(job, &scan, tiles, i, row);
+    hai_scan_tiles(job, scan, tiles, i, row);
   }
+}
+
+/* Stage SCAN: HAI_SCAN_ROWS queries of a rectangle and head. Reads the sketch, queries, keys and values;
+   writes results, errors, missed rows and the tally. Cost: for each query a product of small integers with
+   each key, and the keys that are kept. */
+HAI_APART void hai_stage_scan(hai_job *job) {
+  hai_index at = job->chunk * HAI_SCAN_ROWS;
+  if (hai_is_scanned(job) && at < job->rect.n_query) hai_scan_rows(job, job->rect.query_begin + at);
 }
 #endif
 
 /* ======== src/mending.h ======== */
 
 /* ---- Mending: the queries whose sample missed the tolerance ----
-   Each task of the scan leaves a list of such rows. A head's are gathered into full tiles, which meet every
-   key: a row alone would cost as much as a tile. */
+   Each task of the scan leaves a list of such rows. Those of a rectangle and head are gathered into full
+   tiles, which meet every key of it: a row alone would cost as much as a tile. */
 
 #if HAI_SCAN
-static const hai_tally *hai_tallies(const hai_job *job) {
-  return HAI_PLACE(const hai_tally, hai_array_of(job, HAI_ARRAY_TALLY));
-}
-
-/* How many rows of the job's head missed the tolerance. */
+/* How many rows of the job's rectangle and head missed the tolerance. */
 static hai_index hai_missed_rows(const hai_job *job) {
   hai_index n = 0, task;
-  for (task = 0; task < hai_scan_tasks(job->plan); task++) n += hai_tallies(job)[task].missed;
+  for (task = 0; task < hai_scan_tasks(job->rect.n_query); task++) n += hai_tallies(job)[task].missed;
   return n;
 }
 
@@ -12510,7 +12605,7 @@ static hai_index hai_missed_row(const hai_job *job, hai_index index) {
   const hai_tally *tally = hai_tallies(job);
   hai_index task = 0;
   while (index >= tally[task].missed) index -= tally[task++].missed;
-  return hai_ints(job, HAI_ARRAY_MISSED)[task * HAI_SCAN_ROWS + index];
+  return hai_missed(job)[task * HAI_SCAN_ROWS + index];
 }
 
 /* Opens the tile for n missed rows. */
@@ -12520,17 +12615,19 @@ static void hai_mend_open(hai_job *job, hai_index index, int n) {
   int i;
   for (i = 0; i < n; i++) {
     row = hai_missed_row(job, index + i);
-    hai_scan_lane(job, i, row);
+    hai_rect_query(job, i, row);
     if (errors) errors[row] = 0.0f;
   }
   hai_scan_begin(job, n);
 }
 
-/* Stage MEND: HAI_TASK_QUERIES missed rows of a head meet every key, or those that there are. */
+/* Stage MEND: HAI_TASK_QUERIES missed rows of a rectangle and head meet every key of it, or those that there
+   are. */
 HAI_APART void hai_stage_mend(hai_job *job) {
   hai_index index = job->chunk * HAI_TASK_QUERIES;
-  hai_attend_rows(job, hai_mend_open, hai_exact_meet, index,
-                  hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
+  if (hai_is_scanned(job))
+    hai_attend_rows(job, hai_mend_open, hai_rect_meet, index,
+                    hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
 }
 #endif
 
@@ -12954,17 +13051,6 @@ HAI_APART void hai_stage_merge(hai_job *job) {
 
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
-static int hai_rect_is_exact(const hai_job *job) {
-  return job->plan->outer_exact && job->level >= job->plan->depth;
-}
-
-/* The recipe of a rectangle and head. */
-static hai_recipe hai_recipe_of(const hai_job *job) {
-  if (hai_rect_is_exact(job)) return HAI_ALL;
-  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
-}
-
 /* The job goes on with the pairing that the rectangle's verdict names, if there is one. */
 static void hai_adopt_pairing(hai_job *job) {
   if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
@@ -13168,16 +13254,14 @@ static void hai_sorted_open(hai_job *job, hai_index at, int n) {
   job->tile->n_groups = 0;
   for (i = 0; i < n; i++) hai_tile_sorted(job, i, at + i);
   hai_tile_open(job, n, plan->value_dim);
-  if (plan->problem->causal)
-    hai_tile_resume(job);
-  else if (!hai_capping(plan)) /* the capped sums are those of keys: a sink joins them last */
-    hai_tile_begin(job);
+  if (!hai_capping(plan))
+    hai_tile_go_on(job); /* the capped sums are those of keys: a sink joins them last */
   hai_attend_blocks(job);
 }
 
 /* Some tiles meet the first n_pins pins (0 where they have met them) and the columns of the recipe. */
 static void hai_tiles_sample(hai_job *job, hai_tile *const *tiles, int n, int n_pins) {
-  int wide = hai_recipe_of(job) != HAI_BLOCKS, capping = hai_capping(job->plan), i;
+  int wide = hai_recipe_of(job) == HAI_COLUMNS, capping = hai_capping(job->plan), i;
   hai_tiles_list(job, tiles, n, n_pins, capping ? -1 : wide);
   for (i = 0; i < n && capping; i++) {
     job->tile = tiles[i];
@@ -13188,13 +13272,15 @@ static void hai_sample_meet(hai_job *job, hai_tile *const *tiles, int n) {
   hai_tiles_sample(job, tiles, n, hai_counts(job)[0]);
 }
 
-/* HAI_TASK_QUERIES queries of a rectangle and head meet what was chosen for them. */
+/* Stage ATTEND: HAI_TASK_QUERIES queries of a rectangle and head meet what was chosen for them, or every key.
+   Those of a rectangle that is scanned are left to the scan. */
 HAI_APART void hai_stage_attend(hai_job *job) {
   hai_index at = job->chunk * HAI_TASK_QUERIES, end = hai_min(at + HAI_TASK_QUERIES, job->rect.n_query);
-  int is_all = hai_recipe_of(job) == HAI_ALL;
+  int is_each = hai_recipe_of(job) == HAI_EACH;
+  if (hai_is_scanned(job)) return;
   hai_adopt_pairing(job);
-  if (is_all) job->pairing = HAI_NO_BLOCKS; /* rows in their own order */
-  hai_attend_rows(job, hai_sorted_open, is_all ? hai_rect_meet : hai_sample_meet, at, end);
+  if (is_each) job->pairing = HAI_NO_BLOCKS; /* rows in their own order */
+  hai_attend_rows(job, hai_sorted_open, is_each ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
 /* ======== src/sieve.h ======== */
@@ -13302,7 +13388,6 @@ typedef struct hai_judging_scratch {
   int32_t *place;    /* [HAI_AUDITORS] */
   float *lse_blocks; /* [lanes]: each lane's lse over its blocks, */
   float *lse_pinned; /* [lanes]: and over its blocks and the pins */
-  float *state;      /* m, l [lanes], o [value_dim][lanes] */
 } hai_judging_scratch;
 
 static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
@@ -13312,7 +13397,6 @@ static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
   scratch.place = HAI_PLACE(int32_t, scratch.sieve + HAI_SIEVE);
   scratch.lse_blocks = HAI_PLACE(float, scratch.place + HAI_AUDITORS);
   scratch.lse_pinned = scratch.lse_blocks + lanes;
-  scratch.state = scratch.lse_pinned + lanes;
   return scratch;
 }
 
@@ -13348,27 +13432,19 @@ static float hai_weight_in(float part, float whole) {
 /* One held-out query: its choice against the truth. */
 typedef struct hai_comparison {
   float lse_chosen, lse_exact; /* over the rectangle: by the choice, by all keys */
-  float lse_whole;             /* by all keys, with what was met before; NaN where nothing can be said */
+  float lse_whole;             /* by all keys, with what comes before; NaN where nothing can be said */
   float squared_error;         /* |out' - out|^2 */
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
-/* lse of what lane i has met before the rectangle. In full attention that is the sink alone, whose output is
-   0. */
-static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
-  if (!job->plan->problem->causal) return hai_lane_sink(job, i);
-  return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();
-}
-
 /* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
-   lanes). Where `with_earlier`, both are merged first with what the query has met before this rectangle. */
-static void hai_compare(const hai_job *job, int i, const float *truth, int with_earlier,
-                        hai_comparison *c) {
+   lanes). Both are merged first with what comes before: an output (NULL: 0) and its lse. */
+static void hai_compare(const hai_job *job, int i, const float *truth, const float *out_before,
+                        float lse_before, hai_comparison *c) {
   const hai_plan *plan = job->plan;
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float lse_before = hai_lse_before(job, i, with_earlier);
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
   c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -13380,7 +13456,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   before_exact = hai_weight_in(lse_before, c->lse_whole);
   c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
-    float before = plan->problem->causal && lse_before != -hai_inf() ? tile->out[i][t] : 0.0f;
+    float before = out_before ? out_before[t] : 0.0f;
     float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
     float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
     if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);
@@ -13404,9 +13480,9 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
 
    With tolerance 0 the number of keys is fixed, and the best of these is taken; trials end early when an
    error is so small that others would hardly improve on it (HAI_GOOD for columns alone, HAI_FAIR for
-   blocks). With a tolerance the first that meets it is taken; each pairing is then also tried with the
-   wide draw beside its blocks, and where every trial misses the tolerance the rectangle's queries meet all
-   of its keys. Each trial is one run of stage TRY, preceded by what its pairing needs. */
+   blocks). With a tolerance the first that meets it is taken, and where every trial misses it the rectangle
+   is scanned (scan.h), or in a build without the scan its queries meet all of its keys. Each trial is one
+   run of stage TRY, preceded by what its pairing needs. */
 
 /* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
    trial needs no others. Reads and writes what PAIR does. Cost: O(queries of the groups), and PAIR's for
@@ -13427,10 +13503,10 @@ HAI_APART void hai_stage_draft(hai_job *job) {
   hai_pair_groups(job, wanted);
 }
 
-/* Sets the sub-block of a draw's column whose key is `key`, if there is one; columns ascend by key. */
-static void hai_place_column(const hai_job *job, int wide, hai_index key, int32_t block) {
-  hai_column *column = hai_columns(job, wide);
-  int32_t low = 0, high = hai_counts(job)[1 + wide];
+/* Sets the sub-block of the column whose key is `key`, if there is one; columns ascend by key. */
+static void hai_place_column(const hai_job *job, hai_index key, int32_t block) {
+  hai_column *column = hai_columns(job, 0);
+  int32_t low = 0, n = hai_counts(job)[1], high = n;
   while (low < high) {
     int32_t middle = low + (high - low) / 2;
     if (column[middle].key < key)
@@ -13438,68 +13514,43 @@ static void hai_place_column(const hai_job *job, int wide, hai_index key, int32_
     else
       high = middle;
   }
-  if (low < hai_counts(job)[1 + wide] && column[low].key == key) column[low].block = block;
+  if (low < n && column[low].key == key) column[low].block = block;
 }
 
 /* Sets the sub-blocks that hold the columns in job->pairing. Columns were drawn in the first pairing's
-   order; two pairings exist only where that is by position, so columns ascend. Cost: O(n_key), and a
-   binary search for about one key in ten. */
+   order; two pairings exist only where that is by position, so columns ascend. Those of the wide draw are met
+   without blocks. Cost: O(n_key), and a binary search for about one key in ten. */
 static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
   const int32_t *order = hai_key_order(job);
   hai_index n_key = job->rect.n_key, n_blocks = hai_key_parts(job->plan, n_key), place;
-  int wide, i;
+  int i;
   hai_sieve_clear(sieve);
-  for (wide = 0; wide < 2; wide++)
-    for (i = 0; i < hai_counts(job)[1 + wide]; i++) hai_sieve_add(sieve, hai_columns(job, wide)[i].key);
+  for (i = 0; i < hai_counts(job)[1]; i++) hai_sieve_add(sieve, hai_columns(job, 0)[i].key);
   for (place = 0; place < n_key; place++) {
     hai_index key = hai_at(order, job->rect.key_begin, place);
-    for (wide = 0; wide < 2 && hai_sieve_holds(sieve, key); wide++)
-      hai_place_column(job, wide, key, hai_to_int(hai_part_of(n_key, n_blocks, place)));
+    if (hai_sieve_holds(sieve, key))
+      hai_place_column(job, key, hai_to_int(hai_part_of(n_key, n_blocks, place)));
   }
 }
 
-/* What one run of TRY tries, and what it finds. */
-typedef struct hai_trials {
-  int n;                  /* one recipe, or two */
-  hai_recipe recipe[2];   /* tried on the same blocks and pins */
-  int with_earlier;       /* compare with what queries have met before the rectangle */
-  float squared_error[2]; /* sums over held-out queries: |out' - out|^2 of each recipe, */
-  float squared_norm;     /* and |out|^2 */
-} hai_trials;
+/* Sums over held-out queries: |out' - out|^2 and |out|^2. */
+typedef struct hai_trial {
+  float squared_error, squared_norm;
+} hai_trial;
 
-static hai_trials hai_trials_of(const hai_job *job) {
-  int has_tolerance = job->plan->params->tolerance > 0.0f, has_blocks = job->pairing != HAI_NO_BLOCKS;
-  hai_trials trials;
-  trials.n = has_blocks && has_tolerance && hai_trying_columns(job->plan) ? 2 : 1;
-  trials.recipe[0] = has_blocks ? HAI_BLOCKS : HAI_COLUMNS;
-  trials.recipe[1] = HAI_BOTH;
-  /* with tolerance 0 no choice may depend on states, which hold later keys than some of the queries see */
-  trials.with_earlier = has_tolerance;
-  trials.squared_error[0] = trials.squared_error[1] = trials.squared_norm = 0.0f;
-  return trials;
-}
-
-/* Adds what the lanes of the tile find, after they have met the columns of a recipe. */
-HAI_APART void hai_try_compare(const hai_job *job, const float *truth, int trial, hai_trials *trials) {
+/* Adds what the tile that begins with held-out query `first` finds, after it has met the columns of the
+   recipe. Its queries are judged by the rectangle's keys and their sinks alone: no choice depends on states,
+   which may hold later keys than some of them see. */
+HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_trial *trial) {
   hai_comparison c;
   int i;
+  hai_attend_columns(job, recipe == HAI_COLUMNS);
+  hai_tile_settle(job->tile);
   for (i = 0; i < job->tile->n; i++) {
-    hai_compare(job, i, truth, trials->with_earlier, &c);
+    hai_compare(job, i, hai_truth_of(job, 0, first), HAI_NULL, hai_lane_sink(job, i), &c);
     if (c.lse_whole != c.lse_whole) continue;
-    trials->squared_error[trial] += c.squared_error;
-    trials->squared_norm += trial ? 0.0f : c.squared_norm;
-  }
-}
-
-/* Tries each recipe's columns on the tile that begins with held-out query `first`. */
-HAI_APART void hai_try_tile(hai_job *job, float *state, int first, hai_trials *trials) {
-  int trial;
-  hai_tile_save(job->tile, state);
-  for (trial = 0; trial < trials->n; trial++) {
-    if (trial) hai_tile_load(job->tile, state);
-    hai_attend_columns(job, trials->recipe[trial] != HAI_BLOCKS);
-    hai_tile_settle(job->tile);
-    hai_try_compare(job, hai_truth_of(job, 0, first), trial, trials);
+    trial->squared_error += c.squared_error;
+    trial->squared_norm += c.squared_norm;
   }
 }
 
@@ -13517,26 +13568,25 @@ static void hai_take_if_better(const hai_job *job, hai_recipe recipe, float erro
 }
 
 /* Stage TRY: tries job->pairing's blocks (none: columns alone) on the held-out queries, unless the
-   verdict is settled. Reads truth, choice, pins, columns, lse and out; writes verdict, and which
-   sub-blocks hold the columns. Cost: O(held-out queries * budget), and with a sorted order O(n_query +
-   n_key log budget). */
+   verdict is settled. Reads truth, choice, pins and columns; writes verdict, and which sub-blocks hold the
+   columns. Cost: O(held-out queries * budget), and with a sorted order O(n_query + n_key log budget). */
 HAI_APART void hai_stage_try(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_verdict *verdict = hai_verdict_of(job);
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
-  hai_trials trials = hai_trials_of(job);
-  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), first, i;
+  hai_recipe recipe = job->pairing == HAI_NO_BLOCKS ? HAI_COLUMNS : HAI_BLOCKS;
+  hai_trial trial = {0.0f, 0.0f};
+  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), first;
   if (is_first) hai_gather_truth(job);
   if (verdict->settled) return;
-  if (job->pairing != HAI_NO_BLOCKS) verdict->tried = job->pairing + 1;
+  if (recipe == HAI_BLOCKS) verdict->tried = job->pairing + 1;
   if (job->pairing == 1) hai_place_columns(job, scratch.sieve);
   hai_held_out_places(job, scratch.place, scratch.sieve);
   for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
-    hai_try_tile(job, scratch.state, first, &trials);
-  for (i = 0; i < trials.n; i++)
-    hai_take_if_better(job, trials.recipe[i], hai_relative(trials.squared_error[i], trials.squared_norm));
+    hai_try_tile(job, recipe, first, &trial);
+  hai_take_if_better(job, recipe, hai_relative(trial.squared_error, trial.squared_norm));
   if (plan->params->tolerance > 0.0f && job->pairing == plan->n_pairings - 1 && !verdict->settled)
-    verdict->recipe = HAI_ALL;
+    verdict->recipe = HAI_EACH;
   if (job->pairing == 1 && verdict->pairing == 0) { /* the first pairing stays: so do its sub-blocks */
     job->pairing = 0;
     hai_place_columns(job, scratch.sieve);
@@ -13572,8 +13622,8 @@ static float hai_keys_met(const hai_job *job, hai_recipe recipe) {
             taken = hai_min(job->plan->take, n_blocks);
   const int32_t *counts = hai_counts(job);
   float keys = HAI_AS(float, counts[0]) + HAI_AS(float, counts[recipe == HAI_BLOCKS ? 1 : 2]);
-  if (recipe == HAI_ALL) return HAI_AS(float, job->rect.n_key);
-  if (recipe != HAI_COLUMNS && n_blocks)
+  if (recipe == HAI_EACH) return HAI_AS(float, job->rect.n_key);
+  if (recipe == HAI_BLOCKS && n_blocks)
     keys += HAI_AS(float, job->rect.n_key) * HAI_AS(float, taken) / HAI_AS(float, n_blocks);
   return keys;
 }
@@ -13616,7 +13666,8 @@ static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int
   hai_tile_settle(job->tile);
   for (i = 0; i < job->tile->n; i++) {
     float lse;
-    hai_compare(job, i, truth, 1, &c);
+    hai_compare(job, i, truth, hai_resumes(job->plan) ? job->tile->out[i] : HAI_NULL,
+                hai_lane_before(job, i), &c);
     hai_record_query(job, &c, first + i, scratch->lse_blocks[i], scratch->lse_pinned[i]);
     lse = hai_lse_outside(scratch->lse_blocks[i], c.lse_exact);
     if (!hai_finite(lse)) continue;
@@ -13640,7 +13691,8 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   record->alpha = hai_alpha(job);
   record->keys = hai_keys_met(job, recipe);
   record->kappa = 1.0f;
-  if (recipe == HAI_ALL) return;
+  record->exact = recipe == HAI_EACH ? 1.0f : 0.0f;
+  if (recipe == HAI_EACH) return; /* every key, or a scan, which tells its own errors (tallying.h) */
   outside.least = hai_inf();
   outside.most = -hai_inf();
   hai_gather_truth(job);
@@ -13722,7 +13774,7 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
   r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
-  if (record->recipe == HAI_ALL) return 1.0f;
+  if (record->exact == 1.0f) return 1.0f; /* and no query was compared */
   for (i = 0; i < record->n; i++) hai_report_query(job, record, i, is_last, share, &of, r);
   sums->squared_error += rows_each * of.error;
   if (record->n > 1)
@@ -13740,7 +13792,7 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
   uint64_t paired = hai_pairing_products(plan, n_query, n_key);
   float meet_all = plan->probing ? HAI_AS(float, probed) : 0.0f, products = 0.0f;
   if (plan->choosing) meet_all += HAI_AS(float, judges);
-  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) products = HAI_AS(float, paired);
+  if (record->recipe == HAI_BLOCKS) products = HAI_AS(float, paired);
   /* trials pair only the groups of the judges */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
   paired = hai_pairing_products(plan, n_query, n_key);
@@ -13770,8 +13822,8 @@ static float hai_report_add(const hai_job *job, int is_last, hai_report_sums *su
   }
   record = hai_record_of(job);
   sums->rects += 1.0f;
-  r->exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
-  r->escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
+  r->exact += record->exact;
+  r->escalated += record->recipe == HAI_EACH ? 1.0f : 0.0f;
   sums->products += hai_choosing_products(job, record) + n_query * record->keys;
   return hai_report_rect(job, record, is_last, sums, r);
 }
@@ -13824,7 +13876,8 @@ HAI_APART void hai_stage_report(hai_job *job) {
 /* ======== src/tallying.h ======== */
 
 /* ---- Tallying: the report of a scan ----
-   Every query has estimated its own error, and every task has counted: the report adds up. */
+   Every query has estimated its own error, and every task has counted: the report adds up. Of a rectangle
+   under HYPERATTN_HYPER the auditors' errors go into its record. */
 
 #if HAI_SCAN
 /* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
@@ -13844,24 +13897,56 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
   return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
 }
 
-/* Adds what the head's tasks have counted. */
+/* Sets what the tasks of the job's rectangle have counted: shares of its queries and of their attention, keys
+   that they meet, queries that met every key. Everything else in r is 0. */
 static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
   const hai_tally *tally = hai_tallies(job);
-  float rows = HAI_AS(float, job->plan->n_query);
-  hai_index task, index, first, last, missed = hai_missed_rows(job);
-  for (task = 0; task < hai_scan_tasks(job->plan); task++) {
+  hai_index task, index, first, last, missed = hai_missed_rows(job), exact = missed, mended = 0;
+  float rows = HAI_AS(float, job->rect.n_query);
+  HYPERATTN_MEMSET(r, 0, sizeof *r);
+  for (task = 0; task < hai_scan_tasks(job->rect.n_query); task++) {
+    exact += tally[task].exact;
     r->doubled += HAI_AS(float, tally[task].doubled) / rows;
-    r->exact += HAI_AS(float, tally[task].exact) / rows;
     r->keys_per_query += tally[task].met / rows;
     r->pinned_mass += tally[task].pinned / rows;
     r->sampled_mass += tally[task].sampled / rows;
   }
   for (index = 0; index < missed; index++) {
-    hai_seen_keys(job->plan, hai_missed_row(job, index), &first, &last);
-    r->keys_per_query += HAI_AS(float, last + 1 - first) / rows;
+    hai_rect_keys(job->plan, hai_missed_row(job, index), &first, &last);
+    mended += hai_rect_seen(job, last);
   }
-  r->exact += HAI_AS(float, missed) / rows;
-  r->escalated = r->doubled;
+  r->keys_per_query += HAI_AS(float, mended) / rows;
+  r->exact = HAI_AS(float, exact) / rows;
+}
+
+/* The record's auditor i: what it estimates of itself, after its rectangle, of which `of` tells how much
+   attention pins and sample have on average. */
+static void hai_note_query(const hai_job *job, const hyperattn_report *of, int i) {
+  hai_record *record = hai_record_of(job);
+  hai_index row = hai_held_out_row(job, i);
+  float lse = hai_stored_lse(job)[hai_flat_head(job) * job->plan->n_query + row];
+  float error = hai_errors(job)[row], norm = hai_squared_out(job, row, row + 1);
+  float share = of->pinned_mass + of->sampled_mass;
+  record->query[i].row = hai_finite(lse) ? hai_to_int(row) : -1;
+  record->query[i].error = error * error * norm;
+  record->query[i].norm = norm;
+  record->query[i].whole = lse;
+  record->query[i].rect = share > 0.0f ? lse + hai_log(share) : -hai_inf();
+  record->query[i].blocks = 0.0f;
+  record->query[i].pinned = share > 0.0f ? of->pinned_mass / share : 0.0f;
+}
+
+/* Stage NOTE: the record of a rectangle and head that was scanned. Reads the tallies, the errors, lse and the
+   result. Cost: O(auditors * value_dim). */
+HAI_APART void hai_stage_note(hai_job *job) {
+  hai_record *record = hai_record_of(job);
+  hyperattn_report r;
+  int i;
+  if (!hai_is_scanned(job)) return;
+  hai_tally_tasks(job, &r);
+  record->keys = r.keys_per_query;
+  record->exact = r.exact;
+  for (i = 0; i < record->n; i++) hai_note_query(job, &r, i);
 }
 
 /* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. Cost:
@@ -13872,8 +13957,8 @@ HAI_APART void hai_stage_tally(hai_job *job) {
   hyperattn_report r;
   hai_index row;
   float squared_error = 0.0f, squared_norm = 0.0f;
-  HYPERATTN_MEMSET(&r, 0, sizeof r);
   hai_tally_tasks(job, &r);
+  r.escalated = r.doubled;
   for (row = 0; row < plan->n_query; row++) {
     float norm = hai_squared_out(job, row, row + 1);
     r.max_error = errors[row] > r.max_error ? errors[row] : r.max_error;
@@ -13930,9 +14015,21 @@ static int hai_wants_exact(const hai_plan *plan, int pairing) {
   return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
 }
 #if HAI_SCAN
+static int hai_wants_sketch(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_sketching(plan);
+}
 static int hai_wants_scan(const hai_plan *plan, int pairing) {
   (void)pairing;
   return plan->scanning;
+}
+static int hai_wants_rect_scan(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_scans_rects(plan);
+}
+static int hai_wants_note(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_scans_rects(plan) && plan->reporting;
 }
 static int hai_wants_mend(const hai_plan *plan, int pairing) {
   (void)pairing;
@@ -13998,15 +14095,16 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
 #if HAI_SCAN
+/* None where no rectangle of the call is up for approximation. */
 static hai_index hai_cut_sketch(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  (void)plan;
+  int is_read = hai_scanning(plan) || hai_plan_levels(plan) > plan->outer_exact;
   (void)n_query;
-  return hai_ceil_div(n_key, HAI_TASK_ROWS);
+  return is_read ? hai_ceil_div(n_key, HAI_TASK_ROWS) : 0;
 }
 static hai_index hai_cut_scan(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  (void)n_query;
+  (void)plan;
   (void)n_key;
-  return hai_scan_tasks(plan);
+  return hai_scan_tasks(n_query);
 }
 #endif
 /* Some rows of all heads that share a kv head, by a part of the keys. */
@@ -14055,10 +14153,10 @@ static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
 #if HAI_SCAN
-/* A centre, and a block of keys or values. */
+/* A list of rows, a centre, and a block of keys or values. */
 static size_t hai_scratch_sketch(const hai_plan *plan) {
   hai_index dim = hai_max(plan->head_dim, plan->value_dim);
-  return HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
+  return HAI_CHUNK * sizeof(float *) + HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
 }
 static size_t hai_scratch_scan(const hai_plan *plan) {
   return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
@@ -14094,9 +14192,9 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
 static size_t hai_scratch_draft(const hai_plan *plan) {
   return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
 }
-/* A sieve, places in the order, lse after blocks and after pins [lanes], and states m, l, o. */
+/* A sieve, places in the order, lse after blocks and after pins [lanes]. */
 static size_t hai_scratch_judges(const hai_plan *plan) {
-  size_t floats = HAI_AS(size_t, plan->float_kernel->lanes) * (4 + HAI_AS(size_t, plan->value_dim));
+  size_t floats = 2 * HAI_AS(size_t, plan->float_kernel->lanes);
   return (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) + floats * sizeof(float);
 }
 
@@ -14125,7 +14223,7 @@ static const hai_stage hai_stages[] = {
             hai_wants_merge, hai_cut_nothing, hai_scratch_few),
 #if HAI_SCAN
   HAI_STAGE(HAI_BEFORE, 1, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
-            hai_wants_scan, hai_cut_sketch, hai_scratch_sketch),
+            hai_wants_sketch, hai_cut_sketch, hai_scratch_sketch),
   HAI_STAGE(HAI_BEFORE, 1, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scan, hai_cut_scan, hai_scratch_scan),
   HAI_STAGE(HAI_BEFORE, 1, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
@@ -14184,6 +14282,14 @@ static const hai_stage hai_stages[] = {
             hai_wants_report, hai_cut_nothing, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
             hai_wants_always, hai_cut_queries, hai_scratch_tiles),
+#if HAI_SCAN
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_rect_scan, hai_cut_scan, hai_scratch_scan),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_rect_scan, hai_cut_queries, hai_scratch_tiles),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "note", hai_stage_note, 0, HAI_HEADS, HAI_AUDITS,
+            hai_wants_note, hai_cut_nothing, hai_scratch_none),
+#endif
 
   HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_report, hai_cut_nothing, hai_scratch_none),
@@ -14247,7 +14353,13 @@ static void hai_resolve_params(hai_plan *plan) {
              plan->n_query >= HAI_LEAST_SCANNED;
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
-  plan->scanning = may_scan && hai_scan_pays(plan, hai_scan_end(plan, plan->n_query - 1));
+  plan->scanning = may_scan && hai_scan_pays(plan, hai_scan_end(plan, plan->n_query - 1, plan->n_key));
+#endif
+  plan->choosing = HAI_JUDGING && hai_choosing(p);
+#if HAI_SCAN
+  plan->scans_rects = plan->choosing && p->tolerance > 0.0f && hai_may_approximate(plan) &&
+                      plan->n_query >= HAI_LEAST_SCANNED &&
+                      hai_scan_pays(plan, plan->n_key / HAI_CHUNK * HAI_CHUNK);
 #endif
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
@@ -14260,7 +14372,6 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
   plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
   plan->sorted[1] = 1;
-  plan->choosing = HAI_JUDGING && hai_choosing(p);
   plan->max_pins = hai_min(plan->sink_keys + plan->heavy_keys, plan->n_key);
   plan->max_wide =
       hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
@@ -14409,10 +14520,10 @@ static int hai_phases(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
 }
 
-/* The stage of a phase, and its level; 0 before and after the levels. */
+/* The stage of a phase, and its level; -1 before and after the levels. */
 static const hai_stage *hai_phase_stage(const hai_plan *plan, int phase, int *level) {
   int levels = hai_plan_levels(plan), n = phase - plan->n_before;
-  *level = 0;
+  *level = -1;
   if (n >= levels * plan->n_per_level) {
     phase -= (levels - 1) * plan->n_per_level;
   } else if (n >= 0) {
@@ -15119,6 +15230,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_MOST_DRAW
 #undef HAI_MOST_LEVEL
 #undef HAI_MOST_MARGIN
+#undef HAI_MOST_UNIT
 #undef HAI_NAME
 #undef HAI_NEON
 #undef HAI_NEON_BF16

@@ -143,9 +143,10 @@ typedef struct hyperattn_output {
 /* How a call went, for one query head. Under HYPERATTN_SCAN every query tells its own error, by the sample
    that it met. Under HYPERATTN_HYPER held-out queries measure it: up to 192 of each approximated rectangle,
    in runs of four, which have no part in any choice, meet all keys of the rectangle, and what they get is
-   compared with what the rectangle's choice gives them. Keys that a row meets after a rectangle take weight
-   from that rectangle's error; errors of several rectangles add up like independent ones. Where an error
-   cannot be told, for example because weighted values exceed a float's range, it is infinite. */
+   compared with what the rectangle's choice gives them; in a rectangle that is scanned (tolerance) they tell
+   what they estimate of themselves. Keys that a row meets after a rectangle take weight from that rectangle's
+   error; errors of several rectangles add up like independent ones. Where an error cannot be told, for
+   example because weighted values exceed a float's range, it is infinite. */
 typedef struct hyperattn_report {
   /* Estimate of |out - exact| / |exact|, in Frobenius norms over the head. 0: all of it is exact. SCAN: from
      what the queries estimate of themselves. */
@@ -153,12 +154,13 @@ typedef struct hyperattn_report {
   /* HYPER: the largest |out_i - exact_i| / |exact_i| that one rectangle causes a held-out query. SCAN: the
      largest estimate of any query. */
   float max_error;
-  /* HYPER: share of the approximated rectangles that got more keys than the budget. SCAN: `doubled`. */
+  /* HYPER: share of the approximated rectangles for which no budget was good enough. SCAN: `doubled`. */
   float escalated;
-  /* HYPER: share of the approximated rectangles that got every key. SCAN: share of the queries that did. */
+  /* Share of the queries that met every key. HYPER: of a rectangle, on average over those that were up for
+     approximation. */
   float exact;
-  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. SCAN: the
-     keys that a query met; the scan's estimates of all the others are not counted. */
+  /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. The
+     estimates of a scan are not counted. */
   float keys_per_query;
   /* Shares of the attention, as those queries see it, of blocks (SCAN: 0), pinned keys (SCAN: sink keys) and
      sampled keys. */
@@ -226,7 +228,8 @@ HYPERATTN_API hyperattn_problem hyperattn_tokens_first(int64_t batch, int64_t n_
 /* ---- The parameters: how to approximate it -------------------------------------------------------- */
 
 typedef enum hyperattn_method {
-  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. */
+  /* Near-linear: a rectangle's queries meet a budget of keys that is chosen for them together. With a
+     tolerance, rectangles for which that is not good enough are scanned. */
   HYPERATTN_HYPER = 0,
   HYPERATTN_EXACT, /* every key */
   /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
@@ -272,9 +275,9 @@ typedef struct hyperattn_params {
   hyperattn_method method;
   int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
-  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. SCAN: the first
-     budget b: a tile of queries keeps each key with probability min(1, b times the largest share of attention
-     that the key is estimated to have in any of them). */
+  /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. Of a scan: the
+     first budget b: a tile of queries keeps each key with probability min(1, b times the largest share of
+     attention that the key is estimated to have in any of them). */
   int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
@@ -290,9 +293,9 @@ typedef struct hyperattn_params {
   int64_t window;
   hyperattn_sampling sampling;
   /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
-     queries judge it (it needs probe_queries); a rectangle that misses it gets more keys, in the end all of
-     them. SCAN, > 0: the relative error that each query may have, as its own sample tells; queries that miss
-     it get twice the budget, and those that still miss it every key. */
+     queries judge it (it needs probe_queries); a rectangle that misses it is scanned, as by SCAN, with
+     sample_size as the first budget. SCAN, > 0: the relative error that each query may have, as its own
+     sample tells; queries that miss it get twice the budget, and those that still miss it every key. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -301,7 +304,7 @@ typedef struct hyperattn_params {
 } hyperattn_params;
 
 /* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
-   A rectangle that misses it gets 416 columns together with blocks, and in the end every key. */
+   A rectangle that misses it is scanned. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
@@ -361,7 +364,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
-   ((probe_queries) ? 1280 + 4 * HYPERATTN_BOUND_LANES * ((value_dim) + 4) : 0) +                          \
+   ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
                   4 * HYPERATTN_BOUND_LANES * (head_dim) + HYPERATTN_BOUND_SIZE(n) / 64                    \
             : 0) +                                                                                         \
@@ -369,7 +372,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
        (16 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 8 +                                       \
         ((probe_queries) ? 4 * HYPERATTN_BOUND_SIZE(n) : 0) +                                              \
         HYPERATTN_BOUND_RECTS(n, min_seq_len) *                                                            \
-            (40 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                  \
+            (64 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                  \
              HYPERATTN_BOUND_SIZE(12) * (2 * (sample_size) + (block_size))) +                              \
         ((probe_queries)                                                                                   \
              ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 *           \
@@ -383,9 +386,10 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                    (5 * HYPERATTN_BOUND_SIZE(head_dim) + 4 * ((block_size) / ((group) + !(group)) + 1))    \
              : 0)))
 /* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
-   head. */
+   head. HYPERATTN_HYPER with a tolerance takes its own bound and this one together, unless the build leaves
+   the scan out. */
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2048 +                                           \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
                                      HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
                                      256) +                                                                \

@@ -66,9 +66,9 @@
   X(DISTANCE, sizeof(float), HAI_OF_KV_HEADS, hai_count_sketched, DISTANCE)          \
   /* rows that missed the tolerance, each task's from its first row on: [n_query] */ \
   X(MISSED, sizeof(int32_t), HAI_OF_HEADS, hai_count_missed, MISSED)                 \
-  /* relative error of each query, where the caller has no query_error: [n_query] */ \
+  /* relative error of each query, where a report alone needs it: [n_query] */       \
   X(QUERY_ERROR, sizeof(float), HAI_OF_HEADS, hai_count_error, QUERY_ERROR)          \
-  /* what each task of the scan has done: [tasks] */                                 \
+  /* what each task of the scan has done: [tasks of all rectangles of a level] */    \
   X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };

@@ -25,8 +25,8 @@ static float hai_keys_met(const hai_job *job, hai_recipe recipe) {
             taken = hai_min(job->plan->take, n_blocks);
   const int32_t *counts = hai_counts(job);
   float keys = HAI_AS(float, counts[0]) + HAI_AS(float, counts[recipe == HAI_BLOCKS ? 1 : 2]);
-  if (recipe == HAI_ALL) return HAI_AS(float, job->rect.n_key);
-  if (recipe != HAI_COLUMNS && n_blocks)
+  if (recipe == HAI_EACH) return HAI_AS(float, job->rect.n_key);
+  if (recipe == HAI_BLOCKS && n_blocks)
     keys += HAI_AS(float, job->rect.n_key) * HAI_AS(float, taken) / HAI_AS(float, n_blocks);
   return keys;
 }
@@ -69,7 +69,8 @@ static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int
   hai_tile_settle(job->tile);
   for (i = 0; i < job->tile->n; i++) {
     float lse;
-    hai_compare(job, i, truth, 1, &c);
+    hai_compare(job, i, truth, hai_resumes(job->plan) ? job->tile->out[i] : HAI_NULL,
+                hai_lane_before(job, i), &c);
     hai_record_query(job, &c, first + i, scratch->lse_blocks[i], scratch->lse_pinned[i]);
     lse = hai_lse_outside(scratch->lse_blocks[i], c.lse_exact);
     if (!hai_finite(lse)) continue;
@@ -93,7 +94,8 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   record->alpha = hai_alpha(job);
   record->keys = hai_keys_met(job, recipe);
   record->kappa = 1.0f;
-  if (recipe == HAI_ALL) return;
+  record->exact = recipe == HAI_EACH ? 1.0f : 0.0f;
+  if (recipe == HAI_EACH) return; /* every key, or a scan, which tells its own errors (tallying.h) */
   outside.least = hai_inf();
   outside.most = -hai_inf();
   hai_gather_truth(job);

@@ -3,17 +3,14 @@
 #if HAI_SCAN
 /* ---- A tile's queries ---- */
 
-/* The tile's packed queries in float32. */
-static const float *hai_scan_query(const hai_job *job, const hai_scan *scan) {
+/* The tile's packed queries, those from `row` on, in float32. */
+static const float *hai_scan_query(const hai_job *job, const hai_scan *scan, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   int i;
   if (hai_is_f32(tile->kernel->dtype)) return tile->query;
-  for (i = 0; i < tile->n; i++) {
-    float *line = hai_line(tile, i);
-    plan->float_kernel->widen(tile->row[i], tile->kernel->dtype, plan->head_dim, line);
-    tile->row[i] = line;
-  }
+  for (i = 0; i < tile->n; i++) tile->row[i] = hai_query_row(job, job->head, row + i, hai_line(tile, i));
+  for (; i < tile->kernel->lanes; i++) tile->row[i] = HAI_NULL;
   plan->float_kernel->pack(tile->row, plan->head_dim, plan->scale, scan->packed);
   return scan->packed;
 }
@@ -33,7 +30,7 @@ static hai_index hai_scan_offset(const hai_job *job, hai_index row) {
    they take no part in what is kept, and are mended. scan->outliers says which. */
 static float hai_scan_largest(const hai_job *job, hai_scan *scan) {
   const hai_tile *tile = job->tile;
-  int32_t bits[HAI_MAX_LANES];
+  int32_t *bits = tile->id; /* [lanes]: no key waits */
   float sum = 0.0f, seen = 0.0f, largest = 0.0f;
   int i;
   scan->kernel->largest(scan->query, job->plan->head_dim, bits);
@@ -74,7 +71,7 @@ static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
 /* ---- Blocks ---- */
 
 /* Block `block` of the sketch as the kernel reads it, its products with the queries in row j of scan->mean.
-   Returns 0 where the block is not known and has to be met whole. */
+   Returns 0 where the block is not known, or its codes are too coarse, and it has to be met whole. */
 static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index block, int j,
                              hai_scan_block *b) {
   hai_index draws = hai_sketch_blocks(job->plan) * HAI_CHUNK, at = block * HAI_CHUNK;
@@ -83,13 +80,13 @@ static int hai_scan_block_at(const hai_job *job, const hai_scan *scan, hai_index
   b->mean = scan->mean + j * job->tile->kernel->lanes;
   b->unit = scan->code * scan->sketch.unit[block];
   if (b->unit < HAI_LEAST_UNIT) b->unit = HAI_LEAST_UNIT;
-  return scan->sketch.unit[block] != HAI_WHOLE;
+  return scan->sketch.unit[block] != HAI_WHOLE && b->unit < HAI_MOST_UNIT;
 }
 
 /* Products of the queries with the means of n blocks, `step` apart; 0 for outliers, whose may be NaN. */
 static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index block, hai_index step, int n) {
   const hai_plan *plan = job->plan;
-  const void *mean[HAI_CHUNK] = {HAI_NULL};
+  const void **mean = job->tile->key; /* [chunk]: no key waits */
   uint64_t bits;
   int j;
   for (j = 0; j < n; j++) mean[j] = scan->sketch.mean + (block + j * step) * plan->head_dim;
@@ -176,7 +173,7 @@ static void hai_scan_keep(hai_scan *scan, hai_index key, uint64_t hits, const in
 HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
-  int32_t most[HAI_CHUNK];
+  int32_t *most = job->tile->id; /* [chunk]: no key waits */
   int j, n;
   scan->n_kept = 0;
   for (; block < blocks; block += n) {

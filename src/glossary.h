@@ -17,7 +17,7 @@
    pin                a key that every query of a rectangle meets: a sink key, or one of large mass
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
-   recipe             which of blocks, columns and all keys the queries of a rectangle meet
+   recipe             what the queries of a rectangle meet: blocks and columns, columns, or each its own
    verdict            the recipe and the pairing that the held-out queries found best
    record             what the report keeps of a rectangle and head
    sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)

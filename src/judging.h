@@ -86,7 +86,6 @@ typedef struct hai_judging_scratch {
   int32_t *place;    /* [HAI_AUDITORS] */
   float *lse_blocks; /* [lanes]: each lane's lse over its blocks, */
   float *lse_pinned; /* [lanes]: and over its blocks and the pins */
-  float *state;      /* m, l [lanes], o [value_dim][lanes] */
 } hai_judging_scratch;
 
 static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
@@ -96,7 +95,6 @@ static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
   scratch.place = HAI_PLACE(int32_t, scratch.sieve + HAI_SIEVE);
   scratch.lse_blocks = HAI_PLACE(float, scratch.place + HAI_AUDITORS);
   scratch.lse_pinned = scratch.lse_blocks + lanes;
-  scratch.state = scratch.lse_pinned + lanes;
   return scratch;
 }
 
@@ -132,27 +130,19 @@ static float hai_weight_in(float part, float whole) {
 /* One held-out query: its choice against the truth. */
 typedef struct hai_comparison {
   float lse_chosen, lse_exact; /* over the rectangle: by the choice, by all keys */
-  float lse_whole;             /* by all keys, with what was met before; NaN where nothing can be said */
+  float lse_whole;             /* by all keys, with what comes before; NaN where nothing can be said */
   float squared_error;         /* |out' - out|^2 */
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
-/* lse of what lane i has met before the rectangle. In full attention that is the sink alone, whose output is
-   0. */
-static float hai_lse_before(const hai_job *job, int i, int with_earlier) {
-  if (!job->plan->problem->causal) return hai_lane_sink(job, i);
-  return with_earlier ? hai_stored_lse(job)[job->tile->state[i]] : -hai_inf();
-}
-
 /* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
-   lanes). Where `with_earlier`, both are merged first with what the query has met before this rectangle. */
-static void hai_compare(const hai_job *job, int i, const float *truth, int with_earlier,
-                        hai_comparison *c) {
+   lanes). Both are merged first with what comes before: an output (NULL: 0) and its lse. */
+static void hai_compare(const hai_job *job, int i, const float *truth, const float *out_before,
+                        float lse_before, hai_comparison *c) {
   const hai_plan *plan = job->plan;
   const hai_tile *tile = job->tile;
   int lanes = plan->float_kernel->lanes;
   hai_index t;
-  float lse_before = hai_lse_before(job, i, with_earlier);
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
   c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
@@ -164,7 +154,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, int with_
   before_exact = hai_weight_in(lse_before, c->lse_whole);
   c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
-    float before = plan->problem->causal && lse_before != -hai_inf() ? tile->out[i][t] : 0.0f;
+    float before = out_before ? out_before[t] : 0.0f;
     float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
     float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
     if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);

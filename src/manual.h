@@ -196,10 +196,10 @@
      So a query that needs one key which no other needs is seen to need it. The estimate is one of a standard
      deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md).
      problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
-     they see a relative error above the tolerance, the rectangle gets more keys, in the end all of them. That
-     tolerance applies to each rectangle, and a sample of queries judges it, so the error over a head can be a
-     little more than the tolerance, or a fraction of it, and a query that alone needs a key that was left out
-     is not seen. problem.report tells how a call went.
+     they see a relative error above the tolerance by every choice, the rectangle is scanned in the same way.
+     Elsewhere the tolerance applies to the rectangle, and a sample of queries judges it, so the error over a
+     head can be a little more than the tolerance, or a fraction of it, and a query that alone needs a key
+     that was left out is not seen. problem.report tells how a call went.
      At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
      unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
      out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
@@ -217,9 +217,8 @@
      of the same token decoded alone when the cache ended with it, if both calls have at most 4096 keys or
      both have more.
      Causal attention at tolerance 0: no key or value after a row changes that row by a bit. Later queries
-     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance,
-     queries from all over the rectangle judge it, together with what they have met before, so later keys
-     may decide whether a rectangle gets more keys or fewer.
+     of the row's rectangle may, since they are ordered and probed together with it. With a tolerance they may
+     also where queries scan: those of a tile share a budget, which depends on all that they have met.
      A NaN or infinity in a key or value reaches only rows that may see it. One in a query reaches its own
      row and, where blocks are chosen by score, affects which blocks its query group takes.
    MEMORY
@@ -245,7 +244,8 @@
                             out that code
      For small targets (docs/embedded.md has the sizes). A call that asks for what was left out gets
      HYPERATTN_ERROR_LEFT_OUT (no call asks for FEW, LONG_SUMS or TEXTS):
-     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error
+     HYPERATTN_NO_SCAN      no HYPERATTN_SCAN and no query_error; under HYPERATTN_HYPER a rectangle that
+                            misses its tolerance meets every key
      HYPERATTN_NO_HYPER     no HYPERATTN_HYPER; with HYPERATTN_NO_SCAN, exact attention only, and no report
      HYPERATTN_NO_JUDGING   under HYPERATTN_HYPER no tolerance and no HYPERATTN_ORDER_PROBED; no report
      HYPERATTN_NO_HALVES    float32 only

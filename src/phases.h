@@ -6,10 +6,10 @@ static int hai_phases(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
 }
 
-/* The stage of a phase, and its level; 0 before and after the levels. */
+/* The stage of a phase, and its level; -1 before and after the levels. */
 static const hai_stage *hai_phase_stage(const hai_plan *plan, int phase, int *level) {
   int levels = hai_plan_levels(plan), n = phase - plan->n_before;
-  *level = 0;
+  *level = -1;
   if (n >= levels * plan->n_per_level) {
     phase -= (levels - 1) * plan->n_per_level;
   } else if (n >= 0) {

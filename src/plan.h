@@ -33,6 +33,7 @@ typedef struct hai_plan {
   hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
   unsigned char hyper;   /* 1 if rectangles may be approximated */
   unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
+  unsigned char scans_rects; /* 1 if those of a rectangle do for which no trial meets the tolerance */
 
   /* The regions. */
   hai_index square;          /* queries and keys of the causal square; 0 in full attention */
@@ -74,8 +75,14 @@ typedef struct hai_rect {
 static int hai_sliding(const hai_plan *plan) { return HAI_SLIDING && plan->sliding; }
 static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem->mask.data; }
 
-/* Do the call's queries scan? Constant in a build without the scan. */
+/* Do the call's queries scan, or those of rectangles for which no trial meets the tolerance? Constant in a
+   build without the scan. */
 static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
+static int hai_scans_rects(const hai_plan *plan) { return HAI_SCAN && HAI_JUDGING && plan->scans_rects; }
+
+/* Do the queries of a rectangle go on from states that earlier phases stored? The problem that is scanned as
+   a whole, and the rectangle of full attention, come first. */
+static int hai_resumes(const hai_plan *plan) { return plan->problem->causal && !hai_scanning(plan); }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
@@ -150,11 +157,16 @@ static hai_index hai_plan_rects(const hai_plan *plan, int level) {
   return level < plan->depth ? hai_power_of_2(plan->depth - 1 - level) : 1;
 }
 
-/* Sets r to rectangle `index` of a level, levels counted in the order in which they run. In place, since a
-   second one on a task's stack would lie below all that the task calls. */
+/* Sets r to rectangle `index` of a level, levels counted in the order in which they run; -1: to the whole
+   problem, which tasks before and after the levels are about. In place, since a second one on a task's stack
+   would lie below all that the task calls. */
 static void hai_rect_set(hai_rect *r, const hai_plan *plan, int level, hai_index index) {
   r->index = index;
-  if (level < plan->depth) {
+  if (level < 0) {
+    r->query_begin = r->key_begin = r->region = 0;
+    r->n_query = plan->n_query;
+    r->n_key = plan->n_key;
+  } else if (level < plan->depth) {
     hai_index parts = 2 * hai_plan_rects(plan, level);
     hai_index begin = hai_cut(plan->square, parts, 2 * index);
     hai_index half = hai_cut(plan->square, parts, 2 * index + 1);

@@ -228,11 +228,12 @@
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
 #define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
-#define HAI_REST_LARGE 1.15f  /* largest norm of a block's keys or a tile's queries, over the usual one */
+#define HAI_REST_LARGE 1.3f   /* largest norm of a block's keys or a tile's queries, over the usual one */
 #define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
 #define HAI_LEAST_UNIT 1e-7f /* of a block: no draw is then above HAI_MOST_DRAW */
+#define HAI_MOST_UNIT 1.0f /* rounding a code may then change a score by 63 or more, which tells nothing */
 #define HAI_KEPT_COST 1.25f  /* of meeting a key that is kept, over one of many in a row */
 #define HAI_MEND_COST 1.15f  /* of meeting every key later, with queries of other tiles */
 #define HAI_KEPT_SHARE 2.5f  /* keys that a tile keeps for each of the budget, about */

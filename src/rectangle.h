@@ -1,16 +1,5 @@
 /* ---- An approximated rectangle: blocks, pins, columns ---- */
 
-/* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
-static int hai_rect_is_exact(const hai_job *job) {
-  return job->plan->outer_exact && job->level >= job->plan->depth;
-}
-
-/* The recipe of a rectangle and head. */
-static hai_recipe hai_recipe_of(const hai_job *job) {
-  if (hai_rect_is_exact(job)) return HAI_ALL;
-  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
-}
-
 /* The job goes on with the pairing that the rectangle's verdict names, if there is one. */
 static void hai_adopt_pairing(hai_job *job) {
   if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;

@@ -68,7 +68,7 @@ static float hai_report_rect(const hai_job *job, const hai_record *record, int i
   int i;
   r->alpha = record->alpha > r->alpha ? record->alpha : r->alpha;
   r->kappa = record->kappa > r->kappa ? record->kappa : r->kappa;
-  if (record->recipe == HAI_ALL) return 1.0f;
+  if (record->exact == 1.0f) return 1.0f; /* and no query was compared */
   for (i = 0; i < record->n; i++) hai_report_query(job, record, i, is_last, share, &of, r);
   sums->squared_error += rows_each * of.error;
   if (record->n > 1)
@@ -86,7 +86,7 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
   uint64_t paired = hai_pairing_products(plan, n_query, n_key);
   float meet_all = plan->probing ? HAI_AS(float, probed) : 0.0f, products = 0.0f;
   if (plan->choosing) meet_all += HAI_AS(float, judges);
-  if (record->recipe == HAI_BLOCKS || record->recipe == HAI_BOTH) products = HAI_AS(float, paired);
+  if (record->recipe == HAI_BLOCKS) products = HAI_AS(float, paired);
   /* trials pair only the groups of the judges */
   if (judges < hai_query_parts(plan, n_query, n_key)) n_query = judges * plan->query_group;
   paired = hai_pairing_products(plan, n_query, n_key);
@@ -116,8 +116,8 @@ static float hai_report_add(const hai_job *job, int is_last, hai_report_sums *su
   }
   record = hai_record_of(job);
   sums->rects += 1.0f;
-  r->exact += record->recipe == HAI_ALL ? 1.0f : 0.0f;
-  r->escalated += record->recipe == HAI_ALL || record->recipe == HAI_BOTH ? 1.0f : 0.0f;
+  r->exact += record->exact;
+  r->escalated += record->recipe == HAI_EACH ? 1.0f : 0.0f;
   sums->products += hai_choosing_products(job, record) + n_query * record->keys;
   return hai_report_rect(job, record, is_last, sums, r);
 }

@@ -46,7 +46,13 @@ static void hai_resolve_params(hai_plan *plan) {
              plan->n_query >= HAI_LEAST_SCANNED;
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
-  plan->scanning = may_scan && hai_scan_pays(plan, hai_scan_end(plan, plan->n_query - 1));
+  plan->scanning = may_scan && hai_scan_pays(plan, hai_scan_end(plan, plan->n_query - 1, plan->n_key));
+#endif
+  plan->choosing = HAI_JUDGING && hai_choosing(p);
+#if HAI_SCAN
+  plan->scans_rects = plan->choosing && p->tolerance > 0.0f && hai_may_approximate(plan) &&
+                      plan->n_query >= HAI_LEAST_SCANNED &&
+                      hai_scan_pays(plan, plan->n_key / HAI_CHUNK * HAI_CHUNK);
 #endif
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));
   plan->key_group = hai_clamp(p->key_group, hai_max(1, plan->n_key));
@@ -59,7 +65,6 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->n_pairings = p->order == HYPERATTN_ORDER_PROBED && plan->block_size > 0 ? 2 : 1;
   plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
   plan->sorted[1] = 1;
-  plan->choosing = HAI_JUDGING && hai_choosing(p);
   plan->max_pins = hai_min(plan->sink_keys + plan->heavy_keys, plan->n_key);
   plan->max_wide =
       hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;

@@ -14,7 +14,7 @@ static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t b
 /* The tile meets the kept keys. */
 HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
-  float missing[HAI_CHUNK], distance[HAI_CHUNK];
+  float *missing = scan->mean, *distance = missing + HAI_CHUNK; /* [chunk]: no block is read meanwhile */
   int32_t at, next;
   int i, j;
   for (i = 0; i < tile->kernel->lanes; i++) scan->scatter[i] = scan->squares[i] = 0.0f;

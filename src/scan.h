@@ -1,11 +1,13 @@
 /* ---- The scan: every query its own keys ----
-   A tile of queries of one head estimates its scores with all keys of the sketch that end before its first
-   query's window, and keeps key j with probability
+   The queries of a rectangle scan its keys: under HYPERATTN_SCAN those of the whole problem, and under
+   HYPERATTN_HYPER those of a rectangle for which no trial met the tolerance, which go on from what they have
+   met before. A tile of queries of one head estimates its scores with all keys of the sketch that end before
+   its first query's window, and keeps key j with probability
      P_j = min(1, max over lanes i of b e^(estimate_ij) / Z_i),
-   Z_i an estimate of all that query i sees and b the budget. All lanes meet the kept keys, whose scores
-   are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever the
-   estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does not
-   fill a block are met exactly.
+   Z_i an estimate of all that query i has met and sees here, and b the budget. All lanes meet the kept keys,
+   whose scores are exact, with log-weight -ln P_j: e^lse and e^lse out are unbiased at a fixed b, whatever
+   the estimates are worth, and a key that matters to any lane has P_j = 1. Sinks, the window and what does
+   not fill a block are met exactly.
 
    Most keys are done with by a part of their coordinates (words.h).
 
@@ -41,13 +43,14 @@ typedef struct hai_scan {
   float *told, *force;                     /* [n_words]: what words tell */
   float margin;                            /* of a usual block, */
   float usual, pull;                       /* its last words' norms, by force, and the most that they add */
-  float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks */
+  float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept
+                                              keys, two numbers each */
   float *high, *sum, *group;               /* [lanes]: of the pilot */
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                          /* of values from the centre, squared, on average */
   float *error;                            /* [lanes]: relative error of each query */
   float *lse_sinks, *lse_level,
-      *lse_exact; /* [lanes]: of sinks; of what counts in Z; of what is met exactly */
+      *lse_exact; /* [lanes]: with sinks; of what counts in Z; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
   hai_kept *kept; /* [n_key] */
   int32_t n_kept;
@@ -73,11 +76,11 @@ static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 
-/* The first key behind those that the tile of queries from `row` on scans. */
-static hai_index hai_scan_end(const hai_plan *plan, hai_index row) {
+/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`. */
+static hai_index hai_scan_end(const hai_plan *plan, hai_index row, hai_index end) {
   hai_index first, last;
   hai_seen_keys(plan, row, &first, &last);
-  return hai_max(0, last + 1 - plan->window) / HAI_CHUNK * HAI_CHUNK;
+  return hai_max(0, hai_min(last + 1 - plan->window, end)) / HAI_CHUNK * HAI_CHUNK;
 }
 
 #ifndef HYPERATTN_NO_COST
@@ -88,7 +91,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
-              keys = hai_scan_end(plan, row);
+              keys = hai_scan_end(plan, row, plan->n_key);
     hai_seen_keys(plan, row, &first, &last);
     if (last < 0) continue;
     exact += HAI_AS(float, last + 1);

@@ -8,30 +8,54 @@ static void hai_tile_from(hai_tile *tile, hai_index first) {
   tile->min_first = tile->max_first = first;
 }
 
+/* One past the last key of the job's rectangle, and how many of its keys a query sees that sees none behind
+   `last`. */
+static hai_index hai_rect_end(const hai_job *job) { return job->rect.key_begin + job->rect.n_key; }
+static hai_index hai_rect_seen(const hai_job *job, hai_index last) {
+  return hai_max(0, hai_min(last + 1, hai_rect_end(job)) - job->rect.key_begin);
+}
+
+/* Which keys the tile of queries from `row` on scans: those of the rectangle behind the sinks that all of its
+   queries see, up to the end of a block; none without a whole block, which the pilot needs. */
+static void hai_scan_aim(const hai_job *job, hai_scan *scan, hai_index row) {
+  hai_index end = hai_rect_end(job);
+  scan->begin = hai_min(hai_max(job->plan->sink_keys, job->rect.key_begin), end);
+  scan->end = hai_scan_end(job->plan, row, end);
+  if (scan->end <= hai_ceil_div(scan->begin, HAI_CHUNK) * HAI_CHUNK) scan->end = scan->begin;
+}
+
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
    lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hai_index split =
-      plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : plan->n_key;
-  hai_tiles_run(&tile, 1, 0, scan->begin);
+  hai_index end = hai_rect_end(job);
+  hai_index split = plan->problem->causal && plan->params->tolerance == 0.0f ? tile->min_last + 1 : end;
+  hai_tiles_run(&tile, 1, job->rect.key_begin, scan->begin);
   if (plan->reporting) hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
   hai_tile_lse(tile, scan->lse_level);
-  hai_tiles_run(&tile, 1, split, plan->n_key);
+  hai_tiles_run(&tile, 1, split, end);
   hai_tile_lse(tile, scan->lse_exact);
   hai_tile_aim(tile, 0, tile->n);
 }
 
-/* Lists the rows that missed the tolerance. */
-static void hai_scan_miss(const hai_job *job, hai_scan *scan, hai_index row) {
+/* Does a query miss the tolerance? */
+static int hai_scan_misses_at(const hai_job *job, const hai_scan *scan, int lane) {
   float tolerance = job->plan->params->tolerance;
+  return tolerance > 0.0f && !(scan->error[lane] <= tolerance);
+}
+
+/* Lists the queries that miss the tolerance, and drops them. */
+static void hai_scan_miss(hai_job *job, hai_scan *scan, hai_index row) {
   int i;
-  for (i = 0; tolerance > 0.0f && i < job->tile->n; i++)
-    if (!(scan->error[i] <= tolerance)) scan->missed[scan->tally->missed++] = hai_to_int(row + i);
+  for (i = 0; i < job->tile->n; i++) {
+    if (!hai_scan_misses_at(job, scan, i)) continue;
+    scan->missed[scan->tally->missed++] = hai_to_int(row + i);
+    hai_lane_drop(job->tile, i);
+  }
 }
 
 /* Adds the tile to the task's tally, for the report. */
@@ -42,10 +66,10 @@ static void hai_scan_count(const hai_job *job, hai_scan *scan, int is_exact) {
   int i;
   for (i = 0; i < tile->n; i++) {
     float lse = hai_state_lse(tile->m[i], tile->l[i]);
-    if (tile->last[i] >= skipped) tally->met += HAI_AS(float, tile->last[i] + 1 - skipped);
+    tally->met += HAI_AS(float, hai_rect_seen(job, tile->last[i]) - skipped);
     tally->exact += is_exact;
-    if (is_exact) continue;
-    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_sink(job, i), lse);
+    if (is_exact || hai_scan_misses_at(job, scan, i)) continue;
+    tally->pinned += hai_share(scan->lse_sinks[i], lse) - hai_share(hai_lane_before(job, i), lse);
     tally->sampled +=
         hai_share(scan->lse_exact[i], lse) < 1.0f ? 1.0f - hai_share(scan->lse_exact[i], lse) : 0.0f;
   }
@@ -58,15 +82,14 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
   hai_tile *tile = job->tile;
   float times = 1.0f, keys;
   int doubled = 0;
-  scan->end = hai_scan_end(plan, row);
-  scan->begin = hai_min(plan->sink_keys, scan->end);
+  hai_scan_aim(job, scan, row);
   keys = HAI_AS(float, scan->end - scan->begin);
   if (scan->exact_tiles > 0) {
     scan->exact_tiles--;
     return 0;
   }
   if (!hai_scan_pays(plan, scan->end - scan->begin)) return 0;
-  scan->query = hai_scan_query(job, scan);
+  scan->query = hai_scan_query(job, scan, row);
   scan->offset = hai_scan_offset(job, row);
   hai_scan_encode(job, scan);
   hai_scan_exact(job, scan);
@@ -95,22 +118,17 @@ static int hai_scan_tile(hai_job *job, hai_scan *scan, hai_index row) {
 
 /* ---- The stage ---- */
 
-/* Puts query `row` of the head into a lane, to see all that it may; and opens the tile for n such queries. */
-static void hai_scan_lane(hai_job *job, int lane, hai_index row) {
-  hai_index first, last;
-  hai_seen_keys(job->plan, row, &first, &last);
-  hai_tile_query(job, lane, job->head, row, first, last);
-}
+/* Opens the tile for the n queries that were put into its lanes. */
 static void hai_scan_begin(hai_job *job, int n) {
   hai_tile_open(job, n, job->plan->value_dim);
-  hai_tile_begin(job);
+  hai_tile_go_on(job);
   job->tile->guarded = job->plan->problem->causal;
 }
 
 /* Opens the tile for queries row .. row + n - 1 of the head. */
 static void hai_scan_open(hai_job *job, hai_index row, int n) {
   int i;
-  for (i = 0; i < n; i++) hai_scan_lane(job, i, row + i);
+  for (i = 0; i < n; i++) hai_rect_query(job, i, row + i);
   hai_scan_begin(job, n);
 }
 
@@ -132,7 +150,7 @@ static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
   hai_index floats = hai_scan_lane_floats(plan) * lanes + plan->head_dim + hai_code_dim(plan) / 4 * 3;
   return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 23 * HAI_ALIGN +
-         hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
+         hai_round_up(sizeof(hai_scan)) + hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
 /* The mean squared distance of values from the sketch's centre, by some of them. */
@@ -148,11 +166,12 @@ static float hai_scan_distance(const hai_job *job, const hai_scan *scan) {
   return seen > 0.0f ? sum / seen : 0.0f;
 }
 
-/* Lays the scan's memory out in the job's scratch. */
-static void hai_scan_place(hai_job *job, hai_scan *scan) {
+/* Lays a scan out in the job's scratch, and all its memory behind it. */
+HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_index lanes = plan->float_kernel->lanes, row = job->chunk * HAI_SCAN_ROWS;
-  char *at = job->scratch;
+  hai_index lanes = plan->float_kernel->lanes;
+  hai_scan *scan = HAI_PLACE(hai_scan, job->scratch);
+  char *at = job->scratch + hai_round_up(sizeof *scan);
   scan->kernel = plan->scan_kernel;
   scan->sketch = hai_sketch_of(job);
   scan->packed = hai_carve(&at, hai_scan_packed_dim(plan) * lanes);
@@ -181,12 +200,13 @@ static void hai_scan_place(hai_job *job, hai_scan *scan) {
   scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
-  scan->tally = HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->chunk;
-  scan->missed = hai_ints(job, HAI_ARRAY_MISSED) + row;
+  scan->tally = hai_tallies(job) + job->chunk;
+  scan->missed = hai_missed(job) + job->chunk * HAI_SCAN_ROWS;
   HYPERATTN_MEMSET(scan->tally, 0, sizeof *scan->tally);
+  return scan;
 }
 
-/* n tiles, whose first query is `row`, begin anew and meet every key. */
+/* n tiles, whose first query is `row`, begin anew and meet every key of the rectangle. */
 static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_index row) {
   int i;
   for (i = 0; i < n; i++) {
@@ -194,11 +214,11 @@ static void hai_scan_afresh(hai_job *job, hai_tile *const *tiles, int n, hai_ind
     hai_scan_open(job, row, tiles[i]->n);
     row += tiles[i]->n;
   }
-  hai_tiles_run(tiles, n, 0, job->plan->n_key);
+  hai_rect_meet(job, tiles, n);
 }
 
 /* Writes what a tile has come to. */
-static void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
+HAI_APART void hai_scan_close(hai_job *job, hai_scan *scan, hai_index row, int is_exact) {
   float *errors = hai_errors(job);
   int i;
   if (job->plan->reporting) hai_scan_count(job, scan, is_exact);
@@ -224,22 +244,27 @@ static void hai_scan_tiles(hai_job *job, hai_scan *scan, hai_tile *const *tiles,
   }
 }
 
-/* Stage SCAN: HAI_SCAN_ROWS queries of a head. Reads the sketch, queries, keys and values; writes results,
-   errors, missed rows and the tally. Cost: for each query a product of small integers with each key, and the
-   keys that are kept. */
-HAI_APART void hai_stage_scan(hai_job *job) {
-  const hai_plan *plan = job->plan;
+/* HAI_SCAN_ROWS queries of a head, from `row` on. */
+HAI_APART void hai_scan_rows(hai_job *job, hai_index row) {
   hai_tile *tiles[HAI_MAX_TILES];
-  hai_scan scan;
-  hai_index row = job->chunk * HAI_SCAN_ROWS, end = hai_min(row + HAI_SCAN_ROWS, plan->n_query), next;
-  int n = hai_tiles_place(job, tiles), lanes = plan->float_kernel->lanes, i;
-  hai_scan_place(job, &scan);
+  hai_scan *scan;
+  hai_index end = hai_min(row + HAI_SCAN_ROWS, job->rect.query_begin + job->rect.n_query), next;
+  int n = hai_tiles_place(job, tiles), lanes = job->plan->float_kernel->lanes, i;
+  scan = hai_scan_place(job);
   for (; row < end; row = next) {
     for (i = 0, next = row; i < n && next < end; i++, next += lanes) {
       job->tile = tiles[i];
       hai_scan_open(job, next, hai_to_int(hai_min(lanes, end - next)));
     }
-    hai_scan_tiles(job, &scan, tiles, i, row);
+    hai_scan_tiles(job, scan, tiles, i, row);
   }
+}
+
+/* Stage SCAN: HAI_SCAN_ROWS queries of a rectangle and head. Reads the sketch, queries, keys and values;
+   writes results, errors, missed rows and the tally. Cost: for each query a product of small integers with
+   each key, and the keys that are kept. */
+HAI_APART void hai_stage_scan(hai_job *job) {
+  hai_index at = job->chunk * HAI_SCAN_ROWS;
+  if (hai_is_scanned(job) && at < job->rect.n_query) hai_scan_rows(job, job->rect.query_begin + at);
 }
 #endif

@@ -52,11 +52,12 @@ static void hai_sketch_centre(const hai_job *job, float *room, float *centre) {
   }
 }
 
-/* Means and codes of one block. Returns whether its keys are finite. */
-static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, float *room) {
+/* Means and codes of one block, whose rows are listed in `row` [HAI_CHUNK]. Returns whether its keys are
+   finite. */
+static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_index block, const float **row,
+                           float *room) {
   const hai_plan *plan = job->plan;
   const hai_scan_kernel *kernel = plan->scan_kernel;
-  const float *row[HAI_CHUNK];
   float *mean = sketch->mean + block * plan->head_dim, reach, inverse;
   int32_t *norm = HAI_PLACE(int32_t, room); /* rows are read before it is written */
   hai_index first = block * HAI_CHUNK, dim = plan->head_dim, code_dim = hai_code_dim(plan);
@@ -100,12 +101,13 @@ static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
 HAI_APART void hai_stage_sketch(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_sketch sketch = hai_sketch_of(job);
-  float *centre = HAI_PLACE(float, job->scratch), *room = centre + plan->value_dim;
+  const float **row = HAI_PLACE(const float *, job->scratch);
+  float *centre = HAI_PLACE(float, row + HAI_CHUNK), *room = centre + plan->value_dim;
   hai_index block = job->chunk * (HAI_TASK_ROWS / HAI_CHUNK), j;
   hai_index end = hai_min(block + HAI_TASK_ROWS / HAI_CHUNK, hai_sketch_blocks(plan));
   hai_sketch_centre(job, room, centre);
   for (; block < end; block++) {
-    int is_finite = hai_sketch_keys(job, &sketch, block, room);
+    int is_finite = hai_sketch_keys(job, &sketch, block, row, room);
     for (j = block * HAI_CHUNK; j < (block + 1) * HAI_CHUNK; j++) {
       uint64_t random = hai_random(plan->params->seed, 0, HAI_FOR_DRAWS, HAI_AS(uint64_t, j));
       const float *value = hai_value_row(job, j, room);

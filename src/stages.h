@@ -36,9 +36,21 @@ static int hai_wants_exact(const hai_plan *plan, int pairing) {
   return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
 }
 #if HAI_SCAN
+static int hai_wants_sketch(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_sketching(plan);
+}
 static int hai_wants_scan(const hai_plan *plan, int pairing) {
   (void)pairing;
   return plan->scanning;
+}
+static int hai_wants_rect_scan(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_scans_rects(plan);
+}
+static int hai_wants_note(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_scans_rects(plan) && plan->reporting;
 }
 static int hai_wants_mend(const hai_plan *plan, int pairing) {
   (void)pairing;
@@ -104,15 +116,16 @@ static hai_index hai_cut_queries(const hai_plan *plan, hai_index n_query, hai_in
   return hai_ceil_div(n_query, HAI_TASK_QUERIES);
 }
 #if HAI_SCAN
+/* None where no rectangle of the call is up for approximation. */
 static hai_index hai_cut_sketch(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  (void)plan;
+  int is_read = hai_scanning(plan) || hai_plan_levels(plan) > plan->outer_exact;
   (void)n_query;
-  return hai_ceil_div(n_key, HAI_TASK_ROWS);
+  return is_read ? hai_ceil_div(n_key, HAI_TASK_ROWS) : 0;
 }
 static hai_index hai_cut_scan(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  (void)n_query;
+  (void)plan;
   (void)n_key;
-  return hai_scan_tasks(plan);
+  return hai_scan_tasks(n_query);
 }
 #endif
 /* Some rows of all heads that share a kv head, by a part of the keys. */
@@ -161,10 +174,10 @@ static size_t hai_scratch_tiles(const hai_plan *plan) {
   return HAI_AS(size_t, hai_tiles(plan) - 1) * hai_tile_bytes(plan);
 }
 #if HAI_SCAN
-/* A centre, and a block of keys or values. */
+/* A list of rows, a centre, and a block of keys or values. */
 static size_t hai_scratch_sketch(const hai_plan *plan) {
   hai_index dim = hai_max(plan->head_dim, plan->value_dim);
-  return HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
+  return HAI_CHUNK * sizeof(float *) + HAI_AS(size_t, plan->value_dim + HAI_CHUNK * dim) * sizeof(float);
 }
 static size_t hai_scratch_scan(const hai_plan *plan) {
   return hai_plus(hai_scratch_tiles(plan), hai_scan_bytes(plan));
@@ -200,9 +213,9 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
 static size_t hai_scratch_draft(const hai_plan *plan) {
   return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
 }
-/* A sieve, places in the order, lse after blocks and after pins [lanes], and states m, l, o. */
+/* A sieve, places in the order, lse after blocks and after pins [lanes]. */
 static size_t hai_scratch_judges(const hai_plan *plan) {
-  size_t floats = HAI_AS(size_t, plan->float_kernel->lanes) * (4 + HAI_AS(size_t, plan->value_dim));
+  size_t floats = 2 * HAI_AS(size_t, plan->float_kernel->lanes);
   return (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) + floats * sizeof(float);
 }
 
@@ -231,7 +244,7 @@ static const hai_stage hai_stages[] = {
             hai_wants_merge, hai_cut_nothing, hai_scratch_few),
 #if HAI_SCAN
   HAI_STAGE(HAI_BEFORE, 1, "sketch", hai_stage_sketch, 0, HAI_KV_HEADS, HAI_PLAIN,
-            hai_wants_scan, hai_cut_sketch, hai_scratch_sketch),
+            hai_wants_sketch, hai_cut_sketch, hai_scratch_sketch),
   HAI_STAGE(HAI_BEFORE, 1, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scan, hai_cut_scan, hai_scratch_scan),
   HAI_STAGE(HAI_BEFORE, 1, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
@@ -290,6 +303,14 @@ static const hai_stage hai_stages[] = {
             hai_wants_report, hai_cut_nothing, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "attend", hai_stage_attend, 0, HAI_HEADS, HAI_ALSO_EXACT,
             hai_wants_always, hai_cut_queries, hai_scratch_tiles),
+#if HAI_SCAN
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "scan", hai_stage_scan, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_rect_scan, hai_cut_scan, hai_scratch_scan),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "mend", hai_stage_mend, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_rect_scan, hai_cut_queries, hai_scratch_tiles),
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "note", hai_stage_note, 0, HAI_HEADS, HAI_AUDITS,
+            hai_wants_note, hai_cut_nothing, hai_scratch_none),
+#endif
 
   HAI_STAGE(HAI_AFTER, HAI_REPORTS, "report", hai_stage_report, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_report, hai_cut_nothing, hai_scratch_none),

@@ -144,6 +144,20 @@ static void hai_tile_resume(hai_job *job) {
   hai_tile_reset_sums(tile);
 }
 
+/* lse of what lane i has met before the job's rectangle. Where no states are resumed that is the sink
+   alone, whose output is 0. */
+static float hai_lane_before(const hai_job *job, int i) {
+  return hai_resumes(job->plan) ? hai_stored_lse(job)[job->tile->state[i]] : hai_lane_sink(job, i);
+}
+
+/* The states of an open tile are what its queries have met before the job's rectangle. */
+static void hai_tile_go_on(hai_job *job) {
+  if (hai_resumes(job->plan))
+    hai_tile_resume(job);
+  else
+    hai_tile_begin(job);
+}
+
 /* Writes what a row has beside its out, at its place among all rows. Its error is 0 until a stage that
    approximates it says otherwise. */
 static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
@@ -151,22 +165,30 @@ static void hai_row_close(const hai_plan *plan, hai_index at, float lse) {
   if (HAI_SCAN && plan->problem->query_error) plan->problem->query_error[at] = 0.0f;
 }
 
+#if HAI_SCAN
+/* What lane i has met is not to be written: its row stays as it was. */
+static void hai_lane_drop(hai_tile *tile, int i) { tile->out[i] = HAI_NULL; }
+#endif
+/* Writes what lane i has beside its out in float32. */
+static void hai_lane_close(const hai_job *job, int i) {
+  const hai_plan *plan = job->plan;
+  const hai_tile *tile = job->tile;
+  hyperattn_dtype dtype = plan->problem->out.dtype;
+  float lse = hai_state_lse(tile->m[i], tile->l[i]);
+  hai_row_close(plan, tile->state[i], lse);
+  if (hai_stores_states(plan)) hai_stored_lse(job)[tile->state[i]] = lse;
+  if (!hai_is_f32(dtype)) hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+}
+
 /* Writes out and lse: the result, or the states that later phases load. */
 static void hai_tile_close(hai_job *job) {
-  const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
-  hyperattn_dtype dtype = plan->problem->out.dtype;
-  int stores = hai_stores_states(plan), i;
+  int i;
   hai_tile_settle(tile);
-  for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i], lse = hai_state_lse(tile->m[i], l);
-    tile->factor[i] = l == 0.0f ? 0.0f : 1.0f / l;
-    hai_row_close(plan, tile->state[i], lse);
-    if (stores) hai_stored_lse(job)[tile->state[i]] = lse;
-  }
-  tile->kernel->unpack(tile->o, plan->value_dim, tile->factor, tile->out);
-  for (i = 0; i < tile->n && !hai_is_f32(dtype); i++)
-    hai_narrow(tile->out[i], plan->value_dim, dtype, tile->result[i]);
+  for (i = 0; i < tile->n; i++) tile->factor[i] = tile->l[i] == 0.0f ? 0.0f : 1.0f / tile->l[i];
+  tile->kernel->unpack(tile->o, tile->value_dim, tile->factor, tile->out);
+  for (i = 0; i < tile->n; i++)
+    if (tile->out[i]) hai_lane_close(job, i);
 }
 
 /* lse [n] of the tile's lanes so far. */
@@ -183,6 +205,7 @@ static void hai_tile_save(hai_tile *tile, float *state) {
   HYPERATTN_MEMCPY(state + lanes, tile->l, lanes * sizeof(float));
   HYPERATTN_MEMCPY(state + 2 * lanes, tile->o, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
 }
+#if HAI_SCAN
 static void hai_tile_load(hai_tile *tile, const float *state) {
   size_t lanes = HAI_AS(size_t, tile->kernel->lanes);
   HYPERATTN_MEMCPY(tile->m, state, lanes * sizeof(float));
@@ -190,3 +213,4 @@ static void hai_tile_load(hai_tile *tile, const float *state) {
   HYPERATTN_MEMCPY(tile->o, state + 2 * lanes, HAI_AS(size_t, tile->value_dim) * lanes * sizeof(float));
   hai_tile_reset_sums(tile);
 }
+#endif

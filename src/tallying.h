@@ -1,5 +1,6 @@
 /* ---- Tallying: the report of a scan ----
-   Every query has estimated its own error, and every task has counted: the report adds up. */
+   Every query has estimated its own error, and every task has counted: the report adds up. Of a rectangle
+   under HYPERATTN_HYPER the auditors' errors go into its record. */
 
 #if HAI_SCAN
 /* The number of which `rank` of x [n] are smaller, by bisection of its bits, which order as numbers of one
@@ -19,24 +20,56 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
   return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
 }
 
-/* Adds what the head's tasks have counted. */
+/* Sets what the tasks of the job's rectangle have counted: shares of its queries and of their attention, keys
+   that they meet, queries that met every key. Everything else in r is 0. */
 static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
   const hai_tally *tally = hai_tallies(job);
-  float rows = HAI_AS(float, job->plan->n_query);
-  hai_index task, index, first, last, missed = hai_missed_rows(job);
-  for (task = 0; task < hai_scan_tasks(job->plan); task++) {
+  hai_index task, index, first, last, missed = hai_missed_rows(job), exact = missed, mended = 0;
+  float rows = HAI_AS(float, job->rect.n_query);
+  HYPERATTN_MEMSET(r, 0, sizeof *r);
+  for (task = 0; task < hai_scan_tasks(job->rect.n_query); task++) {
+    exact += tally[task].exact;
     r->doubled += HAI_AS(float, tally[task].doubled) / rows;
-    r->exact += HAI_AS(float, tally[task].exact) / rows;
     r->keys_per_query += tally[task].met / rows;
     r->pinned_mass += tally[task].pinned / rows;
     r->sampled_mass += tally[task].sampled / rows;
   }
   for (index = 0; index < missed; index++) {
-    hai_seen_keys(job->plan, hai_missed_row(job, index), &first, &last);
-    r->keys_per_query += HAI_AS(float, last + 1 - first) / rows;
+    hai_rect_keys(job->plan, hai_missed_row(job, index), &first, &last);
+    mended += hai_rect_seen(job, last);
   }
-  r->exact += HAI_AS(float, missed) / rows;
-  r->escalated = r->doubled;
+  r->keys_per_query += HAI_AS(float, mended) / rows;
+  r->exact = HAI_AS(float, exact) / rows;
+}
+
+/* The record's auditor i: what it estimates of itself, after its rectangle, of which `of` tells how much
+   attention pins and sample have on average. */
+static void hai_note_query(const hai_job *job, const hyperattn_report *of, int i) {
+  hai_record *record = hai_record_of(job);
+  hai_index row = hai_held_out_row(job, i);
+  float lse = hai_stored_lse(job)[hai_flat_head(job) * job->plan->n_query + row];
+  float error = hai_errors(job)[row], norm = hai_squared_out(job, row, row + 1);
+  float share = of->pinned_mass + of->sampled_mass;
+  record->query[i].row = hai_finite(lse) ? hai_to_int(row) : -1;
+  record->query[i].error = error * error * norm;
+  record->query[i].norm = norm;
+  record->query[i].whole = lse;
+  record->query[i].rect = share > 0.0f ? lse + hai_log(share) : -hai_inf();
+  record->query[i].blocks = 0.0f;
+  record->query[i].pinned = share > 0.0f ? of->pinned_mass / share : 0.0f;
+}
+
+/* Stage NOTE: the record of a rectangle and head that was scanned. Reads the tallies, the errors, lse and the
+   result. Cost: O(auditors * value_dim). */
+HAI_APART void hai_stage_note(hai_job *job) {
+  hai_record *record = hai_record_of(job);
+  hyperattn_report r;
+  int i;
+  if (!hai_is_scanned(job)) return;
+  hai_tally_tasks(job, &r);
+  record->keys = r.keys_per_query;
+  record->exact = r.exact;
+  for (i = 0; i < record->n; i++) hai_note_query(job, &r, i);
 }
 
 /* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. Cost:
@@ -47,8 +80,8 @@ HAI_APART void hai_stage_tally(hai_job *job) {
   hyperattn_report r;
   hai_index row;
   float squared_error = 0.0f, squared_norm = 0.0f;
-  HYPERATTN_MEMSET(&r, 0, sizeof r);
   hai_tally_tasks(job, &r);
+  r.escalated = r.doubled;
   for (row = 0; row < plan->n_query; row++) {
     float norm = hai_squared_out(job, row, row + 1);
     r.max_error = errors[row] > r.max_error ? errors[row] : r.max_error;

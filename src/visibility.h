@@ -22,11 +22,11 @@ static void hai_exact_keys(const hai_plan *plan, hai_index row, hai_index *first
   *first = hai_max(*first, hai_min(begin, *last - plan->window + 1));
 }
 
-/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which is
-   met exactly. Full attention has no window. */
+/* Those that it meets in a rectangle, as far as the rectangle holds them: all before its window, which it has
+   met. A problem that is scanned as a whole holds the window too; full attention has none. */
 static void hai_rect_keys(const hai_plan *plan, hai_index row, hai_index *first, hai_index *last) {
   hai_seen_keys(plan, row, first, last);
-  *last -= plan->window;
+  if (!hai_scanning(plan)) *last -= plan->window;
 }
 
 /* How many of some keys the queries of a tile see. */

@@ -12,8 +12,7 @@ typedef struct hai_column {
 typedef enum hai_recipe {
   HAI_BLOCKS,  /* blocks and columns, as the parameters say */
   HAI_COLUMNS, /* the wide draw of columns: as many more as blocks have keys */
-  HAI_BOTH,    /* blocks and the wide draw */
-  HAI_ALL      /* every key */
+  HAI_EACH     /* nothing is chosen for them together: each meets what it keeps of a scan, or every key */
 } hai_recipe;
 
 /* The recipe of a rectangle and head, and how it came to it. */
@@ -30,13 +29,14 @@ typedef struct hai_record {
   int32_t tried;      /* how many pairings have been tried */
   int32_t n;          /* held-out queries */
   float keys;         /* that a query meets */
+  float exact;        /* share of its queries that meet every key */
   float alpha, kappa; /* of hyperattn_report */
   struct {
     int32_t row;  /* -1: left out of the report */
-    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys */
+    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys; or its estimate */
     float norm;   /* |out|^2 */
     float whole;  /* lse after the rectangle, by all its keys */
-    float rect;   /* lse of the choice */
+    float rect;   /* lse of the choice; of a scan: of pins and sample, by their mean share */
     float blocks; /* share of the choice's attention that the blocks have */
     float pinned; /* and that the pins have */
   } query[HAI_AUDITORS];
@@ -44,7 +44,7 @@ typedef struct hai_record {
 
 /* What a task of the scan has done, for the later phases and the report. */
 typedef struct hai_tally {
-  int32_t missed;        /* rows that missed the tolerance */
+  int32_t missed;        /* rows that missed the tolerance: no shares of theirs are added */
   int32_t doubled;       /* whose first budget was not enough */
   int32_t exact;         /* that met every key */
   float met;             /* keys met exactly, summed over rows */
@@ -58,6 +58,9 @@ typedef struct hai_tile hai_tile;
 static int hai_may_approximate(const hai_plan *plan) {
   return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
+
+/* Have the keys a sketch? */
+static int hai_sketching(const hai_plan *plan) { return hai_scanning(plan) || hai_scans_rects(plan); }
 
 /* Are running states stored in the workspace between phases? */
 static int hai_stores_states(const hai_plan *plan) {
@@ -149,7 +152,8 @@ static size_t hai_count_cap(const hai_plan *plan) {
 #if HAI_SCAN
 static hai_index hai_sketch_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
 static hai_index hai_code_dim(const hai_plan *plan) { return hai_ceil_div(plan->head_dim, 4) * 4; }
-static hai_index hai_scan_tasks(const hai_plan *plan) { return hai_ceil_div(plan->n_query, HAI_SCAN_ROWS); }
+/* Tasks that scan for so many queries. */
+static hai_index hai_scan_tasks(hai_index n_query) { return hai_ceil_div(n_query, HAI_SCAN_ROWS); }
 static size_t hai_count_blocks(const hai_plan *plan) { return HAI_AS(size_t, hai_sketch_blocks(plan)); }
 static size_t hai_count_sketched(const hai_plan *plan) {
   return HAI_AS(size_t, hai_sketch_blocks(plan) * HAI_CHUNK);
@@ -174,7 +178,9 @@ static size_t hai_count_missed(const hai_plan *plan) {
 static size_t hai_count_error(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting && !plan->problem->query_error ? plan->n_query : 0);
 }
-static size_t hai_count_tally(const hai_plan *plan) { return HAI_AS(size_t, hai_scan_tasks(plan)); }
+static size_t hai_count_tally(const hai_plan *plan) {
+  return HAI_AS(size_t, hai_scan_tasks(plan->n_query) + plan->max_rects - 1);
+}
 #endif
 
 /* ---- Layout ---- */
@@ -197,7 +203,7 @@ enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  int wanted = array >= HAI_ARRAY_CODE ? hai_scanning(plan)
+  int wanted = array >= HAI_ARRAY_CODE ? hai_sketching(plan)
                                        : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
   return wanted ? hai_arrays[array].count(plan) : 0;
 }
@@ -433,13 +439,38 @@ static hai_verdict *hai_verdict_of(const hai_job *job) {
   return HAI_PLACE(hai_verdict, hai_array_of(job, HAI_ARRAY_VERDICT)) + job->rect.index;
 }
 static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
-  return verdict->pairing == pairing && (verdict->recipe == HAI_BLOCKS || verdict->recipe == HAI_BOTH);
+  return verdict->pairing == pairing && verdict->recipe == HAI_BLOCKS;
 }
 static void hai_verdict_open(hai_verdict *verdict) {
   verdict->recipe = HAI_BLOCKS;
   verdict->pairing = verdict->settled = verdict->tried = 0;
   verdict->error = hai_inf();
 }
+/* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
+static int hai_rect_is_exact(const hai_job *job) {
+  return job->plan->outer_exact && job->level >= job->plan->depth;
+}
+/* The recipe of a rectangle and head. */
+static hai_recipe hai_recipe_of(const hai_job *job) {
+  if (hai_rect_is_exact(job)) return HAI_EACH;
+  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
+}
+/* Does the job's rectangle scan? The whole problem does, or a rectangle for which nothing was good enough. */
+static int hai_is_scanned(const hai_job *job) {
+  if (hai_scanning(job->plan)) return 1;
+  return hai_scans_rects(job->plan) && !hai_rect_is_exact(job) && hai_recipe_of(job) == HAI_EACH;
+}
+#if HAI_SCAN
+/* Of the tasks that scan the job's rectangle: [tasks]. */
+static hai_tally *hai_tallies(const hai_job *job) {
+  return HAI_PLACE(hai_tally, hai_array_of(job, HAI_ARRAY_TALLY)) + job->rect.query_begin / HAI_SCAN_ROWS +
+         job->rect.index;
+}
+/* Rows that missed the tolerance, each task's from its first row on. */
+static int32_t *hai_missed(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_MISSED) + job->rect.query_begin;
+}
+#endif
 static hai_record *hai_record_of(const hai_job *job) {
   return HAI_PLACE(hai_record, hai_array_of(job, HAI_ARRAY_RECORD)) + job->rect.region;
 }

@@ -10,7 +10,7 @@
 typedef struct pairs {
   double *log_weight; /* [batch][n_heads][n_query][n_key] */
   int64_t twice;
-  int recipes[4], pairings[3]; /* rectangles by what they took */
+  int recipes[3], pairings[3]; /* rectangles by what they took */
 } pairs;
 
 static double *pair_of(const hyperattn_problem *p, pairs *w, int64_t b, int64_t h, int64_t i, int64_t j) {
@@ -36,16 +36,16 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
   const int32_t *pins = hai_pins(job);
   hai_recipe recipe = hai_recipe_of(job);
   hai_adopt_pairing(job);
-  int wide = recipe == HAI_COLUMNS || recipe == HAI_BOTH;
+  int wide = recipe == HAI_COLUMNS;
   w->recipes[recipe]++, w->pairings[job->pairing]++;
   for (int64_t x = 0; x < job->rect.n_query; x++) {
-    int64_t i = recipe == HAI_ALL ? job->rect.query_begin + x : query_at(job, x);
+    int64_t i = recipe == HAI_EACH ? job->rect.query_begin + x : query_at(job, x);
     char *met = (char *)test_alloc((size_t)p->n_key);
     memset(met, 0, (size_t)p->n_key);
-    for (int64_t j = job->rect.key_begin; recipe == HAI_ALL && j < job->rect.key_begin + job->rect.n_key;
+    for (int64_t j = job->rect.key_begin; recipe == HAI_EACH && j < job->rect.key_begin + job->rect.n_key;
          j++)
       if (!in_window(p, &c->params, i, j)) meet(p, w, job->batch, job->head, i, j, 0.0);
-    if (recipe == HAI_ALL) {
+    if (recipe == HAI_EACH) {
       free(met);
       continue;
     }
@@ -73,11 +73,13 @@ static void meet_rect(hai_job *job, const call *c, pairs *w) {
   }
 }
 
-/* The plan of c; `anyway`: full attention is approximated also where that is dearer than exact. */
+/* The plan of c without a scan, whose sample is no choice: as in a build that leaves it out, a rectangle that
+   misses its tolerance meets every key. `anyway`: full attention is approximated also where that is dearer
+   than exact. */
 static void plan_call(hai_plan *plan, const call *c, int anyway) {
   assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
-  if (!anyway) return;
-  plan->outer = 1;
+  plan->scans_rects = 0;
+  if (anyway) plan->outer = 1;
   hai_resolve_stages(plan);
   hai_resolve_layout(plan);
 }

@@ -66,7 +66,7 @@ static double true_error(const call *c) {
 static void test_attention_follows_verdicts(void **state) {
   static const int64_t n[][2] = {{203, 203}, {97, 331}, {150, 400}};
   static const float tolerances[] = {0.0f, 0.05f, 0.6f};
-  int recipes[4] = {0}, pairings[3] = {0};
+  int recipes[3] = {0}, pairings[3] = {0};
   uint64_t seed = 1;
   (void)state;
   for (int shape = 0; shape < 3; shape++)
@@ -82,33 +82,35 @@ static void test_attention_follows_verdicts(void **state) {
             pairs w;
             listen(&c, &w, 0);
             compare(&c, &w, 3e-6);
-            for (int i = 0; i < 4; i++) recipes[i] += w.recipes[i];
+            for (int i = 0; i < 3; i++) recipes[i] += w.recipes[i];
             for (int i = 0; i < 3; i++) pairings[i] += w.pairings[i];
             free(w.log_weight);
             free_call(&c);
           }
-  for (int i = 0; i < 4; i++) assert_true(recipes[i] > 0);
+  for (int i = 0; i < 3; i++) assert_true(recipes[i] > 0);
   for (int i = 0; i < 3; i++) assert_true(pairings[i] > 0);
 }
 
-/* All of 48 queries judge, so the verdict's error is the error of the output. It is within the tolerance,
-   and if the verdict takes more than columns, columns alone were not. */
+/* All of 48 queries judge, so the verdict's error is the error of the output, with a sink too. It is within the
+   tolerance, and if the verdict takes more than columns, columns alone were not. */
 static void test_verdicts_are_right(void **state) {
+  static const float sink[] = {9.0f};
   static const float tolerances[] = {0.02f, 0.2f, 0.5f, 0.9f};
-  int taken[4] = {0};
+  int taken[3] = {0};
   (void)state;
   for (uint64_t seed = 0; seed < 80; seed++) {
     float tolerance = tolerances[seed % 4];
     call c = judged_call(1, 1, 48, 500, 0, tolerance, 100 + seed);
     hai_plan plan;
     c.params.block_size = 64;
+    if (seed % 2) c.problem.sink = sink;
     if (seed % 3 == 1) plant(&c, 0, 7, 0.3f + 0.15f * (float)(seed % 13));
     if (seed % 3 == 2) plant_runs(&c, 2.5f + 0.15f * (float)(seed % 13));
     void *workspace = run_anyway(&c, &plan);
     hai_verdict verdict = verdict_of(&plan, workspace, 0);
     double error = true_error(&c);
     taken[verdict.recipe]++;
-    if (verdict.recipe == HAI_ALL) {
+    if (verdict.recipe == HAI_EACH) {
       assert_below(error, 1e-5);
       assert_above((double)verdict.error, (double)tolerance); /* the best choice that was tried */
     } else {
@@ -124,7 +126,7 @@ static void test_verdicts_are_right(void **state) {
     free(workspace);
     free_call(&c);
   }
-  assert_true(taken[HAI_COLUMNS] && taken[HAI_BLOCKS] && taken[HAI_BOTH] && taken[HAI_ALL]);
+  assert_true(taken[HAI_COLUMNS] && taken[HAI_BLOCKS] && taken[HAI_EACH]);
 }
 
 /* The same where the exact result is merged from chunks of keys whose scores are far apart. */
@@ -411,6 +413,29 @@ static void test_report_is_true(void **state) {
   }
 }
 
+/* So it is of the one rectangle of a causal call, where what a row met before has much of its attention. */
+static void test_report_of_a_prefix_is_true(void **state) {
+  enum { N = 90, KEYS = 490 };
+  (void)state;
+  for (uint64_t seed = 0; seed < 6; seed++) {
+    call c = judged_call(1, 1, N, KEYS, 1, 0.0f, 540 + seed);
+    hyperattn_report report;
+    double *lse, *out, most = 0.0;
+    c.params.min_seq_len = 100;
+    for (int64_t t = (KEYS - N) * 6; t < KEYS * 6; t++) c.v[t] += 4.0f;
+    for (int64_t t = (KEYS - N) * 8; t < KEYS * 8; t++) c.k[t] *= 1.5f;
+    c.problem.report = &report;
+    run(&c);
+    out = reference_of(&c, &lse);
+    for (int64_t i = 0; i < N; i++) most = fmax(most, relative_error(c.out + i * 6, out + i * 6, 6));
+    assert_above(most, 0.01);
+    assert_below(fabs((double)report.max_error - most), 1e-3 * most + 1e-6);
+    assert_below(fabs((double)report.error - true_error(&c)), 1e-3 * true_error(&c) + 1e-6);
+    free(out);
+    free_call(&c);
+  }
+}
+
 /* Without probes, blocks and queries that judge, the report's figures follow from the parameters. */
 static void test_report_of_columns_alone(void **state) {
   enum { N = 90, KEYS = 400 };
@@ -449,14 +474,14 @@ static void test_report_counts_pairs(void **state) {
     hai_recipe recipe = hai_recipe_of(&job);
     double met = (double)hai_counts(&job)[0] + (double)hai_counts(&job)[recipe == HAI_BLOCKS ? 1 : 2];
     if (recipe != HAI_COLUMNS) met += 403.0 * plan.take / (double)hai_key_parts(&plan, 403);
-    if (recipe == HAI_ALL) met = 403.0;
+    if (recipe == HAI_EACH) met = 403.0;
     /* a trial pairs at most 48 groups, here all of them */
-    int paired = recipe == HAI_BLOCKS || recipe == HAI_BOTH;
+    int paired = recipe == HAI_BLOCKS;
     double want =
         met + 403.0 * (8 + (kind ? 48 : 0)) / 300.0 + (tried + paired) * (300.0 * 403.0 / (8 * 4)) / 300.0;
     assert_below(fabs((double)report.keys_per_query - want), 0.05);
     if (kind == 1) assert_int_equal(tried, 2);
-    if (kind == 2) assert_int_equal(recipe, HAI_ALL);
+    if (kind == 2) assert_int_equal(recipe, HAI_EACH);
     free(workspace);
     free_call(&c);
   }
@@ -694,6 +719,7 @@ int main(void) {
       cmocka_unit_test(test_extremes),
       cmocka_unit_test(test_bits),
       cmocka_unit_test(test_report_is_true),
+      cmocka_unit_test(test_report_of_a_prefix_is_true),
       cmocka_unit_test(test_report_of_columns_alone),
       cmocka_unit_test(test_report_counts_pairs),
       cmocka_unit_test(test_later_keys_outweigh_errors),
