@@ -1110,7 +1110,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
 #define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
-#define HAI_REST_LARGE 1.3f   /* largest norm of a block's keys or a tile's queries, over the usual one */
+#define HAI_REST_LARGE 1.2f   /* norm of the largest query of a tile, over the mean */
 #define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
@@ -11823,7 +11823,7 @@ typedef struct hai_scan {
   float *energy;                           /* [head_dim]: of a coordinate, the sum of all lanes' squares */
   float *told, *force;                     /* [n_words]: what words tell */
   float margin;                            /* of a usual block, */
-  float usual, pull;                       /* its last words' norms, by force, and the most that they add */
+  float stretch;                           /* the norm of a lane's last words, over the mean */
   float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept
                                               keys, two numbers each */
   float *high, *sum, *group;               /* [lanes]: of the pilot */
@@ -11920,17 +11920,11 @@ static void hai_scan_order(const hai_job *job, hai_scan *scan) {
 /* How far above its level the score of a key is that has most of a query's attention. */
 static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget) - HAI_REST_SHARE; }
 
-/* The most that a word might add to a sum of products: the product of norms, both larger than usual. */
-static float hai_scan_pull(const hai_scan *scan, int w) {
-  const float *square = scan->sketch.spread + 4 * w;
-  return HAI_REST_LARGE * HAI_REST_LARGE * scan->force[w] *
-         hai_sqrt(square[0] + square[1] + square[2] + square[3]);
-}
-
 /* How many words are first: as many as make the products few, those of all words for the keys that pass
    included. What the last words add to scores has a standard deviation s over the keys, and with the margin
    HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
-   attention they may add more, up to their pull: that must not be more than the margin and hai_scan_above. */
+   attention they may add more, up to the product of norms: that must not be more than the margin and
+   hai_scan_above. */
 static void hai_scan_first(hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   int n_words = queries->n_words, n;
@@ -11942,7 +11936,7 @@ static void hai_scan_first(hai_scan *scan) {
   for (n = n_words - 1; n > 0; n--) {
     float margin, passing, cost;
     rest += scan->told[queries->word[n]];
-    pull += hai_scan_pull(scan, queries->word[n]);
+    pull += HAI_REST_LARGE * scan->force[queries->word[n]] * scan->sketch.usual[queries->word[n]];
     margin = HAI_REST_MARGIN * hai_sqrt(rest);
     if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
     passing = kept * hai_exp(margin * unit);
@@ -11955,36 +11949,27 @@ static void hai_scan_first(hai_scan *scan) {
   }
 }
 
-/* What the margins of blocks need. */
+/* How much larger than usual the codes of the last words are in some lane. */
 static void hai_scan_stretch(hai_scan *scan) {
   const hai_scan_queries *queries = &scan->queries;
   float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
   int n;
-  scan->usual = scan->pull = 0.0f;
-  for (n = queries->n_first; n < queries->n_words; n++) {
-    int w = queries->word[n];
-    scan->usual += scan->force[w] * scan->sketch.usual[w];
-    scan->pull += hai_scan_pull(scan, w);
-    force += scan->force[w] * scan->force[w];
-  }
-  force *= HAI_REST_LARGE * HAI_REST_LARGE;
-  if (largest > force) scan->pull *= hai_sqrt(largest / force);
+  for (n = queries->n_first; n < queries->n_words; n++)
+    force += scan->force[queries->word[n]] * scan->force[queries->word[n]];
+  scan->stretch = force > 0.0f ? hai_sqrt(largest / force) : 0.0f;
 }
 
-/* A block's margin: at least what its last words might add to a score that is as far above its level as
-   that of a key which has most of a query's attention. Keys unlike all others, whose last words have
-   larger norms than usual, raise it. */
+/* A block's margin: at least what the last words of any of its keys might add to a score that is as far above
+   its level as that of a key which has most of a query's attention. So a key unlike all others, whose codes
+   are larger, is not lost. */
 static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
   const hai_scan_queries *queries = &scan->queries;
   const float *norm = scan->sketch.norm + block * queries->n_words;
-  float here = 0.0f, pull = scan->pull;
+  float pull = 0.0f;
   int n;
-  for (n = queries->n_first; n < queries->n_words; n++) {
-    int w = queries->word[n];
-    here += scan->force[w] * norm[w];
-  }
-  if (here > scan->usual) pull *= here / scan->usual;
-  pull -= hai_scan_above(scan) / unit;
+  for (n = queries->n_first; n < queries->n_words; n++)
+    pull += scan->force[queries->word[n]] * norm[queries->word[n]];
+  pull = pull * scan->stretch - hai_scan_above(scan) / unit;
   if (pull < scan->margin) pull = scan->margin;
   return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }

@@ -42,7 +42,7 @@ typedef struct hai_scan {
   float *energy;                           /* [head_dim]: of a coordinate, the sum of all lanes' squares */
   float *told, *force;                     /* [n_words]: what words tell */
   float margin;                            /* of a usual block, */
-  float usual, pull;                       /* its last words' norms, by force, and the most that they add */
+  float stretch;                           /* the norm of a lane's last words, over the mean */
   float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept
                                               keys, two numbers each */
   float *high, *sum, *group;               /* [lanes]: of the pilot */

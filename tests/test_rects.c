@@ -139,7 +139,7 @@ static void test_full_attention_is_a_scan(void **state) {
     assert_same_bits(&c, &d);
     for (int h = 0; h < 4; h++) {
       assert_true(c.problem.report[h].exact == reports[h].exact);
-      assert_below(c.problem.report[h].max_error, reports[h].max_error);
+      assert_below(c.problem.report[h].max_error, 1.00001 * (double)reports[h].max_error);
       assert_below(fabs((double)(c.problem.report[h].error - reports[h].error)),
                    0.15 * (double)reports[h].error);
       assert_below(fabs((double)(c.problem.report[h].sampled_mass - reports[h].sampled_mass)), 0.01);
