@@ -6,8 +6,8 @@
 // HEAD is PATH of PATH.q.f16, PATH.k.f16 and PATH.v.f16 (or the first of these, so that DIR/*.q.f16 names all
 // heads of a folder), or "gauss": queries, keys and values N(0,1)^64. Default: the head of examples/data, and
 // gauss. --n: tokens; where a head has fewer it is repeated, with noise of 5 % of its standard deviation.
-// Default: as many as it has. Points: default, scan:BUDGET:TOLERANCE, linear, paper, linear:SCALE, paper:SCALE
-// (their budgets times SCALE). --min-seq-len and --window are those of scan:.. points. All in float32, on one
+// Default: as many as it has. Points: default, scan:BUDGET:TOLERANCE, hyper:TOLERANCE (linear with it), linear,
+// paper, linear:SCALE, paper:SCALE (their budgets times SCALE). --min-seq-len and --window are those of scan:.. points. All in float32, on one
 // thread. Rounds take all points in turns, and a time is the least of R rounds.
 //
 // speed      exact attention's time over this one's, by the same ISA
@@ -29,7 +29,7 @@
 
 #include <unistd.h>
 
-#define POINTS "default,scan:64:0.05,scan:64:0.1,scan:64:0.2,scan:32:0,scan:64:0,scan:128:0,linear,paper"
+#define POINTS "scan:128:0.05,default,scan:128:0.2,scan:32:0,scan:64:0,scan:128:0,hyper:0.1,linear,paper"
 
 #define CASE_COLUMNS "head,n,mask,isa,scan_price,point,sample_size,tolerance,min_seq_len,window,seed"
 #define NEEDLE_COLUMNS CASE_COLUMNS ",needles,lost,unseen,mean_error,max_error,mean_estimate,mean_weight"

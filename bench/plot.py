@@ -228,7 +228,9 @@ def scan_front(row: Row) -> tuple[str, float]:
     """Which curve a row of bench_scan belongs to, and by what it is one of many there."""
     name = row["point"].partition(":")[0]
     tolerance, budget = float(row["tolerance"]), float(row["sample_size"])
-    return (name, budget) if name != "scan" else ("scan", tolerance) if tolerance else ("budget", budget)
+    if name in ("default", "scan"):
+        return ("scan", tolerance) if tolerance else ("budget", budget)
+    return name, budget
 
 
 def scan_curves(rows: list[Row]) -> dict[str, list[tuple[float, float, Row]]]:

@@ -38,9 +38,9 @@ rm -f $into/scan.csv $into/scan-needles.csv
 time_points() { $bench --repeat "$rounds" --csv $into/scan.csv "$@"; }
 
 one=examples/data/l28h1.q.f16
-all=default,scan:64:0.05,scan:64:0.1,scan:64:0.2,scan:32:0,scan:64:0,scan:128:0
+all=scan:128:0.05,default,scan:128:0.2,scan:32:0,scan:64:0,scan:128:0,hyper:0.1
 all=$all,linear:0.5,linear,linear:2,paper:0.5,paper,paper:2
-few=default,scan:64:0.1,linear,paper
+few=default,hyper:0.1,linear,paper
 set -- $folders
 first=$one
 [ $# -eq 0 ] || first=$(ls "$1"/*.q.f16)
@@ -52,10 +52,10 @@ time_points $own --mask full --point $all $one gauss
 time_points --n $longer --point $few $first
 time_points --n $longest --mask both --point $few $one
 for isa in scalar avx2 avx512 neon; do # those that the machine has not say so
-  time_points $own --isa $isa --point default,scan:64:0.1,scan:64:0 $one || true
+  time_points $own --isa $isa --point default,scan:64:0 $one || true
 done
 count=$(echo "$first" | wc -l)
-$bench --n $lengths --needles $(((100 + count - 1) / count)) --point default,scan:64:0.1,scan:64:0,scan:128:0,linear \
+$bench --n $lengths --needles $(((100 + count - 1) / count)) --point default,scan:64:0,scan:128:0,hyper:0.1,linear \
   --csv $into/scan-needles.csv $first
 
 for folder; do # in the records' heads a folder stands for its heads

@@ -25,7 +25,7 @@ static void scale_budget(hyperattn_params *p, double scale) {
   p->heavy_keys = (int64_t)((double)p->heavy_keys * scale);
 }
 
-// exact, default, scan:BUDGET:TOLERANCE, linear, paper, linear:SCALE, paper:SCALE: their budgets times SCALE. 1:
+// exact, default, scan:BUDGET:TOLERANCE, hyper:TOLERANCE, linear, paper, linear:SCALE, paper:SCALE: their budgets times SCALE. 1:
 // it is one of these.
 static int read_point(const char *text, size_t length, point *pt) {
   char rest;
@@ -39,6 +39,11 @@ static int read_point(const char *text, size_t length, point *pt) {
     pt->params.method = HYPERATTN_SCAN;
     pt->params.sample_size = (int64_t)budget, pt->params.tolerance = (float)tolerance;
     return budget >= 0 && budget < 1e9 && tolerance >= 0;
+  }
+  if (sscanf(pt->label, "hyper:%lf%c", &tolerance, &rest) == 1) {
+    pt->params = hyperattn_linear_params();
+    pt->params.tolerance = (float)tolerance;
+    return tolerance >= 0;
   }
   if (strchr(pt->label, ':') &&
       (sscanf(strchr(pt->label, ':'), ":%lf%c", &scale, &rest) != 1 || !(scale > 0)))

@@ -21,7 +21,7 @@ KINDS = ("ordinary", "retrieves", "gauss")
 RETRIEVE = ("repeat.", "n16384.l18h8")  # what the names of heads that retrieve begin with
 LONG = 32768  # from here on heads are repeated
 LONGEST = 131072
-JUDGED = "scan:64:0.1"
+JUDGED = "default"
 NONE = "none in this record"
 INF = float("inf")
 

@@ -232,7 +232,7 @@ typedef enum hyperattn_method {
      tolerance, rectangles for which that is not good enough are scanned. */
   HYPERATTN_HYPER = 0,
   HYPERATTN_EXACT, /* every key */
-  /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
+  /* Every key's score is estimated for every query, in a tenth of the time of exact attention; a few queries
      together then meet the keys that those estimates say matter to any of them, and a sample of the rest.
      Each query knows its own error. */
   HYPERATTN_SCAN
@@ -303,8 +303,10 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
-   A rectangle that misses it is scanned. */
+/* The best measured quality for its cost on language models: HYPERATTN_SCAN with a tolerance of 0.1 for each
+   query, a first budget of 128, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
+   would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in a
+   build without the scan, with this tolerance. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
@@ -423,8 +425,8 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a sixth
-   of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
+   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a
+   tenth of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
    manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,

@@ -117,7 +117,7 @@
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
      keys 0 .. i + n_key - n_query. params.method says how:
      HYPERATTN_EXACT computes just that.
-     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a sixth of the time; a tile
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a tenth of the time; a tile
      of queries then keeps each key with a probability that grows with the largest share of attention that it
      seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
      its probability.
@@ -127,7 +127,7 @@
      segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
      half's keys, which is approximated.
    PRESETS
-     hyperattn_default_params  the best measured quality for its cost, to a tolerance
+     hyperattn_default_params  HYPERATTN_SCAN: each query to a tolerance, which it estimates itself
      hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
                                that real models need: time near-linear in the context, no error promised
      hyperattn_paper_params    HYPERATTN_HYPER as in the paper
@@ -151,13 +151,13 @@
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
      gradients and no dropout.
    WHEN IT HELPS
-     In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
-     Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
-     much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
-     and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
-     exact. Few queries are exact by the default preset. HYPERATTN_SCAN needs at least 128 queries, to pay for
-     the sketch, and min_seq_len keys before their windows; its cost grows with n_query * n_key as exact
-     attention's does, at a sixth of it and less.
+     HYPERATTN_SCAN needs at least 128 queries, to pay for the sketch, and min_seq_len keys before their
+     windows; its cost grows with n_query * n_key as exact attention's does, at a third of it and less for
+     most heads of language models. HYPERATTN_HYPER helps in regions that have many times more keys than the
+     budget (block_size + sample_size + pinned keys). Regions of fewer than min_seq_len keys are exact, and so
+     are those where the approximation would cost as much as exact attention; hyperattn_cost is 1 where all of
+     a call is exact, as every call of few queries is by the default preset, and every call with a mask or
+     with a sliding window that hides a key. examples/demo.c prints time and error side by side.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
