@@ -1,4 +1,4 @@
-/* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
+/* hyperattn.h - attention over long contexts, exact or approximated, on the CPU, in one file.
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
    Made of the files in src/ by cmake -P src/amalgamate.cmake: edit those (docs/architecture.md).
 
@@ -117,17 +117,17 @@
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
      keys 0 .. i + n_key - n_query. params.method says how:
      HYPERATTN_EXACT computes just that.
-     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a sixth of the time; a tile
-     of queries then keeps each key with a probability that grows with the largest share of attention that it
-     seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
-     its probability.
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a tenth to a third of the
+     time; a tile of queries then keeps each key with a probability that grows with the largest share of
+     attention that it seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted
+     by the inverse of its probability.
      HYPERATTN_HYPER approximates in large regions, without a look at every key: there a query meets the keys
      of its block, the pinned keys and its window with weight one, and a sample of the other keys (columns),
      each weighted by the inverse of its probability. Causal attention is split recursively into exact
      segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
      half's keys, which is approximated.
    PRESETS
-     hyperattn_default_params  the best measured quality for its cost, to a tolerance
+     hyperattn_default_params  HYPERATTN_SCAN: each query to a tolerance, which it estimates itself
      hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
                                that real models need: time near-linear in the context, no error promised
      hyperattn_paper_params    HYPERATTN_HYPER as in the paper
@@ -151,13 +151,13 @@
      It does not allocate, print, abort, start threads, recurse or keep state between calls. It computes no
      gradients and no dropout.
    WHEN IT HELPS
-     In regions that have many times more keys than the budget (block_size + sample_size + pinned keys).
-     Regions of fewer than min_seq_len keys are exact, and so are those where the approximation would cost as
-     much as exact attention; hyperattn_cost is 1 where all of a call is exact. examples/demo.c prints time
-     and error side by side; judge by both. With a mask, or a sliding window that hides a key, every region is
-     exact. Few queries are exact by the default preset. HYPERATTN_SCAN needs at least 128 queries, to pay for
-     the sketch, and min_seq_len keys before their windows; its cost grows with n_query * n_key as exact
-     attention's does, at a sixth of it and less.
+     HYPERATTN_SCAN needs at least 128 queries, to pay for the sketch, and min_seq_len keys before their
+     windows; its cost grows with n_query * n_key as exact attention's does, at a third of it and less for
+     most heads of language models. HYPERATTN_HYPER helps in regions that have many times more keys than the
+     budget (block_size + sample_size + pinned keys). Regions of fewer than min_seq_len keys are exact, and so
+     are those where the approximation would cost as much as exact attention; hyperattn_cost is 1 where all of
+     a call is exact, as every call of fewer than 128 queries is by the default preset, and every call with a
+     mask or with a sliding window that hides a key. examples/demo.c prints time and error side by side.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -476,7 +476,7 @@ typedef struct hyperattn_report {
      head's queries do not exceed. HYPER: infinite where anything is approximated, since a few queries of each
      rectangle cannot tell. */
   float error_median, error_99, error_999;
-  /* SCAN: share of the queries whose first budget was not enough for the tolerance. HYPER: 0. */
+  /* SCAN: share of the queries whose tile was scanned again, with a larger budget. HYPER: 0. */
   float doubled;
 } hyperattn_report;
 
@@ -531,9 +531,9 @@ typedef enum hyperattn_method {
      tolerance, rectangles for which that is not good enough are scanned. */
   HYPERATTN_HYPER = 0,
   HYPERATTN_EXACT, /* every key */
-  /* Every key's score is estimated for every query, in a sixth of the time of exact attention; a few queries
-     together then meet the keys that those estimates say matter to any of them, and a sample of the rest.
-     Each query knows its own error. */
+  /* Every key's score is estimated for every query, in a tenth to a third of the time of exact attention; a
+     few queries together then meet the keys that those estimates say matter to any of them, and a sample of
+     the rest. Each query knows its own error. */
   HYPERATTN_SCAN
 } hyperattn_method;
 
@@ -594,7 +594,8 @@ typedef struct hyperattn_params {
   /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
      queries judge it (it needs probe_queries); a rectangle that misses it is scanned, as by SCAN, with
      sample_size as the first budget. SCAN, > 0: the relative error that each query may have, as its own
-     sample tells; queries that miss it get twice the budget, and those that still miss it every key. */
+     sample tells; where queries of a tile miss it, the tile is scanned again with a larger budget or these
+     queries meet every key, whatever costs less. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -602,8 +603,10 @@ typedef struct hyperattn_params {
   hyperattn_isa isa; /* one that is absent is an error, never a silent fallback */
 } hyperattn_params;
 
-/* The best measured quality for its cost on language models: hyperattn_linear_params with a tolerance of 0.1.
-   A rectangle that misses it is scanned. */
+/* The best measured quality for its cost on language models: HYPERATTN_SCAN with a tolerance of 0.1 for each
+   query, a first budget of 128, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
+   would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in a
+   build without the scan, with this tolerance. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
@@ -690,7 +693,8 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
-                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
+                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) +                     \
+                                     HYPERATTN_BOUND_SIZE(n) / 64 * ((head_dim) + 3) + 4 * (value_dim) +   \
                                      256) +                                                                \
    HYPERATTN_BOUND_SIZE(heads) * (4 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 32 + 24) +       \
    4 * HYPERATTN_BOUND_LANES * (2 * HYPERATTN_BOUND_SIZE(head_dim) + (value_dim) + 82) +                   \
@@ -722,9 +726,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a sixth
-   of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
-   manual lists; the scan is this library's own. */
+   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a
+   tenth to a third of exact's time for the estimates, by instruction set. Source: Algorithms 2 to 4 of the
+   paper, with the differences that the manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
@@ -1110,7 +1114,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
 #define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
-#define HAI_REST_LARGE 1.2f   /* norm of the largest query of a tile, over the mean */
 #define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f
@@ -1564,11 +1567,11 @@ typedef struct hai_scan_kernel {
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
   /* Codes of all lanes: round(query * inverse), cut off at -63 and 63; those of absent coordinates are 0. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
-  /* energy[t] = sum over all lanes of the smaller of query[t][i]^2 and `most`, which is also for NaN. */
-  void (*energies)(const float *query, hai_index dim, float most, float *energy);
-  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. Returns the largest of any
-     lane's sum of the squares of its last words' codes, which are those behind the first ones. */
-  int32_t (*lift)(const hai_scan_queries *queries);
+  /* Of each word, in its own place: the sum over all lanes of the squares of its codes, and the largest sum of
+     a lane. */
+  void (*forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most);
+  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
+  void (*lift)(const hai_scan_queries *queries);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of
@@ -1950,32 +1953,23 @@ static void hai_scan_quantise_scalar(const float *query, hai_index dim, float in
     }
 }
 
-static void hai_scan_energies_scalar(const float *query, hai_index dim, float most, float *energy) {
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    energy[t] = 0.0f;
+static void hai_scan_forces_scalar(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    all[w] = most[w] = 0;
     for (i = 0; i < HAI_SCALAR_LANES; i++) {
-      float square = query[t * HAI_SCALAR_LANES + i] * query[t * HAI_SCALAR_LANES + i];
-      energy[t] += square < most ? square : most;
+      uint32_t word = HAI_AS(uint32_t, queries->code[w * HAI_SCALAR_LANES + i]);
+      int32_t sum = 0;
+      for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * HAI_AS(int8_t, word & 255u);
+      all[w] += sum;
+      most[w] = sum > most[w] ? sum : most[w];
     }
   }
 }
 
 /* Codes are not raised where they are multiplied. */
-static int32_t hai_scan_lift_scalar(const hai_scan_queries *queries) {
-  int32_t most = 0;
-  int i, w;
+static void hai_scan_lift_scalar(const hai_scan_queries *queries) {
   HYPERATTN_MEMSET(queries->lift, 0, 2 * HAI_SCALAR_LANES * sizeof *queries->lift);
-  for (i = 0; i < HAI_SCALAR_LANES; i++) {
-    int32_t sum = 0;
-    for (w = queries->n_first; w < queries->n_words; w++) {
-      uint32_t word = HAI_AS(uint32_t, queries->code[queries->word[w] * HAI_SCALAR_LANES + i]);
-      for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * HAI_AS(int8_t, word & 255u);
-    }
-    most = sum > most ? sum : most;
-  }
-  return most;
 }
 
 /* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
@@ -2147,7 +2141,7 @@ static float hai_scan_apart_scalar(const float *row, hai_index dim, const float 
 static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* largest */ hai_scan_largest_scalar,
     /* quantise */ hai_scan_quantise_scalar,
-    /* energies */ hai_scan_energies_scalar,
+    /* forces */ hai_scan_forces_scalar,
     /* lift */ hai_scan_lift_scalar,
     /* estimate */ hai_scan_estimate_scalar,
     /* collect */ hai_scan_collect_scalar,
@@ -3481,38 +3475,36 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
-  HAI_VECTOR limit = HAI_ISA(set1)(most);
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    HAI_VECTOR sum = HAI_ISA(zero)();
+HAI_SCAN_TARGET static void HAI_WAY(forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  HAI_INTS none = HAI_ISA(ints1)(0);
+  int32_t part[HAI_WIDTH];
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_INTS sum = none, largest = none;
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
-      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+      HAI_INTS x = HAI_ISA(sizes)(HAI_ISA(ints)(queries->code + w * HAI_LANES + i));
+      HAI_INTS squares = HAI_SCAN_DOT(x, x, none);
+      sum = HAI_ISA(plus)(sum, squares);
+      largest = HAI_ISA(larger)(largest, squares);
     }
-    energy[t] = HAI_ISA(sum)(sum);
+    HAI_ISA(put)(part, sum);
+    for (i = 0, all[w] = 0; i < HAI_WIDTH; i++) all[w] += part[i];
+    most[w] = HAI_ISA(top)(largest);
   }
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = none, first = none, squares = none;
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
     for (w = 0; w < queries->n_words; w++) {
-      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
-      sum = HAI_SCAN_DOT(raised, x, sum);
-      if (w < queries->n_first)
-        first = sum;
-      else
-        squares = HAI_SCAN_DOT(size, size, squares);
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
-    most = HAI_ISA(larger)(most, squares);
   }
-  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -3637,7 +3629,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
-    /* energies */ HAI_WAY(energies),
+    /* forces */ HAI_WAY(forces),
     /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
@@ -3884,38 +3876,36 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
-  HAI_VECTOR limit = HAI_ISA(set1)(most);
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    HAI_VECTOR sum = HAI_ISA(zero)();
+HAI_SCAN_TARGET static void HAI_WAY(forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  HAI_INTS none = HAI_ISA(ints1)(0);
+  int32_t part[HAI_WIDTH];
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_INTS sum = none, largest = none;
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
-      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+      HAI_INTS x = HAI_ISA(sizes)(HAI_ISA(ints)(queries->code + w * HAI_LANES + i));
+      HAI_INTS squares = HAI_SCAN_DOT(x, x, none);
+      sum = HAI_ISA(plus)(sum, squares);
+      largest = HAI_ISA(larger)(largest, squares);
     }
-    energy[t] = HAI_ISA(sum)(sum);
+    HAI_ISA(put)(part, sum);
+    for (i = 0, all[w] = 0; i < HAI_WIDTH; i++) all[w] += part[i];
+    most[w] = HAI_ISA(top)(largest);
   }
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = none, first = none, squares = none;
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
     for (w = 0; w < queries->n_words; w++) {
-      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
-      sum = HAI_SCAN_DOT(raised, x, sum);
-      if (w < queries->n_first)
-        first = sum;
-      else
-        squares = HAI_SCAN_DOT(size, size, squares);
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
-    most = HAI_ISA(larger)(most, squares);
   }
-  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -4040,7 +4030,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
-    /* energies */ HAI_WAY(energies),
+    /* forces */ HAI_WAY(forces),
     /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
@@ -5968,38 +5958,36 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
-  HAI_VECTOR limit = HAI_ISA(set1)(most);
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    HAI_VECTOR sum = HAI_ISA(zero)();
+HAI_SCAN_TARGET static void HAI_WAY(forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  HAI_INTS none = HAI_ISA(ints1)(0);
+  int32_t part[HAI_WIDTH];
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_INTS sum = none, largest = none;
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
-      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+      HAI_INTS x = HAI_ISA(sizes)(HAI_ISA(ints)(queries->code + w * HAI_LANES + i));
+      HAI_INTS squares = HAI_SCAN_DOT(x, x, none);
+      sum = HAI_ISA(plus)(sum, squares);
+      largest = HAI_ISA(larger)(largest, squares);
     }
-    energy[t] = HAI_ISA(sum)(sum);
+    HAI_ISA(put)(part, sum);
+    for (i = 0, all[w] = 0; i < HAI_WIDTH; i++) all[w] += part[i];
+    most[w] = HAI_ISA(top)(largest);
   }
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = none, first = none, squares = none;
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
     for (w = 0; w < queries->n_words; w++) {
-      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
-      sum = HAI_SCAN_DOT(raised, x, sum);
-      if (w < queries->n_first)
-        first = sum;
-      else
-        squares = HAI_SCAN_DOT(size, size, squares);
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
-    most = HAI_ISA(larger)(most, squares);
   }
-  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -6124,7 +6112,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
-    /* energies */ HAI_WAY(energies),
+    /* forces */ HAI_WAY(forces),
     /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
@@ -6372,38 +6360,36 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
-  HAI_VECTOR limit = HAI_ISA(set1)(most);
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    HAI_VECTOR sum = HAI_ISA(zero)();
+HAI_SCAN_TARGET static void HAI_WAY(forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  HAI_INTS none = HAI_ISA(ints1)(0);
+  int32_t part[HAI_WIDTH];
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_INTS sum = none, largest = none;
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
-      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+      HAI_INTS x = HAI_ISA(sizes)(HAI_ISA(ints)(queries->code + w * HAI_LANES + i));
+      HAI_INTS squares = HAI_SCAN_DOT(x, x, none);
+      sum = HAI_ISA(plus)(sum, squares);
+      largest = HAI_ISA(larger)(largest, squares);
     }
-    energy[t] = HAI_ISA(sum)(sum);
+    HAI_ISA(put)(part, sum);
+    for (i = 0, all[w] = 0; i < HAI_WIDTH; i++) all[w] += part[i];
+    most[w] = HAI_ISA(top)(largest);
   }
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = none, first = none, squares = none;
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
     for (w = 0; w < queries->n_words; w++) {
-      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
-      sum = HAI_SCAN_DOT(raised, x, sum);
-      if (w < queries->n_first)
-        first = sum;
-      else
-        squares = HAI_SCAN_DOT(size, size, squares);
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
-    most = HAI_ISA(larger)(most, squares);
   }
-  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -6528,7 +6514,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
-    /* energies */ HAI_WAY(energies),
+    /* forces */ HAI_WAY(forces),
     /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
@@ -7799,38 +7785,36 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
-  HAI_VECTOR limit = HAI_ISA(set1)(most);
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    HAI_VECTOR sum = HAI_ISA(zero)();
+HAI_SCAN_TARGET static void HAI_WAY(forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  HAI_INTS none = HAI_ISA(ints1)(0);
+  int32_t part[HAI_WIDTH];
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_INTS sum = none, largest = none;
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
-      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+      HAI_INTS x = HAI_ISA(sizes)(HAI_ISA(ints)(queries->code + w * HAI_LANES + i));
+      HAI_INTS squares = HAI_SCAN_DOT(x, x, none);
+      sum = HAI_ISA(plus)(sum, squares);
+      largest = HAI_ISA(larger)(largest, squares);
     }
-    energy[t] = HAI_ISA(sum)(sum);
+    HAI_ISA(put)(part, sum);
+    for (i = 0, all[w] = 0; i < HAI_WIDTH; i++) all[w] += part[i];
+    most[w] = HAI_ISA(top)(largest);
   }
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = none, first = none, squares = none;
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
     for (w = 0; w < queries->n_words; w++) {
-      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
-      sum = HAI_SCAN_DOT(raised, x, sum);
-      if (w < queries->n_first)
-        first = sum;
-      else
-        squares = HAI_SCAN_DOT(size, size, squares);
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
-    most = HAI_ISA(larger)(most, squares);
   }
-  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -7955,7 +7939,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
-    /* energies */ HAI_WAY(energies),
+    /* forces */ HAI_WAY(forces),
     /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
@@ -8745,7 +8729,7 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
   /* largest norm of each word's codes: [blocks][code_dim / 4] */                    \
   X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
-  /* means of codes' squares, of a block's norms, and of units: [5 code_dim / 4 + 1] */ \
+  /* means of words' squares, of a block's norms, and of units: [code_dim / 2 + 1] */ \
   X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
   X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
@@ -9203,7 +9187,7 @@ static size_t hai_count_norms(const hai_plan *plan) {
   return hai_times(hai_count_blocks(plan), HAI_AS(size_t, hai_code_dim(plan) / 4));
 }
 static size_t hai_count_spread(const hai_plan *plan) {
-  return HAI_AS(size_t, hai_code_dim(plan) + hai_code_dim(plan) / 4 + 1);
+  return HAI_AS(size_t, hai_code_dim(plan) / 4 * 2 + 1);
 }
 static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
 static size_t hai_count_missed(const hai_plan *plan) {
@@ -11665,7 +11649,7 @@ HAI_APART void hai_stage_exact(hai_job *job) {
 typedef struct hai_sketch {
   uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
   float *norm;     /* [blocks][code_dim / 4]: of any key, the largest norm of a word's codes */
-  float *spread;   /* [code_dim]: the mean square of codes in some early blocks; */
+  float *spread;   /* [code_dim / 4]: the mean sum of squares of a word's codes in some early blocks; */
   float *usual;    /* [code_dim / 4]: the mean norm there, */
   float *worth;    /* and the mean unit */
   float *mean;     /* [blocks][head_dim] */
@@ -11681,7 +11665,7 @@ static hai_sketch hai_sketch_of(const hai_job *job) {
   sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
   sketch.norm = hai_floats(job, HAI_ARRAY_NORM);
   sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
-  sketch.usual = sketch.spread + hai_code_dim(job->plan);
+  sketch.usual = sketch.spread + hai_code_dim(job->plan) / 4;
   sketch.worth = sketch.usual + hai_code_dim(job->plan) / 4;
   sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
   sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
@@ -11727,24 +11711,24 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   return hai_finite(reach);
 }
 
-/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very
-   first, whose keys are often like no others. Every query that scans sees these blocks: so no later key
-   has a part in what it keeps. */
+/* How far codes spread and what they are worth, by the first blocks but the very first, whose keys are often
+   like no others. Every query that scans sees these blocks: so no later key has a part in what it keeps. */
 static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
   const hai_plan *plan = job->plan;
   hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
-  hai_index begin = most > 1, end = hai_max(1, most), block, j, t;
-  float each = 1.0f / HAI_AS(float, end - begin);
-  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + dim / 4 + 1) * sizeof(float));
-  for (block = begin; block < end; block++) {
-    for (t = 0; t < dim; t++) {
-      const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + t;
+  hai_index block = most > 1, n = hai_max(1, most) - block, w, j;
+  float each = 1.0f / HAI_AS(float, n);
+  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim / 4 * 2 + 1) * sizeof(float));
+  for (; n-- > 0; block++) {
+    if (sketch->unit[block] == HAI_WHOLE) continue;
+    for (w = 0; w < dim / 4; w++) {
+      const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + 4 * w;
       int32_t sum = 0;
-      for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
-      sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
+      for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += hai_scan_squares(code);
+      sketch->spread[w] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
+      sketch->usual[w] += each * sketch->norm[block * (dim / 4) + w];
     }
-    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * sketch->norm[block * (dim / 4) + t];
-    if (sketch->unit[block] != HAI_WHOLE) *sketch->worth += each * sketch->unit[block];
+    *sketch->worth += each * sketch->unit[block];
   }
 }
 
@@ -11820,10 +11804,9 @@ typedef struct hai_scan {
   float *packed;                           /* room for it where the kernel reads another dtype */
   float code;                              /* what a query's code is worth */
   uint64_t outliers;                       /* bit i: lane i takes no part in what is kept */
-  float *energy;                           /* [head_dim]: of a coordinate, the sum of all lanes' squares */
+  int32_t *all, *most;                     /* [n_words]: squares of words' codes, of all lanes; of one */
   float *told, *force;                     /* [n_words]: what words tell */
   float margin;                            /* of a usual block, */
-  float stretch;                           /* the norm of a lane's last words, over the mean */
   float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept
                                               keys, two numbers each */
   float *high, *sum, *group;               /* [lanes]: of the pilot */
@@ -11857,11 +11840,15 @@ static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 
-/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`. */
+/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`; and how
+   many it scans of a whole problem. */
 static hai_index hai_scan_end(const hai_plan *plan, hai_index row, hai_index end) {
   hai_index first, last;
   hai_seen_keys(plan, row, &first, &last);
   return hai_max(0, hai_min(last + 1 - plan->window, end)) / HAI_CHUNK * HAI_CHUNK;
+}
+static hai_index hai_scanned_keys(const hai_plan *plan, hai_index row) {
+  return hai_max(0, hai_scan_end(plan, row, plan->n_key) - plan->sink_keys);
 }
 
 #ifndef HYPERATTN_NO_COST
@@ -11872,7 +11859,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
-              keys = hai_scan_end(plan, row, plan->n_key);
+              keys = hai_scanned_keys(plan, row);
     hai_seen_keys(plan, row, &first, &last);
     if (last < 0) continue;
     exact += HAI_AS(float, last + 1);
@@ -11880,7 +11867,7 @@ static float hai_scan_cost(const hai_plan *plan) {
     if (hai_scan_pays(plan, keys))
       work += hai_scan_work(plan, HAI_AS(float, keys), kept) - HAI_AS(float, keys);
   }
-  return exact > 0.0f ? work / exact : 1.0f;
+  return work < 0.999f * exact ? work / exact : 0.999f; /* 1 is for what is exact */
 }
 #endif
 #endif
@@ -11895,22 +11882,16 @@ static float hai_scan_cost(const hai_plan *plan) {
 
 #if HAI_SCAN
 /* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what
-   each adds to a sum of products, over lanes and keys, and force [n_words] the root of the lanes' part of
-   it. Cost: the square of words. */
+   each adds to a sum of products, over lanes and keys, and force [n_words] the largest norm of a lane. Cost:
+   the square of words. */
 static void hai_scan_order(const hai_job *job, hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
-  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
-  int w, at, t;
+  float each = 1.0f / (HAI_AS(float, job->tile->n) * 4.0f);
+  int w, at;
+  scan->kernel->forces(queries, scan->all, scan->most);
   for (w = 0; w < queries->n_words; w++) {
-    float force = 0.0f;
-    scan->told[w] = 0.0f;
-    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
-      float energy = scan->energy[t] * inverse;
-      if (!hai_finite(energy)) energy = 0.0f;
-      force += energy;
-      scan->told[w] += energy * scan->sketch.spread[t];
-    }
-    scan->force[w] = hai_sqrt(force);
+    scan->force[w] = hai_sqrt(HAI_AS(float, scan->most[w]));
+    scan->told[w] = HAI_AS(float, scan->all[w]) * each * scan->sketch.spread[w];
     for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
       queries->word[at] = queries->word[at - 1];
     queries->word[at] = w;
@@ -11923,8 +11904,8 @@ static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget)
 /* How many words are first: as many as make the products few, those of all words for the keys that pass
    included. What the last words add to scores has a standard deviation s over the keys, and with the margin
    HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
-   attention they may add more, up to the product of norms: that must not be more than the margin and
-   hai_scan_above. */
+   attention they may add more, up to the product of norms: for a usual block that must not be more than the
+   margin and hai_scan_above. Where the early blocks tell nothing, all words are first. */
 static void hai_scan_first(hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   int n_words = queries->n_words, n;
@@ -11933,10 +11914,11 @@ static void hai_scan_first(hai_scan *scan) {
   float above = hai_scan_above(scan), rest = 0.0f, pull = 0.0f;
   queries->n_first = n_words;
   scan->margin = 0.0f;
+  if (!(unit * scan->told[queries->word[0]] > 0.0f)) return;
   for (n = n_words - 1; n > 0; n--) {
     float margin, passing, cost;
     rest += scan->told[queries->word[n]];
-    pull += HAI_REST_LARGE * scan->force[queries->word[n]] * scan->sketch.usual[queries->word[n]];
+    pull += scan->force[queries->word[n]] * scan->sketch.usual[queries->word[n]];
     margin = HAI_REST_MARGIN * hai_sqrt(rest);
     if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
     passing = kept * hai_exp(margin * unit);
@@ -11949,19 +11931,9 @@ static void hai_scan_first(hai_scan *scan) {
   }
 }
 
-/* How much larger than usual the codes of the last words are in some lane. */
-static void hai_scan_stretch(hai_scan *scan) {
-  const hai_scan_queries *queries = &scan->queries;
-  float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
-  int n;
-  for (n = queries->n_first; n < queries->n_words; n++)
-    force += scan->force[queries->word[n]] * scan->force[queries->word[n]];
-  scan->stretch = force > 0.0f ? hai_sqrt(largest / force) : 0.0f;
-}
-
-/* A block's margin: at least what the last words of any of its keys might add to a score that is as far above
-   its level as that of a key which has most of a query's attention. So a key unlike all others, whose codes
-   are larger, is not lost. */
+/* A block's margin: at least what the last words of any of its keys might add, for any lane, to a score that
+   is as far above its level as that of a key which has most of a query's attention: the product of norms. So
+   no such key is lost, whatever it is like. */
 static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
   const hai_scan_queries *queries = &scan->queries;
   const float *norm = scan->sketch.norm + block * queries->n_words;
@@ -11969,7 +11941,7 @@ static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit
   int n;
   for (n = queries->n_first; n < queries->n_words; n++)
     pull += scan->force[queries->word[n]] * norm[queries->word[n]];
-  pull = pull * scan->stretch - hai_scan_above(scan) / unit;
+  pull -= hai_scan_above(scan) / unit;
   if (pull < scan->margin) pull = scan->margin;
   return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }
@@ -12034,15 +12006,14 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
-static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
+HAI_APART void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
-  scan->kernel->energies(scan->query, job->plan->head_dim, largest * largest, scan->energy);
   hai_scan_order(job, scan);
   hai_scan_first(scan);
-  hai_scan_stretch(scan);
+  scan->kernel->lift(&scan->queries);
   scan->queries.begin = job->tile->begin;
   scan->queries.end = job->tile->end;
 }
@@ -12450,8 +12421,8 @@ static hai_index hai_scan_lane_floats(const hai_plan *plan) {
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
-  hai_index floats = hai_scan_lane_floats(plan) * lanes + plan->head_dim + hai_code_dim(plan) / 4 * 3;
-  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 23 * HAI_ALIGN +
+  hai_index floats = hai_scan_lane_floats(plan) * lanes + hai_code_dim(plan) / 4 * 5;
+  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 24 * HAI_ALIGN +
          hai_round_up(sizeof(hai_scan)) + hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
@@ -12481,7 +12452,8 @@ HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words * lanes));
   scan->queries.word = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
   scan->queries.lift = HAI_PLACE(int32_t, hai_carve(&at, 2 * lanes));
-  scan->energy = hai_carve(&at, plan->head_dim);
+  scan->all = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
+  scan->most = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
   scan->told = hai_carve(&at, scan->queries.n_words);
   scan->force = hai_carve(&at, scan->queries.n_words);
   scan->queries.level = hai_carve(&at, lanes);
@@ -14338,7 +14310,7 @@ static void hai_resolve_params(hai_plan *plan) {
              plan->n_query >= HAI_LEAST_SCANNED;
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
-  plan->scanning = may_scan && hai_scan_pays(plan, hai_scan_end(plan, plan->n_query - 1, plan->n_key));
+  plan->scanning = may_scan && hai_scan_pays(plan, hai_scanned_keys(plan, plan->n_query - 1));
 #endif
   plan->choosing = HAI_JUDGING && hai_choosing(p);
 #if HAI_SCAN
@@ -15237,7 +15209,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_RAISED_BYTES
 #undef HAI_REINTERPRET
 #undef HAI_REPORTS
-#undef HAI_REST_LARGE
 #undef HAI_REST_MARGIN
 #undef HAI_REST_SHARE
 #undef HAI_ROUNDS

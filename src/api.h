@@ -177,7 +177,7 @@ typedef struct hyperattn_report {
      head's queries do not exceed. HYPER: infinite where anything is approximated, since a few queries of each
      rectangle cannot tell. */
   float error_median, error_99, error_999;
-  /* SCAN: share of the queries whose first budget was not enough for the tolerance. HYPER: 0. */
+  /* SCAN: share of the queries whose tile was scanned again, with a larger budget. HYPER: 0. */
   float doubled;
 } hyperattn_report;
 
@@ -232,9 +232,9 @@ typedef enum hyperattn_method {
      tolerance, rectangles for which that is not good enough are scanned. */
   HYPERATTN_HYPER = 0,
   HYPERATTN_EXACT, /* every key */
-  /* Every key's score is estimated for every query, in a tenth of the time of exact attention; a few queries
-     together then meet the keys that those estimates say matter to any of them, and a sample of the rest.
-     Each query knows its own error. */
+  /* Every key's score is estimated for every query, in a tenth to a third of the time of exact attention; a
+     few queries together then meet the keys that those estimates say matter to any of them, and a sample of
+     the rest. Each query knows its own error. */
   HYPERATTN_SCAN
 } hyperattn_method;
 
@@ -295,7 +295,8 @@ typedef struct hyperattn_params {
   /* 0: the budget and no more. HYPER, > 0: the relative error that each rectangle may have, as held-out
      queries judge it (it needs probe_queries); a rectangle that misses it is scanned, as by SCAN, with
      sample_size as the first budget. SCAN, > 0: the relative error that each query may have, as its own
-     sample tells; queries that miss it get twice the budget, and those that still miss it every key. */
+     sample tells; where queries of a tile miss it, the tile is scanned again with a larger budget or these
+     queries meet every key, whatever costs less. */
   float tolerance;
   float cap_epsilon; /* full attention: the cap of Algorithm 2's normaliser; 0: off */
   float cap_kappa;   /* full attention: its floor; 0: off */
@@ -393,7 +394,8 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
-                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) + 4 * (value_dim) +   \
+                                     HYPERATTN_BOUND_SIZE(n) / 16 * ((head_dim) + 1) +                     \
+                                     HYPERATTN_BOUND_SIZE(n) / 64 * ((head_dim) + 3) + 4 * (value_dim) +   \
                                      256) +                                                                \
    HYPERATTN_BOUND_SIZE(heads) * (4 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 32 + 24) +       \
    4 * HYPERATTN_BOUND_LANES * (2 * HYPERATTN_BOUND_SIZE(head_dim) + (value_dim) + 82) +                   \
@@ -426,8 +428,8 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
    key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a
-   tenth of exact's time for the estimates. Source: Algorithms 2 to 4 of the paper, with the differences that the
-   manual lists; the scan is this library's own. */
+   tenth to a third of exact's time for the estimates, by instruction set. Source: Algorithms 2 to 4 of the
+   paper, with the differences that the manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);

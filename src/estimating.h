@@ -55,15 +55,14 @@ static int hai_scan_is_outlier(const hai_scan *scan, int lane) {
   return HAI_AS(int, scan->outliers >> lane & 1);
 }
 
-static void hai_scan_encode(const hai_job *job, hai_scan *scan) {
+HAI_APART void hai_scan_encode(const hai_job *job, hai_scan *scan) {
   float largest = hai_scan_largest(job, scan), inverse = 63.0f / largest;
   if (!hai_finite(inverse)) inverse = 0.0f;
   scan->code = largest * (1.0f / 63.0f);
   scan->kernel->quantise(scan->query, job->plan->head_dim, inverse, scan->queries.code);
-  scan->kernel->energies(scan->query, job->plan->head_dim, largest * largest, scan->energy);
   hai_scan_order(job, scan);
   hai_scan_first(scan);
-  hai_scan_stretch(scan);
+  scan->kernel->lift(&scan->queries);
   scan->queries.begin = job->tile->begin;
   scan->queries.end = job->tile->end;
 }

@@ -60,11 +60,11 @@ typedef struct hai_scan_kernel {
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
   /* Codes of all lanes: round(query * inverse), cut off at -63 and 63; those of absent coordinates are 0. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
-  /* energy[t] = sum over all lanes of the smaller of query[t][i]^2 and `most`, which is also for NaN. */
-  void (*energies)(const float *query, hai_index dim, float most, float *energy);
-  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. Returns the largest of any
-     lane's sum of the squares of its last words' codes, which are those behind the first ones. */
-  int32_t (*lift)(const hai_scan_queries *queries);
+  /* Of each word, in its own place: the sum over all lanes of the squares of its codes, and the largest sum of
+     a lane. */
+  void (*forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most);
+  /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
+  void (*lift)(const hai_scan_queries *queries);
   /* score[j][i] = the estimated product of query i and key first + j, for HAI_PILOT keys. */
   void (*estimate)(const hai_scan_queries *queries, const hai_scan_block *block, int first, float *score);
   /* Takes the estimates of HAI_PILOT keys up: high[i] becomes the largest of them so far, sum[i] the sum of

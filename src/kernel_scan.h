@@ -202,38 +202,36 @@ HAI_SCAN_TARGET static void HAI_WAY(quantise)(const float *query, hai_index dim,
     }
 }
 
-HAI_SCAN_TARGET static void HAI_WAY(energies)(const float *query, hai_index dim, float most, float *energy) {
-  HAI_VECTOR limit = HAI_ISA(set1)(most);
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    HAI_VECTOR sum = HAI_ISA(zero)();
+HAI_SCAN_TARGET static void HAI_WAY(forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  HAI_INTS none = HAI_ISA(ints1)(0);
+  int32_t part[HAI_WIDTH];
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    HAI_INTS sum = none, largest = none;
     for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-      HAI_VECTOR x = HAI_ISA(load)(query + t * HAI_LANES + i);
-      sum = HAI_ISA(add)(sum, HAI_ISA(min)(HAI_ISA(mul)(x, x), limit));
+      HAI_INTS x = HAI_ISA(sizes)(HAI_ISA(ints)(queries->code + w * HAI_LANES + i));
+      HAI_INTS squares = HAI_SCAN_DOT(x, x, none);
+      sum = HAI_ISA(plus)(sum, squares);
+      largest = HAI_ISA(larger)(largest, squares);
     }
-    energy[t] = HAI_ISA(sum)(sum);
+    HAI_ISA(put)(part, sum);
+    for (i = 0, all[w] = 0; i < HAI_WIDTH; i++) all[w] += part[i];
+    most[w] = HAI_ISA(top)(largest);
   }
 }
 
-HAI_SCAN_TARGET static int32_t HAI_WAY(lift)(const hai_scan_queries *queries) {
-  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT), none = HAI_ISA(ints1)(0), most = none;
+HAI_SCAN_TARGET static void HAI_WAY(lift)(const hai_scan_queries *queries) {
+  HAI_INTS raised = HAI_ISA(ints1)(HAI_SCAN_LIFT);
   int i, w;
   for (i = 0; i < HAI_LANES; i += HAI_WIDTH) {
-    HAI_INTS sum = none, first = none, squares = none;
+    HAI_INTS sum = HAI_ISA(ints1)(0), first = sum;
     for (w = 0; w < queries->n_words; w++) {
-      HAI_INTS x = HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), size = HAI_ISA(sizes)(x);
-      sum = HAI_SCAN_DOT(raised, x, sum);
-      if (w < queries->n_first)
-        first = sum;
-      else
-        squares = HAI_SCAN_DOT(size, size, squares);
+      sum = HAI_SCAN_DOT(raised, HAI_ISA(ints)(queries->code + queries->word[w] * HAI_LANES + i), sum);
+      if (w == queries->n_first - 1) first = sum;
     }
     HAI_ISA(put)(queries->lift + i, first);
     HAI_ISA(put)(queries->lift + HAI_LANES + i, sum);
-    most = HAI_ISA(larger)(most, squares);
   }
-  return HAI_ISA(top)(most);
 }
 
 HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int end, float *high, float *sum,
@@ -358,7 +356,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
-    /* energies */ HAI_WAY(energies),
+    /* forces */ HAI_WAY(forces),
     /* lift */ HAI_WAY(lift),
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),

@@ -38,32 +38,23 @@ static void hai_scan_quantise_scalar(const float *query, hai_index dim, float in
     }
 }
 
-static void hai_scan_energies_scalar(const float *query, hai_index dim, float most, float *energy) {
-  hai_index t;
-  int i;
-  for (t = 0; t < dim; t++) {
-    energy[t] = 0.0f;
+static void hai_scan_forces_scalar(const hai_scan_queries *queries, int32_t *all, int32_t *most) {
+  int i, w;
+  for (w = 0; w < queries->n_words; w++) {
+    all[w] = most[w] = 0;
     for (i = 0; i < HAI_SCALAR_LANES; i++) {
-      float square = query[t * HAI_SCALAR_LANES + i] * query[t * HAI_SCALAR_LANES + i];
-      energy[t] += square < most ? square : most;
+      uint32_t word = HAI_AS(uint32_t, queries->code[w * HAI_SCALAR_LANES + i]);
+      int32_t sum = 0;
+      for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * HAI_AS(int8_t, word & 255u);
+      all[w] += sum;
+      most[w] = sum > most[w] ? sum : most[w];
     }
   }
 }
 
 /* Codes are not raised where they are multiplied. */
-static int32_t hai_scan_lift_scalar(const hai_scan_queries *queries) {
-  int32_t most = 0;
-  int i, w;
+static void hai_scan_lift_scalar(const hai_scan_queries *queries) {
   HYPERATTN_MEMSET(queries->lift, 0, 2 * HAI_SCALAR_LANES * sizeof *queries->lift);
-  for (i = 0; i < HAI_SCALAR_LANES; i++) {
-    int32_t sum = 0;
-    for (w = queries->n_first; w < queries->n_words; w++) {
-      uint32_t word = HAI_AS(uint32_t, queries->code[queries->word[w] * HAI_SCALAR_LANES + i]);
-      for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * HAI_AS(int8_t, word & 255u);
-    }
-    most = sum > most ? sum : most;
-  }
-  return most;
 }
 
 /* The sum of products of lane i's codes and a key's, of words begin .. end - 1 of the order. */
@@ -235,7 +226,7 @@ static float hai_scan_apart_scalar(const float *row, hai_index dim, const float 
 static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* largest */ hai_scan_largest_scalar,
     /* quantise */ hai_scan_quantise_scalar,
-    /* energies */ hai_scan_energies_scalar,
+    /* forces */ hai_scan_forces_scalar,
     /* lift */ hai_scan_lift_scalar,
     /* estimate */ hai_scan_estimate_scalar,
     /* collect */ hai_scan_collect_scalar,

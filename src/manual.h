@@ -1,4 +1,4 @@
-/* hyperattn.h - attention over long contexts in near-linear time, on the CPU, in one file.
+/* hyperattn.h - attention over long contexts, exact or approximated, on the CPU, in one file.
    MIT licence, in full at the end. C11; also compiles as C++11. No dependency, no libm.
    Made of the files in src/ by cmake -P src/amalgamate.cmake: edit those (docs/architecture.md).
 
@@ -117,10 +117,10 @@
      s_ij = scale * <query[i], key[j]>, over the keys j that query i may see: all keys or, with causal set,
      keys 0 .. i + n_key - n_query. params.method says how:
      HYPERATTN_EXACT computes just that.
-     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a tenth of the time; a tile
-     of queries then keeps each key with a probability that grows with the largest share of attention that it
-     seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted by the inverse of
-     its probability.
+     HYPERATTN_SCAN estimates every score from a sketch of the keys in 8 bits, in a tenth to a third of the
+     time; a tile of queries then keeps each key with a probability that grows with the largest share of
+     attention that it seems to have in any of them, up to 1, and meets the kept keys exactly, each weighted
+     by the inverse of its probability.
      HYPERATTN_HYPER approximates in large regions, without a look at every key: there a query meets the keys
      of its block, the pinned keys and its window with weight one, and a sample of the other keys (columns),
      each weighted by the inverse of its probability. Causal attention is split recursively into exact
@@ -156,8 +156,8 @@
      most heads of language models. HYPERATTN_HYPER helps in regions that have many times more keys than the
      budget (block_size + sample_size + pinned keys). Regions of fewer than min_seq_len keys are exact, and so
      are those where the approximation would cost as much as exact attention; hyperattn_cost is 1 where all of
-     a call is exact, as every call of few queries is by the default preset, and every call with a mask or
-     with a sliding window that hides a key. examples/demo.c prints time and error side by side.
+     a call is exact, as every call of fewer than 128 queries is by the default preset, and every call with a
+     mask or with a sliding window that hides a key. examples/demo.c prints time and error side by side.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],

@@ -228,7 +228,6 @@
 #define HAI_PILOT_BLOCKS 64   /* most blocks of a pilot */
 #define HAI_SPREAD_BLOCKS 4   /* blocks that tell how far codes spread; fewer than a task of the sketch has */
 #define HAI_REST_MARGIN 2.0f  /* standard deviations of what the last words add to scores: a margin */
-#define HAI_REST_LARGE 1.2f   /* norm of the largest query of a tile, over the mean */
 #define HAI_REST_SHARE 0.7f   /* -ln of the share of attention that is most */
 #define HAI_PASSING_COST 2.0f /* of a word's products for one key, over its share of those for many */
 #define HAI_MOST_MARGIN 16777216.0f

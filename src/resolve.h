@@ -46,7 +46,7 @@ static void hai_resolve_params(hai_plan *plan) {
              plan->n_query >= HAI_LEAST_SCANNED;
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
-  plan->scanning = may_scan && hai_scan_pays(plan, hai_scan_end(plan, plan->n_query - 1, plan->n_key));
+  plan->scanning = may_scan && hai_scan_pays(plan, hai_scanned_keys(plan, plan->n_query - 1));
 #endif
   plan->choosing = HAI_JUDGING && hai_choosing(p);
 #if HAI_SCAN

@@ -39,10 +39,9 @@ typedef struct hai_scan {
   float *packed;                           /* room for it where the kernel reads another dtype */
   float code;                              /* what a query's code is worth */
   uint64_t outliers;                       /* bit i: lane i takes no part in what is kept */
-  float *energy;                           /* [head_dim]: of a coordinate, the sum of all lanes' squares */
+  int32_t *all, *most;                     /* [n_words]: squares of words' codes, of all lanes; of one */
   float *told, *force;                     /* [n_words]: what words tell */
   float margin;                            /* of a usual block, */
-  float stretch;                           /* the norm of a lane's last words, over the mean */
   float *mean;                             /* [HAI_CHUNK][lanes]: products with the means of blocks; of kept
                                               keys, two numbers each */
   float *high, *sum, *group;               /* [lanes]: of the pilot */
@@ -76,11 +75,15 @@ static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 
-/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`. */
+/* The first key behind those that the tile of queries from `row` on scans, of keys that end at `end`; and how
+   many it scans of a whole problem. */
 static hai_index hai_scan_end(const hai_plan *plan, hai_index row, hai_index end) {
   hai_index first, last;
   hai_seen_keys(plan, row, &first, &last);
   return hai_max(0, hai_min(last + 1 - plan->window, end)) / HAI_CHUNK * HAI_CHUNK;
+}
+static hai_index hai_scanned_keys(const hai_plan *plan, hai_index row) {
+  return hai_max(0, hai_scan_end(plan, row, plan->n_key) - plan->sink_keys);
 }
 
 #ifndef HYPERATTN_NO_COST
@@ -91,7 +94,7 @@ static float hai_scan_cost(const hai_plan *plan) {
   int point;
   for (point = 0; point < HAI_COST_POINTS; point++) {
     hai_index row = hai_cut(plan->n_query, HAI_COST_POINTS, point), first, last,
-              keys = hai_scan_end(plan, row, plan->n_key);
+              keys = hai_scanned_keys(plan, row);
     hai_seen_keys(plan, row, &first, &last);
     if (last < 0) continue;
     exact += HAI_AS(float, last + 1);
@@ -99,7 +102,7 @@ static float hai_scan_cost(const hai_plan *plan) {
     if (hai_scan_pays(plan, keys))
       work += hai_scan_work(plan, HAI_AS(float, keys), kept) - HAI_AS(float, keys);
   }
-  return exact > 0.0f ? work / exact : 1.0f;
+  return work < 0.999f * exact ? work / exact : 0.999f; /* 1 is for what is exact */
 }
 #endif
 #endif

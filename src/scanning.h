@@ -148,8 +148,8 @@ static hai_index hai_scan_lane_floats(const hai_plan *plan) {
 }
 static size_t hai_scan_bytes(const hai_plan *plan) {
   hai_index lanes = plan->float_kernel->lanes;
-  hai_index floats = hai_scan_lane_floats(plan) * lanes + plan->head_dim + hai_code_dim(plan) / 4 * 3;
-  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 23 * HAI_ALIGN +
+  hai_index floats = hai_scan_lane_floats(plan) * lanes + hai_code_dim(plan) / 4 * 5;
+  return hai_times(HAI_AS(size_t, floats), sizeof(float)) + 24 * HAI_ALIGN +
          hai_round_up(sizeof(hai_scan)) + hai_times(HAI_AS(size_t, plan->n_key), sizeof(hai_kept));
 }
 
@@ -179,7 +179,8 @@ HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   scan->queries.code = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words * lanes));
   scan->queries.word = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
   scan->queries.lift = HAI_PLACE(int32_t, hai_carve(&at, 2 * lanes));
-  scan->energy = hai_carve(&at, plan->head_dim);
+  scan->all = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
+  scan->most = HAI_PLACE(int32_t, hai_carve(&at, scan->queries.n_words));
   scan->told = hai_carve(&at, scan->queries.n_words);
   scan->force = hai_carve(&at, scan->queries.n_words);
   scan->queries.level = hai_carve(&at, lanes);

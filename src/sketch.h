@@ -13,7 +13,7 @@
 typedef struct hai_sketch {
   uint8_t *code;   /* [blocks][HAI_CHUNK][code_dim]: HAI_KEY_RAISED more than the codes */
   float *norm;     /* [blocks][code_dim / 4]: of any key, the largest norm of a word's codes */
-  float *spread;   /* [code_dim]: the mean square of codes in some early blocks; */
+  float *spread;   /* [code_dim / 4]: the mean sum of squares of a word's codes in some early blocks; */
   float *usual;    /* [code_dim / 4]: the mean norm there, */
   float *worth;    /* and the mean unit */
   float *mean;     /* [blocks][head_dim] */
@@ -29,7 +29,7 @@ static hai_sketch hai_sketch_of(const hai_job *job) {
   sketch.code = HAI_PLACE(uint8_t, hai_array_at(job, HAI_ARRAY_CODE, kv_head));
   sketch.norm = hai_floats(job, HAI_ARRAY_NORM);
   sketch.spread = hai_floats(job, HAI_ARRAY_SPREAD);
-  sketch.usual = sketch.spread + hai_code_dim(job->plan);
+  sketch.usual = sketch.spread + hai_code_dim(job->plan) / 4;
   sketch.worth = sketch.usual + hai_code_dim(job->plan) / 4;
   sketch.mean = hai_floats(job, HAI_ARRAY_BLOCK_MEAN);
   sketch.unit = hai_floats(job, HAI_ARRAY_CODE_UNIT);
@@ -75,24 +75,24 @@ static int hai_sketch_keys(const hai_job *job, const hai_sketch *sketch, hai_ind
   return hai_finite(reach);
 }
 
-/* How far the codes of each coordinate spread, and what they are worth, by the first blocks but the very
-   first, whose keys are often like no others. Every query that scans sees these blocks: so no later key
-   has a part in what it keeps. */
+/* How far codes spread and what they are worth, by the first blocks but the very first, whose keys are often
+   like no others. Every query that scans sees these blocks: so no later key has a part in what it keeps. */
 static void hai_sketch_spread(const hai_job *job, const hai_sketch *sketch) {
   const hai_plan *plan = job->plan;
   hai_index dim = hai_code_dim(plan), most = hai_min(plan->min_seq_len / HAI_CHUNK, HAI_SPREAD_BLOCKS);
-  hai_index begin = most > 1, end = hai_max(1, most), block, j, t;
-  float each = 1.0f / HAI_AS(float, end - begin);
-  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim + dim / 4 + 1) * sizeof(float));
-  for (block = begin; block < end; block++) {
-    for (t = 0; t < dim; t++) {
-      const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + t;
+  hai_index block = most > 1, n = hai_max(1, most) - block, w, j;
+  float each = 1.0f / HAI_AS(float, n);
+  HYPERATTN_MEMSET(sketch->spread, 0, HAI_AS(size_t, dim / 4 * 2 + 1) * sizeof(float));
+  for (; n-- > 0; block++) {
+    if (sketch->unit[block] == HAI_WHOLE) continue;
+    for (w = 0; w < dim / 4; w++) {
+      const uint8_t *code = sketch->code + block * HAI_CHUNK * dim + 4 * w;
       int32_t sum = 0;
-      for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += (*code - HAI_KEY_RAISED) * (*code - HAI_KEY_RAISED);
-      sketch->spread[t] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
+      for (j = 0; j < HAI_CHUNK; j++, code += dim) sum += hai_scan_squares(code);
+      sketch->spread[w] += each * (1.0f / HAI_CHUNK) * HAI_AS(float, sum);
+      sketch->usual[w] += each * sketch->norm[block * (dim / 4) + w];
     }
-    for (t = 0; t < dim / 4; t++) sketch->usual[t] += each * sketch->norm[block * (dim / 4) + t];
-    if (sketch->unit[block] != HAI_WHOLE) *sketch->worth += each * sketch->unit[block];
+    *sketch->worth += each * sketch->unit[block];
   }
 }
 

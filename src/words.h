@@ -6,22 +6,16 @@
 
 #if HAI_SCAN
 /* Orders the words, those first that tell most of scores: told [n_words] becomes the mean square of what
-   each adds to a sum of products, over lanes and keys, and force [n_words] the root of the lanes' part of
-   it. Cost: the square of words. */
+   each adds to a sum of products, over lanes and keys, and force [n_words] the largest norm of a lane. Cost:
+   the square of words. */
 static void hai_scan_order(const hai_job *job, hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
-  float inverse = 1.0f / (scan->code * scan->code * HAI_AS(float, job->tile->n));
-  int w, at, t;
+  float each = 1.0f / (HAI_AS(float, job->tile->n) * 4.0f);
+  int w, at;
+  scan->kernel->forces(queries, scan->all, scan->most);
   for (w = 0; w < queries->n_words; w++) {
-    float force = 0.0f;
-    scan->told[w] = 0.0f;
-    for (t = 4 * w; t < 4 * w + 4 && t < job->plan->head_dim; t++) {
-      float energy = scan->energy[t] * inverse;
-      if (!hai_finite(energy)) energy = 0.0f;
-      force += energy;
-      scan->told[w] += energy * scan->sketch.spread[t];
-    }
-    scan->force[w] = hai_sqrt(force);
+    scan->force[w] = hai_sqrt(HAI_AS(float, scan->most[w]));
+    scan->told[w] = HAI_AS(float, scan->all[w]) * each * scan->sketch.spread[w];
     for (at = w; at > 0 && scan->told[queries->word[at - 1]] < scan->told[w]; at--)
       queries->word[at] = queries->word[at - 1];
     queries->word[at] = w;
@@ -34,8 +28,8 @@ static float hai_scan_above(const hai_scan *scan) { return hai_log(scan->budget)
 /* How many words are first: as many as make the products few, those of all words for the keys that pass
    included. What the last words add to scores has a standard deviation s over the keys, and with the margin
    HAI_REST_MARGIN s nearly all keys pass that all words would let pass. To a key that has most of a query's
-   attention they may add more, up to the product of norms: that must not be more than the margin and
-   hai_scan_above. */
+   attention they may add more, up to the product of norms: for a usual block that must not be more than the
+   margin and hai_scan_above. Where the early blocks tell nothing, all words are first. */
 static void hai_scan_first(hai_scan *scan) {
   hai_scan_queries *queries = &scan->queries;
   int n_words = queries->n_words, n;
@@ -44,10 +38,11 @@ static void hai_scan_first(hai_scan *scan) {
   float above = hai_scan_above(scan), rest = 0.0f, pull = 0.0f;
   queries->n_first = n_words;
   scan->margin = 0.0f;
+  if (!(unit * scan->told[queries->word[0]] > 0.0f)) return;
   for (n = n_words - 1; n > 0; n--) {
     float margin, passing, cost;
     rest += scan->told[queries->word[n]];
-    pull += HAI_REST_LARGE * scan->force[queries->word[n]] * scan->sketch.usual[queries->word[n]];
+    pull += scan->force[queries->word[n]] * scan->sketch.usual[queries->word[n]];
     margin = HAI_REST_MARGIN * hai_sqrt(rest);
     if (!(pull * unit <= above + margin * unit) || !(margin < HAI_MOST_MARGIN)) break;
     passing = kept * hai_exp(margin * unit);
@@ -60,19 +55,9 @@ static void hai_scan_first(hai_scan *scan) {
   }
 }
 
-/* How much larger than usual the codes of the last words are in some lane. */
-static void hai_scan_stretch(hai_scan *scan) {
-  const hai_scan_queries *queries = &scan->queries;
-  float largest = HAI_AS(float, scan->kernel->lift(queries)), force = 0.0f;
-  int n;
-  for (n = queries->n_first; n < queries->n_words; n++)
-    force += scan->force[queries->word[n]] * scan->force[queries->word[n]];
-  scan->stretch = force > 0.0f ? hai_sqrt(largest / force) : 0.0f;
-}
-
-/* A block's margin: at least what the last words of any of its keys might add to a score that is as far above
-   its level as that of a key which has most of a query's attention. So a key unlike all others, whose codes
-   are larger, is not lost. */
+/* A block's margin: at least what the last words of any of its keys might add, for any lane, to a score that
+   is as far above its level as that of a key which has most of a query's attention: the product of norms. So
+   no such key is lost, whatever it is like. */
 static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
   const hai_scan_queries *queries = &scan->queries;
   const float *norm = scan->sketch.norm + block * queries->n_words;
@@ -80,7 +65,7 @@ static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit
   int n;
   for (n = queries->n_first; n < queries->n_words; n++)
     pull += scan->force[queries->word[n]] * norm[queries->word[n]];
-  pull = pull * scan->stretch - hai_scan_above(scan) / unit;
+  pull -= hai_scan_above(scan) / unit;
   if (pull < scan->margin) pull = scan->margin;
   return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }

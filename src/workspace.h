@@ -169,7 +169,7 @@ static size_t hai_count_norms(const hai_plan *plan) {
   return hai_times(hai_count_blocks(plan), HAI_AS(size_t, hai_code_dim(plan) / 4));
 }
 static size_t hai_count_spread(const hai_plan *plan) {
-  return HAI_AS(size_t, hai_code_dim(plan) + hai_code_dim(plan) / 4 + 1);
+  return HAI_AS(size_t, hai_code_dim(plan) / 4 * 2 + 1);
 }
 static size_t hai_count_centre(const hai_plan *plan) { return HAI_AS(size_t, plan->value_dim); }
 static size_t hai_count_missed(const hai_plan *plan) {

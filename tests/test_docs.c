@@ -75,14 +75,14 @@ static int is_approximated(int causal, int64_t n_query, int64_t n_key) {
 /* The README, docs/integrating.md and docs/python.md name these lengths. */
 static void test_where_the_default_preset_begins_to_approximate(void **state) {
   (void)state;
-  assert_false(is_approximated(0, 1023, 1023));
-  assert_true(is_approximated(0, 1024, 1024));
-  assert_false(is_approximated(1, 1300, 1300));
-  assert_true(is_approximated(1, 1350, 1350));
+  assert_false(is_approximated(0, 1087, 1087));
+  assert_true(is_approximated(0, 1088, 1088));
+  assert_false(is_approximated(1, 1343, 1343));
+  assert_true(is_approximated(1, 1344, 1344));
   assert_false(is_approximated(1, 127, 32768)); /* chunks */
   assert_true(is_approximated(1, 128, 32768));
-  assert_false(is_approximated(1, 300, 1279));
-  assert_true(is_approximated(1, 300, 1300));
+  assert_false(is_approximated(1, 300, 1343));
+  assert_true(is_approximated(1, 300, 1344));
   assert_false(is_approximated(1, 1, 131072)); /* decoding */
 }
 

@@ -74,7 +74,7 @@ static void test_bound_holds(void **state) {
     p.n_kv_heads = p.n_heads % 2 ? p.n_heads : p.n_heads / 2;
     p.n_query = any(&random, 1, 1 << any(&random, 1, 18)),
     p.n_key = any(&random, 1, 1 << any(&random, 1, 18));
-    p.head_dim = any(&random, 1, 200), p.value_dim = any(&random, 1, 200), p.causal = i / 2 % 2;
+    p.head_dim = any(&random, 1, 576), p.value_dim = any(&random, 1, 200), p.causal = i / 2 % 2;
     a.min_seq_len = any(&random, 1, 4096), a.block_size = any(&random, 0, 600),
     a.lsh_bits = (int32_t)any(&random, 1, 14);
     a.sample_size = any(&random, 0, 600);

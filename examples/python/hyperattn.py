@@ -340,8 +340,8 @@ def attention(
         values may have fewer heads than queries, a divisor of their number.
     causal: query i sees keys 0 .. i + n_key - n_query, so the last query sees all.
     scale: None or 0: 1 / sqrt(dim).
-    method: "default": each query approximated to a tolerance where that pays, from 1024 keys on (a causal
-        prefill: from some 1300); "linear": in near-linear time, with a fixed number of keys and no tolerance;
+    method: "default": each query approximated to a tolerance where that pays, from 1088 keys on (a causal
+        prefill: from 1344); "linear": in near-linear time, with a fixed number of keys and no tolerance;
         "exact"; "paper": the HyperAttention paper's parameters.
     tolerance: the relative error that a region or a query may have; None: the method's.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
