@@ -656,14 +656,15 @@ static void test_later_keys_change_nothing(void **state) {
 static any_call new_scanned_call(unsigned fields, uint64_t *random) {
   static const int64_t queries[] = {128, 129, 160, 200, 290}, keys[] = {100, 192, 257, 330, 464, 577},
                        dims[] = {1, 3, 8, 16, 24, 31, 33, 40}, budgets[] = {1, 4, 10, 20},
-                       windows[] = {0, 1, 16, 63, 64, 5000}, sinks[] = {0, 1, 4, 64, 70, 2000};
+                       windows[] = {0, 1, 7, 16, 40, 63, 64, 0, 5000},
+                       sinks[] = {0, 1, 4, 9, 64, 0, 1, 4, 2000};
   static const float tolerances[] = {0.0f, 0.0f, 0.1f, 0.4f};
   any_call a;
   hyperattn_problem *p = &a.c.problem;
   memset(&a, 0, sizeof a);
-  a.c.params = scan_params(one_of(random, budgets, 4), one_of(random, windows, 6), 0.0f);
+  a.c.params = scan_params(one_of(random, budgets, 4), one_of(random, windows, 9), 0.0f);
   a.c.params.tolerance = tolerances[any_of(random, 0, 3)];
-  a.c.params.sink_keys = one_of(random, sinks, 6), a.c.params.seed = splitmix(random);
+  a.c.params.sink_keys = one_of(random, sinks, 9), a.c.params.seed = splitmix(random);
   p->batch = any_of(random, 1, 2), p->n_kv_heads = any_of(random, 1, 2);
   p->n_heads = p->n_kv_heads * any_of(random, 1, 2);
   p->n_query = one_of(random, queries, 5);
