@@ -60,8 +60,8 @@ typedef struct hai_scan_kernel {
   void (*largest)(const float *query, hai_index dim, int32_t *bits);
   /* Codes of all lanes: round(query * inverse), cut off at -63 and 63; those of absent coordinates are 0. */
   void (*quantise)(const float *query, hai_index dim, float inverse, int32_t *code);
-  /* Of each word, in its own place: the sum over all lanes of the squares of its codes, and the largest sum of
-     a lane. */
+  /* Of each word, in its own place: the sum over all lanes of the squares of its codes, and the largest of a
+     lane. */
   void (*forces)(const hai_scan_queries *queries, int32_t *all, int32_t *most);
   /* lift of all lanes, or 0 where the kernel multiplies codes that are not raised. */
   void (*lift)(const hai_scan_queries *queries);

@@ -151,9 +151,10 @@ static void test_little_memory(void **state) {
     c.params = hyperattn_default_params();
     c.params.isa = HYPERATTN_ISA_SCALAR;
     size_t preset = hyperattn_workspace_size(&c.problem, &c.params, 1);
-    printf("1024 tokens, head dim 32, %s, plain C: exact %zu bytes, paper (min_seq_len 256) %zu, linear %zu, "
-           "default %zu\n",
-           i ? "causal" : "full", exact, paper, linear, preset);
+    printf(
+        "1024 tokens, head dim 32, %s, plain C: exact %zu bytes, paper (min_seq_len 256) %zu, linear %zu, "
+        "default %zu\n",
+        i ? "causal" : "full", exact, paper, linear, preset);
     assert_true(exact <= 65536 && paper <= 65536 && linear <= 65536);
     assert_true(preset <= (WITH_SCAN ? HYPERATTN_WORKSPACE_BOUND_SCAN(1, 1, 1024, 32, 32) : 65536));
     free_call(&c);
@@ -266,10 +267,8 @@ int main(void) {
 #ifndef HYPERATTN_NO_HYPER
       cmocka_unit_test(test_bound_holds),
 #endif
-      cmocka_unit_test(test_little_memory),
-      cmocka_unit_test(test_left_out),
-      cmocka_unit_test(test_fields_left_out),
-      cmocka_unit_test(test_no_query_is_a_call_of_some_phases),
+      cmocka_unit_test(test_little_memory),   cmocka_unit_test(test_left_out),
+      cmocka_unit_test(test_fields_left_out), cmocka_unit_test(test_no_query_is_a_call_of_some_phases),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

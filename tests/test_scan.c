@@ -167,7 +167,8 @@ static void new_scan_input(scan_input *x, const scan_kernel *k, int64_t dim, kin
   static const float units[] = {1e-7f, 1e-6f, 1e-3f, 0.02f, 0.3f, 40.0f, 1e20f};
   int64_t words = (dim + 3) / 4, at_end = any_of(random, 0, 2);
   int8_t *code = (int8_t *)test_alloc((size_t)(words * k->lanes * 4));
-  for (int64_t i = 0; i < words * k->lanes * 4; i++) code[i] = (int8_t)(at_end ? 63 : any_of(random, -63, 63));
+  for (int64_t i = 0; i < words * k->lanes * 4; i++)
+    code[i] = (int8_t)(at_end ? 63 : any_of(random, -63, 63));
   x->queries.code = (int32_t *)(void *)code, x->queries.n_words = (int)words;
   x->queries.word = (int32_t *)test_alloc((size_t)words * sizeof *x->queries.word);
   for (int w = 0; w < words; w++) { /* in any order */
@@ -183,7 +184,8 @@ static void new_scan_input(scan_input *x, const scan_kernel *k, int64_t dim, kin
   any_lanes(k, &x->queries.begin, &x->queries.end, random);
   x->key = (uint8_t *)test_alloc((size_t)(CHUNK * words * 4));
   for (int64_t i = 0; i < CHUNK * words * 4; i++)
-    x->key[i] = (uint8_t)(KEY_RAISED + (at_end ? (i / words / 4 % 2 ? 127 : -127) : any_of(random, -127, 127)));
+    x->key[i] =
+        (uint8_t)(KEY_RAISED + (at_end ? (i / words / 4 % 2 ? 127 : -127) : any_of(random, -127, 127)));
   x->block.unit = units[any_of(random, 0, 6)];
   double spread = sqrt((double)dim) * 4000.0 * (double)x->block.unit;
   for (int j = 0; j < CHUNK; j++) {
@@ -352,9 +354,11 @@ static void test_spread_and_distances(void **state) {
 /* The largest norm of each word of a block's codes. */
 static void check_norms(const scan_kernel *k, int64_t words, uint64_t *random) {
   uint8_t *code = (uint8_t *)test_alloc((size_t)(CHUNK * words * 4));
-  int32_t *norm = (int32_t *)test_alloc((size_t)(words + 1) * sizeof *norm), scale = any_of(random, 0, 3) ? 9 : 127;
+  int32_t *norm = (int32_t *)test_alloc((size_t)(words + 1) * sizeof *norm),
+          scale = any_of(random, 0, 3) ? 9 : 127;
   for (int64_t i = 0; i < CHUNK * words * 4; i++)
-    code[i] = (uint8_t)(KEY_RAISED - scale + any_of(random, 0, 1) * 2 * scale * any_of(random, 0, 100) / 100);
+    code[i] =
+        (uint8_t)(KEY_RAISED - scale + any_of(random, 0, 1) * 2 * scale * any_of(random, 0, 100) / 100);
   norm[words] = -7;
   k->by->norms(code, (int)words, norm);
   for (int64_t w = 0; w < words; w++) {
@@ -411,7 +415,8 @@ static void check_sketch(const scan_kernel *k, int64_t dim, kind of, uint64_t *r
     for (int64_t t = 0; t < padded; t++) {
       double exact = t < dim ? ((double)row[j][t] - (double)mean[t]) * (double)inverse : 0.0;
       assert_in_range(code[t], 1, 255);
-      if (all_finite && isfinite(inverse * 1024.0f)) assert_below(fabs(code[t] - KEY_RAISED - exact), 0.502);
+      if (all_finite && isfinite(inverse * 1024.0f))
+        assert_below(fabs(code[t] - KEY_RAISED - exact), 0.502);
     }
     assert_true(code[padded] == 99);
   }
