@@ -226,8 +226,8 @@
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
      Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
-     each part and each of up to 16 queries of a head. A scan takes some head_dim + 16 bytes for each key and
-     kv head, and 8 bytes for each key and worker.
+     each part and each of up to 16 queries of a head. A scan takes some 1.1 head_dim + 8 bytes for each key
+     and kv head, 4 for each query and head, and 8 for each key and worker.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
@@ -1980,7 +1980,10 @@ static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const ui
     int32_t at = queries->word[begin];
     uint32_t word = HAI_AS(uint32_t, queries->code[at * HAI_SCALAR_LANES + i]);
     const uint8_t *four = key + 4 * at;
-    for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * (*four++ - HAI_KEY_RAISED);
+    sum += HAI_AS(int8_t, word & 255u) * (four[0] - HAI_KEY_RAISED) +
+           HAI_AS(int8_t, word >> 8 & 255u) * (four[1] - HAI_KEY_RAISED) +
+           HAI_AS(int8_t, word >> 16 & 255u) * (four[2] - HAI_KEY_RAISED) +
+           HAI_AS(int8_t, word >> 24) * (four[3] - HAI_KEY_RAISED);
   }
   return sum;
 }
@@ -11933,15 +11936,15 @@ static void hai_scan_first(hai_scan *scan) {
 
 /* A block's margin: at least what the last words of any of its keys might add, for any lane, to a score that
    is as far above its level as that of a key which has most of a query's attention: the product of norms. So
-   no such key is lost, whatever it is like. */
-static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
+   no such key is lost, whatever it is like. `above`: hai_scan_above. */
+static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit, float above) {
   const hai_scan_queries *queries = &scan->queries;
   const float *norm = scan->sketch.norm + block * queries->n_words;
   float pull = 0.0f;
   int n;
   for (n = queries->n_first; n < queries->n_words; n++)
     pull += scan->force[queries->word[n]] * norm[queries->word[n]];
-  pull -= hai_scan_above(scan) / unit;
+  pull -= above / unit;
   if (pull < scan->margin) pull = scan->margin;
   return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }
@@ -12124,6 +12127,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
   int32_t *most = job->tile->id; /* [chunk]: no key waits */
+  float above = hai_scan_above(scan);
   int j, n;
   scan->n_kept = 0;
   for (; block < blocks; block += n) {
@@ -12133,7 +12137,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
       int known = hai_scan_block_at(job, scan, block + j, j, &b);
-      b.margin = hai_scan_margin(scan, block + j, b.unit);
+      b.margin = hai_scan_margin(scan, block + j, b.unit, above);
       if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
       if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
       hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);

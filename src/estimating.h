@@ -173,6 +173,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
   hai_index block = scan->begin / HAI_CHUNK, blocks = scan->end / HAI_CHUNK;
   hai_scan_block b;
   int32_t *most = job->tile->id; /* [chunk]: no key waits */
+  float above = hai_scan_above(scan);
   int j, n;
   scan->n_kept = 0;
   for (; block < blocks; block += n) {
@@ -182,7 +183,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
       int known = hai_scan_block_at(job, scan, block + j, j, &b);
-      b.margin = hai_scan_margin(scan, block + j, b.unit);
+      b.margin = hai_scan_margin(scan, block + j, b.unit, above);
       if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
       if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
       hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);

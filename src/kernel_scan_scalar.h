@@ -65,7 +65,10 @@ static int32_t hai_scan_product(const hai_scan_queries *queries, int i, const ui
     int32_t at = queries->word[begin];
     uint32_t word = HAI_AS(uint32_t, queries->code[at * HAI_SCALAR_LANES + i]);
     const uint8_t *four = key + 4 * at;
-    for (; word; word >>= 8) sum += HAI_AS(int8_t, word & 255u) * (*four++ - HAI_KEY_RAISED);
+    sum += HAI_AS(int8_t, word & 255u) * (four[0] - HAI_KEY_RAISED) +
+           HAI_AS(int8_t, word >> 8 & 255u) * (four[1] - HAI_KEY_RAISED) +
+           HAI_AS(int8_t, word >> 16 & 255u) * (four[2] - HAI_KEY_RAISED) +
+           HAI_AS(int8_t, word >> 24) * (four[3] - HAI_KEY_RAISED);
   }
   return sum;
 }

@@ -226,8 +226,8 @@
      matter before a call and mean nothing after it. The library's own stack frames take less than 4 KiB.
      Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
-     each part and each of up to 16 queries of a head. A scan takes some head_dim + 16 bytes for each key and
-     kv head, and 8 bytes for each key and worker.
+     each part and each of up to 16 queries of a head. A scan takes some 1.1 head_dim + 8 bytes for each key
+     and kv head, 4 for each query and head, and 8 for each key and worker.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an

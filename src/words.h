@@ -57,15 +57,15 @@ static void hai_scan_first(hai_scan *scan) {
 
 /* A block's margin: at least what the last words of any of its keys might add, for any lane, to a score that
    is as far above its level as that of a key which has most of a query's attention: the product of norms. So
-   no such key is lost, whatever it is like. */
-static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit) {
+   no such key is lost, whatever it is like. `above`: hai_scan_above. */
+static int32_t hai_scan_margin(const hai_scan *scan, hai_index block, float unit, float above) {
   const hai_scan_queries *queries = &scan->queries;
   const float *norm = scan->sketch.norm + block * queries->n_words;
   float pull = 0.0f;
   int n;
   for (n = queries->n_first; n < queries->n_words; n++)
     pull += scan->force[queries->word[n]] * norm[queries->word[n]];
-  pull -= hai_scan_above(scan) / unit;
+  pull -= above / unit;
   if (pull < scan->margin) pull = scan->margin;
   return HAI_AS(int32_t, pull < HAI_MOST_MARGIN ? pull : HAI_MOST_MARGIN);
 }
