@@ -98,7 +98,7 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
 static float hai_exact_products(const hai_plan *plan) {
   hai_index row, first, last;
   int64_t met = 0;
-  for (row = 0; row < plan->n_query && plan->n_before; row++) {
+  for (row = 0; row < plan->n_query && (plan->problem->causal || !plan->outer); row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
