@@ -659,7 +659,7 @@ static void test_later_keys_change_nothing(void **state) {
 
 /* Any call that is scanned. */
 static any_call new_scanned_call(unsigned fields, uint64_t *random) {
-  static const int64_t queries[] = {128, 129, 160, 200, 290}, keys[] = {100, 192, 257, 330, 464, 577},
+  static const int64_t queries[] = {128, 129, 160, 200, 290}, keys[] = {100, 257, 330, 464, 520, 577},
                        dims[] = {1, 3, 8, 16, 24, 31, 33, 40}, budgets[] = {1, 4, 10, 20},
                        windows[] = {0, 1, 7, 16, 40, 63, 64, 0, 5000},
                        sinks[] = {0, 1, 4, 9, 64, 0, 1, 4, 2000};
@@ -673,7 +673,7 @@ static any_call new_scanned_call(unsigned fields, uint64_t *random) {
   p->batch = any_of(random, 1, 2), p->n_kv_heads = any_of(random, 1, 2);
   p->n_heads = p->n_kv_heads * any_of(random, 1, 2);
   p->n_query = one_of(random, queries, 5);
-  p->n_key = any_of(random, 0, 2) ? one_of(random, keys, 6) : p->n_query;
+  p->n_key = any_of(random, 0, 3) ? one_of(random, keys, 6) : p->n_query;
   p->head_dim = one_of(random, dims, 8), p->value_dim = one_of(random, dims, 8);
   p->causal = (int)any_of(random, 0, 1);
   if (fields & FORMATS) any_dtypes(p, random);
@@ -707,7 +707,7 @@ static void for_each_scanned(void (*test)(any_call *a, uint64_t *random), int is
     free(error), free(report);
     free_any_call(&a);
   }
-  assert_true(scanned > rounds / 2);
+  assert_true(scanned > rounds / 4);
 }
 enum { ROUNDS = IS_FAST_BUILD ? 24 : 8 };
 
