@@ -572,7 +572,7 @@ typedef enum hyperattn_isa {
    and isa; HYPERATTN_HYPER all of them. */
 typedef struct hyperattn_params {
   hyperattn_method method;
-  int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
+  int64_t min_seq_len; /* >= 1: where fewer keys would be scanned, or a region has fewer, all are met */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
   /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. Of a scan: the
      first budget b: a tile of queries keeps each key with probability min(1, b times the largest share of
@@ -726,9 +726,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a
-   tenth to a third of exact's time for the estimates, by instruction set. Source: Algorithms 2 to 4 of the
-   paper, with the differences that the manual lists; the scan is this library's own. */
+   key_group), and a scan's where it misses a tolerance; scan, the keys that are met, and a tenth to a third
+   of exact's time for the estimates, by instruction set. Source: Algorithms 2 to 4 of the paper, with the
+   differences that the manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);
@@ -8731,8 +8731,8 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
   X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
   /* largest norm of each word's codes: [blocks][code_dim / 4] */                    \
-  X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
-  /* means of words' squares, of a block's norms, and of units: [code_dim / 2 + 1] */ \
+  X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                     \
+  /* mean squares of words, mean norms, and the mean unit: [code_dim / 2 + 1] */     \
   X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
   X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \
@@ -8855,6 +8855,9 @@ static int hai_scans_rects(const hai_plan *plan) { return HAI_SCAN && HAI_JUDGIN
 /* Do the queries of a rectangle go on from states that earlier phases stored? The problem that is scanned as
    a whole, and the rectangle of full attention, come first. */
 static int hai_resumes(const hai_plan *plan) { return plan->problem->causal && !hai_scanning(plan); }
+
+/* Do queries meet keys exactly before any rectangle: those of a segment of the causal split, or all? */
+static int hai_meets_exactly(const hai_plan *plan) { return plan->problem->causal || !plan->outer; }
 
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
@@ -11839,7 +11842,7 @@ static float hai_scan_work(const hai_plan *plan, float keys, float kept) {
 /* Is it worth to scan so many keys? A tile keeps about HAI_KEPT_SHARE keys for each of the budget. */
 static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
   float n = HAI_AS(float, keys);
-  return keys >= plan->min_seq_len &&
+  return plan->n_query >= HAI_LEAST_SCANNED && keys >= plan->min_seq_len &&
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 
@@ -12137,8 +12140,10 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
       int known = hai_scan_block_at(job, scan, block + j, j, &b);
-      b.margin = hai_scan_margin(scan, block + j, b.unit, above);
-      if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
+      if (known) {
+        b.margin = hai_scan_margin(scan, block + j, b.unit, above);
+        hits = scan->kernel->hits(&scan->queries, &b, most);
+      }
       if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
       hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);
     }
@@ -13761,11 +13766,11 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
   return HAI_AS(float, n_key) * meet_all + products;
 }
 
-/* Products of stage EXACT, for one head. Cost: n_query. */
+/* Products before any rectangle, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
   hai_index row, first, last;
   int64_t met = 0;
-  for (row = 0; row < plan->n_query && (plan->problem->causal || !plan->outer); row++) {
+  for (row = 0; row < plan->n_query && hai_meets_exactly(plan); row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }
@@ -13973,7 +13978,7 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
+  return hai_meets_exactly(plan) && !hai_is_few(plan) && !hai_scanning(plan);
 }
 #if HAI_SCAN
 static int hai_wants_sketch(const hai_plan *plan, int pairing) {
@@ -14302,16 +14307,15 @@ static void hai_resolve_shape(hai_plan *plan) {
 /* The parameters, and what follows from them. */
 static void hai_resolve_params(hai_plan *plan) {
   const hyperattn_params *p = plan->params;
-  int may_scan;
+  int is_free = !hai_sliding(plan) && !hai_masking(plan);
+  int may_scan = HAI_SCAN && p->method == HYPERATTN_SCAN && is_free;
   plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
   plan->block_size = hai_clamp(p->block_size, plan->n_key);
   plan->sample_size = hai_clamp(p->sample_size, plan->n_key);
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  may_scan = HAI_SCAN && p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
-             plan->n_query >= HAI_LEAST_SCANNED;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && is_free;
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
   plan->scanning = may_scan && hai_scan_pays(plan, hai_scanned_keys(plan, plan->n_query - 1));
@@ -14319,7 +14323,6 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->choosing = HAI_JUDGING && hai_choosing(p);
 #if HAI_SCAN
   plan->scans_rects = plan->choosing && p->tolerance > 0.0f && hai_may_approximate(plan) &&
-                      plan->n_query >= HAI_LEAST_SCANNED &&
                       hai_scan_pays(plan, plan->n_key / HAI_CHUNK * HAI_CHUNK);
 #endif
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));

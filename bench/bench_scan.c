@@ -7,8 +7,8 @@
 // heads of a folder), or "gauss": queries, keys and values N(0,1)^64. Default: the head of examples/data, and
 // gauss. --n: tokens; where a head has fewer it is repeated, with noise of 5 % of its standard deviation.
 // Default: as many as it has. Points: default, scan:BUDGET:TOLERANCE, hyper:TOLERANCE (linear with it), linear,
-// paper, linear:SCALE, paper:SCALE (their budgets times SCALE). --min-seq-len and --window are those of scan:.. points. All in float32, on one
-// thread. Rounds take all points in turns, and a time is the least of R rounds.
+// paper, linear:SCALE, paper:SCALE (their budgets times SCALE). --min-seq-len and --window are those of scan:..
+// points. All in float32, on one thread. Rounds take all points in turns, and a time is the least of R rounds.
 //
 // speed      exact attention's time over this one's, by the same ISA
 // mean       mean of the relative errors |out_i - exact_i| / |exact_i| of all queries; frob.: Frobenius norms

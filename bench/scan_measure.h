@@ -25,8 +25,8 @@ static void scale_budget(hyperattn_params *p, double scale) {
   p->heavy_keys = (int64_t)((double)p->heavy_keys * scale);
 }
 
-// exact, default, scan:BUDGET:TOLERANCE, hyper:TOLERANCE, linear, paper, linear:SCALE, paper:SCALE: their budgets times SCALE. 1:
-// it is one of these.
+// exact, default, scan:BUDGET:TOLERANCE, hyper:TOLERANCE, linear, paper, linear:SCALE, paper:SCALE (their budgets
+// times SCALE). 1: it is one of these.
 static int read_point(const char *text, size_t length, point *pt) {
   char rest;
   double scale = 1, budget, tolerance;

@@ -273,7 +273,7 @@ typedef enum hyperattn_isa {
    and isa; HYPERATTN_HYPER all of them. */
 typedef struct hyperattn_params {
   hyperattn_method method;
-  int64_t min_seq_len; /* >= 1: regions of fewer keys are exact */
+  int64_t min_seq_len; /* >= 1: where fewer keys would be scanned, or a region has fewer, all are met */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
   /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. Of a scan: the
      first budget b: a tile of queries keeps each key with probability min(1, b times the largest share of
@@ -427,9 +427,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    found before anything is written. Cost, in products of a query and a key: exact, n_query * n_key
    (causal: half); hyper, for a rectangle of q queries and k keys, q * (block_size + sample_size +
    heavy_keys + sink_keys) + k * (probe_queries, and 48 if any are held out) + q * k / (query_group *
-   key_group), and q * k more where a tolerance calls for every key; scan, the keys that are met, and a
-   tenth to a third of exact's time for the estimates, by instruction set. Source: Algorithms 2 to 4 of the
-   paper, with the differences that the manual lists; the scan is this library's own. */
+   key_group), and a scan's where it misses a tolerance; scan, the keys that are met, and a tenth to a third
+   of exact's time for the estimates, by instruction set. Source: Algorithms 2 to 4 of the paper, with the
+   differences that the manual lists; the scan is this library's own. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_problem *problem,
                                                  const hyperattn_params *params, void *workspace,
                                                  size_t workspace_size);

@@ -51,8 +51,8 @@
   /* the sketch: codes of each key, [blocks][HAI_CHUNK][code_dim] */                 \
   X(CODE, sizeof(uint8_t), HAI_OF_KV_HEADS, hai_count_code, CODE)                    \
   /* largest norm of each word's codes: [blocks][code_dim / 4] */                    \
-  X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                   \
-  /* means of words' squares, of a block's norms, and of units: [code_dim / 2 + 1] */ \
+  X(NORM, sizeof(float), HAI_OF_KV_HEADS, hai_count_norms, NORM)                     \
+  /* mean squares of words, mean norms, and the mean unit: [code_dim / 2 + 1] */     \
   X(SPREAD, sizeof(float), HAI_OF_KV_HEADS, hai_count_spread, SPREAD)                \
   /* mean key of each block: [blocks][head_dim] */                                   \
   X(BLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_block_mean, BLOCK_MEAN)    \

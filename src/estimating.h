@@ -183,8 +183,10 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
       hai_index key = (block + j) * HAI_CHUNK;
       uint64_t hits = UINT64_MAX;
       int known = hai_scan_block_at(job, scan, block + j, j, &b);
-      b.margin = hai_scan_margin(scan, block + j, b.unit, above);
-      if (known) hits = scan->kernel->hits(&scan->queries, &b, most);
+      if (known) {
+        b.margin = hai_scan_margin(scan, block + j, b.unit, above);
+        hits = scan->kernel->hits(&scan->queries, &b, most);
+      }
       if (key < scan->begin) hits &= UINT64_MAX << (scan->begin - key); /* sinks are met already */
       hai_scan_keep(scan, key, hits, known ? most : HAI_NULL, b.unit);
     }

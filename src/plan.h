@@ -84,6 +84,9 @@ static int hai_scans_rects(const hai_plan *plan) { return HAI_SCAN && HAI_JUDGIN
    a whole, and the rectangle of full attention, come first. */
 static int hai_resumes(const hai_plan *plan) { return plan->problem->causal && !hai_scanning(plan); }
 
+/* Do queries meet keys exactly before any rectangle: those of a segment of the causal split, or all? */
+static int hai_meets_exactly(const hai_plan *plan) { return plan->problem->causal || !plan->outer; }
+
 /* Which kernel serves: the one for few queries, or that of tiles, whose lanes more queries fill. In exact
    attention n_query decides for every number of heads, so that heads which share keys compute what they
    would compute apart. Tiles of a kernel that reads bfloat16, now or once the process asks for AMX, are so

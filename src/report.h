@@ -94,11 +94,11 @@ static float hai_choosing_products(const hai_job *job, const hai_record *record)
   return HAI_AS(float, n_key) * meet_all + products;
 }
 
-/* Products of stage EXACT, for one head. Cost: n_query. */
+/* Products before any rectangle, for one head. Cost: n_query. */
 static float hai_exact_products(const hai_plan *plan) {
   hai_index row, first, last;
   int64_t met = 0;
-  for (row = 0; row < plan->n_query && (plan->problem->causal || !plan->outer); row++) {
+  for (row = 0; row < plan->n_query && hai_meets_exactly(plan); row++) {
     hai_exact_keys(plan, row, &first, &last);
     met += hai_max(0, last - first + 1);
   }

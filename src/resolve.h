@@ -34,16 +34,15 @@ static void hai_resolve_shape(hai_plan *plan) {
 /* The parameters, and what follows from them. */
 static void hai_resolve_params(hai_plan *plan) {
   const hyperattn_params *p = plan->params;
-  int may_scan;
+  int is_free = !hai_sliding(plan) && !hai_masking(plan);
+  int may_scan = HAI_SCAN && p->method == HYPERATTN_SCAN && is_free;
   plan->min_seq_len = hai_clamp(p->min_seq_len, HAI_MAX_INDEX + 1);
   plan->block_size = hai_clamp(p->block_size, plan->n_key);
   plan->sample_size = hai_clamp(p->sample_size, plan->n_key);
   plan->heavy_keys = hai_clamp(p->heavy_keys, plan->n_key);
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
-  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && !hai_sliding(plan) && !hai_masking(plan);
-  may_scan = HAI_SCAN && p->method == HYPERATTN_SCAN && !hai_sliding(plan) && !hai_masking(plan) &&
-             plan->n_query >= HAI_LEAST_SCANNED;
+  plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && is_free;
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
   plan->scanning = may_scan && hai_scan_pays(plan, hai_scanned_keys(plan, plan->n_query - 1));
@@ -51,7 +50,6 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->choosing = HAI_JUDGING && hai_choosing(p);
 #if HAI_SCAN
   plan->scans_rects = plan->choosing && p->tolerance > 0.0f && hai_may_approximate(plan) &&
-                      plan->n_query >= HAI_LEAST_SCANNED &&
                       hai_scan_pays(plan, plan->n_key / HAI_CHUNK * HAI_CHUNK);
 #endif
   plan->query_group = hai_clamp(p->query_group, hai_max(1, plan->n_query));

@@ -71,7 +71,7 @@ static float hai_scan_work(const hai_plan *plan, float keys, float kept) {
 /* Is it worth to scan so many keys? A tile keeps about HAI_KEPT_SHARE keys for each of the budget. */
 static int hai_scan_pays(const hai_plan *plan, hai_index keys) {
   float n = HAI_AS(float, keys);
-  return keys >= plan->min_seq_len &&
+  return plan->n_query >= HAI_LEAST_SCANNED && keys >= plan->min_seq_len &&
          hai_scan_work(plan, n, HAI_KEPT_SHARE * HAI_AS(float, plan->sample_size)) < n;
 }
 

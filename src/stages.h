@@ -33,7 +33,7 @@ static int hai_wants_always(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_exact(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return (plan->problem->causal || !plan->outer) && !hai_is_few(plan) && !hai_scanning(plan);
+  return hai_meets_exactly(plan) && !hai_is_few(plan) && !hai_scanning(plan);
 }
 #if HAI_SCAN
 static int hai_wants_sketch(const hai_plan *plan, int pairing) {

@@ -215,4 +215,20 @@ static hyperattn_problem nowhere(unsigned fields, int causal) {
   return p;
 }
 
+/* Sizes for up to `top` rows never fall as queries, keys, both, and workers become more. */
+static void check_sizes_never_fall(hyperattn_problem p, const hyperattn_params *a, int64_t top, uint64_t *random) {
+  for (int axis = 0; axis < 3; axis++) {
+    size_t before = 0;
+    p.n_query = p.n_key = any_of(random, 0, top);
+    for (int64_t n = 0; n < top; n += any_of(random, 1, top / 130)) {
+      if (axis != 1) p.n_query = n;
+      if (axis != 0) p.n_key = n;
+      size_t size = hyperattn_workspace_size(&p, a, 1), two = hyperattn_workspace_size(&p, a, 2);
+      assert_true(size >= before && size > 0);
+      assert_true(two >= size && hyperattn_workspace_size(&p, a, 3) >= two);
+      before = size;
+    }
+  }
+}
+
 #endif

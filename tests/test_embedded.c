@@ -267,8 +267,10 @@ int main(void) {
 #ifndef HYPERATTN_NO_HYPER
       cmocka_unit_test(test_bound_holds),
 #endif
-      cmocka_unit_test(test_little_memory),   cmocka_unit_test(test_left_out),
-      cmocka_unit_test(test_fields_left_out), cmocka_unit_test(test_no_query_is_a_call_of_some_phases),
+      cmocka_unit_test(test_little_memory),
+      cmocka_unit_test(test_left_out),
+      cmocka_unit_test(test_fields_left_out),
+      cmocka_unit_test(test_no_query_is_a_call_of_some_phases),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

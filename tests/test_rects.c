@@ -339,18 +339,7 @@ static void test_sizes_never_fall(void **state) {
     int64_t top = any_of(&random, 0, 2) ? 1200 : 40000;
     a.tolerance = 0.1f, a.order = (hyperattn_order)any_of(&random, 0, 2);
     if (any_of(&random, 0, 1)) p.report = (hyperattn_report *)(uintptr_t)4096;
-    for (int axis = 0; axis < 3; axis++) {
-      size_t before = 0;
-      p.n_query = p.n_key = any_of(&random, 0, top);
-      for (int64_t n = 0; n < top; n += any_of(&random, 1, top / 130)) {
-        if (axis != 1) p.n_query = n;
-        if (axis != 0) p.n_key = n;
-        size_t size = hyperattn_workspace_size(&p, &a, 1);
-        assert_true(size >= before && size > 0);
-        assert_true(hyperattn_workspace_size(&p, &a, 3) >= size);
-        before = size;
-      }
-    }
+    check_sizes_never_fall(p, &a, top, &random);
   }
 }
 

@@ -659,21 +659,21 @@ static void test_later_keys_change_nothing(void **state) {
 
 /* Any call that is scanned. */
 static any_call new_scanned_call(unsigned fields, uint64_t *random) {
-  static const int64_t queries[] = {128, 129, 160, 200, 290}, keys[] = {100, 257, 330, 464, 520, 577},
+  static const int64_t queries[] = {128, 129, 160, 200, 290}, keys[] = {199, 257, 330, 464, 520, 577},
                        dims[] = {1, 3, 8, 16, 24, 31, 33, 40}, budgets[] = {1, 4, 10, 20},
-                       windows[] = {0, 1, 7, 16, 40, 63, 64, 0, 5000},
-                       sinks[] = {0, 1, 4, 9, 64, 0, 1, 4, 2000};
+                       windows[] = {0, 1, 7, 16, 40, 63, 64, 0, 1, 16, 5000},
+                       sinks[] = {0, 1, 4, 9, 64, 0, 1, 4, 0, 1, 2000};
   static const float tolerances[] = {0.0f, 0.0f, 0.1f, 0.4f};
   any_call a;
   hyperattn_problem *p = &a.c.problem;
   memset(&a, 0, sizeof a);
-  a.c.params = scan_params(one_of(random, budgets, 4), one_of(random, windows, 9), 0.0f);
+  a.c.params = scan_params(one_of(random, budgets, 4), one_of(random, windows, 11), 0.0f);
   a.c.params.tolerance = tolerances[any_of(random, 0, 3)];
-  a.c.params.sink_keys = one_of(random, sinks, 9), a.c.params.seed = splitmix(random);
+  a.c.params.sink_keys = one_of(random, sinks, 11), a.c.params.seed = splitmix(random);
   p->batch = any_of(random, 1, 2), p->n_kv_heads = any_of(random, 1, 2);
   p->n_heads = p->n_kv_heads * any_of(random, 1, 2);
   p->n_query = one_of(random, queries, 5);
-  p->n_key = any_of(random, 0, 3) ? one_of(random, keys, 6) : p->n_query;
+  p->n_key = any_of(random, 0, 5) ? one_of(random, keys, 6) : p->n_query;
   p->head_dim = one_of(random, dims, 8), p->value_dim = one_of(random, dims, 8);
   p->causal = (int)any_of(random, 0, 1);
   if (fields & FORMATS) any_dtypes(p, random);
@@ -707,7 +707,7 @@ static void for_each_scanned(void (*test)(any_call *a, uint64_t *random), int is
     free(error), free(report);
     free_any_call(&a);
   }
-  assert_true(scanned > rounds / 4);
+  assert_true(scanned > rounds / 2);
 }
 enum { ROUNDS = IS_FAST_BUILD ? 24 : 8 };
 
@@ -795,18 +795,7 @@ static void test_sizes_never_fall(void **state) {
     a.min_seq_len = any_of(&random, 1, 500);
     if (any_of(&random, 0, 1)) p.report = (hyperattn_report *)(uintptr_t)4096;
     if (any_of(&random, 0, 1)) p.query_error = (float *)(uintptr_t)4096;
-    for (int axis = 0; axis < 3; axis++) {
-      size_t before = 0;
-      p.n_query = p.n_key = any_of(&random, 0, top);
-      for (int64_t n = 0; n < top; n += any_of(&random, 1, top / 130)) {
-        if (axis != 1) p.n_query = n;
-        if (axis != 0) p.n_key = n;
-        size_t size = hyperattn_workspace_size(&p, &a, 1);
-        assert_true(size >= before && size > 0);
-        assert_true(hyperattn_workspace_size(&p, &a, 3) >= size);
-        before = size;
-      }
-    }
+    check_sizes_never_fall(p, &a, top, &random);
   }
 }
 
