@@ -381,13 +381,16 @@ extern "C" {
   X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
   X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
   X(ERROR_N_PROBLEMS, -59, "n_problems is negative")                                                    \
-  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")
+  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")                                 \
+  X(ERROR_INDEX, -61, "index is none for this problem: other sizes, longer than n_key, or damaged")     \
+  X(ERROR_NULL_INDEX, -62, "index or its memory is NULL")                                               \
+  X(ERROR_INDEX_SIZE, -63, "the index's memory is smaller than hyperattn_index_size")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -61 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -64 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -480,6 +483,9 @@ typedef struct hyperattn_report {
   float doubled;
 } hyperattn_report;
 
+/* What is known of the keys of a cache: hyperattn_index_init makes it in the caller's memory. */
+typedef struct hyperattn_index hyperattn_index;
+
 /* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
 typedef struct hyperattn_problem {
   int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
@@ -508,6 +514,11 @@ typedef struct hyperattn_problem {
      |exact|, 0 where it is exact, infinite where it cannot be told. HYPERATTN_SCAN estimates it; under
      HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
   float *query_error;
+  /* NULL, or what is known of the keys. Under SCAN and HYPER, up to 16 queries of a head (AVX2: 4, NEON: 8)
+     then look up which keys matter to them, each for itself, and read no others: sample_size is their first
+     budget, in keys of each query; sink_keys, window (causal), tolerance and seed apply. Set it before asking
+     for sizes: whether it is NULL counts. */
+  hyperattn_index *index;
 } hyperattn_problem;
 
 #ifndef HYPERATTN_NO_BUILDERS
@@ -720,6 +731,43 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(48)
 #define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(16)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
+#endif
+
+#if !defined(HYPERATTN_NO_INDEX) && !defined(HYPERATTN_NO_SCAN) && !defined(HYPERATTN_NO_FEW)
+/* ---- The key index: decoding that does not read every key ------------------------------------------- */
+
+/* A sketch of the keys of a cache [batch][n_kv_heads][n_key][head_dim], of 2 bits a coordinate, in memory of
+   the caller, of any alignment; it may not be moved. Keys that it has seen must not change. Only whole blocks
+   of 64 keys are in it; the others are met exactly. Its bits do not depend on how keys were cut into appends.
+
+   Bytes for so many keys as shape->n_key; 0 for an invalid shape, or too many. Of the shape, batch,
+   n_kv_heads, n_key and head_dim count. About 19 bytes a key and kv head at head dim 64, 36 at 128. */
+HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
+/* The same as a constant expression, for batch * n_kv_heads. */
+#define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \
+  (256 + HYPERATTN_BOUND_SIZE(batch_kv_heads) *                                               \
+             (HYPERATTN_BOUND_SIZE(head_dim) * 72 + 328 +                                     \
+              HYPERATTN_BOUND_SIZE(n_key) / 64 *                                              \
+                  ((HYPERATTN_BOUND_SIZE(head_dim) + 15) / 16 * 256 + (head_dim) + 204)))
+
+/* Makes an empty index in `memory`. Errors: of the shape; NULL_INDEX, INDEX_SIZE, SIZE_OVERFLOW. */
+HYPERATTN_API hyperattn_status hyperattn_index_init(hyperattn_index **index, const hyperattn_problem *shape,
+                                                    void *memory, size_t size);
+
+/* The cache has problem->n_key keys now, not fewer than before: reads those of each block that this
+   completes. Errors: of the shape, and of the key tensor; INDEX; nothing is written then. Cost: 64
+   head_dim log2 head_dim for each block and kv head. */
+HYPERATTN_API hyperattn_status hyperattn_index_append(hyperattn_index *index,
+                                                      const hyperattn_problem *problem);
+/* What append does for kv head `kv_head` of batch * n_kv_heads: workers call it at the same time for
+   different ones, and then append, which finds them done. Does nothing where append would return an error. */
+HYPERATTN_API void hyperattn_index_append_head(hyperattn_index *index, const hyperattn_problem *problem,
+                                               int64_t kv_head);
+/* Only the first problem->n_key keys remain, of those that there are. Reads no key. */
+HYPERATTN_API hyperattn_status hyperattn_index_truncate(hyperattn_index *index,
+                                                        const hyperattn_problem *problem);
+/* Keys that it was told of, those of the incomplete block included; 0 for what is no index. */
+HYPERATTN_API int64_t hyperattn_index_length(const hyperattn_index *index);
 #endif
 
 /* Attention on the calling thread. Errors: any of the list except NULL_LSE and NULL_PARALLEL; all are
@@ -1049,6 +1097,11 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_FEW 1
 #endif
+#if defined(HYPERATTN_NO_INDEX) || defined(HYPERATTN_NO_FEW) || defined(HYPERATTN_NO_SCAN)
+#define HAI_INDEX 0
+#else
+#define HAI_INDEX 1
+#endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
 #else
@@ -1084,7 +1137,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 36   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 39   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -1130,6 +1183,22 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
 #define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */
 #define HAI_LEAST_SCANNED 128 /* fewer queries do not pay for the sketch */
+
+/* The index. HYPERATTN_INDEX_BOUND repeats some of these numbers. */
+#define HAI_GROUP_DIM 16   /* coordinates of a key that share bytes */
+#define HAI_TURNED 16      /* keys that are turned together; divides HAI_CHUNK */
+#define HAI_MEAN_RAISED 64 /* what the codes of means are raised by */
+#define HAI_MEAN_MOST 63.0f
+#define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
+#define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
+#define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
+#define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
+#define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
+#define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
+#define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
+#define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
+#define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
+#define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
@@ -1560,6 +1629,25 @@ typedef struct hai_scan_block {
   int32_t margin;      /* a key whose last words would have to add more than this to be a hit is none */
 } hai_scan_block;
 
+/* A query as the scan of an index reads it (lookup.h): turned, coordinate t about unit * code, -127 ..
+   127. */
+typedef struct hai_index_query {
+  const int32_t *word; /* [n_words]: the codes of four coordinates, the first in the lowest byte */
+  hai_index n_groups;  /* of 4 words, as keys have them */
+  hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
+  int32_t sum;         /* of all codes */
+  float unit;
+} hai_index_query;
+
+/* A block of an index (index.h). */
+typedef struct hai_index_block {
+  const uint8_t *code; /* [n_groups][HAI_CHUNK][4]: two bits for coordinate y of each of a group's words */
+  const uint8_t *norm; /* [HAI_CHUNK] */
+  const uint8_t *mean; /* [4 n_words] */
+  float mean_unit, norm_unit;
+  float square; /* the mean over keys of the squared distance from the mean */
+} hai_index_block;
+
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
 typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
@@ -1599,6 +1687,24 @@ typedef struct hai_scan_kernel {
   void (*norms)(const uint8_t *code, int n_words, int32_t *norm);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
+#if HAI_INDEX
+  /* score[j] = the estimated product of the query and key j of a block; returns the largest. */
+  float (*guess)(const hai_index_query *query, const hai_index_block *block, float *score);
+  /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
+     above. Returns their sum. */
+  float (*weigh)(float *score, hai_index n, float tilt, float high);
+  /* Bit j: weight[j] > level, for a block. */
+  uint64_t (*above)(const float *weight, float level);
+  /* Bit j: weight[j] > level u[j], for a block, u[j] = place[j] + shift, less 1 where that is 1 or more. */
+  uint64_t (*picked)(const float *weight, const float *place, float shift, float level);
+  /* Of x [n][HAI_TURNED], n a power of 2: the product with the Hadamard matrix, times factor. */
+  void (*turn)(float *x, hai_index n, float factor);
+  /* x[t][j] -= mean[t], of x [dim][HAI_TURNED]; square[j] = the sum over t of their squares. */
+  void (*differ)(float *x, hai_index dim, const float *mean, float *square);
+  /* Codes of x [dim][HAI_TURNED]: floor(2 + x[t][j] inverse[j]), cut off at 0 and 3, where hai_index_block
+     says; product[j] = the sum over t of x[t][j] (2 code - 3). Where inverse[j] is 0, any codes. */
+  void (*halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code, float *product);
+#endif
   float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */
 } hai_scan_kernel;
 
@@ -1911,6 +2017,113 @@ static const hai_kernel hai_kernel_scalar = {
     /* enter */ HAI_NULL,
     /* leave */ HAI_NULL};
 
+/* ======== src/kernel_index_scalar.h ======== */
+
+/* The scan of an index in plain C: the specification of kernel_index.h. */
+
+#if HAI_INDEX
+/* The product of four codes and four of a query's. */
+static int32_t hai_index_product(const uint8_t *code, int32_t word) {
+  uint32_t four = HAI_AS(uint32_t, word);
+  return code[0] * HAI_AS(int8_t, four & 255u) + code[1] * HAI_AS(int8_t, four >> 8 & 255u) +
+         code[2] * HAI_AS(int8_t, four >> 16 & 255u) + code[3] * HAI_AS(int8_t, four >> 24);
+}
+
+static float hai_index_guess_scalar(const hai_index_query *query, const hai_index_block *block,
+                                    float *score) {
+  int32_t mean = -HAI_MEAN_RAISED * query->sum;
+  float high = -hai_inf(), base;
+  hai_index w;
+  int j, y;
+  for (w = 0; w < query->n_words; w++) mean += hai_index_product(block->mean + 4 * w, query->word[w]);
+  base = query->unit * block->mean_unit * HAI_AS(float, mean);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int32_t sum = 0;
+    for (w = 0; w < 4 * query->n_groups; w++) {
+      const uint8_t *code = block->code + (w / 4 * HAI_CHUNK + j) * 4;
+      uint8_t four[4];
+      for (y = 0; y < 4; y++) four[y] = HAI_AS(uint8_t, code[y] >> w % 4 * 2 & 3);
+      sum += hai_index_product(four, query->word[w]);
+    }
+    score[j] = HAI_AS(float, block->norm[j]) * (query->unit * block->norm_unit) *
+                   HAI_AS(float, 2 * sum - 3 * query->sum) +
+               base;
+    high = score[j] > high ? score[j] : high;
+  }
+  return high;
+}
+
+static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float high) {
+  float sum = 0.0f;
+  hai_index j;
+  for (j = 0; j < n; j++) {
+    score[j] = hai_exp((score[j] - high) * tilt);
+    sum += score[j];
+  }
+  return sum;
+}
+
+static uint64_t hai_index_above_scalar(const float *weight, float level) {
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++) bits |= HAI_AS(uint64_t, weight[j] - level > 0.0f) << j;
+  return bits;
+}
+
+static uint64_t hai_index_picked_scalar(const float *weight, const float *place, float shift, float level) {
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++) {
+    float u = place[j] + shift;
+    if (u >= 1.0f) u -= 1.0f;
+    bits |= HAI_AS(uint64_t, weight[j] - level * u > 0.0f) << j;
+  }
+  return bits;
+}
+
+static void hai_index_turn_scalar(float *x, hai_index n, float factor) {
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u++) {
+        float a = x[u], b = x[u + half];
+        x[u] = a + b;
+        x[u + half] = a - b;
+      }
+  for (t = 0; t < n * HAI_TURNED; t++) x[t] *= factor;
+}
+
+static void hai_index_differ_scalar(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j++) square[j] = 0.0f;
+  for (t = 0; t < dim; t++)
+    for (j = 0; j < HAI_TURNED; j++) {
+      float y = x[t * HAI_TURNED + j] - mean[t];
+      x[t * HAI_TURNED + j] = y;
+      square[j] += y * y;
+    }
+}
+
+static void hai_index_halve_scalar(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                   float *product) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j++) {
+    product[j] = 0.0f;
+    for (t = 0; t < hai_ceil_div(dim, HAI_GROUP_DIM); t++)
+      HYPERATTN_MEMSET(code + 4 * (t * HAI_CHUNK + j), 0, 4);
+    for (t = 0; t < dim; t++) {
+      uint8_t *to = code + 4 * (t / HAI_GROUP_DIM * HAI_CHUNK + j) + t % 4;
+      float y = x[t * HAI_TURNED + j], z = y * inverse[j] + 2.0f;
+      int c = z > 0.0f ? HAI_AS(int, z < 3.5f ? z : 3.5f) : 0;
+      product[j] += y * HAI_AS(float, 2 * c - 3);
+      *to = HAI_AS(uint8_t, *to | c << t % HAI_GROUP_DIM / 4 * 2);
+    }
+  }
+}
+#endif
+
 /* ======== src/kernel_scan_scalar.h ======== */
 
 /* The scan in plain C: the specification of the vector kernels. */
@@ -2156,6 +2369,15 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* encode */ hai_scan_encode_scalar,
     /* norms */ hai_scan_norms_scalar,
     /* apart */ hai_scan_apart_scalar,
+#if HAI_INDEX
+    /* guess */ hai_index_guess_scalar,
+    /* weigh */ hai_index_weigh_scalar,
+    /* above */ hai_index_above_scalar,
+    /* picked */ hai_index_picked_scalar,
+    /* turn */ hai_index_turn_scalar,
+    /* differ */ hai_index_differ_scalar,
+    /* halve */ hai_index_halve_scalar,
+#endif
     /* cost */ 0.3f};
 #endif
 
@@ -3252,6 +3474,12 @@ HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
 HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(void *p, __m512i x) {
   _mm_storeu_si128(HAI_AS(__m128i *, p), _mm512_cvtepi32_epi8(x));
 }
+HAI_I_avx512 hai_codes_avx512(const uint8_t *p) { return _mm512_loadu_si512(p); }
+HAI_I_avx512 hai_low_avx512(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(3)); }
+HAI_I_avx512 hai_down_avx512(__m512i x) { return _mm512_srli_epi32(x, 2); }
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_above_avx512(__m512 x) {
+  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ));
+}
 HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
 
 #define HAI_ISA(name) hai_##name##_avx512
@@ -3629,6 +3857,161 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
   return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
 }
 
+#if HAI_INDEX
+/* ======== src/kernel_index.h ======== */
+
+/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+   ways, with its primitives and these:
+     codes(p)              a register of the bytes at p
+     low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
+                           place, whatever comes from the next byte above them
+     above(x)              bit i: lane i, a float, is above 0
+   Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
+
+#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_ADD(r)                               \
+  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_OUT(r)                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
+  high = HAI_ISA(max)(x, high);                                                       \
+  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+
+/* The mean's part of all scores of a block. */
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
+  HAI_INTS sum = HAI_ISA(ints1)(0);
+  hai_index w;
+  for (w = 0; w < query->n_words; w += HAI_WIDTH)
+    sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+}
+
+/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
+HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
+                                            float *score) {
+  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
+  const uint8_t *norm = block->norm;
+  hai_index g;
+  int j, s;
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+    const uint8_t *code = block->code + 4 * j;
+    for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
+      HAI_ROWS_4(HAI_GUESS_LOAD)
+      for (s = 0; s < 4; s++) {
+        four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        HAI_ROWS_4(HAI_GUESS_ADD)
+      }
+    }
+    HAI_ROWS_4(HAI_GUESS_OUT)
+  }
+  return HAI_ISA(most)(high);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
+  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  hai_index j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
+    x = HAI_ISA(exp)(x);
+    HAI_ISA(store)(score + j, x);
+    sum = HAI_ISA(add)(sum, x);
+  }
+  return HAI_ISA(sum)(sum);
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
+  HAI_VECTOR from = HAI_ISA(set1)(level);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
+  return bits;
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
+                                                float level) {
+  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
+    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+  }
+  return bits;
+}
+
+/* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
+HAI_SCAN_TARGET static void HAI_WAY(turn)(float *x, hai_index n, float factor) {
+  HAI_VECTOR by = HAI_ISA(set1)(factor);
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u += HAI_WIDTH) {
+        HAI_VECTOR a = HAI_ISA(load)(x + u), b = HAI_ISA(load)(x + u + half);
+        HAI_ISA(store)(x + u, HAI_ISA(add)(a, b));
+        HAI_ISA(store)(x + u + half, HAI_ISA(sub)(a, b));
+      }
+  for (t = 0; t < n * HAI_TURNED; t += HAI_WIDTH)
+    HAI_ISA(store)(x + t, HAI_ISA(mul)(HAI_ISA(load)(x + t), by));
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(differ)(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(x + t * HAI_TURNED + j), HAI_ISA(set1)(mean[t]));
+      HAI_ISA(store)(x + t * HAI_TURNED + j, y);
+      sum = HAI_ISA(fma)(y, y, sum);
+    }
+    HAI_ISA(store)(square + j, sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                           float *product) {
+  HAI_VECTOR two = HAI_ISA(set1)(2.0f), most = HAI_ISA(set1)(3.5f), three = HAI_ISA(set1)(-3.0f);
+  int32_t words[HAI_WIDTH];
+  hai_index begin;
+  int j, at;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR by = HAI_ISA(load)(inverse + j), sum = HAI_ISA(zero)();
+    for (begin = 0; begin < dim; begin += HAI_GROUP_DIM) {
+      HAI_INTS word = HAI_ISA(ints1)(0), c;
+      for (at = HAI_GROUP_DIM - 1; at >= 0; at--) {
+        hai_index t = begin + at % 4 * 4 + at / 4;
+        word = HAI_ISA(plus)(word, word);
+        word = HAI_ISA(plus)(word, word);
+        if (t < dim) {
+          HAI_VECTOR y = HAI_ISA(load)(x + t * HAI_TURNED + j), z = HAI_ISA(fma)(y, by, two);
+          c = HAI_ISA(truncate)(HAI_ISA(max)(HAI_ISA(min)(z, most), HAI_ISA(zero)()));
+          word = HAI_ISA(plus)(word, c);
+          sum = HAI_ISA(fma)(y, HAI_ISA(fma)(HAI_ISA(floats)(c), two, three), sum);
+        }
+      }
+      HAI_ISA(put)(words, word);
+      HYPERATTN_MEMCPY(code + 4 * (begin / HAI_GROUP_DIM * HAI_CHUNK + j), words, sizeof words);
+    }
+    HAI_ISA(store)(product + j, sum);
+  }
+}
+
+#undef HAI_GUESS_LOAD
+#undef HAI_GUESS_ADD
+#undef HAI_GUESS_OUT
+
+/* ======== src/kernel_scan.h, continued ======== */
+
+#endif
+
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
@@ -3644,6 +4027,15 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* encode */ HAI_WAY(encode),
     /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
+#if HAI_INDEX
+    /* guess */ HAI_WAY(guess),
+    /* weigh */ HAI_WAY(weigh),
+    /* above */ HAI_WAY(above),
+    /* picked */ HAI_WAY(picked),
+    /* turn */ HAI_WAY(turn),
+    /* differ */ HAI_WAY(differ),
+    /* halve */ HAI_WAY(halve),
+#endif
     /* cost */ HAI_SCAN_COST};
 
 #undef HAI_SCAN_STARTS
@@ -4030,6 +4422,161 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
   return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
 }
 
+#if HAI_INDEX
+/* ======== src/kernel_index.h ======== */
+
+/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+   ways, with its primitives and these:
+     codes(p)              a register of the bytes at p
+     low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
+                           place, whatever comes from the next byte above them
+     above(x)              bit i: lane i, a float, is above 0
+   Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
+
+#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_ADD(r)                               \
+  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_OUT(r)                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
+  high = HAI_ISA(max)(x, high);                                                       \
+  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+
+/* The mean's part of all scores of a block. */
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
+  HAI_INTS sum = HAI_ISA(ints1)(0);
+  hai_index w;
+  for (w = 0; w < query->n_words; w += HAI_WIDTH)
+    sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+}
+
+/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
+HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
+                                            float *score) {
+  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
+  const uint8_t *norm = block->norm;
+  hai_index g;
+  int j, s;
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+    const uint8_t *code = block->code + 4 * j;
+    for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
+      HAI_ROWS_4(HAI_GUESS_LOAD)
+      for (s = 0; s < 4; s++) {
+        four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        HAI_ROWS_4(HAI_GUESS_ADD)
+      }
+    }
+    HAI_ROWS_4(HAI_GUESS_OUT)
+  }
+  return HAI_ISA(most)(high);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
+  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  hai_index j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
+    x = HAI_ISA(exp)(x);
+    HAI_ISA(store)(score + j, x);
+    sum = HAI_ISA(add)(sum, x);
+  }
+  return HAI_ISA(sum)(sum);
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
+  HAI_VECTOR from = HAI_ISA(set1)(level);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
+  return bits;
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
+                                                float level) {
+  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
+    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+  }
+  return bits;
+}
+
+/* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
+HAI_SCAN_TARGET static void HAI_WAY(turn)(float *x, hai_index n, float factor) {
+  HAI_VECTOR by = HAI_ISA(set1)(factor);
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u += HAI_WIDTH) {
+        HAI_VECTOR a = HAI_ISA(load)(x + u), b = HAI_ISA(load)(x + u + half);
+        HAI_ISA(store)(x + u, HAI_ISA(add)(a, b));
+        HAI_ISA(store)(x + u + half, HAI_ISA(sub)(a, b));
+      }
+  for (t = 0; t < n * HAI_TURNED; t += HAI_WIDTH)
+    HAI_ISA(store)(x + t, HAI_ISA(mul)(HAI_ISA(load)(x + t), by));
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(differ)(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(x + t * HAI_TURNED + j), HAI_ISA(set1)(mean[t]));
+      HAI_ISA(store)(x + t * HAI_TURNED + j, y);
+      sum = HAI_ISA(fma)(y, y, sum);
+    }
+    HAI_ISA(store)(square + j, sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                           float *product) {
+  HAI_VECTOR two = HAI_ISA(set1)(2.0f), most = HAI_ISA(set1)(3.5f), three = HAI_ISA(set1)(-3.0f);
+  int32_t words[HAI_WIDTH];
+  hai_index begin;
+  int j, at;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR by = HAI_ISA(load)(inverse + j), sum = HAI_ISA(zero)();
+    for (begin = 0; begin < dim; begin += HAI_GROUP_DIM) {
+      HAI_INTS word = HAI_ISA(ints1)(0), c;
+      for (at = HAI_GROUP_DIM - 1; at >= 0; at--) {
+        hai_index t = begin + at % 4 * 4 + at / 4;
+        word = HAI_ISA(plus)(word, word);
+        word = HAI_ISA(plus)(word, word);
+        if (t < dim) {
+          HAI_VECTOR y = HAI_ISA(load)(x + t * HAI_TURNED + j), z = HAI_ISA(fma)(y, by, two);
+          c = HAI_ISA(truncate)(HAI_ISA(max)(HAI_ISA(min)(z, most), HAI_ISA(zero)()));
+          word = HAI_ISA(plus)(word, c);
+          sum = HAI_ISA(fma)(y, HAI_ISA(fma)(HAI_ISA(floats)(c), two, three), sum);
+        }
+      }
+      HAI_ISA(put)(words, word);
+      HYPERATTN_MEMCPY(code + 4 * (begin / HAI_GROUP_DIM * HAI_CHUNK + j), words, sizeof words);
+    }
+    HAI_ISA(store)(product + j, sum);
+  }
+}
+
+#undef HAI_GUESS_LOAD
+#undef HAI_GUESS_ADD
+#undef HAI_GUESS_OUT
+
+/* ======== src/kernel_scan.h, continued ======== */
+
+#endif
+
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
@@ -4045,6 +4592,15 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* encode */ HAI_WAY(encode),
     /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
+#if HAI_INDEX
+    /* guess */ HAI_WAY(guess),
+    /* weigh */ HAI_WAY(weigh),
+    /* above */ HAI_WAY(above),
+    /* picked */ HAI_WAY(picked),
+    /* turn */ HAI_WAY(turn),
+    /* differ */ HAI_WAY(differ),
+    /* halve */ HAI_WAY(halve),
+#endif
     /* cost */ HAI_SCAN_COST};
 
 #undef HAI_SCAN_STARTS
@@ -5731,6 +6287,12 @@ HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
   __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packus_epi16(y, y));
 }
+HAI_I_avx2 hai_codes_avx2(const uint8_t *p) { return hai_ints_avx2(p); }
+HAI_I_avx2 hai_low_avx2(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
+HAI_I_avx2 hai_down_avx2(__m256i x) { return _mm256_srli_epi32(x, 2); }
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_above_avx2(__m256 x) {
+  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
+}
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));
@@ -6112,6 +6674,161 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
   return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
 }
 
+#if HAI_INDEX
+/* ======== src/kernel_index.h ======== */
+
+/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+   ways, with its primitives and these:
+     codes(p)              a register of the bytes at p
+     low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
+                           place, whatever comes from the next byte above them
+     above(x)              bit i: lane i, a float, is above 0
+   Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
+
+#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_ADD(r)                               \
+  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_OUT(r)                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
+  high = HAI_ISA(max)(x, high);                                                       \
+  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+
+/* The mean's part of all scores of a block. */
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
+  HAI_INTS sum = HAI_ISA(ints1)(0);
+  hai_index w;
+  for (w = 0; w < query->n_words; w += HAI_WIDTH)
+    sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+}
+
+/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
+HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
+                                            float *score) {
+  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
+  const uint8_t *norm = block->norm;
+  hai_index g;
+  int j, s;
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+    const uint8_t *code = block->code + 4 * j;
+    for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
+      HAI_ROWS_4(HAI_GUESS_LOAD)
+      for (s = 0; s < 4; s++) {
+        four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        HAI_ROWS_4(HAI_GUESS_ADD)
+      }
+    }
+    HAI_ROWS_4(HAI_GUESS_OUT)
+  }
+  return HAI_ISA(most)(high);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
+  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  hai_index j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
+    x = HAI_ISA(exp)(x);
+    HAI_ISA(store)(score + j, x);
+    sum = HAI_ISA(add)(sum, x);
+  }
+  return HAI_ISA(sum)(sum);
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
+  HAI_VECTOR from = HAI_ISA(set1)(level);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
+  return bits;
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
+                                                float level) {
+  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
+    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+  }
+  return bits;
+}
+
+/* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
+HAI_SCAN_TARGET static void HAI_WAY(turn)(float *x, hai_index n, float factor) {
+  HAI_VECTOR by = HAI_ISA(set1)(factor);
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u += HAI_WIDTH) {
+        HAI_VECTOR a = HAI_ISA(load)(x + u), b = HAI_ISA(load)(x + u + half);
+        HAI_ISA(store)(x + u, HAI_ISA(add)(a, b));
+        HAI_ISA(store)(x + u + half, HAI_ISA(sub)(a, b));
+      }
+  for (t = 0; t < n * HAI_TURNED; t += HAI_WIDTH)
+    HAI_ISA(store)(x + t, HAI_ISA(mul)(HAI_ISA(load)(x + t), by));
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(differ)(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(x + t * HAI_TURNED + j), HAI_ISA(set1)(mean[t]));
+      HAI_ISA(store)(x + t * HAI_TURNED + j, y);
+      sum = HAI_ISA(fma)(y, y, sum);
+    }
+    HAI_ISA(store)(square + j, sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                           float *product) {
+  HAI_VECTOR two = HAI_ISA(set1)(2.0f), most = HAI_ISA(set1)(3.5f), three = HAI_ISA(set1)(-3.0f);
+  int32_t words[HAI_WIDTH];
+  hai_index begin;
+  int j, at;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR by = HAI_ISA(load)(inverse + j), sum = HAI_ISA(zero)();
+    for (begin = 0; begin < dim; begin += HAI_GROUP_DIM) {
+      HAI_INTS word = HAI_ISA(ints1)(0), c;
+      for (at = HAI_GROUP_DIM - 1; at >= 0; at--) {
+        hai_index t = begin + at % 4 * 4 + at / 4;
+        word = HAI_ISA(plus)(word, word);
+        word = HAI_ISA(plus)(word, word);
+        if (t < dim) {
+          HAI_VECTOR y = HAI_ISA(load)(x + t * HAI_TURNED + j), z = HAI_ISA(fma)(y, by, two);
+          c = HAI_ISA(truncate)(HAI_ISA(max)(HAI_ISA(min)(z, most), HAI_ISA(zero)()));
+          word = HAI_ISA(plus)(word, c);
+          sum = HAI_ISA(fma)(y, HAI_ISA(fma)(HAI_ISA(floats)(c), two, three), sum);
+        }
+      }
+      HAI_ISA(put)(words, word);
+      HYPERATTN_MEMCPY(code + 4 * (begin / HAI_GROUP_DIM * HAI_CHUNK + j), words, sizeof words);
+    }
+    HAI_ISA(store)(product + j, sum);
+  }
+}
+
+#undef HAI_GUESS_LOAD
+#undef HAI_GUESS_ADD
+#undef HAI_GUESS_OUT
+
+/* ======== src/kernel_scan.h, continued ======== */
+
+#endif
+
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
@@ -6127,6 +6844,15 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* encode */ HAI_WAY(encode),
     /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
+#if HAI_INDEX
+    /* guess */ HAI_WAY(guess),
+    /* weigh */ HAI_WAY(weigh),
+    /* above */ HAI_WAY(above),
+    /* picked */ HAI_WAY(picked),
+    /* turn */ HAI_WAY(turn),
+    /* differ */ HAI_WAY(differ),
+    /* halve */ HAI_WAY(halve),
+#endif
     /* cost */ HAI_SCAN_COST};
 
 #undef HAI_SCAN_STARTS
@@ -6514,6 +7240,161 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
   return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
 }
 
+#if HAI_INDEX
+/* ======== src/kernel_index.h ======== */
+
+/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+   ways, with its primitives and these:
+     codes(p)              a register of the bytes at p
+     low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
+                           place, whatever comes from the next byte above them
+     above(x)              bit i: lane i, a float, is above 0
+   Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
+
+#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_ADD(r)                               \
+  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_OUT(r)                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
+  high = HAI_ISA(max)(x, high);                                                       \
+  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+
+/* The mean's part of all scores of a block. */
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
+  HAI_INTS sum = HAI_ISA(ints1)(0);
+  hai_index w;
+  for (w = 0; w < query->n_words; w += HAI_WIDTH)
+    sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+}
+
+/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
+HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
+                                            float *score) {
+  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
+  const uint8_t *norm = block->norm;
+  hai_index g;
+  int j, s;
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+    const uint8_t *code = block->code + 4 * j;
+    for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
+      HAI_ROWS_4(HAI_GUESS_LOAD)
+      for (s = 0; s < 4; s++) {
+        four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        HAI_ROWS_4(HAI_GUESS_ADD)
+      }
+    }
+    HAI_ROWS_4(HAI_GUESS_OUT)
+  }
+  return HAI_ISA(most)(high);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
+  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  hai_index j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
+    x = HAI_ISA(exp)(x);
+    HAI_ISA(store)(score + j, x);
+    sum = HAI_ISA(add)(sum, x);
+  }
+  return HAI_ISA(sum)(sum);
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
+  HAI_VECTOR from = HAI_ISA(set1)(level);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
+  return bits;
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
+                                                float level) {
+  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
+    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+  }
+  return bits;
+}
+
+/* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
+HAI_SCAN_TARGET static void HAI_WAY(turn)(float *x, hai_index n, float factor) {
+  HAI_VECTOR by = HAI_ISA(set1)(factor);
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u += HAI_WIDTH) {
+        HAI_VECTOR a = HAI_ISA(load)(x + u), b = HAI_ISA(load)(x + u + half);
+        HAI_ISA(store)(x + u, HAI_ISA(add)(a, b));
+        HAI_ISA(store)(x + u + half, HAI_ISA(sub)(a, b));
+      }
+  for (t = 0; t < n * HAI_TURNED; t += HAI_WIDTH)
+    HAI_ISA(store)(x + t, HAI_ISA(mul)(HAI_ISA(load)(x + t), by));
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(differ)(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(x + t * HAI_TURNED + j), HAI_ISA(set1)(mean[t]));
+      HAI_ISA(store)(x + t * HAI_TURNED + j, y);
+      sum = HAI_ISA(fma)(y, y, sum);
+    }
+    HAI_ISA(store)(square + j, sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                           float *product) {
+  HAI_VECTOR two = HAI_ISA(set1)(2.0f), most = HAI_ISA(set1)(3.5f), three = HAI_ISA(set1)(-3.0f);
+  int32_t words[HAI_WIDTH];
+  hai_index begin;
+  int j, at;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR by = HAI_ISA(load)(inverse + j), sum = HAI_ISA(zero)();
+    for (begin = 0; begin < dim; begin += HAI_GROUP_DIM) {
+      HAI_INTS word = HAI_ISA(ints1)(0), c;
+      for (at = HAI_GROUP_DIM - 1; at >= 0; at--) {
+        hai_index t = begin + at % 4 * 4 + at / 4;
+        word = HAI_ISA(plus)(word, word);
+        word = HAI_ISA(plus)(word, word);
+        if (t < dim) {
+          HAI_VECTOR y = HAI_ISA(load)(x + t * HAI_TURNED + j), z = HAI_ISA(fma)(y, by, two);
+          c = HAI_ISA(truncate)(HAI_ISA(max)(HAI_ISA(min)(z, most), HAI_ISA(zero)()));
+          word = HAI_ISA(plus)(word, c);
+          sum = HAI_ISA(fma)(y, HAI_ISA(fma)(HAI_ISA(floats)(c), two, three), sum);
+        }
+      }
+      HAI_ISA(put)(words, word);
+      HYPERATTN_MEMCPY(code + 4 * (begin / HAI_GROUP_DIM * HAI_CHUNK + j), words, sizeof words);
+    }
+    HAI_ISA(store)(product + j, sum);
+  }
+}
+
+#undef HAI_GUESS_LOAD
+#undef HAI_GUESS_ADD
+#undef HAI_GUESS_OUT
+
+/* ======== src/kernel_scan.h, continued ======== */
+
+#endif
+
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
@@ -6529,6 +7410,15 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* encode */ HAI_WAY(encode),
     /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
+#if HAI_INDEX
+    /* guess */ HAI_WAY(guess),
+    /* weigh */ HAI_WAY(weigh),
+    /* above */ HAI_WAY(above),
+    /* picked */ HAI_WAY(picked),
+    /* turn */ HAI_WAY(turn),
+    /* differ */ HAI_WAY(differ),
+    /* halve */ HAI_WAY(halve),
+#endif
     /* cost */ HAI_SCAN_COST};
 
 #undef HAI_SCAN_STARTS
@@ -7553,6 +8443,13 @@ HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
   int8x8_t z = vmovn_s16(vcombine_s16(y, y));
   HYPERATTN_MEMCPY(p, &z, 4);
 }
+HAI_I_neon hai_codes_neon(const uint8_t *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
+HAI_I_neon hai_low_neon(int32x4_t x) { return vandq_s32(x, vreinterpretq_s32_u8(vdupq_n_u8(3))); }
+HAI_I_neon hai_down_neon(int32x4_t x) { return vshrq_n_s32(x, 2); }
+HAI_INLINE uint32_t hai_above_neon(float32x4_t x) {
+  static const uint32_t lane[4] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgtq_f32(x, vdupq_n_f32(0.0f)), vld1q_u32(lane)));
+}
 HAI_INLINE int32_t hai_top_neon(int32x4_t x) { return vmaxvq_s32(x); }
 
 /* Sums of four products of bytes, none of which is above 127: two of them fit 16 bits. */
@@ -7939,6 +8836,161 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
   return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
 }
 
+#if HAI_INDEX
+/* ======== src/kernel_index.h ======== */
+
+/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+   ways, with its primitives and these:
+     codes(p)              a register of the bytes at p
+     low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
+                           place, whatever comes from the next byte above them
+     above(x)              bit i: lane i, a float, is above 0
+   Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
+
+#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_ADD(r)                               \
+  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_OUT(r)                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
+  high = HAI_ISA(max)(x, high);                                                       \
+  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+
+/* The mean's part of all scores of a block. */
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
+  HAI_INTS sum = HAI_ISA(ints1)(0);
+  hai_index w;
+  for (w = 0; w < query->n_words; w += HAI_WIDTH)
+    sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+}
+
+/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
+HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
+                                            float *score) {
+  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
+  const uint8_t *norm = block->norm;
+  hai_index g;
+  int j, s;
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+    const uint8_t *code = block->code + 4 * j;
+    for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
+      HAI_ROWS_4(HAI_GUESS_LOAD)
+      for (s = 0; s < 4; s++) {
+        four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        HAI_ROWS_4(HAI_GUESS_ADD)
+      }
+    }
+    HAI_ROWS_4(HAI_GUESS_OUT)
+  }
+  return HAI_ISA(most)(high);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
+  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  hai_index j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
+    x = HAI_ISA(exp)(x);
+    HAI_ISA(store)(score + j, x);
+    sum = HAI_ISA(add)(sum, x);
+  }
+  return HAI_ISA(sum)(sum);
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
+  HAI_VECTOR from = HAI_ISA(set1)(level);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
+  return bits;
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
+                                                float level) {
+  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
+    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+  }
+  return bits;
+}
+
+/* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
+HAI_SCAN_TARGET static void HAI_WAY(turn)(float *x, hai_index n, float factor) {
+  HAI_VECTOR by = HAI_ISA(set1)(factor);
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u += HAI_WIDTH) {
+        HAI_VECTOR a = HAI_ISA(load)(x + u), b = HAI_ISA(load)(x + u + half);
+        HAI_ISA(store)(x + u, HAI_ISA(add)(a, b));
+        HAI_ISA(store)(x + u + half, HAI_ISA(sub)(a, b));
+      }
+  for (t = 0; t < n * HAI_TURNED; t += HAI_WIDTH)
+    HAI_ISA(store)(x + t, HAI_ISA(mul)(HAI_ISA(load)(x + t), by));
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(differ)(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(x + t * HAI_TURNED + j), HAI_ISA(set1)(mean[t]));
+      HAI_ISA(store)(x + t * HAI_TURNED + j, y);
+      sum = HAI_ISA(fma)(y, y, sum);
+    }
+    HAI_ISA(store)(square + j, sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                           float *product) {
+  HAI_VECTOR two = HAI_ISA(set1)(2.0f), most = HAI_ISA(set1)(3.5f), three = HAI_ISA(set1)(-3.0f);
+  int32_t words[HAI_WIDTH];
+  hai_index begin;
+  int j, at;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR by = HAI_ISA(load)(inverse + j), sum = HAI_ISA(zero)();
+    for (begin = 0; begin < dim; begin += HAI_GROUP_DIM) {
+      HAI_INTS word = HAI_ISA(ints1)(0), c;
+      for (at = HAI_GROUP_DIM - 1; at >= 0; at--) {
+        hai_index t = begin + at % 4 * 4 + at / 4;
+        word = HAI_ISA(plus)(word, word);
+        word = HAI_ISA(plus)(word, word);
+        if (t < dim) {
+          HAI_VECTOR y = HAI_ISA(load)(x + t * HAI_TURNED + j), z = HAI_ISA(fma)(y, by, two);
+          c = HAI_ISA(truncate)(HAI_ISA(max)(HAI_ISA(min)(z, most), HAI_ISA(zero)()));
+          word = HAI_ISA(plus)(word, c);
+          sum = HAI_ISA(fma)(y, HAI_ISA(fma)(HAI_ISA(floats)(c), two, three), sum);
+        }
+      }
+      HAI_ISA(put)(words, word);
+      HYPERATTN_MEMCPY(code + 4 * (begin / HAI_GROUP_DIM * HAI_CHUNK + j), words, sizeof words);
+    }
+    HAI_ISA(store)(product + j, sum);
+  }
+}
+
+#undef HAI_GUESS_LOAD
+#undef HAI_GUESS_ADD
+#undef HAI_GUESS_OUT
+
+/* ======== src/kernel_scan.h, continued ======== */
+
+#endif
+
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
@@ -7954,6 +9006,15 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* encode */ HAI_WAY(encode),
     /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
+#if HAI_INDEX
+    /* guess */ HAI_WAY(guess),
+    /* weigh */ HAI_WAY(weigh),
+    /* above */ HAI_WAY(above),
+    /* picked */ HAI_WAY(picked),
+    /* turn */ HAI_WAY(turn),
+    /* differ */ HAI_WAY(differ),
+    /* halve */ HAI_WAY(halve),
+#endif
     /* cost */ HAI_SCAN_COST};
 
 #undef HAI_SCAN_STARTS
@@ -8751,11 +9812,19 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   /* what each task of the scan has done: [tasks of all rectangles of a level] */    \
   X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
+/* Those of lookups, likewise. */
+#define HAI_INDEX_ARRAYS(X)                                                            \
+  /* weights of all keys of the index for each query, and what they come from */       \
+  X(LOOK, sizeof(float), HAI_OF_HEADS, hai_count_look, LOOK)                           \
+  /* how each query fared: [n_query] */                                                \
+  X(MET, sizeof(hai_met), HAI_OF_HEADS, hai_count_met, MET)
+
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
 
 typedef enum hai_array_id {
 #define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
-  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAY_IDS
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_INDEX_ARRAYS(HAI_ARRAY_ID)
+      HAI_N_ARRAY_IDS
 } hai_array_id;
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */
@@ -8788,11 +9857,11 @@ typedef struct hai_plan {
   const hyperattn_problem *problem;
   const hyperattn_params *params;
   const hai_kernel *float_kernel; /* takes rows of float32 */
-  const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
+  const hai_kernel *kernel; /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
   const hai_scan_kernel *scan_kernel; /* beside float_kernel; NULL in a build without the scan */
-  unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
-  float scale;               /* of scores, never 0 */
+  unsigned char may_use_amx;          /* sizes suffice for AMX's kernel, and for the others */
+  float scale;                        /* of scores, never 0 */
 
   /* The problem's shape. */
   hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
@@ -8801,10 +9870,11 @@ typedef struct hai_plan {
   /* The parameters' counts, none above the number of rows that exist. */
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries;
-  hai_index window;      /* 0 in full attention */
-  hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
-  unsigned char hyper;   /* 1 if rectangles may be approximated */
-  unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
+  hai_index window;          /* 0 in full attention */
+  hai_index sliding;         /* the problem's sliding window; 0 where that hides nothing */
+  unsigned char hyper;       /* 1 if rectangles may be approximated */
+  unsigned char scanning;    /* 1 if the call's queries scan a sketch of the keys */
+  unsigned char looking;     /* 1 if they are few and look keys up in an index */
   unsigned char scans_rects; /* 1 if those of a rectangle do for which no trial meets the tolerance */
 
   /* The regions. */
@@ -8852,6 +9922,9 @@ static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem
 static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
 static int hai_scans_rects(const hai_plan *plan) { return HAI_SCAN && HAI_JUDGING && plan->scans_rects; }
 
+/* Do the call's queries look keys up in an index, and would fewer of them? Constant in a build without it. */
+static int hai_looking(const hai_plan *plan) { return HAI_INDEX && plan->looking; }
+
 /* Do the queries of a rectangle go on from states that earlier phases stored? The problem that is scanned as
    a whole, and the rectangle of full attention, come first. */
 static int hai_resumes(const hai_plan *plan) { return plan->problem->causal && !hai_scanning(plan); }
@@ -8869,8 +9942,23 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  if (hai_looking(plan)) return 1;
   return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !hai_scanning(plan);
 }
+
+#if HAI_INDEX
+static hai_index hai_most_looked(const hai_plan *plan) {
+  return hai_min(HAI_LOOK_QUERIES, hai_few_queries(plan));
+}
+
+/* May a call with these parameters, so many keys and any number of queries look keys up? */
+static int hai_may_look(const hai_plan *plan) {
+  return plan->problem->index && plan->params->method != HYPERATTN_EXACT && !hai_sliding(plan) &&
+         !hai_masking(plan) && plan->n_key >= HAI_LOOK_LEAST;
+}
+#else
+static int hai_may_look(const hai_plan *plan) { return (void)plan, 0; }
+#endif
 
 /* Parts that so many keys are cut into for few queries. */
 static hai_index hai_few_parts_of(hai_index n_key) {
@@ -8922,7 +10010,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 
 /* Is a rectangle worth approximating? */
 HAI_ONCE int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->hyper && !hai_looking(plan) && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 
@@ -9075,6 +10163,15 @@ typedef struct hai_tally {
   float pinned, sampled; /* shares of the attention, summed over rows */
 } hai_tally;
 
+/* How a query over an index fared. */
+typedef struct hai_met {
+  float error;           /* relative */
+  float pinned, sampled; /* shares of the attention, of sinks and of kept keys */
+  int32_t keys;          /* that it met */
+  int32_t doubled;       /* 1: the first budget was not enough */
+  int32_t exact;         /* 1: it is yet to meet every key */
+} hai_met;
+
 typedef struct hai_tile hai_tile;
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
@@ -9207,6 +10304,26 @@ static size_t hai_count_tally(const hai_plan *plan) {
 }
 #endif
 
+/* ---- For lookups: of the most queries that are few ---- */
+
+#if HAI_INDEX
+static hai_index hai_look_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
+static hai_index hai_look_spans(const hai_plan *plan) {
+  return hai_ceil_div(hai_look_blocks(plan), HAI_SPAN_BLOCKS);
+}
+/* Of a query: weights, the largest estimate of each block, three numbers of each span. */
+static hai_index hai_look_floats(const hai_plan *plan) {
+  return hai_look_blocks(plan) * (HAI_CHUNK + 1) + 3 * hai_look_spans(plan);
+}
+static hai_index hai_look_queries(const hai_plan *plan) {
+  return hai_min(plan->n_query, hai_most_looked(plan));
+}
+static size_t hai_count_look(const hai_plan *plan) {
+  return hai_product(hai_look_queries(plan), hai_look_floats(plan));
+}
+static size_t hai_count_met(const hai_plan *plan) { return HAI_AS(size_t, hai_look_queries(plan)); }
+#endif
+
 /* ---- Layout ---- */
 
 typedef struct hai_array {
@@ -9222,13 +10339,17 @@ static const hai_array hai_arrays[] = {
 #if HAI_SCAN
         HAI_SCAN_ARRAYS(HAI_ARRAY)
 #endif
+#if HAI_INDEX
+            HAI_INDEX_ARRAYS(HAI_ARRAY)
+#endif
 };
 enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  int wanted = array >= HAI_ARRAY_CODE ? hai_sketching(plan)
-                                       : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
+  int wanted = array >= HAI_ARRAY_LOOK   ? hai_may_look(plan)
+               : array >= HAI_ARRAY_CODE ? hai_sketching(plan)
+                                         : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
   return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
@@ -9334,8 +10455,7 @@ static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtyp
 }
 static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
   const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
-                  room);
+  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim, room);
 }
 
 /* ---- Arrays ---- */
@@ -9360,9 +10480,14 @@ static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat
   return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
 }
 static char *hai_array_of(const hai_job *job, hai_array_id array) {
-  return hai_array_at(
-      job, array, hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job));
+  return hai_array_at(job, array,
+                      hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job));
 }
+#if HAI_INDEX
+static hai_met *hai_met_of(const hai_job *job, hai_index head, hai_index row) {
+  return HAI_PLACE(hai_met, hai_array_at(job, HAI_ARRAY_MET, hai_flat_head_of(job, head))) + row;
+}
+#endif
 static float *hai_floats(const hai_job *job, hai_array_id array) {
   return HAI_PLACE(float, hai_array_of(job, array));
 }
@@ -9500,6 +10625,125 @@ static hai_record *hai_record_of(const hai_job *job) {
 }
 static float *hai_cap(const hai_job *job) { return hai_floats(job, HAI_ARRAY_CAP); }
 
+/* ======== src/index.h ======== */
+
+/* ---- The key index: a sketch that a cache keeps ----
+   Keys that do not change need to be sketched once. An index holds, for each kv head, blocks of HAI_CHUNK
+   keys, of which the keys that make up no whole block are left out. Keys are turned: multiplied by one
+   orthogonal matrix, which products with queries that are turned likewise do not notice, and which makes
+   coordinates alike. A block knows the mean of its turned keys, and each key by 2 bits a coordinate of what
+   it differs from the mean, worth -3, -1, 1, 3 times one number for the key:
+     turned key[t] is about mean_unit (mean[t] - HAI_MEAN_RAISED) + norm_unit norm (2 code[t] - 3).
+   A block depends on its own keys alone, so the bits do not depend on how appends were cut.
+
+   In the caller's memory, from an aligned address on: this header; for each kv head of the batch, how many
+   blocks it has, room in which they are made, and the blocks, capacity / HAI_CHUNK of them. */
+
+#if HAI_INDEX
+struct hyperattn_index {
+  uint64_t check;   /* a hash of all that follows */
+  const void *self; /* where it lies */
+  int64_t batch, n_kv_heads, head_dim, capacity, length;
+};
+
+/* Parts of a block, in bytes from its begin. */
+typedef struct hai_block_layout {
+  hai_index groups; /* of HAI_GROUP_DIM coordinates */
+  hai_index words;  /* of four coordinates of a mean, which is padded to HAI_ALIGN bytes */
+  size_t norm, mean, units, size;
+} hai_block_layout;
+
+static hai_block_layout hai_block_layout_of(hai_index head_dim) {
+  hai_block_layout y;
+  y.groups = hai_ceil_div(head_dim, HAI_GROUP_DIM);
+  y.norm = HAI_AS(size_t, y.groups * HAI_CHUNK * 4);
+  y.mean = y.norm + HAI_CHUNK;
+  y.units = y.mean + hai_round_up(HAI_AS(size_t, head_dim));
+  y.words = HAI_AS(hai_index, (y.units - y.mean) / 4);
+  y.size = hai_round_up(y.units + 3 * sizeof(float));
+  return y;
+}
+
+/* Bytes of the room for making a block: floats of hai_index_room. */
+static size_t hai_index_room_bytes(int64_t head_dim) {
+  return hai_round_up(HAI_AS(size_t, head_dim * (HAI_TURNED + 2) + HAI_CHUNK) * sizeof(float));
+}
+
+/* Where the rooms and the blocks begin, of so many kv heads of the whole batch. */
+static size_t hai_index_rooms(size_t heads) {
+  return hai_round_up(hai_plus(sizeof(hyperattn_index), hai_times(heads, sizeof(int64_t))));
+}
+static size_t hai_index_blocks(size_t heads, int64_t head_dim) {
+  return hai_plus(hai_index_rooms(heads), hai_times(heads, hai_index_room_bytes(head_dim)));
+}
+
+/* Bytes from an aligned address on; SIZE_MAX: too many. */
+static size_t hai_index_bytes(int64_t batch, int64_t n_kv_heads, int64_t head_dim, int64_t capacity) {
+  size_t heads = hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, n_kv_heads));
+  size_t blocks = hai_times(heads, HAI_AS(size_t, capacity / HAI_CHUNK));
+  size_t bytes = hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
+  bytes = hai_plus(bytes, hai_times(heads, sizeof(int64_t) + hai_index_room_bytes(head_dim)));
+  if (bytes > PTRDIFF_MAX / 2) return SIZE_MAX;
+  return hai_index_blocks(heads, head_dim) +
+         hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
+}
+
+static uint64_t hai_index_check(const hyperattn_index *index) {
+  const int64_t field[] = {index->batch, index->n_kv_heads, index->head_dim, index->capacity, index->length};
+  uint64_t hash = hai_mix(HAI_REINTERPRET(uintptr_t, index->self) + 1u);
+  int i;
+  for (i = 0; i < 5; i++) hash = hai_mix(hash + HAI_AS(uint64_t, field[i]));
+  return hash;
+}
+
+/* Is it an index, and where it was made? No field is believed before. */
+static int hai_index_is_sound(const hyperattn_index *index) {
+  return index && HAI_REINTERPRET(uintptr_t, index) % HAI_ALIGN == 0 && index->self == index &&
+         index->check == hai_index_check(index);
+}
+
+/* Is it one for the problem's keys? */
+static int hai_index_serves(const hyperattn_index *index, const hyperattn_problem *p) {
+  return hai_index_is_sound(index) && index->batch == p->batch && index->n_kv_heads == p->n_kv_heads &&
+         index->head_dim == p->head_dim && index->length <= p->n_key;
+}
+
+/* How many blocks of a kv head there are. */
+static int64_t *hai_index_done(hyperattn_index *index, hai_index flat_kv_head) {
+  return HAI_PLACE(int64_t, HAI_REINTERPRET(char *, index + 1)) + flat_kv_head;
+}
+
+/* Room for making its blocks. */
+static float *hai_index_space(hyperattn_index *index, hai_index flat_kv_head) {
+  size_t heads = HAI_AS(size_t, index->batch * index->n_kv_heads), at = HAI_AS(size_t, flat_kv_head);
+  char *rooms = HAI_REINTERPRET(char *, index) + hai_index_rooms(heads);
+  return HAI_PLACE(float, rooms + at * hai_index_room_bytes(index->head_dim));
+}
+
+/* Block `block` of a kv head. */
+static uint8_t *hai_index_block_at(hyperattn_index *index, hai_index flat_kv_head, hai_index block) {
+  size_t heads = HAI_AS(size_t, index->batch * index->n_kv_heads), at = HAI_AS(size_t, flat_kv_head);
+  size_t blocks = at * HAI_AS(size_t, index->capacity / HAI_CHUNK) + HAI_AS(size_t, block);
+  return HAI_REINTERPRET(uint8_t *, index) + hai_index_blocks(heads, index->head_dim) +
+         blocks * hai_block_layout_of(hai_to_index(index->head_dim)).size;
+}
+
+/* A block as a kernel reads it. Returns 0 if a key of it was not finite: nothing is known of it then. */
+static int hai_index_read(hyperattn_index *index, hai_index flat_kv_head, hai_index block,
+                          hai_index_block *b) {
+  hai_block_layout y = hai_block_layout_of(hai_to_index(index->head_dim));
+  float unit[3];
+  b->code = hai_index_block_at(index, flat_kv_head, block);
+  b->norm = b->code + y.norm;
+  b->mean = b->code + y.mean;
+  HYPERATTN_MEMCPY(unit, b->code + y.units, sizeof unit);
+  b->mean_unit = unit[0];
+  b->norm_unit = unit[1];
+  b->square = unit[2];
+  return hai_finite(unit[0]) && hai_finite(unit[1]);
+}
+#endif
+
 /* ======== src/validation.h ======== */
 
 /* Validation. The first check that fails decides the status. */
@@ -9532,7 +10776,7 @@ static int hai_is_left_out(const hyperattn_problem *p) {
   return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
          (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
          (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_REPORTS && p->report) ||
-         (!HAI_SCAN && p->query_error);
+         (!HAI_SCAN && p->query_error) || (!HAI_INDEX && p->index);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -9661,7 +10905,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[13];
+  hai_extent extent[14];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -9742,6 +10986,14 @@ static void hai_add_rows(hai_buffers *buffers, const hyperattn_input *x, hai_ind
     hai_add_tensor(buffers, x, dim, 0);
 }
 
+#if HAI_INDEX
+/* Adds an index that is sound. */
+static void hai_add_index(hai_buffers *buffers, const hyperattn_index *index) {
+  size_t bytes = hai_index_bytes(index->batch, index->n_kv_heads, index->head_dim, index->capacity);
+  if (buffers->status == HYPERATTN_OK) hai_add_extent(buffers, index, bytes);
+}
+#endif
+
 /* No result may share a byte with anything else; inputs may share with one another. */
 static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   int i, j;
@@ -9764,6 +11016,9 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   if (plan->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
   if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
   if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
+#if HAI_INDEX
+  if (hai_looking(plan) && !hai_index_serves(p->index, p)) return HYPERATTN_ERROR_INDEX;
+#endif
   HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
   buffers.batch = hai_to_index(p->batch);
   buffers.heads = plan->n_heads;
@@ -9784,11 +11039,14 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   buffers.heads = plan->n_heads;
   if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
+#if HAI_INDEX
+  if (hai_looking(plan)) hai_add_index(&buffers, p->index);
+#endif
   return hai_check_overlap(&buffers);
 }
 
-static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                          size_t workspace_size, int n_workers) {
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace, size_t workspace_size,
+                                          int n_workers) {
   size_t need;
   if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
   need = hai_layout_size(&plan->layout, n_workers);
@@ -12731,20 +13989,34 @@ static void hai_few_open_row(const hai_job *job, hai_few *few, int i, hai_index 
   q->slope = hai_mask_slope(p, q->head);
 }
 
-/* Opens rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open. */
-static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n) {
-  int i;
-  few->n = n;
-  for (i = 0; i < n; i++) hai_few_open_row(job, few, i, row + i);
+/* Once the rows are open: nothing is met. */
+static void hai_few_begin_rows(hai_few *few) {
   hai_few_clear(&few->keys, few->key_dim);
   hai_few_clear(&few->values, few->value_dim);
-  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, n * few->value_dim) * sizeof(float));
+  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->n * few->value_dim) * sizeof(float));
   HYPERATTN_MEMSET(few->score, 0, HAI_AS(size_t, few->kernel->few->most * HAI_CHUNK) * sizeof(float));
 }
 
+/* Is a row to meet every key? Over an index, only one for which no sample was good enough. */
+static int hai_few_meets(const hai_job *job, hai_index head, hai_index row) {
+#if HAI_INDEX
+  return !hai_looking(job->plan) || hai_met_of(job, head, row)->exact;
+#else
+  (void)job, (void)head, (void)row;
+  return 1;
+#endif
+}
+
+/* Opens those of rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open, that meet every key. */
+static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n) {
+  hai_index heads = job->plan->heads_per_kv, end = row + n;
+  for (few->n = 0; row < end; row++)
+    if (hai_few_meets(job, job->kv_head * heads + row % heads, row / heads))
+      hai_few_open_row(job, few, few->n++, row);
+  hai_few_begin_rows(few);
+}
 /* Writes a row of the result from its state; o is overwritten. */
-static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l,
-                              float *o) {
+static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l, float *o) {
   const hyperattn_problem *p = job->plan->problem;
   hai_index dim = job->plan->value_dim, t;
   char *result = hai_out_row(&p->out, job->batch, head, row);
@@ -12806,8 +14078,8 @@ static int hai_few_look(hai_few *few, hai_index key, int n) {
 
 /* Functions of tiles take scores [key][lane]. A row's scores pass as those of one key, so many from j on as a
    tile has lanes. */
-static int hai_few_lanes(const hai_few *few, int j) {
-  return hai_to_int(hai_min(few->kernel->lanes, HAI_CHUNK - j));
+static int hai_row_lanes(const hai_kernel *kernel, int j) {
+  return hai_to_int(hai_min(kernel->lanes, HAI_CHUNK - j));
 }
 
 /* Reads row i's bias of the n keys from `key` on, and hides the keys where it is -inf. */
@@ -12822,22 +14094,27 @@ static void hai_few_mask(const hai_job *job, hai_few *few, int i, hai_index key,
     few->kernel->widen(at, dtype, n, bias);
   for (j = 0; j < HAI_CHUNK; j += few->kernel->lanes) {
     uint64_t shown = UINT64_MAX;
-    few->kernel->hide(bias + j, 1, 0, hai_few_lanes(few, j), &shown);
+    few->kernel->hide(bias + j, 1, 0, hai_row_lanes(few->kernel, j), &shown);
     few->visible[i] &= ~(~shown << j);
   }
 }
 
+/* Caps the scores of a chunk of keys. */
+static void hai_cap_row(const hai_kernel *kernel, float *score, float softcap) {
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += kernel->lanes)
+    kernel->cap(score + j, 1, softcap, 0, hai_row_lanes(kernel, j));
+}
+
 /* What row i's products become: scores. */
-static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score,
-                                  const float *bias) {
+static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score, const float *bias) {
   float softcap = job->plan->problem->softcap;
   int j;
-  for (j = 0; HAI_SOFTCAP && softcap > 0.0f && j < HAI_CHUNK; j += few->kernel->lanes)
-    few->kernel->cap(score + j, 1, softcap, 0, hai_few_lanes(few, j));
+  if (HAI_SOFTCAP && softcap > 0.0f) hai_cap_row(few->kernel, score, softcap);
   if (!hai_masking(job->plan)) return;
   for (j = 0; j < HAI_CHUNK; j++) few->slope[j] = few->query[i].slope;
   for (j = 0; j < HAI_CHUNK; j += few->kernel->lanes)
-    few->kernel->add_bias(score + j, 1, bias + j, few->slope, 0, hai_few_lanes(few, j));
+    few->kernel->add_bias(score + j, 1, bias + j, few->slope, 0, hai_row_lanes(few->kernel, j));
 }
 
 /* Rows i .. i + n - 1, which see the same keys of the chunk, add their values. A hidden value is not read:
@@ -12947,6 +14224,7 @@ HAI_APART void hai_stage_few(hai_job *job) {
   hai_index begin = hai_few_begin(plan), end = plan->n_key;
   int i;
   hai_few_open(job, few, row, hai_to_int(hai_min(HAI_FEW_ROWS, plan->n_query * plan->heads_per_kv - row)));
+  if (!few->n) return;
   for (i = 0; HAI_SINKS && plan->problem->sink && part == 0 && i < few->n; i++)
     hai_state_begin(plan->problem->sink[few->query[i].head], &few->m[i], &few->l[i]);
   if (parts > 1) {
@@ -13010,8 +14288,504 @@ static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_i
 HAI_APART void hai_stage_merge(hai_job *job) {
   hai_few *few = hai_few_place(job);
   hai_index row;
-  for (row = 0; row < job->plan->n_query; row++) hai_few_merge(job, few, row, hai_few_parts(job->plan));
+  for (row = 0; row < job->plan->n_query; row++)
+    if (hai_few_meets(job, job->head, row)) hai_few_merge(job, few, row, hai_few_parts(job->plan));
 }
+
+/* ======== src/turning.h ======== */
+
+/* ---- Turning: what an index does to keys and queries ----
+   x becomes H S x: S changes the sign of some coordinates, H is an orthogonal Hadamard matrix, or the product
+   of two, of the first and of the last coordinates, where their number is no power of 2. After it every
+   coordinate has a part in every other, so that none is larger than the others for long. */
+
+#if HAI_INDEX
+/* Does the sign of coordinate t change? */
+static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
+
+/* The order of the matrix: the largest power of 2 that is no more than dim. */
+static hai_index hai_turned_dim(hai_index dim) {
+  hai_index n = 1;
+  while (2 * n <= dim) n *= 2;
+  return n;
+}
+static float hai_turn_factor(hai_index n) { return 1.0f / hai_sqrt(HAI_AS(float, n)); }
+
+/* Turns keys, x [dim][HAI_TURNED]. Cost: HAI_TURNED dim log2 dim. */
+static void hai_turn_keys(const hai_scan_kernel *kernel, float *x, hai_index dim) {
+  hai_index n = hai_turned_dim(dim), t;
+  int j;
+  for (t = 0; t < dim; t++)
+    for (j = 0; j < HAI_TURNED && hai_turns_sign(t); j++) x[t * HAI_TURNED + j] = -x[t * HAI_TURNED + j];
+  kernel->turn(x, n, hai_turn_factor(n));
+  if (n < dim) kernel->turn(x + (dim - n) * HAI_TURNED, n, hai_turn_factor(n));
+}
+
+/* Turns one vector x [dim]. Cost: dim log2 dim. */
+static void hai_turn_part(float *x, hai_index n) {
+  float factor = hai_turn_factor(n);
+  hai_index half, t, u;
+  for (half = 1; half < n; half *= 2)
+    for (t = 0; t < n; t += 2 * half)
+      for (u = t; u < t + half; u++) {
+        float a = x[u], b = x[u + half];
+        x[u] = a + b;
+        x[u + half] = a - b;
+      }
+  for (t = 0; t < n; t++) x[t] *= factor;
+}
+HAI_APART void hai_turn_one(float *x, hai_index dim) {
+  hai_index n = hai_turned_dim(dim), t;
+  for (t = 0; t < dim; t++)
+    if (hai_turns_sign(t)) x[t] = -x[t];
+  hai_turn_part(x, n);
+  if (n < dim) hai_turn_part(x + dim - n, n);
+}
+#endif
+
+/* ======== src/lookup.h ======== */
+
+/* ---- Lookup: few queries over an index ----
+   Every query by itself. Stage LOOK estimates its scores with all keys of the index that end before its
+   window, e_j for key j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Stage MEET keeps
+   key j with probability P_j = min(1, w_j / level), the level such that as many are kept as the budget
+   says, and meets these keys, the sinks, the window and all that the index does not hold, by exact scores
+   with log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates
+   are worth, and a key that has more than a budget's share of the weight is met for certain.
+
+   The sample tells its error: the variance of out is about the sum over kept keys of (1 - P_j) a_j^2 |v_j
+   - out|^2, a_j the share of the attention with which key j was met; and what a sample of n keys cannot
+   tell counts as one key more. A query whose error is above the tolerance tries again, with the budget
+   that its error calls for; where that is too large, it meets every key (few.h).
+
+   The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
+   around by a number of the block and the query: nothing depends on workers, or on which heads a call
+   holds. */
+
+#if HAI_INDEX
+typedef struct hai_look {
+  hyperattn_index *index;
+  const hai_scan_kernel *kernel;
+  hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
+  hai_index last;       /* the query sees keys up to this one */
+  float *weight;        /* [blocks][HAI_CHUNK] */
+  float *high; /* [blocks]: the largest estimate of each, then its weight; infinite: all of it is met */
+  float *span; /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and the
+                           sum of its blocks' squares */
+} hai_look;
+
+/* ---- Where things lie ---- */
+
+/* What query `row` of a head of the job's kv head looks up: the keys that are in the index, that it sees and
+   that are not in its window. */
+static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai_index row) {
+  const hai_plan *plan = job->plan;
+  hai_index first, end, blocks = hai_look_blocks(plan);
+  hai_seen_keys(plan, row, &first, &look->last);
+  look->index = plan->problem->index;
+  look->kernel = plan->scan_kernel;
+  end = hai_min(hai_to_index(look->index->length), look->last + 1 - plan->window);
+  look->end = hai_max(0, end) / HAI_CHUNK * HAI_CHUNK;
+  look->begin = hai_min(plan->sink_keys, look->end);
+  look->weight = HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
+  look->weight += row * hai_look_floats(plan);
+  look->high = look->weight + blocks * HAI_CHUNK;
+  look->span = look->high + blocks;
+}
+/* Are there keys enough to look up? */
+static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
+
+/* ---- Stage LOOK ---- */
+
+/* Turned and made codes: word [n_words], packed [head_dim] the query times the scale. A unit that is not
+   finite: the query is not. */
+static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int32_t *word) {
+  hai_block_layout y = hai_block_layout_of(plan->head_dim);
+  hai_index_query query = {word, y.groups, y.words, 0, 0.0f};
+  float largest = 0.0f, inverse;
+  hai_index t;
+  hai_turn_one(packed, plan->head_dim);
+  for (t = 0; t < plan->head_dim; t++) {
+    float size = packed[t] < 0.0f ? -packed[t] : packed[t];
+    if (!(size <= largest)) largest = size;
+  }
+  HYPERATTN_MEMSET(word, 0, HAI_AS(size_t, y.words) * sizeof *word);
+  query.unit = largest * (1.0f / 127.0f);
+  inverse = 127.0f / largest;
+  if (!hai_finite(largest) || !hai_finite(inverse)) return query;
+  for (t = 0; t < plan->head_dim; t++) {
+    int code = HAI_AS(int, packed[t] * inverse + 127.5f) - 127;
+    query.sum += code;
+    word[t / 4] |= HAI_AS(int32_t, (HAI_AS(uint32_t, code) & 255u) << t % 4 * 8);
+  }
+  return query;
+}
+
+/* Estimates of a block, softcap included: weight and high. */
+static void hai_look_block(const hai_job *job, const hai_look *look, const hai_index_query *query,
+                           hai_index block) {
+  const hai_kernel *kernel = job->plan->float_kernel;
+  float *score = look->weight + block * HAI_CHUNK, softcap = job->plan->problem->softcap;
+  hai_index_block b;
+  int j;
+  if (!hai_index_read(look->index, hai_flat_kv_head(job), block, &b)) {
+    for (j = 0; j < HAI_CHUNK; j++) score[j] = -hai_inf();
+    look->high[block] = hai_inf();
+    return;
+  }
+  look->high[block] = look->kernel->guess(query, &b, score);
+  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
+  if (HAI_SOFTCAP && softcap > 0.0f) {
+    hai_cap_row(kernel, score, softcap);
+    look->high[block] = hai_capped(look->high[block], softcap, hai_inverse(softcap));
+  }
+  if (block * HAI_CHUNK >= look->begin) return;
+  for (j = 0; j < HAI_CHUNK && block * HAI_CHUNK + j < look->begin; j++) score[j] = -hai_inf();
+  look->high[block] = hai_largest(score, HAI_CHUNK);
+}
+
+/* The weights of a span's blocks begin .. end - 1, whose estimates are there. */
+static void hai_look_weigh(const hai_look *look, hai_index begin, hai_index end, float *span) {
+  float *high = look->high + begin;
+  hai_index n = end - begin, block;
+  span[0] = -hai_inf();
+  span[1] = 0.0f;
+  for (block = 0; block < n; block++)
+    if (high[block] > span[0] && high[block] < hai_inf()) span[0] = high[block];
+  if (span[0] == -hai_inf()) span[0] = 0.0f; /* no key has an estimate: all weights are 0 */
+  if (n > 0)
+    span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
+  for (block = 0; block < n; block++)
+    if (high[block] < hai_inf()) high[block] = hai_exp((high[block] - span[0]) * HAI_LOOK_TILT);
+}
+
+/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
+HAI_APART void hai_stage_look(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_look *look = HAI_PLACE(hai_look, job->scratch);
+  hai_index_query *query = HAI_PLACE(hai_index_query, look + HAI_FEW_ROWS);
+  float *packed = HAI_PLACE(float, query + HAI_FEW_ROWS);
+  int32_t *word = HAI_PLACE(int32_t, packed + plan->head_dim);
+  hai_index begin = job->chunk * HAI_SPAN_BLOCKS, rows = plan->n_query * plan->heads_per_kv;
+  hai_index words = hai_block_layout_of(plan->head_dim).words, row, i, n, t, block;
+  for (row = 0; row < rows; row += n) {
+    hai_index end = begin, to = begin + HAI_SPAN_BLOCKS;
+    n = hai_min(HAI_FEW_ROWS, rows - row);
+    for (i = 0; i < n; i++) {
+      hai_index head = job->kv_head * plan->heads_per_kv + (row + i) % plan->heads_per_kv;
+      const float *from = hai_query_row(job, head, (row + i) / plan->heads_per_kv, packed);
+      for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
+      query[i] = hai_look_encode(plan, packed, word + i * words);
+      hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
+      if (!hai_finite(query[i].unit)) look[i].end = 0;
+      look[i].span[3 * job->chunk + 2] = 0.0f;
+      end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
+    }
+    for (block = begin; block < end; block++)
+      for (i = 0; i < n; i++)
+        if (block * HAI_CHUNK < look[i].end) hai_look_block(job, &look[i], &query[i], block);
+    for (i = 0; i < n; i++) {
+      float *span = look[i].span + 3 * job->chunk;
+      hai_look_weigh(&look[i], begin, hai_max(begin, hai_min(to, look[i].end / HAI_CHUNK)), span);
+      if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
+    }
+  }
+}
+#endif
+
+/* ======== src/picking.h ======== */
+
+/* ---- Picking: which keys of an index a query meets, and how it fares (lookup.h) ---- */
+
+#if HAI_INDEX
+typedef struct hai_pick {
+  hai_look look;
+  float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
+  int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
+  float *share; /* [HAI_LOOK_MET]: of kept keys, ln P_j */
+  float *score; /* [HAI_LOOK_MET]: scores, ln P_j taken off */
+  hai_index n, n_kept;
+  float high, total;   /* the largest estimate, and the sum of all weights by it */
+  float blur;          /* the variance of an estimate */
+  float budget, level; /* of the weights by `high` */
+  uint64_t hash;       /* of the seed and the query */
+} hai_pick;
+
+/* e^(tilt (high of span - high)), by which a span's weights are smaller than they stand there. */
+static float hai_pick_factor(const hai_pick *pick, hai_index span) {
+  return hai_share(HAI_LOOK_TILT * pick->look.span[3 * span], HAI_LOOK_TILT * pick->high);
+}
+
+/* The largest estimate, and the sum of all weights. Returns 0 where the query or an estimate is not
+   finite. */
+static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
+  const float *span = pick->look.span;
+  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
+  float square = 0.0f;
+  pick->high = -hai_inf();
+  pick->total = pick->blur = 0.0f;
+  for (i = 0; i < plan->head_dim; i++) square += query[i] * query[i];
+  for (i = 0; i < spans; i++)
+    if (!(span[3 * i] <= pick->high)) pick->high = span[3 * i];
+  if (pick->high == -hai_inf()) return 1;
+  for (i = 0; i < spans; i++) {
+    pick->total += hai_pick_factor(pick, i) * span[3 * i + 1];
+    pick->blur += span[3 * i + 2];
+  }
+  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *(pick->look.end / HAI_CHUNK));
+  return hai_finite(pick->high) && hai_finite(pick->total);
+}
+
+/* Weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
+static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy) {
+  const hai_look *look = &pick->look;
+  hai_index block, end = look->end / HAI_CHUNK, n = 0;
+  float factor = 0.0f, above = hai_inf();
+  for (block = 0; block < end; block++) {
+    const float *weight = look->weight + block * HAI_CHUNK;
+    uint64_t hits;
+    if (block % HAI_SPAN_BLOCKS == 0) {
+      factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
+      above = factor > 0.0f ? least / factor : hai_inf();
+    }
+    if (!(look->high[block] > 0.999f * above) || look->high[block] == hai_inf()) continue;
+    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
+      heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
+  }
+  return n;
+}
+
+/* The level at which the sum of min(1, w_j / level) is the budget: weights above it are as good as 1, and
+   what is left of the budget is for the others. It falls from total / budget on, as more and more weights are
+   above it; those below an eighth of that are taken for small. */
+static void hai_pick_level(hai_pick *pick) {
+  float *heavy = pick->score, least = pick->total / (8.0f * pick->budget), level = pick->total / pick->budget;
+  hai_index n = hai_pick_heavy(pick, least, heavy), i;
+  int round;
+  for (round = 0; round < 20; round++) {
+    float rest = pick->total, left = pick->budget, next;
+    for (i = 0; i < n; i++) {
+      if (heavy[i] < level) continue;
+      rest -= heavy[i];
+      left -= 1.0f;
+    }
+    next = (rest > 0.0f ? rest : 0.0f) / (left > 1.0f ? left : 1.0f);
+    if (next < least) next = least;
+    if (!(next < 0.999f * level)) break;
+    level = next;
+  }
+  pick->level = level;
+}
+
+/* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
+static void hai_pick_places(const hai_job *job, hai_pick *pick, const float *query) {
+  hai_index t;
+  int j;
+  pick->hash = hai_random(job->plan->params->seed, 0, HAI_FOR_OFFSETS, 0);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int at = HAI_AS(int, hai_uniform(0, HAI_AS(uint64_t, j + 1), hai_mix(pick->hash + HAI_AS(uint64_t, j))));
+    pick->place[j] = pick->place[at];
+    pick->place[at] = HAI_AS(float, j) * (1.0f / HAI_CHUNK);
+  }
+  for (t = 0; t < job->plan->head_dim; t++) pick->hash = hai_mix(pick->hash ^ hai_bits(query[t]));
+}
+
+/* Adds a key that is met; 0: there is no room. */
+static int hai_pick_add(hai_pick *pick, hai_index key, float log_share) {
+  if (pick->n == HAI_LOOK_MET) return 0;
+  pick->key[pick->n] = hai_to_int(key);
+  pick->share[pick->n++] = log_share;
+  return 1;
+}
+static int hai_pick_all(hai_pick *pick, hai_index begin, hai_index end) {
+  for (; begin < end; begin++)
+    if (!hai_pick_add(pick, begin, 0.0f)) return 0;
+  return 1;
+}
+
+/* The smallest random number of a block's keys, or a little less. */
+static float hai_pick_least(float shift) {
+  float steps = shift * HAI_CHUNK;
+  return (steps - HAI_AS(float, HAI_AS(int, steps))) * (0.999f / HAI_CHUNK);
+}
+
+/* Keeps keys of a block. */
+static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
+  const float *weight = pick->look.weight + block * HAI_CHUNK;
+  uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits;
+  float shift = HAI_AS(float, random >> 40) * (1.0f / 16777216.0f);
+  hai_index key = block * HAI_CHUNK;
+  if (pick->look.high[block] == hai_inf())
+    return hai_pick_all(pick, hai_max(key, pick->look.begin), key + HAI_CHUNK);
+  if (!(pick->look.high[block] * 1.001f > level * hai_pick_least(shift))) return 1;
+  for (hits = pick->look.kernel->picked(weight, pick->place, shift, level); hits; hits &= hits - 1) {
+    int j = hai_lowest_bit(hits);
+    if (!hai_pick_add(pick, key + j, weight[j] < level ? hai_log(weight[j] / level) : 0.0f)) return 0;
+  }
+  return 1;
+}
+
+/* All that the query meets with the budget. Returns 0 where that is too much. */
+static int hai_pick_keys(hai_pick *pick) {
+  const hai_look *look = &pick->look;
+  hai_index block, end = look->end / HAI_CHUNK;
+  float level = hai_inf();
+  pick->n = 0;
+  hai_pick_level(pick);
+  if (!hai_pick_all(pick, 0, look->begin)) return 0;
+  for (block = 0; block < end; block++) {
+    if (block % HAI_SPAN_BLOCKS == 0) {
+      float factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
+      level = factor > 0.0f ? pick->level / factor : hai_inf();
+    }
+    if (!hai_pick_block(pick, block, level)) return 0;
+  }
+  pick->n_kept = pick->n - look->begin;
+  return hai_pick_all(pick, look->end, look->last + 1);
+}
+
+/* ---- Meeting them ---- */
+
+/* Lists the rows of keys `at` .. at + n - 1 of the pick, and starts to load those of the next chunk. */
+static int hai_pick_rows(const hai_pick *pick, hai_few *few, hai_index at) {
+  hai_index end = hai_min(at + HAI_CHUNK, pick->n), next = hai_min(end + HAI_CHUNK, pick->n), i;
+  size_t key_bytes = HAI_AS(size_t, hai_offset(few->keys.dtype, few->keys.dim));
+  size_t value_bytes = HAI_AS(size_t, hai_offset(few->values.dtype, few->values.dim));
+  int n = hai_to_int(end - at), j;
+  for (j = 0; j < HAI_CHUNK; j++) {
+    i = hai_min(at + j, end - 1);
+    few->key[0][j] = hai_walk_from(&few->keys, pick->key[i]).at;
+    few->value[0][j] = hai_walk_from(&few->values, pick->key[i]).at;
+  }
+  for (i = end; HAI_SIMD && i < next; i++) {
+    hai_fetch(hai_walk_from(&few->keys, pick->key[i]).at, key_bytes);
+    hai_fetch(hai_walk_from(&few->values, pick->key[i]).at, value_bytes);
+  }
+  return n;
+}
+
+/* The query meets its keys: m, l and o of `few`, and the scores of the pick. */
+HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few) {
+  const hai_few_kernel *kernel = few->kernel->few;
+  float *log_weight = few->bias;
+  hai_index at;
+  int n, j;
+  hai_state_begin(HAI_SINKS && job->plan->problem->sink ? job->plan->problem->sink[job->head] : -hai_inf(),
+                  few->m, few->l);
+  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->value_dim) * sizeof(float));
+  for (at = 0; at < pick->n; at += n) {
+    hai_few_rows keys, values;
+    n = hai_pick_rows(pick, few, at);
+    keys = hai_few_read(few, &few->keys, few->key_dim, few->key[0], few->wide_key, n);
+    values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
+    kernel->scores(&keys, few->packed, 1, few->score);
+    hai_few_finish_scores(job, few, 0, few->score, HAI_NULL);
+    for (j = 0; j < n; j++) {
+      log_weight[j] = -pick->share[at + j];
+      pick->score[at + j] = few->score[j] - pick->share[at + j];
+    }
+    few->visible[0] = hai_lane_bits(0, n);
+    kernel->softmax(few->score, 1, n, log_weight, few->visible, few->m, few->l, few->factor);
+    kernel->values(&values, few->score, few->factor, 1, few->o);
+  }
+}
+
+/* The relative error of what was met, and shares of it. */
+static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_few *few, hai_met *met) {
+  hai_index dim = job->plan->value_dim, t, i, end = pick->look.begin + pick->n_kept;
+  float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
+  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f;
+  met->pinned = met->sampled = 0.0f;
+  for (t = 0; t < dim; t++) {
+    out[t] = few->o[t] * inverse;
+    norm += out[t] * out[t];
+  }
+  for (i = 0; i < end; i++) {
+    float a = hai_share(pick->score[i], few->m[0]) * inverse, apart;
+    if (i < pick->look.begin) {
+      met->pinned += a;
+      continue;
+    }
+    met->sampled += a;
+    if (pick->share[i] == 0.0f) continue;
+    apart = pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
+    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart;
+    distance += a * apart;
+    sum += a;
+    n += 1.0f;
+  }
+  if (n > 0.0f) variance += sum * distance / (n * (n + 1.0f));
+  met->error = hai_relative(variance, norm);
+}
+
+/* ---- The stage ---- */
+
+/* Behind the memory of few queries. */
+static size_t hai_pick_bytes(const hai_plan *plan) {
+  return hai_round_up(hai_few_bytes(plan)) + hai_round_up(sizeof(hai_pick)) +
+         (HAI_CHUNK + 3 * HAI_LOOK_MET) * sizeof(float);
+}
+static hai_pick *hai_pick_place(const hai_job *job) {
+  hai_pick *pick =
+      HAI_PLACE(hai_pick, HAI_REINTERPRET(char *, job->tile) + hai_round_up(hai_few_bytes(job->plan)));
+  char *at = HAI_REINTERPRET(char *, pick) + hai_round_up(sizeof *pick);
+  pick->place = hai_carve(&at, HAI_CHUNK);
+  pick->share = hai_carve(&at, HAI_LOOK_MET);
+  pick->score = hai_carve(&at, HAI_LOOK_MET);
+  pick->key = HAI_PLACE(int32_t, at);
+  return pick;
+}
+
+/* A larger budget for a query whose error is above the tolerance: errors fall with its root. */
+static float hai_pick_more(const hai_pick *pick, float error, float tolerance) {
+  float times = error / tolerance * (error / tolerance) * 1.5f;
+  return pick->budget * (times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f);
+}
+
+/* The first budget: the parameters', or more where estimates are so blurred that a key with most of the
+   attention might be missed. With this one it is kept unless its estimate is too small by HAI_LOOK_SURE
+   deviations. */
+static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
+  float asked = HAI_AS(float, hai_max(1, plan->sample_size));
+  float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
+  return sure > asked ? sure : asked;
+}
+
+/* Tries budgets until the query's error is below the tolerance. Returns 0 where none will do. */
+static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_few *few, hai_met *met) {
+  float tolerance = HAI_LOOK_SAFE * job->plan->params->tolerance;
+  float most = HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
+  if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick, few->packed)) return 0;
+  pick->budget = hai_pick_first(job->plan, pick);
+  for (; pick->budget <= most; pick->budget = hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
+    if (!hai_pick_keys(pick)) return 0;
+    hai_pick_attend(job, pick, few);
+    hai_pick_judge(job, pick, few, met);
+    if (tolerance == 0.0f || met->error <= tolerance) return 1;
+  }
+  return 0;
+}
+
+/* One query meets what it keeps; its result is written, unless it has to meet every key. */
+HAI_APART void hai_stage_meet(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_few *few = hai_few_place(job);
+  hai_pick *pick = hai_pick_place(job);
+  hai_met *met = hai_met_of(job, job->head, job->chunk);
+  hai_index flat = hai_flat_head(job) * plan->n_query + job->chunk;
+  HYPERATTN_MEMSET(met, 0, sizeof *met);
+  hai_look_aim(job, &pick->look, job->head, job->chunk);
+  few->n = 1;
+  hai_few_open_row(job, few, 0, job->chunk * plan->heads_per_kv + job->head % plan->heads_per_kv);
+  hai_few_begin_rows(few);
+  hai_pick_places(job, pick, few->packed);
+  met->exact = !hai_pick_try(job, pick, few, met);
+  if (met->exact) return;
+  met->keys = hai_to_int(pick->n);
+  hai_few_close_row(job, job->head, job->chunk, few->m[0], few->l[0], few->o);
+  if (plan->problem->query_error) plan->problem->query_error[flat] = met->error;
+}
+#endif
 
 /* ======== src/rectangle.h ======== */
 
@@ -13863,6 +15637,12 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
   return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
 }
 
+static void hai_report_quantiles(hyperattn_report *r, const float *errors, hai_index n) {
+  r->error_median = hai_quantile(errors, n, 500);
+  r->error_99 = hai_quantile(errors, n, 990);
+  r->error_999 = hai_quantile(errors, n, 999);
+}
+
 /* Sets what the tasks of the job's rectangle have counted: shares of its queries and of their attention, keys
    that they meet, queries that met every key. Everything else in r is 0. */
 static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
@@ -13932,9 +15712,43 @@ HAI_APART void hai_stage_tally(hai_job *job) {
     squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
   }
   r.error = hai_relative(squared_error, squared_norm);
-  r.error_median = hai_quantile(errors, plan->n_query, 500);
-  r.error_99 = hai_quantile(errors, plan->n_query, 990);
-  r.error_999 = hai_quantile(errors, plan->n_query, 999);
+  hai_report_quantiles(&r, errors, plan->n_query);
+  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
+  plan->problem->report[hai_flat_head(job)] = r;
+}
+#endif
+
+/* ---- Of lookups ---- */
+
+#if HAI_INDEX
+
+/* Stage RECOUNT: one head's report, from how each of its queries fared. Cost: O(n_query * value_dim). */
+HAI_APART void hai_stage_recount(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hyperattn_report r;
+  float rows = HAI_AS(float, plan->n_query), squared_error = 0.0f, squared_norm = 0.0f;
+  float error[HAI_LOOK_QUERIES] = {0};
+  hai_index row, first, last;
+  HYPERATTN_MEMSET(&r, 0, sizeof r);
+  for (row = 0; row < plan->n_query; row++) {
+    const hai_met *met = hai_met_of(job, job->head, row);
+    float norm = hai_squared_out(job, row, row + 1);
+    hai_seen_keys(plan, row, &first, &last);
+    error[row] = met->exact ? 0.0f : met->error;
+    r.max_error = error[row] > r.max_error ? error[row] : r.max_error;
+    squared_norm += norm;
+    squared_error += error[row] == 0.0f ? 0.0f : error[row] * error[row] * norm;
+    r.exact += HAI_AS(float, met->exact) / rows;
+    r.doubled += HAI_AS(float, met->doubled) / rows;
+    r.keys_per_query += HAI_AS(float, met->exact ? hai_to_int(last + 1) : met->keys) / rows;
+    if (met->exact) continue;
+    r.pinned_mass += met->pinned / rows;
+    r.sampled_mass += met->sampled / rows;
+  }
+  r.escalated = r.doubled;
+  r.error = hai_relative(squared_error, squared_norm);
+  hai_report_quantiles(&r, error, plan->n_query);
   r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
   if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   plan->problem->report[hai_flat_head(job)] = r;
@@ -14014,6 +15828,16 @@ static int hai_wants_merge(const hai_plan *plan, int pairing) {
   (void)pairing;
   return hai_is_few(plan) && hai_few_parts(plan) > 1;
 }
+#if HAI_INDEX
+static int hai_wants_look(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_looking(plan);
+}
+static int hai_wants_recount(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_looking(plan) && plan->reporting;
+}
+#endif
 static int hai_wants_order(const hai_plan *plan, int pairing) { return plan->sorted[pairing]; }
 static int hai_wants_probes(const hai_plan *plan, int pairing) {
   (void)pairing;
@@ -14044,7 +15868,7 @@ static int hai_wants_cap(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_report(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->reporting && !hai_scanning(plan);
+  return plan->reporting && !hai_scanning(plan) && !hai_looking(plan);
 }
 
 /* ---- Chunks ---- */
@@ -14079,6 +15903,18 @@ static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index 
   (void)n_key;
   return hai_few_row_tasks(plan) * hai_few_parts(plan);
 }
+#if HAI_INDEX
+static hai_index hai_cut_spans(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  (void)n_key;
+  return hai_look_spans(plan);
+}
+static hai_index hai_cut_each(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return n_query;
+}
+#endif
 /* Queries of all heads that share a kv head. */
 static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return hai_cut_queries(plan, n_query * plan->heads_per_kv, n_key);
@@ -14133,6 +15969,17 @@ static size_t hai_scratch_few(const hai_plan *plan) {
   size_t bytes = hai_few_bytes(plan);
   return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
 }
+#if HAI_INDEX
+static size_t hai_scratch_look(const hai_plan *plan) {
+  size_t words = HAI_AS(size_t, hai_block_layout_of(plan->head_dim).words);
+  return HAI_FEW_ROWS * (sizeof(hai_look) + sizeof(hai_index_query) + words * sizeof(int32_t)) +
+         HAI_AS(size_t, plan->head_dim) * sizeof(float);
+}
+static size_t hai_scratch_meet(const hai_plan *plan) {
+  size_t bytes = hai_pick_bytes(plan);
+  return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
+}
+#endif
 /* Random planes: [lsh_bits][head_dim]. */
 static size_t hai_scratch_planes(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->lsh_bits) * HAI_AS(size_t, plan->head_dim) * sizeof(float);
@@ -14183,6 +16030,12 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
 static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),
+#if HAI_INDEX
+  HAI_STAGE(HAI_BEFORE, 1, "look", hai_stage_look, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_look, hai_cut_spans, hai_scratch_look),
+  HAI_STAGE(HAI_BEFORE, 1, "meet", hai_stage_meet, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_look, hai_cut_each, hai_scratch_meet),
+#endif
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "few", hai_stage_few, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_few, hai_cut_few, hai_scratch_few),
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
@@ -14263,6 +16116,10 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_AFTER, HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_tally, hai_cut_nothing, hai_scratch_none),
 #endif
+#if HAI_INDEX
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "recount", hai_stage_recount, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_recount, hai_cut_nothing, hai_scratch_none),
+#endif
 };
 /* clang-format on */
 
@@ -14316,6 +16173,9 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && is_free;
+#if HAI_INDEX
+  plan->looking = hai_may_look(plan) && plan->n_query <= hai_most_looked(plan);
+#endif
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
   plan->scanning = may_scan && hai_scan_pays(plan, hai_scanned_keys(plan, plan->n_query - 1));
@@ -14337,8 +16197,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
   plan->sorted[1] = 1;
   plan->max_pins = hai_min(plan->sink_keys + plan->heavy_keys, plan->n_key);
-  plan->max_wide =
-      hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
+  plan->max_wide = hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
   plan->weighing =
       (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
 }
@@ -14391,6 +16250,9 @@ static size_t hai_worker_bytes(const hai_plan *plan) {
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
   for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   if (HAI_FEW) most = hai_most(most, hai_scratch_few(plan)); /* a call of fewer queries may need it */
+#if HAI_INDEX
+  if (hai_may_look(plan)) most = hai_most(most, hai_most(hai_scratch_look(plan), hai_scratch_meet(plan)));
+#endif
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 
@@ -14580,7 +16442,9 @@ static int hai_occurs(int code) {
          (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
          (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
          (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS) &&
-         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR);
+         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR) &&
+         (HAI_INDEX || (code != HYPERATTN_ERROR_INDEX && code != HYPERATTN_ERROR_NULL_INDEX &&
+                        code != HYPERATTN_ERROR_INDEX_SIZE));
 }
 
 #define HAI_UNKNOWN "unknown status"
@@ -14834,6 +16698,245 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa) {
     if (hai_isas[i].isa == HAI_AS(int, isa)) return hai_isas[i].name;
   return "unknown";
 }
+
+/* ======== src/growing.h ======== */
+
+/* ---- Growing: an index and its cache ---- */
+
+#if HAI_INDEX
+/* What an append or a truncation needs: the shape, and that the index is one for it, whatever its length. */
+static hyperattn_status hai_index_resolve(hai_plan *plan, const hyperattn_index *index,
+                                          const hyperattn_problem *p) {
+  hyperattn_status status;
+  if (!p) return HYPERATTN_ERROR_NULL_PROBLEM;
+  if ((status = hai_check_shape(p)) != HYPERATTN_OK) return status;
+  if (hai_too_many(p)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  if (!index) return HYPERATTN_ERROR_NULL_INDEX;
+  if (!hai_index_is_sound(index) || index->batch != p->batch || index->n_kv_heads != p->n_kv_heads ||
+      index->head_dim != p->head_dim || p->n_key > index->capacity)
+    return HYPERATTN_ERROR_INDEX;
+  HYPERATTN_MEMSET(plan, 0, sizeof *plan);
+  plan->problem = p;
+  hai_resolve_shape(plan);
+  plan->float_kernel = plan->kernel = hai_kernel_of(HYPERATTN_ISA_AUTO);
+  plan->scan_kernel = hai_scan_kernel_of(plan->float_kernel);
+  return HYPERATTN_OK;
+}
+
+/* Everything that an append checks. */
+static hyperattn_status hai_index_check_append(hai_plan *plan, const hyperattn_index *index,
+                                               const hyperattn_problem *p) {
+  hyperattn_status status = hai_index_resolve(plan, index, p);
+  hai_buffers buffers;
+  if (status != HYPERATTN_OK) return status;
+  if (p->n_key < index->length) return HYPERATTN_ERROR_INDEX;
+  if (!p->batch || !p->n_key) return HYPERATTN_OK;
+  if (!p->key.data) return HYPERATTN_ERROR_NULL_KEY;
+  HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
+  buffers.batch = hai_to_index(p->batch);
+  buffers.heads = plan->n_kv_heads;
+  buffers.rows = plan->n_key;
+  buffers.n_results = 1;
+  hai_add_index(&buffers, index);
+  hai_add_rows(&buffers, &p->key, plan->head_dim);
+  return hai_check_overlap(&buffers);
+}
+
+/* ---- A block ---- */
+
+/* Room for making a block, in the index, for each kv head. */
+typedef struct hai_index_room {
+  float *mean; /* [head_dim]: of turned keys, as its codes tell it */
+  float *x;    /* [head_dim][HAI_TURNED]: turned keys */
+  float *row;  /* [head_dim]: a key that is widened */
+  float *step; /* [HAI_CHUNK]: what a step of a key's codes is worth */
+} hai_index_room;
+
+static hai_index_room hai_index_room_at(float *at, hai_index dim) {
+  hai_index_room room;
+  room.mean = at;
+  room.x = room.mean + dim;
+  room.row = room.x + dim * HAI_TURNED;
+  room.step = room.row + dim;
+  return room;
+}
+
+/* The mean of the keys first .. first + HAI_CHUNK - 1, turned, and its codes. It is rounded to them before
+   keys are compared with it, so that rounding it costs nothing. Returns the codes' unit. */
+static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_index first,
+                              const hai_index_room *room, uint8_t *code) {
+  hai_index dim = job->plan->head_dim, t;
+  float largest = 0.0f, *mean = room->mean, unit, inverse;
+  int j;
+  HYPERATTN_MEMSET(mean, 0, HAI_AS(size_t, dim) * sizeof *mean);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    const float *row = hai_rows_read(job, keys, first + j, room->row);
+    for (t = 0; t < dim; t++) mean[t] += row[t] * (1.0f / HAI_CHUNK);
+  }
+  hai_turn_one(mean, dim);
+  for (t = 0; t < dim; t++) {
+    float size = mean[t] < 0.0f ? -mean[t] : mean[t];
+    if (!(size <= largest)) largest = size;
+  }
+  unit = largest * (1.0f / HAI_MEAN_MOST);
+  inverse = largest > 0.0f ? HAI_MEAN_MOST / largest : 0.0f;
+  if (!hai_finite(inverse)) inverse = 0.0f;
+  for (t = 0; t < dim; t++) {
+    float at = mean[t] * inverse;
+    code[t] = HAI_AS(uint8_t, (at > -HAI_MEAN_MOST ? at : -HAI_MEAN_MOST) + HAI_MEAN_RAISED + 0.5f);
+    mean[t] = HAI_AS(float, code[t] - HAI_MEAN_RAISED) * unit;
+  }
+  return unit;
+}
+
+/* Codes of keys first .. first + HAI_TURNED - 1 of a block, of what room->x differs from the mean. A
+   coordinate of a key whose coordinates have the deviation s has the code 0 below -a s, 3 above a s, and else
+   1 or 2 by its sign, a that of the best even steps for a normal distribution (Max, Quantizing for minimum
+   distortion, 1960). What a step is worth makes the product with the key itself right. Returns the sum
+   of what x squared has of the mean of the block. */
+static float hai_index_encode(const hai_job *job, const hai_index_room *room, int first, uint8_t *code) {
+  const hai_scan_kernel *kernel = job->plan->scan_kernel;
+  float square[HAI_TURNED], product[HAI_TURNED], inverse[HAI_TURNED], sum = 0.0f;
+  hai_index dim = job->plan->head_dim;
+  int j;
+  kernel->differ(room->x, dim, room->mean, square);
+  for (j = 0; j < HAI_TURNED; j++) {
+    float edge = 0.9957f * hai_sqrt(square[j] / HAI_AS(float, dim));
+    inverse[j] = edge > 0.0f && hai_finite(edge) ? hai_inverse(edge) : 0.0f;
+  }
+  kernel->halve(room->x, dim, inverse, code + 4 * first, product);
+  for (j = 0; j < HAI_TURNED; j++) /* of NaN or infinities: NaN or infinite */
+    room->step[first + j] = product[j] > 0.0f ? square[j] / product[j] : square[j] - square[j];
+  for (j = 0; j < HAI_TURNED; j++) sum += square[j] * (1.0f / HAI_CHUNK);
+  return sum;
+}
+
+/* Norms by the steps. Returns their unit; not finite where a step is not. */
+static float hai_index_norms(const float *step, uint8_t *norm) {
+  float most = 0.0f, inverse;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (!(step[j] <= most)) most = step[j];
+  inverse = most > 0.0f ? 127.0f / most : 0.0f;
+  if (!hai_finite(inverse) || !hai_finite(most)) inverse = 0.0f;
+  for (j = 0; j < HAI_CHUNK; j++) norm[j] = HAI_AS(uint8_t, inverse > 0.0f ? step[j] * inverse + 0.5f : 0.0f);
+  return most * (1.0f / 127.0f);
+}
+
+/* Makes block `block` of the job's kv head. */
+static void hai_index_make(const hai_job *job, const hai_rows *keys, hai_index block,
+                           const hai_index_room *room, uint8_t *to) {
+  hai_index dim = job->plan->head_dim, first = block * HAI_CHUNK, t;
+  hai_block_layout y = hai_block_layout_of(dim);
+  float unit[3];
+  int begin, j;
+  HYPERATTN_MEMSET(to, 0, y.size);
+  unit[2] = 0.0f;
+  unit[0] = hai_index_centre(job, keys, first, room, to + y.mean);
+  for (begin = 0; begin < HAI_CHUNK; begin += HAI_TURNED) {
+    for (j = 0; j < HAI_TURNED; j++) {
+      const float *row = hai_rows_read(job, keys, first + begin + j, room->row);
+      for (t = 0; t < dim; t++) room->x[t * HAI_TURNED + j] = row[t];
+    }
+    hai_turn_keys(job->plan->scan_kernel, room->x, dim);
+    unit[2] += hai_index_encode(job, room, begin, to);
+  }
+  unit[1] = hai_index_norms(room->step, to + y.norm);
+  HYPERATTN_MEMCPY(to + y.units, unit, sizeof unit);
+}
+
+/* Makes the blocks of a kv head that are missing. */
+static void hai_index_grow(const hai_plan *plan, hyperattn_index *index, hai_index flat_kv_head) {
+  int64_t *done = hai_index_done(index, flat_kv_head);
+  hai_index blocks = plan->n_key / HAI_CHUNK, block = *done >= 0 ? hai_clamp(*done, blocks) : 0;
+  hai_index_room room = hai_index_room_at(hai_index_space(index, flat_kv_head), plan->head_dim);
+  hai_rows keys;
+  hai_job job;
+  HYPERATTN_MEMSET(&job, 0, sizeof job);
+  job.plan = plan;
+  job.batch = flat_kv_head / plan->n_kv_heads;
+  job.kv_head = flat_kv_head % plan->n_kv_heads;
+  keys = hai_rows_of(&job, &plan->problem->key, plan->head_dim);
+  for (; block < blocks; block++)
+    hai_index_make(&job, &keys, block, &room, hai_index_block_at(index, flat_kv_head, block));
+  *done = blocks;
+}
+
+/* ---- The calls ---- */
+
+HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape) {
+  size_t bytes;
+  if (!shape || hai_check_shape(shape) != HYPERATTN_OK || hai_too_many(shape)) return 0;
+  bytes = hai_index_bytes(shape->batch, shape->n_kv_heads, shape->head_dim, shape->n_key);
+  return bytes == SIZE_MAX ? 0 : bytes + HAI_ALIGN - 1;
+}
+
+HYPERATTN_API hyperattn_status hyperattn_index_init(hyperattn_index **index, const hyperattn_problem *shape,
+                                                    void *memory, size_t size) {
+  hyperattn_status status;
+  hyperattn_index *made;
+  hai_index i;
+  if (!shape) return HYPERATTN_ERROR_NULL_PROBLEM;
+  if ((status = hai_check_shape(shape)) != HYPERATTN_OK) return status;
+  if (!index || !memory) return HYPERATTN_ERROR_NULL_INDEX;
+  if (!hyperattn_index_size(shape)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  if (size < hyperattn_index_size(shape)) return HYPERATTN_ERROR_INDEX_SIZE;
+  made = HAI_PLACE(hyperattn_index, hai_align(memory));
+  HYPERATTN_MEMSET(made, 0, sizeof *made);
+  made->self = made;
+  made->batch = shape->batch;
+  made->n_kv_heads = shape->n_kv_heads;
+  made->head_dim = shape->head_dim;
+  made->capacity = shape->n_key;
+  for (i = 0; i < shape->batch * shape->n_kv_heads; i++) *hai_index_done(made, i) = 0;
+  made->check = hai_index_check(made);
+  *index = made;
+  return HYPERATTN_OK;
+}
+
+static void hai_index_set_length(hyperattn_index *index, int64_t length) {
+  index->length = length;
+  index->check = hai_index_check(index);
+}
+
+HYPERATTN_API hyperattn_status hyperattn_index_append(hyperattn_index *index,
+                                                      const hyperattn_problem *problem) {
+  hai_plan plan;
+  hyperattn_status status = hai_index_check_append(&plan, index, problem);
+  hai_index i;
+  if (status != HYPERATTN_OK) return status;
+  for (i = 0; i < problem->batch * problem->n_kv_heads; i++) hai_index_grow(&plan, index, i);
+  hai_index_set_length(index, problem->n_key);
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API void hyperattn_index_append_head(hyperattn_index *index, const hyperattn_problem *problem,
+                                               int64_t kv_head) {
+  hai_plan plan;
+  if (hai_index_check_append(&plan, index, problem) == HYPERATTN_OK && kv_head >= 0 &&
+      kv_head < problem->batch * problem->n_kv_heads)
+    hai_index_grow(&plan, index, hai_to_index(kv_head));
+}
+
+HYPERATTN_API hyperattn_status hyperattn_index_truncate(hyperattn_index *index,
+                                                        const hyperattn_problem *problem) {
+  hai_plan plan;
+  hyperattn_status status = hai_index_resolve(&plan, index, problem);
+  hai_index i;
+  if (status != HYPERATTN_OK) return status;
+  if (problem->n_key > index->length) return HYPERATTN_ERROR_INDEX;
+  for (i = 0; i < problem->batch * problem->n_kv_heads; i++) {
+    int64_t *done = hai_index_done(index, i);
+    if (*done > problem->n_key / HAI_CHUNK) *done = problem->n_key / HAI_CHUNK;
+  }
+  hai_index_set_length(index, problem->n_key);
+  return HYPERATTN_OK;
+}
+
+HYPERATTN_API int64_t hyperattn_index_length(const hyperattn_index *index) {
+  return hai_index_is_sound(index) ? index->length : 0;
+}
+#endif
 
 /* ======== src/many.h ======== */
 
@@ -15152,6 +17255,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_FEW_UNCUT
 #undef HAI_FEW_UNWIDENED
 #undef HAI_GOOD
+#undef HAI_GROUP_DIM
 #undef HAI_HALVES
 #undef HAI_HELD_TILES
 #undef HAI_HOT
@@ -15162,6 +17266,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_IF_AVX512
 #undef HAI_IF_AVX512_BF16
 #undef HAI_IF_NEON
+#undef HAI_INDEX
+#undef HAI_INDEX_ARRAYS
 #undef HAI_INLINE
 #undef HAI_I_avx2
 #undef HAI_I_avx512
@@ -15182,6 +17288,15 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LEAST_SQUARE
 #undef HAI_LEAST_UNIT
 #undef HAI_LONG_SUMS
+#undef HAI_LOOK_BLUR
+#undef HAI_LOOK_LEAST
+#undef HAI_LOOK_MET
+#undef HAI_LOOK_NEEDLE
+#undef HAI_LOOK_QUERIES
+#undef HAI_LOOK_SAFE
+#undef HAI_LOOK_SHARE
+#undef HAI_LOOK_SURE
+#undef HAI_LOOK_TILT
 #undef HAI_MANY
 #undef HAI_MASKS
 #undef HAI_MAX_DIM
@@ -15189,6 +17304,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_MAX_LANES
 #undef HAI_MAX_STAGES
 #undef HAI_MAX_TILES
+#undef HAI_MEAN_MOST
+#undef HAI_MEAN_RAISED
 #undef HAI_MEND_COST
 #undef HAI_MOST_DOUBLED
 #undef HAI_MOST_DRAW
@@ -15231,6 +17348,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_SINKS
 #undef HAI_SLIDING
 #undef HAI_SOFTCAP
+#undef HAI_SPAN_BLOCKS
 #undef HAI_SPREAD_BLOCKS
 #undef HAI_STAGE
 #undef HAI_STATUS_CASE
@@ -15255,6 +17373,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
 #undef HAI_TILES_BYTES
+#undef HAI_TURNED
 #undef HAI_UNKNOWN
 #undef HAI_V_avx2
 #undef HAI_V_avx512

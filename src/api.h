@@ -82,13 +82,16 @@ extern "C" {
   X(ERROR_PAGED, -57, "query.page or mask.page is set: only keys and values have pages")                \
   X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
   X(ERROR_N_PROBLEMS, -59, "n_problems is negative")                                                    \
-  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")
+  X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")                                 \
+  X(ERROR_INDEX, -61, "index is none for this problem: other sizes, longer than n_key, or damaged")     \
+  X(ERROR_NULL_INDEX, -62, "index or its memory is NULL")                                               \
+  X(ERROR_INDEX_SIZE, -63, "the index's memory is smaller than hyperattn_index_size")
 
 typedef enum hyperattn_status {
 #define HYPERATTN_STATUS_ENUM(name, code, text) HYPERATTN_##name = code,
   HYPERATTN_STATUS_LIST(HYPERATTN_STATUS_ENUM)
 #undef HYPERATTN_STATUS_ENUM
-      HYPERATTN_STATUS_LAST = -61 /* not a status: below every code */
+      HYPERATTN_STATUS_LAST = -64 /* not a status: below every code */
 } hyperattn_status;
 
 /* The sentence of a status, a constant string: "unknown status" for any number that is no status, "" under
@@ -181,6 +184,9 @@ typedef struct hyperattn_report {
   float doubled;
 } hyperattn_report;
 
+/* What is known of the keys of a cache: hyperattn_index_init makes it in the caller's memory. */
+typedef struct hyperattn_index hyperattn_index;
+
 /* Zero it first ({0} in C, {} in C++), then set the fields that apply. */
 typedef struct hyperattn_problem {
   int64_t batch, n_heads, n_kv_heads; /* batch may be 0; n_heads % n_kv_heads == 0 */
@@ -209,6 +215,11 @@ typedef struct hyperattn_problem {
      |exact|, 0 where it is exact, infinite where it cannot be told. HYPERATTN_SCAN estimates it; under
      HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
   float *query_error;
+  /* NULL, or what is known of the keys. Under SCAN and HYPER, up to 16 queries of a head (AVX2: 4, NEON: 8)
+     then look up which keys matter to them, each for itself, and read no others: sample_size is their first
+     budget, in keys of each query; sink_keys, window (causal), tolerance and seed apply. Set it before asking
+     for sizes: whether it is NULL counts. */
+  hyperattn_index *index;
 } hyperattn_problem;
 
 #ifndef HYPERATTN_NO_BUILDERS
@@ -421,6 +432,43 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #define HYPERATTN_BOUND_LANES HYPERATTN_BOUND_SIZE(48)
 #define HYPERATTN_BOUND_QUERIES HYPERATTN_BOUND_SIZE(16)
 #define HYPERATTN_BOUND_TILES HYPERATTN_BOUND_SIZE(4)
+#endif
+
+#if !defined(HYPERATTN_NO_INDEX) && !defined(HYPERATTN_NO_SCAN) && !defined(HYPERATTN_NO_FEW)
+/* ---- The key index: decoding that does not read every key ------------------------------------------- */
+
+/* A sketch of the keys of a cache [batch][n_kv_heads][n_key][head_dim], of 2 bits a coordinate, in memory of
+   the caller, of any alignment; it may not be moved. Keys that it has seen must not change. Only whole blocks
+   of 64 keys are in it; the others are met exactly. Its bits do not depend on how keys were cut into appends.
+
+   Bytes for so many keys as shape->n_key; 0 for an invalid shape, or too many. Of the shape, batch,
+   n_kv_heads, n_key and head_dim count. About 19 bytes a key and kv head at head dim 64, 36 at 128. */
+HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
+/* The same as a constant expression, for batch * n_kv_heads. */
+#define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \
+  (256 + HYPERATTN_BOUND_SIZE(batch_kv_heads) *                                               \
+             (HYPERATTN_BOUND_SIZE(head_dim) * 72 + 328 +                                     \
+              HYPERATTN_BOUND_SIZE(n_key) / 64 *                                              \
+                  ((HYPERATTN_BOUND_SIZE(head_dim) + 15) / 16 * 256 + (head_dim) + 204)))
+
+/* Makes an empty index in `memory`. Errors: of the shape; NULL_INDEX, INDEX_SIZE, SIZE_OVERFLOW. */
+HYPERATTN_API hyperattn_status hyperattn_index_init(hyperattn_index **index, const hyperattn_problem *shape,
+                                                    void *memory, size_t size);
+
+/* The cache has problem->n_key keys now, not fewer than before: reads those of each block that this
+   completes. Errors: of the shape, and of the key tensor; INDEX; nothing is written then. Cost: 64
+   head_dim log2 head_dim for each block and kv head. */
+HYPERATTN_API hyperattn_status hyperattn_index_append(hyperattn_index *index,
+                                                      const hyperattn_problem *problem);
+/* What append does for kv head `kv_head` of batch * n_kv_heads: workers call it at the same time for
+   different ones, and then append, which finds them done. Does nothing where append would return an error. */
+HYPERATTN_API void hyperattn_index_append_head(hyperattn_index *index, const hyperattn_problem *problem,
+                                               int64_t kv_head);
+/* Only the first problem->n_key keys remain, of those that there are. Reads no key. */
+HYPERATTN_API hyperattn_status hyperattn_index_truncate(hyperattn_index *index,
+                                                        const hyperattn_problem *problem);
+/* Keys that it was told of, those of the incomplete block included; 0 for what is no index. */
+HYPERATTN_API int64_t hyperattn_index_length(const hyperattn_index *index);
 #endif
 
 /* Attention on the calling thread. Errors: any of the list except NULL_LSE and NULL_PARALLEL; all are

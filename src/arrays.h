@@ -71,11 +71,19 @@
   /* what each task of the scan has done: [tasks of all rectangles of a level] */    \
   X(TALLY, sizeof(hai_tally), HAI_OF_HEADS, hai_count_tally, TALLY)
 
+/* Those of lookups, likewise. */
+#define HAI_INDEX_ARRAYS(X)                                                            \
+  /* weights of all keys of the index for each query, and what they come from */       \
+  X(LOOK, sizeof(float), HAI_OF_HEADS, hai_count_look, LOOK)                           \
+  /* how each query fared: [n_query] */                                                \
+  X(MET, sizeof(hai_met), HAI_OF_HEADS, hai_count_met, MET)
+
 enum { HAI_OF_HEADS, HAI_OF_KV_HEADS };
 
 typedef enum hai_array_id {
 #define HAI_ARRAY_ID(name, size, heads, count, place) HAI_ARRAY_##name,
-  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_N_ARRAY_IDS
+  HAI_ARRAYS(HAI_ARRAY_ID) HAI_SCAN_ARRAYS(HAI_ARRAY_ID) HAI_INDEX_ARRAYS(HAI_ARRAY_ID)
+      HAI_N_ARRAY_IDS
 } hai_array_id;
 
 /* Where everything lies, in bytes from the workspace's aligned begin. */

@@ -8,7 +8,9 @@ static int hai_occurs(int code) {
          (HAI_CUSTOM || code != HYPERATTN_ERROR_NULL_WIDEN) &&
          (HAI_PAGES || (code != HYPERATTN_ERROR_PAGED && code != HYPERATTN_ERROR_PAGE_ROWS)) &&
          (HAI_MANY || code != HYPERATTN_ERROR_N_PROBLEMS) &&
-         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR);
+         ((HAI_SCAN && HAI_HYPER) || code != HYPERATTN_ERROR_QUERY_ERROR) &&
+         (HAI_INDEX || (code != HYPERATTN_ERROR_INDEX && code != HYPERATTN_ERROR_NULL_INDEX &&
+                        code != HYPERATTN_ERROR_INDEX_SIZE));
 }
 
 #define HAI_UNKNOWN "unknown status"

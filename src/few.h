@@ -130,20 +130,34 @@ static void hai_few_open_row(const hai_job *job, hai_few *few, int i, hai_index 
   q->slope = hai_mask_slope(p, q->head);
 }
 
-/* Opens rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open. */
-static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n) {
-  int i;
-  few->n = n;
-  for (i = 0; i < n; i++) hai_few_open_row(job, few, i, row + i);
+/* Once the rows are open: nothing is met. */
+static void hai_few_begin_rows(hai_few *few) {
   hai_few_clear(&few->keys, few->key_dim);
   hai_few_clear(&few->values, few->value_dim);
-  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, n * few->value_dim) * sizeof(float));
+  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->n * few->value_dim) * sizeof(float));
   HYPERATTN_MEMSET(few->score, 0, HAI_AS(size_t, few->kernel->few->most * HAI_CHUNK) * sizeof(float));
 }
 
+/* Is a row to meet every key? Over an index, only one for which no sample was good enough. */
+static int hai_few_meets(const hai_job *job, hai_index head, hai_index row) {
+#if HAI_INDEX
+  return !hai_looking(job->plan) || hai_met_of(job, head, row)->exact;
+#else
+  (void)job, (void)head, (void)row;
+  return 1;
+#endif
+}
+
+/* Opens those of rows row .. row + n - 1 of a kv head, numbered as in hai_exact_open, that meet every key. */
+static void hai_few_open(const hai_job *job, hai_few *few, hai_index row, int n) {
+  hai_index heads = job->plan->heads_per_kv, end = row + n;
+  for (few->n = 0; row < end; row++)
+    if (hai_few_meets(job, job->kv_head * heads + row % heads, row / heads))
+      hai_few_open_row(job, few, few->n++, row);
+  hai_few_begin_rows(few);
+}
 /* Writes a row of the result from its state; o is overwritten. */
-static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l,
-                              float *o) {
+static void hai_few_close_row(const hai_job *job, hai_index head, hai_index row, float m, float l, float *o) {
   const hyperattn_problem *p = job->plan->problem;
   hai_index dim = job->plan->value_dim, t;
   char *result = hai_out_row(&p->out, job->batch, head, row);
@@ -205,8 +219,8 @@ static int hai_few_look(hai_few *few, hai_index key, int n) {
 
 /* Functions of tiles take scores [key][lane]. A row's scores pass as those of one key, so many from j on as a
    tile has lanes. */
-static int hai_few_lanes(const hai_few *few, int j) {
-  return hai_to_int(hai_min(few->kernel->lanes, HAI_CHUNK - j));
+static int hai_row_lanes(const hai_kernel *kernel, int j) {
+  return hai_to_int(hai_min(kernel->lanes, HAI_CHUNK - j));
 }
 
 /* Reads row i's bias of the n keys from `key` on, and hides the keys where it is -inf. */
@@ -221,22 +235,27 @@ static void hai_few_mask(const hai_job *job, hai_few *few, int i, hai_index key,
     few->kernel->widen(at, dtype, n, bias);
   for (j = 0; j < HAI_CHUNK; j += few->kernel->lanes) {
     uint64_t shown = UINT64_MAX;
-    few->kernel->hide(bias + j, 1, 0, hai_few_lanes(few, j), &shown);
+    few->kernel->hide(bias + j, 1, 0, hai_row_lanes(few->kernel, j), &shown);
     few->visible[i] &= ~(~shown << j);
   }
 }
 
+/* Caps the scores of a chunk of keys. */
+static void hai_cap_row(const hai_kernel *kernel, float *score, float softcap) {
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += kernel->lanes)
+    kernel->cap(score + j, 1, softcap, 0, hai_row_lanes(kernel, j));
+}
+
 /* What row i's products become: scores. */
-static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score,
-                                  const float *bias) {
+static void hai_few_finish_scores(const hai_job *job, hai_few *few, int i, float *score, const float *bias) {
   float softcap = job->plan->problem->softcap;
   int j;
-  for (j = 0; HAI_SOFTCAP && softcap > 0.0f && j < HAI_CHUNK; j += few->kernel->lanes)
-    few->kernel->cap(score + j, 1, softcap, 0, hai_few_lanes(few, j));
+  if (HAI_SOFTCAP && softcap > 0.0f) hai_cap_row(few->kernel, score, softcap);
   if (!hai_masking(job->plan)) return;
   for (j = 0; j < HAI_CHUNK; j++) few->slope[j] = few->query[i].slope;
   for (j = 0; j < HAI_CHUNK; j += few->kernel->lanes)
-    few->kernel->add_bias(score + j, 1, bias + j, few->slope, 0, hai_few_lanes(few, j));
+    few->kernel->add_bias(score + j, 1, bias + j, few->slope, 0, hai_row_lanes(few->kernel, j));
 }
 
 /* Rows i .. i + n - 1, which see the same keys of the chunk, add their values. A hidden value is not read:
@@ -346,6 +365,7 @@ HAI_APART void hai_stage_few(hai_job *job) {
   hai_index begin = hai_few_begin(plan), end = plan->n_key;
   int i;
   hai_few_open(job, few, row, hai_to_int(hai_min(HAI_FEW_ROWS, plan->n_query * plan->heads_per_kv - row)));
+  if (!few->n) return;
   for (i = 0; HAI_SINKS && plan->problem->sink && part == 0 && i < few->n; i++)
     hai_state_begin(plan->problem->sink[few->query[i].head], &few->m[i], &few->l[i]);
   if (parts > 1) {
@@ -409,5 +429,6 @@ static void hai_few_merge(const hai_job *job, hai_few *few, hai_index row, hai_i
 HAI_APART void hai_stage_merge(hai_job *job) {
   hai_few *few = hai_few_place(job);
   hai_index row;
-  for (row = 0; row < job->plan->n_query; row++) hai_few_merge(job, few, row, hai_few_parts(job->plan));
+  for (row = 0; row < job->plan->n_query; row++)
+    if (hai_few_meets(job, job->head, row)) hai_few_merge(job, few, row, hai_few_parts(job->plan));
 }

@@ -53,6 +53,25 @@ typedef struct hai_scan_block {
   int32_t margin;      /* a key whose last words would have to add more than this to be a hit is none */
 } hai_scan_block;
 
+/* A query as the scan of an index reads it (lookup.h): turned, coordinate t about unit * code, -127 ..
+   127. */
+typedef struct hai_index_query {
+  const int32_t *word; /* [n_words]: the codes of four coordinates, the first in the lowest byte */
+  hai_index n_groups;  /* of 4 words, as keys have them */
+  hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
+  int32_t sum;         /* of all codes */
+  float unit;
+} hai_index_query;
+
+/* A block of an index (index.h). */
+typedef struct hai_index_block {
+  const uint8_t *code; /* [n_groups][HAI_CHUNK][4]: two bits for coordinate y of each of a group's words */
+  const uint8_t *norm; /* [HAI_CHUNK] */
+  const uint8_t *mean; /* [4 n_words] */
+  float mean_unit, norm_unit;
+  float square; /* the mean over keys of the squared distance from the mean */
+} hai_index_block;
+
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
 typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
@@ -92,6 +111,24 @@ typedef struct hai_scan_kernel {
   void (*norms)(const uint8_t *code, int n_words, int32_t *norm);
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
+#if HAI_INDEX
+  /* score[j] = the estimated product of the query and key j of a block; returns the largest. */
+  float (*guess)(const hai_index_query *query, const hai_index_block *block, float *score);
+  /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
+     above. Returns their sum. */
+  float (*weigh)(float *score, hai_index n, float tilt, float high);
+  /* Bit j: weight[j] > level, for a block. */
+  uint64_t (*above)(const float *weight, float level);
+  /* Bit j: weight[j] > level u[j], for a block, u[j] = place[j] + shift, less 1 where that is 1 or more. */
+  uint64_t (*picked)(const float *weight, const float *place, float shift, float level);
+  /* Of x [n][HAI_TURNED], n a power of 2: the product with the Hadamard matrix, times factor. */
+  void (*turn)(float *x, hai_index n, float factor);
+  /* x[t][j] -= mean[t], of x [dim][HAI_TURNED]; square[j] = the sum over t of their squares. */
+  void (*differ)(float *x, hai_index dim, const float *mean, float *square);
+  /* Codes of x [dim][HAI_TURNED]: floor(2 + x[t][j] inverse[j]), cut off at 0 and 3, where hai_index_block
+     says; product[j] = the sum over t of x[t][j] (2 code - 3). Where inverse[j] is 0, any codes. */
+  void (*halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code, float *product);
+#endif
   float cost; /* of estimating a pair, over that of meeting it exactly (docs/scan.md) */
 } hai_scan_kernel;
 

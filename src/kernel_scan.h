@@ -353,6 +353,10 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
   return HAI_ISA(sum)(sum) + hai_scan_apart_plain(row, t, dim, centre);
 }
 
+#if HAI_INDEX
+#include "kernel_index.h"
+#endif
+
 static const hai_scan_kernel HAI_WAY(kernel) = {
     /* largest */ HAI_WAY(largest),
     /* quantise */ HAI_WAY(quantise),
@@ -368,6 +372,15 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* encode */ HAI_WAY(encode),
     /* norms */ HAI_WAY(norms),
     /* apart */ HAI_WAY(apart),
+#if HAI_INDEX
+    /* guess */ HAI_WAY(guess),
+    /* weigh */ HAI_WAY(weigh),
+    /* above */ HAI_WAY(above),
+    /* picked */ HAI_WAY(picked),
+    /* turn */ HAI_WAY(turn),
+    /* differ */ HAI_WAY(differ),
+    /* halve */ HAI_WAY(halve),
+#endif
     /* cost */ HAI_SCAN_COST};
 
 #undef HAI_SCAN_STARTS

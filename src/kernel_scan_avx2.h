@@ -28,6 +28,12 @@ HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
   __m128i y = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   _mm_storel_epi64(HAI_AS(__m128i *, p), _mm_packus_epi16(y, y));
 }
+HAI_I_avx2 hai_codes_avx2(const uint8_t *p) { return hai_ints_avx2(p); }
+HAI_I_avx2 hai_low_avx2(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
+HAI_I_avx2 hai_down_avx2(__m256i x) { return _mm256_srli_epi32(x, 2); }
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_above_avx2(__m256 x) {
+  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
+}
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));

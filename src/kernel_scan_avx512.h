@@ -25,6 +25,12 @@ HAI_TARGET_avx512 HAI_INLINE int hai_positive_avx512(__m512i x) {
 HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(void *p, __m512i x) {
   _mm_storeu_si128(HAI_AS(__m128i *, p), _mm512_cvtepi32_epi8(x));
 }
+HAI_I_avx512 hai_codes_avx512(const uint8_t *p) { return _mm512_loadu_si512(p); }
+HAI_I_avx512 hai_low_avx512(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(3)); }
+HAI_I_avx512 hai_down_avx512(__m512i x) { return _mm512_srli_epi32(x, 2); }
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_above_avx512(__m512 x) {
+  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ));
+}
 HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
 
 #define HAI_ISA(name) hai_##name##_avx512

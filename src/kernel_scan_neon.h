@@ -26,6 +26,13 @@ HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
   int8x8_t z = vmovn_s16(vcombine_s16(y, y));
   HYPERATTN_MEMCPY(p, &z, 4);
 }
+HAI_I_neon hai_codes_neon(const uint8_t *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
+HAI_I_neon hai_low_neon(int32x4_t x) { return vandq_s32(x, vreinterpretq_s32_u8(vdupq_n_u8(3))); }
+HAI_I_neon hai_down_neon(int32x4_t x) { return vshrq_n_s32(x, 2); }
+HAI_INLINE uint32_t hai_above_neon(float32x4_t x) {
+  static const uint32_t lane[4] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgtq_f32(x, vdupq_n_f32(0.0f)), vld1q_u32(lane)));
+}
 HAI_INLINE int32_t hai_top_neon(int32x4_t x) { return vmaxvq_s32(x); }
 
 /* Sums of four products of bytes, none of which is above 127: two of them fit 16 bits. */

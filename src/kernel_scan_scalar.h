@@ -241,5 +241,14 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* encode */ hai_scan_encode_scalar,
     /* norms */ hai_scan_norms_scalar,
     /* apart */ hai_scan_apart_scalar,
+#if HAI_INDEX
+    /* guess */ hai_index_guess_scalar,
+    /* weigh */ hai_index_weigh_scalar,
+    /* above */ hai_index_above_scalar,
+    /* picked */ hai_index_picked_scalar,
+    /* turn */ hai_index_turn_scalar,
+    /* differ */ hai_index_differ_scalar,
+    /* halve */ hai_index_halve_scalar,
+#endif
     /* cost */ 0.3f};
 #endif

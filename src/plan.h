@@ -16,11 +16,11 @@ typedef struct hai_plan {
   const hyperattn_problem *problem;
   const hyperattn_params *params;
   const hai_kernel *float_kernel; /* takes rows of float32 */
-  const hai_kernel *kernel;  /* takes the problem's rows as they lie, where there is such a kernel, else the
+  const hai_kernel *kernel; /* takes the problem's rows as they lie, where there is such a kernel, else the
                                float_kernel. Both have the same lanes and width. */
   const hai_scan_kernel *scan_kernel; /* beside float_kernel; NULL in a build without the scan */
-  unsigned char may_use_amx; /* sizes suffice for AMX's kernel, and for the others */
-  float scale;               /* of scores, never 0 */
+  unsigned char may_use_amx;          /* sizes suffice for AMX's kernel, and for the others */
+  float scale;                        /* of scores, never 0 */
 
   /* The problem's shape. */
   hai_index n_heads, n_kv_heads, n_query, n_key, head_dim, value_dim;
@@ -29,10 +29,11 @@ typedef struct hai_plan {
   /* The parameters' counts, none above the number of rows that exist. */
   hai_index min_seq_len, block_size, sample_size, query_group, key_group, sink_keys, heavy_keys,
       probe_queries;
-  hai_index window;      /* 0 in full attention */
-  hai_index sliding;     /* the problem's sliding window; 0 where that hides nothing */
-  unsigned char hyper;   /* 1 if rectangles may be approximated */
-  unsigned char scanning; /* 1 if the call's queries scan a sketch of the keys */
+  hai_index window;          /* 0 in full attention */
+  hai_index sliding;         /* the problem's sliding window; 0 where that hides nothing */
+  unsigned char hyper;       /* 1 if rectangles may be approximated */
+  unsigned char scanning;    /* 1 if the call's queries scan a sketch of the keys */
+  unsigned char looking;     /* 1 if they are few and look keys up in an index */
   unsigned char scans_rects; /* 1 if those of a rectangle do for which no trial meets the tolerance */
 
   /* The regions. */
@@ -80,6 +81,9 @@ static int hai_masking(const hai_plan *plan) { return HAI_MASKS && plan->problem
 static int hai_scanning(const hai_plan *plan) { return HAI_SCAN && plan->scanning; }
 static int hai_scans_rects(const hai_plan *plan) { return HAI_SCAN && HAI_JUDGING && plan->scans_rects; }
 
+/* Do the call's queries look keys up in an index, and would fewer of them? Constant in a build without it. */
+static int hai_looking(const hai_plan *plan) { return HAI_INDEX && plan->looking; }
+
 /* Do the queries of a rectangle go on from states that earlier phases stored? The problem that is scanned as
    a whole, and the rectangle of full attention, come first. */
 static int hai_resumes(const hai_plan *plan) { return plan->problem->causal && !hai_scanning(plan); }
@@ -97,8 +101,23 @@ static hai_index hai_few_queries(const hai_plan *plan) {
 static int hai_is_few(const hai_plan *plan) {
   int is_bf16 = plan->may_use_amx || plan->kernel != plan->float_kernel;
   hai_index most = is_bf16 ? hai_min(HAI_FEW_BF16, hai_few_queries(plan)) : hai_few_queries(plan);
+  if (hai_looking(plan)) return 1;
   return HAI_FEW && plan->n_query <= most && !plan->depth && !plan->outer && !hai_scanning(plan);
 }
+
+#if HAI_INDEX
+static hai_index hai_most_looked(const hai_plan *plan) {
+  return hai_min(HAI_LOOK_QUERIES, hai_few_queries(plan));
+}
+
+/* May a call with these parameters, so many keys and any number of queries look keys up? */
+static int hai_may_look(const hai_plan *plan) {
+  return plan->problem->index && plan->params->method != HYPERATTN_EXACT && !hai_sliding(plan) &&
+         !hai_masking(plan) && plan->n_key >= HAI_LOOK_LEAST;
+}
+#else
+static int hai_may_look(const hai_plan *plan) { return (void)plan, 0; }
+#endif
 
 /* Parts that so many keys are cut into for few queries. */
 static hai_index hai_few_parts_of(hai_index n_key) {
@@ -150,7 +169,7 @@ static uint64_t hai_rect_products(const hai_plan *plan, hai_index n_query, hai_i
 
 /* Is a rectangle worth approximating? */
 HAI_ONCE int hai_worth(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  return HAI_HYPER && plan->hyper && n_key >= plan->min_seq_len &&
+  return HAI_HYPER && plan->hyper && !hai_looking(plan) && n_key >= plan->min_seq_len &&
          hai_rect_products(plan, n_query, n_key) < HAI_AS(uint64_t, n_query) * HAI_AS(uint64_t, n_key);
 }
 

@@ -163,6 +163,11 @@
 #else
 #define HAI_FEW 1
 #endif
+#if defined(HYPERATTN_NO_INDEX) || defined(HYPERATTN_NO_FEW) || defined(HYPERATTN_NO_SCAN)
+#define HAI_INDEX 0
+#else
+#define HAI_INDEX 1
+#endif
 #ifdef HYPERATTN_NO_MANY
 #define HAI_MANY 0
 #else
@@ -198,7 +203,7 @@
 #define HAI_AHEAD 0.693147181f
 #define HAI_LEAP 8.0f
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
-#define HAI_MAX_STAGES 36   /* most rows of the table of stages */
+#define HAI_MAX_STAGES 39   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
 #define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
@@ -244,6 +249,22 @@
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
 #define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */
 #define HAI_LEAST_SCANNED 128 /* fewer queries do not pay for the sketch */
+
+/* The index. HYPERATTN_INDEX_BOUND repeats some of these numbers. */
+#define HAI_GROUP_DIM 16   /* coordinates of a key that share bytes */
+#define HAI_TURNED 16      /* keys that are turned together; divides HAI_CHUNK */
+#define HAI_MEAN_RAISED 64 /* what the codes of means are raised by */
+#define HAI_MEAN_MOST 63.0f
+#define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
+#define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
+#define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
+#define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
+#define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
+#define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
+#define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
+#define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
+#define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
+#define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */

@@ -43,6 +43,9 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sink_keys = hai_clamp(p->sink_keys, plan->n_key);
   plan->probe_queries = hai_clamp(p->probe_queries, plan->n_query);
   plan->hyper = HAI_HYPER && p->method == HYPERATTN_HYPER && is_free;
+#if HAI_INDEX
+  plan->looking = hai_may_look(plan) && plan->n_query <= hai_most_looked(plan);
+#endif
   plan->window = plan->problem->causal && (plan->hyper || may_scan) ? hai_clamp(p->window, plan->n_key) : 0;
 #if HAI_SCAN
   plan->scanning = may_scan && hai_scan_pays(plan, hai_scanned_keys(plan, plan->n_query - 1));
@@ -64,8 +67,7 @@ static void hai_resolve_params(hai_plan *plan) {
   plan->sorted[0] = p->order == HYPERATTN_ORDER_SORTLSH;
   plan->sorted[1] = 1;
   plan->max_pins = hai_min(plan->sink_keys + plan->heavy_keys, plan->n_key);
-  plan->max_wide =
-      hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
+  plan->max_wide = hai_trying_columns(plan) ? hai_min(plan->sample_size + plan->block_size, plan->n_key) : 0;
   plan->weighing =
       (plan->sample_size > 0 || hai_trying_columns(plan)) && p->sampling != HYPERATTN_SAMPLE_UNIFORM;
 }
@@ -118,6 +120,9 @@ static size_t hai_worker_bytes(const hai_plan *plan) {
   int i, n = plan->n_before + plan->n_per_level + plan->n_after;
   for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   if (HAI_FEW) most = hai_most(most, hai_scratch_few(plan)); /* a call of fewer queries may need it */
+#if HAI_INDEX
+  if (hai_may_look(plan)) most = hai_most(most, hai_most(hai_scratch_look(plan), hai_scratch_meet(plan)));
+#endif
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
 

@@ -69,6 +69,16 @@ static int hai_wants_merge(const hai_plan *plan, int pairing) {
   (void)pairing;
   return hai_is_few(plan) && hai_few_parts(plan) > 1;
 }
+#if HAI_INDEX
+static int hai_wants_look(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_looking(plan);
+}
+static int hai_wants_recount(const hai_plan *plan, int pairing) {
+  (void)pairing;
+  return hai_looking(plan) && plan->reporting;
+}
+#endif
 static int hai_wants_order(const hai_plan *plan, int pairing) { return plan->sorted[pairing]; }
 static int hai_wants_probes(const hai_plan *plan, int pairing) {
   (void)pairing;
@@ -99,7 +109,7 @@ static int hai_wants_cap(const hai_plan *plan, int pairing) {
 }
 static int hai_wants_report(const hai_plan *plan, int pairing) {
   (void)pairing;
-  return plan->reporting && !hai_scanning(plan);
+  return plan->reporting && !hai_scanning(plan) && !hai_looking(plan);
 }
 
 /* ---- Chunks ---- */
@@ -134,6 +144,18 @@ static hai_index hai_cut_few(const hai_plan *plan, hai_index n_query, hai_index 
   (void)n_key;
   return hai_few_row_tasks(plan) * hai_few_parts(plan);
 }
+#if HAI_INDEX
+static hai_index hai_cut_spans(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_query;
+  (void)n_key;
+  return hai_look_spans(plan);
+}
+static hai_index hai_cut_each(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return n_query;
+}
+#endif
 /* Queries of all heads that share a kv head. */
 static hai_index hai_cut_shared_queries(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   return hai_cut_queries(plan, n_query * plan->heads_per_kv, n_key);
@@ -188,6 +210,17 @@ static size_t hai_scratch_few(const hai_plan *plan) {
   size_t bytes = hai_few_bytes(plan);
   return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
 }
+#if HAI_INDEX
+static size_t hai_scratch_look(const hai_plan *plan) {
+  size_t words = HAI_AS(size_t, hai_block_layout_of(plan->head_dim).words);
+  return HAI_FEW_ROWS * (sizeof(hai_look) + sizeof(hai_index_query) + words * sizeof(int32_t)) +
+         HAI_AS(size_t, plan->head_dim) * sizeof(float);
+}
+static size_t hai_scratch_meet(const hai_plan *plan) {
+  size_t bytes = hai_pick_bytes(plan);
+  return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
+}
+#endif
 /* Random planes: [lsh_bits][head_dim]. */
 static size_t hai_scratch_planes(const hai_plan *plan) {
   return HAI_AS(size_t, plan->params->lsh_bits) * HAI_AS(size_t, plan->head_dim) * sizeof(float);
@@ -238,6 +271,12 @@ static size_t hai_scratch_judges(const hai_plan *plan) {
 static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_BEFORE, 1, "exact", hai_stage_exact, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_exact, hai_cut_shared_queries, hai_scratch_tiles),
+#if HAI_INDEX
+  HAI_STAGE(HAI_BEFORE, 1, "look", hai_stage_look, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_look, hai_cut_spans, hai_scratch_look),
+  HAI_STAGE(HAI_BEFORE, 1, "meet", hai_stage_meet, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_look, hai_cut_each, hai_scratch_meet),
+#endif
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "few", hai_stage_few, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_few, hai_cut_few, hai_scratch_few),
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "merge", hai_stage_merge, 0, HAI_HEADS, HAI_PLAIN,
@@ -317,6 +356,10 @@ static const hai_stage hai_stages[] = {
 #if HAI_SCAN
   HAI_STAGE(HAI_AFTER, HAI_REPORTS, "tally", hai_stage_tally, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_tally, hai_cut_nothing, hai_scratch_none),
+#endif
+#if HAI_INDEX
+  HAI_STAGE(HAI_AFTER, HAI_REPORTS, "recount", hai_stage_recount, 0, HAI_HEADS, HAI_PLAIN,
+            hai_wants_recount, hai_cut_nothing, hai_scratch_none),
 #endif
 };
 /* clang-format on */

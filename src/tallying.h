@@ -20,6 +20,12 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
   return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
 }
 
+static void hai_report_quantiles(hyperattn_report *r, const float *errors, hai_index n) {
+  r->error_median = hai_quantile(errors, n, 500);
+  r->error_99 = hai_quantile(errors, n, 990);
+  r->error_999 = hai_quantile(errors, n, 999);
+}
+
 /* Sets what the tasks of the job's rectangle have counted: shares of its queries and of their attention, keys
    that they meet, queries that met every key. Everything else in r is 0. */
 static void hai_tally_tasks(const hai_job *job, hyperattn_report *r) {
@@ -89,9 +95,43 @@ HAI_APART void hai_stage_tally(hai_job *job) {
     squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
   }
   r.error = hai_relative(squared_error, squared_norm);
-  r.error_median = hai_quantile(errors, plan->n_query, 500);
-  r.error_99 = hai_quantile(errors, plan->n_query, 990);
-  r.error_999 = hai_quantile(errors, plan->n_query, 999);
+  hai_report_quantiles(&r, errors, plan->n_query);
+  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
+  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
+  plan->problem->report[hai_flat_head(job)] = r;
+}
+#endif
+
+/* ---- Of lookups ---- */
+
+#if HAI_INDEX
+
+/* Stage RECOUNT: one head's report, from how each of its queries fared. Cost: O(n_query * value_dim). */
+HAI_APART void hai_stage_recount(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hyperattn_report r;
+  float rows = HAI_AS(float, plan->n_query), squared_error = 0.0f, squared_norm = 0.0f;
+  float error[HAI_LOOK_QUERIES] = {0};
+  hai_index row, first, last;
+  HYPERATTN_MEMSET(&r, 0, sizeof r);
+  for (row = 0; row < plan->n_query; row++) {
+    const hai_met *met = hai_met_of(job, job->head, row);
+    float norm = hai_squared_out(job, row, row + 1);
+    hai_seen_keys(plan, row, &first, &last);
+    error[row] = met->exact ? 0.0f : met->error;
+    r.max_error = error[row] > r.max_error ? error[row] : r.max_error;
+    squared_norm += norm;
+    squared_error += error[row] == 0.0f ? 0.0f : error[row] * error[row] * norm;
+    r.exact += HAI_AS(float, met->exact) / rows;
+    r.doubled += HAI_AS(float, met->doubled) / rows;
+    r.keys_per_query += HAI_AS(float, met->exact ? hai_to_int(last + 1) : met->keys) / rows;
+    if (met->exact) continue;
+    r.pinned_mass += met->pinned / rows;
+    r.sampled_mass += met->sampled / rows;
+  }
+  r.escalated = r.doubled;
+  r.error = hai_relative(squared_error, squared_norm);
+  hai_report_quantiles(&r, error, plan->n_query);
   r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
   if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
   plan->problem->report[hai_flat_head(job)] = r;

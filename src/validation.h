@@ -28,7 +28,7 @@ static int hai_is_left_out(const hyperattn_problem *p) {
   return (!HAI_SOFTCAP && p->softcap != 0.0f) || (!HAI_SLIDING && p->sliding_window) ||
          (!HAI_MASKS && p->mask.data) || (!HAI_SINKS && p->sink) ||
          (!HAI_PAGES && (p->key.page || p->value.page)) || (!HAI_REPORTS && p->report) ||
-         (!HAI_SCAN && p->query_error);
+         (!HAI_SCAN && p->query_error) || (!HAI_INDEX && p->index);
 }
 
 static hyperattn_status hai_check_shape(const hyperattn_problem *p) {
@@ -157,7 +157,7 @@ static int hai_rows_apart(const ptrdiff_t stride[3], const hai_index n[3], hai_i
 typedef struct hai_buffers {
   hyperattn_status status; /* of the first mistake; what is added later is not looked at */
   int n, n_results;
-  hai_extent extent[13];
+  hai_extent extent[14];
   hai_index batch, heads, rows; /* of the buffers that are added next */
 } hai_buffers;
 
@@ -238,6 +238,14 @@ static void hai_add_rows(hai_buffers *buffers, const hyperattn_input *x, hai_ind
     hai_add_tensor(buffers, x, dim, 0);
 }
 
+#if HAI_INDEX
+/* Adds an index that is sound. */
+static void hai_add_index(hai_buffers *buffers, const hyperattn_index *index) {
+  size_t bytes = hai_index_bytes(index->batch, index->n_kv_heads, index->head_dim, index->capacity);
+  if (buffers->status == HYPERATTN_OK) hai_add_extent(buffers, index, bytes);
+}
+#endif
+
 /* No result may share a byte with anything else; inputs may share with one another. */
 static hyperattn_status hai_check_overlap(const hai_buffers *buffers) {
   int i, j;
@@ -260,6 +268,9 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   if (plan->n_key && !p->value.data) return HYPERATTN_ERROR_NULL_VALUE;
   if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
   if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
+#if HAI_INDEX
+  if (hai_looking(plan) && !hai_index_serves(p->index, p)) return HYPERATTN_ERROR_INDEX;
+#endif
   HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
   buffers.batch = hai_to_index(p->batch);
   buffers.heads = plan->n_heads;
@@ -280,11 +291,14 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   buffers.heads = plan->n_heads;
   if (hai_masking(plan)) hai_add_flat(&buffers, p->mask_slope, 1, sizeof *p->mask_slope);
   if (HAI_SINKS) hai_add_flat(&buffers, p->sink, 1, sizeof *p->sink);
+#if HAI_INDEX
+  if (hai_looking(plan)) hai_add_index(&buffers, p->index);
+#endif
   return hai_check_overlap(&buffers);
 }
 
-static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace,
-                                          size_t workspace_size, int n_workers) {
+static hyperattn_status hai_check_buffers(const hai_plan *plan, const void *workspace, size_t workspace_size,
+                                          int n_workers) {
   size_t need;
   if (n_workers < 1) return HYPERATTN_ERROR_WORKERS;
   need = hai_layout_size(&plan->layout, n_workers);

@@ -51,6 +51,15 @@ typedef struct hai_tally {
   float pinned, sampled; /* shares of the attention, summed over rows */
 } hai_tally;
 
+/* How a query over an index fared. */
+typedef struct hai_met {
+  float error;           /* relative */
+  float pinned, sampled; /* shares of the attention, of sinks and of kept keys */
+  int32_t keys;          /* that it met */
+  int32_t doubled;       /* 1: the first budget was not enough */
+  int32_t exact;         /* 1: it is yet to meet every key */
+} hai_met;
+
 typedef struct hai_tile hai_tile;
 
 /* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
@@ -183,6 +192,26 @@ static size_t hai_count_tally(const hai_plan *plan) {
 }
 #endif
 
+/* ---- For lookups: of the most queries that are few ---- */
+
+#if HAI_INDEX
+static hai_index hai_look_blocks(const hai_plan *plan) { return plan->n_key / HAI_CHUNK; }
+static hai_index hai_look_spans(const hai_plan *plan) {
+  return hai_ceil_div(hai_look_blocks(plan), HAI_SPAN_BLOCKS);
+}
+/* Of a query: weights, the largest estimate of each block, three numbers of each span. */
+static hai_index hai_look_floats(const hai_plan *plan) {
+  return hai_look_blocks(plan) * (HAI_CHUNK + 1) + 3 * hai_look_spans(plan);
+}
+static hai_index hai_look_queries(const hai_plan *plan) {
+  return hai_min(plan->n_query, hai_most_looked(plan));
+}
+static size_t hai_count_look(const hai_plan *plan) {
+  return hai_product(hai_look_queries(plan), hai_look_floats(plan));
+}
+static size_t hai_count_met(const hai_plan *plan) { return HAI_AS(size_t, hai_look_queries(plan)); }
+#endif
+
 /* ---- Layout ---- */
 
 typedef struct hai_array {
@@ -198,13 +227,17 @@ static const hai_array hai_arrays[] = {
 #if HAI_SCAN
         HAI_SCAN_ARRAYS(HAI_ARRAY)
 #endif
+#if HAI_INDEX
+            HAI_INDEX_ARRAYS(HAI_ARRAY)
+#endif
 };
 enum { HAI_N_ARRAYS = sizeof hai_arrays / sizeof *hai_arrays };
 
 /* Elements of an array for one head, in any call. */
 static size_t hai_array_count(const hai_plan *plan, int array) {
-  int wanted = array >= HAI_ARRAY_CODE ? hai_sketching(plan)
-                                       : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
+  int wanted = array >= HAI_ARRAY_LOOK   ? hai_may_look(plan)
+               : array >= HAI_ARRAY_CODE ? hai_sketching(plan)
+                                         : array == HAI_ARRAY_FEW || hai_may_approximate(plan);
   return wanted ? hai_arrays[array].count(plan) : 0;
 }
 
@@ -310,8 +343,7 @@ static const float *hai_read(const hai_job *job, const void *row, hyperattn_dtyp
 }
 static const float *hai_query_row(const hai_job *job, hai_index head, hai_index row, float *room) {
   const hyperattn_problem *p = job->plan->problem;
-  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim,
-                  room);
+  return hai_read(job, hai_row(&p->query, job->batch, head, row), p->query.dtype, job->plan->head_dim, room);
 }
 
 /* ---- Arrays ---- */
@@ -336,9 +368,14 @@ static char *hai_array_at(const hai_job *job, hai_array_id array, hai_index flat
   return job->base + y->begin[array] + y->stride[array] * HAI_AS(size_t, flat_head);
 }
 static char *hai_array_of(const hai_job *job, hai_array_id array) {
-  return hai_array_at(
-      job, array, hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job));
+  return hai_array_at(job, array,
+                      hai_arrays[array].heads == HAI_OF_HEADS ? hai_flat_head(job) : hai_flat_kv_head(job));
 }
+#if HAI_INDEX
+static hai_met *hai_met_of(const hai_job *job, hai_index head, hai_index row) {
+  return HAI_PLACE(hai_met, hai_array_at(job, HAI_ARRAY_MET, hai_flat_head_of(job, head))) + row;
+}
+#endif
 static float *hai_floats(const hai_job *job, hai_array_id array) {
   return HAI_PLACE(float, hai_array_of(job, array));
 }

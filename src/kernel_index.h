@@ -1,0 +1,147 @@
+/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+   ways, with its primitives and these:
+     codes(p)              a register of the bytes at p
+     low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
+                           place, whatever comes from the next byte above them
+     above(x)              bit i: lane i, a float, is above 0
+   Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
+
+#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_ADD(r)                               \
+  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_OUT(r)                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
+  high = HAI_ISA(max)(x, high);                                                       \
+  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+
+/* The mean's part of all scores of a block. */
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
+  HAI_INTS sum = HAI_ISA(ints1)(0);
+  hai_index w;
+  for (w = 0; w < query->n_words; w += HAI_WIDTH)
+    sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+}
+
+/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
+HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
+                                            float *score) {
+  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
+  const uint8_t *norm = block->norm;
+  hai_index g;
+  int j, s;
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+    const uint8_t *code = block->code + 4 * j;
+    for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
+      HAI_ROWS_4(HAI_GUESS_LOAD)
+      for (s = 0; s < 4; s++) {
+        four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        HAI_ROWS_4(HAI_GUESS_ADD)
+      }
+    }
+    HAI_ROWS_4(HAI_GUESS_OUT)
+  }
+  return HAI_ISA(most)(high);
+}
+
+HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
+  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  hai_index j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
+    x = HAI_ISA(exp)(x);
+    HAI_ISA(store)(score + j, x);
+    sum = HAI_ISA(add)(sum, x);
+  }
+  return HAI_ISA(sum)(sum);
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
+  HAI_VECTOR from = HAI_ISA(set1)(level);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
+  return bits;
+}
+
+HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
+                                                float level) {
+  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
+    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+  }
+  return bits;
+}
+
+/* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
+HAI_SCAN_TARGET static void HAI_WAY(turn)(float *x, hai_index n, float factor) {
+  HAI_VECTOR by = HAI_ISA(set1)(factor);
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u += HAI_WIDTH) {
+        HAI_VECTOR a = HAI_ISA(load)(x + u), b = HAI_ISA(load)(x + u + half);
+        HAI_ISA(store)(x + u, HAI_ISA(add)(a, b));
+        HAI_ISA(store)(x + u + half, HAI_ISA(sub)(a, b));
+      }
+  for (t = 0; t < n * HAI_TURNED; t += HAI_WIDTH)
+    HAI_ISA(store)(x + t, HAI_ISA(mul)(HAI_ISA(load)(x + t), by));
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(differ)(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR sum = HAI_ISA(zero)();
+    for (t = 0; t < dim; t++) {
+      HAI_VECTOR y = HAI_ISA(sub)(HAI_ISA(load)(x + t * HAI_TURNED + j), HAI_ISA(set1)(mean[t]));
+      HAI_ISA(store)(x + t * HAI_TURNED + j, y);
+      sum = HAI_ISA(fma)(y, y, sum);
+    }
+    HAI_ISA(store)(square + j, sum);
+  }
+}
+
+HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                           float *product) {
+  HAI_VECTOR two = HAI_ISA(set1)(2.0f), most = HAI_ISA(set1)(3.5f), three = HAI_ISA(set1)(-3.0f);
+  int32_t words[HAI_WIDTH];
+  hai_index begin;
+  int j, at;
+  for (j = 0; j < HAI_TURNED; j += HAI_WIDTH) {
+    HAI_VECTOR by = HAI_ISA(load)(inverse + j), sum = HAI_ISA(zero)();
+    for (begin = 0; begin < dim; begin += HAI_GROUP_DIM) {
+      HAI_INTS word = HAI_ISA(ints1)(0), c;
+      for (at = HAI_GROUP_DIM - 1; at >= 0; at--) {
+        hai_index t = begin + at % 4 * 4 + at / 4;
+        word = HAI_ISA(plus)(word, word);
+        word = HAI_ISA(plus)(word, word);
+        if (t < dim) {
+          HAI_VECTOR y = HAI_ISA(load)(x + t * HAI_TURNED + j), z = HAI_ISA(fma)(y, by, two);
+          c = HAI_ISA(truncate)(HAI_ISA(max)(HAI_ISA(min)(z, most), HAI_ISA(zero)()));
+          word = HAI_ISA(plus)(word, c);
+          sum = HAI_ISA(fma)(y, HAI_ISA(fma)(HAI_ISA(floats)(c), two, three), sum);
+        }
+      }
+      HAI_ISA(put)(words, word);
+      HYPERATTN_MEMCPY(code + 4 * (begin / HAI_GROUP_DIM * HAI_CHUNK + j), words, sizeof words);
+    }
+    HAI_ISA(store)(product + j, sum);
+  }
+}
+
+#undef HAI_GUESS_LOAD
+#undef HAI_GUESS_ADD
+#undef HAI_GUESS_OUT

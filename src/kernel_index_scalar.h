@@ -1,0 +1,104 @@
+/* The scan of an index in plain C: the specification of kernel_index.h. */
+
+#if HAI_INDEX
+/* The product of four codes and four of a query's. */
+static int32_t hai_index_product(const uint8_t *code, int32_t word) {
+  uint32_t four = HAI_AS(uint32_t, word);
+  return code[0] * HAI_AS(int8_t, four & 255u) + code[1] * HAI_AS(int8_t, four >> 8 & 255u) +
+         code[2] * HAI_AS(int8_t, four >> 16 & 255u) + code[3] * HAI_AS(int8_t, four >> 24);
+}
+
+static float hai_index_guess_scalar(const hai_index_query *query, const hai_index_block *block,
+                                    float *score) {
+  int32_t mean = -HAI_MEAN_RAISED * query->sum;
+  float high = -hai_inf(), base;
+  hai_index w;
+  int j, y;
+  for (w = 0; w < query->n_words; w++) mean += hai_index_product(block->mean + 4 * w, query->word[w]);
+  base = query->unit * block->mean_unit * HAI_AS(float, mean);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int32_t sum = 0;
+    for (w = 0; w < 4 * query->n_groups; w++) {
+      const uint8_t *code = block->code + (w / 4 * HAI_CHUNK + j) * 4;
+      uint8_t four[4];
+      for (y = 0; y < 4; y++) four[y] = HAI_AS(uint8_t, code[y] >> w % 4 * 2 & 3);
+      sum += hai_index_product(four, query->word[w]);
+    }
+    score[j] = HAI_AS(float, block->norm[j]) * (query->unit * block->norm_unit) *
+                   HAI_AS(float, 2 * sum - 3 * query->sum) +
+               base;
+    high = score[j] > high ? score[j] : high;
+  }
+  return high;
+}
+
+static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float high) {
+  float sum = 0.0f;
+  hai_index j;
+  for (j = 0; j < n; j++) {
+    score[j] = hai_exp((score[j] - high) * tilt);
+    sum += score[j];
+  }
+  return sum;
+}
+
+static uint64_t hai_index_above_scalar(const float *weight, float level) {
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++) bits |= HAI_AS(uint64_t, weight[j] - level > 0.0f) << j;
+  return bits;
+}
+
+static uint64_t hai_index_picked_scalar(const float *weight, const float *place, float shift, float level) {
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++) {
+    float u = place[j] + shift;
+    if (u >= 1.0f) u -= 1.0f;
+    bits |= HAI_AS(uint64_t, weight[j] - level * u > 0.0f) << j;
+  }
+  return bits;
+}
+
+static void hai_index_turn_scalar(float *x, hai_index n, float factor) {
+  hai_index half, t, u;
+  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
+    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+      for (u = t; u < t + half; u++) {
+        float a = x[u], b = x[u + half];
+        x[u] = a + b;
+        x[u + half] = a - b;
+      }
+  for (t = 0; t < n * HAI_TURNED; t++) x[t] *= factor;
+}
+
+static void hai_index_differ_scalar(float *x, hai_index dim, const float *mean, float *square) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j++) square[j] = 0.0f;
+  for (t = 0; t < dim; t++)
+    for (j = 0; j < HAI_TURNED; j++) {
+      float y = x[t * HAI_TURNED + j] - mean[t];
+      x[t * HAI_TURNED + j] = y;
+      square[j] += y * y;
+    }
+}
+
+static void hai_index_halve_scalar(const float *x, hai_index dim, const float *inverse, uint8_t *code,
+                                   float *product) {
+  hai_index t;
+  int j;
+  for (j = 0; j < HAI_TURNED; j++) {
+    product[j] = 0.0f;
+    for (t = 0; t < hai_ceil_div(dim, HAI_GROUP_DIM); t++)
+      HYPERATTN_MEMSET(code + 4 * (t * HAI_CHUNK + j), 0, 4);
+    for (t = 0; t < dim; t++) {
+      uint8_t *to = code + 4 * (t / HAI_GROUP_DIM * HAI_CHUNK + j) + t % 4;
+      float y = x[t * HAI_TURNED + j], z = y * inverse[j] + 2.0f;
+      int c = z > 0.0f ? HAI_AS(int, z < 3.5f ? z : 3.5f) : 0;
+      product[j] += y * HAI_AS(float, 2 * c - 3);
+      *to = HAI_AS(uint8_t, *to | c << t % HAI_GROUP_DIM / 4 * 2);
+    }
+  }
+}
+#endif

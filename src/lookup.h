@@ -1,0 +1,147 @@
+/* ---- Lookup: few queries over an index ----
+   Every query by itself. Stage LOOK estimates its scores with all keys of the index that end before its
+   window, e_j for key j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Stage MEET keeps
+   key j with probability P_j = min(1, w_j / level), the level such that as many are kept as the budget
+   says, and meets these keys, the sinks, the window and all that the index does not hold, by exact scores
+   with log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates
+   are worth, and a key that has more than a budget's share of the weight is met for certain.
+
+   The sample tells its error: the variance of out is about the sum over kept keys of (1 - P_j) a_j^2 |v_j
+   - out|^2, a_j the share of the attention with which key j was met; and what a sample of n keys cannot
+   tell counts as one key more. A query whose error is above the tolerance tries again, with the budget
+   that its error calls for; where that is too large, it meets every key (few.h).
+
+   The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
+   around by a number of the block and the query: nothing depends on workers, or on which heads a call
+   holds. */
+
+#if HAI_INDEX
+typedef struct hai_look {
+  hyperattn_index *index;
+  const hai_scan_kernel *kernel;
+  hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
+  hai_index last;       /* the query sees keys up to this one */
+  float *weight;        /* [blocks][HAI_CHUNK] */
+  float *high; /* [blocks]: the largest estimate of each, then its weight; infinite: all of it is met */
+  float *span; /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and the
+                           sum of its blocks' squares */
+} hai_look;
+
+/* ---- Where things lie ---- */
+
+/* What query `row` of a head of the job's kv head looks up: the keys that are in the index, that it sees and
+   that are not in its window. */
+static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai_index row) {
+  const hai_plan *plan = job->plan;
+  hai_index first, end, blocks = hai_look_blocks(plan);
+  hai_seen_keys(plan, row, &first, &look->last);
+  look->index = plan->problem->index;
+  look->kernel = plan->scan_kernel;
+  end = hai_min(hai_to_index(look->index->length), look->last + 1 - plan->window);
+  look->end = hai_max(0, end) / HAI_CHUNK * HAI_CHUNK;
+  look->begin = hai_min(plan->sink_keys, look->end);
+  look->weight = HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
+  look->weight += row * hai_look_floats(plan);
+  look->high = look->weight + blocks * HAI_CHUNK;
+  look->span = look->high + blocks;
+}
+/* Are there keys enough to look up? */
+static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
+
+/* ---- Stage LOOK ---- */
+
+/* Turned and made codes: word [n_words], packed [head_dim] the query times the scale. A unit that is not
+   finite: the query is not. */
+static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int32_t *word) {
+  hai_block_layout y = hai_block_layout_of(plan->head_dim);
+  hai_index_query query = {word, y.groups, y.words, 0, 0.0f};
+  float largest = 0.0f, inverse;
+  hai_index t;
+  hai_turn_one(packed, plan->head_dim);
+  for (t = 0; t < plan->head_dim; t++) {
+    float size = packed[t] < 0.0f ? -packed[t] : packed[t];
+    if (!(size <= largest)) largest = size;
+  }
+  HYPERATTN_MEMSET(word, 0, HAI_AS(size_t, y.words) * sizeof *word);
+  query.unit = largest * (1.0f / 127.0f);
+  inverse = 127.0f / largest;
+  if (!hai_finite(largest) || !hai_finite(inverse)) return query;
+  for (t = 0; t < plan->head_dim; t++) {
+    int code = HAI_AS(int, packed[t] * inverse + 127.5f) - 127;
+    query.sum += code;
+    word[t / 4] |= HAI_AS(int32_t, (HAI_AS(uint32_t, code) & 255u) << t % 4 * 8);
+  }
+  return query;
+}
+
+/* Estimates of a block, softcap included: weight and high. */
+static void hai_look_block(const hai_job *job, const hai_look *look, const hai_index_query *query,
+                           hai_index block) {
+  const hai_kernel *kernel = job->plan->float_kernel;
+  float *score = look->weight + block * HAI_CHUNK, softcap = job->plan->problem->softcap;
+  hai_index_block b;
+  int j;
+  if (!hai_index_read(look->index, hai_flat_kv_head(job), block, &b)) {
+    for (j = 0; j < HAI_CHUNK; j++) score[j] = -hai_inf();
+    look->high[block] = hai_inf();
+    return;
+  }
+  look->high[block] = look->kernel->guess(query, &b, score);
+  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
+  if (HAI_SOFTCAP && softcap > 0.0f) {
+    hai_cap_row(kernel, score, softcap);
+    look->high[block] = hai_capped(look->high[block], softcap, hai_inverse(softcap));
+  }
+  if (block * HAI_CHUNK >= look->begin) return;
+  for (j = 0; j < HAI_CHUNK && block * HAI_CHUNK + j < look->begin; j++) score[j] = -hai_inf();
+  look->high[block] = hai_largest(score, HAI_CHUNK);
+}
+
+/* The weights of a span's blocks begin .. end - 1, whose estimates are there. */
+static void hai_look_weigh(const hai_look *look, hai_index begin, hai_index end, float *span) {
+  float *high = look->high + begin;
+  hai_index n = end - begin, block;
+  span[0] = -hai_inf();
+  span[1] = 0.0f;
+  for (block = 0; block < n; block++)
+    if (high[block] > span[0] && high[block] < hai_inf()) span[0] = high[block];
+  if (span[0] == -hai_inf()) span[0] = 0.0f; /* no key has an estimate: all weights are 0 */
+  if (n > 0)
+    span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
+  for (block = 0; block < n; block++)
+    if (high[block] < hai_inf()) high[block] = hai_exp((high[block] - span[0]) * HAI_LOOK_TILT);
+}
+
+/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
+HAI_APART void hai_stage_look(hai_job *job) {
+  const hai_plan *plan = job->plan;
+  hai_look *look = HAI_PLACE(hai_look, job->scratch);
+  hai_index_query *query = HAI_PLACE(hai_index_query, look + HAI_FEW_ROWS);
+  float *packed = HAI_PLACE(float, query + HAI_FEW_ROWS);
+  int32_t *word = HAI_PLACE(int32_t, packed + plan->head_dim);
+  hai_index begin = job->chunk * HAI_SPAN_BLOCKS, rows = plan->n_query * plan->heads_per_kv;
+  hai_index words = hai_block_layout_of(plan->head_dim).words, row, i, n, t, block;
+  for (row = 0; row < rows; row += n) {
+    hai_index end = begin, to = begin + HAI_SPAN_BLOCKS;
+    n = hai_min(HAI_FEW_ROWS, rows - row);
+    for (i = 0; i < n; i++) {
+      hai_index head = job->kv_head * plan->heads_per_kv + (row + i) % plan->heads_per_kv;
+      const float *from = hai_query_row(job, head, (row + i) / plan->heads_per_kv, packed);
+      for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
+      query[i] = hai_look_encode(plan, packed, word + i * words);
+      hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
+      if (!hai_finite(query[i].unit)) look[i].end = 0;
+      look[i].span[3 * job->chunk + 2] = 0.0f;
+      end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
+    }
+    for (block = begin; block < end; block++)
+      for (i = 0; i < n; i++)
+        if (block * HAI_CHUNK < look[i].end) hai_look_block(job, &look[i], &query[i], block);
+    for (i = 0; i < n; i++) {
+      float *span = look[i].span + 3 * job->chunk;
+      hai_look_weigh(&look[i], begin, hai_max(begin, hai_min(to, look[i].end / HAI_CHUNK)), span);
+      if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
+    }
+  }
+}
+#endif

@@ -1,0 +1,469 @@
+/* The key index: what grows, what it tells of keys, and what queries that look keys up in it get. */
+#include "support.h"
+#include "same.h"
+
+enum { BLOCK = 64, LEAST = 1024 };
+
+/* ---- Indexes ---- */
+
+typedef struct kept_index {
+  hyperattn_index *index;
+  char *memory;
+  size_t size;
+} kept_index;
+
+/* One for c's keys, of any alignment, with room for `capacity` keys. */
+static kept_index new_index(const hyperattn_problem *p, int64_t capacity, int shift) {
+  hyperattn_problem shape = *p;
+  kept_index x;
+  shape.n_key = capacity;
+  x.size = hyperattn_index_size(&shape);
+  assert_true(x.size > 0);
+  x.memory = (char *)test_alloc(x.size + 64);
+  forget(x.memory, x.size + 64);
+  assert_int_equal(hyperattn_index_init(&x.index, &shape, x.memory + shift, x.size), HYPERATTN_OK);
+  assert_int_equal(hyperattn_index_length(x.index), 0);
+  return x;
+}
+
+static void append(const kept_index *x, const hyperattn_problem *p, int64_t n_key) {
+  hyperattn_problem some = *p;
+  some.n_key = n_key, some.n_query = 0;
+  assert_int_equal(hyperattn_index_append(x->index, &some), HYPERATTN_OK);
+  assert_int_equal(hyperattn_index_length(x->index), n_key);
+}
+static void truncate_to(const kept_index *x, const hyperattn_problem *p, int64_t n_key) {
+  hyperattn_problem some = *p;
+  some.n_key = n_key, some.n_query = 0, some.key.data = NULL;
+  assert_int_equal(hyperattn_index_truncate(x->index, &some), HYPERATTN_OK);
+  assert_int_equal(hyperattn_index_length(x->index), n_key);
+}
+
+/* The same blocks, for n_key keys. */
+static void assert_same_index(const kept_index *x, const kept_index *y, const hyperattn_problem *p,
+                              int64_t n_key) {
+  size_t bytes = hai_block_layout_of((hai_index)p->head_dim).size;
+  for (hai_index i = 0; i < p->batch * p->n_kv_heads; i++)
+    for (hai_index b = 0; b < n_key / BLOCK; b++)
+      assert_memory_equal(hai_index_block_at(x->index, i, b), hai_index_block_at(y->index, i, b), bytes);
+}
+
+/* ---- Growing ---- */
+
+/* However keys were appended, dropped and appended anew, by heads or not, from any rows: the same bits. */
+static void test_cuts_change_nothing(void **state) {
+  static const int64_t dims[] = {1, 3, 16, 17, 31, 40, 64, 80, 96, 100, 128};
+  uint64_t random = 5;
+  (void)state;
+  for (int i = 0; i < 66; i++) {
+    any_call a;
+    memset(&a, 0, sizeof a);
+    hyperattn_problem *p = &a.c.problem;
+    p->batch = any_of(&random, 1, 2), p->n_kv_heads = any_of(&random, 1, 3), p->n_heads = p->n_kv_heads;
+    p->n_query = 1, p->n_key = any_of(&random, 1, 700), p->head_dim = dims[i % 11], p->value_dim = 1;
+    if (i % 2) p->key.dtype = (hyperattn_dtype)any_of(&random, HYPERATTN_F32, HYPERATTN_CUSTOM);
+    a.c.params = hyperattn_default_params();
+    fill_any_call(&a, i % 3 ? 0 : PAGES, &random);
+    kept_index once = new_index(p, p->n_key, 0), cut = new_index(p, p->n_key + any_of(&random, 0, 200), 7);
+    append(&once, p, p->n_key);
+    for (int64_t n = 0; n < p->n_key;) {
+      int64_t to = any_of(&random, n, p->n_key);
+      if (any_of(&random, 0, 2) == 0) {
+        hyperattn_problem some = *p;
+        some.n_key = to;
+        for (int64_t h = p->batch * p->n_kv_heads; h-- > 0;)
+          if (any_of(&random, 0, 3)) hyperattn_index_append_head(cut.index, &some, h);
+      }
+      append(&cut, p, n = to);
+      if (!any_of(&random, 0, 3)) truncate_to(&cut, p, n = any_of(&random, 0, n));
+      if (!any_of(&random, 0, 5)) n = p->n_key, append(&cut, p, n);
+    }
+    assert_same_index(&once, &cut, p, p->n_key);
+    free(once.memory), free(cut.memory);
+    free_any_call(&a);
+  }
+}
+
+/* Estimates by each way of this machine are those of plain C, and near the products themselves: their error has
+   the deviation that 2 bits cost a normal distribution, a third of that of what the keys differ from their mean. */
+static void test_estimates(void **state) {
+  static const int64_t dims[] = {16, 17, 64, 80, 100, 128, 576};
+  (void)state;
+  for (int i = 0; i < 7; i++) {
+    hai_index dim = (hai_index)dims[i];
+    call c = new_call(1, 1, 1, 1, 16 * BLOCK, dim, 1, 0, 9 + (uint64_t)i);
+    for (int64_t t = 0; t < c.problem.n_key * dim; t++) c.k[t] += t % dim == 3 ? 9.0f : 0.0f;
+    kept_index x = new_index(&c.problem, c.problem.n_key, 0);
+    append(&x, &c.problem, c.problem.n_key);
+    float *packed = (float *)test_alloc((size_t)dim * sizeof *packed), score[BLOCK], plain[BLOCK];
+    int32_t *word = (int32_t *)test_alloc(1024 * sizeof *word);
+    hai_plan plan;
+    memset(&plan, 0, sizeof plan);
+    plan.head_dim = dim;
+    memcpy(packed, c.q, (size_t)dim * sizeof *packed);
+    hai_index_query query = hai_look_encode(&plan, packed, word);
+    double squares = 0.0, norm = 0.0, bias = 0.0;
+    for (int64_t t = 0; t < dim; t++) norm += (double)c.q[t] * c.q[t];
+    for (hai_index b = 0; b < 16; b++) {
+      hai_index_block block;
+      assert_true(hai_index_read(x.index, 0, b, &block));
+      float most = hai_index_guess_scalar(&query, &block, plain);
+      for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++)
+        for (int least = 0; least < 2 && hai_kernel_of((hyperattn_isa)isa); least++) {
+          const hai_scan_kernel *k =
+              hai_scan_kernel_by(hai_kernel_of((hyperattn_isa)isa), least ? 0 : hai_cpu());
+          float high = k->guess(&query, &block, score);
+          assert_below(fabs((double)high - most), 1e-4);
+          for (int j = 0; j < BLOCK; j++) assert_below(fabs((double)score[j] - plain[j]), 1e-4);
+        }
+      for (int j = 0; j < BLOCK; j++) {
+        double product = 0.0;
+        for (int64_t t = 0; t < dim; t++) product += (double)c.q[t] * c.k[(b * BLOCK + j) * dim + t];
+        squares += (plain[j] - product) * (plain[j] - product), bias += plain[j] - product;
+      }
+    }
+    /* a residual's coordinates have the deviation 1, and lose 0.1188 of their variance, 1 / (1 - 0.1188) in all */
+    assert_below(sqrt(squares / c.problem.n_key / norm), dim < 40 ? 0.6 : 0.42);
+    assert_below(fabs(bias / c.problem.n_key) / sqrt(norm), 0.05);
+    free(packed), free(word), free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* ---- Mistakes ---- */
+
+static void test_mistakes(void **state) {
+  (void)state;
+  call c = new_call(2, 4, 2, 1, 200, 24, 8, 1, 3);
+  hyperattn_problem *p = &c.problem, bad = *p;
+  kept_index x = new_index(p, 200, 3);
+  append(&x, p, 130);
+  char *before = (char *)test_alloc(x.size + 64);
+  memcpy(before, x.memory, x.size + 64);
+  hyperattn_index *none = NULL;
+  assert_int_equal(hyperattn_index_init(NULL, p, x.memory, x.size), HYPERATTN_ERROR_NULL_INDEX);
+  assert_int_equal(hyperattn_index_init(&none, p, NULL, x.size), HYPERATTN_ERROR_NULL_INDEX);
+  assert_int_equal(hyperattn_index_init(&none, NULL, x.memory, x.size), HYPERATTN_ERROR_NULL_PROBLEM);
+  assert_int_equal(hyperattn_index_init(&none, p, x.memory, x.size - 1), HYPERATTN_ERROR_INDEX_SIZE);
+  assert_null(none);
+  assert_int_equal(hyperattn_index_append(NULL, p), HYPERATTN_ERROR_NULL_INDEX);
+  assert_int_equal(hyperattn_index_append(x.index, NULL), HYPERATTN_ERROR_NULL_PROBLEM);
+  assert_int_equal(hyperattn_index_truncate(NULL, p), HYPERATTN_ERROR_NULL_INDEX);
+  bad.n_key = 129; /* fewer than before */
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_INDEX);
+  bad.n_key = 131; /* more than before */
+  assert_int_equal(hyperattn_index_truncate(x.index, &bad), HYPERATTN_ERROR_INDEX);
+  bad.n_key = 201; /* more than there is room for */
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_INDEX);
+  bad = *p, bad.head_dim = 23;
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_INDEX);
+  bad = *p, bad.batch = 1;
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_INDEX);
+  bad = *p, bad.n_kv_heads = 1;
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_INDEX);
+  bad = *p, bad.head_dim = 0;
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_HEAD_DIM);
+  assert_true(hyperattn_index_size(&bad) == 0 && hyperattn_index_size(NULL) == 0);
+  bad = *p, bad.key.data = NULL;
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_NULL_KEY);
+  bad = *p, bad.key.data = x.memory + 64 - (uintptr_t)x.memory % 64;
+  assert_int_equal(hyperattn_index_append(x.index, &bad), HYPERATTN_ERROR_OVERLAP);
+  hyperattn_index_append_head(x.index, p, 4);
+  hyperattn_index_append_head(x.index, p, -1);
+  hyperattn_index_append_head(x.index, &bad, 0);
+  hyperattn_index_append_head(NULL, p, 0);
+  assert_memory_equal(before, x.memory, x.size + 64);
+  bad = *p, bad.batch = bad.n_kv_heads = bad.n_heads = 1 << 20, bad.n_key = INT64_MAX / 4;
+  assert_true(hyperattn_index_size(&bad) == 0);
+  free(before), free(x.memory);
+  free_call(&c);
+}
+
+/* A call with an index that is damaged, moved, or another's, is refused before anything is written. */
+static void test_unsound_indexes(void **state) {
+  (void)state;
+  call c = new_call(1, 2, 1, 1, 2048, 16, 8, 1, 3);
+  hyperattn_problem *p = &c.problem;
+  kept_index x = new_index(p, 2048, 0), y = new_index(p, 4096, 0);
+  c.params = hyperattn_default_params();
+  append(&x, p, 2048);
+  p->index = x.index;
+  size_t bytes = hyperattn_workspace_size(p, &c.params, 1);
+  void *workspace = test_alloc(bytes);
+  assert_int_equal(hyperattn_forward(p, &c.params, workspace, bytes), HYPERATTN_OK);
+  forget_results(&c);
+  float *before = (float *)test_alloc(16 * sizeof *before);
+  memcpy(before, c.out, 16 * sizeof *before);
+  for (size_t i = 0; i < 56; i++) { /* each byte of what it says of itself */
+    char *at = (char *)x.index + i;
+    *at = (char)(*at ^ 4);
+    assert_int_equal(hyperattn_forward(p, &c.params, workspace, bytes), HYPERATTN_ERROR_INDEX);
+    assert_int_equal(hyperattn_index_append(x.index, p), HYPERATTN_ERROR_INDEX);
+    assert_int_equal(hyperattn_index_length(x.index), 0);
+    *at = (char)(*at ^ 4);
+  }
+  assert_int_equal(hyperattn_index_length((hyperattn_index *)((char *)x.index + 1)), 0);
+  hyperattn_problem longer = *p;
+  longer.n_key = 1024 + LEAST;
+  longer.n_key--; /* the index knows more */
+  assert_int_equal(hyperattn_forward(&longer, &c.params, workspace, bytes), HYPERATTN_ERROR_INDEX);
+  longer.n_key = 2048, longer.index = y.index, longer.head_dim = 15;
+  assert_int_equal(hyperattn_forward(&longer, &c.params, workspace, bytes), HYPERATTN_ERROR_INDEX);
+  longer.head_dim = 16, longer.out.data = (char *)y.index + 128;
+  assert_int_equal(hyperattn_forward(&longer, &c.params, workspace, bytes), HYPERATTN_ERROR_OVERLAP);
+  assert_memory_equal(before, c.out, 16 * sizeof *before);
+  free(before), free(workspace), free(x.memory), free(y.memory);
+  free_call(&c);
+}
+
+/* Whatever bytes the blocks hold, nothing is read outside, and the result is one. */
+static void test_damaged_blocks(void **state) {
+  uint64_t random = 8;
+  (void)state;
+  for (int i = 0; i < 20; i++) {
+    call c = new_call(1, 2, 1, 2, 1500, 16, 8, 1, 3);
+    kept_index x = new_index(&c.problem, 1500, 0);
+    append(&x, &c.problem, 1500);
+    size_t block = hai_block_layout_of(16).size;
+    for (hai_index b = 0; b < 1500 / BLOCK; b++)
+      for (size_t at = 0; at < block; at++)
+        if (i % 2 || !any_of(&random, 0, 30))
+          hai_index_block_at(x.index, 0, b)[at] = (uint8_t)splitmix(&random);
+    c.params = hyperattn_default_params(), c.problem.index = x.index;
+    run(&c);
+    for (int64_t t = 0; t < out_size(&c.problem); t++) assert_true(isfinite(c.out[t]));
+    free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* ---- Queries ---- */
+
+/* Keys of few queries that differ: scores have the deviation `sharp`. */
+static call new_lookup(int64_t heads, int64_t kv_heads, int64_t n_query, int64_t n_key, float sharp,
+                       uint64_t seed) {
+  call c = new_call(1, heads, kv_heads, n_query, n_key, 32, 16, 1, seed);
+  for (int64_t i = 0; i < heads * n_query * 32; i++) c.q[i] *= sharp;
+  c.params = hyperattn_default_params();
+  c.params.window = 64;
+  return c;
+}
+
+/* Each query's error is what it says, and within the tolerance; every key that was met is in the report. */
+static void test_errors(void **state) {
+  static const float tolerances[] = {0.05f, 0.1f, 0.2f};
+  double ratios[192], over = 0.0, twice = 0.0;
+  int n = 0, rows = 0;
+  (void)state;
+  for (int i = 0; i < 24; i++) {
+    call c = new_lookup(4, 2, 2, 6000 + i * 50, 1.0f + (float)(i % 4), 31 + (uint64_t)i);
+    hyperattn_report report[4];
+    float error[8];
+    kept_index x = new_index(&c.problem, 7200, 0);
+    append(&x, &c.problem, 6000);
+    c.params.tolerance = tolerances[i % 3];
+    c.problem.index = x.index, c.problem.report = report, c.problem.query_error = error;
+    double *lse, *out = reference_of(&c, &lse);
+    run(&c);
+    for (int r = 0; r < 8; r++, rows++) {
+      double e = relative_error(c.out + r * 16, out + r * 16, 16);
+      if (error[r] > 0.0f) ratios[n++] = e / error[r];
+      over += e > c.params.tolerance, twice += e > 2.0 * c.params.tolerance;
+      assert_true(error[r] <= c.params.tolerance && error[r] <= report[r / 2].max_error);
+    }
+    for (int h = 0; h < 4; h++) {
+      assert_true(report[h].keys_per_query < 6000.0f + (float)i * 50.0f &&
+                  report[h].keys_per_query > 64.0f);
+      assert_below(
+          fabs((double)report[h].window_mass + report[h].sampled_mass + report[h].pinned_mass - 1.0),
+          report[h].exact > 0.0f ? 1.0 : 1e-4);
+    }
+    free(out), free(x.memory);
+    free_call(&c);
+  }
+  double sum = 0.0;
+  for (int i = 0; i < n; i++) sum += ratios[i] * ratios[i];
+  assert_above(n, rows / 3);
+  assert_above(sqrt(sum / n), 0.8);
+  assert_below(sqrt(sum / n), 1.15);
+  assert_below(over / rows, 0.02);
+  assert_below(twice, 0.0);
+}
+
+/* One key has most of a query's attention, anywhere: none is lost. */
+static void test_needles(void **state) {
+  uint64_t random = 77;
+  (void)state;
+  for (int i = 0; i < 60; i++) {
+    call c = new_lookup(2, 1, 1, 5000, 1.0f, 900 + (uint64_t)i);
+    int64_t needle = any_of(&random, 0, 4900);
+    double norm = 0.0;
+    for (int t = 0; t < 32; t++) norm += (double)c.q[t] * c.q[t];
+    for (int t = 0; t < 32; t++) c.k[needle * 32 + t] = c.q[t] * (float)(sqrt(32.0) * 11.0 / norm);
+    kept_index x = new_index(&c.problem, 5000, 0);
+    append(&x, &c.problem, 5000);
+    c.problem.index = x.index;
+    double *lse, *out = reference_of(&c, &lse);
+    run(&c);
+    assert_below(relative_error(c.out, out, 16), 0.15);
+    free(out), free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* At a fixed budget, e^lse and e^lse out are right on average over seeds. */
+static void test_unbiased(void **state) {
+  enum { SEEDS = IS_FAST_BUILD ? 1500 : 60 };
+  (void)state;
+  call c = new_lookup(1, 1, 1, 3000, 2.0f, 5);
+  kept_index x = new_index(&c.problem, 3000, 0);
+  append(&x, &c.problem, 3000);
+  c.params.tolerance = 0.0f, c.params.sample_size = 24, c.problem.index = x.index;
+  double *lse, *out = reference_of(&c, &lse), sum[17] = {0}, squares[17] = {0};
+  for (int s = 0; s < SEEDS; s++) {
+    c.params.seed = (uint64_t)s * 7919 + 1;
+    run(&c);
+    for (int t = 0; t < 17; t++) {
+      double l = exp(c.lse[0] - lse[0]), y = t < 16 ? l * c.out[t] - out[t] : l - 1.0;
+      sum[t] += y, squares[t] += y * y;
+    }
+  }
+  for (int t = 0; t < 17; t++) {
+    double mean = sum[t] / SEEDS, deviation = sqrt((squares[t] / SEEDS - mean * mean) / SEEDS);
+    assert_above(deviation, 1e-6);
+    assert_below(fabs(mean) / deviation, 4.5);
+  }
+  free(out), free(x.memory);
+  free_call(&c);
+}
+
+/* Where nothing is looked up, every bit is that of exact attention: an index that knows too few keys, a
+   tolerance that no sample meets, a mask, a sliding window that hides keys, the method EXACT. */
+static void test_exact_where_it_must_be(void **state) {
+  (void)state;
+  for (int i = 0; i < 5; i++) {
+    call c = new_lookup(4, 2, 2, 5000, 3.0f, 5 + (uint64_t)i);
+    kept_index x = new_index(&c.problem, 5000, 0);
+    append(&x, &c.problem, i == 0 ? LEAST : 5000);
+    float *mask = (float *)test_alloc(5000 * sizeof *mask), error[8], *exact;
+    memset(mask, 0, 5000 * sizeof *mask);
+    c.problem.query_error = error;
+    if (i == 1) c.params.tolerance = 1e-6f;
+    if (i == 2) c.problem.mask.data = mask;
+    if (i == 3) c.problem.sliding_window = 4000;
+    hyperattn_method method = c.params.method;
+    c.params.method = HYPERATTN_EXACT;
+    run(&c);
+    exact = (float *)test_alloc((size_t)out_size(&c.problem) * sizeof *exact);
+    memcpy(exact, c.out, (size_t)out_size(&c.problem) * sizeof *exact);
+    c.problem.index = x.index;
+    if (i < 4) c.params.method = method;
+    forget_results(&c);
+    run(&c);
+    assert_memory_equal(exact, c.out, (size_t)out_size(&c.problem) * sizeof *exact);
+    for (int r = 0; r < 8; r++) assert_true(error[r] == 0.0f);
+    free(mask), free(exact), free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* Keys that are not finite are met, as exact attention meets them; a query that is not finite is exact's. */
+static void test_not_finite(void **state) {
+  (void)state;
+  for (int i = 0; i < 4; i++) {
+    call c = new_lookup(1, 1, 1, 5000, 1.0f, 5), d;
+    if (i == 0) c.k[2000 * 32 + 5] = INFINITY;
+    if (i == 1) c.k[2000 * 32 + 5] = NAN;
+    if (i == 2) c.k[2000 * 32 + 5] = 3e38f, c.k[2001 * 32 + 6] = -3e38f;
+    if (i == 3) c.q[3] = NAN;
+    kept_index x = new_index(&c.problem, 5000, 0);
+    append(&x, &c.problem, 5000);
+    d = c;
+    new_results(&d);
+    d.params.method = HYPERATTN_EXACT;
+    run(&d);
+    c.problem.index = x.index;
+    run(&c);
+    for (int t = 0; t < 16; t++)
+      assert_true(isnan(d.out[t]) ? isnan(c.out[t]) : fabs((double)c.out[t] - d.out[t]) < 0.3);
+    free(x.memory), free(d.out), free(d.lse);
+    free_call(&c);
+  }
+}
+
+/* Workers, heads that share keys, slices of heads, and where rows lie change no bit. */
+static void test_same_bits(void **state) {
+  uint64_t random = 12;
+  (void)state;
+  for (int i = 0; i < 10; i++) {
+    call c = new_lookup(4, 2, 1 + i % 3, 5000 + i, 2.0f, 50 + (uint64_t)i), d;
+    hyperattn_report report[4];
+    float error[12];
+    kept_index x = new_index(&c.problem, 5100, 0);
+    append(&x, &c.problem, 4990);
+    c.problem.index = x.index, c.problem.report = report, c.problem.query_error = error;
+    if (i % 2) c.params.tolerance = 0.03f;
+    if (i == 4) c.params = judged_params();
+    if (i == 4) c.problem.query_error = NULL;
+    run(&c);
+    d = c;
+    new_results(&d);
+    run_shuffled(&d, (int)any_of(&random, 2, 5));
+    assert_same_bits(&c, &d);
+    run_phases(&d, (int)any_of(&random, 1, 5));
+    assert_same_bits(&c, &d);
+    /* kv head 1 alone, by an index of its own */
+    hyperattn_problem part = c.problem;
+    part.n_heads = 2, part.n_kv_heads = 1, part.report = NULL, part.query_error = NULL;
+    part.query.data = c.q + 2 * c.problem.n_query * 32, part.key.data = c.k + c.problem.n_key * 32;
+    part.value.data = c.v + c.problem.n_key * 16;
+    kept_index y = new_index(&part, 5000 + i, 5);
+    append(&y, &part, 4990);
+    part.index = y.index;
+    d.problem = part, d.problem.out.data = d.out, d.problem.lse = d.lse;
+    run(&d);
+    int64_t half = out_size(&part);
+    assert_memory_equal(d.out, c.out + half, (size_t)half * sizeof *d.out);
+    free(x.memory), free(y.memory), free(d.out), free(d.lse);
+    free_call(&c);
+  }
+}
+
+/* Sizes never fall as queries and keys become more, with an index too; and the constant expression bounds an
+   index's. */
+static void test_sizes(void **state) {
+  uint64_t random = 4;
+  (void)state;
+  for (int i = 0; i < 12; i++) {
+    hyperattn_problem p = nowhere(0, i % 2);
+    hyperattn_params a = i % 3 ? hyperattn_default_params() : judged_params();
+    p.index = (hyperattn_index *)(uintptr_t)4096; /* sizes do not read it */
+    if (i % 4 == 1) p.report = (hyperattn_report *)(uintptr_t)4096;
+    check_sizes_never_fall(p, &a, i % 2 ? 6000 : 40000, &random);
+  }
+  for (int i = 0; i < 300; i++) {
+    hyperattn_problem p = nowhere(0, 0);
+    p.batch = any_of(&random, 1, 3), p.n_kv_heads = any_of(&random, 1, 4), p.n_heads = p.n_kv_heads;
+    p.head_dim = any_of(&random, 1, 576), p.n_key = any_of(&random, 0, 3000);
+    assert_true(HYPERATTN_INDEX_BOUND((size_t)(p.batch * p.n_kv_heads), (size_t)p.n_key,
+                                      (size_t)p.head_dim) >= hyperattn_index_size(&p));
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_cuts_change_nothing),
+      cmocka_unit_test(test_estimates),
+      cmocka_unit_test(test_mistakes),
+      cmocka_unit_test(test_unsound_indexes),
+      cmocka_unit_test(test_damaged_blocks),
+      cmocka_unit_test(test_errors),
+      cmocka_unit_test(test_needles),
+      cmocka_unit_test(test_unbiased),
+      cmocka_unit_test(test_exact_where_it_must_be),
+      cmocka_unit_test(test_not_finite),
+      cmocka_unit_test(test_same_bits),
+      cmocka_unit_test(test_sizes),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
