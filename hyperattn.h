@@ -54,7 +54,8 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
-     kernel_scan_scalar.h     and of their scans
+     kernel_index_scalar.h    of their scans of an index,
+     kernel_scan_scalar.h     and of their other scans
      kernel_shared.h        what vector kernels share
      kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
      kernel_scan_avx512.h     its products of small integers, for the scan,
@@ -70,12 +71,14 @@
      kernel_values.h          its sums of values,
      kernel_few.h             and the same for few queries;
      kernel_scan.h          the scan of a tile,
+     kernel_index.h           that of an index, and what makes one,
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
      arrays.h               the table of arrays of the workspace
      plan.h                 a call made definite: counts, regions, the causal split
      workspace.h            how large the arrays are, and where a task finds its part of them
+     index.h                the key index: its parts, and when it is believed
      validation.h           checks of shapes, parameters, pointers, strides and overlaps
      tiles.h                queries in the lanes, and where rows of keys and values lie
      visibility.h           which keys a query sees
@@ -97,6 +100,9 @@
      scanning.h             a tile from its first key to its result
      mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
+     turning.h              the rotation of keys and queries that an index makes
+     lookup.h               few queries over an index: estimates of all scores
+     picking.h              which keys such a query meets, and its own error
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
@@ -110,6 +116,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
+     growing.h              the functions of an index
      many.h                 the functions for many problems in one call
 
    WHAT IT DOES
@@ -126,6 +133,11 @@
      each weighted by the inverse of its probability. Causal attention is split recursively into exact
      segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
      half's keys, which is approximated.
+     With problem.index, a sketch of the keys in 2 bits a coordinate that the caller keeps beside a cache, few
+     queries look up which keys matter (any method but EXACT): each estimates all its scores, keeps keys with
+     probabilities that grow with their share, meets them exactly, each weighted by the inverse of its
+     probability, and tells its error by its own sample; where that is above the tolerance it takes more keys,
+     in the end all of them.
    PRESETS
      hyperattn_default_params  HYPERATTN_SCAN: each query to a tolerance, which it estimates itself
      hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
@@ -182,6 +194,8 @@
                     of decoding and drafts that are checked. A kernel of their own reads the keys and values
                     of a kv head once for all its query heads (for up to 64 queries; 8 in builds without
                     vector kernels)
+     index          what is known of the keys of a cache: 64 keys a block, 2 bits a coordinate and 1 byte for
+                    each key. Blocks never change; keys that fill none are met exactly
      part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -253,6 +267,7 @@
                             one phase whatever the number of keys
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096 (but not
                             for few queries, whose parts are shorter)
+     HYPERATTN_NO_INDEX     no index and no functions of one; so also with HYPERATTN_NO_SCAN or _NO_FEW
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first
@@ -1195,6 +1210,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
+#define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
 #define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
@@ -14500,6 +14516,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
 #if HAI_INDEX
 typedef struct hai_pick {
   hai_look look;
+  hai_few *few;   /* the query, and where rows of keys and values lie */
   float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
   int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
   float *share; /* [HAI_LOOK_MET]: of kept keys, ln P_j */
@@ -14518,8 +14535,8 @@ static float hai_pick_factor(const hai_pick *pick, hai_index span) {
 
 /* The largest estimate, and the sum of all weights. Returns 0 where the query or an estimate is not
    finite. */
-static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
-  const float *span = pick->look.span;
+static int hai_pick_total(const hai_plan *plan, hai_pick *pick) {
+  const float *span = pick->look.span, *query = pick->few->packed;
   hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
   float square = 0.0f;
   pick->high = -hai_inf();
@@ -14560,25 +14577,27 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
    above it; those below an eighth of that are taken for small. */
 static void hai_pick_level(hai_pick *pick) {
   float *heavy = pick->score, least = pick->total / (8.0f * pick->budget), level = pick->total / pick->budget;
+  float rest = pick->total, left = pick->budget, next = 0.0f;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
-  int round;
-  for (round = 0; round < 20; round++) {
-    float rest = pick->total, left = pick->budget, next;
-    for (i = 0; i < n; i++) {
-      if (heavy[i] < level) continue;
+  for (; level > least; level = next) {
+    for (i = 0; i < n;) {
+      if (heavy[i] < level) {
+        i++;
+        continue;
+      }
       rest -= heavy[i];
       left -= 1.0f;
+      heavy[i] = heavy[--n];
     }
     next = (rest > 0.0f ? rest : 0.0f) / (left > 1.0f ? left : 1.0f);
-    if (next < least) next = least;
-    if (!(next < 0.999f * level)) break;
-    level = next;
+    if (!(next < 0.99f * level)) break;
   }
-  pick->level = level;
+  pick->level = level > least ? level : least;
 }
 
 /* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
-static void hai_pick_places(const hai_job *job, hai_pick *pick, const float *query) {
+static void hai_pick_places(const hai_job *job, hai_pick *pick) {
+  const float *query = pick->few->packed;
   hai_index t;
   int j;
   pick->hash = hai_random(job->plan->params->seed, 0, HAI_FOR_OFFSETS, 0);
@@ -14646,12 +14665,14 @@ static int hai_pick_keys(hai_pick *pick) {
 
 /* ---- Meeting them ---- */
 
-/* Lists the rows of keys `at` .. at + n - 1 of the pick, and starts to load those of the next chunk. */
-static int hai_pick_rows(const hai_pick *pick, hai_few *few, hai_index at) {
+/* Lists the rows of keys at .. at + n - 1 of the pick, and starts to load those of the next chunk. Returns
+   n. */
+static int hai_pick_rows(const hai_pick *pick, hai_index at) {
+  hai_few *few = pick->few;
   hai_index end = hai_min(at + HAI_CHUNK, pick->n), next = hai_min(end + HAI_CHUNK, pick->n), i;
   size_t key_bytes = HAI_AS(size_t, hai_offset(few->keys.dtype, few->keys.dim));
   size_t value_bytes = HAI_AS(size_t, hai_offset(few->values.dtype, few->values.dim));
-  int n = hai_to_int(end - at), j;
+  int j;
   for (j = 0; j < HAI_CHUNK; j++) {
     i = hai_min(at + j, end - 1);
     few->key[0][j] = hai_walk_from(&few->keys, pick->key[i]).at;
@@ -14661,11 +14682,12 @@ static int hai_pick_rows(const hai_pick *pick, hai_few *few, hai_index at) {
     hai_fetch(hai_walk_from(&few->keys, pick->key[i]).at, key_bytes);
     hai_fetch(hai_walk_from(&few->values, pick->key[i]).at, value_bytes);
   }
-  return n;
+  return hai_to_int(end - at);
 }
 
 /* The query meets its keys: m, l and o of `few`, and the scores of the pick. */
-HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few) {
+HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
+  hai_few *few = pick->few;
   const hai_few_kernel *kernel = few->kernel->few;
   float *log_weight = few->bias;
   hai_index at;
@@ -14675,7 +14697,7 @@ HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few)
   HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->value_dim) * sizeof(float));
   for (at = 0; at < pick->n; at += n) {
     hai_few_rows keys, values;
-    n = hai_pick_rows(pick, few, at);
+    n = hai_pick_rows(pick, at);
     keys = hai_few_read(few, &few->keys, few->key_dim, few->key[0], few->wide_key, n);
     values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
     kernel->scores(&keys, few->packed, 1, few->score);
@@ -14690,29 +14712,28 @@ HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few)
   }
 }
 
-/* The relative error of what was met, and shares of it. */
-static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_few *few, hai_met *met) {
-  hai_index dim = job->plan->value_dim, t, i, end = pick->look.begin + pick->n_kept;
+/* The relative error of what was met, and shares of it, by every step-th key where many are kept: what they
+   add up to stands for all. */
+static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *met) {
+  const hai_few *few = pick->few;
+  hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
   float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f;
+  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f, each = HAI_AS(float, step);
   met->pinned = met->sampled = 0.0f;
   for (t = 0; t < dim; t++) {
     out[t] = few->o[t] * inverse;
     norm += out[t] * out[t];
   }
-  for (i = 0; i < end; i++) {
+  for (i = 0; i < pick->look.begin; i++) met->pinned += hai_share(pick->score[i], few->m[0]) * inverse;
+  for (; i < pick->look.begin + pick->n_kept; i += step) {
     float a = hai_share(pick->score[i], few->m[0]) * inverse, apart;
-    if (i < pick->look.begin) {
-      met->pinned += a;
-      continue;
-    }
-    met->sampled += a;
+    met->sampled += a * each;
     if (pick->share[i] == 0.0f) continue;
     apart = pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
-    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart;
-    distance += a * apart;
-    sum += a;
-    n += 1.0f;
+    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart * each;
+    distance += a * apart * each;
+    sum += a * each;
+    n += each;
   }
   if (n > 0.0f) variance += sum * distance / (n * (n + 1.0f));
   met->error = hai_relative(variance, norm);
@@ -14752,15 +14773,15 @@ static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
 }
 
 /* Tries budgets until the query's error is below the tolerance. Returns 0 where none will do. */
-static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_few *few, hai_met *met) {
+static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_met *met) {
   float tolerance = HAI_LOOK_SAFE * job->plan->params->tolerance;
   float most = HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
-  if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick, few->packed)) return 0;
+  if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick)) return 0;
   pick->budget = hai_pick_first(job->plan, pick);
   for (; pick->budget <= most; pick->budget = hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
     if (!hai_pick_keys(pick)) return 0;
-    hai_pick_attend(job, pick, few);
-    hai_pick_judge(job, pick, few, met);
+    hai_pick_attend(job, pick);
+    hai_pick_judge(job, pick, met);
     if (tolerance == 0.0f || met->error <= tolerance) return 1;
   }
   return 0;
@@ -14775,11 +14796,12 @@ HAI_APART void hai_stage_meet(hai_job *job) {
   hai_index flat = hai_flat_head(job) * plan->n_query + job->chunk;
   HYPERATTN_MEMSET(met, 0, sizeof *met);
   hai_look_aim(job, &pick->look, job->head, job->chunk);
+  pick->few = few;
   few->n = 1;
   hai_few_open_row(job, few, 0, job->chunk * plan->heads_per_kv + job->head % plan->heads_per_kv);
   hai_few_begin_rows(few);
-  hai_pick_places(job, pick, few->packed);
-  met->exact = !hai_pick_try(job, pick, few, met);
+  hai_pick_places(job, pick);
+  met->exact = !hai_pick_try(job, pick, met);
   if (met->exact) return;
   met->keys = hai_to_int(pick->n);
   hai_few_close_row(job, job->head, job->chunk, few->m[0], few->l[0], few->o);
@@ -17289,6 +17311,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LEAST_UNIT
 #undef HAI_LONG_SUMS
 #undef HAI_LOOK_BLUR
+#undef HAI_LOOK_JUDGED
 #undef HAI_LOOK_LEAST
 #undef HAI_LOOK_MET
 #undef HAI_LOOK_NEEDLE

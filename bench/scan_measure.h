@@ -27,7 +27,7 @@ static void scale_budget(hyperattn_params *p, double scale) {
 
 // exact, default, scan:BUDGET:TOLERANCE, hyper:TOLERANCE, linear, paper, linear:SCALE, paper:SCALE (their budgets
 // times SCALE). 1: it is one of these.
-static int read_point(const char *text, size_t length, point *pt) {
+static inline int read_point(const char *text, size_t length, point *pt) {
   char rest;
   double scale = 1, budget, tolerance;
   if (length >= LABEL_SIZE) return 0;
@@ -214,7 +214,7 @@ static void measure_report(const hyperattn_report *report, result *r) {
 }
 
 // All of a point's result but its time, from a call of its own, since reports and estimates take time.
-static void measure(caller *c, hyperattn_problem p, const point *pt, const float *exact, result *r) {
+static inline void measure(caller *c, hyperattn_problem p, const point *pt, const float *exact, result *r) {
   hyperattn_report report = {0};
   int64_t n = p.n_query;
   float *estimate = numbers_of(n), *error = numbers_of(n);

@@ -74,7 +74,7 @@ static void take_needle(head *h, const needle *x) {
 }
 
 // A call at a point, with the needle in its place.
-static void seek(caller *c, hyperattn_problem p, const point *pt, int seed, const needle *x,
+static inline void seek(caller *c, hyperattn_problem p, const point *pt, int seed, const needle *x,
                  float *estimates, needles *found) {
   hyperattn_report report = {0};
   hyperattn_params params = pt->params;

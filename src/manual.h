@@ -54,7 +54,8 @@
      random.h               counter-based numbers: a function of (seed, region, purpose, index)
      kernel.h               what a kernel does with one tile of queries and a chunk of keys
      kernel_scalar.h        plain C, the specification of the others
-     kernel_scan_scalar.h     and of their scans
+     kernel_index_scalar.h    of their scans of an index,
+     kernel_scan_scalar.h     and of their other scans
      kernel_shared.h        what vector kernels share
      kernel_avx512.h        the operations of an ISA, from which its vector kernel is made: AVX-512,
      kernel_scan_avx512.h     its products of small integers, for the scan,
@@ -70,12 +71,14 @@
      kernel_values.h          its sums of values,
      kernel_few.h             and the same for few queries;
      kernel_scan.h          the scan of a tile,
+     kernel_index.h           that of an index, and what makes one,
      kernel_bf16.h            products of bfloat16,
      kernel_end.h             and the end of a template's parameters
      detect.h               which ISA this machine has
      arrays.h               the table of arrays of the workspace
      plan.h                 a call made definite: counts, regions, the causal split
      workspace.h            how large the arrays are, and where a task finds its part of them
+     index.h                the key index: its parts, and when it is believed
      validation.h           checks of shapes, parameters, pointers, strides and overlaps
      tiles.h                queries in the lanes, and where rows of keys and values lie
      visibility.h           which keys a query sees
@@ -97,6 +100,9 @@
      scanning.h             a tile from its first key to its result
      mending.h              the queries whose sample missed the tolerance
      few.h                  few queries: parts of the keys, and their merge
+     turning.h              the rotation of keys and queries that an index makes
+     lookup.h               few queries over an index: estimates of all scores
+     picking.h              which keys such a query meets, and its own error
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
@@ -110,6 +116,7 @@
      resolve.h              from a problem and parameters to a plan
      phases.h               the list of independent tasks
      entry.h                the public functions
+     growing.h              the functions of an index
      many.h                 the functions for many problems in one call
 
    WHAT IT DOES
@@ -126,6 +133,11 @@
      each weighted by the inverse of its probability. Causal attention is split recursively into exact
      segments along the diagonal and, at every level, the rectangle of the second half's queries by the first
      half's keys, which is approximated.
+     With problem.index, a sketch of the keys in 2 bits a coordinate that the caller keeps beside a cache, few
+     queries look up which keys matter (any method but EXACT): each estimates all its scores, keeps keys with
+     probabilities that grow with their share, meets them exactly, each weighted by the inverse of its
+     probability, and tells its error by its own sample; where that is above the tolerance it takes more keys,
+     in the end all of them.
    PRESETS
      hyperattn_default_params  HYPERATTN_SCAN: each query to a tolerance, which it estimates itself
      hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
@@ -182,6 +194,8 @@
                     of decoding and drafts that are checked. A kernel of their own reads the keys and values
                     of a kv head once for all its query heads (for up to 64 queries; 8 in builds without
                     vector kernels)
+     index          what is known of the keys of a cache: 64 keys a block, 2 bits a coordinate and 1 byte for
+                    each key. Blocks never change; keys that fill none are met exactly
      part           2048 of the keys that few queries meet, where there are more than 4096
      probe          a query that meets every key of its rectangle, to learn which keys matter
      held-out query a query that also meets every key, but has no part in choosing keys; it judges the choice
@@ -253,6 +267,7 @@
                             one phase whatever the number of keys
      HYPERATTN_NO_LONG_SUMS every sum is one float, whose error grows with the keys beyond some 4096 (but not
                             for few queries, whose parts are shorter)
+     HYPERATTN_NO_INDEX     no index and no functions of one; so also with HYPERATTN_NO_SCAN or _NO_FEW
      HYPERATTN_NO_TEXTS     no sentences: hyperattn_status_string gives ""
      HYPERATTN_NO_MANY      no functions of many problems at once (hyperattn_.._many)
      HYPERATTN_NO_BUILDERS  no hyperattn_heads_first and hyperattn_tokens_first

@@ -3,6 +3,7 @@
 #if HAI_INDEX
 typedef struct hai_pick {
   hai_look look;
+  hai_few *few;   /* the query, and where rows of keys and values lie */
   float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
   int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
   float *share; /* [HAI_LOOK_MET]: of kept keys, ln P_j */
@@ -21,8 +22,8 @@ static float hai_pick_factor(const hai_pick *pick, hai_index span) {
 
 /* The largest estimate, and the sum of all weights. Returns 0 where the query or an estimate is not
    finite. */
-static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
-  const float *span = pick->look.span;
+static int hai_pick_total(const hai_plan *plan, hai_pick *pick) {
+  const float *span = pick->look.span, *query = pick->few->packed;
   hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
   float square = 0.0f;
   pick->high = -hai_inf();
@@ -63,25 +64,27 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
    above it; those below an eighth of that are taken for small. */
 static void hai_pick_level(hai_pick *pick) {
   float *heavy = pick->score, least = pick->total / (8.0f * pick->budget), level = pick->total / pick->budget;
+  float rest = pick->total, left = pick->budget, next = 0.0f;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
-  int round;
-  for (round = 0; round < 20; round++) {
-    float rest = pick->total, left = pick->budget, next;
-    for (i = 0; i < n; i++) {
-      if (heavy[i] < level) continue;
+  for (; level > least; level = next) {
+    for (i = 0; i < n;) {
+      if (heavy[i] < level) {
+        i++;
+        continue;
+      }
       rest -= heavy[i];
       left -= 1.0f;
+      heavy[i] = heavy[--n];
     }
     next = (rest > 0.0f ? rest : 0.0f) / (left > 1.0f ? left : 1.0f);
-    if (next < least) next = least;
-    if (!(next < 0.999f * level)) break;
-    level = next;
+    if (!(next < 0.99f * level)) break;
   }
-  pick->level = level;
+  pick->level = level > least ? level : least;
 }
 
 /* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
-static void hai_pick_places(const hai_job *job, hai_pick *pick, const float *query) {
+static void hai_pick_places(const hai_job *job, hai_pick *pick) {
+  const float *query = pick->few->packed;
   hai_index t;
   int j;
   pick->hash = hai_random(job->plan->params->seed, 0, HAI_FOR_OFFSETS, 0);
@@ -149,12 +152,14 @@ static int hai_pick_keys(hai_pick *pick) {
 
 /* ---- Meeting them ---- */
 
-/* Lists the rows of keys `at` .. at + n - 1 of the pick, and starts to load those of the next chunk. */
-static int hai_pick_rows(const hai_pick *pick, hai_few *few, hai_index at) {
+/* Lists the rows of keys at .. at + n - 1 of the pick, and starts to load those of the next chunk. Returns
+   n. */
+static int hai_pick_rows(const hai_pick *pick, hai_index at) {
+  hai_few *few = pick->few;
   hai_index end = hai_min(at + HAI_CHUNK, pick->n), next = hai_min(end + HAI_CHUNK, pick->n), i;
   size_t key_bytes = HAI_AS(size_t, hai_offset(few->keys.dtype, few->keys.dim));
   size_t value_bytes = HAI_AS(size_t, hai_offset(few->values.dtype, few->values.dim));
-  int n = hai_to_int(end - at), j;
+  int j;
   for (j = 0; j < HAI_CHUNK; j++) {
     i = hai_min(at + j, end - 1);
     few->key[0][j] = hai_walk_from(&few->keys, pick->key[i]).at;
@@ -164,11 +169,12 @@ static int hai_pick_rows(const hai_pick *pick, hai_few *few, hai_index at) {
     hai_fetch(hai_walk_from(&few->keys, pick->key[i]).at, key_bytes);
     hai_fetch(hai_walk_from(&few->values, pick->key[i]).at, value_bytes);
   }
-  return n;
+  return hai_to_int(end - at);
 }
 
 /* The query meets its keys: m, l and o of `few`, and the scores of the pick. */
-HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few) {
+HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
+  hai_few *few = pick->few;
   const hai_few_kernel *kernel = few->kernel->few;
   float *log_weight = few->bias;
   hai_index at;
@@ -178,7 +184,7 @@ HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few)
   HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->value_dim) * sizeof(float));
   for (at = 0; at < pick->n; at += n) {
     hai_few_rows keys, values;
-    n = hai_pick_rows(pick, few, at);
+    n = hai_pick_rows(pick, at);
     keys = hai_few_read(few, &few->keys, few->key_dim, few->key[0], few->wide_key, n);
     values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
     kernel->scores(&keys, few->packed, 1, few->score);
@@ -193,29 +199,28 @@ HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick, hai_few *few)
   }
 }
 
-/* The relative error of what was met, and shares of it. */
-static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_few *few, hai_met *met) {
-  hai_index dim = job->plan->value_dim, t, i, end = pick->look.begin + pick->n_kept;
+/* The relative error of what was met, and shares of it, by every step-th key where many are kept: what they
+   add up to stands for all. */
+static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *met) {
+  const hai_few *few = pick->few;
+  hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
   float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f;
+  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f, each = HAI_AS(float, step);
   met->pinned = met->sampled = 0.0f;
   for (t = 0; t < dim; t++) {
     out[t] = few->o[t] * inverse;
     norm += out[t] * out[t];
   }
-  for (i = 0; i < end; i++) {
+  for (i = 0; i < pick->look.begin; i++) met->pinned += hai_share(pick->score[i], few->m[0]) * inverse;
+  for (; i < pick->look.begin + pick->n_kept; i += step) {
     float a = hai_share(pick->score[i], few->m[0]) * inverse, apart;
-    if (i < pick->look.begin) {
-      met->pinned += a;
-      continue;
-    }
-    met->sampled += a;
+    met->sampled += a * each;
     if (pick->share[i] == 0.0f) continue;
     apart = pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
-    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart;
-    distance += a * apart;
-    sum += a;
-    n += 1.0f;
+    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart * each;
+    distance += a * apart * each;
+    sum += a * each;
+    n += each;
   }
   if (n > 0.0f) variance += sum * distance / (n * (n + 1.0f));
   met->error = hai_relative(variance, norm);
@@ -255,15 +260,15 @@ static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
 }
 
 /* Tries budgets until the query's error is below the tolerance. Returns 0 where none will do. */
-static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_few *few, hai_met *met) {
+static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_met *met) {
   float tolerance = HAI_LOOK_SAFE * job->plan->params->tolerance;
   float most = HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
-  if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick, few->packed)) return 0;
+  if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick)) return 0;
   pick->budget = hai_pick_first(job->plan, pick);
   for (; pick->budget <= most; pick->budget = hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
     if (!hai_pick_keys(pick)) return 0;
-    hai_pick_attend(job, pick, few);
-    hai_pick_judge(job, pick, few, met);
+    hai_pick_attend(job, pick);
+    hai_pick_judge(job, pick, met);
     if (tolerance == 0.0f || met->error <= tolerance) return 1;
   }
   return 0;
@@ -278,11 +283,12 @@ HAI_APART void hai_stage_meet(hai_job *job) {
   hai_index flat = hai_flat_head(job) * plan->n_query + job->chunk;
   HYPERATTN_MEMSET(met, 0, sizeof *met);
   hai_look_aim(job, &pick->look, job->head, job->chunk);
+  pick->few = few;
   few->n = 1;
   hai_few_open_row(job, few, 0, job->chunk * plan->heads_per_kv + job->head % plan->heads_per_kv);
   hai_few_begin_rows(few);
-  hai_pick_places(job, pick, few->packed);
-  met->exact = !hai_pick_try(job, pick, few, met);
+  hai_pick_places(job, pick);
+  met->exact = !hai_pick_try(job, pick, met);
   if (met->exact) return;
   met->keys = hai_to_int(pick->n);
   hai_few_close_row(job, job->head, job->chunk, few->m[0], few->l[0], few->o);

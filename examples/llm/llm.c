@@ -41,6 +41,8 @@ static const char usage[] =
     "  --threads N            (default: as many as the machine runs at once)\n"
     "  --csv                  perplexity, decode: comma-separated, a line per run or length\n"
     "  --one-by-one           perplexity: tokens are read as generate's are written, by steps of one\n"
+    "  --index                generate, decode, --one-by-one: steps look their keys up in an index, to "
+    "--tolerance\n"
     "  --prompt TEXT  --chat  --tokens N  --temperature X  --seed N     generate\n"
     "  --lengths N[,N...]     decode: keys that a length's last step meets (default: 512,2048,8192,32768); "
     "those\n"
@@ -54,7 +56,7 @@ typedef struct options {
   const char *command, *model, *text, *attention, *layers, *cache, *prompt, *heads, *out, *prefix, *lengths;
   int64_t context, min_seq_len, threads, tokens, seed, steps;
   double tolerance, rope_base, rope_scale, temperature;  // negative: not given
-  int repeat, cycle, chat, csv, one_by_one;
+  int repeat, cycle, chat, csv, one_by_one, index;
 } options;
 
 // ---- Options --------------------------------------------------------------------------------------
@@ -90,6 +92,7 @@ static options read_options(int argc, char **argv) {
       {.name = "--chat", .flag = &o.chat},
       {.name = "--csv", .flag = &o.csv},
       {.name = "--one-by-one", .flag = &o.one_by_one},
+      {.name = "--index", .flag = &o.index},
   };
   read_table(argc, argv, table, sizeof table / sizeof *table, &o.command);
   if (!o.command) misuse("say what to do", NULL);
@@ -242,24 +245,29 @@ static const char no_numbers[] = "what it predicts are infinities or no numbers"
 
 // ---- Steps of one token ---------------------------------------------------------------------------
 
-// What decoding needs beside a session. `exact` is the attention of every step.
+// What decoding needs beside a session. `with` is the attention of every step: exact, or by the index.
 typedef struct decoder {
   session *s;
-  method exact;
+  method with;
   float *logits;
   double attention_seconds;  // of all steps
 } decoder;
 
 static decoder decoder_open(const engine *e, session *s) {
   float *logits = allocate((size_t)e->m.n_vocab, sizeof *logits);
-  return (decoder){s, choose_method(e, "exact", "all"), logits, 0};
+  return (decoder){s, choose_method(e, s->index ? "default" : "exact", "all"), logits, 0};
 }
-static void decoder_close(decoder *d) { free(d->logits), free(d->exact.by_layer); }
+static void decoder_close(decoder *d) { free(d->logits), free(d->with.by_layer); }
+
+static void open_index(session *s) {
+  llm_error error;
+  if (!session_index(s, &error)) die("%s", error.text);
+}
 
 // Reads a token; the logits are then those of the next.
 static void decode(decoder *d, int32_t token) {
   llm_error error;
-  if (!session_run(d->s, &token, 1, d->exact.by_layer, &error)) die("%s", error.text);
+  if (!session_run(d->s, &token, 1, d->with.by_layer, &error)) die("%s", error.text);
   session_logits(d->s, 0, d->logits);
   d->attention_seconds += d->s->attention_seconds;
 }
@@ -361,6 +369,7 @@ static void run_perplexity(engine *e) {
   method *methods = choose_methods(e, &n_methods);
   if (o->one_by_one && (n_methods > 1 || methods[0].last >= 0))
     misuse("--one-by-one is exact, not --attention", o->attention);
+  if (o->index && !o->one_by_one) misuse("--index serves steps: perplexity needs", "--one-by-one too");
   int32_t *tokens = read_window(e, &n);
   session s;
   if (!session_open(&s, &e->m, &e->parallel, n, o->one_by_one, e->cache, &error)) die("%s", error.text);
@@ -384,6 +393,12 @@ static void run_perplexity(engine *e) {
   for (int64_t i = 0; i < n_methods; i++) {
     measure(&s, e, &methods[i], tokens, n, &exact);
     free(methods[i].by_layer);
+  }
+  if (o->index) {
+    method with = choose_method(e, "default", "all");
+    open_index(&s);
+    measure(&s, e, &with, tokens, n, &exact);
+    free(with.by_layer);
   }
   free(methods);
   session_close(&s);
@@ -438,6 +453,7 @@ static void run_generate(engine *e) {
   if (n < 1) die("%s", "the prompt is empty");
   session s;
   if (!session_open(&s, &e->m, &e->parallel, n + o->tokens, 1, e->cache, &error)) die("%s", error.text);
+  if (o->index) open_index(&s);
   method with = choose_method(e, o->attention, o->layers);
   decoder d = decoder_open(e, &s);
 
@@ -503,6 +519,7 @@ static void run_decode(engine *e) {
   if (n > capacity) n = capacity;
   session s;
   if (!session_open(&s, &e->m, &e->parallel, capacity, 1, e->cache, &error)) die("%s", error.text);
+  if (o->index) open_index(&s);
   method with = choose_method(e, o->attention, o->layers);
   decoder d = decoder_open(e, &s);
   prefill(&s, &with, tokens, n);

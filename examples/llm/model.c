@@ -320,7 +320,48 @@ int session_open(session *s, const model *m, const hyperattn_parallel *threads, 
   return 1;
 }
 
+// A layer's heads: of n tokens, the last of n_key.
+static hyperattn_problem layer_problem(const session *s, int64_t layer, int64_t n, int64_t n_key) {
+  const model *m = s->m;
+  hyperattn_problem problem = {0};
+  problem.batch = 1, problem.n_heads = m->n_heads, problem.n_kv_heads = m->n_kv_heads;
+  problem.n_query = n, problem.n_key = n_key, problem.causal = 1;
+  problem.head_dim = problem.value_dim = m->head_dim;
+  problem.query.data = s->query, problem.out.data = s->mixed;
+  problem.query.head_stride = problem.out.head_stride = m->head_dim;
+  problem.query.row_stride = problem.out.row_stride = m->n_heads * m->head_dim;
+  problem.key.data = session_keys(s, layer, 0), problem.value.data = session_values(s, layer, 0);
+  problem.key.dtype = problem.value.dtype = s->dtype;
+  problem.key.head_stride = problem.value.head_stride = s->capacity * m->head_dim;
+  problem.key.row_stride = problem.value.row_stride = m->head_dim;
+  return problem;
+}
+
+int session_index(session *s, llm_error *error) {
+  hyperattn_problem shape = layer_problem(s, 0, 0, s->capacity);
+  size_t bytes = hyperattn_index_size(&shape);
+  s->index = malloc((size_t)s->m->n_layers * sizeof *s->index);
+  s->index_memory = malloc((size_t)s->m->n_layers * bytes);
+  if (!s->index || !s->index_memory) return llm_fail(error, "out of memory for an index of the cache");
+  for (int64_t i = 0; i < s->m->n_layers; i++) {
+    char *memory = (char *)s->index_memory + (size_t)i * bytes;
+    hyperattn_status status = hyperattn_index_init(&s->index[i], &shape, memory, bytes);
+    if (status != HYPERATTN_OK) return llm_fail(error, "index: %s", hyperattn_status_string(status));
+  }
+  return 1;
+}
+
+// The index of a layer, once it knows the first n_key tokens of the cache and no others.
+static hyperattn_status index_grow(session *s, int64_t layer, int64_t n_key) {
+  hyperattn_problem past = layer_problem(s, layer, 0, s->n_past), all = layer_problem(s, layer, 0, n_key);
+  hyperattn_status status = HYPERATTN_OK;
+  if (hyperattn_index_length(s->index[layer]) > s->n_past)
+    status = hyperattn_index_truncate(s->index[layer], &past);
+  return status == HYPERATTN_OK ? hyperattn_index_append(s->index[layer], &all) : status;
+}
+
 void session_close(session *s) {
+  free(s->index), free(s->index_memory);
   free(s->cache), free(s->hidden), free(s->query), free(s->mixed), free(s->rotation), free(s->packed);
   free(s->scratch), free(s->workspace);
   *s = (session){0};
@@ -510,18 +551,10 @@ static void step_after_attention(const layer_run *run) {
 
 static int attend(const layer_run *run, const hyperattn_params *params, llm_error *error) {
   session *s = run->s;
-  const model *m = s->m;
-  hyperattn_problem problem = {0};
-  problem.batch = 1, problem.n_heads = m->n_heads, problem.n_kv_heads = m->n_kv_heads;
-  problem.n_query = run->n, problem.n_key = s->n_past + run->n, problem.causal = 1;
-  problem.head_dim = problem.value_dim = m->head_dim;
-  problem.query.data = s->query, problem.out.data = s->mixed;
-  problem.query.head_stride = problem.out.head_stride = m->head_dim;
-  problem.query.row_stride = problem.out.row_stride = m->n_heads * m->head_dim;
-  problem.key.data = session_keys(s, run->index, 0), problem.value.data = session_values(s, run->index, 0);
-  problem.key.dtype = problem.value.dtype = s->dtype;
-  problem.key.head_stride = problem.value.head_stride = s->capacity * m->head_dim;
-  problem.key.row_stride = problem.value.row_stride = m->head_dim;
+  hyperattn_problem problem = layer_problem(s, run->index, run->n, s->n_past + run->n);
+  hyperattn_status status = s->index ? index_grow(s, run->index, problem.n_key) : HYPERATTN_OK;
+  if (status != HYPERATTN_OK) return llm_fail(error, "index: %s", hyperattn_status_string(status));
+  problem.index = s->index ? s->index[run->index] : NULL;
 
   size_t bytes = hyperattn_workspace_size(&problem, params, s->threads->n_workers);
   if (bytes > s->workspace_size) {
@@ -529,8 +562,7 @@ static int attend(const layer_run *run, const hyperattn_params *params, llm_erro
     s->workspace = malloc(bytes), s->workspace_size = s->workspace ? bytes : 0;
     if (!s->workspace) return llm_fail(error, "out of memory for attention");
   }
-  hyperattn_status status =
-      hyperattn_forward_parallel(&problem, params, s->threads, s->workspace, s->workspace_size);
+  status = hyperattn_forward_parallel(&problem, params, s->threads, s->workspace, s->workspace_size);
   return status == HYPERATTN_OK ? 1 : llm_fail(error, "attention: %s", hyperattn_status_string(status));
 }
 

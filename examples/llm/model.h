@@ -55,6 +55,8 @@ typedef struct session {
   int64_t n_slots;           // of the cache: n_layers, or 1 that all layers share
   hyperattn_dtype dtype;     // of the cache
   unsigned char *cache;      // [slot][key, value][kv head][capacity][head_dim]
+  hyperattn_index **index;   // NULL, or what is known of each layer's keys
+  void *index_memory;
   float *hidden;             // [capacity][dim], after the last layer of the last run, not normed
   float *query, *mixed;      // [capacity][heads head_dim]: queries, rotated; attention's result
   float *rotation;           // [capacity][rope_dims / 2][cosine, sine]
@@ -72,6 +74,8 @@ typedef struct session {
 
 int session_open(session *s, const model *m, const hyperattn_parallel *threads, int64_t capacity,
                  int keeps_all, hyperattn_dtype dtype, llm_error *error);
+// Gives the cache, which keeps all layers, an index: steps of one token then look up which keys they read.
+int session_index(session *s, llm_error *error);
 void session_close(session *s);
 
 // Runs n further tokens through all layers. Attention in layer i follows params[i]. The workers share the
