@@ -1210,6 +1210,9 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
+#ifndef HAI_LOOK_AHEAD
+#define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
+#endif
 #define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
@@ -1662,6 +1665,7 @@ typedef struct hai_index_block {
   const uint8_t *mean; /* [4 n_words] */
   float mean_unit, norm_unit;
   float square; /* the mean over keys of the squared distance from the mean */
+  size_t size;  /* bytes from block to block */
 } hai_index_block;
 
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
@@ -1704,8 +1708,10 @@ typedef struct hai_scan_kernel {
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
-  /* score[j] = the estimated product of the query and key j of a block; returns the largest. */
-  float (*guess)(const hai_index_query *query, const hai_index_block *block, float *score);
+  /* score[i][j] = the estimated product of query i and key j of a block, high[i] the largest of them, for one
+     query or two. */
+  void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
+                float *high);
   /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
      above. Returns their sum. */
   float (*weigh)(float *score, hai_index n, float tilt, float high);
@@ -2045,8 +2051,7 @@ static int32_t hai_index_product(const uint8_t *code, int32_t word) {
          code[2] * HAI_AS(int8_t, four >> 16 & 255u) + code[3] * HAI_AS(int8_t, four >> 24);
 }
 
-static float hai_index_guess_scalar(const hai_index_query *query, const hai_index_block *block,
-                                    float *score) {
+static float hai_index_guess_one(const hai_index_query *query, const hai_index_block *block, float *score) {
   int32_t mean = -HAI_MEAN_RAISED * query->sum;
   float high = -hai_inf(), base;
   hai_index w;
@@ -2067,6 +2072,11 @@ static float hai_index_guess_scalar(const hai_index_query *query, const hai_inde
     high = score[j] > high ? score[j] : high;
   }
   return high;
+}
+static void hai_index_guess_scalar(const hai_index_query *query, int n, const hai_index_block *block,
+                                   float *const *score, float *high) {
+  int i;
+  for (i = 0; i < n; i++) high[i] = hai_index_guess_one(query + i, block, score[i]);
 }
 
 static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float high) {
@@ -3885,48 +3895,74 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                               \
-  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+#define HAI_GUESS_ADD(r)                          \
+  x = HAI_ISA(low)(y##r);                         \
+  c##r = HAI_SCAN_DOT(x, four, c##r);             \
+  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
-  high = HAI_ISA(max)(x, high);                                                       \
-  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+#define HAI_GUESS_OUT(r)                                                                  \
+  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
+  if (n > 1)                                                                              \
+    other_high =                                                                          \
+        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                     const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                          const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return query->unit * block->mean_unit *
-         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+  return HAI_ISA(set1)(query->unit * block->mean_unit *
+                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
 }
 
-/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
-HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
-                                            float *score) {
+/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
+                                                         const hai_index_block *block, int at, HAI_INTS sum,
+                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
-  const uint8_t *norm = block->norm;
+             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  HAI_ISA(store)(score + at, x);
+  return HAI_ISA(max)(x, high);
+}
+
+/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
+   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
+                                                    const hai_index_block *block, float *const *score,
+                                                    float *highs) {
+  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
+             other_high = high;
+  HAI_INTS four, other, x, y0, y1, y2, y3;
+  const int32_t *others = query[n - 1].word;
   hai_index g;
   int j, s;
-  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
         four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        other = HAI_ISA(ints1)(others[4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  return HAI_ISA(most)(high);
+  highs[0] = HAI_ISA(most)(high);
+  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
+}
+HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
+                                           float *const *score, float *high) {
+  if (n > 1)
+    HAI_WAY(guess_some)(query, 2, block, score, high);
+  else
+    HAI_WAY(guess_some)(query, 1, block, score, high);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
@@ -4450,48 +4486,74 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                               \
-  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+#define HAI_GUESS_ADD(r)                          \
+  x = HAI_ISA(low)(y##r);                         \
+  c##r = HAI_SCAN_DOT(x, four, c##r);             \
+  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
-  high = HAI_ISA(max)(x, high);                                                       \
-  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+#define HAI_GUESS_OUT(r)                                                                  \
+  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
+  if (n > 1)                                                                              \
+    other_high =                                                                          \
+        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                     const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                          const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return query->unit * block->mean_unit *
-         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+  return HAI_ISA(set1)(query->unit * block->mean_unit *
+                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
 }
 
-/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
-HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
-                                            float *score) {
+/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
+                                                         const hai_index_block *block, int at, HAI_INTS sum,
+                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
-  const uint8_t *norm = block->norm;
+             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  HAI_ISA(store)(score + at, x);
+  return HAI_ISA(max)(x, high);
+}
+
+/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
+   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
+                                                    const hai_index_block *block, float *const *score,
+                                                    float *highs) {
+  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
+             other_high = high;
+  HAI_INTS four, other, x, y0, y1, y2, y3;
+  const int32_t *others = query[n - 1].word;
   hai_index g;
   int j, s;
-  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
         four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        other = HAI_ISA(ints1)(others[4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  return HAI_ISA(most)(high);
+  highs[0] = HAI_ISA(most)(high);
+  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
+}
+HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
+                                           float *const *score, float *high) {
+  if (n > 1)
+    HAI_WAY(guess_some)(query, 2, block, score, high);
+  else
+    HAI_WAY(guess_some)(query, 1, block, score, high);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
@@ -6702,48 +6764,74 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                               \
-  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+#define HAI_GUESS_ADD(r)                          \
+  x = HAI_ISA(low)(y##r);                         \
+  c##r = HAI_SCAN_DOT(x, four, c##r);             \
+  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
-  high = HAI_ISA(max)(x, high);                                                       \
-  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+#define HAI_GUESS_OUT(r)                                                                  \
+  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
+  if (n > 1)                                                                              \
+    other_high =                                                                          \
+        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                     const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                          const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return query->unit * block->mean_unit *
-         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+  return HAI_ISA(set1)(query->unit * block->mean_unit *
+                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
 }
 
-/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
-HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
-                                            float *score) {
+/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
+                                                         const hai_index_block *block, int at, HAI_INTS sum,
+                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
-  const uint8_t *norm = block->norm;
+             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  HAI_ISA(store)(score + at, x);
+  return HAI_ISA(max)(x, high);
+}
+
+/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
+   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
+                                                    const hai_index_block *block, float *const *score,
+                                                    float *highs) {
+  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
+             other_high = high;
+  HAI_INTS four, other, x, y0, y1, y2, y3;
+  const int32_t *others = query[n - 1].word;
   hai_index g;
   int j, s;
-  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
         four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        other = HAI_ISA(ints1)(others[4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  return HAI_ISA(most)(high);
+  highs[0] = HAI_ISA(most)(high);
+  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
+}
+HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
+                                           float *const *score, float *high) {
+  if (n > 1)
+    HAI_WAY(guess_some)(query, 2, block, score, high);
+  else
+    HAI_WAY(guess_some)(query, 1, block, score, high);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
@@ -7268,48 +7356,74 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                               \
-  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+#define HAI_GUESS_ADD(r)                          \
+  x = HAI_ISA(low)(y##r);                         \
+  c##r = HAI_SCAN_DOT(x, four, c##r);             \
+  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
-  high = HAI_ISA(max)(x, high);                                                       \
-  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+#define HAI_GUESS_OUT(r)                                                                  \
+  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
+  if (n > 1)                                                                              \
+    other_high =                                                                          \
+        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                     const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                          const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return query->unit * block->mean_unit *
-         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+  return HAI_ISA(set1)(query->unit * block->mean_unit *
+                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
 }
 
-/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
-HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
-                                            float *score) {
+/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
+                                                         const hai_index_block *block, int at, HAI_INTS sum,
+                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
-  const uint8_t *norm = block->norm;
+             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  HAI_ISA(store)(score + at, x);
+  return HAI_ISA(max)(x, high);
+}
+
+/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
+   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
+                                                    const hai_index_block *block, float *const *score,
+                                                    float *highs) {
+  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
+             other_high = high;
+  HAI_INTS four, other, x, y0, y1, y2, y3;
+  const int32_t *others = query[n - 1].word;
   hai_index g;
   int j, s;
-  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
         four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        other = HAI_ISA(ints1)(others[4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  return HAI_ISA(most)(high);
+  highs[0] = HAI_ISA(most)(high);
+  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
+}
+HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
+                                           float *const *score, float *high) {
+  if (n > 1)
+    HAI_WAY(guess_some)(query, 2, block, score, high);
+  else
+    HAI_WAY(guess_some)(query, 1, block, score, high);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
@@ -8864,48 +8978,74 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                               \
-  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+#define HAI_GUESS_ADD(r)                          \
+  x = HAI_ISA(low)(y##r);                         \
+  c##r = HAI_SCAN_DOT(x, four, c##r);             \
+  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
-  high = HAI_ISA(max)(x, high);                                                       \
-  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+#define HAI_GUESS_OUT(r)                                                                  \
+  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
+  if (n > 1)                                                                              \
+    other_high =                                                                          \
+        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                     const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                          const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return query->unit * block->mean_unit *
-         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+  return HAI_ISA(set1)(query->unit * block->mean_unit *
+                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
 }
 
-/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
-HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
-                                            float *score) {
+/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
+                                                         const hai_index_block *block, int at, HAI_INTS sum,
+                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
-  const uint8_t *norm = block->norm;
+             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  HAI_ISA(store)(score + at, x);
+  return HAI_ISA(max)(x, high);
+}
+
+/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
+   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
+                                                    const hai_index_block *block, float *const *score,
+                                                    float *highs) {
+  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
+             other_high = high;
+  HAI_INTS four, other, x, y0, y1, y2, y3;
+  const int32_t *others = query[n - 1].word;
   hai_index g;
   int j, s;
-  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
         four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        other = HAI_ISA(ints1)(others[4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  return HAI_ISA(most)(high);
+  highs[0] = HAI_ISA(most)(high);
+  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
+}
+HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
+                                           float *const *score, float *high) {
+  if (n > 1)
+    HAI_WAY(guess_some)(query, 2, block, score, high);
+  else
+    HAI_WAY(guess_some)(query, 1, block, score, high);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
@@ -10329,7 +10469,7 @@ static hai_index hai_look_spans(const hai_plan *plan) {
 }
 /* Of a query: weights, the largest estimate of each block, three numbers of each span. */
 static hai_index hai_look_floats(const hai_plan *plan) {
-  return hai_look_blocks(plan) * (HAI_CHUNK + 1) + 3 * hai_look_spans(plan);
+  return hai_look_blocks(plan) * HAI_CHUNK + hai_look_spans(plan) * (HAI_SPAN_BLOCKS + 3);
 }
 static hai_index hai_look_queries(const hai_plan *plan) {
   return hai_min(plan->n_query, hai_most_looked(plan));
@@ -10756,6 +10896,7 @@ static int hai_index_read(hyperattn_index *index, hai_index flat_kv_head, hai_in
   b->mean_unit = unit[0];
   b->norm_unit = unit[1];
   b->square = unit[2];
+  b->size = y.size;
   return hai_finite(unit[0]) && hai_finite(unit[1]);
 }
 #endif
@@ -14385,9 +14526,11 @@ typedef struct hai_look {
   hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
-  float *high; /* [blocks]: the largest estimate of each, then its weight; infinite: all of it is met */
-  float *span; /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and the
-                           sum of its blocks' squares */
+  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight, or
+                           HAI_WHOLE: all of it is met */
+  float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
+                           the sum of its blocks' squares */
+  int is_whole;         /* is there a block in the span of which all is met? */
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -14406,7 +14549,7 @@ static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai
   look->weight = HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
   look->weight += row * hai_look_floats(plan);
   look->high = look->weight + blocks * HAI_CHUNK;
-  look->span = look->high + blocks;
+  look->span = look->high + hai_look_spans(plan) * HAI_SPAN_BLOCKS;
 }
 /* Are there keys enough to look up? */
 static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
@@ -14437,42 +14580,56 @@ static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int3
   return query;
 }
 
-/* Estimates of a block, softcap included: weight and high. */
-static void hai_look_block(const hai_job *job, const hai_look *look, const hai_index_query *query,
-                           hai_index block) {
-  const hai_kernel *kernel = job->plan->float_kernel;
-  float *score = look->weight + block * HAI_CHUNK, softcap = job->plan->problem->softcap;
-  hai_index_block b;
+/* What a query's estimates of a block become: capped, and none of sinks. */
+static void hai_look_finish(const hai_job *job, hai_look *look, hai_index block) {
+  float *score = look->weight + block * HAI_CHUNK, *high = &look->high[block];
+  float softcap = job->plan->problem->softcap;
   int j;
-  if (!hai_index_read(look->index, hai_flat_kv_head(job), block, &b)) {
-    for (j = 0; j < HAI_CHUNK; j++) score[j] = -hai_inf();
-    look->high[block] = hai_inf();
-    return;
-  }
-  look->high[block] = look->kernel->guess(query, &b, score);
-  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
   if (HAI_SOFTCAP && softcap > 0.0f) {
-    hai_cap_row(kernel, score, softcap);
-    look->high[block] = hai_capped(look->high[block], softcap, hai_inverse(softcap));
+    hai_cap_row(job->plan->float_kernel, score, softcap);
+    *high = hai_capped(*high, softcap, hai_inverse(softcap));
   }
   if (block * HAI_CHUNK >= look->begin) return;
   for (j = 0; j < HAI_CHUNK && block * HAI_CHUNK + j < look->begin; j++) score[j] = -hai_inf();
-  look->high[block] = hai_largest(score, HAI_CHUNK);
+  *high = hai_largest(score, HAI_CHUNK);
+}
+
+/* Estimates of a block, weight and high, for one query or two. */
+static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
+                           hai_index block) {
+  hai_index_block b;
+  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
+  float *score[2], high[2] = {-hai_inf(), -hai_inf()};
+  for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
+  hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
+  if (is_known) look->kernel->guess(query, n, &b, score, high);
+  for (i = 0; i < n; i++) {
+    look[i].high[block] = high[i];
+    if (is_known) {
+      look[i].span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
+      hai_look_finish(job, &look[i], block);
+      continue;
+    }
+    for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
+    look[i].is_whole = 1;
+  }
 }
 
 /* The weights of a span's blocks begin .. end - 1, whose estimates are there. */
-static void hai_look_weigh(const hai_look *look, hai_index begin, hai_index end, float *span) {
+static void hai_look_weigh(const hai_job *job, const hai_look *look, hai_index begin, hai_index end,
+                           float *span) {
   float *high = look->high + begin;
+  hai_index_block b;
   hai_index n = end - begin, block;
-  span[0] = -hai_inf();
+  for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
+  span[0] = hai_largest(high, HAI_SPAN_BLOCKS);
   span[1] = 0.0f;
-  for (block = 0; block < n; block++)
-    if (high[block] > span[0] && high[block] < hai_inf()) span[0] = high[block];
+  if (n <= 0) return;
   if (span[0] == -hai_inf()) span[0] = 0.0f; /* no key has an estimate: all weights are 0 */
-  if (n > 0)
-    span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
-  for (block = 0; block < n; block++)
-    if (high[block] < hai_inf()) high[block] = hai_exp((high[block] - span[0]) * HAI_LOOK_TILT);
+  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
+  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, span[0]);
+  for (block = 0; look->is_whole && block < n; block++)
+    if (!hai_index_read(look->index, hai_flat_kv_head(job), begin + block, &b)) high[block] = HAI_WHOLE;
 }
 
 /* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
@@ -14495,14 +14652,18 @@ HAI_APART void hai_stage_look(hai_job *job) {
       hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
       if (!hai_finite(query[i].unit)) look[i].end = 0;
       look[i].span[3 * job->chunk + 2] = 0.0f;
+      look[i].is_whole = 0;
       end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
     }
     for (block = begin; block < end; block++)
-      for (i = 0; i < n; i++)
-        if (block * HAI_CHUNK < look[i].end) hai_look_block(job, &look[i], &query[i], block);
+      for (i = 0; i < n; i += 2) {
+        int has = block * HAI_CHUNK < look[i].end, both = i + 1 < n && block * HAI_CHUNK < look[i + 1].end;
+        hai_index at = has ? i : i + 1;
+        if (has + both) hai_look_block(job, &look[at], &query[at], has + both, block);
+      }
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(&look[i], begin, hai_max(begin, hai_min(to, look[i].end / HAI_CHUNK)), span);
+      hai_look_weigh(job, &look[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
       if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
     }
   }
@@ -14519,8 +14680,8 @@ typedef struct hai_pick {
   hai_few *few;   /* the query, and where rows of keys and values lie */
   float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
   int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
-  float *share; /* [HAI_LOOK_MET]: of kept keys, ln P_j */
-  float *score; /* [HAI_LOOK_MET]: scores, ln P_j taken off */
+  float *times; /* [HAI_LOOK_MET]: 1 / P_j */
+  float *score; /* [HAI_LOOK_MET]: exact scores */
   hai_index n, n_kept;
   float high, total;   /* the largest estimate, and the sum of all weights by it */
   float blur;          /* the variance of an estimate */
@@ -14565,7 +14726,7 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
       above = factor > 0.0f ? least / factor : hai_inf();
     }
-    if (!(look->high[block] > 0.999f * above) || look->high[block] == hai_inf()) continue;
+    if (!(look->high[block] > 0.999f * above)) continue;
     for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
       heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
   }
@@ -14610,15 +14771,15 @@ static void hai_pick_places(const hai_job *job, hai_pick *pick) {
 }
 
 /* Adds a key that is met; 0: there is no room. */
-static int hai_pick_add(hai_pick *pick, hai_index key, float log_share) {
+static int hai_pick_add(hai_pick *pick, hai_index key, float times) {
   if (pick->n == HAI_LOOK_MET) return 0;
   pick->key[pick->n] = hai_to_int(key);
-  pick->share[pick->n++] = log_share;
+  pick->times[pick->n++] = times;
   return 1;
 }
 static int hai_pick_all(hai_pick *pick, hai_index begin, hai_index end) {
   for (; begin < end; begin++)
-    if (!hai_pick_add(pick, begin, 0.0f)) return 0;
+    if (!hai_pick_add(pick, begin, 1.0f)) return 0;
   return 1;
 }
 
@@ -14631,15 +14792,15 @@ static float hai_pick_least(float shift) {
 /* Keeps keys of a block. */
 static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
   const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits;
+  uint64_t random = pick->hash + HAI_AS(uint64_t, block) * 0x9e3779b97f4a7c15u, hits;
   float shift = HAI_AS(float, random >> 40) * (1.0f / 16777216.0f);
   hai_index key = block * HAI_CHUNK;
-  if (pick->look.high[block] == hai_inf())
+  if (pick->look.high[block] < 0.0f)
     return hai_pick_all(pick, hai_max(key, pick->look.begin), key + HAI_CHUNK);
   if (!(pick->look.high[block] * 1.001f > level * hai_pick_least(shift))) return 1;
   for (hits = pick->look.kernel->picked(weight, pick->place, shift, level); hits; hits &= hits - 1) {
     int j = hai_lowest_bit(hits);
-    if (!hai_pick_add(pick, key + j, weight[j] < level ? hai_log(weight[j] / level) : 0.0f)) return 0;
+    if (!hai_pick_add(pick, key + j, weight[j] < level ? level / weight[j] : 1.0f)) return 0;
   }
   return 1;
 }
@@ -14689,7 +14850,6 @@ static int hai_pick_rows(const hai_pick *pick, hai_index at) {
 HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
   hai_few *few = pick->few;
   const hai_few_kernel *kernel = few->kernel->few;
-  float *log_weight = few->bias;
   hai_index at;
   int n, j;
   hai_state_begin(HAI_SINKS && job->plan->problem->sink ? job->plan->problem->sink[job->head] : -hai_inf(),
@@ -14702,40 +14862,45 @@ HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
     values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
     kernel->scores(&keys, few->packed, 1, few->score);
     hai_few_finish_scores(job, few, 0, few->score, HAI_NULL);
-    for (j = 0; j < n; j++) {
-      log_weight[j] = -pick->share[at + j];
-      pick->score[at + j] = few->score[j] - pick->share[at + j];
-    }
+    HYPERATTN_MEMCPY(pick->score + at, few->score, HAI_AS(size_t, n) * sizeof(float));
     few->visible[0] = hai_lane_bits(0, n);
-    kernel->softmax(few->score, 1, n, log_weight, few->visible, few->m, few->l, few->factor);
+    kernel->softmax(few->score, 1, n, HAI_NULL, few->visible, few->m, few->l, few->factor);
+    for (j = 0; j < n; j++) {
+      float more = few->score[j] * (pick->times[at + j] - 1.0f);
+      few->score[j] += more;
+      few->l[0] += more;
+    }
     kernel->values(&values, few->score, few->factor, 1, few->o);
   }
 }
 
-/* The relative error of what was met, and shares of it, by every step-th key where many are kept: what they
-   add up to stands for all. */
+/* The relative error of what was met, and shares of it. Of many kept keys every step-th tells how far values
+   are from the result, as weighted. */
 static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *met) {
   const hai_few *few = pick->few;
   hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
   float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f, each = HAI_AS(float, step);
+  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, far = 0.0f, judged = 0.0f;
   met->pinned = met->sampled = 0.0f;
   for (t = 0; t < dim; t++) {
     out[t] = few->o[t] * inverse;
     norm += out[t] * out[t];
   }
   for (i = 0; i < pick->look.begin; i++) met->pinned += hai_share(pick->score[i], few->m[0]) * inverse;
-  for (; i < pick->look.begin + pick->n_kept; i += step) {
-    float a = hai_share(pick->score[i], few->m[0]) * inverse, apart;
-    met->sampled += a * each;
-    if (pick->share[i] == 0.0f) continue;
-    apart = pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
-    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart * each;
-    distance += a * apart * each;
-    sum += a * each;
-    n += each;
+  for (; i < pick->look.begin + pick->n_kept; i++) {
+    float a = hai_share(pick->score[i], few->m[0]) * pick->times[i] * inverse, square;
+    met->sampled += a;
+    if (pick->times[i] == 1.0f) continue;
+    square = (1.0f - 1.0f / pick->times[i]) * a * a;
+    n += 1.0f;
+    share += a;
+    squares += square;
+    if (i % step) continue;
+    judged += square;
+    far += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
-  if (n > 0.0f) variance += sum * distance / (n * (n + 1.0f));
+  if (n > 0.0f) squares += share * share / (n * (n + 1.0f));
+  variance = judged > 0.0f ? squares * (far / judged) : squares * norm;
   met->error = hai_relative(variance, norm);
 }
 
@@ -14751,7 +14916,7 @@ static hai_pick *hai_pick_place(const hai_job *job) {
       HAI_PLACE(hai_pick, HAI_REINTERPRET(char *, job->tile) + hai_round_up(hai_few_bytes(job->plan)));
   char *at = HAI_REINTERPRET(char *, pick) + hai_round_up(sizeof *pick);
   pick->place = hai_carve(&at, HAI_CHUNK);
-  pick->share = hai_carve(&at, HAI_LOOK_MET);
+  pick->times = hai_carve(&at, HAI_LOOK_MET);
   pick->score = hai_carve(&at, HAI_LOOK_MET);
   pick->key = HAI_PLACE(int32_t, at);
   return pick;
@@ -17310,6 +17475,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LEAST_SQUARE
 #undef HAI_LEAST_UNIT
 #undef HAI_LONG_SUMS
+#undef HAI_LOOK_AHEAD
 #undef HAI_LOOK_BLUR
 #undef HAI_LOOK_JUDGED
 #undef HAI_LOOK_LEAST

@@ -111,6 +111,7 @@ static int hai_index_read(hyperattn_index *index, hai_index flat_kv_head, hai_in
   b->mean_unit = unit[0];
   b->norm_unit = unit[1];
   b->square = unit[2];
+  b->size = y.size;
   return hai_finite(unit[0]) && hai_finite(unit[1]);
 }
 #endif

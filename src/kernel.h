@@ -70,6 +70,7 @@ typedef struct hai_index_block {
   const uint8_t *mean; /* [4 n_words] */
   float mean_unit, norm_unit;
   float square; /* the mean over keys of the squared distance from the mean */
+  size_t size;  /* bytes from block to block */
 } hai_index_block;
 
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
@@ -112,8 +113,10 @@ typedef struct hai_scan_kernel {
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
-  /* score[j] = the estimated product of the query and key j of a block; returns the largest. */
-  float (*guess)(const hai_index_query *query, const hai_index_block *block, float *score);
+  /* score[i][j] = the estimated product of query i and key j of a block, high[i] the largest of them, for one
+     query or two. */
+  void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
+                float *high);
   /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
      above. Returns their sum. */
   float (*weigh)(float *score, hai_index n, float tilt, float high);

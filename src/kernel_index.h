@@ -7,48 +7,74 @@
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                               \
-  c##r = HAI_SCAN_DOT(HAI_ISA(low)(y##r), four, c##r); \
+#define HAI_GUESS_ADD(r)                          \
+  x = HAI_ISA(low)(y##r);                         \
+  c##r = HAI_SCAN_DOT(x, four, c##r);             \
+  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));               \
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(norm + r * HAI_WIDTH), unit), x, base); \
-  high = HAI_ISA(max)(x, high);                                                       \
-  HAI_ISA(store)(score + r * HAI_WIDTH, x);
+#define HAI_GUESS_OUT(r)                                                                  \
+  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
+  if (n > 1)                                                                              \
+    other_high =                                                                          \
+        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                     const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                          const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return query->unit * block->mean_unit *
-         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
+  return HAI_ISA(set1)(query->unit * block->mean_unit *
+                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
 }
 
-/* Four registers of keys at a time, so that each has its sums: 4 sums, 4 codes, one word, 9 of 16. */
-HAI_SCAN_TARGET static float HAI_WAY(guess)(const hai_index_query *query, const hai_index_block *block,
-                                            float *score) {
+/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
+                                                         const hai_index_block *block, int at, HAI_INTS sum,
+                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             base = HAI_ISA(set1)(HAI_WAY(guess_mean)(query, block)), high = HAI_ISA(set1)(-hai_inf()), x;
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum), four, y0, y1, y2, y3;
-  const uint8_t *norm = block->norm;
+             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
+  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  HAI_ISA(store)(score + at, x);
+  return HAI_ISA(max)(x, high);
+}
+
+/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
+   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
+                                                    const hai_index_block *block, float *const *score,
+                                                    float *highs) {
+  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
+             other_high = high;
+  HAI_INTS four, other, x, y0, y1, y2, y3;
+  const int32_t *others = query[n - 1].word;
   hai_index g;
   int j, s;
-  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH, norm += 4 * HAI_WIDTH, score += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0;
+  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
+    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
         four = HAI_ISA(ints1)(query->word[4 * g + s]);
+        other = HAI_ISA(ints1)(others[4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  return HAI_ISA(most)(high);
+  highs[0] = HAI_ISA(most)(high);
+  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
+}
+HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
+                                           float *const *score, float *high) {
+  if (n > 1)
+    HAI_WAY(guess_some)(query, 2, block, score, high);
+  else
+    HAI_WAY(guess_some)(query, 1, block, score, high);
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {

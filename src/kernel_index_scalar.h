@@ -8,8 +8,7 @@ static int32_t hai_index_product(const uint8_t *code, int32_t word) {
          code[2] * HAI_AS(int8_t, four >> 16 & 255u) + code[3] * HAI_AS(int8_t, four >> 24);
 }
 
-static float hai_index_guess_scalar(const hai_index_query *query, const hai_index_block *block,
-                                    float *score) {
+static float hai_index_guess_one(const hai_index_query *query, const hai_index_block *block, float *score) {
   int32_t mean = -HAI_MEAN_RAISED * query->sum;
   float high = -hai_inf(), base;
   hai_index w;
@@ -30,6 +29,11 @@ static float hai_index_guess_scalar(const hai_index_query *query, const hai_inde
     high = score[j] > high ? score[j] : high;
   }
   return high;
+}
+static void hai_index_guess_scalar(const hai_index_query *query, int n, const hai_index_block *block,
+                                   float *const *score, float *high) {
+  int i;
+  for (i = 0; i < n; i++) high[i] = hai_index_guess_one(query + i, block, score[i]);
 }
 
 static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float high) {

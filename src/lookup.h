@@ -22,9 +22,11 @@ typedef struct hai_look {
   hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
-  float *high; /* [blocks]: the largest estimate of each, then its weight; infinite: all of it is met */
-  float *span; /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and the
-                           sum of its blocks' squares */
+  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight, or
+                           HAI_WHOLE: all of it is met */
+  float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
+                           the sum of its blocks' squares */
+  int is_whole;         /* is there a block in the span of which all is met? */
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -43,7 +45,7 @@ static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai
   look->weight = HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
   look->weight += row * hai_look_floats(plan);
   look->high = look->weight + blocks * HAI_CHUNK;
-  look->span = look->high + blocks;
+  look->span = look->high + hai_look_spans(plan) * HAI_SPAN_BLOCKS;
 }
 /* Are there keys enough to look up? */
 static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
@@ -74,42 +76,56 @@ static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int3
   return query;
 }
 
-/* Estimates of a block, softcap included: weight and high. */
-static void hai_look_block(const hai_job *job, const hai_look *look, const hai_index_query *query,
-                           hai_index block) {
-  const hai_kernel *kernel = job->plan->float_kernel;
-  float *score = look->weight + block * HAI_CHUNK, softcap = job->plan->problem->softcap;
-  hai_index_block b;
+/* What a query's estimates of a block become: capped, and none of sinks. */
+static void hai_look_finish(const hai_job *job, hai_look *look, hai_index block) {
+  float *score = look->weight + block * HAI_CHUNK, *high = &look->high[block];
+  float softcap = job->plan->problem->softcap;
   int j;
-  if (!hai_index_read(look->index, hai_flat_kv_head(job), block, &b)) {
-    for (j = 0; j < HAI_CHUNK; j++) score[j] = -hai_inf();
-    look->high[block] = hai_inf();
-    return;
-  }
-  look->high[block] = look->kernel->guess(query, &b, score);
-  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
   if (HAI_SOFTCAP && softcap > 0.0f) {
-    hai_cap_row(kernel, score, softcap);
-    look->high[block] = hai_capped(look->high[block], softcap, hai_inverse(softcap));
+    hai_cap_row(job->plan->float_kernel, score, softcap);
+    *high = hai_capped(*high, softcap, hai_inverse(softcap));
   }
   if (block * HAI_CHUNK >= look->begin) return;
   for (j = 0; j < HAI_CHUNK && block * HAI_CHUNK + j < look->begin; j++) score[j] = -hai_inf();
-  look->high[block] = hai_largest(score, HAI_CHUNK);
+  *high = hai_largest(score, HAI_CHUNK);
+}
+
+/* Estimates of a block, weight and high, for one query or two. */
+static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
+                           hai_index block) {
+  hai_index_block b;
+  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
+  float *score[2], high[2] = {-hai_inf(), -hai_inf()};
+  for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
+  hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
+  if (is_known) look->kernel->guess(query, n, &b, score, high);
+  for (i = 0; i < n; i++) {
+    look[i].high[block] = high[i];
+    if (is_known) {
+      look[i].span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
+      hai_look_finish(job, &look[i], block);
+      continue;
+    }
+    for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
+    look[i].is_whole = 1;
+  }
 }
 
 /* The weights of a span's blocks begin .. end - 1, whose estimates are there. */
-static void hai_look_weigh(const hai_look *look, hai_index begin, hai_index end, float *span) {
+static void hai_look_weigh(const hai_job *job, const hai_look *look, hai_index begin, hai_index end,
+                           float *span) {
   float *high = look->high + begin;
+  hai_index_block b;
   hai_index n = end - begin, block;
-  span[0] = -hai_inf();
+  for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
+  span[0] = hai_largest(high, HAI_SPAN_BLOCKS);
   span[1] = 0.0f;
-  for (block = 0; block < n; block++)
-    if (high[block] > span[0] && high[block] < hai_inf()) span[0] = high[block];
+  if (n <= 0) return;
   if (span[0] == -hai_inf()) span[0] = 0.0f; /* no key has an estimate: all weights are 0 */
-  if (n > 0)
-    span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
-  for (block = 0; block < n; block++)
-    if (high[block] < hai_inf()) high[block] = hai_exp((high[block] - span[0]) * HAI_LOOK_TILT);
+  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
+  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, span[0]);
+  for (block = 0; look->is_whole && block < n; block++)
+    if (!hai_index_read(look->index, hai_flat_kv_head(job), begin + block, &b)) high[block] = HAI_WHOLE;
 }
 
 /* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
@@ -132,14 +148,18 @@ HAI_APART void hai_stage_look(hai_job *job) {
       hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
       if (!hai_finite(query[i].unit)) look[i].end = 0;
       look[i].span[3 * job->chunk + 2] = 0.0f;
+      look[i].is_whole = 0;
       end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
     }
     for (block = begin; block < end; block++)
-      for (i = 0; i < n; i++)
-        if (block * HAI_CHUNK < look[i].end) hai_look_block(job, &look[i], &query[i], block);
+      for (i = 0; i < n; i += 2) {
+        int has = block * HAI_CHUNK < look[i].end, both = i + 1 < n && block * HAI_CHUNK < look[i + 1].end;
+        hai_index at = has ? i : i + 1;
+        if (has + both) hai_look_block(job, &look[at], &query[at], has + both, block);
+      }
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(&look[i], begin, hai_max(begin, hai_min(to, look[i].end / HAI_CHUNK)), span);
+      hai_look_weigh(job, &look[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
       if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
     }
   }

@@ -6,8 +6,8 @@ typedef struct hai_pick {
   hai_few *few;   /* the query, and where rows of keys and values lie */
   float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
   int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
-  float *share; /* [HAI_LOOK_MET]: of kept keys, ln P_j */
-  float *score; /* [HAI_LOOK_MET]: scores, ln P_j taken off */
+  float *times; /* [HAI_LOOK_MET]: 1 / P_j */
+  float *score; /* [HAI_LOOK_MET]: exact scores */
   hai_index n, n_kept;
   float high, total;   /* the largest estimate, and the sum of all weights by it */
   float blur;          /* the variance of an estimate */
@@ -52,7 +52,7 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
       above = factor > 0.0f ? least / factor : hai_inf();
     }
-    if (!(look->high[block] > 0.999f * above) || look->high[block] == hai_inf()) continue;
+    if (!(look->high[block] > 0.999f * above)) continue;
     for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
       heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
   }
@@ -97,15 +97,15 @@ static void hai_pick_places(const hai_job *job, hai_pick *pick) {
 }
 
 /* Adds a key that is met; 0: there is no room. */
-static int hai_pick_add(hai_pick *pick, hai_index key, float log_share) {
+static int hai_pick_add(hai_pick *pick, hai_index key, float times) {
   if (pick->n == HAI_LOOK_MET) return 0;
   pick->key[pick->n] = hai_to_int(key);
-  pick->share[pick->n++] = log_share;
+  pick->times[pick->n++] = times;
   return 1;
 }
 static int hai_pick_all(hai_pick *pick, hai_index begin, hai_index end) {
   for (; begin < end; begin++)
-    if (!hai_pick_add(pick, begin, 0.0f)) return 0;
+    if (!hai_pick_add(pick, begin, 1.0f)) return 0;
   return 1;
 }
 
@@ -118,15 +118,15 @@ static float hai_pick_least(float shift) {
 /* Keeps keys of a block. */
 static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
   const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits;
+  uint64_t random = pick->hash + HAI_AS(uint64_t, block) * 0x9e3779b97f4a7c15u, hits;
   float shift = HAI_AS(float, random >> 40) * (1.0f / 16777216.0f);
   hai_index key = block * HAI_CHUNK;
-  if (pick->look.high[block] == hai_inf())
+  if (pick->look.high[block] < 0.0f)
     return hai_pick_all(pick, hai_max(key, pick->look.begin), key + HAI_CHUNK);
   if (!(pick->look.high[block] * 1.001f > level * hai_pick_least(shift))) return 1;
   for (hits = pick->look.kernel->picked(weight, pick->place, shift, level); hits; hits &= hits - 1) {
     int j = hai_lowest_bit(hits);
-    if (!hai_pick_add(pick, key + j, weight[j] < level ? hai_log(weight[j] / level) : 0.0f)) return 0;
+    if (!hai_pick_add(pick, key + j, weight[j] < level ? level / weight[j] : 1.0f)) return 0;
   }
   return 1;
 }
@@ -176,7 +176,6 @@ static int hai_pick_rows(const hai_pick *pick, hai_index at) {
 HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
   hai_few *few = pick->few;
   const hai_few_kernel *kernel = few->kernel->few;
-  float *log_weight = few->bias;
   hai_index at;
   int n, j;
   hai_state_begin(HAI_SINKS && job->plan->problem->sink ? job->plan->problem->sink[job->head] : -hai_inf(),
@@ -189,40 +188,45 @@ HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
     values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
     kernel->scores(&keys, few->packed, 1, few->score);
     hai_few_finish_scores(job, few, 0, few->score, HAI_NULL);
-    for (j = 0; j < n; j++) {
-      log_weight[j] = -pick->share[at + j];
-      pick->score[at + j] = few->score[j] - pick->share[at + j];
-    }
+    HYPERATTN_MEMCPY(pick->score + at, few->score, HAI_AS(size_t, n) * sizeof(float));
     few->visible[0] = hai_lane_bits(0, n);
-    kernel->softmax(few->score, 1, n, log_weight, few->visible, few->m, few->l, few->factor);
+    kernel->softmax(few->score, 1, n, HAI_NULL, few->visible, few->m, few->l, few->factor);
+    for (j = 0; j < n; j++) {
+      float more = few->score[j] * (pick->times[at + j] - 1.0f);
+      few->score[j] += more;
+      few->l[0] += more;
+    }
     kernel->values(&values, few->score, few->factor, 1, few->o);
   }
 }
 
-/* The relative error of what was met, and shares of it, by every step-th key where many are kept: what they
-   add up to stands for all. */
+/* The relative error of what was met, and shares of it. Of many kept keys every step-th tells how far values
+   are from the result, as weighted. */
 static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *met) {
   const hai_few *few = pick->few;
   hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
   float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance = 0.0f, sum = 0.0f, distance = 0.0f, norm = 0.0f, n = 0.0f, each = HAI_AS(float, step);
+  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, far = 0.0f, judged = 0.0f;
   met->pinned = met->sampled = 0.0f;
   for (t = 0; t < dim; t++) {
     out[t] = few->o[t] * inverse;
     norm += out[t] * out[t];
   }
   for (i = 0; i < pick->look.begin; i++) met->pinned += hai_share(pick->score[i], few->m[0]) * inverse;
-  for (; i < pick->look.begin + pick->n_kept; i += step) {
-    float a = hai_share(pick->score[i], few->m[0]) * inverse, apart;
-    met->sampled += a * each;
-    if (pick->share[i] == 0.0f) continue;
-    apart = pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
-    variance += (1.0f - hai_exp(pick->share[i])) * a * a * apart * each;
-    distance += a * apart * each;
-    sum += a * each;
-    n += each;
+  for (; i < pick->look.begin + pick->n_kept; i++) {
+    float a = hai_share(pick->score[i], few->m[0]) * pick->times[i] * inverse, square;
+    met->sampled += a;
+    if (pick->times[i] == 1.0f) continue;
+    square = (1.0f - 1.0f / pick->times[i]) * a * a;
+    n += 1.0f;
+    share += a;
+    squares += square;
+    if (i % step) continue;
+    judged += square;
+    far += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
-  if (n > 0.0f) variance += sum * distance / (n * (n + 1.0f));
+  if (n > 0.0f) squares += share * share / (n * (n + 1.0f));
+  variance = judged > 0.0f ? squares * (far / judged) : squares * norm;
   met->error = hai_relative(variance, norm);
 }
 
@@ -238,7 +242,7 @@ static hai_pick *hai_pick_place(const hai_job *job) {
       HAI_PLACE(hai_pick, HAI_REINTERPRET(char *, job->tile) + hai_round_up(hai_few_bytes(job->plan)));
   char *at = HAI_REINTERPRET(char *, pick) + hai_round_up(sizeof *pick);
   pick->place = hai_carve(&at, HAI_CHUNK);
-  pick->share = hai_carve(&at, HAI_LOOK_MET);
+  pick->times = hai_carve(&at, HAI_LOOK_MET);
   pick->score = hai_carve(&at, HAI_LOOK_MET);
   pick->key = HAI_PLACE(int32_t, at);
   return pick;

@@ -261,6 +261,9 @@
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
+#ifndef HAI_LOOK_AHEAD
+#define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
+#endif
 #define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */

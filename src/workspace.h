@@ -201,7 +201,7 @@ static hai_index hai_look_spans(const hai_plan *plan) {
 }
 /* Of a query: weights, the largest estimate of each block, three numbers of each span. */
 static hai_index hai_look_floats(const hai_plan *plan) {
-  return hai_look_blocks(plan) * (HAI_CHUNK + 1) + 3 * hai_look_spans(plan);
+  return hai_look_blocks(plan) * HAI_CHUNK + hai_look_spans(plan) * (HAI_SPAN_BLOCKS + 3);
 }
 static hai_index hai_look_queries(const hai_plan *plan) {
   return hai_min(plan->n_query, hai_most_looked(plan));

@@ -95,25 +95,27 @@ static void test_estimates(void **state) {
     for (int64_t t = 0; t < c.problem.n_key * dim; t++) c.k[t] += t % dim == 3 ? 9.0f : 0.0f;
     kept_index x = new_index(&c.problem, c.problem.n_key, 0);
     append(&x, &c.problem, c.problem.n_key);
-    float *packed = (float *)test_alloc((size_t)dim * sizeof *packed), score[BLOCK], plain[BLOCK];
+    float *packed = (float *)test_alloc((size_t)dim * sizeof *packed), score[2 * BLOCK], plain[BLOCK];
     int32_t *word = (int32_t *)test_alloc(1024 * sizeof *word);
     hai_plan plan;
     memset(&plan, 0, sizeof plan);
     plan.head_dim = dim;
     memcpy(packed, c.q, (size_t)dim * sizeof *packed);
-    hai_index_query query = hai_look_encode(&plan, packed, word);
+    hai_index_query query = hai_look_encode(&plan, packed, word), two[2] = {query, query};
     double squares = 0.0, norm = 0.0, bias = 0.0;
     for (int64_t t = 0; t < dim; t++) norm += (double)c.q[t] * c.q[t];
     for (hai_index b = 0; b < 16; b++) {
       hai_index_block block;
       assert_true(hai_index_read(x.index, 0, b, &block));
-      float most = hai_index_guess_scalar(&query, &block, plain);
+      float most = hai_index_guess_one(&two[0], &block, plain);
       for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++)
         for (int least = 0; least < 2 && hai_kernel_of((hyperattn_isa)isa); least++) {
           const hai_scan_kernel *k =
               hai_scan_kernel_by(hai_kernel_of((hyperattn_isa)isa), least ? 0 : hai_cpu());
-          float high = k->guess(&query, &block, score);
-          assert_below(fabs((double)high - most), 1e-4);
+          float high[2], *scores[2] = {score, score + BLOCK};
+          k->guess(two, least + 1, &block, scores, high);
+          assert_true(!least || !memcmp(score, score + BLOCK, BLOCK * sizeof *score));
+          assert_below(fabs((double)high[least] - most), 1e-4);
           for (int j = 0; j < BLOCK; j++) assert_below(fabs((double)score[j] - plain[j]), 1e-4);
         }
       for (int j = 0; j < BLOCK; j++) {
