@@ -1208,11 +1208,13 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
+#define HAI_LOOK_ERROR 0.65f /* the deviation of an estimate, over |query| and what its key's step is worth */
+#define HAI_LOOK_MOST 4.0f   /* one that is larger tells nothing: the key is met for sure */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
-#ifndef HAI_LOOK_AHEAD
+#define HAI_LOOK_COST 0.13f     /* of reading the index, over that of meeting every key */
+#define HAI_LOOK_KEY_COST 28.0f /* of what a query keeps for each of the first budget, in keys in a row */
 #define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
-#endif
 #define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
@@ -1656,6 +1658,7 @@ typedef struct hai_index_query {
   hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
   int32_t sum;         /* of all codes */
   float unit;
+  float more; /* what is added to a score for each unit of its key's norm: it grows with what it may err */
 } hai_index_query;
 
 /* A block of an index (index.h). */
@@ -1708,8 +1711,8 @@ typedef struct hai_scan_kernel {
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
-  /* score[i][j] = the estimated product of query i and key j of a block, high[i] the largest of them, for one
-     query or two. */
+  /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, high[i] the
+     largest of them, for one query or two. */
   void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
                 float *high);
   /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
@@ -2066,8 +2069,9 @@ static float hai_index_guess_one(const hai_index_query *query, const hai_index_b
       for (y = 0; y < 4; y++) four[y] = HAI_AS(uint8_t, code[y] >> w % 4 * 2 & 3);
       sum += hai_index_product(four, query->word[w]);
     }
-    score[j] = HAI_AS(float, block->norm[j]) * (query->unit * block->norm_unit) *
-                   HAI_AS(float, 2 * sum - 3 * query->sum) +
+    score[j] = HAI_AS(float, block->norm[j]) *
+                   (HAI_AS(float, 2 * sum - 3 * query->sum) * (query->unit * block->norm_unit) +
+                    query->more * block->norm_unit) +
                base;
     high = score[j] > high ? score[j] : high;
   }
@@ -3923,8 +3927,9 @@ HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *
                                                          HAI_VECTOR base, HAI_VECTOR high, float *score) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             more = HAI_ISA(set1)(query->more * block->norm_unit),
              x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
   HAI_ISA(store)(score + at, x);
   return HAI_ISA(max)(x, high);
 }
@@ -4514,8 +4519,9 @@ HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *
                                                          HAI_VECTOR base, HAI_VECTOR high, float *score) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             more = HAI_ISA(set1)(query->more * block->norm_unit),
              x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
   HAI_ISA(store)(score + at, x);
   return HAI_ISA(max)(x, high);
 }
@@ -6792,8 +6798,9 @@ HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *
                                                          HAI_VECTOR base, HAI_VECTOR high, float *score) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             more = HAI_ISA(set1)(query->more * block->norm_unit),
              x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
   HAI_ISA(store)(score + at, x);
   return HAI_ISA(max)(x, high);
 }
@@ -7384,8 +7391,9 @@ HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *
                                                          HAI_VECTOR base, HAI_VECTOR high, float *score) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             more = HAI_ISA(set1)(query->more * block->norm_unit),
              x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
   HAI_ISA(store)(score + at, x);
   return HAI_ISA(max)(x, high);
 }
@@ -9006,8 +9014,9 @@ HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *
                                                          HAI_VECTOR base, HAI_VECTOR high, float *score) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             more = HAI_ISA(set1)(query->more * block->norm_unit),
              x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
   HAI_ISA(store)(score + at, x);
   return HAI_ISA(max)(x, high);
 }
@@ -14457,6 +14466,17 @@ HAI_APART void hai_stage_merge(hai_job *job) {
    coordinate has a part in every other, so that none is larger than the others for long. */
 
 #if HAI_INDEX
+/* The largest |x[i]|; infinite or NaN where a number is not finite. By bits, which order as the numbers do. */
+static float hai_largest_size(const float *x, hai_index n) {
+  uint32_t most = 0;
+  hai_index i;
+  for (i = 0; i < n; i++) {
+    uint32_t size = hai_bits(x[i]) & 0x7fffffffu;
+    most = size > most ? size : most;
+  }
+  return hai_float(most);
+}
+
 /* Does the sign of coordinate t change? */
 static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
 
@@ -14527,10 +14547,10 @@ typedef struct hai_look {
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
   float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight, or
-                           HAI_WHOLE: all of it is met */
+                           HAI_WHOLE: some of it is met for sure */
   float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
                            the sum of its blocks' squares */
-  int is_whole;         /* is there a block in the span of which all is met? */
+  int is_sure;          /* are there keys in the span that are met for sure? Their weight is HAI_WHOLE */
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -14554,43 +14574,63 @@ static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai
 /* Are there keys enough to look up? */
 static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
 
+#ifndef HYPERATTN_NO_COST
+/* What a call is expected to cost, over what exact attention would: the index is read, and a few times the
+   first budget of keys, which lie anywhere. */
+static float hai_look_cost(const hai_plan *plan) {
+  float n = HAI_AS(float, plan->n_key), near = HAI_AS(float, plan->window + plan->sink_keys);
+  float cost = HAI_LOOK_COST + (near + HAI_LOOK_KEY_COST * HAI_AS(float, plan->sample_size)) / n;
+  return cost < 0.999f ? cost : 0.999f; /* 1 is for what is exact */
+}
+#endif
+
 /* ---- Stage LOOK ---- */
 
 /* Turned and made codes: word [n_words], packed [head_dim] the query times the scale. A unit that is not
    finite: the query is not. */
 static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int32_t *word) {
   hai_block_layout y = hai_block_layout_of(plan->head_dim);
-  hai_index_query query = {word, y.groups, y.words, 0, 0.0f};
-  float largest = 0.0f, inverse;
+  hai_index_query query = {word, y.groups, y.words, 0, 0.0f, 0.0f};
+  float largest, inverse, square = 0.0f;
   hai_index t;
   hai_turn_one(packed, plan->head_dim);
-  for (t = 0; t < plan->head_dim; t++) {
-    float size = packed[t] < 0.0f ? -packed[t] : packed[t];
-    if (!(size <= largest)) largest = size;
-  }
+  largest = hai_largest_size(packed, plan->head_dim);
   HYPERATTN_MEMSET(word, 0, HAI_AS(size_t, y.words) * sizeof *word);
   query.unit = largest * (1.0f / 127.0f);
   inverse = 127.0f / largest;
   if (!hai_finite(largest) || !hai_finite(inverse)) return query;
   for (t = 0; t < plan->head_dim; t++) {
     int code = HAI_AS(int, packed[t] * inverse + 127.5f) - 127;
+    square += packed[t] * packed[t];
     query.sum += code;
     word[t / 4] |= HAI_AS(int32_t, (HAI_AS(uint32_t, code) & 255u) << t % 4 * 8);
   }
+  query.more = HAI_LOOK_SURE * HAI_LOOK_ERROR * hai_sqrt(square);
   return query;
 }
 
-/* What a query's estimates of a block become: capped, and none of sinks. */
-static void hai_look_finish(const hai_job *job, hai_look *look, hai_index block) {
+/* May the estimate of a key err so much that it tells nothing? Its norm code times norm_unit is `norm`. */
+static int hai_look_is_sure(const hai_index_query *query, float norm) {
+  return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
+}
+
+/* What a query's estimates of a block become: capped, and none of sinks and of keys that are met for sure. */
+static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_query *query,
+                            const hai_index_block *b, hai_index block) {
   float *score = look->weight + block * HAI_CHUNK, *high = &look->high[block];
   float softcap = job->plan->problem->softcap;
-  int j;
+  int is_sure = hai_look_is_sure(query, 127.0f * b->norm_unit), j;
   if (HAI_SOFTCAP && softcap > 0.0f) {
     hai_cap_row(job->plan->float_kernel, score, softcap);
     *high = hai_capped(*high, softcap, hai_inverse(softcap));
   }
-  if (block * HAI_CHUNK >= look->begin) return;
-  for (j = 0; j < HAI_CHUNK && block * HAI_CHUNK + j < look->begin; j++) score[j] = -hai_inf();
+  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b->square;
+  look->is_sure |= is_sure;
+  if (block * HAI_CHUNK >= look->begin && !is_sure) return;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (block * HAI_CHUNK + j < look->begin ||
+        hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit))
+      score[j] = -hai_inf();
   *high = hai_largest(score, HAI_CHUNK);
 }
 
@@ -14601,35 +14641,46 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
   int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
   float *score[2], high[2] = {-hai_inf(), -hai_inf()};
   for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
-  hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
+  if (block + HAI_LOOK_AHEAD < look->end / HAI_CHUNK)
+    hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
     look[i].high[block] = high[i];
     if (is_known) {
-      look[i].span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
-      hai_look_finish(job, &look[i], block);
+      hai_look_finish(job, &look[i], &query[i], &b, block);
       continue;
     }
     for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
-    look[i].is_whole = 1;
+    look[i].is_sure = 1;
   }
 }
 
-/* The weights of a span's blocks begin .. end - 1, whose estimates are there. */
-static void hai_look_weigh(const hai_job *job, const hai_look *look, hai_index begin, hai_index end,
-                           float *span) {
-  float *high = look->high + begin;
+/* Weights of the keys of a block that are met for sure: HAI_WHOLE, the block's too. */
+static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_index_query *query,
+                          hai_index block) {
   hai_index_block b;
+  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), j;
+  if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
+  look->high[block] = HAI_WHOLE;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
+      look->weight[block * HAI_CHUNK + j] = HAI_WHOLE;
+}
+
+/* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any
+   estimate are 0. */
+static void hai_look_weigh(const hai_job *job, const hai_look *look, const hai_index_query *query,
+                           hai_index begin, hai_index end, float *span) {
+  float *high = look->high + begin, from;
   hai_index n = end - begin, block;
   for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
   span[0] = hai_largest(high, HAI_SPAN_BLOCKS);
   span[1] = 0.0f;
   if (n <= 0) return;
-  if (span[0] == -hai_inf()) span[0] = 0.0f; /* no key has an estimate: all weights are 0 */
-  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
-  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, span[0]);
-  for (block = 0; look->is_whole && block < n; block++)
-    if (!hai_index_read(look->index, hai_flat_kv_head(job), begin + block, &b)) high[block] = HAI_WHOLE;
+  from = hai_shift(span[0]);
+  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, from);
+  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, from);
+  for (block = begin; look->is_sure && block < end; block++) hai_look_mark(job, look, query, block);
 }
 
 /* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
@@ -14652,7 +14703,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
       hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
       if (!hai_finite(query[i].unit)) look[i].end = 0;
       look[i].span[3 * job->chunk + 2] = 0.0f;
-      look[i].is_whole = 0;
+      look[i].is_sure = 0;
       end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
     }
     for (block = begin; block < end; block++)
@@ -14663,7 +14714,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
       }
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(job, &look[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
+      hai_look_weigh(job, &look[i], &query[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
       if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
     }
   }
@@ -14677,7 +14728,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
 #if HAI_INDEX
 typedef struct hai_pick {
   hai_look look;
-  hai_few *few;   /* the query, and where rows of keys and values lie */
+  hai_few *few; /* the query, and where rows of keys and values lie */
   float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
   int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
   float *times; /* [HAI_LOOK_MET]: 1 / P_j */
@@ -14686,6 +14737,7 @@ typedef struct hai_pick {
   float high, total;   /* the largest estimate, and the sum of all weights by it */
   float blur;          /* the variance of an estimate */
   float budget, level; /* of the weights by `high` */
+  float rest;          /* the sum of those below the level */
   uint64_t hash;       /* of the seed and the query */
 } hai_pick;
 
@@ -14726,34 +14778,56 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
       above = factor > 0.0f ? least / factor : hai_inf();
     }
-    if (!(look->high[block] > 0.999f * above)) continue;
+    if (look->high[block] >= 0.0f && !(look->high[block] > 0.999f * above)) continue;
     for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
       heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
   }
   return n;
 }
 
-/* The level at which the sum of min(1, w_j / level) is the budget: weights above it are as good as 1, and
-   what is left of the budget is for the others. It falls from total / budget on, as more and more weights are
-   above it; those below an eighth of that are taken for small. */
-static void hai_pick_level(hai_pick *pick) {
-  float *heavy = pick->score, least = pick->total / (8.0f * pick->budget), level = pick->total / pick->budget;
-  float rest = pick->total, left = pick->budget, next = 0.0f;
+/* The sum of all weights below the level. */
+static float hai_pick_rest(const hai_pick *pick) {
+  const hai_look *look = &pick->look;
+  float sum = 0.0f, lost = 0.0f;
+  hai_index key;
+  for (key = 0; key < look->end; key++) {
+    float weight = look->weight[key] * hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
+    if (weight > 0.0f && weight < pick->level) sum = hai_two_sum(sum, weight, &lost);
+  }
+  return sum + lost;
+}
+
+/* Lowers the level: weights above it are as good as 1, and what is left of the budget is for the others; so it
+   falls as more and more weights are above it. Those below an eighth of where it begins are not looked at.
+   Returns whether it stays above these. */
+static int hai_pick_lower(hai_pick *pick) {
+  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, next = 0.0f;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
-  for (; level > least; level = next) {
+  pick->rest = pick->total;
+  for (; pick->level > least; pick->level = next) {
     for (i = 0; i < n;) {
-      if (heavy[i] < level) {
+      if (heavy[i] < pick->level) {
         i++;
         continue;
       }
-      rest -= heavy[i];
+      pick->rest -= heavy[i];
       left -= 1.0f;
       heavy[i] = heavy[--n];
     }
-    next = (rest > 0.0f ? rest : 0.0f) / (left > 1.0f ? left : 1.0f);
-    if (!(next < 0.99f * level)) break;
+    if (!(pick->rest > 1e-3f * pick->total)) pick->rest = hai_pick_rest(pick); /* little is left of it */
+    next = pick->rest / (left > 1.0f ? left : 1.0f);
+    if (!(next < 0.99f * pick->level)) return 1;
   }
-  pick->level = level > least ? level : least;
+  pick->level = least;
+  return 0;
+}
+
+/* The level at which the sum of min(1, w_j / level) is the budget. */
+static void hai_pick_level(hai_pick *pick) {
+  int round = 0;
+  pick->rest = pick->total;
+  pick->level = pick->total / pick->budget;
+  while (pick->level > 0.0f && !hai_pick_lower(pick) && round < 16) round++;
 }
 
 /* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
@@ -14789,18 +14863,29 @@ static float hai_pick_least(float shift) {
   return (steps - HAI_AS(float, HAI_AS(int, steps))) * (0.999f / HAI_CHUNK);
 }
 
-/* Keeps keys of a block. */
+/* The keys of a block that are met for sure; sinks are met already. */
+static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
+  const float *weight = pick->look.weight + block * HAI_CHUNK;
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
+  return bits;
+}
+
+/* Keeps keys of a block. A random number is never 0, and exact: places are whole steps, and a block's shift has
+   22 bits and a half. */
 static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
   const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t random = pick->hash + HAI_AS(uint64_t, block) * 0x9e3779b97f4a7c15u, hits;
-  float shift = HAI_AS(float, random >> 40) * (1.0f / 16777216.0f);
+  uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits = 0;
+  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), high = pick->look.high[block];
   hai_index key = block * HAI_CHUNK;
-  if (pick->look.high[block] < 0.0f)
-    return hai_pick_all(pick, hai_max(key, pick->look.begin), key + HAI_CHUNK);
-  if (!(pick->look.high[block] * 1.001f > level * hai_pick_least(shift))) return 1;
-  for (hits = pick->look.kernel->picked(weight, pick->place, shift, level); hits; hits &= hits - 1) {
-    int j = hai_lowest_bit(hits);
-    if (!hai_pick_add(pick, key + j, weight[j] < level ? level / weight[j] : 1.0f)) return 0;
+  if (high < 0.0f) hits = hai_pick_sure(pick, block);
+  if (high < 0.0f || high * 1.001f > level * hai_pick_least(shift))
+    hits |= pick->look.kernel->picked(weight, pick->place, shift, level);
+  for (; hits; hits &= hits - 1) {
+    int j = hai_lowest_bit(hits), is_sure = weight[j] < 0.0f || weight[j] >= level;
+    if (!hai_pick_add(pick, key + j, is_sure ? 1.0f : level / weight[j])) return 0;
   }
   return 1;
 }
@@ -14899,9 +14984,10 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
     judged += square;
     far += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
-  if (n > 0.0f) squares += share * share / (n * (n + 1.0f));
-  variance = judged > 0.0f ? squares * (far / judged) : squares * norm;
-  met->error = hai_relative(variance, norm);
+  if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
+  squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
+  variance = squares * (judged > 0.0f ? far / judged : 2.0f * norm);
+  met->error = norm < HAI_LEAST_SQUARE ? hai_inf() : hai_relative(variance, norm);
 }
 
 /* ---- The stage ---- */
@@ -14934,6 +15020,7 @@ static float hai_pick_more(const hai_pick *pick, float error, float tolerance) {
 static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   float asked = HAI_AS(float, hai_max(1, plan->sample_size));
   float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
+  if (!hai_finite(pick->blur)) return hai_inf();
   return sure > asked ? sure : asked;
 }
 
@@ -16438,7 +16525,10 @@ static size_t hai_worker_bytes(const hai_plan *plan) {
   for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   if (HAI_FEW) most = hai_most(most, hai_scratch_few(plan)); /* a call of fewer queries may need it */
 #if HAI_INDEX
-  if (hai_may_look(plan)) most = hai_most(most, hai_most(hai_scratch_look(plan), hai_scratch_meet(plan)));
+  if (hai_may_look(plan)) { /* and so may one of more queries, or fewer keys */
+    most = hai_most(most, hai_most(hai_scratch_look(plan), hai_scratch_meet(plan)));
+    most = hai_most(most, hai_scratch_tiles(plan));
+  }
 #endif
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }
@@ -16763,6 +16853,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
   if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
 #if HAI_SCAN
   cost = hai_scanning(&plan) ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#if HAI_INDEX
+  if (hai_looking(&plan)) cost = hai_look_cost(&plan);
+#endif
 #else
   cost = hai_hyper_cost(&plan);
 #endif
@@ -16953,7 +17046,7 @@ static hai_index_room hai_index_room_at(float *at, hai_index dim) {
 static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_index first,
                               const hai_index_room *room, uint8_t *code) {
   hai_index dim = job->plan->head_dim, t;
-  float largest = 0.0f, *mean = room->mean, unit, inverse;
+  float largest, *mean = room->mean, unit, inverse;
   int j;
   HYPERATTN_MEMSET(mean, 0, HAI_AS(size_t, dim) * sizeof *mean);
   for (j = 0; j < HAI_CHUNK; j++) {
@@ -16961,10 +17054,7 @@ static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_inde
     for (t = 0; t < dim; t++) mean[t] += row[t] * (1.0f / HAI_CHUNK);
   }
   hai_turn_one(mean, dim);
-  for (t = 0; t < dim; t++) {
-    float size = mean[t] < 0.0f ? -mean[t] : mean[t];
-    if (!(size <= largest)) largest = size;
-  }
+  largest = hai_largest_size(mean, dim);
   unit = largest * (1.0f / HAI_MEAN_MOST);
   inverse = largest > 0.0f ? HAI_MEAN_MOST / largest : 0.0f;
   if (!hai_finite(inverse)) inverse = 0.0f;
@@ -16974,6 +17064,13 @@ static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_inde
     mean[t] = HAI_AS(float, code[t] - HAI_MEAN_RAISED) * unit;
   }
   return unit;
+}
+
+/* Does key j of those that are turned differ from the mean in no coordinate? Else its square may vanish. */
+static int hai_index_is_zero(const hai_index_room *room, hai_index dim, int j) {
+  hai_index t = 0;
+  while (t < dim && room->x[t * HAI_TURNED + j] == 0.0f) t++;
+  return t == dim;
 }
 
 /* Codes of keys first .. first + HAI_TURNED - 1 of a block, of what room->x differs from the mean. A
@@ -16992,18 +17089,18 @@ static float hai_index_encode(const hai_job *job, const hai_index_room *room, in
     inverse[j] = edge > 0.0f && hai_finite(edge) ? hai_inverse(edge) : 0.0f;
   }
   kernel->halve(room->x, dim, inverse, code + 4 * first, product);
-  for (j = 0; j < HAI_TURNED; j++) /* of NaN or infinities: NaN or infinite */
+  for (j = 0; j < HAI_TURNED; j++) { /* of NaN or infinities: NaN or infinite */
     room->step[first + j] = product[j] > 0.0f ? square[j] / product[j] : square[j] - square[j];
+    if (square[j] < HAI_LEAST_SQUARE && !hai_index_is_zero(room, dim, j)) room->step[first + j] = hai_inf();
+  }
   for (j = 0; j < HAI_TURNED; j++) sum += square[j] * (1.0f / HAI_CHUNK);
   return sum;
 }
 
 /* Norms by the steps. Returns their unit; not finite where a step is not. */
 static float hai_index_norms(const float *step, uint8_t *norm) {
-  float most = 0.0f, inverse;
+  float most = hai_largest_size(step, HAI_CHUNK), inverse;
   int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (!(step[j] <= most)) most = step[j];
   inverse = most > 0.0f ? 127.0f / most : 0.0f;
   if (!hai_finite(inverse) || !hai_finite(most)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++) norm[j] = HAI_AS(uint8_t, inverse > 0.0f ? step[j] * inverse + 0.5f : 0.0f);
@@ -17037,6 +17134,7 @@ static void hai_index_grow(const hai_plan *plan, hyperattn_index *index, hai_ind
   int64_t *done = hai_index_done(index, flat_kv_head);
   hai_index blocks = plan->n_key / HAI_CHUNK, block = *done >= 0 ? hai_clamp(*done, blocks) : 0;
   hai_index_room room = hai_index_room_at(hai_index_space(index, flat_kv_head), plan->head_dim);
+  uint32_t before = 0;
   hai_rows keys;
   hai_job job;
   HYPERATTN_MEMSET(&job, 0, sizeof job);
@@ -17044,8 +17142,10 @@ static void hai_index_grow(const hai_plan *plan, hyperattn_index *index, hai_ind
   job.batch = flat_kv_head / plan->n_kv_heads;
   job.kv_head = flat_kv_head % plan->n_kv_heads;
   keys = hai_rows_of(&job, &plan->problem->key, plan->head_dim);
+  if (plan->kernel->enter) before = plan->kernel->enter();
   for (; block < blocks; block++)
     hai_index_make(&job, &keys, block, &room, hai_index_block_at(index, flat_kv_head, block));
+  if (plan->kernel->leave) plan->kernel->leave(before);
   *done = blocks;
 }
 
@@ -17477,9 +17577,13 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LONG_SUMS
 #undef HAI_LOOK_AHEAD
 #undef HAI_LOOK_BLUR
+#undef HAI_LOOK_COST
+#undef HAI_LOOK_ERROR
 #undef HAI_LOOK_JUDGED
+#undef HAI_LOOK_KEY_COST
 #undef HAI_LOOK_LEAST
 #undef HAI_LOOK_MET
+#undef HAI_LOOK_MOST
 #undef HAI_LOOK_NEEDLE
 #undef HAI_LOOK_QUERIES
 #undef HAI_LOOK_SAFE

@@ -401,7 +401,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
              : 0)))
 /* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
    head. HYPERATTN_HYPER with a tolerance takes its own bound and this one together, unless the build leaves
-   the scan out. */
+   the scan out. None of these bounds is for calls with an index. */
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
@@ -441,8 +441,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    the caller, of any alignment; it may not be moved. Keys that it has seen must not change. Only whole blocks
    of 64 keys are in it; the others are met exactly. Its bits do not depend on how keys were cut into appends.
 
-   Bytes for so many keys as shape->n_key; 0 for an invalid shape, or too many. Of the shape, batch,
-   n_kv_heads, n_key and head_dim count. About 19 bytes a key and kv head at head dim 64, 36 at 128. */
+   Bytes for so many keys as shape->n_key. shape is checked as that of a call; batch, n_kv_heads, n_key and
+   head_dim count. 0 for an invalid shape, or too many. About 19 bytes a key and kv head at head dim 64, 36 at
+   128. */
 HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
 /* The same as a constant expression, for batch * n_kv_heads. */
 #define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \

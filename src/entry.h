@@ -142,6 +142,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
   if (hai_resolve(&plan, problem, params) != HYPERATTN_OK) return 0.0f;
 #if HAI_SCAN
   cost = hai_scanning(&plan) ? hai_scan_cost(&plan) : hai_hyper_cost(&plan);
+#if HAI_INDEX
+  if (hai_looking(&plan)) cost = hai_look_cost(&plan);
+#endif
 #else
   cost = hai_hyper_cost(&plan);
 #endif

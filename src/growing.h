@@ -63,7 +63,7 @@ static hai_index_room hai_index_room_at(float *at, hai_index dim) {
 static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_index first,
                               const hai_index_room *room, uint8_t *code) {
   hai_index dim = job->plan->head_dim, t;
-  float largest = 0.0f, *mean = room->mean, unit, inverse;
+  float largest, *mean = room->mean, unit, inverse;
   int j;
   HYPERATTN_MEMSET(mean, 0, HAI_AS(size_t, dim) * sizeof *mean);
   for (j = 0; j < HAI_CHUNK; j++) {
@@ -71,10 +71,7 @@ static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_inde
     for (t = 0; t < dim; t++) mean[t] += row[t] * (1.0f / HAI_CHUNK);
   }
   hai_turn_one(mean, dim);
-  for (t = 0; t < dim; t++) {
-    float size = mean[t] < 0.0f ? -mean[t] : mean[t];
-    if (!(size <= largest)) largest = size;
-  }
+  largest = hai_largest_size(mean, dim);
   unit = largest * (1.0f / HAI_MEAN_MOST);
   inverse = largest > 0.0f ? HAI_MEAN_MOST / largest : 0.0f;
   if (!hai_finite(inverse)) inverse = 0.0f;
@@ -84,6 +81,13 @@ static float hai_index_centre(const hai_job *job, const hai_rows *keys, hai_inde
     mean[t] = HAI_AS(float, code[t] - HAI_MEAN_RAISED) * unit;
   }
   return unit;
+}
+
+/* Does key j of those that are turned differ from the mean in no coordinate? Else its square may vanish. */
+static int hai_index_is_zero(const hai_index_room *room, hai_index dim, int j) {
+  hai_index t = 0;
+  while (t < dim && room->x[t * HAI_TURNED + j] == 0.0f) t++;
+  return t == dim;
 }
 
 /* Codes of keys first .. first + HAI_TURNED - 1 of a block, of what room->x differs from the mean. A
@@ -102,18 +106,18 @@ static float hai_index_encode(const hai_job *job, const hai_index_room *room, in
     inverse[j] = edge > 0.0f && hai_finite(edge) ? hai_inverse(edge) : 0.0f;
   }
   kernel->halve(room->x, dim, inverse, code + 4 * first, product);
-  for (j = 0; j < HAI_TURNED; j++) /* of NaN or infinities: NaN or infinite */
+  for (j = 0; j < HAI_TURNED; j++) { /* of NaN or infinities: NaN or infinite */
     room->step[first + j] = product[j] > 0.0f ? square[j] / product[j] : square[j] - square[j];
+    if (square[j] < HAI_LEAST_SQUARE && !hai_index_is_zero(room, dim, j)) room->step[first + j] = hai_inf();
+  }
   for (j = 0; j < HAI_TURNED; j++) sum += square[j] * (1.0f / HAI_CHUNK);
   return sum;
 }
 
 /* Norms by the steps. Returns their unit; not finite where a step is not. */
 static float hai_index_norms(const float *step, uint8_t *norm) {
-  float most = 0.0f, inverse;
+  float most = hai_largest_size(step, HAI_CHUNK), inverse;
   int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (!(step[j] <= most)) most = step[j];
   inverse = most > 0.0f ? 127.0f / most : 0.0f;
   if (!hai_finite(inverse) || !hai_finite(most)) inverse = 0.0f;
   for (j = 0; j < HAI_CHUNK; j++) norm[j] = HAI_AS(uint8_t, inverse > 0.0f ? step[j] * inverse + 0.5f : 0.0f);
@@ -147,6 +151,7 @@ static void hai_index_grow(const hai_plan *plan, hyperattn_index *index, hai_ind
   int64_t *done = hai_index_done(index, flat_kv_head);
   hai_index blocks = plan->n_key / HAI_CHUNK, block = *done >= 0 ? hai_clamp(*done, blocks) : 0;
   hai_index_room room = hai_index_room_at(hai_index_space(index, flat_kv_head), plan->head_dim);
+  uint32_t before = 0;
   hai_rows keys;
   hai_job job;
   HYPERATTN_MEMSET(&job, 0, sizeof job);
@@ -154,8 +159,10 @@ static void hai_index_grow(const hai_plan *plan, hyperattn_index *index, hai_ind
   job.batch = flat_kv_head / plan->n_kv_heads;
   job.kv_head = flat_kv_head % plan->n_kv_heads;
   keys = hai_rows_of(&job, &plan->problem->key, plan->head_dim);
+  if (plan->kernel->enter) before = plan->kernel->enter();
   for (; block < blocks; block++)
     hai_index_make(&job, &keys, block, &room, hai_index_block_at(index, flat_kv_head, block));
+  if (plan->kernel->leave) plan->kernel->leave(before);
   *done = blocks;
 }
 

@@ -61,6 +61,7 @@ typedef struct hai_index_query {
   hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
   int32_t sum;         /* of all codes */
   float unit;
+  float more; /* what is added to a score for each unit of its key's norm: it grows with what it may err */
 } hai_index_query;
 
 /* A block of an index (index.h). */
@@ -113,8 +114,8 @@ typedef struct hai_scan_kernel {
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
-  /* score[i][j] = the estimated product of query i and key j of a block, high[i] the largest of them, for one
-     query or two. */
+  /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, high[i] the
+     largest of them, for one query or two. */
   void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
                 float *high);
   /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is

@@ -35,8 +35,9 @@ HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *
                                                          HAI_VECTOR base, HAI_VECTOR high, float *score) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
+             more = HAI_ISA(set1)(query->more * block->norm_unit),
              x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(mul)(HAI_ISA(int8)(block->norm + at), unit), x, base);
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
   HAI_ISA(store)(score + at, x);
   return HAI_ISA(max)(x, high);
 }

@@ -23,8 +23,9 @@ static float hai_index_guess_one(const hai_index_query *query, const hai_index_b
       for (y = 0; y < 4; y++) four[y] = HAI_AS(uint8_t, code[y] >> w % 4 * 2 & 3);
       sum += hai_index_product(four, query->word[w]);
     }
-    score[j] = HAI_AS(float, block->norm[j]) * (query->unit * block->norm_unit) *
-                   HAI_AS(float, 2 * sum - 3 * query->sum) +
+    score[j] = HAI_AS(float, block->norm[j]) *
+                   (HAI_AS(float, 2 * sum - 3 * query->sum) * (query->unit * block->norm_unit) +
+                    query->more * block->norm_unit) +
                base;
     high = score[j] > high ? score[j] : high;
   }

@@ -23,10 +23,10 @@ typedef struct hai_look {
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
   float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight, or
-                           HAI_WHOLE: all of it is met */
+                           HAI_WHOLE: some of it is met for sure */
   float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
                            the sum of its blocks' squares */
-  int is_whole;         /* is there a block in the span of which all is met? */
+  int is_sure;          /* are there keys in the span that are met for sure? Their weight is HAI_WHOLE */
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -50,43 +50,63 @@ static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai
 /* Are there keys enough to look up? */
 static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
 
+#ifndef HYPERATTN_NO_COST
+/* What a call is expected to cost, over what exact attention would: the index is read, and a few times the
+   first budget of keys, which lie anywhere. */
+static float hai_look_cost(const hai_plan *plan) {
+  float n = HAI_AS(float, plan->n_key), near = HAI_AS(float, plan->window + plan->sink_keys);
+  float cost = HAI_LOOK_COST + (near + HAI_LOOK_KEY_COST * HAI_AS(float, plan->sample_size)) / n;
+  return cost < 0.999f ? cost : 0.999f; /* 1 is for what is exact */
+}
+#endif
+
 /* ---- Stage LOOK ---- */
 
 /* Turned and made codes: word [n_words], packed [head_dim] the query times the scale. A unit that is not
    finite: the query is not. */
 static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int32_t *word) {
   hai_block_layout y = hai_block_layout_of(plan->head_dim);
-  hai_index_query query = {word, y.groups, y.words, 0, 0.0f};
-  float largest = 0.0f, inverse;
+  hai_index_query query = {word, y.groups, y.words, 0, 0.0f, 0.0f};
+  float largest, inverse, square = 0.0f;
   hai_index t;
   hai_turn_one(packed, plan->head_dim);
-  for (t = 0; t < plan->head_dim; t++) {
-    float size = packed[t] < 0.0f ? -packed[t] : packed[t];
-    if (!(size <= largest)) largest = size;
-  }
+  largest = hai_largest_size(packed, plan->head_dim);
   HYPERATTN_MEMSET(word, 0, HAI_AS(size_t, y.words) * sizeof *word);
   query.unit = largest * (1.0f / 127.0f);
   inverse = 127.0f / largest;
   if (!hai_finite(largest) || !hai_finite(inverse)) return query;
   for (t = 0; t < plan->head_dim; t++) {
     int code = HAI_AS(int, packed[t] * inverse + 127.5f) - 127;
+    square += packed[t] * packed[t];
     query.sum += code;
     word[t / 4] |= HAI_AS(int32_t, (HAI_AS(uint32_t, code) & 255u) << t % 4 * 8);
   }
+  query.more = HAI_LOOK_SURE * HAI_LOOK_ERROR * hai_sqrt(square);
   return query;
 }
 
-/* What a query's estimates of a block become: capped, and none of sinks. */
-static void hai_look_finish(const hai_job *job, hai_look *look, hai_index block) {
+/* May the estimate of a key err so much that it tells nothing? Its norm code times norm_unit is `norm`. */
+static int hai_look_is_sure(const hai_index_query *query, float norm) {
+  return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
+}
+
+/* What a query's estimates of a block become: capped, and none of sinks and of keys that are met for sure. */
+static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_query *query,
+                            const hai_index_block *b, hai_index block) {
   float *score = look->weight + block * HAI_CHUNK, *high = &look->high[block];
   float softcap = job->plan->problem->softcap;
-  int j;
+  int is_sure = hai_look_is_sure(query, 127.0f * b->norm_unit), j;
   if (HAI_SOFTCAP && softcap > 0.0f) {
     hai_cap_row(job->plan->float_kernel, score, softcap);
     *high = hai_capped(*high, softcap, hai_inverse(softcap));
   }
-  if (block * HAI_CHUNK >= look->begin) return;
-  for (j = 0; j < HAI_CHUNK && block * HAI_CHUNK + j < look->begin; j++) score[j] = -hai_inf();
+  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b->square;
+  look->is_sure |= is_sure;
+  if (block * HAI_CHUNK >= look->begin && !is_sure) return;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (block * HAI_CHUNK + j < look->begin ||
+        hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit))
+      score[j] = -hai_inf();
   *high = hai_largest(score, HAI_CHUNK);
 }
 
@@ -97,35 +117,46 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
   int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
   float *score[2], high[2] = {-hai_inf(), -hai_inf()};
   for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
-  hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
+  if (block + HAI_LOOK_AHEAD < look->end / HAI_CHUNK)
+    hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
     look[i].high[block] = high[i];
     if (is_known) {
-      look[i].span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b.square;
-      hai_look_finish(job, &look[i], block);
+      hai_look_finish(job, &look[i], &query[i], &b, block);
       continue;
     }
     for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
-    look[i].is_whole = 1;
+    look[i].is_sure = 1;
   }
 }
 
-/* The weights of a span's blocks begin .. end - 1, whose estimates are there. */
-static void hai_look_weigh(const hai_job *job, const hai_look *look, hai_index begin, hai_index end,
-                           float *span) {
-  float *high = look->high + begin;
+/* Weights of the keys of a block that are met for sure: HAI_WHOLE, the block's too. */
+static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_index_query *query,
+                          hai_index block) {
   hai_index_block b;
+  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), j;
+  if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
+  look->high[block] = HAI_WHOLE;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
+      look->weight[block * HAI_CHUNK + j] = HAI_WHOLE;
+}
+
+/* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any
+   estimate are 0. */
+static void hai_look_weigh(const hai_job *job, const hai_look *look, const hai_index_query *query,
+                           hai_index begin, hai_index end, float *span) {
+  float *high = look->high + begin, from;
   hai_index n = end - begin, block;
   for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
   span[0] = hai_largest(high, HAI_SPAN_BLOCKS);
   span[1] = 0.0f;
   if (n <= 0) return;
-  if (span[0] == -hai_inf()) span[0] = 0.0f; /* no key has an estimate: all weights are 0 */
-  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, span[0]);
-  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, span[0]);
-  for (block = 0; look->is_whole && block < n; block++)
-    if (!hai_index_read(look->index, hai_flat_kv_head(job), begin + block, &b)) high[block] = HAI_WHOLE;
+  from = hai_shift(span[0]);
+  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, from);
+  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, from);
+  for (block = begin; look->is_sure && block < end; block++) hai_look_mark(job, look, query, block);
 }
 
 /* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
@@ -148,7 +179,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
       hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
       if (!hai_finite(query[i].unit)) look[i].end = 0;
       look[i].span[3 * job->chunk + 2] = 0.0f;
-      look[i].is_whole = 0;
+      look[i].is_sure = 0;
       end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
     }
     for (block = begin; block < end; block++)
@@ -159,7 +190,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
       }
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(job, &look[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
+      hai_look_weigh(job, &look[i], &query[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
       if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
     }
   }

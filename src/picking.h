@@ -3,7 +3,7 @@
 #if HAI_INDEX
 typedef struct hai_pick {
   hai_look look;
-  hai_few *few;   /* the query, and where rows of keys and values lie */
+  hai_few *few; /* the query, and where rows of keys and values lie */
   float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
   int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
   float *times; /* [HAI_LOOK_MET]: 1 / P_j */
@@ -12,6 +12,7 @@ typedef struct hai_pick {
   float high, total;   /* the largest estimate, and the sum of all weights by it */
   float blur;          /* the variance of an estimate */
   float budget, level; /* of the weights by `high` */
+  float rest;          /* the sum of those below the level */
   uint64_t hash;       /* of the seed and the query */
 } hai_pick;
 
@@ -52,34 +53,56 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
       above = factor > 0.0f ? least / factor : hai_inf();
     }
-    if (!(look->high[block] > 0.999f * above)) continue;
+    if (look->high[block] >= 0.0f && !(look->high[block] > 0.999f * above)) continue;
     for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
       heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
   }
   return n;
 }
 
-/* The level at which the sum of min(1, w_j / level) is the budget: weights above it are as good as 1, and
-   what is left of the budget is for the others. It falls from total / budget on, as more and more weights are
-   above it; those below an eighth of that are taken for small. */
-static void hai_pick_level(hai_pick *pick) {
-  float *heavy = pick->score, least = pick->total / (8.0f * pick->budget), level = pick->total / pick->budget;
-  float rest = pick->total, left = pick->budget, next = 0.0f;
+/* The sum of all weights below the level. */
+static float hai_pick_rest(const hai_pick *pick) {
+  const hai_look *look = &pick->look;
+  float sum = 0.0f, lost = 0.0f;
+  hai_index key;
+  for (key = 0; key < look->end; key++) {
+    float weight = look->weight[key] * hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
+    if (weight > 0.0f && weight < pick->level) sum = hai_two_sum(sum, weight, &lost);
+  }
+  return sum + lost;
+}
+
+/* Lowers the level: weights above it are as good as 1, and what is left of the budget is for the others; so it
+   falls as more and more weights are above it. Those below an eighth of where it begins are not looked at.
+   Returns whether it stays above these. */
+static int hai_pick_lower(hai_pick *pick) {
+  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, next = 0.0f;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
-  for (; level > least; level = next) {
+  pick->rest = pick->total;
+  for (; pick->level > least; pick->level = next) {
     for (i = 0; i < n;) {
-      if (heavy[i] < level) {
+      if (heavy[i] < pick->level) {
         i++;
         continue;
       }
-      rest -= heavy[i];
+      pick->rest -= heavy[i];
       left -= 1.0f;
       heavy[i] = heavy[--n];
     }
-    next = (rest > 0.0f ? rest : 0.0f) / (left > 1.0f ? left : 1.0f);
-    if (!(next < 0.99f * level)) break;
+    if (!(pick->rest > 1e-3f * pick->total)) pick->rest = hai_pick_rest(pick); /* little is left of it */
+    next = pick->rest / (left > 1.0f ? left : 1.0f);
+    if (!(next < 0.99f * pick->level)) return 1;
   }
-  pick->level = level > least ? level : least;
+  pick->level = least;
+  return 0;
+}
+
+/* The level at which the sum of min(1, w_j / level) is the budget. */
+static void hai_pick_level(hai_pick *pick) {
+  int round = 0;
+  pick->rest = pick->total;
+  pick->level = pick->total / pick->budget;
+  while (pick->level > 0.0f && !hai_pick_lower(pick) && round < 16) round++;
 }
 
 /* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
@@ -115,18 +138,29 @@ static float hai_pick_least(float shift) {
   return (steps - HAI_AS(float, HAI_AS(int, steps))) * (0.999f / HAI_CHUNK);
 }
 
-/* Keeps keys of a block. */
+/* The keys of a block that are met for sure; sinks are met already. */
+static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
+  const float *weight = pick->look.weight + block * HAI_CHUNK;
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
+  return bits;
+}
+
+/* Keeps keys of a block. A random number is never 0, and exact: places are whole steps, and a block's shift has
+   22 bits and a half. */
 static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
   const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t random = pick->hash + HAI_AS(uint64_t, block) * 0x9e3779b97f4a7c15u, hits;
-  float shift = HAI_AS(float, random >> 40) * (1.0f / 16777216.0f);
+  uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits = 0;
+  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), high = pick->look.high[block];
   hai_index key = block * HAI_CHUNK;
-  if (pick->look.high[block] < 0.0f)
-    return hai_pick_all(pick, hai_max(key, pick->look.begin), key + HAI_CHUNK);
-  if (!(pick->look.high[block] * 1.001f > level * hai_pick_least(shift))) return 1;
-  for (hits = pick->look.kernel->picked(weight, pick->place, shift, level); hits; hits &= hits - 1) {
-    int j = hai_lowest_bit(hits);
-    if (!hai_pick_add(pick, key + j, weight[j] < level ? level / weight[j] : 1.0f)) return 0;
+  if (high < 0.0f) hits = hai_pick_sure(pick, block);
+  if (high < 0.0f || high * 1.001f > level * hai_pick_least(shift))
+    hits |= pick->look.kernel->picked(weight, pick->place, shift, level);
+  for (; hits; hits &= hits - 1) {
+    int j = hai_lowest_bit(hits), is_sure = weight[j] < 0.0f || weight[j] >= level;
+    if (!hai_pick_add(pick, key + j, is_sure ? 1.0f : level / weight[j])) return 0;
   }
   return 1;
 }
@@ -137,7 +171,6 @@ static int hai_pick_keys(hai_pick *pick) {
   hai_index block, end = look->end / HAI_CHUNK;
   float level = hai_inf();
   pick->n = 0;
-  hai_pick_level(pick);
   if (!hai_pick_all(pick, 0, look->begin)) return 0;
   for (block = 0; block < end; block++) {
     if (block % HAI_SPAN_BLOCKS == 0) {
@@ -225,9 +258,10 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
     judged += square;
     far += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
-  if (n > 0.0f) squares += share * share / (n * (n + 1.0f));
-  variance = judged > 0.0f ? squares * (far / judged) : squares * norm;
-  met->error = hai_relative(variance, norm);
+  if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
+  squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
+  variance = squares * (judged > 0.0f ? far / judged : 2.0f * norm);
+  met->error = norm < HAI_LEAST_SQUARE ? hai_inf() : hai_relative(variance, norm);
 }
 
 /* ---- The stage ---- */
@@ -248,10 +282,13 @@ static hai_pick *hai_pick_place(const hai_job *job) {
   return pick;
 }
 
-/* A larger budget for a query whose error is above the tolerance: errors fall with its root. */
-static float hai_pick_more(const hai_pick *pick, float error, float tolerance) {
+/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level falls by
+   as much, which is a little more than it has to. */
+static void hai_pick_more(hai_pick *pick, float error, float tolerance) {
   float times = error / tolerance * (error / tolerance) * 1.5f;
-  return pick->budget * (times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f);
+  times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
+  pick->budget *= times;
+  pick->level /= times;
 }
 
 /* The first budget: the parameters', or more where estimates are so blurred that a key with most of the
@@ -260,6 +297,7 @@ static float hai_pick_more(const hai_pick *pick, float error, float tolerance) {
 static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   float asked = HAI_AS(float, hai_max(1, plan->sample_size));
   float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
+  if (!hai_finite(pick->blur)) return hai_inf();
   return sure > asked ? sure : asked;
 }
 
@@ -269,7 +307,9 @@ static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_met *met) {
   float most = HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
   if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick)) return 0;
   pick->budget = hai_pick_first(job->plan, pick);
-  for (; pick->budget <= most; pick->budget = hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
+  if (!(pick->budget <= most)) return 0;
+  hai_pick_level(pick);
+  for (; pick->budget <= most; hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
     if (!hai_pick_keys(pick)) return 0;
     hai_pick_attend(job, pick);
     hai_pick_judge(job, pick, met);

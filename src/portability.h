@@ -259,11 +259,13 @@
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
+#define HAI_LOOK_ERROR 0.65f /* the deviation of an estimate, over |query| and what its key's step is worth */
+#define HAI_LOOK_MOST 4.0f   /* one that is larger tells nothing: the key is met for sure */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
-#ifndef HAI_LOOK_AHEAD
+#define HAI_LOOK_COST 0.13f     /* of reading the index, over that of meeting every key */
+#define HAI_LOOK_KEY_COST 28.0f /* of what a query keeps for each of the first budget, in keys in a row */
 #define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
-#endif
 #define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */

@@ -121,7 +121,10 @@ static size_t hai_worker_bytes(const hai_plan *plan) {
   for (i = 0; i < n; i++) most = hai_most(most, hai_stages[plan->stages[i]].scratch(plan));
   if (HAI_FEW) most = hai_most(most, hai_scratch_few(plan)); /* a call of fewer queries may need it */
 #if HAI_INDEX
-  if (hai_may_look(plan)) most = hai_most(most, hai_most(hai_scratch_look(plan), hai_scratch_meet(plan)));
+  if (hai_may_look(plan)) { /* and so may one of more queries, or fewer keys */
+    most = hai_most(most, hai_most(hai_scratch_look(plan), hai_scratch_meet(plan)));
+    most = hai_most(most, hai_scratch_tiles(plan));
+  }
 #endif
   return hai_plus(hai_chunk_bytes(plan) + hai_tile_bytes(plan), most);
 }

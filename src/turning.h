@@ -4,6 +4,17 @@
    coordinate has a part in every other, so that none is larger than the others for long. */
 
 #if HAI_INDEX
+/* The largest |x[i]|; infinite or NaN where a number is not finite. By bits, which order as the numbers do. */
+static float hai_largest_size(const float *x, hai_index n) {
+  uint32_t most = 0;
+  hai_index i;
+  for (i = 0; i < n; i++) {
+    uint32_t size = hai_bits(x[i]) & 0x7fffffffu;
+    most = size > most ? size : most;
+  }
+  return hai_float(most);
+}
+
 /* Does the sign of coordinate t change? */
 static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
 

@@ -101,7 +101,8 @@ static void test_estimates(void **state) {
     memset(&plan, 0, sizeof plan);
     plan.head_dim = dim;
     memcpy(packed, c.q, (size_t)dim * sizeof *packed);
-    hai_index_query query = hai_look_encode(&plan, packed, word), two[2] = {query, query};
+    hai_index_query query = hai_look_encode(&plan, packed, word), two[2];
+    query.more = 0.0f, two[0] = two[1] = query; /* without what is added for errors */
     double squares = 0.0, norm = 0.0, bias = 0.0;
     for (int64_t t = 0; t < dim; t++) norm += (double)c.q[t] * c.q[t];
     for (hai_index b = 0; b < 16; b++) {
@@ -292,22 +293,86 @@ static void test_errors(void **state) {
   assert_below(twice, 0.0);
 }
 
-/* One key has most of a query's attention, anywhere: none is lost. */
+/* A call of one query in which key `needle`, so many times as long as others, has nearly all of the attention; and
+   where `far`, a key a hundred times as long, which the query does not care for. */
+static call new_needle(int64_t needle, float longer, int far, uint64_t seed) {
+  call c = new_lookup(1, 1, 1, 5000, 1.0f, seed);
+  double norm = 0.0, product = 0.0;
+  float *key = c.k + needle * 32, *other = c.k + 777 * 32;
+  for (int t = 0; t < 32; t++) norm += (double)c.q[t] * c.q[t];
+  for (int t = 0; t < 32; t++) key[t] *= longer, product += (double)c.q[t] * key[t];
+  for (int t = 0; t < 32; t++) key[t] += c.q[t] * (float)((sqrt(32.0) * 12.0 - product) / norm);
+  product = 0.0;
+  for (int t = 0; t < 32 && far; t++) product += (double)c.q[t] * other[t];
+  for (int t = 0; t < 32 && far; t++) other[t] = 100.0f * (other[t] - c.q[t] * (float)(product / norm));
+  return c;
+}
+
+/* One key has most of a query's attention, anywhere, short or long, beside others that are long: none is lost. */
 static void test_needles(void **state) {
+  static const float longer[] = {1.0f, 3.0f, 6.0f, 12.0f, 20.0f};
   uint64_t random = 77;
   (void)state;
-  for (int i = 0; i < 60; i++) {
-    call c = new_lookup(2, 1, 1, 5000, 1.0f, 900 + (uint64_t)i);
-    int64_t needle = any_of(&random, 0, 4900);
-    double norm = 0.0;
-    for (int t = 0; t < 32; t++) norm += (double)c.q[t] * c.q[t];
-    for (int t = 0; t < 32; t++) c.k[needle * 32 + t] = c.q[t] * (float)(sqrt(32.0) * 11.0 / norm);
+  for (int i = 0; i < (IS_FAST_BUILD ? 200 : 40); i++) {
+    int64_t needle = any_of(&random, 64, 4900);
+    call c = new_needle(needle == 777 ? 778 : needle, longer[i % 5], i / 5 % 2, 900 + (uint64_t)i);
+    float error;
     kept_index x = new_index(&c.problem, 5000, 0);
     append(&x, &c.problem, 5000);
-    c.problem.index = x.index;
+    c.problem.index = x.index, c.problem.query_error = &error;
     double *lse, *out = reference_of(&c, &lse);
     run(&c);
     assert_below(relative_error(c.out, out, 16), 0.15);
+    assert_below(fabs(c.lse[0] - lse[0]), 0.15);
+    free(out), free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* Scores do not change where keys are multiplied by what queries are divided by, whatever squares that makes, and
+   neither is a needle lost, nor an error told too small, by values of any scale. */
+static void test_scales(void **state) {
+  static const float scales[] = {1e-36f, 1e-22f, 1e-19f, 1e-10f, 1e10f, 1e18f, 1e20f, 1e30f};
+  (void)state;
+  for (int i = 0; i < 32; i++) {
+    call c = new_needle(1000 + i * 100, 1.0f, 0, 40 + (uint64_t)i);
+    float error, scale = scales[i % 8];
+    for (int64_t t = 0; t < c.problem.n_key * 32; t++) c.k[t] *= scale;
+    for (int t = 0; t < 32; t++) c.q[t] /= scale;
+    for (int64_t t = 0; t < c.problem.n_key * 16; t++) c.v[t] *= i / 8 % 2 ? 1e-21f : 1.0f;
+    kept_index x = new_index(&c.problem, 5000, 0);
+    append(&x, &c.problem, 5000);
+    c.problem.index = x.index, c.problem.query_error = &error;
+    double *lse, *out = reference_of(&c, &lse);
+    run(&c);
+    assert_below(relative_error(c.out, out, 16), 0.15);
+    free(out), free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* A finite query that turns into infinities, and spans of which no key has an estimate. */
+static void test_odd_spans(void **state) {
+  (void)state;
+  for (int i = 0; i < 4; i++) {
+    call c = new_lookup(1, 1, 1, 16384, 1.0f, 5);
+    kept_index x = new_index(&c.problem, 16384, 0);
+    if (i == 0)
+      for (int t = 0; t < 32; t++) c.q[t] = t % 3 ? 2e38f : -2e38f;
+    if (i == 0)
+      for (int64_t t = 0; t < c.problem.n_key * 32; t++) c.k[t] *= 1e-38f;
+    if (i == 0) c.problem.scale = 1.0f;
+    if (i >= 1)
+      c.params.sink_keys = i == 1 ? 8192 : 8150; /* the first span, or nearly, and low scores behind it */
+    for (int64_t key = 0; key < c.problem.n_key && i >= 2; key++)
+      for (int t = 0; t < 32; t++) c.k[key * 32 + t] -= c.q[t] * (i == 2 ? 20.0f : 40.0f);
+    c.problem.causal = i % 2;
+    append(&x, &c.problem, 16384);
+    c.problem.index = x.index;
+    double *lse, *out = reference_of(&c, &lse);
+    run(&c);
+    assert_below(relative_error(c.out, out, 16), 0.2);
+    assert_below(fabs(c.lse[0] - lse[0]) / fmax(1.0, fabs(lse[0])), 0.1);
     free(out), free(x.memory);
     free_call(&c);
   }
@@ -441,6 +506,7 @@ static void test_sizes(void **state) {
     hyperattn_params a = i % 3 ? hyperattn_default_params() : judged_params();
     p.index = (hyperattn_index *)(uintptr_t)4096; /* sizes do not read it */
     if (i % 4 == 1) p.report = (hyperattn_report *)(uintptr_t)4096;
+    if (i % 3 == 1) p.query.dtype = p.key.dtype = p.value.dtype = HYPERATTN_BF16;
     check_sizes_never_fall(p, &a, i % 2 ? 6000 : 40000, &random);
   }
   for (int i = 0; i < 300; i++) {
@@ -461,6 +527,8 @@ int main(void) {
       cmocka_unit_test(test_damaged_blocks),
       cmocka_unit_test(test_errors),
       cmocka_unit_test(test_needles),
+      cmocka_unit_test(test_scales),
+      cmocka_unit_test(test_odd_spans),
       cmocka_unit_test(test_unbiased),
       cmocka_unit_test(test_exact_where_it_must_be),
       cmocka_unit_test(test_not_finite),
