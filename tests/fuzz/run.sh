@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes: sh tests/fuzz/run.sh [afl] TARGET SECONDS [WORK]   (TARGET: attention, merge or gguf)
+# Fuzzes: sh tests/fuzz/run.sh [afl] TARGET SECONDS [WORK]   (TARGET: attention, merge, index or gguf)
 # with libFuzzer, or AFL++, from the corpus on; what is found stays in WORK (default: build/fuzz-TARGET).
 # Prints executions, coverage and crashes. Exit status: 0, 1 where something was found, 77 where tools are missing.
 set -eu
