@@ -715,7 +715,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
              : 0)))
 /* For HYPERATTN_SCAN in place of the bound for exact attention; with a report 4 * n_query bytes more for each
    head. HYPERATTN_HYPER with a tolerance takes its own bound and this one together, unless the build leaves
-   the scan out. */
+   the scan out. None of these bounds is for calls with an index. */
 #define HYPERATTN_WORKSPACE_BOUND_SCAN(heads, kv_heads, n, head_dim, value_dim)                            \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 2560 +                                           \
    HYPERATTN_BOUND_SIZE(kv_heads) * (HYPERATTN_BOUND_SIZE(n) * ((head_dim) + 15) +                         \
@@ -755,8 +755,9 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    the caller, of any alignment; it may not be moved. Keys that it has seen must not change. Only whole blocks
    of 64 keys are in it; the others are met exactly. Its bits do not depend on how keys were cut into appends.
 
-   Bytes for so many keys as shape->n_key; 0 for an invalid shape, or too many. Of the shape, batch,
-   n_kv_heads, n_key and head_dim count. About 19 bytes a key and kv head at head dim 64, 36 at 128. */
+   Bytes for so many keys as shape->n_key. shape is checked as that of a call; batch, n_kv_heads, n_key and
+   head_dim count. 0 for an invalid shape, or too many. About 19 bytes a key and kv head at head dim 64, 36 at
+   128. */
 HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
 /* The same as a constant expression, for batch * n_kv_heads. */
 #define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \
@@ -14788,10 +14789,13 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
 /* The sum of all weights below the level. */
 static float hai_pick_rest(const hai_pick *pick) {
   const hai_look *look = &pick->look;
-  float sum = 0.0f, lost = 0.0f;
+  float sum = 0.0f, lost = 0.0f, factor = 0.0f;
   hai_index key;
   for (key = 0; key < look->end; key++) {
-    float weight = look->weight[key] * hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
+    float weight;
+    if (key % (HAI_SPAN_BLOCKS * HAI_CHUNK) == 0)
+      factor = hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
+    weight = look->weight[key] * factor;
     if (weight > 0.0f && weight < pick->level) sum = hai_two_sum(sum, weight, &lost);
   }
   return sum + lost;
@@ -14896,7 +14900,6 @@ static int hai_pick_keys(hai_pick *pick) {
   hai_index block, end = look->end / HAI_CHUNK;
   float level = hai_inf();
   pick->n = 0;
-  hai_pick_level(pick);
   if (!hai_pick_all(pick, 0, look->begin)) return 0;
   for (block = 0; block < end; block++) {
     if (block % HAI_SPAN_BLOCKS == 0) {
@@ -14987,7 +14990,9 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
   if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
   squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
   variance = squares * (judged > 0.0f ? far / judged : 2.0f * norm);
-  met->error = norm < HAI_LEAST_SQUARE ? hai_inf() : hai_relative(variance, norm);
+  met->error = hai_relative(variance, norm);
+  if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
+    met->error = hai_inf(); /* squares vanish */
 }
 
 /* ---- The stage ---- */
@@ -15008,10 +15013,13 @@ static hai_pick *hai_pick_place(const hai_job *job) {
   return pick;
 }
 
-/* A larger budget for a query whose error is above the tolerance: errors fall with its root. */
-static float hai_pick_more(const hai_pick *pick, float error, float tolerance) {
+/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level falls by
+   as much, which is a little more than it has to. */
+static void hai_pick_more(hai_pick *pick, float error, float tolerance) {
   float times = error / tolerance * (error / tolerance) * 1.5f;
-  return pick->budget * (times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f);
+  times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
+  pick->budget *= times;
+  pick->level /= times;
 }
 
 /* The first budget: the parameters', or more where estimates are so blurred that a key with most of the
@@ -15030,7 +15038,9 @@ static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_met *met) {
   float most = HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
   if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick)) return 0;
   pick->budget = hai_pick_first(job->plan, pick);
-  for (; pick->budget <= most; pick->budget = hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
+  if (!(pick->budget <= most)) return 0;
+  hai_pick_level(pick);
+  for (; pick->budget <= most; hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
     if (!hai_pick_keys(pick)) return 0;
     hai_pick_attend(job, pick);
     hai_pick_judge(job, pick, met);

@@ -63,10 +63,13 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
 /* The sum of all weights below the level. */
 static float hai_pick_rest(const hai_pick *pick) {
   const hai_look *look = &pick->look;
-  float sum = 0.0f, lost = 0.0f;
+  float sum = 0.0f, lost = 0.0f, factor = 0.0f;
   hai_index key;
   for (key = 0; key < look->end; key++) {
-    float weight = look->weight[key] * hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
+    float weight;
+    if (key % (HAI_SPAN_BLOCKS * HAI_CHUNK) == 0)
+      factor = hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
+    weight = look->weight[key] * factor;
     if (weight > 0.0f && weight < pick->level) sum = hai_two_sum(sum, weight, &lost);
   }
   return sum + lost;
@@ -261,7 +264,9 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
   if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
   squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
   variance = squares * (judged > 0.0f ? far / judged : 2.0f * norm);
-  met->error = norm < HAI_LEAST_SQUARE ? hai_inf() : hai_relative(variance, norm);
+  met->error = hai_relative(variance, norm);
+  if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
+    met->error = hai_inf(); /* squares vanish */
 }
 
 /* ---- The stage ---- */

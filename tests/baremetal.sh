@@ -35,7 +35,7 @@ library() { # NAME FLAG...
     -DHYPERATTN_IMPLEMENTATION -x c -c "$source/../../hyperattn.h" -o "$name.o"
 }
 # What engines ask for and firmware seldom needs.
-engines="BUILDERS COST CUSTOM FEW MANY MASKS PAGES SCAN SINKS SLIDING SOFTCAP"
+engines="BUILDERS COST CUSTOM FEW INDEX MANY MASKS PAGES SCAN SINKS SLIDING SOFTCAP"
 without() { for part; do echo "-DHYPERATTN_NO_$part"; done; }
 library library
 library lean $(without $engines)
