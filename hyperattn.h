@@ -14467,7 +14467,8 @@ HAI_APART void hai_stage_merge(hai_job *job) {
    coordinate has a part in every other, so that none is larger than the others for long. */
 
 #if HAI_INDEX
-/* The largest |x[i]|; infinite or NaN where a number is not finite. By bits, which order as the numbers do. */
+/* The largest |x[i]|; infinite or NaN where a number is not finite. By bits, which order as the numbers
+   do. */
 static float hai_largest_size(const float *x, hai_index n) {
   uint32_t most = 0;
   hai_index i;
@@ -14801,9 +14802,9 @@ static float hai_pick_rest(const hai_pick *pick) {
   return sum + lost;
 }
 
-/* Lowers the level: weights above it are as good as 1, and what is left of the budget is for the others; so it
-   falls as more and more weights are above it. Those below an eighth of where it begins are not looked at.
-   Returns whether it stays above these. */
+/* Lowers the level: weights above it are as good as 1, and what is left of the budget is for the others;
+   so it falls as more and more weights are above it. Those below an eighth of where it begins are not
+   looked at. Returns whether it stays above these. */
 static int hai_pick_lower(hai_pick *pick) {
   float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, next = 0.0f;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
@@ -14877,8 +14878,8 @@ static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
   return bits;
 }
 
-/* Keeps keys of a block. A random number is never 0, and exact: places are whole steps, and a block's shift has
-   22 bits and a half. */
+/* Keeps keys of a block. A random number is never 0, and exact: places are whole steps, and a block's
+   shift has 22 bits and a half. */
 static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
   const float *weight = pick->look.weight + block * HAI_CHUNK;
   uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits = 0;
@@ -15013,8 +15014,8 @@ static hai_pick *hai_pick_place(const hai_job *job) {
   return pick;
 }
 
-/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level falls by
-   as much, which is a little more than it has to. */
+/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
+   falls by as much, which is a little more than it has to. */
 static void hai_pick_more(hai_pick *pick, float error, float tolerance) {
   float times = error / tolerance * (error / tolerance) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;

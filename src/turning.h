@@ -4,7 +4,8 @@
    coordinate has a part in every other, so that none is larger than the others for long. */
 
 #if HAI_INDEX
-/* The largest |x[i]|; infinite or NaN where a number is not finite. By bits, which order as the numbers do. */
+/* The largest |x[i]|; infinite or NaN where a number is not finite. By bits, which order as the numbers
+   do. */
 static float hai_largest_size(const float *x, hai_index n) {
   uint32_t most = 0;
   hai_index i;
