@@ -31,7 +31,9 @@ static void operate(const kept *x, const hyperattn_problem *p, int64_t capacity,
   hyperattn_status status;
   some.n_key = n;
   switch (take(in, 1) % 4) {
-    case 0: hyperattn_index_append_head(x->index, &some, below(in, 9) - 1); break;
+    case 0:
+      if (n <= p->n_key) hyperattn_index_append_head(x->index, &some, below(in, 9) - 1);
+      break;
     case 1:
       some.key.data = NULL;
       status = hyperattn_index_truncate(x->index, &some);
