@@ -14752,7 +14752,7 @@ static float hai_pick_factor(const hai_pick *pick, hai_index span) {
    finite. */
 static int hai_pick_total(const hai_plan *plan, hai_pick *pick) {
   const float *span = pick->look.span, *query = pick->few->packed;
-  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
+  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), blocks, i;
   float square = 0.0f;
   pick->high = -hai_inf();
   pick->total = pick->blur = 0.0f;
@@ -14764,7 +14764,8 @@ static int hai_pick_total(const hai_plan *plan, hai_pick *pick) {
     pick->total += hai_pick_factor(pick, i) * span[3 * i + 1];
     pick->blur += span[3 * i + 2];
   }
-  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *(pick->look.end / HAI_CHUNK));
+  blocks = pick->look.end / HAI_CHUNK;
+  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *blocks);
   return hai_finite(pick->high) && hai_finite(pick->total);
 }
 
@@ -14806,10 +14807,10 @@ static float hai_pick_rest(const hai_pick *pick) {
    so it falls as more and more weights are above it. Those below an eighth of where it begins are not
    looked at. Returns whether it stays above these. */
 static int hai_pick_lower(hai_pick *pick) {
-  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, next = 0.0f;
+  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, next;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
   pick->rest = pick->total;
-  for (; pick->level > least; pick->level = next) {
+  while (pick->level > least) {
     for (i = 0; i < n;) {
       if (heavy[i] < pick->level) {
         i++;
@@ -14822,6 +14823,7 @@ static int hai_pick_lower(hai_pick *pick) {
     if (!(pick->rest > 1e-3f * pick->total)) pick->rest = hai_pick_rest(pick); /* little is left of it */
     next = pick->rest / (left > 1.0f ? left : 1.0f);
     if (!(next < 0.99f * pick->level)) return 1;
+    pick->level = next;
   }
   pick->level = least;
   return 0;
@@ -15041,11 +15043,13 @@ static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_met *met) {
   pick->budget = hai_pick_first(job->plan, pick);
   if (!(pick->budget <= most)) return 0;
   hai_pick_level(pick);
-  for (; pick->budget <= most; hai_pick_more(pick, met->error, tolerance), met->doubled = 1) {
+  while (pick->budget <= most) {
     if (!hai_pick_keys(pick)) return 0;
     hai_pick_attend(job, pick);
     hai_pick_judge(job, pick, met);
     if (tolerance == 0.0f || met->error <= tolerance) return 1;
+    hai_pick_more(pick, met->error, tolerance);
+    met->doubled = 1;
   }
   return 0;
 }

@@ -23,8 +23,10 @@ all=$one
 [ ! "$folders" ] || all=$(for folder in $folders; do ls "$folder"/*.q.f16; done)
 # shellcheck disable=SC2086 # names of heads
 $bench --steps 1024 --tolerance 0.05,0.1,0.2 --csv docs/index.csv $all
-# shellcheck disable=SC2086
-$bench --steps 1 --n 8192,16384,32768 --needles 6 --csv docs/index.csv $all
+for needles in '8192 10' '16384 4' '32768 3'; do
+  # shellcheck disable=SC2086
+  $bench --steps 1 --n ${needles% *} --needles ${needles#* } --csv docs/index.csv $all
+done
 # shellcheck disable=SC2086
 $bench --time --n 32768 --group 1,4,8 --dim 64 --repeat "$rounds" --csv docs/index-time.csv $all
 $bench --time --n 32768 --group 1,4,8 --dim 128 --repeat "$rounds" --csv docs/index-time.csv $one
