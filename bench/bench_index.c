@@ -66,10 +66,13 @@ static hyperattn_problem step_of(const cache *c, int copy, int group, const floa
   return p;
 }
 
+// The index of a copy, once it knows the first n_key keys and no others.
 static void append(const cache *c, int copy, int64_t n_key) {
   hyperattn_problem p = step_of(c, copy, 1, NULL, n_key, NULL);
+  hyperattn_status status = HYPERATTN_OK;
   p.n_query = 0;
-  hyperattn_status status = hyperattn_index_append(c->index[copy], &p);
+  if (hyperattn_index_length(c->index[copy]) > n_key) status = hyperattn_index_truncate(c->index[copy], &p);
+  if (status == HYPERATTN_OK) status = hyperattn_index_append(c->index[copy], &p);
   if (status != HYPERATTN_OK)
     fprintf(stderr, "bench_index: %s\n", hyperattn_status_string(status)), exit(2);
 }
@@ -155,8 +158,6 @@ static void run_steps(bench *b, const head *h, const cache *c, double tolerance,
     s->keys += (double)r.keys_per_query, s->exact += (double)r.exact, s->doubled += (double)r.doubled;
     if (r.max_error > LEAST_ESTIMATE) s->ratio[s->n_ratios++] = (float)error / r.max_error;
   }
-  hyperattn_problem begin = step_of(c, 0, 1, NULL, 0, NULL);
-  if (hyperattn_index_truncate(c->index[0], &begin)) exit(2);
 }
 
 // Needles of a head: how many are lost, and the worst error.
@@ -167,7 +168,6 @@ static int seek_steps(bench *b, head *h, const cache *c, double tolerance, doubl
   uint64_t random = 0;
   int lost = 0;
   mean_key(h, mean);
-  append(c, 0, h->n / 2);
   for (int made = 0, tried = 0; made < b->needles && tried < 4 * b->needles; tried++) {
     hyperattn_report r = {0};
     squares one;
@@ -175,6 +175,7 @@ static int seek_steps(bench *b, head *h, const cache *c, double tolerance, doubl
     int is_needle = put_needle(h, &p, mean, &random, scores, &x);
     params.seed = (uint64_t)tried;
     if (is_needle) {
+      append(c, 0, x.query + 1);
       double error = step_error(b, c, &params, h->rows[0] + x.query * HEAD_DIM, x.query + 1, &r, &one);
       *worst = fmax(*worst, error), lost += error > LOST;
     }
@@ -197,8 +198,6 @@ static void test_steps(bench *b, head *h, double tolerance) {
   double n = b->steps, worst = 0, begin = now();
   append(&c, 0, h->n);
   double nanoseconds = (now() - begin) * 1e9 / (double)h->n, bytes = (double)c.index_bytes / (double)h->n;
-  hyperattn_problem none = step_of(&c, 0, 1, NULL, 0, NULL);
-  if (hyperattn_index_truncate(c.index[0], &none)) exit(2);
   run_steps(b, h, &c, tolerance, &s);
   int lost = b->needles ? seek_steps(b, h, &c, tolerance, &worst) : 0;
   qsort(s.ratio, (size_t)s.n_ratios, sizeof *s.ratio, ascending);

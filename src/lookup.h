@@ -90,6 +90,14 @@ static int hai_look_is_sure(const hai_index_query *query, float norm) {
   return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
 }
 
+/* The largest of n estimates; -inf if there are none. */
+static float hai_look_highest(const float *x, int n) {
+  float most = -hai_inf();
+  int i;
+  for (i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
 /* What a query's estimates of a block become: capped, and none of sinks and of keys that are met for sure. */
 static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_query *query,
                             const hai_index_block *b, hai_index block) {
@@ -107,7 +115,7 @@ static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_
     if (block * HAI_CHUNK + j < look->begin ||
         hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit))
       score[j] = -hai_inf();
-  *high = hai_largest(score, HAI_CHUNK);
+  *high = hai_look_highest(score, HAI_CHUNK);
 }
 
 /* Estimates of a block, weight and high, for one query or two. */
@@ -150,7 +158,7 @@ static void hai_look_weigh(const hai_job *job, const hai_look *look, const hai_i
   float *high = look->high + begin, from;
   hai_index n = end - begin, block;
   for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
-  span[0] = hai_largest(high, HAI_SPAN_BLOCKS);
+  span[0] = hai_look_highest(high, HAI_SPAN_BLOCKS);
   span[1] = 0.0f;
   if (n <= 0) return;
   from = hai_shift(span[0]);
