@@ -14580,8 +14580,8 @@ static int hai_look_pays(const hai_look *look) { return look->end - look->begin 
 /* What a call is expected to cost, over what exact attention would: the index is read, and a few times the
    first budget of keys, which lie anywhere. */
 static float hai_look_cost(const hai_plan *plan) {
-  float n = HAI_AS(float, plan->n_key), near = HAI_AS(float, plan->window + plan->sink_keys);
-  float cost = HAI_LOOK_COST + (near + HAI_LOOK_KEY_COST * HAI_AS(float, plan->sample_size)) / n;
+  float n = HAI_AS(float, plan->n_key), always = HAI_AS(float, plan->window + plan->sink_keys);
+  float cost = HAI_LOOK_COST + (always + HAI_LOOK_KEY_COST * HAI_AS(float, plan->sample_size)) / n;
   return cost < 0.999f ? cost : 0.999f; /* 1 is for what is exact */
 }
 #endif
@@ -14979,7 +14979,7 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
   const hai_few *few = pick->few;
   hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
   float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, far = 0.0f, judged = 0.0f;
+  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, scatter = 0.0f, judged = 0.0f;
   met->pinned = met->sampled = 0.0f;
   for (t = 0; t < dim; t++) {
     out[t] = few->o[t] * inverse;
@@ -14996,11 +14996,11 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
     squares += square;
     if (i % step) continue;
     judged += square;
-    far += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
+    scatter += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
   if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
   squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
-  variance = squares * (judged > 0.0f ? far / judged : 2.0f * norm);
+  variance = squares * (judged > 0.0f ? scatter / judged : 2.0f * norm);
   met->error = hai_relative(variance, norm);
   if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
     met->error = hai_inf(); /* squares vanish */

@@ -54,8 +54,8 @@ static int hai_look_pays(const hai_look *look) { return look->end - look->begin 
 /* What a call is expected to cost, over what exact attention would: the index is read, and a few times the
    first budget of keys, which lie anywhere. */
 static float hai_look_cost(const hai_plan *plan) {
-  float n = HAI_AS(float, plan->n_key), near = HAI_AS(float, plan->window + plan->sink_keys);
-  float cost = HAI_LOOK_COST + (near + HAI_LOOK_KEY_COST * HAI_AS(float, plan->sample_size)) / n;
+  float n = HAI_AS(float, plan->n_key), always = HAI_AS(float, plan->window + plan->sink_keys);
+  float cost = HAI_LOOK_COST + (always + HAI_LOOK_KEY_COST * HAI_AS(float, plan->sample_size)) / n;
   return cost < 0.999f ? cost : 0.999f; /* 1 is for what is exact */
 }
 #endif

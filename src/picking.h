@@ -244,7 +244,7 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
   const hai_few *few = pick->few;
   hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
   float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, far = 0.0f, judged = 0.0f;
+  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, scatter = 0.0f, judged = 0.0f;
   met->pinned = met->sampled = 0.0f;
   for (t = 0; t < dim; t++) {
     out[t] = few->o[t] * inverse;
@@ -261,11 +261,11 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
     squares += square;
     if (i % step) continue;
     judged += square;
-    far += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
+    scatter += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
   if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
   squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
-  variance = squares * (judged > 0.0f ? far / judged : 2.0f * norm);
+  variance = squares * (judged > 0.0f ? scatter / judged : 2.0f * norm);
   met->error = hai_relative(variance, norm);
   if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
     met->error = hai_inf(); /* squares vanish */

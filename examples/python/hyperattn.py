@@ -72,6 +72,7 @@ class Problem(ctypes.Structure):
         ("sink", c_void_p),
         ("report", c_void_p),
         ("query_error", c_void_p),
+        ("index", c_void_p),
     ]
 
 
@@ -149,7 +150,7 @@ def _found() -> str:
 def _same_layout(library: ctypes.CDLL) -> bool:
     """Whether the library names the mistakes that it should find near the ends of the structures. A library
     whose list of mistakes ends elsewhere is not shown any."""
-    if library.hyperattn_status_string(-60) != b"query_error is set under HYPERATTN_HYPER":
+    if library.hyperattn_status_string(-63) != b"the index's memory is smaller than hyperattn_index_size":
         return False
     numbers = (c_float * 2)()
     address = ctypes.addressof(numbers)
