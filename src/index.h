@@ -12,9 +12,9 @@
 
 #if HAI_INDEX
 struct hyperattn_index {
-  uint64_t check;   /* a hash of all that follows */
-  const void *self; /* where it lies */
+  uint64_t check; /* a hash of all that follows */
   int64_t batch, n_kv_heads, head_dim, capacity, length;
+  const void *self; /* where it lies */
 };
 
 /* Parts of a block, in bytes from its begin. */
