@@ -80,7 +80,7 @@ static float hai_pick_rest(const hai_pick *pick) {
    so it falls as more and more weights are above it. Those below an eighth of where it begins are not
    looked at. Returns whether it stays above these. */
 static int hai_pick_lower(hai_pick *pick) {
-  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, next;
+  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, from = pick->total, next;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
   pick->rest = pick->total;
   while (pick->level > least) {
@@ -93,7 +93,7 @@ static int hai_pick_lower(hai_pick *pick) {
       left -= 1.0f;
       heavy[i] = heavy[--n];
     }
-    if (!(pick->rest > 1e-3f * pick->total)) pick->rest = hai_pick_rest(pick); /* little is left of it */
+    if (!(pick->rest > 1e-5f * from)) from = pick->rest = hai_pick_rest(pick); /* rounding may be all of it */
     next = pick->rest / (left > 1.0f ? left : 1.0f);
     if (!(next < 0.99f * pick->level)) return 1;
     pick->level = next;
@@ -107,7 +107,7 @@ static void hai_pick_level(hai_pick *pick) {
   int round = 0;
   pick->rest = pick->total;
   pick->level = pick->total / pick->budget;
-  while (pick->level > 0.0f && !hai_pick_lower(pick) && round < 16) round++;
+  while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
 }
 
 /* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
@@ -261,7 +261,8 @@ static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *me
     squares += square;
     if (i % step) continue;
     judged += square;
-    scatter += square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
+    scatter +=
+        square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
   }
   if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
   squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
