@@ -507,7 +507,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_parallel(const hyperattn_proble
    wait for all of them before the next phase. Both counts follow from params and from what sizes follow
    from, and are 0 for an invalid call. Without a report, a call that approximates nothing has one phase, or
    two where few queries (as the manual says) see more than 4096 keys; a scan has two, and a third with a
-   tolerance; HYPERATTN_HYPER has more. */
+   tolerance; with an index, few queries have two more; HYPERATTN_HYPER has more. */
 HYPERATTN_API int hyperattn_phase_count(const hyperattn_problem *problem, const hyperattn_params *params);
 HYPERATTN_API int64_t hyperattn_phase_tasks(const hyperattn_problem *problem,
                                             const hyperattn_params *params, int phase);

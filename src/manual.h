@@ -168,8 +168,9 @@
      most heads of language models. HYPERATTN_HYPER helps in regions that have many times more keys than the
      budget (block_size + sample_size + pinned keys). Regions of fewer than min_seq_len keys are exact, and so
      are those where the approximation would cost as much as exact attention; hyperattn_cost is 1 where all of
-     a call is exact, as every call of fewer than 128 queries is by the default preset, and every call with a
-     mask or with a sliding window that hides a key. examples/demo.c prints time and error side by side.
+     a call is exact, as every call of fewer than 128 queries is by the default preset without an index, and
+     every call with a mask or with a sliding window that hides a key. examples/demo.c prints time and error
+     side by side.
 
    SHAPES AND WORDS
      query [batch][n_heads][n_query][head_dim], key [batch][n_kv_heads][n_key][head_dim],
@@ -208,12 +209,12 @@
      The error of an approximation depends on the data, so with a tolerance it is measured. HYPERATTN_SCAN: by
      every query, of its own sample; a query that misses the tolerance gets more keys, in the end all of them.
      So a query that needs one key which no other needs is seen to need it. The estimate is one of a standard
-     deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md).
-     problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a rectangle; where
-     they see a relative error above the tolerance by every choice, the rectangle is scanned in the same way.
-     Elsewhere the tolerance applies to the rectangle, and a sample of queries judges it, so the error over a
-     head can be a little more than the tolerance, or a fraction of it, and a query that alone needs a key
-     that was left out is not seen. problem.report tells how a call went.
+     deviation: the true error of some queries is above it, and of a few twice as large (docs/scan.md). Over
+     an index likewise. problem.query_error has the estimates. HYPERATTN_HYPER: by the held-out queries of a
+     rectangle; where they see a relative error above the tolerance by every choice, the rectangle is scanned
+     in the same way. Elsewhere the tolerance applies to the rectangle, and a sample of queries judges it, so
+     the error over a head can be a little more than the tolerance, or a fraction of it, and a query that
+     alone needs a key that was left out is not seen. problem.report tells how a call went.
      At tolerance 0 there is the budget and no more, and no error is promised. e^lse and e^lse * out are then
      unbiased over seeds, with every sampling, except under HYPERATTN_ORDER_PROBED, which chooses by results;
      out itself is consistent, not unbiased. The paper's preset is faithful to the paper, and poor on language
@@ -241,12 +242,14 @@
      Few queries leave what they get from each part of the keys in the workspace. Since sizes never fall as
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
      each part and each of up to 16 queries of a head. A scan takes some 1.1 head_dim + 8 bytes for each key
-     and kv head, 4 for each query and head, and 8 for each key and worker.
+     and kv head, 4 for each query and head, and 8 for each key and worker. Lookups take 4 for each key, query
+     and head, and 96 KiB for each worker; the index itself, about 19 for each key and kv head at head dim 64.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
      exact call has one phase. Few queries that see more than 4096 keys have two: each part of the keys is a
-     task, for all heads that share them, and then each head's parts are merged.
+     task, for all heads that share them, and then each head's parts are merged. Over an index, two phases
+     come before: each 8192 keys are a task, for all heads that share them, and then each query is.
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_API          what is put before every function; define it alike in each file that includes
                             this one. Default: extern. For a shared library
