@@ -16,7 +16,8 @@ static hyperattn_status hai_index_resolve(hai_plan *plan, const hyperattn_index 
   plan->problem = p;
   hai_resolve_shape(plan);
   plan->float_kernel = plan->kernel = hai_kernel_of(HYPERATTN_ISA_AUTO);
-  plan->scan_kernel = hai_scan_kernel_of(plan->float_kernel);
+  if (!plan->kernel) return HYPERATTN_ERROR_ISA_ABSENT;
+  plan->scan_kernel = hai_scan_kernel_of(plan->kernel);
   return HYPERATTN_OK;
 }
 
