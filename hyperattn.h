@@ -2116,16 +2116,20 @@ static uint64_t hai_index_picked_scalar(const float *weight, const float *place,
   return bits;
 }
 
-static void hai_index_turn_scalar(float *x, hai_index n, float factor) {
+/* Of x [n][lanes]. */
+static void hai_index_turn_lanes(float *x, hai_index n, float factor, hai_index lanes) {
   hai_index half, t, u;
-  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
-    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+  for (half = lanes; half < n * lanes; half *= 2)
+    for (t = 0; t < n * lanes; t += 2 * half)
       for (u = t; u < t + half; u++) {
         float a = x[u], b = x[u + half];
         x[u] = a + b;
         x[u + half] = a - b;
       }
-  for (t = 0; t < n * HAI_TURNED; t++) x[t] *= factor;
+  for (t = 0; t < n * lanes; t++) x[t] *= factor;
+}
+static void hai_index_turn_scalar(float *x, hai_index n, float factor) {
+  hai_index_turn_lanes(x, n, factor, HAI_TURNED);
 }
 
 static void hai_index_differ_scalar(float *x, hai_index dim, const float *mean, float *square) {
@@ -10852,10 +10856,9 @@ static size_t hai_index_bytes(int64_t batch, int64_t n_kv_heads, int64_t head_di
   size_t heads = hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, n_kv_heads));
   size_t blocks = hai_times(heads, HAI_AS(size_t, capacity / HAI_CHUNK));
   size_t bytes = hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
-  bytes = hai_plus(bytes, hai_times(heads, sizeof(int64_t) + hai_index_room_bytes(head_dim)));
-  if (bytes > PTRDIFF_MAX / 2) return SIZE_MAX;
-  return hai_index_blocks(heads, head_dim) +
-         hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
+  size_t others = hai_times(heads, sizeof(int64_t) + hai_index_room_bytes(head_dim));
+  if (hai_plus(bytes, others) > PTRDIFF_MAX / 2) return SIZE_MAX;
+  return hai_index_blocks(heads, head_dim) + bytes;
 }
 
 static uint64_t hai_index_check(const hyperattn_index *index) {
@@ -10872,10 +10875,10 @@ static int hai_index_is_sound(const hyperattn_index *index) {
          index->check == hai_index_check(index);
 }
 
-/* Is it one for the problem's keys? */
-static int hai_index_serves(const hyperattn_index *index, const hyperattn_problem *p) {
+/* Is it one for keys of the problem's shape, however many? */
+static int hai_index_fits(const hyperattn_index *index, const hyperattn_problem *p) {
   return hai_index_is_sound(index) && index->batch == p->batch && index->n_kv_heads == p->n_kv_heads &&
-         index->head_dim == p->head_dim && index->length <= p->n_key;
+         index->head_dim == p->head_dim;
 }
 
 /* How many blocks of a kv head there are. */
@@ -11188,7 +11191,8 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
   if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
 #if HAI_INDEX
-  if (hai_looking(plan) && !hai_index_serves(p->index, p)) return HYPERATTN_ERROR_INDEX;
+  if (hai_looking(plan) && (!hai_index_fits(p->index, p) || p->index->length > p->n_key))
+    return HYPERATTN_ERROR_INDEX;
 #endif
   HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
   buffers.batch = hai_to_index(p->batch);
@@ -14486,44 +14490,23 @@ static float hai_largest_size(const float *x, hai_index n) {
 /* Does the sign of coordinate t change? */
 static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
 
-/* The order of the matrix: the largest power of 2 that is no more than dim. */
-static hai_index hai_turned_dim(hai_index dim) {
-  hai_index n = 1;
-  while (2 * n <= dim) n *= 2;
-  return n;
-}
-static float hai_turn_factor(hai_index n) { return 1.0f / hai_sqrt(HAI_AS(float, n)); }
-
-/* Turns keys, x [dim][HAI_TURNED]. Cost: HAI_TURNED dim log2 dim. */
-static void hai_turn_keys(const hai_scan_kernel *kernel, float *x, hai_index dim) {
-  hai_index n = hai_turned_dim(dim), t;
+/* Turns vectors x [dim][lanes], by `turn`, the product of n rows of so many lanes with the matrix of order n.
+   Cost: lanes dim log2 dim. */
+static void hai_turn(float *x, hai_index dim, int lanes, void (*turn)(float *x, hai_index n, float factor)) {
+  hai_index n = 1, t;
+  float factor;
   int j;
+  while (2 * n <= dim) n *= 2;
+  factor = 1.0f / hai_sqrt(HAI_AS(float, n));
   for (t = 0; t < dim; t++)
-    for (j = 0; j < HAI_TURNED && hai_turns_sign(t); j++) x[t * HAI_TURNED + j] = -x[t * HAI_TURNED + j];
-  kernel->turn(x, n, hai_turn_factor(n));
-  if (n < dim) kernel->turn(x + (dim - n) * HAI_TURNED, n, hai_turn_factor(n));
+    for (j = 0; j < lanes && hai_turns_sign(t); j++) x[t * lanes + j] = -x[t * lanes + j];
+  turn(x, n, factor);
+  if (n < dim) turn(x + (dim - n) * lanes, n, factor);
 }
 
-/* Turns one vector x [dim]. Cost: dim log2 dim. */
-static void hai_turn_part(float *x, hai_index n) {
-  float factor = hai_turn_factor(n);
-  hai_index half, t, u;
-  for (half = 1; half < n; half *= 2)
-    for (t = 0; t < n; t += 2 * half)
-      for (u = t; u < t + half; u++) {
-        float a = x[u], b = x[u + half];
-        x[u] = a + b;
-        x[u + half] = a - b;
-      }
-  for (t = 0; t < n; t++) x[t] *= factor;
-}
-HAI_APART void hai_turn_one(float *x, hai_index dim) {
-  hai_index n = hai_turned_dim(dim), t;
-  for (t = 0; t < dim; t++)
-    if (hai_turns_sign(t)) x[t] = -x[t];
-  hai_turn_part(x, n);
-  if (n < dim) hai_turn_part(x + dim - n, n);
-}
+/* Turns one vector. */
+static void hai_turn_row(float *x, hai_index n, float factor) { hai_index_turn_lanes(x, n, factor, 1); }
+static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn_row); }
 #endif
 
 /* ======== src/lookup.h ======== */
@@ -15939,10 +15922,25 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
   return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
 }
 
-static void hai_report_quantiles(hyperattn_report *r, const float *errors, hai_index n) {
+/* Closes a head's report, of which shares, keys and what was doubled are set: the errors [n_query] of its
+   queries, and what is left of the attention. Cost: O(n_query * value_dim). */
+static void hai_report_close(const hai_job *job, const float *errors, hyperattn_report *r) {
+  hai_index n = job->plan->n_query, row;
+  float squared_error = 0.0f, squared_norm = 0.0f;
+  for (row = 0; row < n; row++) {
+    float norm = hai_squared_out(job, row, row + 1);
+    r->max_error = errors[row] > r->max_error ? errors[row] : r->max_error;
+    squared_norm += norm;
+    squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
+  }
+  r->error = hai_relative(squared_error, squared_norm);
   r->error_median = hai_quantile(errors, n, 500);
   r->error_99 = hai_quantile(errors, n, 990);
   r->error_999 = hai_quantile(errors, n, 999);
+  r->escalated = r->doubled;
+  r->window_mass = 1.0f - r->pinned_mass - r->sampled_mass;
+  if (r->window_mass < 0.0f) r->window_mass = 0.0f; /* rounding */
+  job->plan->problem->report[hai_flat_head(job)] = *r;
 }
 
 /* Sets what the tasks of the job's rectangle have counted: shares of its queries and of their attention, keys
@@ -15997,63 +15995,36 @@ HAI_APART void hai_stage_note(hai_job *job) {
   for (i = 0; i < record->n; i++) hai_note_query(job, &r, i);
 }
 
-/* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. Cost:
-   O(n_query * value_dim). */
+/* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. */
 HAI_APART void hai_stage_tally(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  const float *errors = hai_errors(job);
   hyperattn_report r;
-  hai_index row;
-  float squared_error = 0.0f, squared_norm = 0.0f;
   hai_tally_tasks(job, &r);
-  r.escalated = r.doubled;
-  for (row = 0; row < plan->n_query; row++) {
-    float norm = hai_squared_out(job, row, row + 1);
-    r.max_error = errors[row] > r.max_error ? errors[row] : r.max_error;
-    squared_norm += norm;
-    squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
-  }
-  r.error = hai_relative(squared_error, squared_norm);
-  hai_report_quantiles(&r, errors, plan->n_query);
-  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
-  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
-  plan->problem->report[hai_flat_head(job)] = r;
+  hai_report_close(job, hai_errors(job), &r);
 }
 #endif
 
 /* ---- Of lookups ---- */
 
 #if HAI_INDEX
-
-/* Stage RECOUNT: one head's report, from how each of its queries fared. Cost: O(n_query * value_dim). */
+/* Stage RECOUNT: one head's report, from how each of its queries fared. */
 HAI_APART void hai_stage_recount(hai_job *job) {
   const hai_plan *plan = job->plan;
   hyperattn_report r;
-  float rows = HAI_AS(float, plan->n_query), squared_error = 0.0f, squared_norm = 0.0f;
-  float error[HAI_LOOK_QUERIES] = {0};
+  float rows = HAI_AS(float, plan->n_query), error[HAI_LOOK_QUERIES] = {0};
   hai_index row, first, last;
   HYPERATTN_MEMSET(&r, 0, sizeof r);
   for (row = 0; row < plan->n_query; row++) {
     const hai_met *met = hai_met_of(job, job->head, row);
-    float norm = hai_squared_out(job, row, row + 1);
     hai_seen_keys(plan, row, &first, &last);
-    error[row] = met->exact ? 0.0f : met->error;
-    r.max_error = error[row] > r.max_error ? error[row] : r.max_error;
-    squared_norm += norm;
-    squared_error += error[row] == 0.0f ? 0.0f : error[row] * error[row] * norm;
     r.exact += HAI_AS(float, met->exact) / rows;
     r.doubled += HAI_AS(float, met->doubled) / rows;
     r.keys_per_query += HAI_AS(float, met->exact ? hai_to_int(last + 1) : met->keys) / rows;
     if (met->exact) continue;
+    error[row] = met->error;
     r.pinned_mass += met->pinned / rows;
     r.sampled_mass += met->sampled / rows;
   }
-  r.escalated = r.doubled;
-  r.error = hai_relative(squared_error, squared_norm);
-  hai_report_quantiles(&r, error, plan->n_query);
-  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
-  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
-  plan->problem->report[hai_flat_head(job)] = r;
+  hai_report_close(job, error, &r);
 }
 #endif
 
@@ -17020,9 +16991,7 @@ static hyperattn_status hai_index_resolve(hai_plan *plan, const hyperattn_index 
   if ((status = hai_check_shape(p)) != HYPERATTN_OK) return status;
   if (hai_too_many(p)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   if (!index) return HYPERATTN_ERROR_NULL_INDEX;
-  if (!hai_index_is_sound(index) || index->batch != p->batch || index->n_kv_heads != p->n_kv_heads ||
-      index->head_dim != p->head_dim || p->n_key > index->capacity)
-    return HYPERATTN_ERROR_INDEX;
+  if (!hai_index_fits(index, p) || p->n_key > index->capacity) return HYPERATTN_ERROR_INDEX;
   HYPERATTN_MEMSET(plan, 0, sizeof *plan);
   plan->problem = p;
   hai_resolve_shape(plan);
@@ -17151,7 +17120,7 @@ static void hai_index_make(const hai_job *job, const hai_rows *keys, hai_index b
       const float *row = hai_rows_read(job, keys, first + begin + j, room->row);
       for (t = 0; t < dim; t++) room->x[t * HAI_TURNED + j] = row[t];
     }
-    hai_turn_keys(job->plan->scan_kernel, room->x, dim);
+    hai_turn(room->x, dim, HAI_TURNED, job->plan->scan_kernel->turn);
     unit[2] += hai_index_encode(job, room, begin, to);
   }
   unit[1] = hai_index_norms(room->step, to + y.norm);
@@ -17191,12 +17160,14 @@ HYPERATTN_API hyperattn_status hyperattn_index_init(hyperattn_index **index, con
                                                     void *memory, size_t size) {
   hyperattn_status status;
   hyperattn_index *made;
+  size_t need;
   hai_index i;
   if (!shape) return HYPERATTN_ERROR_NULL_PROBLEM;
   if ((status = hai_check_shape(shape)) != HYPERATTN_OK) return status;
   if (!index || !memory) return HYPERATTN_ERROR_NULL_INDEX;
-  if (!hyperattn_index_size(shape)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (size < hyperattn_index_size(shape)) return HYPERATTN_ERROR_INDEX_SIZE;
+  need = hyperattn_index_size(shape);
+  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  if (size < need) return HYPERATTN_ERROR_INDEX_SIZE;
   made = HAI_PLACE(hyperattn_index, hai_align(memory));
   HYPERATTN_MEMSET(made, 0, sizeof *made);
   made->self = made;

@@ -29,10 +29,9 @@
 
 enum { LAST = 2048, MAX_GROUP = 16, STEPS_OF_ROUND = 16, MOST_DIM = 128 };
 
-#define STEP_COLUMNS                                                                                     \
-  "head,n,isa,tolerance,steps,over,twice,frobenius,mean,truth_q50,truth_q99,keys,exact,doubled,bytes_a_" \
-  "key,"                                                                                                 \
-  "append_ns,needles,lost,worst_needle"
+#define STEP_COLUMNS                                                                             \
+  "head,n,isa,tolerance,steps,over,twice,frobenius,mean,truth_q50,truth_q99,keys,exact,doubled," \
+  "bytes_a_key,append_ns,needles,lost,worst_needle"
 #define TIME_COLUMNS "head,n,isa,tolerance,group,dim,exact_seconds,index_seconds,speed,keys,exact,doubled"
 
 typedef struct bench {
@@ -342,10 +341,11 @@ static void read_options(bench *b, int argc, char **argv) {
       i++;
   }
   if (!b->n_heads) b->heads[b->n_heads++] = BENCH_DATA;
-  for (const char *at = b->dims; *at; at += strcspn(at, ","), at += *at == ',')
-    if (atoi(at) != HEAD_DIM && atoi(at) != MOST_DIM) refuse("--dim");
-  for (const char *at = b->groups; *at; at += strcspn(at, ","), at += *at == ',')
-    if (atoi(at) < 1 || atoi(at) > MAX_GROUP) refuse("--group");
+  const char *dims = b->dims, *groups = b->groups;
+  for (int64_t dim; next_number(&dims, &dim);)
+    if (dim != HEAD_DIM && dim != MOST_DIM) refuse("--dim");
+  for (int64_t group; next_number(&groups, &group);)
+    if (group < 1 || group > MAX_GROUP) refuse("--group");
 }
 
 int main(int argc, char **argv) {

@@ -2,7 +2,7 @@
 # Records errors, needles and time of decoding over an index, and makes the tables of docs/index.md:
 #   sh bench/index.sh [--rounds R] [DIR ..]
 # DIR: folders of heads (PATH.q.f16, .k.f16, .v.f16; `llm dump` makes them). Without any, the head of examples/data stands for
-# all. Takes some ten minutes. The machine should be idle.
+# all. Takes some two minutes. The machine should be idle.
 set -eu
 started_in=$PWD
 cd "$(dirname "$0")/.."

@@ -9,9 +9,7 @@ static hyperattn_status hai_index_resolve(hai_plan *plan, const hyperattn_index 
   if ((status = hai_check_shape(p)) != HYPERATTN_OK) return status;
   if (hai_too_many(p)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
   if (!index) return HYPERATTN_ERROR_NULL_INDEX;
-  if (!hai_index_is_sound(index) || index->batch != p->batch || index->n_kv_heads != p->n_kv_heads ||
-      index->head_dim != p->head_dim || p->n_key > index->capacity)
-    return HYPERATTN_ERROR_INDEX;
+  if (!hai_index_fits(index, p) || p->n_key > index->capacity) return HYPERATTN_ERROR_INDEX;
   HYPERATTN_MEMSET(plan, 0, sizeof *plan);
   plan->problem = p;
   hai_resolve_shape(plan);
@@ -140,7 +138,7 @@ static void hai_index_make(const hai_job *job, const hai_rows *keys, hai_index b
       const float *row = hai_rows_read(job, keys, first + begin + j, room->row);
       for (t = 0; t < dim; t++) room->x[t * HAI_TURNED + j] = row[t];
     }
-    hai_turn_keys(job->plan->scan_kernel, room->x, dim);
+    hai_turn(room->x, dim, HAI_TURNED, job->plan->scan_kernel->turn);
     unit[2] += hai_index_encode(job, room, begin, to);
   }
   unit[1] = hai_index_norms(room->step, to + y.norm);
@@ -180,12 +178,14 @@ HYPERATTN_API hyperattn_status hyperattn_index_init(hyperattn_index **index, con
                                                     void *memory, size_t size) {
   hyperattn_status status;
   hyperattn_index *made;
+  size_t need;
   hai_index i;
   if (!shape) return HYPERATTN_ERROR_NULL_PROBLEM;
   if ((status = hai_check_shape(shape)) != HYPERATTN_OK) return status;
   if (!index || !memory) return HYPERATTN_ERROR_NULL_INDEX;
-  if (!hyperattn_index_size(shape)) return HYPERATTN_ERROR_SIZE_OVERFLOW;
-  if (size < hyperattn_index_size(shape)) return HYPERATTN_ERROR_INDEX_SIZE;
+  need = hyperattn_index_size(shape);
+  if (!need) return HYPERATTN_ERROR_SIZE_OVERFLOW;
+  if (size < need) return HYPERATTN_ERROR_INDEX_SIZE;
   made = HAI_PLACE(hyperattn_index, hai_align(memory));
   HYPERATTN_MEMSET(made, 0, sizeof *made);
   made->self = made;

@@ -53,10 +53,9 @@ static size_t hai_index_bytes(int64_t batch, int64_t n_kv_heads, int64_t head_di
   size_t heads = hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, n_kv_heads));
   size_t blocks = hai_times(heads, HAI_AS(size_t, capacity / HAI_CHUNK));
   size_t bytes = hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
-  bytes = hai_plus(bytes, hai_times(heads, sizeof(int64_t) + hai_index_room_bytes(head_dim)));
-  if (bytes > PTRDIFF_MAX / 2) return SIZE_MAX;
-  return hai_index_blocks(heads, head_dim) +
-         hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
+  size_t others = hai_times(heads, sizeof(int64_t) + hai_index_room_bytes(head_dim));
+  if (hai_plus(bytes, others) > PTRDIFF_MAX / 2) return SIZE_MAX;
+  return hai_index_blocks(heads, head_dim) + bytes;
 }
 
 static uint64_t hai_index_check(const hyperattn_index *index) {
@@ -73,10 +72,10 @@ static int hai_index_is_sound(const hyperattn_index *index) {
          index->check == hai_index_check(index);
 }
 
-/* Is it one for the problem's keys? */
-static int hai_index_serves(const hyperattn_index *index, const hyperattn_problem *p) {
+/* Is it one for keys of the problem's shape, however many? */
+static int hai_index_fits(const hyperattn_index *index, const hyperattn_problem *p) {
   return hai_index_is_sound(index) && index->batch == p->batch && index->n_kv_heads == p->n_kv_heads &&
-         index->head_dim == p->head_dim && index->length <= p->n_key;
+         index->head_dim == p->head_dim;
 }
 
 /* How many blocks of a kv head there are. */

@@ -65,16 +65,20 @@ static uint64_t hai_index_picked_scalar(const float *weight, const float *place,
   return bits;
 }
 
-static void hai_index_turn_scalar(float *x, hai_index n, float factor) {
+/* Of x [n][lanes]. */
+static void hai_index_turn_lanes(float *x, hai_index n, float factor, hai_index lanes) {
   hai_index half, t, u;
-  for (half = HAI_TURNED; half < n * HAI_TURNED; half *= 2)
-    for (t = 0; t < n * HAI_TURNED; t += 2 * half)
+  for (half = lanes; half < n * lanes; half *= 2)
+    for (t = 0; t < n * lanes; t += 2 * half)
       for (u = t; u < t + half; u++) {
         float a = x[u], b = x[u + half];
         x[u] = a + b;
         x[u + half] = a - b;
       }
-  for (t = 0; t < n * HAI_TURNED; t++) x[t] *= factor;
+  for (t = 0; t < n * lanes; t++) x[t] *= factor;
+}
+static void hai_index_turn_scalar(float *x, hai_index n, float factor) {
+  hai_index_turn_lanes(x, n, factor, HAI_TURNED);
 }
 
 static void hai_index_differ_scalar(float *x, hai_index dim, const float *mean, float *square) {

@@ -20,10 +20,25 @@ static float hai_quantile(const float *x, hai_index n, hai_index of_1000) {
   return n ? hai_ranked(x, n, hai_min(n - 1, hai_cut(n, 1000, of_1000))) : 0.0f;
 }
 
-static void hai_report_quantiles(hyperattn_report *r, const float *errors, hai_index n) {
+/* Closes a head's report, of which shares, keys and what was doubled are set: the errors [n_query] of its
+   queries, and what is left of the attention. Cost: O(n_query * value_dim). */
+static void hai_report_close(const hai_job *job, const float *errors, hyperattn_report *r) {
+  hai_index n = job->plan->n_query, row;
+  float squared_error = 0.0f, squared_norm = 0.0f;
+  for (row = 0; row < n; row++) {
+    float norm = hai_squared_out(job, row, row + 1);
+    r->max_error = errors[row] > r->max_error ? errors[row] : r->max_error;
+    squared_norm += norm;
+    squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
+  }
+  r->error = hai_relative(squared_error, squared_norm);
   r->error_median = hai_quantile(errors, n, 500);
   r->error_99 = hai_quantile(errors, n, 990);
   r->error_999 = hai_quantile(errors, n, 999);
+  r->escalated = r->doubled;
+  r->window_mass = 1.0f - r->pinned_mass - r->sampled_mass;
+  if (r->window_mass < 0.0f) r->window_mass = 0.0f; /* rounding */
+  job->plan->problem->report[hai_flat_head(job)] = *r;
 }
 
 /* Sets what the tasks of the job's rectangle have counted: shares of its queries and of their attention, keys
@@ -78,62 +93,35 @@ HAI_APART void hai_stage_note(hai_job *job) {
   for (i = 0; i < record->n; i++) hai_note_query(job, &r, i);
 }
 
-/* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. Cost:
-   O(n_query * value_dim). */
+/* Stage TALLY: one head's report. Reads the tallies, the errors and the result; writes problem.report. */
 HAI_APART void hai_stage_tally(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  const float *errors = hai_errors(job);
   hyperattn_report r;
-  hai_index row;
-  float squared_error = 0.0f, squared_norm = 0.0f;
   hai_tally_tasks(job, &r);
-  r.escalated = r.doubled;
-  for (row = 0; row < plan->n_query; row++) {
-    float norm = hai_squared_out(job, row, row + 1);
-    r.max_error = errors[row] > r.max_error ? errors[row] : r.max_error;
-    squared_norm += norm;
-    squared_error += errors[row] == 0.0f ? 0.0f : errors[row] * errors[row] * norm;
-  }
-  r.error = hai_relative(squared_error, squared_norm);
-  hai_report_quantiles(&r, errors, plan->n_query);
-  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
-  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
-  plan->problem->report[hai_flat_head(job)] = r;
+  hai_report_close(job, hai_errors(job), &r);
 }
 #endif
 
 /* ---- Of lookups ---- */
 
 #if HAI_INDEX
-
-/* Stage RECOUNT: one head's report, from how each of its queries fared. Cost: O(n_query * value_dim). */
+/* Stage RECOUNT: one head's report, from how each of its queries fared. */
 HAI_APART void hai_stage_recount(hai_job *job) {
   const hai_plan *plan = job->plan;
   hyperattn_report r;
-  float rows = HAI_AS(float, plan->n_query), squared_error = 0.0f, squared_norm = 0.0f;
-  float error[HAI_LOOK_QUERIES] = {0};
+  float rows = HAI_AS(float, plan->n_query), error[HAI_LOOK_QUERIES] = {0};
   hai_index row, first, last;
   HYPERATTN_MEMSET(&r, 0, sizeof r);
   for (row = 0; row < plan->n_query; row++) {
     const hai_met *met = hai_met_of(job, job->head, row);
-    float norm = hai_squared_out(job, row, row + 1);
     hai_seen_keys(plan, row, &first, &last);
-    error[row] = met->exact ? 0.0f : met->error;
-    r.max_error = error[row] > r.max_error ? error[row] : r.max_error;
-    squared_norm += norm;
-    squared_error += error[row] == 0.0f ? 0.0f : error[row] * error[row] * norm;
     r.exact += HAI_AS(float, met->exact) / rows;
     r.doubled += HAI_AS(float, met->doubled) / rows;
     r.keys_per_query += HAI_AS(float, met->exact ? hai_to_int(last + 1) : met->keys) / rows;
     if (met->exact) continue;
+    error[row] = met->error;
     r.pinned_mass += met->pinned / rows;
     r.sampled_mass += met->sampled / rows;
   }
-  r.escalated = r.doubled;
-  r.error = hai_relative(squared_error, squared_norm);
-  hai_report_quantiles(&r, error, plan->n_query);
-  r.window_mass = 1.0f - r.pinned_mass - r.sampled_mass;
-  if (r.window_mass < 0.0f) r.window_mass = 0.0f; /* rounding */
-  plan->problem->report[hai_flat_head(job)] = r;
+  hai_report_close(job, error, &r);
 }
 #endif

@@ -19,42 +19,21 @@ static float hai_largest_size(const float *x, hai_index n) {
 /* Does the sign of coordinate t change? */
 static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
 
-/* The order of the matrix: the largest power of 2 that is no more than dim. */
-static hai_index hai_turned_dim(hai_index dim) {
-  hai_index n = 1;
-  while (2 * n <= dim) n *= 2;
-  return n;
-}
-static float hai_turn_factor(hai_index n) { return 1.0f / hai_sqrt(HAI_AS(float, n)); }
-
-/* Turns keys, x [dim][HAI_TURNED]. Cost: HAI_TURNED dim log2 dim. */
-static void hai_turn_keys(const hai_scan_kernel *kernel, float *x, hai_index dim) {
-  hai_index n = hai_turned_dim(dim), t;
+/* Turns vectors x [dim][lanes], by `turn`, the product of n rows of so many lanes with the matrix of order n.
+   Cost: lanes dim log2 dim. */
+static void hai_turn(float *x, hai_index dim, int lanes, void (*turn)(float *x, hai_index n, float factor)) {
+  hai_index n = 1, t;
+  float factor;
   int j;
+  while (2 * n <= dim) n *= 2;
+  factor = 1.0f / hai_sqrt(HAI_AS(float, n));
   for (t = 0; t < dim; t++)
-    for (j = 0; j < HAI_TURNED && hai_turns_sign(t); j++) x[t * HAI_TURNED + j] = -x[t * HAI_TURNED + j];
-  kernel->turn(x, n, hai_turn_factor(n));
-  if (n < dim) kernel->turn(x + (dim - n) * HAI_TURNED, n, hai_turn_factor(n));
+    for (j = 0; j < lanes && hai_turns_sign(t); j++) x[t * lanes + j] = -x[t * lanes + j];
+  turn(x, n, factor);
+  if (n < dim) turn(x + (dim - n) * lanes, n, factor);
 }
 
-/* Turns one vector x [dim]. Cost: dim log2 dim. */
-static void hai_turn_part(float *x, hai_index n) {
-  float factor = hai_turn_factor(n);
-  hai_index half, t, u;
-  for (half = 1; half < n; half *= 2)
-    for (t = 0; t < n; t += 2 * half)
-      for (u = t; u < t + half; u++) {
-        float a = x[u], b = x[u + half];
-        x[u] = a + b;
-        x[u + half] = a - b;
-      }
-  for (t = 0; t < n; t++) x[t] *= factor;
-}
-HAI_APART void hai_turn_one(float *x, hai_index dim) {
-  hai_index n = hai_turned_dim(dim), t;
-  for (t = 0; t < dim; t++)
-    if (hai_turns_sign(t)) x[t] = -x[t];
-  hai_turn_part(x, n);
-  if (n < dim) hai_turn_part(x + dim - n, n);
-}
+/* Turns one vector. */
+static void hai_turn_row(float *x, hai_index n, float factor) { hai_index_turn_lanes(x, n, factor, 1); }
+static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn_row); }
 #endif

@@ -269,7 +269,8 @@ HAI_APART hyperattn_status hai_check_buffers_within(const hai_plan *plan, const 
   if (!workspace) return HYPERATTN_ERROR_NULL_WORKSPACE;
   if (workspace_size < need) return HYPERATTN_ERROR_WORKSPACE_SIZE;
 #if HAI_INDEX
-  if (hai_looking(plan) && !hai_index_serves(p->index, p)) return HYPERATTN_ERROR_INDEX;
+  if (hai_looking(plan) && (!hai_index_fits(p->index, p) || p->index->length > p->n_key))
+    return HYPERATTN_ERROR_INDEX;
 #endif
   HYPERATTN_MEMSET(&buffers, 0, sizeof buffers); /* status: ok */
   buffers.batch = hai_to_index(p->batch);
