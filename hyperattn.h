@@ -605,8 +605,8 @@ typedef struct hyperattn_params {
   int64_t min_seq_len; /* >= 1: where fewer keys would be scanned, or a region has fewer, all are met */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
   /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. Of a scan: the
-     first budget b: a tile of queries keeps each key with probability min(1, b times the largest share of
-     attention that the key is estimated to have in any of them). */
+     first budget b, and with a tolerance the least: a tile of queries keeps each key with probability min(1,
+     b times the largest share of attention that the key is estimated to have in any of them). */
   int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
@@ -634,7 +634,7 @@ typedef struct hyperattn_params {
 } hyperattn_params;
 
 /* The best measured quality for its cost on language models: HYPERATTN_SCAN with a tolerance of 0.1 for each
-   query, a first budget of 128, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
+   query, a budget of 256 or more, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
    would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in a
    build without the scan, with this tolerance. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
@@ -1198,7 +1198,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_OUTLIER 4.0f /* a query this much larger than the mean of its tile is one */
 #define HAI_LEAST_SQUARE 1e-30f /* squares of smaller norms may vanish */
 #define HAI_LEAST_SHARE 5.0f  /* -ln of the share of a key, over that of an average one, that matters least */
-#define HAI_LEAST_BUDGET 16.0f
 #define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
 #define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */
@@ -13267,6 +13266,11 @@ typedef struct hai_scan {
 
 /* ---- Where it pays ---- */
 
+/* A task's first budget, and with a tolerance its least. */
+static float hai_scan_budget(const hai_plan *plan) {
+  return HAI_AS(float, hai_max(1, plan->sample_size));
+}
+
 /* Work of a tile that scans so many keys and keeps some of them, in keys that are met exactly. */
 static float hai_scan_work(const hai_plan *plan, float keys, float kept) {
   return keys * plan->scan_kernel->cost + kept * HAI_KEPT_COST;
@@ -13703,11 +13707,12 @@ static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
   return lanes * keys < least ? 0.0f : best;
 }
 
-/* The next tile's budget: what would have been best for this one. */
+/* The next tile's budget: what would have been best for this one, but no less than the parameters'. A smaller
+   one saves little, and lets every query that is easy err as much as the tolerance allows. */
 static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
   static const float around[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
   scan->budget *= hai_scan_cheapest(job, scan, around, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
-  if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
+  if (scan->budget < hai_scan_budget(job->plan)) scan->budget = hai_scan_budget(job->plan);
 }
 #endif
 
@@ -13913,7 +13918,7 @@ HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   scan->lse_exact = hai_carve(&at, lanes);
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);
-  scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
+  scan->budget = hai_scan_budget(plan);
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
   scan->tally = hai_tallies(job) + job->chunk;
@@ -16773,7 +16778,7 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   hyperattn_params p = hyperattn_linear_params();
   if (HAI_SCAN) {
     p.method = HYPERATTN_SCAN;
-    p.sample_size = 128;
+    p.sample_size = 256;
   }
   p.tolerance = 0.1f;
   return p;
@@ -17569,7 +17574,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_KEY_MOST
 #undef HAI_KEY_RAISED
 #undef HAI_LEAP
-#undef HAI_LEAST_BUDGET
 #undef HAI_LEAST_SCANNED
 #undef HAI_LEAST_SHARE
 #undef HAI_LEAST_SQUARE

@@ -288,8 +288,8 @@ typedef struct hyperattn_params {
   int64_t min_seq_len; /* >= 1: where fewer keys would be scanned, or a region has fewer, all are met */
   int64_t block_size;  /* keys that a query meets because of their place in the order; 0: no blocks */
   /* HYPER: columns drawn from a rectangle's other keys; all of them if there are no more. Of a scan: the
-     first budget b: a tile of queries keeps each key with probability min(1, b times the largest share of
-     attention that the key is estimated to have in any of them). */
+     first budget b, and with a tolerance the least: a tile of queries keeps each key with probability min(1,
+     b times the largest share of attention that the key is estimated to have in any of them). */
   int64_t sample_size;
   int32_t lsh_bits;    /* 1 .. 16 hyperplanes, so 2^lsh_bits buckets */
   /* Both positive: each query_group queries choose block_size / key_group sub-blocks of key_group keys by
@@ -317,7 +317,7 @@ typedef struct hyperattn_params {
 } hyperattn_params;
 
 /* The best measured quality for its cost on language models: HYPERATTN_SCAN with a tolerance of 0.1 for each
-   query, a first budget of 128, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
+   query, a budget of 256 or more, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
    would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in a
    build without the scan, with this tolerance. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);

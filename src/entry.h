@@ -63,7 +63,7 @@ HYPERATTN_API hyperattn_params hyperattn_default_params(void) {
   hyperattn_params p = hyperattn_linear_params();
   if (HAI_SCAN) {
     p.method = HYPERATTN_SCAN;
-    p.sample_size = 128;
+    p.sample_size = 256;
   }
   p.tolerance = 0.1f;
   return p;

@@ -244,7 +244,6 @@
 #define HAI_OUTLIER 4.0f /* a query this much larger than the mean of its tile is one */
 #define HAI_LEAST_SQUARE 1e-30f /* squares of smaller norms may vanish */
 #define HAI_LEAST_SHARE 5.0f  /* -ln of the share of a key, over that of an average one, that matters least */
-#define HAI_LEAST_BUDGET 16.0f
 #define HAI_MOST_DOUBLED 2 /* most times that a tile is scanned again */
 #define HAI_HELD_TILES 8   /* tiles that attend exactly after one that had to */
 #define HAI_COST_POINTS 32  /* queries that stand for all where a call's cost is told */

@@ -115,10 +115,11 @@ static float hai_scan_times(const hai_job *job, const hai_scan *scan) {
   return lanes * keys < least ? 0.0f : best;
 }
 
-/* The next tile's budget: what would have been best for this one. */
+/* The next tile's budget: what would have been best for this one, but no less than the parameters'. A smaller
+   one saves little, and lets every query that is easy err as much as the tolerance allows. */
 static void hai_scan_learn(const hai_job *job, hai_scan *scan) {
   static const float around[] = {0.5f, 0.70710678f, 1.41421356f, 2.0f};
   scan->budget *= hai_scan_cheapest(job, scan, around, 4, hai_scan_price(job, scan, 1.0f), 0.0f);
-  if (scan->budget < HAI_LEAST_BUDGET) scan->budget = HAI_LEAST_BUDGET;
+  if (scan->budget < hai_scan_budget(job->plan)) scan->budget = hai_scan_budget(job->plan);
 }
 #endif

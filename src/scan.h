@@ -63,6 +63,11 @@ typedef struct hai_scan {
 
 /* ---- Where it pays ---- */
 
+/* A task's first budget, and with a tolerance its least. */
+static float hai_scan_budget(const hai_plan *plan) {
+  return HAI_AS(float, hai_max(1, plan->sample_size));
+}
+
 /* Work of a tile that scans so many keys and keeps some of them, in keys that are met exactly. */
 static float hai_scan_work(const hai_plan *plan, float keys, float kept) {
   return keys * plan->scan_kernel->cost + kept * HAI_KEPT_COST;

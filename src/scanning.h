@@ -198,7 +198,7 @@ HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   scan->lse_exact = hai_carve(&at, lanes);
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);
-  scan->budget = plan->sample_size ? HAI_AS(float, plan->sample_size) : 1.0f;
+  scan->budget = hai_scan_budget(plan);
   scan->distance = hai_scan_distance(job, scan);
   scan->exact_tiles = 0;
   scan->tally = hai_tallies(job) + job->chunk;

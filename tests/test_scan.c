@@ -925,6 +925,20 @@ static void test_tolerances_are_kept(void **state) {
   assert_below(far_above, 0.001 * rows);
 }
 
+/* Where a tolerance asks for less than the budget, no tile keeps fewer keys than the budget does alone. */
+static void test_budgets_do_not_fall(void **state) {
+  (void)state;
+  for (int kind = 0; kind < N_MADE; kind++) {
+    call c = new_made_call((made)kind, 720 + (uint64_t)kind);
+    run(&c);
+    float alone = c.problem.report->keys_per_query;
+    c.params.tolerance = 100.0f;
+    run(&c);
+    assert_above((double)c.problem.report->keys_per_query, 0.98 * (double)alone);
+    free_made_call(&c);
+  }
+}
+
 /* What the report says of masses at a fixed budget is what they are: those of sink keys, and of all that is
    scanned. A sink's is the rest's. */
 static void test_masses(void **state) {
@@ -1207,6 +1221,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_sizes_never_fall),
       cmocka_unit_test(test_errors_are_true),
       cmocka_unit_test(test_tolerances_are_kept),
+      cmocka_unit_test(test_budgets_do_not_fall),
       cmocka_unit_test(test_masses),
       cmocka_unit_test(test_shapes),
       cmocka_unit_test(test_extreme_numbers),
