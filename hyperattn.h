@@ -102,7 +102,8 @@
      few.h                  few queries: parts of the keys, and their merge
      turning.h              the rotation of keys and queries that an index makes
      lookup.h               few queries over an index: estimates of all scores
-     picking.h              which keys such a query meets, and its own error
+     picking.h              how likely such a query keeps each key
+     meeting.h              those that share a kv head meet what any keeps; their errors
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
@@ -135,9 +136,9 @@
      half's keys, which is approximated.
      With problem.index, a sketch of the keys in 2 bits a coordinate that the caller keeps beside a cache, few
      queries look up which keys matter (any method but EXACT): each estimates all its scores, keeps keys with
-     probabilities that grow with their share, meets them exactly, each weighted by the inverse of its
-     probability, and tells its error by its own sample; where that is above the tolerance it takes more keys,
-     in the end all of them.
+     probabilities that grow with their share, meets what it or a query of a head that shares the keys keeps,
+     each key weighted by the inverse of its probability, and tells its error by this sample; where that is
+     above the tolerance it takes more keys, in the end all of them.
    PRESETS
      hyperattn_default_params  HYPERATTN_SCAN: each query to a tolerance, which it estimates itself
      hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
@@ -243,13 +244,15 @@
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
      each part and each of up to 16 queries of a head. A scan takes some 1.1 head_dim + 8 bytes for each key
      and kv head, 4 for each query and head, and 8 for each key and worker. Lookups take 4 for each key, query
-     and head, and 96 KiB for each worker; the index itself, about 19 for each key and kv head at head dim 64.
+     and head, and up to 224 KiB for each worker; the index itself, about 19 for each key and kv head at head
+     dim 64.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
      exact call has one phase. Few queries that see more than 4096 keys have two: each part of the keys is a
      task, for all heads that share them, and then each head's parts are merged. Over an index, two phases
-     come before: each 8192 keys are a task, for all heads that share them, and then each query is.
+     come before: each 8192 keys are a task, for all heads that share them, and then up to four heads that
+     share keys are, for each query.
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_API          what is put before every function; define it alike in each file that includes
                             this one. Default: extern. For a shared library
@@ -533,10 +536,10 @@ typedef struct hyperattn_problem {
      HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
   float *query_error;
   /* NULL, or what is known of the keys. Under SCAN and HYPER, up to 16 queries of a head (AVX2: 4, NEON: 8)
-     then look up which keys matter to them, each for itself, and read no others: sample_size is their first
-     budget, in keys of each query; sink_keys, window (causal), tolerance and seed apply. It pays from some
-     4000 keys on, for groups of four heads from 16,000. Set it before asking for sizes: whether it is NULL
-     counts. */
+     then look up which keys matter to any of up to four heads that share them, and read no others:
+     sample_size is their first budget, in keys of each query; sink_keys, window (causal), tolerance and seed
+     apply. It pays from some 4000 keys on, for groups of four heads from 16,000. Set it before asking for
+     sizes: whether it is NULL counts. */
   hyperattn_index *index;
 } hyperattn_problem;
 
@@ -634,9 +637,9 @@ typedef struct hyperattn_params {
 } hyperattn_params;
 
 /* The best measured quality for its cost on language models: HYPERATTN_SCAN with a tolerance of 0.1 for each
-   query, a budget of 256 or more, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
-   would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in a
-   build without the scan, with this tolerance. */
+   query, a budget of 256 or more, 4 sink keys, a window of 256, and exact attention where fewer than 1024
+   keys would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in
+   a build without the scan, with this tolerance. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will
@@ -1208,6 +1211,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TURNED 16      /* keys that are turned together; divides HAI_CHUNK */
 #define HAI_MEAN_RAISED 64 /* what the codes of means are raised by */
 #define HAI_MEAN_MOST 63.0f
+#define HAI_BITS_OF_1 1065353216.0f /* the bits of 1 in float32, and by how much those of e are larger, */
+#define HAI_BITS_OF_E 12102203.0f   /* did they grow as the logarithm */
 #define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
@@ -1219,7 +1224,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LOOK_COST 0.13f     /* of reading the index, over that of meeting every key */
 #define HAI_LOOK_KEY_COST 28.0f /* of what a query keeps for each of the first budget, in keys in a row */
 #define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
-#define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_JUDGED 128 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
 #define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
@@ -1719,8 +1725,8 @@ typedef struct hai_scan_kernel {
      largest of them, for one query or two. */
   void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
                 float *high);
-  /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
-     above. Returns their sum. */
+  /* score[j] becomes about e^(tilt (score[j] - high)), the score at most `high`, for n scores, a multiple of
+     HAI_CHUNK; returns their sum. At most 0.062 too large: a number's bits grow nearly as its logarithm. */
   float (*weigh)(float *score, hai_index n, float tilt, float high);
   /* Bit j: weight[j] > level, for a block. */
   uint64_t (*above)(const float *weight, float level);
@@ -2091,7 +2097,8 @@ static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float
   float sum = 0.0f;
   hai_index j;
   for (j = 0; j < n; j++) {
-    score[j] = hai_exp((score[j] - high) * tilt);
+    float x = (score[j] - high) * (tilt * HAI_BITS_OF_E) + HAI_BITS_OF_1;
+    score[j] = hai_float(x > 0.0f ? HAI_AS(uint32_t, x) : 0);
     sum += score[j];
   }
   return sum;
@@ -3498,6 +3505,7 @@ HAI_I_avx512 hai_minus_avx512(__m512i a, __m512i b) { return _mm512_sub_epi32(a,
 HAI_I_avx512 hai_larger_avx512(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
 HAI_I_avx512 hai_truncate_avx512(__m512 x) { return _mm512_cvttps_epi32(x); }
 HAI_V_avx512 hai_floats_avx512(__m512i x) { return _mm512_cvtepi32_ps(x); }
+HAI_V_avx512 hai_by_bits_avx512(__m512i x) { return _mm512_castsi512_ps(x); }
 HAI_I_avx512 hai_size_avx512(__m512 x) {
   return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
 }
@@ -3979,11 +3987,12 @@ HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, 
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
   hai_index j;
   for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
-    x = HAI_ISA(exp)(x);
+    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
+    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
     HAI_ISA(store)(score + j, x);
     sum = HAI_ISA(add)(sum, x);
   }
@@ -4571,11 +4580,12 @@ HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, 
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
   hai_index j;
   for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
-    x = HAI_ISA(exp)(x);
+    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
+    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
     HAI_ISA(store)(score + j, x);
     sum = HAI_ISA(add)(sum, x);
   }
@@ -6364,6 +6374,7 @@ HAI_I_avx2 hai_minus_avx2(__m256i a, __m256i b) { return _mm256_sub_epi32(a, b);
 HAI_I_avx2 hai_larger_avx2(__m256i a, __m256i b) { return _mm256_max_epi32(a, b); }
 HAI_I_avx2 hai_truncate_avx2(__m256 x) { return _mm256_cvttps_epi32(x); }
 HAI_V_avx2 hai_floats_avx2(__m256i x) { return _mm256_cvtepi32_ps(x); }
+HAI_V_avx2 hai_by_bits_avx2(__m256i x) { return _mm256_castsi256_ps(x); }
 HAI_I_avx2 hai_size_avx2(__m256 x) {
   return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
 }
@@ -6850,11 +6861,12 @@ HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, 
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
   hai_index j;
   for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
-    x = HAI_ISA(exp)(x);
+    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
+    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
     HAI_ISA(store)(score + j, x);
     sum = HAI_ISA(add)(sum, x);
   }
@@ -7443,11 +7455,12 @@ HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, 
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
   hai_index j;
   for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
-    x = HAI_ISA(exp)(x);
+    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
+    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
     HAI_ISA(store)(score + j, x);
     sum = HAI_ISA(add)(sum, x);
   }
@@ -8576,6 +8589,7 @@ HAI_I_neon hai_minus_neon(int32x4_t a, int32x4_t b) { return vsubq_s32(a, b); }
 HAI_I_neon hai_larger_neon(int32x4_t a, int32x4_t b) { return vmaxq_s32(a, b); }
 HAI_I_neon hai_truncate_neon(float32x4_t x) { return vcvtq_s32_f32(x); }
 HAI_V_neon hai_floats_neon(int32x4_t x) { return vcvtq_f32_s32(x); }
+HAI_V_neon hai_by_bits_neon(int32x4_t x) { return vreinterpretq_f32_s32(x); }
 HAI_I_neon hai_size_neon(float32x4_t x) {
   return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
 }
@@ -9066,11 +9080,12 @@ HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, 
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
   hai_index j;
   for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
-    x = HAI_ISA(exp)(x);
+    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
+    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
     HAI_ISA(store)(score + j, x);
     sum = HAI_ISA(add)(sum, x);
   }
@@ -14517,12 +14532,13 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
 /* ======== src/lookup.h ======== */
 
 /* ---- Lookup: few queries over an index ----
-   Every query by itself. Stage LOOK estimates its scores with all keys of the index that end before its
-   window, e_j for key j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Stage MEET keeps
-   key j with probability P_j = min(1, w_j / level), the level such that as many are kept as the budget
-   says, and meets these keys, the sinks, the window and all that the index does not hold, by exact scores
-   with log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates
-   are worth, and a key that has more than a budget's share of the weight is met for certain.
+   Stage LOOK estimates a query's scores with all keys of the index that end before its window, e_j for key
+   j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j /
+   level), the level such that as many would be kept as the budget says. Stage MEET keeps key j with
+   probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and these
+   meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
+   log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are
+   worth, and a key that has more than a budget's share of a query's weight is met for certain.
 
    The sample tells its error: the variance of out is about the sum over kept keys of (1 - P_j) a_j^2 |v_j
    - out|^2, a_j the share of the attention with which key j was met; and what a sample of n keys cannot
@@ -14530,8 +14546,8 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
    that its error calls for; where that is too large, it meets every key (few.h).
 
    The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
-   around by a number of the block and the query: nothing depends on workers, or on which heads a call
-   holds. */
+   around by a number of the block and the first query: nothing depends on workers, or on which kv heads a
+   call holds. */
 
 #if HAI_INDEX
 typedef struct hai_look {
@@ -14608,6 +14624,13 @@ static int hai_look_is_sure(const hai_index_query *query, float norm) {
   return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
 }
 
+/* Are all estimates of a block finite, whatever its codes? */
+static int hai_look_can_tell(const hai_index_query *query, const hai_index_block *b) {
+  float most = 127.0f * HAI_AS(float, HAI_GROUP_DIM * query->n_groups);
+  float norm = 127.0f * b->norm_unit, mean = HAI_MEAN_MOST * b->mean_unit;
+  return hai_finite(norm * (3.0f * most * query->unit + query->more) + mean * most * query->unit);
+}
+
 /* The largest of n estimates; -inf if there are none. */
 static float hai_look_highest(const float *x, int n) {
   float most = -hai_inf();
@@ -14648,11 +14671,12 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
     look[i].high[block] = high[i];
-    if (is_known) {
+    if (is_known && hai_look_can_tell(&query[i], &b)) {
       hai_look_finish(job, &look[i], &query[i], &b, block);
       continue;
     }
     for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
+    look[i].high[block] = -hai_inf();
     look[i].is_sure = 1;
   }
 }
@@ -14662,6 +14686,7 @@ static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_in
                           hai_index block) {
   hai_index_block b;
   int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), j;
+  is_known = is_known && hai_look_can_tell(query, &b);
   if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
   look->high[block] = HAI_WHOLE;
   for (j = 0; j < HAI_CHUNK; j++)
@@ -14725,22 +14750,18 @@ HAI_APART void hai_stage_look(hai_job *job) {
 
 /* ======== src/picking.h ======== */
 
-/* ---- Picking: which keys of an index a query meets, and how it fares (lookup.h) ---- */
+/* ---- Picking: how likely a query keeps each key of an index (lookup.h) ---- */
 
 #if HAI_INDEX
 typedef struct hai_pick {
   hai_look look;
-  hai_few *few; /* the query, and where rows of keys and values lie */
-  float *place; /* [HAI_CHUNK]: random numbers, before a block moves them */
-  int32_t *key; /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
-  float *times; /* [HAI_LOOK_MET]: 1 / P_j */
-  float *score; /* [HAI_LOOK_MET]: exact scores */
-  hai_index n, n_kept;
-  float high, total;   /* the largest estimate, and the sum of all weights by it */
-  float blur;          /* the variance of an estimate */
-  float budget, level; /* of the weights by `high` */
-  float rest;          /* the sum of those below the level */
-  uint64_t hash;       /* of the seed and the query */
+  hai_met *met;  /* how the query fares */
+  float *weight; /* [HAI_LOOK_MET]: of the keys that it meets, in each chunk by the reference */
+  float by[HAI_LOOK_MET / HAI_CHUNK]; /* that the chunk has */
+  float high, total;                  /* the largest estimate, and the sum of all weights by it */
+  float blur;                         /* the variance of an estimate */
+  float budget, level;                /* of the weights by `high` */
+  float rest;                         /* the sum of those below the level */
 } hai_pick;
 
 /* e^(tilt (high of span - high)), by which a span's weights are smaller than they stand there. */
@@ -14748,10 +14769,10 @@ static float hai_pick_factor(const hai_pick *pick, hai_index span) {
   return hai_share(HAI_LOOK_TILT * pick->look.span[3 * span], HAI_LOOK_TILT * pick->high);
 }
 
-/* The largest estimate, and the sum of all weights. Returns 0 where the query or an estimate is not
-   finite. */
-static int hai_pick_total(const hai_plan *plan, hai_pick *pick) {
-  const float *span = pick->look.span, *query = pick->few->packed;
+/* The largest estimate, and the sum of all weights. Returns 0 where the query [head_dim] or an estimate is
+   not finite. */
+static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
+  const float *span = pick->look.span;
   hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), blocks, i;
   float square = 0.0f;
   pick->high = -hai_inf();
@@ -14807,7 +14828,7 @@ static float hai_pick_rest(const hai_pick *pick) {
    so it falls as more and more weights are above it. Those below an eighth of where it begins are not
    looked at. Returns whether it stays above these. */
 static int hai_pick_lower(hai_pick *pick) {
-  float *heavy = pick->score, least = 0.125f * pick->level, left = pick->budget, from = pick->total, next;
+  float *heavy = pick->weight, least = 0.125f * pick->level, left = pick->budget, from = pick->total, next;
   hai_index n = hai_pick_heavy(pick, least, heavy), i;
   pick->rest = pick->total;
   while (pick->level > least) {
@@ -14837,30 +14858,89 @@ static void hai_pick_level(hai_pick *pick) {
   while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
 }
 
-/* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
-static void hai_pick_places(const hai_job *job, hai_pick *pick) {
-  const float *query = pick->few->packed;
-  hai_index t;
-  int j;
-  pick->hash = hai_random(job->plan->params->seed, 0, HAI_FOR_OFFSETS, 0);
-  for (j = 0; j < HAI_CHUNK; j++) {
-    int at = HAI_AS(int, hai_uniform(0, HAI_AS(uint64_t, j + 1), hai_mix(pick->hash + HAI_AS(uint64_t, j))));
-    pick->place[j] = pick->place[at];
-    pick->place[at] = HAI_AS(float, j) * (1.0f / HAI_CHUNK);
-  }
-  for (t = 0; t < job->plan->head_dim; t++) pick->hash = hai_mix(pick->hash ^ hai_bits(query[t]));
+/* ---- The budget ---- */
+
+/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
+   falls by as much, which is a little more than it has to. */
+static void hai_pick_more(hai_pick *pick, float tolerance) {
+  float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
+  times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
+  pick->budget *= times;
+  pick->level /= times;
 }
 
-/* Adds a key that is met; 0: there is no room. */
-static int hai_pick_add(hai_pick *pick, hai_index key, float times) {
-  if (pick->n == HAI_LOOK_MET) return 0;
-  pick->key[pick->n] = hai_to_int(key);
-  pick->times[pick->n++] = times;
+/* The first budget: the parameters', or more where estimates are so blurred that a key with most of the
+   attention might be missed. With this one it is kept unless its estimate is too small by HAI_LOOK_SURE
+   deviations. */
+static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
+  float asked = HAI_AS(float, hai_max(1, plan->sample_size));
+  float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
+  if (!hai_finite(pick->blur)) return hai_inf();
+  return sure > asked ? sure : asked;
+}
+
+/* The largest budget: a query that needs more meets every key. */
+static float hai_pick_most(const hai_pick *pick) {
+  return HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
+}
+
+/* Sets the first budget and its level. Returns 0 where the query has to meet every key. `query`: [head_dim],
+   times the scale. */
+static int hai_pick_begin(const hai_plan *plan, hai_pick *pick, const float *query) {
+  if (!hai_look_pays(&pick->look) || !hai_pick_total(plan, pick, query)) return 0;
+  pick->budget = hai_pick_first(plan, pick);
+  if (!(pick->budget <= hai_pick_most(pick))) return 0;
+  hai_pick_level(pick);
   return 1;
 }
-static int hai_pick_all(hai_pick *pick, hai_index begin, hai_index end) {
+#endif
+
+/* ======== src/meeting.h ======== */
+
+/* ---- Meeting: the queries that share a kv head meet what any of them keeps (lookup.h) ----
+   The rows of keys and values that a query keeps lie anywhere in memory, and to read them takes longer than
+   to meet them. So the queries of heads that share a kv head, at one position, keep keys by the same random
+   numbers and meet the union: key j with P_j, the largest of theirs. No query's error is larger for it. Those
+   whose error is above the tolerance try again together, and where one has to meet every key, all that are
+   left do, since they read keys but once. */
+
+#if HAI_INDEX
+typedef struct hai_meet {
+  hai_few *few;                      /* the queries, and where rows of keys and values lie */
+  hai_pick *pick[HAI_LOOK_TOGETHER]; /* of each of its few->n queries */
+  float *place;                      /* [HAI_CHUNK]: random numbers, before a block moves them */
+  int32_t *key;                      /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
+  float *times;                      /* [HAI_LOOK_MET]: 1 / P_j */
+  float *missing;                    /* [HAI_LOOK_MET]: 1 - P_j */
+  hai_index n, n_kept;
+  uint64_t hash; /* of the seed and the first query */
+} hai_meet;
+
+/* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
+static void hai_meet_places(const hai_job *job, hai_meet *meet) {
+  const float *query = meet->few->packed;
+  hai_index t;
+  int j;
+  meet->hash = hai_random(job->plan->params->seed, 0, HAI_FOR_OFFSETS, 0);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int at = HAI_AS(int, hai_uniform(0, HAI_AS(uint64_t, j + 1), hai_mix(meet->hash + HAI_AS(uint64_t, j))));
+    meet->place[j] = meet->place[at];
+    meet->place[at] = HAI_AS(float, j) * (1.0f / HAI_CHUNK);
+  }
+  for (t = 0; t < job->plan->head_dim; t++) meet->hash = hai_mix(meet->hash ^ hai_bits(query[t]));
+}
+
+/* Adds a key that is met with a probability; 0: there is no room. */
+static int hai_meet_add(hai_meet *meet, hai_index key, float chance) {
+  if (meet->n == HAI_LOOK_MET) return 0;
+  meet->key[meet->n] = hai_to_int(key);
+  meet->missing[meet->n] = 1.0f - chance;
+  meet->times[meet->n++] = chance < 1.0f ? 1.0f / chance : 1.0f;
+  return 1;
+}
+static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
   for (; begin < end; begin++)
-    if (!hai_pick_add(pick, begin, 1.0f)) return 0;
+    if (!hai_meet_add(meet, begin, 1.0f)) return 0;
   return 1;
 }
 
@@ -14880,200 +14960,295 @@ static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
   return bits;
 }
 
-/* Keeps keys of a block. A random number is never 0, and exact: places are whole steps, and a block's
-   shift has 22 bits and a half. */
-static int hai_pick_block(hai_pick *pick, hai_index block, float level) {
-  const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t random = hai_mix(pick->hash + HAI_AS(uint64_t, block)), hits = 0;
-  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), high = pick->look.high[block];
-  hai_index key = block * HAI_CHUNK;
-  if (high < 0.0f) hits = hai_pick_sure(pick, block);
-  if (high < 0.0f || high * 1.001f > level * hai_pick_least(shift))
-    hits |= pick->look.kernel->picked(weight, pick->place, shift, level);
+/* P_j of key j of a block, the largest of what each query's weight calls for; `by`: one over the levels. */
+static float hai_meet_chance(const hai_meet *meet, hai_index block, int j, const float *by) {
+  float most = 0.0f;
+  int i;
+  for (i = 0; i < meet->few->n; i++) {
+    float chance = meet->pick[i]->look.weight[block * HAI_CHUNK + j] * by[i];
+    if (chance < 0.0f) return 1.0f;
+    most = chance > most ? chance : most;
+  }
+  return most < 1.0f ? most : 1.0f;
+}
+
+/* Keeps keys of a block by each query's level, `by` one over it. A random number is never 0, and exact:
+   places are whole steps, and a block's shift has 22 bits and a half. */
+static int hai_meet_block(hai_meet *meet, hai_index block, const float *level, const float *by) {
+  uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block)), hits = 0;
+  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), least = hai_pick_least(shift);
+  int i, j;
+  for (i = 0; i < meet->few->n; i++) {
+    const hai_look *look = &meet->pick[i]->look;
+    float high = look->high[block];
+    if (high < 0.0f) hits |= hai_pick_sure(meet->pick[i], block);
+    if (high < 0.0f || high * 1.001f > level[i] * least)
+      hits |= look->kernel->picked(look->weight + block * HAI_CHUNK, meet->place, shift, level[i]);
+  }
   for (; hits; hits &= hits - 1) {
-    int j = hai_lowest_bit(hits), is_sure = weight[j] < 0.0f || weight[j] >= level;
-    if (!hai_pick_add(pick, key + j, is_sure ? 1.0f : level / weight[j])) return 0;
+    j = hai_lowest_bit(hits);
+    if (!hai_meet_add(meet, block * HAI_CHUNK + j, hai_meet_chance(meet, block, j, by))) return 0;
   }
   return 1;
 }
 
-/* All that the query meets with the budget. Returns 0 where that is too much. */
-static int hai_pick_keys(hai_pick *pick) {
-  const hai_look *look = &pick->look;
+/* All that the queries meet with their budgets. Returns 0 where that is too much. */
+static int hai_meet_keys(hai_meet *meet) {
+  const hai_look *look = &meet->pick[0]->look; /* they see the same keys */
   hai_index block, end = look->end / HAI_CHUNK;
-  float level = hai_inf();
-  pick->n = 0;
-  if (!hai_pick_all(pick, 0, look->begin)) return 0;
+  float level[HAI_LOOK_TOGETHER], by[HAI_LOOK_TOGETHER];
+  int i;
+  meet->n = 0;
+  if (!hai_meet_all(meet, 0, look->begin)) return 0;
   for (block = 0; block < end; block++) {
-    if (block % HAI_SPAN_BLOCKS == 0) {
-      float factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-      level = factor > 0.0f ? pick->level / factor : hai_inf();
+    for (i = 0; block % HAI_SPAN_BLOCKS == 0 && i < meet->few->n; i++) {
+      float factor = hai_pick_factor(meet->pick[i], block / HAI_SPAN_BLOCKS);
+      level[i] = factor > 0.0f ? meet->pick[i]->level / factor : hai_inf();
+      by[i] = 1.0f / level[i];
     }
-    if (!hai_pick_block(pick, block, level)) return 0;
+    if (!hai_meet_block(meet, block, level, by)) return 0;
   }
-  pick->n_kept = pick->n - look->begin;
-  return hai_pick_all(pick, look->end, look->last + 1);
+  meet->n_kept = meet->n - look->begin;
+  return hai_meet_all(meet, look->end, look->last + 1);
 }
 
 /* ---- Meeting them ---- */
 
-/* Lists the rows of keys at .. at + n - 1 of the pick, and starts to load those of the next chunk. Returns
+/* Lists the rows of keys at .. at + n - 1 that are met, and starts to load those of the next chunk. Returns
    n. */
-static int hai_pick_rows(const hai_pick *pick, hai_index at) {
-  hai_few *few = pick->few;
-  hai_index end = hai_min(at + HAI_CHUNK, pick->n), next = hai_min(end + HAI_CHUNK, pick->n), i;
+static int hai_meet_rows(const hai_meet *meet, hai_index at) {
+  hai_few *few = meet->few;
+  hai_index end = hai_min(at + HAI_CHUNK, meet->n), next = hai_min(end + HAI_CHUNK, meet->n), i;
   size_t key_bytes = HAI_AS(size_t, hai_offset(few->keys.dtype, few->keys.dim));
   size_t value_bytes = HAI_AS(size_t, hai_offset(few->values.dtype, few->values.dim));
   int j;
   for (j = 0; j < HAI_CHUNK; j++) {
     i = hai_min(at + j, end - 1);
-    few->key[0][j] = hai_walk_from(&few->keys, pick->key[i]).at;
-    few->value[0][j] = hai_walk_from(&few->values, pick->key[i]).at;
+    few->key[0][j] = hai_walk_from(&few->keys, meet->key[i]).at;
+    few->value[0][j] = hai_walk_from(&few->values, meet->key[i]).at;
   }
   for (i = end; HAI_SIMD && i < next; i++) {
-    hai_fetch(hai_walk_from(&few->keys, pick->key[i]).at, key_bytes);
-    hai_fetch(hai_walk_from(&few->values, pick->key[i]).at, value_bytes);
+    hai_fetch(hai_walk_from(&few->keys, meet->key[i]).at, key_bytes);
+    hai_fetch(hai_walk_from(&few->values, meet->key[i]).at, value_bytes);
   }
   return hai_to_int(end - at);
 }
 
-/* The query meets its keys: m, l and o of `few`, and the scores of the pick. */
-HAI_APART void hai_pick_attend(const hai_job *job, hai_pick *pick) {
-  hai_few *few = pick->few;
-  const hai_few_kernel *kernel = few->kernel->few;
-  hai_index at;
-  int n, j;
-  hai_state_begin(HAI_SINKS && job->plan->problem->sink ? job->plan->problem->sink[job->head] : -hai_inf(),
-                  few->m, few->l);
-  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->value_dim) * sizeof(float));
-  for (at = 0; at < pick->n; at += n) {
-    hai_few_rows keys, values;
-    n = hai_pick_rows(pick, at);
-    keys = hai_few_read(few, &few->keys, few->key_dim, few->key[0], few->wide_key, n);
-    values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
-    kernel->scores(&keys, few->packed, 1, few->score);
-    hai_few_finish_scores(job, few, 0, few->score, HAI_NULL);
-    HYPERATTN_MEMCPY(pick->score + at, few->score, HAI_AS(size_t, n) * sizeof(float));
-    few->visible[0] = hai_lane_bits(0, n);
-    kernel->softmax(few->score, 1, n, HAI_NULL, few->visible, few->m, few->l, few->factor);
-    for (j = 0; j < n; j++) {
-      float more = few->score[j] * (pick->times[at + j] - 1.0f);
-      few->score[j] += more;
-      few->l[0] += more;
+/* Weights of n keys from `at` on, of all queries, times 1 / P_j. */
+static void hai_meet_weigh(hai_meet *meet, hai_index at, int n) {
+  hai_few *few = meet->few;
+  float l[HAI_LOOK_TOGETHER];
+  int i, j;
+  for (i = 0; i < few->n; i++) {
+    meet->pick[i]->by[at / HAI_CHUNK] = few->m[i];
+    l[i] = few->l[i];
+  }
+  for (j = 0; j < n; j++) {
+    float again = meet->times[at + j] - 1.0f;
+    for (i = 0; i < few->n; i++) {
+      float *weight = few->score + i * HAI_CHUNK + j, more = *weight * again;
+      *weight += more;
+      l[i] += more;
     }
-    kernel->values(&values, few->score, few->factor, 1, few->o);
+  }
+  for (i = 0; i < few->n; i++) {
+    few->l[i] = l[i];
+    HYPERATTN_MEMCPY(meet->pick[i]->weight + at, few->score + i * HAI_CHUNK,
+                     HAI_AS(size_t, n) * sizeof(float));
   }
 }
 
-/* The relative error of what was met, and shares of it. Of many kept keys every step-th tells how far values
-   are from the result, as weighted. */
-static void hai_pick_judge(const hai_job *job, const hai_pick *pick, hai_met *met) {
-  const hai_few *few = pick->few;
-  hai_index dim = job->plan->value_dim, step = pick->n_kept / HAI_LOOK_JUDGED + 1, t, i;
-  float *out = few->o + few->value_dim, *room = out + few->value_dim, inverse = 1.0f / few->l[0];
-  float variance, norm = 0.0f, n = 0.0f, share = 0.0f, squares = 0.0f, scatter = 0.0f, judged = 0.0f;
-  met->pinned = met->sampled = 0.0f;
-  for (t = 0; t < dim; t++) {
-    out[t] = few->o[t] * inverse;
-    norm += out[t] * out[t];
+/* The queries meet the keys: m, l and o of `few`, and the weights of each. */
+HAI_APART void hai_meet_attend(const hai_job *job, hai_meet *meet) {
+  hai_few *few = meet->few;
+  const hai_few_kernel *kernel = few->kernel->few;
+  hai_index at;
+  int n, i;
+  for (i = 0; i < few->n; i++)
+    hai_state_begin(
+        HAI_SINKS && job->plan->problem->sink ? job->plan->problem->sink[few->query[i].head] : -hai_inf(),
+        few->m + i, few->l + i);
+  HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->n * few->value_dim) * sizeof(float));
+  for (at = 0; at < meet->n; at += n) {
+    hai_few_rows keys, values;
+    n = hai_meet_rows(meet, at);
+    keys = hai_few_read(few, &few->keys, few->key_dim, few->key[0], few->wide_key, n);
+    values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
+    kernel->scores(&keys, few->packed, few->n, few->score);
+    for (i = 0; i < few->n; i++) {
+      hai_few_finish_scores(job, few, i, few->score + i * HAI_CHUNK, HAI_NULL);
+      few->visible[i] = hai_lane_bits(0, n);
+    }
+    kernel->softmax(few->score, few->n, n, HAI_NULL, few->visible, few->m, few->l, few->factor);
+    hai_meet_weigh(meet, at, n);
+    kernel->values(&values, few->score, few->factor, few->n, few->o);
   }
-  for (i = 0; i < pick->look.begin; i++) met->pinned += hai_share(pick->score[i], few->m[0]) * inverse;
-  for (; i < pick->look.begin + pick->n_kept; i++) {
-    float a = hai_share(pick->score[i], few->m[0]) * pick->times[i] * inverse, square;
-    met->sampled += a;
-    if (pick->times[i] == 1.0f) continue;
-    square = (1.0f - 1.0f / pick->times[i]) * a * a;
-    n += 1.0f;
-    share += a;
-    squares += square;
-    if (i % step) continue;
+}
+
+/* How far values lie from the query's result `out`, squared, on average, as the sample's variance weights
+   them: by every step-th key that is not certain. -1: there is none. */
+static float hai_meet_apart(const hai_job *job, const hai_meet *meet, const float *share, const float *out,
+                            float *room) {
+  hai_index step = meet->n_kept / HAI_LOOK_JUDGED + 1, begin = meet->pick[0]->look.begin, i;
+  float scatter = 0.0f, judged = 0.0f;
+  for (i = begin; i < begin + meet->n_kept; i += step) {
+    float square = meet->missing[i] * share[i] * share[i];
+    if (square == 0.0f) continue;
     judged += square;
     scatter +=
-        square * pick->look.kernel->apart(hai_rows_read(job, &few->values, pick->key[i], room), dim, out);
+        square * meet->pick[0]->look.kernel->apart(hai_rows_read(job, &meet->few->values, meet->key[i], room),
+                                                   job->plan->value_dim, out);
   }
-  if (n == 0.0f && pick->rest < pick->total) share = met->sampled * pick->rest / (pick->total - pick->rest);
-  squares += share * share / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
-  variance = squares * (judged > 0.0f ? scatter / judged : 2.0f * norm);
-  met->error = hai_relative(variance, norm);
+  return judged > 0.0f ? scatter / judged : -1.0f;
+}
+
+/* The relative error of what a query has met, and shares of it; its weights become shares. */
+static void hai_meet_judge(const hai_job *job, const hai_meet *meet, int query) {
+  const hai_few *few = meet->few;
+  hai_pick *pick = meet->pick[query];
+  const float *o = few->o + query * few->value_dim;
+  hai_index dim = job->plan->value_dim, begin = pick->look.begin, t, i;
+  float *out = few->o + few->n * few->value_dim, *room = out + few->value_dim, *share = pick->weight;
+  float inverse = 1.0f / few->l[query], factor = 0.0f, apart;
+  float norm = 0.0f, n = 0.0f, pinned = 0.0f, sampled = 0.0f, left = 0.0f, squares = 0.0f;
+  for (t = 0; t < dim; t++) {
+    out[t] = o[t] * inverse;
+    norm += out[t] * out[t];
+  }
+  for (i = 0; i < begin + meet->n_kept; i++) {
+    if (i % HAI_CHUNK == 0) factor = hai_share(pick->by[i / HAI_CHUNK], few->m[query]) * inverse;
+    share[i] *= factor;
+  }
+  for (i = 0; i < begin; i++) pinned += share[i];
+  for (; i < begin + meet->n_kept; i++) {
+    float missing = meet->missing[i];
+    sampled += share[i];
+    left += missing > 0.0f ? share[i] : 0.0f;
+    n += missing > 0.0f ? 1.0f : 0.0f;
+    squares += missing * share[i] * share[i];
+  }
+  apart = hai_meet_apart(job, meet, share, out, room);
+  if (n == 0.0f && pick->rest < pick->total) left = sampled * pick->rest / (pick->total - pick->rest);
+  squares += left * left / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
+  pick->met->pinned = pinned;
+  pick->met->sampled = sampled;
+  pick->met->error = hai_relative(squares * (apart >= 0.0f ? apart : 2.0f * norm), norm);
   if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
-    met->error = hai_inf(); /* squares vanish */
+    pick->met->error = hai_inf(); /* squares vanish */
 }
 
 /* ---- The stage ---- */
 
+/* Queries of a kv head that meet keys together; tasks of a position. */
+static hai_index hai_meet_together(const hai_plan *plan) {
+  hai_index most = hai_min(plan->float_kernel->few->most, HAI_LOOK_TOGETHER);
+  return hai_min(most, plan->heads_per_kv);
+}
+static hai_index hai_meet_tasks(const hai_plan *plan) {
+  return hai_ceil_div(plan->heads_per_kv, hai_meet_together(plan));
+}
+
 /* Behind the memory of few queries. */
-static size_t hai_pick_bytes(const hai_plan *plan) {
-  return hai_round_up(hai_few_bytes(plan)) + hai_round_up(sizeof(hai_pick)) +
-         (HAI_CHUNK + 3 * HAI_LOOK_MET) * sizeof(float);
+static size_t hai_meet_bytes(const hai_plan *plan) {
+  size_t n = HAI_AS(size_t, hai_meet_together(plan));
+  return hai_round_up(hai_few_bytes(plan)) + hai_round_up(sizeof(hai_meet)) +
+         n * hai_round_up(sizeof(hai_pick)) + (HAI_CHUNK + (3 + n) * HAI_LOOK_MET) * sizeof(float);
 }
-static hai_pick *hai_pick_place(const hai_job *job) {
-  hai_pick *pick =
-      HAI_PLACE(hai_pick, HAI_REINTERPRET(char *, job->tile) + hai_round_up(hai_few_bytes(job->plan)));
-  char *at = HAI_REINTERPRET(char *, pick) + hai_round_up(sizeof *pick);
-  pick->place = hai_carve(&at, HAI_CHUNK);
-  pick->times = hai_carve(&at, HAI_LOOK_MET);
-  pick->score = hai_carve(&at, HAI_LOOK_MET);
-  pick->key = HAI_PLACE(int32_t, at);
-  return pick;
-}
-
-/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
-   falls by as much, which is a little more than it has to. */
-static void hai_pick_more(hai_pick *pick, float error, float tolerance) {
-  float times = error / tolerance * (error / tolerance) * 1.5f;
-  times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
-  pick->budget *= times;
-  pick->level /= times;
-}
-
-/* The first budget: the parameters', or more where estimates are so blurred that a key with most of the
-   attention might be missed. With this one it is kept unless its estimate is too small by HAI_LOOK_SURE
-   deviations. */
-static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
-  float asked = HAI_AS(float, hai_max(1, plan->sample_size));
-  float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
-  if (!hai_finite(pick->blur)) return hai_inf();
-  return sure > asked ? sure : asked;
-}
-
-/* Tries budgets until the query's error is below the tolerance. Returns 0 where none will do. */
-static int hai_pick_try(const hai_job *job, hai_pick *pick, hai_met *met) {
-  float tolerance = HAI_LOOK_SAFE * job->plan->params->tolerance;
-  float most = HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
-  if (!hai_look_pays(&pick->look) || !hai_pick_total(job->plan, pick)) return 0;
-  pick->budget = hai_pick_first(job->plan, pick);
-  if (!(pick->budget <= most)) return 0;
-  hai_pick_level(pick);
-  while (pick->budget <= most) {
-    if (!hai_pick_keys(pick)) return 0;
-    hai_pick_attend(job, pick);
-    hai_pick_judge(job, pick, met);
-    if (tolerance == 0.0f || met->error <= tolerance) return 1;
-    hai_pick_more(pick, met->error, tolerance);
-    met->doubled = 1;
+static hai_meet *hai_meet_place(const hai_job *job) {
+  hai_meet *meet =
+      HAI_PLACE(hai_meet, HAI_REINTERPRET(char *, job->tile) + hai_round_up(hai_few_bytes(job->plan)));
+  char *at = HAI_REINTERPRET(char *, meet) + hai_round_up(sizeof *meet);
+  hai_index i;
+  meet->place = hai_carve(&at, HAI_CHUNK);
+  meet->times = hai_carve(&at, HAI_LOOK_MET);
+  meet->missing = hai_carve(&at, HAI_LOOK_MET);
+  meet->key = HAI_PLACE(int32_t, hai_carve(&at, HAI_LOOK_MET));
+  for (i = 0; i < hai_meet_together(job->plan); i++) {
+    meet->pick[i] = HAI_PLACE(hai_pick, at);
+    at += hai_round_up(sizeof(hai_pick));
+    meet->pick[i]->weight = hai_carve(&at, HAI_LOOK_MET);
   }
-  return 0;
+  return meet;
 }
 
-/* One query meets what it keeps; its result is written, unless it has to meet every key. */
-HAI_APART void hai_stage_meet(hai_job *job) {
+/* Query i leaves the others, of which the last takes its place. */
+static void hai_meet_leave(hai_meet *meet, int i) {
+  hai_few *few = meet->few;
+  hai_pick *pick = meet->pick[i];
+  int last = --few->n;
+  if (i == last) return;
+  meet->pick[i] = meet->pick[last];
+  meet->pick[last] = pick;
+  few->query[i] = few->query[last];
+  HYPERATTN_MEMCPY(few->packed + i * few->key_dim, few->packed + last * few->key_dim,
+                   HAI_AS(size_t, few->key_dim) * sizeof(float));
+}
+
+/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. Returns 0
+   where a larger budget will not do. */
+static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   const hai_plan *plan = job->plan;
+  const hai_few_query *query = &meet->few->query[i];
+  float tolerance = HAI_LOOK_SAFE * plan->params->tolerance;
+  hai_pick *pick = meet->pick[i];
+  hai_met *met = pick->met;
+  hai_meet_judge(job, meet, i);
+  if (tolerance > 0.0f && !(met->error <= tolerance)) {
+    hai_pick_more(pick, tolerance);
+    met->doubled = 1;
+    return pick->budget <= hai_pick_most(pick);
+  }
+  met->exact = 0;
+  met->keys = hai_to_int(meet->n);
+  hai_few_close_row(job, query->head, query->row, meet->few->m[i], meet->few->l[i],
+                    meet->few->o + i * meet->few->value_dim);
+  if (plan->problem->query_error)
+    plan->problem->query_error[hai_flat_head_of(job, query->head) * plan->n_query + query->row] = met->error;
+  hai_meet_leave(meet, i);
+  return 1;
+}
+
+/* All queries meet what they keep, and judge themselves. Returns 0 where those that are left have to meet
+   every key: if one has to, that takes the others little longer. */
+static int hai_meet_round(const hai_job *job, hai_meet *meet) {
+  int may_go_on = 1, i;
+  if (!hai_meet_keys(meet)) return 0;
+  hai_meet_attend(job, meet);
+  for (i = meet->few->n - 1; i >= 0; i--) may_go_on &= hai_meet_settle(job, meet, i);
+  return may_go_on;
+}
+
+/* Opens n queries of a kv head from head `head` of those that share it on, at position `row`. */
+static hai_meet *hai_meet_open(hai_job *job, hai_index head, hai_index row, int n) {
   hai_few *few = hai_few_place(job);
-  hai_pick *pick = hai_pick_place(job);
-  hai_met *met = hai_met_of(job, job->head, job->chunk);
-  hai_index flat = hai_flat_head(job) * plan->n_query + job->chunk;
-  HYPERATTN_MEMSET(met, 0, sizeof *met);
-  hai_look_aim(job, &pick->look, job->head, job->chunk);
-  pick->few = few;
-  few->n = 1;
-  hai_few_open_row(job, few, 0, job->chunk * plan->heads_per_kv + job->head % plan->heads_per_kv);
+  hai_meet *meet = hai_meet_place(job);
+  hai_index heads = job->plan->heads_per_kv;
+  int i;
+  meet->few = few;
+  few->n = n;
+  for (i = 0; i < n; i++) {
+    hai_few_open_row(job, few, i, row * heads + head + i);
+    hai_look_aim(job, &meet->pick[i]->look, few->query[i].head, row);
+    meet->pick[i]->met = hai_met_of(job, few->query[i].head, row);
+    HYPERATTN_MEMSET(meet->pick[i]->met, 0, sizeof(hai_met));
+    meet->pick[i]->met->exact = 1;
+  }
   hai_few_begin_rows(few);
-  hai_pick_places(job, pick);
-  met->exact = !hai_pick_try(job, pick, met);
-  if (met->exact) return;
-  met->keys = hai_to_int(pick->n);
-  hai_few_close_row(job, job->head, job->chunk, few->m[0], few->l[0], few->o);
-  if (plan->problem->query_error) plan->problem->query_error[flat] = met->error;
+  return meet;
+}
+
+/* Stage MEET: some queries of a kv head, at one position, meet what they keep; their results are written, but
+   for those that have to meet every key. */
+HAI_APART void hai_stage_meet(hai_job *job) {
+  hai_index tasks = hai_meet_tasks(job->plan), together = hai_meet_together(job->plan);
+  hai_index head = job->chunk % tasks * together, n = hai_min(together, job->plan->heads_per_kv - head);
+  hai_meet *meet = hai_meet_open(job, head, job->chunk / tasks, hai_to_int(n));
+  int i;
+  hai_meet_places(job, meet);
+  for (i = 0; i < meet->few->n; i++)
+    if (!hai_pick_begin(job->plan, meet->pick[i], meet->few->packed + i * meet->few->key_dim)) return;
+  while (meet->few->n > 0)
+    if (!hai_meet_round(job, meet)) return;
 }
 #endif
 
@@ -16187,10 +16362,9 @@ static hai_index hai_cut_spans(const hai_plan *plan, hai_index n_query, hai_inde
   (void)n_key;
   return hai_look_spans(plan);
 }
-static hai_index hai_cut_each(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  (void)plan;
+static hai_index hai_cut_meetings(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_key;
-  return n_query;
+  return n_query * hai_meet_tasks(plan);
 }
 #endif
 /* Queries of all heads that share a kv head. */
@@ -16254,7 +16428,7 @@ static size_t hai_scratch_look(const hai_plan *plan) {
          HAI_AS(size_t, plan->head_dim) * sizeof(float);
 }
 static size_t hai_scratch_meet(const hai_plan *plan) {
-  size_t bytes = hai_pick_bytes(plan);
+  size_t bytes = hai_meet_bytes(plan);
   return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
 }
 #endif
@@ -16311,8 +16485,8 @@ static const hai_stage hai_stages[] = {
 #if HAI_INDEX
   HAI_STAGE(HAI_BEFORE, 1, "look", hai_stage_look, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_look, hai_cut_spans, hai_scratch_look),
-  HAI_STAGE(HAI_BEFORE, 1, "meet", hai_stage_meet, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_look, hai_cut_each, hai_scratch_meet),
+  HAI_STAGE(HAI_BEFORE, 1, "meet", hai_stage_meet, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_look, hai_cut_meetings, hai_scratch_meet),
 #endif
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "few", hai_stage_few, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_few, hai_cut_few, hai_scratch_few),
@@ -17532,6 +17706,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_AVX512_BF16
 #undef HAI_AVX512_VNNI
 #undef HAI_AVX_VNNI
+#undef HAI_BITS_OF_1
+#undef HAI_BITS_OF_E
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
 #undef HAI_CODE_FINE
@@ -17594,6 +17770,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LOOK_SHARE
 #undef HAI_LOOK_SURE
 #undef HAI_LOOK_TILT
+#undef HAI_LOOK_TOGETHER
 #undef HAI_MANY
 #undef HAI_MASKS
 #undef HAI_MAX_DIM

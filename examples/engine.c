@@ -1,5 +1,5 @@
 // What models and engines ask for, each in a few lines: Gemma's and gpt-oss's layers, ALiBi, a speculative tree,
-// a paged, a unified and a quantised cache, a batch of sequences. Each result is compared with its definition,
+// a paged, a unified and a quantised cache, an index of keys, a batch of sequences. Each result is compared with its definition,
 // in double.
 #include <math.h>
 #include <stdio.h>
@@ -11,9 +11,11 @@
 #include "halves.h"
 
 enum { HEADS = 4, KV_HEADS = 2, D = 32, N = 300, NEW = 40, PAGE = 16, SEQUENCES = 8 };
+enum { CAPACITY = 2000, PROMPT = 1900 };
 
 // Tokens first, as engines keep them: [token][head][dim].
-static float q[N][HEADS][D], k[N][KV_HEADS][D], v[N][KV_HEADS][D], out[N][HEADS][D];
+static float q[CAPACITY][HEADS][D], k[CAPACITY][KV_HEADS][D], v[CAPACITY][KV_HEADS][D];
+static float out[CAPACITY][HEADS][D];
 static const float sinks[HEADS] = {0.5f, -1, 2, 0},
                    slopes[HEADS] = {0.25f, 0.0625f, 0.015625f, 0.00390625f};
 
@@ -49,7 +51,7 @@ static double tree(int head, int position, int key, double score) {
 
 // The largest difference of the last n_query tokens' results from the definition, over n_key keys.
 static double difference(int n_query, int n_key, becomes score_becomes, int with_sinks) {
-  double most = 0, s[N], o;
+  double most = 0, s[CAPACITY], o;
   for (int i = 0; i < n_query; i++)
     for (int h = 0; h < HEADS; h++) {
       int position = n_key - n_query + i, kv = h / (HEADS / KV_HEADS);
@@ -214,6 +216,26 @@ static int caches(void) {
   return failed;
 }
 
+static int decode(void) {
+  // An index of keys
+  hyperattn_problem shape = layer_of(0, CAPACITY);
+  size_t bytes = hyperattn_index_size(&shape);
+  void *memory = malloc(bytes);  // for each layer
+  hyperattn_index *index;
+  int failed = hyperattn_index_init(&index, &shape, memory, bytes) != HYPERATTN_OK;
+  for (int n = PROMPT; n <= CAPACITY && !failed; n++) {  // tokens in the cache, the new one included
+    hyperattn_problem p = layer_of(1, n);
+    failed |= hyperattn_index_append(index, &p) != HYPERATTN_OK;  // reads 64 keys where a block is full
+    p.index = index;
+    failed |= run(&p);
+  }
+  hyperattn_problem shorter = layer_of(0, PROMPT);  // a sequence that is cut off, or goes on otherwise
+  failed |= failed || hyperattn_index_truncate(index, &shorter) != HYPERATTN_OK;
+
+  free(memory);
+  return failed || worst("an index of keys", difference(1, CAPACITY, as_it_is, 0), 0.02);
+}
+
 // Sequence i has 20 + 40 i tokens; all of them are new, or just the last one.
 static int n_new(int i) { return i % 2 ? 1 : 20 + 40 * i; }
 static hyperattn_problem sequence(int i, float result[][HEADS][D]) {
@@ -235,7 +257,7 @@ static int batch(const hyperattn_parallel *parallel) {
   hyperattn_status status = hyperattn_forward_many(p, SEQUENCES, &params, parallel, workspace, bytes, NULL);
 
   for (int i = 0; i < SEQUENCES && !status; i++) {
-    memcpy(out, result[i], sizeof out);
+    memcpy(out, result[i], sizeof result[i]);
     most = fmax(most, difference(n_new(i), 20 + 40 * i, as_it_is, 0));
   }
   free(workspace);
@@ -243,10 +265,10 @@ static int batch(const hyperattn_parallel *parallel) {
 }
 
 int main(void) {
-  for (size_t i = 0; i < N; i++)
+  for (size_t i = 0; i < CAPACITY; i++)
     for (size_t t = 0; t < HEADS * D; t++) {
       q[i][t / D][t % D] = 3 * wave(i * 7 + t * 13);
       if (t < KV_HEADS * D) k[i][t / D][t % D] = wave(i * 5 + t), v[i][t / D][t % D] = wave(i * 3 + t);
     }
-  return layers() | caches() | batch(NULL);
+  return layers() | caches() | decode() | batch(NULL);
 }

@@ -62,6 +62,7 @@
 #include "turning.h"
 #include "lookup.h"
 #include "picking.h"
+#include "meeting.h"
 #include "rectangle.h"
 #include "capping.h"
 #include "attending.h"

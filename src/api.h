@@ -216,10 +216,10 @@ typedef struct hyperattn_problem {
      HYPERATTN_EXACT all are 0; under HYPERATTN_HYPER it must be NULL. Set it before asking for sizes. */
   float *query_error;
   /* NULL, or what is known of the keys. Under SCAN and HYPER, up to 16 queries of a head (AVX2: 4, NEON: 8)
-     then look up which keys matter to them, each for itself, and read no others: sample_size is their first
-     budget, in keys of each query; sink_keys, window (causal), tolerance and seed apply. It pays from some
-     4000 keys on, for groups of four heads from 16,000. Set it before asking for sizes: whether it is NULL
-     counts. */
+     then look up which keys matter to any of up to four heads that share them, and read no others:
+     sample_size is their first budget, in keys of each query; sink_keys, window (causal), tolerance and seed
+     apply. It pays from some 4000 keys on, for groups of four heads from 16,000. Set it before asking for
+     sizes: whether it is NULL counts. */
   hyperattn_index *index;
 } hyperattn_problem;
 
@@ -317,9 +317,9 @@ typedef struct hyperattn_params {
 } hyperattn_params;
 
 /* The best measured quality for its cost on language models: HYPERATTN_SCAN with a tolerance of 0.1 for each
-   query, a budget of 256 or more, 4 sink keys, a window of 256, and exact attention where fewer than 1024 keys
-   would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in a
-   build without the scan, with this tolerance. */
+   query, a budget of 256 or more, 4 sink keys, a window of 256, and exact attention where fewer than 1024
+   keys would be scanned. The other fields are those of hyperattn_linear_params, which serves in its place in
+   a build without the scan, with this tolerance. */
 HYPERATTN_API hyperattn_params hyperattn_default_params(void);
 
 /* HYPERATTN_HYPER with a fixed number of keys per query, for contexts so long that only near-linear time will

@@ -118,8 +118,8 @@ typedef struct hai_scan_kernel {
      largest of them, for one query or two. */
   void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
                 float *high);
-  /* score[j] = e^(tilt (score[j] - high)), for j < n, a multiple of HAI_CHUNK, and a high that no score is
-     above. Returns their sum. */
+  /* score[j] becomes about e^(tilt (score[j] - high)), the score at most `high`, for n scores, a multiple of
+     HAI_CHUNK; returns their sum. At most 0.062 too large: a number's bits grow nearly as its logarithm. */
   float (*weigh)(float *score, hai_index n, float tilt, float high);
   /* Bit j: weight[j] > level, for a block. */
   uint64_t (*above)(const float *weight, float level);

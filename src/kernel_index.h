@@ -79,11 +79,12 @@ HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, 
 }
 
 HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
+  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
   hai_index j;
   for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(mul)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by);
-    x = HAI_ISA(exp)(x);
+    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
+    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
     HAI_ISA(store)(score + j, x);
     sum = HAI_ISA(add)(sum, x);
   }

@@ -41,7 +41,8 @@ static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float
   float sum = 0.0f;
   hai_index j;
   for (j = 0; j < n; j++) {
-    score[j] = hai_exp((score[j] - high) * tilt);
+    float x = (score[j] - high) * (tilt * HAI_BITS_OF_E) + HAI_BITS_OF_1;
+    score[j] = hai_float(x > 0.0f ? HAI_AS(uint32_t, x) : 0);
     sum += score[j];
   }
   return sum;

@@ -13,6 +13,7 @@ HAI_I_avx2 hai_minus_avx2(__m256i a, __m256i b) { return _mm256_sub_epi32(a, b);
 HAI_I_avx2 hai_larger_avx2(__m256i a, __m256i b) { return _mm256_max_epi32(a, b); }
 HAI_I_avx2 hai_truncate_avx2(__m256 x) { return _mm256_cvttps_epi32(x); }
 HAI_V_avx2 hai_floats_avx2(__m256i x) { return _mm256_cvtepi32_ps(x); }
+HAI_V_avx2 hai_by_bits_avx2(__m256i x) { return _mm256_castsi256_ps(x); }
 HAI_I_avx2 hai_size_avx2(__m256 x) {
   return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
 }

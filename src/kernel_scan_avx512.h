@@ -11,6 +11,7 @@ HAI_I_avx512 hai_minus_avx512(__m512i a, __m512i b) { return _mm512_sub_epi32(a,
 HAI_I_avx512 hai_larger_avx512(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
 HAI_I_avx512 hai_truncate_avx512(__m512 x) { return _mm512_cvttps_epi32(x); }
 HAI_V_avx512 hai_floats_avx512(__m512i x) { return _mm512_cvtepi32_ps(x); }
+HAI_V_avx512 hai_by_bits_avx512(__m512i x) { return _mm512_castsi512_ps(x); }
 HAI_I_avx512 hai_size_avx512(__m512 x) {
   return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
 }

@@ -13,6 +13,7 @@ HAI_I_neon hai_minus_neon(int32x4_t a, int32x4_t b) { return vsubq_s32(a, b); }
 HAI_I_neon hai_larger_neon(int32x4_t a, int32x4_t b) { return vmaxq_s32(a, b); }
 HAI_I_neon hai_truncate_neon(float32x4_t x) { return vcvtq_s32_f32(x); }
 HAI_V_neon hai_floats_neon(int32x4_t x) { return vcvtq_f32_s32(x); }
+HAI_V_neon hai_by_bits_neon(int32x4_t x) { return vreinterpretq_f32_s32(x); }
 HAI_I_neon hai_size_neon(float32x4_t x) {
   return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
 }

@@ -1,10 +1,11 @@
 /* ---- Lookup: few queries over an index ----
-   Every query by itself. Stage LOOK estimates its scores with all keys of the index that end before its
-   window, e_j for key j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Stage MEET keeps
-   key j with probability P_j = min(1, w_j / level), the level such that as many are kept as the budget
-   says, and meets these keys, the sinks, the window and all that the index does not hold, by exact scores
-   with log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates
-   are worth, and a key that has more than a budget's share of the weight is met for certain.
+   Stage LOOK estimates a query's scores with all keys of the index that end before its window, e_j for key
+   j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j /
+   level), the level such that as many would be kept as the budget says. Stage MEET keeps key j with
+   probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and these
+   meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
+   log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are
+   worth, and a key that has more than a budget's share of a query's weight is met for certain.
 
    The sample tells its error: the variance of out is about the sum over kept keys of (1 - P_j) a_j^2 |v_j
    - out|^2, a_j the share of the attention with which key j was met; and what a sample of n keys cannot
@@ -12,8 +13,8 @@
    that its error calls for; where that is too large, it meets every key (few.h).
 
    The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
-   around by a number of the block and the query: nothing depends on workers, or on which heads a call
-   holds. */
+   around by a number of the block and the first query: nothing depends on workers, or on which kv heads a
+   call holds. */
 
 #if HAI_INDEX
 typedef struct hai_look {
@@ -90,6 +91,13 @@ static int hai_look_is_sure(const hai_index_query *query, float norm) {
   return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
 }
 
+/* Are all estimates of a block finite, whatever its codes? */
+static int hai_look_can_tell(const hai_index_query *query, const hai_index_block *b) {
+  float most = 127.0f * HAI_AS(float, HAI_GROUP_DIM * query->n_groups);
+  float norm = 127.0f * b->norm_unit, mean = HAI_MEAN_MOST * b->mean_unit;
+  return hai_finite(norm * (3.0f * most * query->unit + query->more) + mean * most * query->unit);
+}
+
 /* The largest of n estimates; -inf if there are none. */
 static float hai_look_highest(const float *x, int n) {
   float most = -hai_inf();
@@ -130,11 +138,12 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
     look[i].high[block] = high[i];
-    if (is_known) {
+    if (is_known && hai_look_can_tell(&query[i], &b)) {
       hai_look_finish(job, &look[i], &query[i], &b, block);
       continue;
     }
     for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
+    look[i].high[block] = -hai_inf();
     look[i].is_sure = 1;
   }
 }
@@ -144,6 +153,7 @@ static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_in
                           hai_index block) {
   hai_index_block b;
   int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), j;
+  is_known = is_known && hai_look_can_tell(query, &b);
   if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
   look->high[block] = HAI_WHOLE;
   for (j = 0; j < HAI_CHUNK; j++)

@@ -102,7 +102,8 @@
      few.h                  few queries: parts of the keys, and their merge
      turning.h              the rotation of keys and queries that an index makes
      lookup.h               few queries over an index: estimates of all scores
-     picking.h              which keys such a query meets, and its own error
+     picking.h              how likely such a query keeps each key
+     meeting.h              those that share a kv head meet what any keeps; their errors
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
@@ -135,9 +136,9 @@
      half's keys, which is approximated.
      With problem.index, a sketch of the keys in 2 bits a coordinate that the caller keeps beside a cache, few
      queries look up which keys matter (any method but EXACT): each estimates all its scores, keeps keys with
-     probabilities that grow with their share, meets them exactly, each weighted by the inverse of its
-     probability, and tells its error by its own sample; where that is above the tolerance it takes more keys,
-     in the end all of them.
+     probabilities that grow with their share, meets what it or a query of a head that shares the keys keeps,
+     each key weighted by the inverse of its probability, and tells its error by this sample; where that is
+     above the tolerance it takes more keys, in the end all of them.
    PRESETS
      hyperattn_default_params  HYPERATTN_SCAN: each query to a tolerance, which it estimates itself
      hyperattn_linear_params   HYPERATTN_HYPER with a fixed number of keys per query and the choices of keys
@@ -243,13 +244,15 @@
      n_query rises, every call of more than 4096 keys has that room: at most 4 * (value_dim + 47) bytes for
      each part and each of up to 16 queries of a head. A scan takes some 1.1 head_dim + 8 bytes for each key
      and kv head, 4 for each query and head, and 8 for each key and worker. Lookups take 4 for each key, query
-     and head, and 96 KiB for each worker; the index itself, about 19 for each key and kv head at head dim 64.
+     and head, and up to 224 KiB for each worker; the index itself, about 19 for each key and kv head at head
+     dim 64.
    THREADS
      It starts none. hyperattn_forward_parallel() runs tasks on the caller's threads; a caller whose threads
      are already running can drive the phases itself (examples/threads.c does both). Without a report, an
      exact call has one phase. Few queries that see more than 4096 keys have two: each part of the keys is a
      task, for all heads that share them, and then each head's parts are merged. Over an index, two phases
-     come before: each 8192 keys are a task, for all heads that share them, and then each query is.
+     come before: each 8192 keys are a task, for all heads that share them, and then up to four heads that
+     share keys are, for each query.
    OPTIONS (macros, defined before the implementation)
      HYPERATTN_API          what is put before every function; define it alike in each file that includes
                             this one. Default: extern. For a shared library

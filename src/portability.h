@@ -254,6 +254,8 @@
 #define HAI_TURNED 16      /* keys that are turned together; divides HAI_CHUNK */
 #define HAI_MEAN_RAISED 64 /* what the codes of means are raised by */
 #define HAI_MEAN_MOST 63.0f
+#define HAI_BITS_OF_1 1065353216.0f /* the bits of 1 in float32, and by how much those of e are larger, */
+#define HAI_BITS_OF_E 12102203.0f   /* did they grow as the logarithm */
 #define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
@@ -265,7 +267,8 @@
 #define HAI_LOOK_COST 0.13f     /* of reading the index, over that of meeting every key */
 #define HAI_LOOK_KEY_COST 28.0f /* of what a query keeps for each of the first budget, in keys in a row */
 #define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
-#define HAI_LOOK_JUDGED 256 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_JUDGED 128 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
 #define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */

@@ -150,10 +150,9 @@ static hai_index hai_cut_spans(const hai_plan *plan, hai_index n_query, hai_inde
   (void)n_key;
   return hai_look_spans(plan);
 }
-static hai_index hai_cut_each(const hai_plan *plan, hai_index n_query, hai_index n_key) {
-  (void)plan;
+static hai_index hai_cut_meetings(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)n_key;
-  return n_query;
+  return n_query * hai_meet_tasks(plan);
 }
 #endif
 /* Queries of all heads that share a kv head. */
@@ -217,7 +216,7 @@ static size_t hai_scratch_look(const hai_plan *plan) {
          HAI_AS(size_t, plan->head_dim) * sizeof(float);
 }
 static size_t hai_scratch_meet(const hai_plan *plan) {
-  size_t bytes = hai_pick_bytes(plan);
+  size_t bytes = hai_meet_bytes(plan);
   return bytes - hai_least(bytes, hai_chunk_bytes(plan) + hai_tile_bytes(plan));
 }
 #endif
@@ -274,8 +273,8 @@ static const hai_stage hai_stages[] = {
 #if HAI_INDEX
   HAI_STAGE(HAI_BEFORE, 1, "look", hai_stage_look, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_look, hai_cut_spans, hai_scratch_look),
-  HAI_STAGE(HAI_BEFORE, 1, "meet", hai_stage_meet, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_look, hai_cut_each, hai_scratch_meet),
+  HAI_STAGE(HAI_BEFORE, 1, "meet", hai_stage_meet, 0, HAI_KV_HEADS, HAI_PLAIN,
+            hai_wants_look, hai_cut_meetings, hai_scratch_meet),
 #endif
   HAI_STAGE(HAI_BEFORE, HAI_FEW, "few", hai_stage_few, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_few, hai_cut_few, hai_scratch_few),

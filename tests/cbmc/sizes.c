@@ -269,6 +269,45 @@ static void parts_of_few(hai_index n_query) {
 }
 void prove_parts_of_few(void) { parts_of_few(1), parts_of_few(2), parts_of_few(16); }
 
+/* ---- The key index ---- */
+
+/* The parts of a block lie one behind the other, each as long as what is put there. */
+void prove_index_block(void) {
+  hai_index dim = any_index(1, 576);
+  hai_block_layout y = hai_block_layout_of(dim);
+  PROVE(y.groups * HAI_GROUP_DIM >= dim && y.norm == (size_t)y.groups * HAI_CHUNK * (HAI_GROUP_DIM / 4));
+  PROVE(y.mean - y.norm == HAI_CHUNK && y.mean + (size_t)dim <= y.units && y.words * 4 >= dim);
+  PROVE(y.units + 3 * sizeof(float) <= y.size && y.size % HAI_ALIGN == 0);
+}
+
+/* A size holds the header, the counts, the rooms and every block of every head, and the bound holds the size;
+   or it is told that there is none. */
+static void index_sizes(int64_t dim, hai_index most_heads) {
+  int64_t batch = any_index(1, most_heads), heads = any_index(1, most_heads), capacity = any_index(0, MOST);
+  size_t all = (size_t)(batch * heads), bytes = hai_index_bytes(batch, heads, dim, capacity);
+  if (bytes == SIZE_MAX) return;
+  PROVE(bytes <= PTRDIFF_MAX && hai_index_rooms(all) >= sizeof(hyperattn_index) + all * sizeof(int64_t));
+  PROVE(hai_index_blocks(all, dim) >= hai_index_rooms(all) + all * hai_index_room_bytes(dim));
+  PROVE(bytes - hai_index_blocks(all, dim) ==
+        all * (size_t)(capacity / HAI_CHUNK) * hai_block_layout_of(dim).size);
+  PROVE(bytes + HAI_ALIGN - 1 <= HYPERATTN_INDEX_BOUND(all, capacity, dim));
+}
+void prove_index_sizes(void) { index_sizes(1, 15), index_sizes(64, 15), index_sizes(128, 15), index_sizes(576, 15); }
+
+/* The last block of the last head ends where the index does, and its room before the blocks. */
+void prove_index_places(void) {
+  int64_t batch = any_index(1, 3), heads = any_index(1, 3), capacity = any_index(HAI_CHUNK, MANY);
+  size_t bytes = hai_index_bytes(batch, heads, 64, capacity), all = (size_t)(batch * heads);
+  hyperattn_index *index = (hyperattn_index *)malloc(bytes);
+  hai_index head = any_index(0, 8), block = any_index(0, MANY);
+  ASSUME(index && head < batch * heads && block < capacity / HAI_CHUNK);
+  index->batch = batch, index->n_kv_heads = heads, index->head_dim = 64, index->capacity = capacity;
+  size_t at = (size_t)(hai_index_block_at(index, head, block) - (uint8_t *)index);
+  size_t room = (size_t)((char *)hai_index_space(index, head) - (char *)index);
+  PROVE(at + hai_block_layout_of(64).size <= bytes && at >= hai_index_blocks(all, 64));
+  PROVE(room + hai_index_room_bytes(64) <= hai_index_blocks(all, 64));
+}
+
 /* ---- Many problems ---- */
 
 static void any_many(hai_many *many) {
