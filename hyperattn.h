@@ -10868,7 +10868,7 @@ static size_t hai_index_blocks(size_t heads, int64_t head_dim) {
 /* Bytes from an aligned address on; SIZE_MAX: too many. */
 static size_t hai_index_bytes(int64_t batch, int64_t n_kv_heads, int64_t head_dim, int64_t capacity) {
   size_t heads = hai_times(HAI_AS(size_t, batch), HAI_AS(size_t, n_kv_heads));
-  size_t blocks = hai_times(heads, HAI_AS(size_t, capacity / HAI_CHUNK));
+  size_t blocks = hai_times(HAI_AS(size_t, capacity / HAI_CHUNK), heads);
   size_t bytes = hai_times(blocks, hai_block_layout_of(hai_to_index(head_dim)).size);
   size_t others = hai_times(heads, sizeof(int64_t) + hai_index_room_bytes(head_dim));
   if (hai_plus(bytes, others) > PTRDIFF_MAX / 2) return SIZE_MAX;

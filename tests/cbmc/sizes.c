@@ -65,12 +65,11 @@ void prove_chunks(void) {
 
 /* From any place on, an array of any size. */
 void prove_take(void) {
-  hai_layout y;
+  int overflow = 0;
   size_t begin = any_size(), bytes = any_size(), end;
   ASSUME(begin <= PTRDIFF_MAX - 128 && begin % 64 == 0);
-  y.overflow = 0;
-  end = hai_take(&y, begin, bytes);
-  PROVE(y.overflow || end - begin >= bytes);
+  end = hai_take(&overflow, begin, bytes);
+  PROVE(overflow || end - begin >= bytes);
   PROVE(end >= begin && end <= PTRDIFF_MAX - 128 && end % 64 == 0);
 }
 
@@ -271,36 +270,40 @@ void prove_parts_of_few(void) { parts_of_few(1), parts_of_few(2), parts_of_few(1
 
 /* ---- The key index ---- */
 
+enum { CHUNK = 64, GROUP = 16 }; /* keys of a block, coordinates of a group */
+
 /* The parts of a block lie one behind the other, each as long as what is put there. */
 void prove_index_block(void) {
   hai_index dim = any_index(1, 576);
   hai_block_layout y = hai_block_layout_of(dim);
-  PROVE(y.groups * HAI_GROUP_DIM >= dim && y.norm == (size_t)y.groups * HAI_CHUNK * (HAI_GROUP_DIM / 4));
-  PROVE(y.mean - y.norm == HAI_CHUNK && y.mean + (size_t)dim <= y.units && y.words * 4 >= dim);
-  PROVE(y.units + 3 * sizeof(float) <= y.size && y.size % HAI_ALIGN == 0);
+  PROVE(y.groups * GROUP >= dim && y.norm == (size_t)y.groups * CHUNK * (GROUP / 4));
+  PROVE(y.mean - y.norm == CHUNK && y.mean + (size_t)dim <= y.units && y.words * 4 >= dim);
+  PROVE(y.units + 3 * sizeof(float) <= y.size && y.size % 64 == 0);
 }
 
 /* A size holds the header, the counts, the rooms and every block of every head, and the bound holds the size;
-   or it is told that there is none. */
-static void index_sizes(int64_t dim, hai_index most_heads) {
-  int64_t batch = any_index(1, most_heads), heads = any_index(1, most_heads), capacity = any_index(0, MOST);
-  size_t all = (size_t)(batch * heads), bytes = hai_index_bytes(batch, heads, dim, capacity);
+   or it is told that there is none. CBMC knows all but the capacity. */
+static void index_sizes(int64_t heads, int64_t dim) {
+  int64_t capacity = any_index(0, MANY);
+  size_t all = 3 * (size_t)heads, bytes = hai_index_bytes(3, heads, dim, capacity);
   if (bytes == SIZE_MAX) return;
   PROVE(bytes <= PTRDIFF_MAX && hai_index_rooms(all) >= sizeof(hyperattn_index) + all * sizeof(int64_t));
   PROVE(hai_index_blocks(all, dim) >= hai_index_rooms(all) + all * hai_index_room_bytes(dim));
   PROVE(bytes - hai_index_blocks(all, dim) ==
-        all * (size_t)(capacity / HAI_CHUNK) * hai_block_layout_of(dim).size);
-  PROVE(bytes + HAI_ALIGN - 1 <= HYPERATTN_INDEX_BOUND(all, capacity, dim));
+        all * (size_t)(capacity / CHUNK) * hai_block_layout_of(dim).size);
+  PROVE(bytes + 63 <= HYPERATTN_INDEX_BOUND(all, (size_t)capacity, (size_t)dim));
 }
-void prove_index_sizes(void) { index_sizes(1, 15), index_sizes(64, 15), index_sizes(128, 15), index_sizes(576, 15); }
+void prove_index_sizes(void) {
+  index_sizes(1, 1), index_sizes(8, 64), index_sizes(1 << 20, 64), index_sizes(MOST, 576);
+}
 
 /* The last block of the last head ends where the index does, and its room before the blocks. */
 void prove_index_places(void) {
-  int64_t batch = any_index(1, 3), heads = any_index(1, 3), capacity = any_index(HAI_CHUNK, MANY);
+  int64_t batch = any_index(1, 3), heads = any_index(1, 3), capacity = any_index(CHUNK, MANY);
   size_t bytes = hai_index_bytes(batch, heads, 64, capacity), all = (size_t)(batch * heads);
   hyperattn_index *index = (hyperattn_index *)malloc(bytes);
   hai_index head = any_index(0, 8), block = any_index(0, MANY);
-  ASSUME(index && head < batch * heads && block < capacity / HAI_CHUNK);
+  ASSUME(index && head < batch * heads && block < capacity / CHUNK);
   index->batch = batch, index->n_kv_heads = heads, index->head_dim = 64, index->capacity = capacity;
   size_t at = (size_t)(hai_index_block_at(index, head, block) - (uint8_t *)index);
   size_t room = (size_t)((char *)hai_index_space(index, head) - (char *)index);
