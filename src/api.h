@@ -83,7 +83,7 @@ extern "C" {
   X(ERROR_PAGE_ROWS, -58, "page_rows is not in 1 .. 2^31 - 1 where page is set")                        \
   X(ERROR_N_PROBLEMS, -59, "n_problems is negative")                                                    \
   X(ERROR_QUERY_ERROR, -60, "query_error is set under HYPERATTN_HYPER")                                 \
-  X(ERROR_INDEX, -61, "index is none for this problem: other sizes, longer than n_key, or damaged")     \
+  X(ERROR_INDEX, -61, "index is none for this problem: other sizes, beyond n_key or full, or damaged")  \
   X(ERROR_NULL_INDEX, -62, "index or its memory is NULL")                                               \
   X(ERROR_INDEX_SIZE, -63, "the index's memory is smaller than hyperattn_index_size")
 
@@ -159,8 +159,8 @@ typedef struct hyperattn_report {
   float max_error;
   /* HYPER: share of the approximated rectangles for which no budget was good enough. SCAN: `doubled`. */
   float escalated;
-  /* Share of the queries that met every key. HYPER: of a rectangle, on average over those that were up for
-     approximation. */
+  /* Share of the queries that met every key; 0 in a call that approximates nothing. HYPER: of a rectangle, on
+     average over those that were up for approximation. */
   float exact;
   /* Products of a query and a key over n_query. HYPER: probing, pairing and judging are included. The
      estimates of a scan are not counted. */
@@ -335,11 +335,11 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 
 /* ---- Running it ------------------------------------------------------------------------------------- */
 
-/* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included.
-   0: the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call
-   that is made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report and
-   query_error are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of
-   few queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
+/* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included. 0:
+   the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call that is
+   made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report, query_error
+   and index are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few
+   queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
    uses, with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
    queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
@@ -348,8 +348,8 @@ HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
 #ifndef HYPERATTN_NO_COST
 /* What a call is expected to cost, over what exact attention would, from shapes and params alone (of pointers
    as above). 1: it is exact. 0: the problem or params are invalid; hyperattn_check says why. It counts
-   products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted.
-   Cost: O(log n_key). */
+   products of a query and a key; what a tolerance adds to a budget depends on the data, and is not counted:
+   over an index too a call may turn out exact, and slower. Cost: O(log n_key). */
 HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyperattn_params *params);
 #endif
 
@@ -439,12 +439,12 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 /* ---- The key index: decoding that does not read every key ------------------------------------------- */
 
 /* A sketch of the keys of a cache [batch][n_kv_heads][n_key][head_dim], of 2 bits a coordinate, in memory of
-   the caller, of any alignment; it may not be moved. Keys that it has seen must not change. Only whole blocks
-   of 64 keys are in it; the others are met exactly. Its bits do not depend on how keys were cut into appends.
-
-   Bytes for so many keys as shape->n_key. shape is checked as that of a call; batch, n_kv_heads, n_key and
-   head_dim count. 0 for an invalid shape, or too many. About 19 bytes a key and kv head at head dim 64, 36 at
-   128. */
+   the caller, of any alignment; it may not be moved, and its capacity is fixed. Keys that it has seen must
+   not change. Only whole blocks of 64 keys are in it; the others are met exactly, and so are those behind its
+   length, which may not exceed a call's n_key: truncate it before a call over fewer keys. Its bits do not
+   depend on how keys were cut into appends.  Bytes for so many keys as shape->n_key. shape is checked as that
+   of a call; batch, n_kv_heads, n_key and head_dim count. 0 for an invalid shape, or too many. About 19 bytes
+   a key and kv head at head dim 64, 36 at 128. */
 HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
 /* The same as a constant expression, for batch * n_kv_heads. */
 #define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \
@@ -457,16 +457,17 @@ HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
 HYPERATTN_API hyperattn_status hyperattn_index_init(hyperattn_index **index, const hyperattn_problem *shape,
                                                     void *memory, size_t size);
 
-/* The cache has problem->n_key keys now, not fewer than before: reads those of each block that this
-   completes. Errors: of the shape, and of the key tensor; INDEX; nothing is written then. Cost: 64
-   head_dim log2 head_dim for each block and kv head. */
+/* The cache has problem->n_key keys now, not fewer than before and not more than the capacity: reads those of
+   each block that this completes. Errors: of the shape, and of the key tensor; NULL_INDEX, INDEX; nothing is
+   written then. Cost: 64 head_dim log2 head_dim for each block and kv head. */
 HYPERATTN_API hyperattn_status hyperattn_index_append(hyperattn_index *index,
                                                       const hyperattn_problem *problem);
 /* What append does for kv head `kv_head` of batch * n_kv_heads: workers call it at the same time for
    different ones, and then append, which finds them done. Does nothing where append would return an error. */
 HYPERATTN_API void hyperattn_index_append_head(hyperattn_index *index, const hyperattn_problem *problem,
                                                int64_t kv_head);
-/* Only the first problem->n_key keys remain, of those that there are. Reads no key. */
+/* Only the first problem->n_key keys remain, of those that there are. Reads no key. Errors: of the shape;
+   NULL_INDEX, and INDEX where there are fewer. */
 HYPERATTN_API hyperattn_status hyperattn_index_truncate(hyperattn_index *index,
                                                         const hyperattn_problem *problem);
 /* Keys that it was told of, those of the incomplete block included; 0 for what is no index. */
