@@ -1455,12 +1455,12 @@ static float hai_share(float part, float whole) {
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
-/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
-   error and the norm is 0. */
+/* |out' - out| / |out| from their squares; infinite if a square is not finite, or if there is an error and
+   the norm is 0. */
 static float hai_relative(float squared_error, float squared_norm) {
+  int is_known = hai_finite(squared_error) && hai_finite(squared_norm) && squared_norm > 0.0f;
   if (squared_error == 0.0f) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
+  return is_known ? hai_sqrt(squared_error / squared_norm) : hai_inf();
 }
 
 /* ======== src/elements.h ======== */
@@ -14966,9 +14966,9 @@ static float hai_meet_chance(const hai_meet *meet, hai_index block, int j, const
   float most = 0.0f;
   int i;
   for (i = 0; i < meet->few->n; i++) {
-    float chance = meet->pick[i]->look.weight[block * HAI_CHUNK + j] * by[i];
-    if (chance < 0.0f) return 1.0f;
-    most = chance > most ? chance : most;
+    float weight = meet->pick[i]->look.weight[block * HAI_CHUNK + j];
+    if (weight < 0.0f) return 1.0f;
+    if (weight * by[i] > most) most = weight * by[i];
   }
   return most < 1.0f ? most : 1.0f;
 }
@@ -15134,8 +15134,10 @@ static void hai_meet_judge(const hai_job *job, const hai_meet *meet, int query) 
   pick->met->pinned = pinned;
   pick->met->sampled = sampled;
   pick->met->error = hai_relative(squares * (apart >= 0.0f ? apart : 2.0f * norm), norm);
-  if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
-    pick->met->error = hai_inf(); /* squares vanish */
+  if ((n == 0.0f && pick->rest > 0.0f &&
+       !(pick->rest < pick->total)) ||                                /* nothing of what there is was kept */
+      (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)) /* squares vanish */
+    pick->met->error = hai_inf();
 }
 
 /* ---- The stage ---- */

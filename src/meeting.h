@@ -66,9 +66,9 @@ static float hai_meet_chance(const hai_meet *meet, hai_index block, int j, const
   float most = 0.0f;
   int i;
   for (i = 0; i < meet->few->n; i++) {
-    float chance = meet->pick[i]->look.weight[block * HAI_CHUNK + j] * by[i];
-    if (chance < 0.0f) return 1.0f;
-    most = chance > most ? chance : most;
+    float weight = meet->pick[i]->look.weight[block * HAI_CHUNK + j];
+    if (weight < 0.0f) return 1.0f;
+    if (weight * by[i] > most) most = weight * by[i];
   }
   return most < 1.0f ? most : 1.0f;
 }
@@ -234,8 +234,10 @@ static void hai_meet_judge(const hai_job *job, const hai_meet *meet, int query) 
   pick->met->pinned = pinned;
   pick->met->sampled = sampled;
   pick->met->error = hai_relative(squares * (apart >= 0.0f ? apart : 2.0f * norm), norm);
-  if (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)
-    pick->met->error = hai_inf(); /* squares vanish */
+  if ((n == 0.0f && pick->rest > 0.0f &&
+       !(pick->rest < pick->total)) ||                                /* nothing of what there is was kept */
+      (norm < HAI_LEAST_SQUARE && hai_largest_size(out, dim) > 0.0f)) /* squares vanish */
+    pick->met->error = hai_inf();
 }
 
 /* ---- The stage ---- */

@@ -140,10 +140,10 @@ static float hai_share(float part, float whole) {
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
-/* |out' - out| / |out| from their squares; infinite if the squared error is not finite, or if there is an
-   error and the norm is 0. */
+/* |out' - out| / |out| from their squares; infinite if a square is not finite, or if there is an error and
+   the norm is 0. */
 static float hai_relative(float squared_error, float squared_norm) {
+  int is_known = hai_finite(squared_error) && hai_finite(squared_norm) && squared_norm > 0.0f;
   if (squared_error == 0.0f) return 0.0f;
-  return hai_finite(squared_error) && squared_norm > 0.0f ? hai_sqrt(squared_error / squared_norm)
-                                                          : hai_inf();
+  return is_known ? hai_sqrt(squared_error / squared_norm) : hai_inf();
 }

@@ -453,6 +453,51 @@ static void test_not_finite(void **state) {
   }
 }
 
+/* A block whose estimates tell nothing, in a span without others: its keys are met for certain, by the query for
+   which they are and by those that meet them with it. */
+static void test_spans_without_estimates(void **state) {
+  (void)state;
+  for (int i = 0; i < 4; i++) {
+    int64_t n_heads = i % 2 ? 4 : 1, loud = 8192;
+    call c = new_lookup(n_heads, 1, 1, loud + 128, 1.0f, 90 + (uint64_t)i);
+    kept_index x = new_index(&c.problem, 9000, 0);
+    for (int64_t j = 0; j < c.problem.n_key; j++)
+      for (int t = 0; t < 32; t++) {
+        float *key = &c.k[j * 32 + t];
+        *key = j / 64 != loud / 64 ? *key : t < 16 ? 0.0f : 20.0f * *key;
+        if (t < 16) c.v[j * 16 + t] = 0.3f * c.v[j * 16 + t] + (j / 64 == loud / 64 ? -4.0f : 1.0f);
+      }
+    for (int64_t t = 0; t < n_heads * 32; t++) c.q[t] *= t % 32 >= 16 ? 0.0f : t < 32 ? 1.5f : 0.01f;
+    append(&x, &c.problem, c.problem.n_key);
+    c.params.tolerance = i < 2 ? 0.0f : 0.1f, c.problem.index = x.index;
+    double *lse, *out = reference_of(&c, &lse);
+    run(&c);
+    for (int64_t h = 0; h < n_heads; h++)
+      assert_below(relative_error(c.out + h * 16, out + h * 16, 16), 0.1);
+    free(out), free(x.memory);
+    free_call(&c);
+  }
+}
+
+/* A query that kept no key, and one whose result's square overflows, do not tell that they are right. */
+static void test_errors_that_cannot_be_told(void **state) {
+  (void)state;
+  for (int i = 0; i < (IS_FAST_BUILD ? 120 : 20); i++) {
+    call c = new_lookup(1, 1, 1, 5000, i % 4 ? 0.002f : 0.3f, 300 + (uint64_t)i);
+    kept_index x = new_index(&c.problem, 5000, 0);
+    for (int64_t t = 0; t < 5000 * 16; t++)
+      c.v[t] = i % 4 ? (t < 64 ? -3.0f : 1.0f) + 0.1f * c.v[t] : 6e18f * (1.0f + 0.5f * c.v[t]);
+    append(&x, &c.problem, 5000);
+    c.problem.causal = 0, c.problem.index = x.index, c.params.seed = (uint64_t)i;
+    c.params.sample_size = i % 4 ? 1 + i % 3 : 8, c.params.tolerance = i % 4 ? 0.1f : 0.02f;
+    double *lse, *out = reference_of(&c, &lse);
+    run(&c);
+    assert_below(relative_error(c.out, out, 16), i % 4 ? 0.5 : 0.04);
+    free(out), free(x.memory);
+    free_call(&c);
+  }
+}
+
 /* Workers, heads that share keys, slices of heads, and where rows lie change no bit. */
 static void test_same_bits(void **state) {
   uint64_t random = 12;
@@ -527,6 +572,8 @@ int main(void) {
       cmocka_unit_test(test_unbiased),
       cmocka_unit_test(test_exact_where_it_must_be),
       cmocka_unit_test(test_not_finite),
+      cmocka_unit_test(test_spans_without_estimates),
+      cmocka_unit_test(test_errors_that_cannot_be_told),
       cmocka_unit_test(test_same_bits),
       cmocka_unit_test(test_sizes),
   };
