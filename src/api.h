@@ -218,7 +218,7 @@ typedef struct hyperattn_problem {
   /* NULL, or what is known of the keys. Under SCAN and HYPER, up to 16 queries of a head (AVX2: 4, NEON: 8)
      then look up which keys matter to any of up to four heads that share them, and read no others:
      sample_size is their first budget, in keys of each query; sink_keys, window (causal), tolerance and seed
-     apply. It pays from some 4000 keys on, for groups of four heads from 16,000. Set it before asking for
+     apply. It pays from some 4000 keys on, for groups of four heads from 8000. Set it before asking for
      sizes: whether it is NULL counts. */
   hyperattn_index *index;
 } hyperattn_problem;
