@@ -224,7 +224,8 @@
      The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
      result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
      alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
-     values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
+     values are repeated; but over an index only a slice of whole kv heads does, since the heads that share
+     one meet keys together. With a vector kernel the caller's rounding mode does not matter: tasks round to
      nearest, and restore the mode that they found.
      In exact attention, the last queries of a call have the same bits when they are computed alone over the
      same keys, if both calls are of few queries or neither is; otherwise they differ by rounding. So may few
@@ -762,9 +763,11 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    the caller, of any alignment; it may not be moved, and its capacity is fixed. Keys that it has seen must
    not change. Only whole blocks of 64 keys are in it; the others are met exactly, and so are those behind its
    length, which may not exceed a call's n_key: truncate it before a call over fewer keys. Its bits do not
-   depend on how keys were cut into appends.  Bytes for so many keys as shape->n_key. shape is checked as that
-   of a call; batch, n_kv_heads, n_key and head_dim count. 0 for an invalid shape, or too many. About 19 bytes
-   a key and kv head at head dim 64, 36 at 128. */
+   depend on how keys were cut into appends.
+
+   Bytes for so many keys as shape->n_key. shape is checked as that of a call; batch, n_kv_heads, n_key and
+   head_dim count. 0 for an invalid shape, or too many. About 19 bytes a key and kv head at head dim 64, 36 at
+   128. */
 HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
 /* The same as a constant expression, for batch * n_kv_heads. */
 #define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \
@@ -14671,8 +14674,8 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
     hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
-    look[i].high[block] = high[i];
     if (is_known && hai_look_can_tell(&query[i], &b)) {
+      look[i].high[block] = high[i];
       hai_look_finish(job, &look[i], &query[i], &b, block);
       continue;
     }
@@ -14859,6 +14862,16 @@ static void hai_pick_level(hai_pick *pick) {
   while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
 }
 
+/* The keys of a block that are met for sure; sinks are met already. */
+static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
+  const float *weight = pick->look.weight + block * HAI_CHUNK;
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
+  return bits;
+}
+
 /* ---- The budget ---- */
 
 /* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
@@ -14946,19 +14959,9 @@ static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
 }
 
 /* The smallest random number of a block's keys, or a little less. */
-static float hai_pick_least(float shift) {
+static float hai_meet_least(float shift) {
   float steps = shift * HAI_CHUNK;
   return (steps - HAI_AS(float, HAI_AS(int, steps))) * (0.999f / HAI_CHUNK);
-}
-
-/* The keys of a block that are met for sure; sinks are met already. */
-static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
-  const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
-  return bits;
 }
 
 /* P_j of key j of a block, the largest of what each query's weight calls for; `by`: one over the levels. */
@@ -14977,7 +14980,7 @@ static float hai_meet_chance(const hai_meet *meet, hai_index block, int j, const
    places are whole steps, and a block's shift has 22 bits and a half. */
 static int hai_meet_block(hai_meet *meet, hai_index block, const float *level, const float *by) {
   uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block)), hits = 0;
-  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), least = hai_pick_least(shift);
+  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), least = hai_meet_least(shift);
   int i, j;
   for (i = 0; i < meet->few->n; i++) {
     const hai_look *look = &meet->pick[i]->look;

@@ -1,6 +1,6 @@
 // What models and engines ask for, each in a few lines: Gemma's and gpt-oss's layers, ALiBi, a speculative tree,
-// a paged, a unified and a quantised cache, an index of keys, a batch of sequences. Each result is compared with its definition,
-// in double.
+// a paged, a unified and a quantised cache, an index of keys, a batch of sequences. Each result is compared with
+// its definition, in double.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -442,9 +442,11 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
    the caller, of any alignment; it may not be moved, and its capacity is fixed. Keys that it has seen must
    not change. Only whole blocks of 64 keys are in it; the others are met exactly, and so are those behind its
    length, which may not exceed a call's n_key: truncate it before a call over fewer keys. Its bits do not
-   depend on how keys were cut into appends.  Bytes for so many keys as shape->n_key. shape is checked as that
-   of a call; batch, n_kv_heads, n_key and head_dim count. 0 for an invalid shape, or too many. About 19 bytes
-   a key and kv head at head dim 64, 36 at 128. */
+   depend on how keys were cut into appends.
+
+   Bytes for so many keys as shape->n_key. shape is checked as that of a call; batch, n_kv_heads, n_key and
+   head_dim count. 0 for an invalid shape, or too many. About 19 bytes a key and kv head at head dim 64, 36 at
+   128. */
 HYPERATTN_API size_t hyperattn_index_size(const hyperattn_problem *shape);
 /* The same as a constant expression, for batch * n_kv_heads. */
 #define HYPERATTN_INDEX_BOUND(batch_kv_heads, n_key, head_dim)                                \

@@ -137,8 +137,8 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
     hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
-    look[i].high[block] = high[i];
     if (is_known && hai_look_can_tell(&query[i], &b)) {
+      look[i].high[block] = high[i];
       hai_look_finish(job, &look[i], &query[i], &b, block);
       continue;
     }

@@ -224,7 +224,8 @@
      The same inputs, parameters, ISA and build give the same bits, for any number of workers (where a
      result is NaN it is NaN again, with no promise about its bits). A slice of batch or heads computed
      alone gives the bits of its part of the whole, and grouped heads give those of heads whose keys and
-     values are repeated. With a vector kernel the caller's rounding mode does not matter: tasks round to
+     values are repeated; but over an index only a slice of whole kv heads does, since the heads that share
+     one meet keys together. With a vector kernel the caller's rounding mode does not matter: tasks round to
      nearest, and restore the mode that they found.
      In exact attention, the last queries of a call have the same bits when they are computed alone over the
      same keys, if both calls are of few queries or neither is; otherwise they differ by rounding. So may few

@@ -46,19 +46,9 @@ static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
 }
 
 /* The smallest random number of a block's keys, or a little less. */
-static float hai_pick_least(float shift) {
+static float hai_meet_least(float shift) {
   float steps = shift * HAI_CHUNK;
   return (steps - HAI_AS(float, HAI_AS(int, steps))) * (0.999f / HAI_CHUNK);
-}
-
-/* The keys of a block that are met for sure; sinks are met already. */
-static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
-  const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
-  return bits;
 }
 
 /* P_j of key j of a block, the largest of what each query's weight calls for; `by`: one over the levels. */
@@ -77,7 +67,7 @@ static float hai_meet_chance(const hai_meet *meet, hai_index block, int j, const
    places are whole steps, and a block's shift has 22 bits and a half. */
 static int hai_meet_block(hai_meet *meet, hai_index block, const float *level, const float *by) {
   uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block)), hits = 0;
-  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), least = hai_pick_least(shift);
+  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), least = hai_meet_least(shift);
   int i, j;
   for (i = 0; i < meet->few->n; i++) {
     const hai_look *look = &meet->pick[i]->look;

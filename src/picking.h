@@ -106,6 +106,16 @@ static void hai_pick_level(hai_pick *pick) {
   while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
 }
 
+/* The keys of a block that are met for sure; sinks are met already. */
+static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
+  const float *weight = pick->look.weight + block * HAI_CHUNK;
+  uint64_t bits = 0;
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++)
+    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
+  return bits;
+}
+
 /* ---- The budget ---- */
 
 /* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
