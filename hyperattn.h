@@ -1232,6 +1232,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
+#define HAI_LOOK_LEVEL 1e20f /* most that a level is: an infinite weight is above it */
+#define HAI_SUM_LANES 16 /* sums that go on beside each other, for compilers to keep in registers */
 #define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
 #define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
 
@@ -1685,6 +1687,15 @@ typedef struct hai_index_block {
   size_t size;  /* bytes from block to block */
 } hai_index_block;
 
+/* By what queries that share a kv head keep keys (meeting.h). */
+typedef struct hai_levels {
+  const float *weight[HAI_LOOK_TOGETHER]; /* [blocks][HAI_CHUNK], of each of n queries */
+  float level[HAI_LOOK_TOGETHER];
+  int n;
+  const float *place; /* [HAI_CHUNK] */
+  const float *shift; /* [blocks] */
+} hai_levels;
+
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
 typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
@@ -1734,8 +1745,9 @@ typedef struct hai_scan_kernel {
   float (*weigh)(float *score, hai_index n, float tilt, float high);
   /* Bit j: weight[j] > level, for a block. */
   uint64_t (*above)(const float *weight, float level);
-  /* Bit j: weight[j] > level u[j], for a block, u[j] = place[j] + shift, less 1 where that is 1 or more. */
-  uint64_t (*picked)(const float *weight, const float *place, float shift, float level);
+  /* Bit j of bits[b]: has one of the queries weight[b][j] > level u[j] in block b of n, where u[j] =
+     place[j] + shift[b], less 1 where that is 1 or more? */
+  void (*keep)(const hai_levels *levels, hai_index n, uint64_t *bits);
   /* Of x [n][HAI_TURNED], n a power of 2: the product with the Hadamard matrix, times factor. */
   void (*turn)(float *x, hai_index n, float factor);
   /* x[t][j] -= mean[t], of x [dim][HAI_TURNED]; square[j] = the sum over t of their squares. */
@@ -2115,15 +2127,18 @@ static uint64_t hai_index_above_scalar(const float *weight, float level) {
   return bits;
 }
 
-static uint64_t hai_index_picked_scalar(const float *weight, const float *place, float shift, float level) {
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j++) {
-    float u = place[j] + shift;
-    if (u >= 1.0f) u -= 1.0f;
-    bits |= HAI_AS(uint64_t, weight[j] - level * u > 0.0f) << j;
-  }
-  return bits;
+static void hai_index_keep_scalar(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j++) {
+      float u = levels->place[j] + levels->shift[b];
+      int is_kept = 0;
+      if (u >= 1.0f) u -= 1.0f;
+      for (i = 0; i < levels->n; i++)
+        is_kept |= levels->weight[i][b * HAI_CHUNK + j] - levels->level[i] * u > 0.0f;
+      bits[b] |= HAI_AS(uint64_t, is_kept) << j;
+    }
 }
 
 /* Of x [n][lanes]. */
@@ -2422,7 +2437,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* guess */ hai_index_guess_scalar,
     /* weigh */ hai_index_weigh_scalar,
     /* above */ hai_index_above_scalar,
-    /* picked */ hai_index_picked_scalar,
+    /* keep */ hai_index_keep_scalar,
     /* turn */ hai_index_turn_scalar,
     /* differ */ hai_index_differ_scalar,
     /* halve */ hai_index_halve_scalar,
@@ -4012,17 +4027,24 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level)
   return bits;
 }
 
-HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
-                                                float level) {
-  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
-    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++) {
+    HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
+    uint64_t kept = 0;
+    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
+      uint32_t here = 0;
+      u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      for (i = 0; i < levels->n; i++) {
+        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
+        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+      }
+      kept |= HAI_AS(uint64_t, here) << j;
+    }
+    bits[b] = kept;
   }
-  return bits;
 }
 
 /* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
@@ -4109,7 +4131,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
     /* above */ HAI_WAY(above),
-    /* picked */ HAI_WAY(picked),
+    /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
     /* halve */ HAI_WAY(halve),
@@ -4605,17 +4627,24 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level)
   return bits;
 }
 
-HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
-                                                float level) {
-  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
-    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++) {
+    HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
+    uint64_t kept = 0;
+    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
+      uint32_t here = 0;
+      u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      for (i = 0; i < levels->n; i++) {
+        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
+        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+      }
+      kept |= HAI_AS(uint64_t, here) << j;
+    }
+    bits[b] = kept;
   }
-  return bits;
 }
 
 /* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
@@ -4702,7 +4731,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
     /* above */ HAI_WAY(above),
-    /* picked */ HAI_WAY(picked),
+    /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
     /* halve */ HAI_WAY(halve),
@@ -6886,17 +6915,24 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level)
   return bits;
 }
 
-HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
-                                                float level) {
-  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
-    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++) {
+    HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
+    uint64_t kept = 0;
+    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
+      uint32_t here = 0;
+      u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      for (i = 0; i < levels->n; i++) {
+        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
+        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+      }
+      kept |= HAI_AS(uint64_t, here) << j;
+    }
+    bits[b] = kept;
   }
-  return bits;
 }
 
 /* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
@@ -6983,7 +7019,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
     /* above */ HAI_WAY(above),
-    /* picked */ HAI_WAY(picked),
+    /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
     /* halve */ HAI_WAY(halve),
@@ -7480,17 +7516,24 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level)
   return bits;
 }
 
-HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
-                                                float level) {
-  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
-    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++) {
+    HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
+    uint64_t kept = 0;
+    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
+      uint32_t here = 0;
+      u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      for (i = 0; i < levels->n; i++) {
+        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
+        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+      }
+      kept |= HAI_AS(uint64_t, here) << j;
+    }
+    bits[b] = kept;
   }
-  return bits;
 }
 
 /* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
@@ -7577,7 +7620,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
     /* above */ HAI_WAY(above),
-    /* picked */ HAI_WAY(picked),
+    /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
     /* halve */ HAI_WAY(halve),
@@ -9105,17 +9148,24 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level)
   return bits;
 }
 
-HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
-                                                float level) {
-  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
-    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++) {
+    HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
+    uint64_t kept = 0;
+    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
+      uint32_t here = 0;
+      u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      for (i = 0; i < levels->n; i++) {
+        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
+        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+      }
+      kept |= HAI_AS(uint64_t, here) << j;
+    }
+    bits[b] = kept;
   }
-  return bits;
 }
 
 /* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */
@@ -9202,7 +9252,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
     /* above */ HAI_WAY(above),
-    /* picked */ HAI_WAY(picked),
+    /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
     /* halve */ HAI_WAY(halve),
@@ -14560,11 +14610,10 @@ typedef struct hai_look {
   hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
-  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight, or
-                           HAI_WHOLE: some of it is met for sure */
+  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight */
   float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
                            the sum of its blocks' squares */
-  int is_sure;          /* are there keys in the span that are met for sure? Their weight is HAI_WHOLE */
+  int is_sure;          /* are there keys in the span that are met for sure? Their weight is infinite */
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -14685,17 +14734,18 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
   }
 }
 
-/* Weights of the keys of a block that are met for sure: HAI_WHOLE, the block's too. */
+/* Weights of the keys of a block that are met for sure, infinite, but for sinks; the block's too. */
 static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_index_query *query,
                           hai_index block) {
   hai_index_block b;
-  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), j;
+  hai_index j = hai_max(0, look->begin - block * HAI_CHUNK);
+  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b);
   is_known = is_known && hai_look_can_tell(query, &b);
   if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
-  look->high[block] = HAI_WHOLE;
-  for (j = 0; j < HAI_CHUNK; j++)
+  look->high[block] = hai_inf();
+  for (; j < HAI_CHUNK; j++)
     if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
-      look->weight[block * HAI_CHUNK + j] = HAI_WHOLE;
+      look->weight[block * HAI_CHUNK + j] = hai_inf();
 }
 
 /* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any
@@ -14794,7 +14844,7 @@ static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *que
   return hai_finite(pick->high) && hai_finite(pick->total);
 }
 
-/* Weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
+/* Finite weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
 static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy) {
   const hai_look *look = &pick->look;
   hai_index block, end = look->end / HAI_CHUNK, n = 0;
@@ -14806,9 +14856,11 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
       above = factor > 0.0f ? least / factor : hai_inf();
     }
-    if (look->high[block] >= 0.0f && !(look->high[block] > 0.999f * above)) continue;
-    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
-      heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
+    if (!(look->high[block] > 0.999f * above)) continue;
+    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1) {
+      float heaviest = weight[hai_lowest_bit(hits)] * factor;
+      if (heaviest < hai_inf()) heavy[n++] = heaviest;
+    }
   }
   return n;
 }
@@ -14862,16 +14914,6 @@ static void hai_pick_level(hai_pick *pick) {
   while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
 }
 
-/* The keys of a block that are met for sure; sinks are met already. */
-static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
-  const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
-  return bits;
-}
-
 /* ---- The budget ---- */
 
 /* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
@@ -14923,11 +14965,14 @@ typedef struct hai_meet {
   hai_few *few;                      /* the queries, and where rows of keys and values lie */
   hai_pick *pick[HAI_LOOK_TOGETHER]; /* of each of its few->n queries */
   float *place;                      /* [HAI_CHUNK]: random numbers, before a block moves them */
+  float shift[HAI_SPAN_BLOCKS];      /* of a span: by how much a block moves them */
+  uint64_t kept[HAI_SPAN_BLOCKS];    /* of a span: bit j of a block: key j is kept */
   int32_t *key;                      /* [HAI_LOOK_MET]: the keys that are met: sinks, kept ones, the others */
-  float *times;                      /* [HAI_LOOK_MET]: 1 / P_j */
-  float *missing;                    /* [HAI_LOOK_MET]: 1 - P_j */
+  float *chance;                     /* [HAI_LOOK_MET]: P_j */
+  float *more;                       /* [HAI_LOOK_MET]: 1 / P_j - 1 */
   hai_index n, n_kept;
-  uint64_t hash; /* of the seed and the first query */
+  hai_index n_uncertain; /* of P_j < 1 */
+  uint64_t hash;         /* of the seed and the first query */
 } hai_meet;
 
 /* The random numbers: HAI_CHUNK even steps, in an order of the seed. */
@@ -14944,148 +14989,173 @@ static void hai_meet_places(const hai_job *job, hai_meet *meet) {
   for (t = 0; t < job->plan->head_dim; t++) meet->hash = hai_mix(meet->hash ^ hai_bits(query[t]));
 }
 
-/* Adds a key that is met with a probability; 0: there is no room. */
-static int hai_meet_add(hai_meet *meet, hai_index key, float chance) {
-  if (meet->n == HAI_LOOK_MET) return 0;
-  meet->key[meet->n] = hai_to_int(key);
-  meet->missing[meet->n] = 1.0f - chance;
-  meet->times[meet->n++] = chance < 1.0f ? 1.0f / chance : 1.0f;
-  return 1;
-}
+/* Adds keys that are met for certain. Returns 0 where there is no room. */
 static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
-  for (; begin < end; begin++)
-    if (!hai_meet_add(meet, begin, 1.0f)) return 0;
+  if (end - begin > HAI_LOOK_MET - meet->n) return 0;
+  for (; begin < end; begin++) {
+    meet->chance[meet->n] = 1.0f;
+    meet->key[meet->n++] = hai_to_int(begin);
+  }
   return 1;
 }
 
-/* The smallest random number of a block's keys, or a little less. */
-static float hai_meet_least(float shift) {
-  float steps = shift * HAI_CHUNK;
-  return (steps - HAI_AS(float, HAI_AS(int, steps))) * (0.999f / HAI_CHUNK);
+/* By how much n blocks from `block` on move the random numbers. None of these is 0, and all are exact: places
+   are whole steps, and a shift has 22 bits and a half. */
+static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
+  hai_index i;
+  for (i = 0; i < n; i++) {
+    uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block + i));
+    meet->shift[i] = (HAI_AS(float, HAI_AS(int32_t, random >> 42)) + 0.5f) * (1.0f / 4194304.0f);
+  }
 }
 
-/* P_j of key j of a block, the largest of what each query's weight calls for; `by`: one over the levels. */
-static float hai_meet_chance(const hai_meet *meet, hai_index block, int j, const float *by) {
-  float most = 0.0f;
+/* P_j of the keys from number `begin` on, of a span whose first key is `first`: the largest of what each
+   query's weight calls for. */
+static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, const hai_levels *levels) {
+  float by[HAI_LOOK_TOGETHER];
   int i;
-  for (i = 0; i < meet->few->n; i++) {
-    float weight = meet->pick[i]->look.weight[block * HAI_CHUNK + j];
-    if (weight < 0.0f) return 1.0f;
-    if (weight * by[i] > most) most = weight * by[i];
+  for (i = 0; i < levels->n; i++) by[i] = 1.0f / levels->level[i];
+  for (; begin < meet->n; begin++) {
+    hai_index at = meet->key[begin] - first;
+    float most = 0.0f;
+    for (i = 0; i < levels->n; i++) {
+      float chance = levels->weight[i][at] * by[i];
+      most = chance > most ? chance : most;
+    }
+    meet->chance[begin] = most < 1.0f ? most : 1.0f;
   }
-  return most < 1.0f ? most : 1.0f;
 }
 
-/* Keeps keys of a block by each query's level, `by` one over it. A random number is never 0, and exact:
-   places are whole steps, and a block's shift has 22 bits and a half. */
-static int hai_meet_block(hai_meet *meet, hai_index block, const float *level, const float *by) {
-  uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block)), hits = 0;
-  float shift = (HAI_AS(float, random >> 42) + 0.5f) * (1.0f / 4194304.0f), least = hai_meet_least(shift);
-  int i, j;
-  for (i = 0; i < meet->few->n; i++) {
-    const hai_look *look = &meet->pick[i]->look;
-    float high = look->high[block];
-    if (high < 0.0f) hits |= hai_pick_sure(meet->pick[i], block);
-    if (high < 0.0f || high * 1.001f > level[i] * least)
-      hits |= look->kernel->picked(look->weight + block * HAI_CHUNK, meet->place, shift, level[i]);
+/* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there is
+   no room. */
+static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
+  hai_index begin = meet->n, b;
+  hai_levels levels = {{0}, {0}, meet->few->n, meet->place, meet->shift};
+  int i;
+  for (i = 0; i < levels.n; i++) {
+    const hai_pick *pick = meet->pick[i];
+    float factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
+    float level = factor > 0.0f ? pick->level / factor : HAI_LOOK_LEVEL;
+    levels.level[i] = level < HAI_LOOK_LEVEL ? level : HAI_LOOK_LEVEL;
+    levels.weight[i] = pick->look.weight + block * HAI_CHUNK;
   }
-  for (; hits; hits &= hits - 1) {
-    j = hai_lowest_bit(hits);
-    if (!hai_meet_add(meet, block * HAI_CHUNK + j, hai_meet_chance(meet, block, j, by))) return 0;
+  hai_meet_shifts(meet, block, n);
+  meet->pick[0]->look.kernel->keep(&levels, n, meet->kept);
+  for (b = 0; b < n; b++) {
+    uint64_t kept = meet->kept[b];
+    int32_t *key = meet->key + meet->n;
+    if (meet->n > HAI_LOOK_MET - HAI_CHUNK) return 0;
+    for (; kept; kept &= kept - 1) *key++ = hai_to_int((block + b) * HAI_CHUNK) + hai_lowest_bit(kept);
+    meet->n = key - meet->key;
   }
+  hai_meet_chances(meet, begin, block * HAI_CHUNK, &levels);
   return 1;
+}
+
+/* What follows from each P_j. Behind the last key there are some that nobody meets. */
+static void hai_meet_count(hai_meet *meet) {
+  hai_index i, n = hai_ceil_div(meet->n, HAI_CHUNK) * HAI_CHUNK;
+  int32_t certain = 0;
+  for (i = meet->n; i < n; i++) meet->chance[i] = 1.0f;
+  for (i = 0; i < n; i++) {
+    meet->more[i] = 1.0f / meet->chance[i] - 1.0f;
+    certain += meet->chance[i] == 1.0f;
+  }
+  meet->n_uncertain = n - certain;
 }
 
 /* All that the queries meet with their budgets. Returns 0 where that is too much. */
 static int hai_meet_keys(hai_meet *meet) {
   const hai_look *look = &meet->pick[0]->look; /* they see the same keys */
   hai_index block, end = look->end / HAI_CHUNK;
-  float level[HAI_LOOK_TOGETHER], by[HAI_LOOK_TOGETHER];
-  int i;
   meet->n = 0;
   if (!hai_meet_all(meet, 0, look->begin)) return 0;
-  for (block = 0; block < end; block++) {
-    for (i = 0; block % HAI_SPAN_BLOCKS == 0 && i < meet->few->n; i++) {
-      float factor = hai_pick_factor(meet->pick[i], block / HAI_SPAN_BLOCKS);
-      level[i] = factor > 0.0f ? meet->pick[i]->level / factor : hai_inf();
-      by[i] = 1.0f / level[i];
-    }
-    if (!hai_meet_block(meet, block, level, by)) return 0;
-  }
+  for (block = 0; block < end; block += HAI_SPAN_BLOCKS)
+    if (!hai_meet_span(meet, block, hai_min(end - block, HAI_SPAN_BLOCKS))) return 0;
   meet->n_kept = meet->n - look->begin;
-  return hai_meet_all(meet, look->end, look->last + 1);
+  if (!hai_meet_all(meet, look->end, look->last + 1)) return 0;
+  hai_meet_count(meet);
+  return 1;
 }
 
 /* ---- Meeting them ---- */
 
-/* Lists the rows of keys at .. at + n - 1 that are met, and starts to load those of the next chunk. Returns
-   n. */
-static int hai_meet_rows(const hai_meet *meet, hai_index at) {
+/* Lists the rows of a chunk of keys that are met, from number `at` on, as those of a turn. Returns how many
+   they are; the last stands for those behind it. */
+static int hai_meet_rows(const hai_meet *meet, hai_index at, int turn) {
   hai_few *few = meet->few;
-  hai_index end = hai_min(at + HAI_CHUNK, meet->n), next = hai_min(end + HAI_CHUNK, meet->n), i;
-  size_t key_bytes = HAI_AS(size_t, hai_offset(few->keys.dtype, few->keys.dim));
-  size_t value_bytes = HAI_AS(size_t, hai_offset(few->values.dtype, few->values.dim));
+  hai_index last = hai_min(at + HAI_CHUNK, meet->n) - 1;
   int j;
-  for (j = 0; j < HAI_CHUNK; j++) {
-    i = hai_min(at + j, end - 1);
-    few->key[0][j] = hai_walk_from(&few->keys, meet->key[i]).at;
-    few->value[0][j] = hai_walk_from(&few->values, meet->key[i]).at;
+  for (j = 0; at <= last && j < HAI_CHUNK; j++) {
+    hai_index key = meet->key[hai_min(at + j, last)];
+    few->key[turn][j] = hai_walk_from(&few->keys, key).at;
+    few->value[turn][j] = hai_walk_from(&few->values, key).at;
   }
-  for (i = end; HAI_SIMD && i < next; i++) {
-    hai_fetch(hai_walk_from(&few->keys, meet->key[i]).at, key_bytes);
-    hai_fetch(hai_walk_from(&few->values, meet->key[i]).at, value_bytes);
-  }
-  return hai_to_int(end - at);
+  return hai_to_int(hai_max(last + 1 - at, 0));
 }
 
-/* Weights of n keys from `at` on, of all queries, times 1 / P_j. */
-static void hai_meet_weigh(hai_meet *meet, hai_index at, int n) {
+/* The sum of HAI_SUM_LANES numbers. */
+static float hai_lanes_sum(const float *x) {
+  float sum = 0.0f;
+  int lane;
+  for (lane = 0; lane < HAI_SUM_LANES; lane++) sum += x[lane];
+  return sum;
+}
+
+/* Weights of a chunk of keys from number `at` on, of all queries, times 1 / P_j. */
+static void hai_meet_weigh(hai_meet *meet, hai_index at) {
   hai_few *few = meet->few;
-  float l[HAI_LOOK_TOGETHER];
-  int i, j;
+  const float *more = meet->more + at;
+  int i, j, lane;
   for (i = 0; i < few->n; i++) {
+    float *weight = few->score + i * HAI_CHUNK, sum[HAI_SUM_LANES] = {0.0f};
+    for (j = 0; j < HAI_CHUNK; j += HAI_SUM_LANES)
+      for (lane = 0; lane < HAI_SUM_LANES; lane++) {
+        float added = weight[j + lane] * more[j + lane];
+        weight[j + lane] += added;
+        sum[lane] += added;
+      }
+    few->l[i] += hai_lanes_sum(sum);
     meet->pick[i]->by[at / HAI_CHUNK] = few->m[i];
-    l[i] = few->l[i];
+    HYPERATTN_MEMCPY(meet->pick[i]->weight + at, weight, HAI_CHUNK * sizeof(float));
   }
-  for (j = 0; j < n; j++) {
-    float again = meet->times[at + j] - 1.0f;
-    for (i = 0; i < few->n; i++) {
-      float *weight = few->score + i * HAI_CHUNK + j, more = *weight * again;
-      *weight += more;
-      l[i] += more;
-    }
-  }
+}
+
+/* The queries meet n keys from number `at` on, whose rows are those of a turn; the next turn's start to load. */
+static void hai_meet_some(const hai_job *job, hai_meet *meet, hai_index at, int turn, int n, int next) {
+  hai_few *few = meet->few;
+  const hai_few_kernel *kernel = few->kernel->few;
+  hai_few_rows keys = hai_few_read(few, &few->keys, few->key_dim, few->key[turn], few->wide_key, n);
+  hai_few_rows values =
+      hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
+  int i;
+  hai_few_load_ahead(few, turn, !next, &keys, &values);
+  kernel->scores(&keys, few->packed, few->n, few->score);
   for (i = 0; i < few->n; i++) {
-    few->l[i] = l[i];
-    HYPERATTN_MEMCPY(meet->pick[i]->weight + at, few->score + i * HAI_CHUNK,
-                     HAI_AS(size_t, n) * sizeof(float));
+    hai_few_finish_scores(job, few, i, few->score + i * HAI_CHUNK, HAI_NULL);
+    few->visible[i] = hai_lane_bits(0, n);
   }
+  kernel->softmax(few->score, few->n, n, HAI_NULL, few->visible, few->m, few->l, few->factor);
+  for (i = 0; i < few->n && n < HAI_CHUNK; i++)
+    HYPERATTN_MEMSET(few->score + i * HAI_CHUNK + n, 0, HAI_AS(size_t, HAI_CHUNK - n) * sizeof(float));
+  hai_meet_weigh(meet, at);
+  kernel->values(&values, few->score, few->factor, few->n, few->o);
 }
 
 /* The queries meet the keys: m, l and o of `few`, and the weights of each. */
 HAI_APART void hai_meet_attend(const hai_job *job, hai_meet *meet) {
   hai_few *few = meet->few;
-  const hai_few_kernel *kernel = few->kernel->few;
   hai_index at;
-  int n, i;
+  int turn = 0, n, next, i;
   for (i = 0; i < few->n; i++)
     hai_state_begin(
         HAI_SINKS && job->plan->problem->sink ? job->plan->problem->sink[few->query[i].head] : -hai_inf(),
         few->m + i, few->l + i);
   HYPERATTN_MEMSET(few->o, 0, HAI_AS(size_t, few->n * few->value_dim) * sizeof(float));
-  for (at = 0; at < meet->n; at += n) {
-    hai_few_rows keys, values;
-    n = hai_meet_rows(meet, at);
-    keys = hai_few_read(few, &few->keys, few->key_dim, few->key[0], few->wide_key, n);
-    values = hai_few_read(few, &few->values, few->value_dim, few->value[0], few->wide_value, n);
-    kernel->scores(&keys, few->packed, few->n, few->score);
-    for (i = 0; i < few->n; i++) {
-      hai_few_finish_scores(job, few, i, few->score + i * HAI_CHUNK, HAI_NULL);
-      few->visible[i] = hai_lane_bits(0, n);
-    }
-    kernel->softmax(few->score, few->n, n, HAI_NULL, few->visible, few->m, few->l, few->factor);
-    hai_meet_weigh(meet, at, n);
-    kernel->values(&values, few->score, few->factor, few->n, few->o);
+  n = hai_meet_rows(meet, 0, turn);
+  for (at = 0; n > 0; at += HAI_CHUNK, n = next, turn ^= 1) {
+    next = hai_meet_rows(meet, at + HAI_CHUNK, turn ^ 1);
+    hai_meet_some(job, meet, at, turn, n, next);
   }
 }
 
@@ -15096,7 +15166,7 @@ static float hai_meet_apart(const hai_job *job, const hai_meet *meet, const floa
   hai_index step = meet->n_kept / HAI_LOOK_JUDGED + 1, begin = meet->pick[0]->look.begin, i;
   float scatter = 0.0f, judged = 0.0f;
   for (i = begin; i < begin + meet->n_kept; i += step) {
-    float square = meet->missing[i] * share[i] * share[i];
+    float square = (1.0f - meet->chance[i]) * share[i] * share[i];
     if (square == 0.0f) continue;
     judged += square;
     scatter +=
@@ -15106,36 +15176,63 @@ static float hai_meet_apart(const hai_job *job, const hai_meet *meet, const floa
   return judged > 0.0f ? scatter / judged : -1.0f;
 }
 
+/* Sums over keys: of their shares, of those that are uncertain, and of their squares times 1 - P_j. */
+typedef struct hai_meet_sums {
+  float all[HAI_SUM_LANES], uncertain[HAI_SUM_LANES], squares[HAI_SUM_LANES];
+} hai_meet_sums;
+HAI_HOT void hai_meet_add(hai_meet_sums *sums, const float *chance, const float *share, const int n) {
+  int lane;
+  for (lane = 0; lane < n; lane++) {
+    float missing = 1.0f - chance[lane];
+    sums->all[lane] += share[lane];
+    sums->uncertain[lane] += missing > 0.0f ? share[lane] : 0.0f;
+    sums->squares[lane] += missing * share[lane] * share[lane];
+  }
+}
+/* Over keys begin .. end - 1; each sum is then in its first lane. */
+static hai_meet_sums hai_meet_sum(const hai_meet *meet, const float *share, hai_index begin, hai_index end) {
+  hai_meet_sums sums = {{0.0f}, {0.0f}, {0.0f}};
+  for (; begin + HAI_SUM_LANES <= end; begin += HAI_SUM_LANES)
+    hai_meet_add(&sums, meet->chance + begin, share + begin, HAI_SUM_LANES);
+  hai_meet_add(&sums, meet->chance + begin, share + begin, hai_to_int(end - begin));
+  sums.all[0] = hai_lanes_sum(sums.all);
+  sums.uncertain[0] = hai_lanes_sum(sums.uncertain);
+  sums.squares[0] = hai_lanes_sum(sums.squares);
+  return sums;
+}
+
+/* A query's weights of all keys that it has met become shares. */
+static void hai_meet_share(const hai_meet *meet, int query, float inverse) {
+  const hai_pick *pick = meet->pick[query];
+  hai_index at;
+  int j;
+  for (at = 0; at < meet->n; at += HAI_CHUNK) {
+    float factor = hai_share(pick->by[at / HAI_CHUNK], meet->few->m[query]) * inverse;
+    for (j = 0; j < HAI_CHUNK; j++) pick->weight[at + j] *= factor;
+  }
+}
+
 /* The relative error of what a query has met, and shares of it; its weights become shares. */
 static void hai_meet_judge(const hai_job *job, const hai_meet *meet, int query) {
   const hai_few *few = meet->few;
   hai_pick *pick = meet->pick[query];
   const float *o = few->o + query * few->value_dim;
-  hai_index dim = job->plan->value_dim, begin = pick->look.begin, t, i;
-  float *out = few->o + few->n * few->value_dim, *room = out + few->value_dim, *share = pick->weight;
-  float inverse = 1.0f / few->l[query], factor = 0.0f, apart;
-  float norm = 0.0f, n = 0.0f, pinned = 0.0f, sampled = 0.0f, left = 0.0f, squares = 0.0f;
+  hai_index dim = job->plan->value_dim, begin = pick->look.begin, t;
+  float *out = few->o + few->n * few->value_dim, *room = out + few->value_dim;
+  float inverse = 1.0f / few->l[query], norm = 0.0f, n = HAI_AS(float, meet->n_uncertain), left, apart, squares;
+  hai_meet_sums sums;
   for (t = 0; t < dim; t++) {
     out[t] = o[t] * inverse;
     norm += out[t] * out[t];
   }
-  for (i = 0; i < begin + meet->n_kept; i++) {
-    if (i % HAI_CHUNK == 0) factor = hai_share(pick->by[i / HAI_CHUNK], few->m[query]) * inverse;
-    share[i] *= factor;
-  }
-  for (i = 0; i < begin; i++) pinned += share[i];
-  for (; i < begin + meet->n_kept; i++) {
-    float missing = meet->missing[i];
-    sampled += share[i];
-    left += missing > 0.0f ? share[i] : 0.0f;
-    n += missing > 0.0f ? 1.0f : 0.0f;
-    squares += missing * share[i] * share[i];
-  }
-  apart = hai_meet_apart(job, meet, share, out, room);
-  if (n == 0.0f && pick->rest < pick->total) left = sampled * pick->rest / (pick->total - pick->rest);
-  squares += left * left / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
-  pick->met->pinned = pinned;
-  pick->met->sampled = sampled;
+  hai_meet_share(meet, query, inverse);
+  sums = hai_meet_sum(meet, pick->weight, begin, begin + meet->n_kept);
+  apart = hai_meet_apart(job, meet, pick->weight, out, room);
+  left = sums.uncertain[0];
+  if (n == 0.0f && pick->rest < pick->total) left = sums.all[0] * pick->rest / (pick->total - pick->rest);
+  squares = sums.squares[0] + left * left / (n > 0.0f ? n * (n + 1.0f) : 1.0f);
+  pick->met->pinned = hai_meet_sum(meet, pick->weight, 0, begin).all[0];
+  pick->met->sampled = sums.all[0];
   pick->met->error = hai_relative(squares * (apart >= 0.0f ? apart : 2.0f * norm), norm);
   if ((n == 0.0f && pick->rest > 0.0f &&
        !(pick->rest < pick->total)) ||                                /* nothing of what there is was kept */
@@ -15166,8 +15263,8 @@ static hai_meet *hai_meet_place(const hai_job *job) {
   char *at = HAI_REINTERPRET(char *, meet) + hai_round_up(sizeof *meet);
   hai_index i;
   meet->place = hai_carve(&at, HAI_CHUNK);
-  meet->times = hai_carve(&at, HAI_LOOK_MET);
-  meet->missing = hai_carve(&at, HAI_LOOK_MET);
+  meet->chance = hai_carve(&at, HAI_LOOK_MET);
+  meet->more = hai_carve(&at, HAI_LOOK_MET);
   meet->key = HAI_PLACE(int32_t, hai_carve(&at, HAI_LOOK_MET));
   for (i = 0; i < hai_meet_together(job->plan); i++) {
     meet->pick[i] = HAI_PLACE(hai_pick, at);
@@ -17768,6 +17865,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LOOK_JUDGED
 #undef HAI_LOOK_KEY_COST
 #undef HAI_LOOK_LEAST
+#undef HAI_LOOK_LEVEL
 #undef HAI_LOOK_MET
 #undef HAI_LOOK_MOST
 #undef HAI_LOOK_NEEDLE
@@ -17832,6 +17930,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_SPREAD_BLOCKS
 #undef HAI_STAGE
 #undef HAI_STATUS_CASE
+#undef HAI_SUM_LANES
 #undef HAI_SUPERBLOCK
 #undef HAI_TANH_END
 #undef HAI_TANH_P0

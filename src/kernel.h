@@ -74,6 +74,15 @@ typedef struct hai_index_block {
   size_t size;  /* bytes from block to block */
 } hai_index_block;
 
+/* By what queries that share a kv head keep keys (meeting.h). */
+typedef struct hai_levels {
+  const float *weight[HAI_LOOK_TOGETHER]; /* [blocks][HAI_CHUNK], of each of n queries */
+  float level[HAI_LOOK_TOGETHER];
+  int n;
+  const float *place; /* [HAI_CHUNK] */
+  const float *shift; /* [blocks] */
+} hai_levels;
+
 /* The arithmetic of a scan and of its sketch (scan.h, sketch.h). Integers are the same in every kernel. */
 typedef struct hai_scan_kernel {
   /* bits[i] = the largest of the bits of |query[t][i]|, as an integer: 0x7f800000 or more where a coordinate
@@ -123,8 +132,9 @@ typedef struct hai_scan_kernel {
   float (*weigh)(float *score, hai_index n, float tilt, float high);
   /* Bit j: weight[j] > level, for a block. */
   uint64_t (*above)(const float *weight, float level);
-  /* Bit j: weight[j] > level u[j], for a block, u[j] = place[j] + shift, less 1 where that is 1 or more. */
-  uint64_t (*picked)(const float *weight, const float *place, float shift, float level);
+  /* Bit j of bits[b]: has one of the queries weight[b][j] > level u[j] in block b of n, where u[j] =
+     place[j] + shift[b], less 1 where that is 1 or more? */
+  void (*keep)(const hai_levels *levels, hai_index n, uint64_t *bits);
   /* Of x [n][HAI_TURNED], n a power of 2: the product with the Hadamard matrix, times factor. */
   void (*turn)(float *x, hai_index n, float factor);
   /* x[t][j] -= mean[t], of x [dim][HAI_TURNED]; square[j] = the sum over t of their squares. */

@@ -100,17 +100,24 @@ HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level)
   return bits;
 }
 
-HAI_SCAN_TARGET static uint64_t HAI_WAY(picked)(const float *weight, const float *place, float shift,
-                                                float level) {
-  HAI_VECTOR by = HAI_ISA(set1)(-level), from = HAI_ISA(set1)(shift);
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-    HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(place + j), from);
-    u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(fma)(by, u, HAI_ISA(load)(weight + j)))) << j;
+HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++) {
+    HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
+    uint64_t kept = 0;
+    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
+      uint32_t here = 0;
+      u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      for (i = 0; i < levels->n; i++) {
+        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
+        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+      }
+      kept |= HAI_AS(uint64_t, here) << j;
+    }
+    bits[b] = kept;
   }
-  return bits;
 }
 
 /* The Hadamard matrix, x [n][HAI_TURNED], each row times `factor` at the end. */

@@ -55,15 +55,18 @@ static uint64_t hai_index_above_scalar(const float *weight, float level) {
   return bits;
 }
 
-static uint64_t hai_index_picked_scalar(const float *weight, const float *place, float shift, float level) {
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j++) {
-    float u = place[j] + shift;
-    if (u >= 1.0f) u -= 1.0f;
-    bits |= HAI_AS(uint64_t, weight[j] - level * u > 0.0f) << j;
-  }
-  return bits;
+static void hai_index_keep_scalar(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  hai_index b;
+  int i, j;
+  for (b = 0; b < n; b++)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j++) {
+      float u = levels->place[j] + levels->shift[b];
+      int is_kept = 0;
+      if (u >= 1.0f) u -= 1.0f;
+      for (i = 0; i < levels->n; i++)
+        is_kept |= levels->weight[i][b * HAI_CHUNK + j] - levels->level[i] * u > 0.0f;
+      bits[b] |= HAI_AS(uint64_t, is_kept) << j;
+    }
 }
 
 /* Of x [n][lanes]. */

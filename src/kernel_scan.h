@@ -376,7 +376,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
     /* above */ HAI_WAY(above),
-    /* picked */ HAI_WAY(picked),
+    /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
     /* halve */ HAI_WAY(halve),

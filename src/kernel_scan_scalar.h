@@ -245,7 +245,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* guess */ hai_index_guess_scalar,
     /* weigh */ hai_index_weigh_scalar,
     /* above */ hai_index_above_scalar,
-    /* picked */ hai_index_picked_scalar,
+    /* keep */ hai_index_keep_scalar,
     /* turn */ hai_index_turn_scalar,
     /* differ */ hai_index_differ_scalar,
     /* halve */ hai_index_halve_scalar,

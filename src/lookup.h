@@ -23,11 +23,10 @@ typedef struct hai_look {
   hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
-  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight, or
-                           HAI_WHOLE: some of it is met for sure */
+  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight */
   float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
                            the sum of its blocks' squares */
-  int is_sure;          /* are there keys in the span that are met for sure? Their weight is HAI_WHOLE */
+  int is_sure;          /* are there keys in the span that are met for sure? Their weight is infinite */
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -148,17 +147,18 @@ static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_q
   }
 }
 
-/* Weights of the keys of a block that are met for sure: HAI_WHOLE, the block's too. */
+/* Weights of the keys of a block that are met for sure, infinite, but for sinks; the block's too. */
 static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_index_query *query,
                           hai_index block) {
   hai_index_block b;
-  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), j;
+  hai_index j = hai_max(0, look->begin - block * HAI_CHUNK);
+  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b);
   is_known = is_known && hai_look_can_tell(query, &b);
   if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
-  look->high[block] = HAI_WHOLE;
-  for (j = 0; j < HAI_CHUNK; j++)
+  look->high[block] = hai_inf();
+  for (; j < HAI_CHUNK; j++)
     if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
-      look->weight[block * HAI_CHUNK + j] = HAI_WHOLE;
+      look->weight[block * HAI_CHUNK + j] = hai_inf();
 }
 
 /* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any

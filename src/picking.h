@@ -38,7 +38,7 @@ static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *que
   return hai_finite(pick->high) && hai_finite(pick->total);
 }
 
-/* Weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
+/* Finite weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
 static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy) {
   const hai_look *look = &pick->look;
   hai_index block, end = look->end / HAI_CHUNK, n = 0;
@@ -50,9 +50,11 @@ static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy)
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
       above = factor > 0.0f ? least / factor : hai_inf();
     }
-    if (look->high[block] >= 0.0f && !(look->high[block] > 0.999f * above)) continue;
-    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1)
-      heavy[n++] = weight[hai_lowest_bit(hits)] * factor;
+    if (!(look->high[block] > 0.999f * above)) continue;
+    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1) {
+      float heaviest = weight[hai_lowest_bit(hits)] * factor;
+      if (heaviest < hai_inf()) heavy[n++] = heaviest;
+    }
   }
   return n;
 }
@@ -104,16 +106,6 @@ static void hai_pick_level(hai_pick *pick) {
   pick->rest = pick->total;
   pick->level = pick->total / pick->budget;
   while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
-}
-
-/* The keys of a block that are met for sure; sinks are met already. */
-static uint64_t hai_pick_sure(const hai_pick *pick, hai_index block) {
-  const float *weight = pick->look.weight + block * HAI_CHUNK;
-  uint64_t bits = 0;
-  int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (weight[j] < 0.0f && block * HAI_CHUNK + j >= pick->look.begin) bits |= UINT64_C(1) << j;
-  return bits;
 }
 
 /* ---- The budget ---- */

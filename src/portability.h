@@ -271,6 +271,8 @@
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
+#define HAI_LOOK_LEVEL 1e20f /* most that a level is: an infinite weight is above it */
+#define HAI_SUM_LANES 16 /* sums that go on beside each other, for compilers to keep in registers */
 #define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
 #define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
 
