@@ -1227,14 +1227,18 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
 #define HAI_LOOK_COST 0.13f     /* of reading the index, over that of meeting every key */
 #define HAI_LOOK_KEY_COST 28.0f /* of what a query keeps for each of the first budget, in keys in a row */
+#define HAI_LOOK_GUESSED 4 /* queries whose estimates of a block are made together */
+#define HAI_PICK_STEPS 24  /* of an eighth of an octave, by which a level falls */
+#define HAI_PICK_ROUNDS 16 /* most times that it falls by all of them */
+#define HAI_PICK_LEAST 1e-5f /* of all weights: those of so small a sum are not worth a budget */
 #define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
-#define HAI_LOOK_JUDGED 128 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_JUDGED 64 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
-#define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
+#define HAI_LOOK_SAFE 0.7f /* of the tolerance: what a query's estimate may be */
 #define HAI_LOOK_LEVEL 1e20f /* most that a level is: an infinite weight is above it */
 #define HAI_SUM_LANES 16 /* sums that go on beside each other, for compilers to keep in registers */
-#define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
+#define HAI_LOOK_SHARE 0.2f /* of the keys, the most that are kept: where more are, all are met */
 #define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
@@ -1737,7 +1741,7 @@ typedef struct hai_scan_kernel {
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
   /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, high[i] the
-     largest of them, for one query or two. */
+     largest of them, for n queries. */
   void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
                 float *high);
   /* score[j] becomes about e^(tilt (score[j] - high)), the score at most `high`, for n scores, a multiple of
@@ -3925,7 +3929,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
    ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
@@ -3933,73 +3937,92 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      above(x)              bit i: lane i, a float, is above 0
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
+#define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                          \
-  x = HAI_ISA(low)(y##r);                         \
-  c##r = HAI_SCAN_DOT(x, four, c##r);             \
-  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
+#define HAI_GUESS_SUMS(r) \
+  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_ADD(r)                            \
+  x = HAI_ISA(low)(y##r);                           \
+  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
+  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
+  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
+  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                                  \
-  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
-  if (n > 1)                                                                              \
-    other_high =                                                                          \
-        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
+#define HAI_GUESS_OUT(i) \
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                          const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return HAI_ISA(set1)(query->unit * block->mean_unit *
-                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
-                                                         const hai_index_block *block, int at, HAI_INTS sum,
-                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
+#define HAI_GUESS_SCORE(r)                                                                                  \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
+                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, float *score, float *high) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit),
-             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
-  HAI_ISA(store)(score + at, x);
-  return HAI_ISA(max)(x, high);
+             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
+             most = HAI_ISA(set1)(*high), x;
+  HAI_ROWS_4(HAI_GUESS_SCORE)
+  *high = HAI_ISA(most)(most);
 }
 
-/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
-   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+/* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
+   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
-                                                    float *highs) {
-  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
-             other_high = high;
-  HAI_INTS four, other, x, y0, y1, y2, y3;
-  const int32_t *others = query[n - 1].word;
+                                                    float *high) {
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
-  int j, s;
-  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  float base[4] = {0.0f};
+  int j, s, i;
+  for (i = 0; i < n; i++) {
+    base[i] = HAI_WAY(guess_mean)(query + i, block);
+    high[i] = -hai_inf();
+  }
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
+    HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
-        four = HAI_ISA(ints1)(query->word[4 * g + s]);
-        other = HAI_ISA(ints1)(others[4 * g + s]);
+        w0 = w1 = w2 = w3 = HAI_ISA(ints1)(word[0][4 * g + s]);
+        if (n > 1) w1 = HAI_ISA(ints1)(word[1][4 * g + s]);
+        if (n > 2) w2 = HAI_ISA(ints1)(word[2][4 * g + s]);
+        if (n > 3) w3 = HAI_ISA(ints1)(word[3][4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  highs[0] = HAI_ISA(most)(high);
-  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
                                            float *const *score, float *high) {
-  if (n > 1)
+  for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    query += HAI_GUESS_MOST;
+    score += HAI_GUESS_MOST;
+    high += HAI_GUESS_MOST;
+  }
+  if (HAI_GUESS_MOST > 3 && n == 4)
+    HAI_WAY(guess_some)(query, 4, block, score, high);
+  else if (HAI_GUESS_MOST > 2 && n == 3)
+    HAI_WAY(guess_some)(query, 3, block, score, high);
+  else if (n == 2)
     HAI_WAY(guess_some)(query, 2, block, score, high);
   else
     HAI_WAY(guess_some)(query, 1, block, score, high);
@@ -4104,8 +4127,11 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
   }
 }
 
+#undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
 #undef HAI_GUESS_ADD
+#undef HAI_GUESS_SUMS
+#undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
 /* ======== src/kernel_scan.h, continued ======== */
@@ -4525,7 +4551,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
    ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
@@ -4533,73 +4559,92 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      above(x)              bit i: lane i, a float, is above 0
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
+#define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                          \
-  x = HAI_ISA(low)(y##r);                         \
-  c##r = HAI_SCAN_DOT(x, four, c##r);             \
-  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
+#define HAI_GUESS_SUMS(r) \
+  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_ADD(r)                            \
+  x = HAI_ISA(low)(y##r);                           \
+  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
+  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
+  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
+  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                                  \
-  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
-  if (n > 1)                                                                              \
-    other_high =                                                                          \
-        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
+#define HAI_GUESS_OUT(i) \
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                          const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return HAI_ISA(set1)(query->unit * block->mean_unit *
-                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
-                                                         const hai_index_block *block, int at, HAI_INTS sum,
-                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
+#define HAI_GUESS_SCORE(r)                                                                                  \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
+                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, float *score, float *high) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit),
-             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
-  HAI_ISA(store)(score + at, x);
-  return HAI_ISA(max)(x, high);
+             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
+             most = HAI_ISA(set1)(*high), x;
+  HAI_ROWS_4(HAI_GUESS_SCORE)
+  *high = HAI_ISA(most)(most);
 }
 
-/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
-   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+/* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
+   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
-                                                    float *highs) {
-  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
-             other_high = high;
-  HAI_INTS four, other, x, y0, y1, y2, y3;
-  const int32_t *others = query[n - 1].word;
+                                                    float *high) {
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
-  int j, s;
-  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  float base[4] = {0.0f};
+  int j, s, i;
+  for (i = 0; i < n; i++) {
+    base[i] = HAI_WAY(guess_mean)(query + i, block);
+    high[i] = -hai_inf();
+  }
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
+    HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
-        four = HAI_ISA(ints1)(query->word[4 * g + s]);
-        other = HAI_ISA(ints1)(others[4 * g + s]);
+        w0 = w1 = w2 = w3 = HAI_ISA(ints1)(word[0][4 * g + s]);
+        if (n > 1) w1 = HAI_ISA(ints1)(word[1][4 * g + s]);
+        if (n > 2) w2 = HAI_ISA(ints1)(word[2][4 * g + s]);
+        if (n > 3) w3 = HAI_ISA(ints1)(word[3][4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  highs[0] = HAI_ISA(most)(high);
-  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
                                            float *const *score, float *high) {
-  if (n > 1)
+  for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    query += HAI_GUESS_MOST;
+    score += HAI_GUESS_MOST;
+    high += HAI_GUESS_MOST;
+  }
+  if (HAI_GUESS_MOST > 3 && n == 4)
+    HAI_WAY(guess_some)(query, 4, block, score, high);
+  else if (HAI_GUESS_MOST > 2 && n == 3)
+    HAI_WAY(guess_some)(query, 3, block, score, high);
+  else if (n == 2)
     HAI_WAY(guess_some)(query, 2, block, score, high);
   else
     HAI_WAY(guess_some)(query, 1, block, score, high);
@@ -4704,8 +4749,11 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
   }
 }
 
+#undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
 #undef HAI_GUESS_ADD
+#undef HAI_GUESS_SUMS
+#undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
 /* ======== src/kernel_scan.h, continued ======== */
@@ -6813,7 +6861,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
    ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
@@ -6821,73 +6869,92 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      above(x)              bit i: lane i, a float, is above 0
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
+#define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                          \
-  x = HAI_ISA(low)(y##r);                         \
-  c##r = HAI_SCAN_DOT(x, four, c##r);             \
-  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
+#define HAI_GUESS_SUMS(r) \
+  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_ADD(r)                            \
+  x = HAI_ISA(low)(y##r);                           \
+  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
+  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
+  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
+  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                                  \
-  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
-  if (n > 1)                                                                              \
-    other_high =                                                                          \
-        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
+#define HAI_GUESS_OUT(i) \
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                          const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return HAI_ISA(set1)(query->unit * block->mean_unit *
-                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
-                                                         const hai_index_block *block, int at, HAI_INTS sum,
-                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
+#define HAI_GUESS_SCORE(r)                                                                                  \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
+                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, float *score, float *high) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit),
-             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
-  HAI_ISA(store)(score + at, x);
-  return HAI_ISA(max)(x, high);
+             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
+             most = HAI_ISA(set1)(*high), x;
+  HAI_ROWS_4(HAI_GUESS_SCORE)
+  *high = HAI_ISA(most)(most);
 }
 
-/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
-   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+/* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
+   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
-                                                    float *highs) {
-  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
-             other_high = high;
-  HAI_INTS four, other, x, y0, y1, y2, y3;
-  const int32_t *others = query[n - 1].word;
+                                                    float *high) {
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
-  int j, s;
-  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  float base[4] = {0.0f};
+  int j, s, i;
+  for (i = 0; i < n; i++) {
+    base[i] = HAI_WAY(guess_mean)(query + i, block);
+    high[i] = -hai_inf();
+  }
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
+    HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
-        four = HAI_ISA(ints1)(query->word[4 * g + s]);
-        other = HAI_ISA(ints1)(others[4 * g + s]);
+        w0 = w1 = w2 = w3 = HAI_ISA(ints1)(word[0][4 * g + s]);
+        if (n > 1) w1 = HAI_ISA(ints1)(word[1][4 * g + s]);
+        if (n > 2) w2 = HAI_ISA(ints1)(word[2][4 * g + s]);
+        if (n > 3) w3 = HAI_ISA(ints1)(word[3][4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  highs[0] = HAI_ISA(most)(high);
-  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
                                            float *const *score, float *high) {
-  if (n > 1)
+  for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    query += HAI_GUESS_MOST;
+    score += HAI_GUESS_MOST;
+    high += HAI_GUESS_MOST;
+  }
+  if (HAI_GUESS_MOST > 3 && n == 4)
+    HAI_WAY(guess_some)(query, 4, block, score, high);
+  else if (HAI_GUESS_MOST > 2 && n == 3)
+    HAI_WAY(guess_some)(query, 3, block, score, high);
+  else if (n == 2)
     HAI_WAY(guess_some)(query, 2, block, score, high);
   else
     HAI_WAY(guess_some)(query, 1, block, score, high);
@@ -6992,8 +7059,11 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
   }
 }
 
+#undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
 #undef HAI_GUESS_ADD
+#undef HAI_GUESS_SUMS
+#undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
 /* ======== src/kernel_scan.h, continued ======== */
@@ -7414,7 +7484,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
    ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
@@ -7422,73 +7492,92 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      above(x)              bit i: lane i, a float, is above 0
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
+#define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                          \
-  x = HAI_ISA(low)(y##r);                         \
-  c##r = HAI_SCAN_DOT(x, four, c##r);             \
-  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
+#define HAI_GUESS_SUMS(r) \
+  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_ADD(r)                            \
+  x = HAI_ISA(low)(y##r);                           \
+  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
+  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
+  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
+  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                                  \
-  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
-  if (n > 1)                                                                              \
-    other_high =                                                                          \
-        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
+#define HAI_GUESS_OUT(i) \
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                          const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return HAI_ISA(set1)(query->unit * block->mean_unit *
-                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
-                                                         const hai_index_block *block, int at, HAI_INTS sum,
-                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
+#define HAI_GUESS_SCORE(r)                                                                                  \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
+                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, float *score, float *high) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit),
-             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
-  HAI_ISA(store)(score + at, x);
-  return HAI_ISA(max)(x, high);
+             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
+             most = HAI_ISA(set1)(*high), x;
+  HAI_ROWS_4(HAI_GUESS_SCORE)
+  *high = HAI_ISA(most)(most);
 }
 
-/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
-   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+/* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
+   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
-                                                    float *highs) {
-  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
-             other_high = high;
-  HAI_INTS four, other, x, y0, y1, y2, y3;
-  const int32_t *others = query[n - 1].word;
+                                                    float *high) {
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
-  int j, s;
-  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  float base[4] = {0.0f};
+  int j, s, i;
+  for (i = 0; i < n; i++) {
+    base[i] = HAI_WAY(guess_mean)(query + i, block);
+    high[i] = -hai_inf();
+  }
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
+    HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
-        four = HAI_ISA(ints1)(query->word[4 * g + s]);
-        other = HAI_ISA(ints1)(others[4 * g + s]);
+        w0 = w1 = w2 = w3 = HAI_ISA(ints1)(word[0][4 * g + s]);
+        if (n > 1) w1 = HAI_ISA(ints1)(word[1][4 * g + s]);
+        if (n > 2) w2 = HAI_ISA(ints1)(word[2][4 * g + s]);
+        if (n > 3) w3 = HAI_ISA(ints1)(word[3][4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  highs[0] = HAI_ISA(most)(high);
-  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
                                            float *const *score, float *high) {
-  if (n > 1)
+  for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    query += HAI_GUESS_MOST;
+    score += HAI_GUESS_MOST;
+    high += HAI_GUESS_MOST;
+  }
+  if (HAI_GUESS_MOST > 3 && n == 4)
+    HAI_WAY(guess_some)(query, 4, block, score, high);
+  else if (HAI_GUESS_MOST > 2 && n == 3)
+    HAI_WAY(guess_some)(query, 3, block, score, high);
+  else if (n == 2)
     HAI_WAY(guess_some)(query, 2, block, score, high);
   else
     HAI_WAY(guess_some)(query, 1, block, score, high);
@@ -7593,8 +7682,11 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
   }
 }
 
+#undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
 #undef HAI_GUESS_ADD
+#undef HAI_GUESS_SUMS
+#undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
 /* ======== src/kernel_scan.h, continued ======== */
@@ -9046,7 +9138,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
    ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
@@ -9054,73 +9146,92 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      above(x)              bit i: lane i, a float, is above 0
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
+#define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                          \
-  x = HAI_ISA(low)(y##r);                         \
-  c##r = HAI_SCAN_DOT(x, four, c##r);             \
-  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
+#define HAI_GUESS_SUMS(r) \
+  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_ADD(r)                            \
+  x = HAI_ISA(low)(y##r);                           \
+  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
+  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
+  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
+  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                                  \
-  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
-  if (n > 1)                                                                              \
-    other_high =                                                                          \
-        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
+#define HAI_GUESS_OUT(i) \
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                          const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return HAI_ISA(set1)(query->unit * block->mean_unit *
-                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
-                                                         const hai_index_block *block, int at, HAI_INTS sum,
-                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
+#define HAI_GUESS_SCORE(r)                                                                                  \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
+                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, float *score, float *high) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit),
-             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
-  HAI_ISA(store)(score + at, x);
-  return HAI_ISA(max)(x, high);
+             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
+             most = HAI_ISA(set1)(*high), x;
+  HAI_ROWS_4(HAI_GUESS_SCORE)
+  *high = HAI_ISA(most)(most);
 }
 
-/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
-   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+/* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
+   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
-                                                    float *highs) {
-  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
-             other_high = high;
-  HAI_INTS four, other, x, y0, y1, y2, y3;
-  const int32_t *others = query[n - 1].word;
+                                                    float *high) {
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
-  int j, s;
-  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  float base[4] = {0.0f};
+  int j, s, i;
+  for (i = 0; i < n; i++) {
+    base[i] = HAI_WAY(guess_mean)(query + i, block);
+    high[i] = -hai_inf();
+  }
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
+    HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
-        four = HAI_ISA(ints1)(query->word[4 * g + s]);
-        other = HAI_ISA(ints1)(others[4 * g + s]);
+        w0 = w1 = w2 = w3 = HAI_ISA(ints1)(word[0][4 * g + s]);
+        if (n > 1) w1 = HAI_ISA(ints1)(word[1][4 * g + s]);
+        if (n > 2) w2 = HAI_ISA(ints1)(word[2][4 * g + s]);
+        if (n > 3) w3 = HAI_ISA(ints1)(word[3][4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  highs[0] = HAI_ISA(most)(high);
-  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
                                            float *const *score, float *high) {
-  if (n > 1)
+  for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    query += HAI_GUESS_MOST;
+    score += HAI_GUESS_MOST;
+    high += HAI_GUESS_MOST;
+  }
+  if (HAI_GUESS_MOST > 3 && n == 4)
+    HAI_WAY(guess_some)(query, 4, block, score, high);
+  else if (HAI_GUESS_MOST > 2 && n == 3)
+    HAI_WAY(guess_some)(query, 3, block, score, high);
+  else if (n == 2)
     HAI_WAY(guess_some)(query, 2, block, score, high);
   else
     HAI_WAY(guess_some)(query, 1, block, score, high);
@@ -9225,8 +9336,11 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
   }
 }
 
+#undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
 #undef HAI_GUESS_ADD
+#undef HAI_GUESS_SUMS
+#undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
 /* ======== src/kernel_scan.h, continued ======== */
@@ -14561,19 +14675,22 @@ static float hai_largest_size(const float *x, hai_index n) {
   return hai_float(most);
 }
 
-/* Does the sign of coordinate t change? */
-static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
+/* Bit t % 64: does the sign of coordinate t change? */
+static uint64_t hai_turned_signs(hai_index t) { return hai_mix(HAI_AS(uint64_t, t / 64 + 1)); }
 
 /* Turns vectors x [dim][lanes], by `turn`, the product of n rows of so many lanes with the matrix of order n.
    Cost: lanes dim log2 dim. */
 static void hai_turn(float *x, hai_index dim, int lanes, void (*turn)(float *x, hai_index n, float factor)) {
   hai_index n = 1, t;
+  uint64_t signs = 0;
   float factor;
   int j;
   while (2 * n <= dim) n *= 2;
   factor = 1.0f / hai_sqrt(HAI_AS(float, n));
-  for (t = 0; t < dim; t++)
-    for (j = 0; j < lanes && hai_turns_sign(t); j++) x[t * lanes + j] = -x[t * lanes + j];
+  for (t = 0; t < dim; t++) {
+    if (t % 64 == 0) signs = hai_turned_signs(t);
+    for (j = 0; j < lanes && (signs >> t % 64 & 1); j++) x[t * lanes + j] = -x[t * lanes + j];
+  }
   turn(x, n, factor);
   if (n < dim) turn(x + (dim - n) * lanes, n, factor);
 }
@@ -14712,12 +14829,12 @@ static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_
   *high = hai_look_highest(score, HAI_CHUNK);
 }
 
-/* Estimates of a block, weight and high, for one query or two. */
+/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. */
 static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
                            hai_index block) {
   hai_index_block b;
   int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
-  float *score[2], high[2] = {-hai_inf(), -hai_inf()};
+  float *score[HAI_LOOK_GUESSED], high[HAI_LOOK_GUESSED];
   for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
   if (block + HAI_LOOK_AHEAD < look->end / HAI_CHUNK)
     hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
@@ -14764,7 +14881,8 @@ static void hai_look_weigh(const hai_job *job, const hai_look *look, const hai_i
   for (block = begin; look->is_sure && block < end; block++) hai_look_mark(job, look, query, block);
 }
 
-/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
+/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries, of
+   which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_look *look = HAI_PLACE(hai_look, job->scratch);
@@ -14774,7 +14892,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
   hai_index begin = job->chunk * HAI_SPAN_BLOCKS, rows = plan->n_query * plan->heads_per_kv;
   hai_index words = hai_block_layout_of(plan->head_dim).words, row, i, n, t, block;
   for (row = 0; row < rows; row += n) {
-    hai_index end = begin, to = begin + HAI_SPAN_BLOCKS;
+    hai_index end, to = begin + HAI_SPAN_BLOCKS, first = 0;
     n = hai_min(HAI_FEW_ROWS, rows - row);
     for (i = 0; i < n; i++) {
       hai_index head = job->kv_head * plan->heads_per_kv + (row + i) % plan->heads_per_kv;
@@ -14782,17 +14900,15 @@ HAI_APART void hai_stage_look(hai_job *job) {
       for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
       query[i] = hai_look_encode(plan, packed, word + i * words);
       hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
-      if (!hai_finite(query[i].unit)) look[i].end = 0;
       look[i].span[3 * job->chunk + 2] = 0.0f;
       look[i].is_sure = 0;
-      end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
     }
-    for (block = begin; block < end; block++)
-      for (i = 0; i < n; i += 2) {
-        int has = block * HAI_CHUNK < look[i].end, both = i + 1 < n && block * HAI_CHUNK < look[i + 1].end;
-        hai_index at = has ? i : i + 1;
-        if (has + both) hai_look_block(job, &look[at], &query[at], has + both, block);
-      }
+    end = hai_min(to, look[n - 1].end / HAI_CHUNK);
+    for (block = begin; block < end; block++) {
+      while (block * HAI_CHUNK >= look[first].end) first++;
+      for (i = first; i < n; i += HAI_LOOK_GUESSED)
+        hai_look_block(job, &look[i], &query[i], hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), block);
+    }
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
       hai_look_weigh(job, &look[i], &query[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
@@ -14844,74 +14960,74 @@ static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *que
   return hai_finite(pick->high) && hai_finite(pick->total);
 }
 
-/* Finite weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
-static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy) {
+/* Weights in steps of an eighth of an octave, three octaves in all, and in one step more all that are above:
+   how many there are, and their sum. */
+typedef struct hai_pick_steps {
+  float n[HAI_PICK_STEPS + 1], sum[HAI_PICK_STEPS + 1];
+  uint32_t least; /* the bits of the number at which step 0 begins */
+} hai_pick_steps;
+
+/* Where a step begins. The bits of numbers order as they do, and 20 of 23 are less than an eighth. */
+static float hai_pick_at(const hai_pick_steps *steps, int step) {
+  return hai_float(steps->least + (HAI_AS(uint32_t, step) << 20));
+}
+
+/* Counts the weights from `least` on that are below `below`. */
+static void hai_pick_count(const hai_pick *pick, hai_pick_steps *steps, float least, float below) {
   const hai_look *look = &pick->look;
-  hai_index block, end = look->end / HAI_CHUNK, n = 0;
+  hai_index block, end = look->end / HAI_CHUNK;
   float factor = 0.0f, above = hai_inf();
+  HYPERATTN_MEMSET(steps, 0, sizeof *steps);
+  steps->least = hai_bits(least);
   for (block = 0; block < end; block++) {
     const float *weight = look->weight + block * HAI_CHUNK;
     uint64_t hits;
     if (block % HAI_SPAN_BLOCKS == 0) {
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-      above = factor > 0.0f ? least / factor : hai_inf();
+      above = factor > 0.0f ? 0.999f * least / factor : hai_inf();
     }
-    if (!(look->high[block] > 0.999f * above)) continue;
-    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1) {
-      float heaviest = weight[hai_lowest_bit(hits)] * factor;
-      if (heaviest < hai_inf()) heavy[n++] = heaviest;
+    if (!(look->high[block] > above)) continue;
+    for (hits = look->kernel->above(weight, above); hits; hits &= hits - 1) {
+      float here = weight[hai_lowest_bit(hits)] * factor;
+      uint32_t step;
+      if (!(here >= least && here < below)) continue;
+      step = (hai_bits(here) - steps->least) >> 20;
+      step = step < HAI_PICK_STEPS ? step : HAI_PICK_STEPS;
+      steps->n[step] += 1.0f;
+      steps->sum[step] += here;
     }
   }
-  return n;
 }
 
-/* The sum of all weights below the level. */
-static float hai_pick_rest(const hai_pick *pick) {
-  const hai_look *look = &pick->look;
-  float sum = 0.0f, lost = 0.0f, factor = 0.0f;
-  hai_index key;
-  for (key = 0; key < look->end; key++) {
-    float weight;
-    if (key % (HAI_SPAN_BLOCKS * HAI_CHUNK) == 0)
-      factor = hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
-    weight = look->weight[key] * factor;
-    if (weight > 0.0f && weight < pick->level) sum = hai_two_sum(sum, weight, &lost);
+/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`, is
+   for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
+   nothing. */
+static int hai_pick_lower(hai_pick *pick, const hai_pick_steps *steps, float *left) {
+  int step;
+  for (step = HAI_PICK_STEPS; step >= 0; step--) {
+    pick->rest -= steps->sum[step];
+    *left -= steps->n[step];
+    pick->level = pick->rest / (*left > 1.0f ? *left : 1.0f);
+    if (step > 0 && pick->level >= hai_pick_at(steps, step - 1)) return 1;
+    pick->level = hai_pick_at(steps, step);
+    if (!(pick->rest > HAI_PICK_LEAST * pick->total)) return 1;
   }
-  return sum + lost;
-}
-
-/* Lowers the level: weights above it are as good as 1, and what is left of the budget is for the others;
-   so it falls as more and more weights are above it. Those below an eighth of where it begins are not
-   looked at. Returns whether it stays above these. */
-static int hai_pick_lower(hai_pick *pick) {
-  float *heavy = pick->weight, least = 0.125f * pick->level, left = pick->budget, from = pick->total, next;
-  hai_index n = hai_pick_heavy(pick, least, heavy), i;
-  pick->rest = pick->total;
-  while (pick->level > least) {
-    for (i = 0; i < n;) {
-      if (heavy[i] < pick->level) {
-        i++;
-        continue;
-      }
-      pick->rest -= heavy[i];
-      left -= 1.0f;
-      heavy[i] = heavy[--n];
-    }
-    if (!(pick->rest > 1e-5f * from)) from = pick->rest = hai_pick_rest(pick); /* rounding may be all of it */
-    next = pick->rest / (left > 1.0f ? left : 1.0f);
-    if (!(next < 0.99f * pick->level)) return 1;
-    pick->level = next;
-  }
-  pick->level = least;
   return 0;
 }
 
-/* The level at which the sum of min(1, w_j / level) is the budget. */
+/* The level at which the sum of min(1, w_j / level) is about the budget. */
 static void hai_pick_level(hai_pick *pick) {
-  int round = 0;
+  float left = pick->budget, from = pick->total / pick->budget, below = hai_inf();
+  hai_pick_steps steps;
+  int round;
   pick->rest = pick->total;
-  pick->level = pick->total / pick->budget;
-  while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
+  pick->level = from;
+  for (round = 0; from > 0.0f && round < HAI_PICK_ROUNDS; round++, below = from) {
+    from *= 0.125f;
+    hai_pick_count(pick, &steps, from, below);
+    if (hai_pick_lower(pick, &steps, &left)) break;
+  }
+  pick->rest = pick->rest > 0.0f ? pick->rest : 0.0f;
 }
 
 /* ---- The budget ---- */
@@ -14935,17 +15051,12 @@ static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   return sure > asked ? sure : asked;
 }
 
-/* The largest budget: a query that needs more meets every key. */
-static float hai_pick_most(const hai_pick *pick) {
-  return HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
-}
-
 /* Sets the first budget and its level. Returns 0 where the query has to meet every key. `query`: [head_dim],
    times the scale. */
 static int hai_pick_begin(const hai_plan *plan, hai_pick *pick, const float *query) {
   if (!hai_look_pays(&pick->look) || !hai_pick_total(plan, pick, query)) return 0;
   pick->budget = hai_pick_first(plan, pick);
-  if (!(pick->budget <= hai_pick_most(pick))) return 0;
+  if (!(pick->budget <= HAI_AS(float, pick->look.end - pick->look.begin))) return 0;
   hai_pick_level(pick);
   return 1;
 }
@@ -15064,7 +15175,8 @@ static void hai_meet_count(hai_meet *meet) {
   meet->n_uncertain = n - certain;
 }
 
-/* All that the queries meet with their budgets. Returns 0 where that is too much. */
+/* All that the queries meet with their budgets. Returns 0 where that costs more than to meet every key: where
+   one has to, that takes the others little longer. */
 static int hai_meet_keys(hai_meet *meet) {
   const hai_look *look = &meet->pick[0]->look; /* they see the same keys */
   hai_index block, end = look->end / HAI_CHUNK;
@@ -15073,6 +15185,7 @@ static int hai_meet_keys(hai_meet *meet) {
   for (block = 0; block < end; block += HAI_SPAN_BLOCKS)
     if (!hai_meet_span(meet, block, hai_min(end - block, HAI_SPAN_BLOCKS))) return 0;
   meet->n_kept = meet->n - look->begin;
+  if (HAI_AS(float, meet->n_kept) > HAI_LOOK_SHARE * HAI_AS(float, look->end - look->begin)) return 0;
   if (!hai_meet_all(meet, look->end, look->last + 1)) return 0;
   hai_meet_count(meet);
   return 1;
@@ -15287,9 +15400,8 @@ static void hai_meet_leave(hai_meet *meet, int i) {
                    HAI_AS(size_t, few->key_dim) * sizeof(float));
 }
 
-/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. Returns 0
-   where a larger budget will not do. */
-static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
+/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. */
+static void hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   const hai_plan *plan = job->plan;
   const hai_few_query *query = &meet->few->query[i];
   float tolerance = HAI_LOOK_SAFE * plan->params->tolerance;
@@ -15299,7 +15411,7 @@ static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   if (tolerance > 0.0f && !(met->error <= tolerance)) {
     hai_pick_more(pick, tolerance);
     met->doubled = 1;
-    return pick->budget <= hai_pick_most(pick);
+    return;
   }
   met->exact = 0;
   met->keys = hai_to_int(meet->n);
@@ -15308,17 +15420,6 @@ static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   if (plan->problem->query_error)
     plan->problem->query_error[hai_flat_head_of(job, query->head) * plan->n_query + query->row] = met->error;
   hai_meet_leave(meet, i);
-  return 1;
-}
-
-/* All queries meet what they keep, and judge themselves. Returns 0 where those that are left have to meet
-   every key: if one has to, that takes the others little longer. */
-static int hai_meet_round(const hai_job *job, hai_meet *meet) {
-  int may_go_on = 1, i;
-  if (!hai_meet_keys(meet)) return 0;
-  hai_meet_attend(job, meet);
-  for (i = meet->few->n - 1; i >= 0; i--) may_go_on &= hai_meet_settle(job, meet, i);
-  return may_go_on;
 }
 
 /* Opens n queries of a kv head from head `head` of those that share it on, at position `row`. */
@@ -15350,8 +15451,10 @@ HAI_APART void hai_stage_meet(hai_job *job) {
   hai_meet_places(job, meet);
   for (i = 0; i < meet->few->n; i++)
     if (!hai_pick_begin(job->plan, meet->pick[i], meet->few->packed + i * meet->few->key_dim)) return;
-  while (meet->few->n > 0)
-    if (!hai_meet_round(job, meet)) return;
+  while (meet->few->n > 0 && hai_meet_keys(meet)) {
+    hai_meet_attend(job, meet);
+    for (i = meet->few->n - 1; i >= 0; i--) hai_meet_settle(job, meet, i);
+  }
 }
 #endif
 
@@ -17862,6 +17965,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LOOK_BLUR
 #undef HAI_LOOK_COST
 #undef HAI_LOOK_ERROR
+#undef HAI_LOOK_GUESSED
 #undef HAI_LOOK_JUDGED
 #undef HAI_LOOK_KEY_COST
 #undef HAI_LOOK_LEAST
@@ -17900,6 +18004,9 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_PAIR_DENSE
 #undef HAI_PAIR_GROUPS
 #undef HAI_PASSING_COST
+#undef HAI_PICK_LEAST
+#undef HAI_PICK_ROUNDS
+#undef HAI_PICK_STEPS
 #undef HAI_PILOT
 #undef HAI_PILOT_BLOCKS
 #undef HAI_PLACE

@@ -124,7 +124,7 @@ typedef struct hai_scan_kernel {
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
   /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, high[i] the
-     largest of them, for one query or two. */
+     largest of them, for n queries. */
   void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
                 float *high);
   /* score[j] becomes about e^(tilt (score[j] - high)), the score at most `high`, for n scores, a multiple of

@@ -1,4 +1,4 @@
-/* Template: the scan of an index, for one query, keys in the lanes. Included by kernel_scan.h for each of its
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
    ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
@@ -6,73 +6,92 @@
      above(x)              bit i: lane i, a float, is above 0
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
+#define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
 #define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_ADD(r)                          \
-  x = HAI_ISA(low)(y##r);                         \
-  c##r = HAI_SCAN_DOT(x, four, c##r);             \
-  if (n > 1) d##r = HAI_SCAN_DOT(x, other, d##r); \
+#define HAI_GUESS_SUMS(r) \
+  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_ADD(r)                            \
+  x = HAI_ISA(low)(y##r);                           \
+  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
+  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
+  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
+  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
   y##r = HAI_ISA(down)(y##r);
-#define HAI_GUESS_OUT(r)                                                                  \
-  high = HAI_WAY(guess_out)(query, block, j + r * HAI_WIDTH, c##r, base, high, score[0]); \
-  if (n > 1)                                                                              \
-    other_high =                                                                          \
-        HAI_WAY(guess_out)(query + 1, block, j + r * HAI_WIDTH, d##r, other_base, other_high, score[1]);
+#define HAI_GUESS_OUT(i) \
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
 
 /* The mean's part of all scores of a block. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_mean)(const hai_index_query *query,
-                                                          const hai_index_block *block) {
+HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
+                                                     const hai_index_block *block) {
   HAI_INTS sum = HAI_ISA(ints1)(0);
   hai_index w;
   for (w = 0; w < query->n_words; w += HAI_WIDTH)
     sum = HAI_SCAN_DOT(HAI_ISA(codes)(block->mean + 4 * w), HAI_ISA(ints)(query->word + w), sum);
-  return HAI_ISA(set1)(query->unit * block->mean_unit *
-                       (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum)));
+  return query->unit * block->mean_unit *
+         (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* A register of scores from its sums, to score[at ..]; returns the larger of these and `high`. */
-HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(guess_out)(const hai_index_query *query,
-                                                         const hai_index_block *block, int at, HAI_INTS sum,
-                                                         HAI_VECTOR base, HAI_VECTOR high, float *score) {
+/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
+#define HAI_GUESS_SCORE(r)                                                                                  \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
+                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, float *score, float *high) {
   HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
   HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit),
-             x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(sum, sum), lift));
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at), HAI_ISA(fma)(x, unit, more), base);
-  HAI_ISA(store)(score + at, x);
-  return HAI_ISA(max)(x, high);
+             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
+             most = HAI_ISA(set1)(*high), x;
+  HAI_ROWS_4(HAI_GUESS_SCORE)
+  *high = HAI_ISA(most)(most);
 }
 
-/* Four registers of keys at a time, so that each has its sums, for one query or for two, which share what is
-   taken out of the codes. Registers: 8 sums, 4 codes, one of them alone and two words, 15 of 16. */
+/* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
+   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
-                                                    float *highs) {
-  HAI_VECTOR base = HAI_WAY(guess_mean)(query, block), other_base = base, high = HAI_ISA(set1)(-hai_inf()),
-             other_high = high;
-  HAI_INTS four, other, x, y0, y1, y2, y3;
-  const int32_t *others = query[n - 1].word;
+                                                    float *high) {
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
-  int j, s;
-  if (n > 1) other_base = HAI_WAY(guess_mean)(query + 1, block);
+  float base[4] = {0.0f};
+  int j, s, i;
+  for (i = 0; i < n; i++) {
+    base[i] = HAI_WAY(guess_mean)(query + i, block);
+    high[i] = -hai_inf();
+  }
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
-    HAI_INTS c0 = HAI_ISA(ints1)(0), c1 = c0, c2 = c0, c3 = c0, d0 = c0, d1 = c0, d2 = c0, d3 = c0;
     const uint8_t *code = block->code + 4 * j;
+    HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
       for (s = 0; s < 4; s++) {
-        four = HAI_ISA(ints1)(query->word[4 * g + s]);
-        other = HAI_ISA(ints1)(others[4 * g + s]);
+        w0 = w1 = w2 = w3 = HAI_ISA(ints1)(word[0][4 * g + s]);
+        if (n > 1) w1 = HAI_ISA(ints1)(word[1][4 * g + s]);
+        if (n > 2) w2 = HAI_ISA(ints1)(word[2][4 * g + s]);
+        if (n > 3) w3 = HAI_ISA(ints1)(word[3][4 * g + s]);
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
-  highs[0] = HAI_ISA(most)(high);
-  if (n > 1) highs[1] = HAI_ISA(most)(other_high);
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
                                            float *const *score, float *high) {
-  if (n > 1)
+  for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    query += HAI_GUESS_MOST;
+    score += HAI_GUESS_MOST;
+    high += HAI_GUESS_MOST;
+  }
+  if (HAI_GUESS_MOST > 3 && n == 4)
+    HAI_WAY(guess_some)(query, 4, block, score, high);
+  else if (HAI_GUESS_MOST > 2 && n == 3)
+    HAI_WAY(guess_some)(query, 3, block, score, high);
+  else if (n == 2)
     HAI_WAY(guess_some)(query, 2, block, score, high);
   else
     HAI_WAY(guess_some)(query, 1, block, score, high);
@@ -177,6 +196,9 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
   }
 }
 
+#undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
 #undef HAI_GUESS_ADD
+#undef HAI_GUESS_SUMS
+#undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT

@@ -125,12 +125,12 @@ static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_
   *high = hai_look_highest(score, HAI_CHUNK);
 }
 
-/* Estimates of a block, weight and high, for one query or two. */
+/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. */
 static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
                            hai_index block) {
   hai_index_block b;
   int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
-  float *score[2], high[2] = {-hai_inf(), -hai_inf()};
+  float *score[HAI_LOOK_GUESSED], high[HAI_LOOK_GUESSED];
   for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
   if (block + HAI_LOOK_AHEAD < look->end / HAI_CHUNK)
     hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
@@ -177,7 +177,8 @@ static void hai_look_weigh(const hai_job *job, const hai_look *look, const hai_i
   for (block = begin; look->is_sure && block < end; block++) hai_look_mark(job, look, query, block);
 }
 
-/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries. */
+/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries, of
+   which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_look *look = HAI_PLACE(hai_look, job->scratch);
@@ -187,7 +188,7 @@ HAI_APART void hai_stage_look(hai_job *job) {
   hai_index begin = job->chunk * HAI_SPAN_BLOCKS, rows = plan->n_query * plan->heads_per_kv;
   hai_index words = hai_block_layout_of(plan->head_dim).words, row, i, n, t, block;
   for (row = 0; row < rows; row += n) {
-    hai_index end = begin, to = begin + HAI_SPAN_BLOCKS;
+    hai_index end, to = begin + HAI_SPAN_BLOCKS, first = 0;
     n = hai_min(HAI_FEW_ROWS, rows - row);
     for (i = 0; i < n; i++) {
       hai_index head = job->kv_head * plan->heads_per_kv + (row + i) % plan->heads_per_kv;
@@ -195,17 +196,15 @@ HAI_APART void hai_stage_look(hai_job *job) {
       for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
       query[i] = hai_look_encode(plan, packed, word + i * words);
       hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
-      if (!hai_finite(query[i].unit)) look[i].end = 0;
       look[i].span[3 * job->chunk + 2] = 0.0f;
       look[i].is_sure = 0;
-      end = hai_max(end, hai_min(to, look[i].end / HAI_CHUNK));
     }
-    for (block = begin; block < end; block++)
-      for (i = 0; i < n; i += 2) {
-        int has = block * HAI_CHUNK < look[i].end, both = i + 1 < n && block * HAI_CHUNK < look[i + 1].end;
-        hai_index at = has ? i : i + 1;
-        if (has + both) hai_look_block(job, &look[at], &query[at], has + both, block);
-      }
+    end = hai_min(to, look[n - 1].end / HAI_CHUNK);
+    for (block = begin; block < end; block++) {
+      while (block * HAI_CHUNK >= look[first].end) first++;
+      for (i = first; i < n; i += HAI_LOOK_GUESSED)
+        hai_look_block(job, &look[i], &query[i], hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), block);
+    }
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
       hai_look_weigh(job, &look[i], &query[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);

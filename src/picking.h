@@ -38,74 +38,74 @@ static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *que
   return hai_finite(pick->high) && hai_finite(pick->total);
 }
 
-/* Finite weights of more than `least` go to `heavy` [HAI_LOOK_MET]; returns how many there are, at most so many. */
-static hai_index hai_pick_heavy(const hai_pick *pick, float least, float *heavy) {
+/* Weights in steps of an eighth of an octave, three octaves in all, and in one step more all that are above:
+   how many there are, and their sum. */
+typedef struct hai_pick_steps {
+  float n[HAI_PICK_STEPS + 1], sum[HAI_PICK_STEPS + 1];
+  uint32_t least; /* the bits of the number at which step 0 begins */
+} hai_pick_steps;
+
+/* Where a step begins. The bits of numbers order as they do, and 20 of 23 are less than an eighth. */
+static float hai_pick_at(const hai_pick_steps *steps, int step) {
+  return hai_float(steps->least + (HAI_AS(uint32_t, step) << 20));
+}
+
+/* Counts the weights from `least` on that are below `below`. */
+static void hai_pick_count(const hai_pick *pick, hai_pick_steps *steps, float least, float below) {
   const hai_look *look = &pick->look;
-  hai_index block, end = look->end / HAI_CHUNK, n = 0;
+  hai_index block, end = look->end / HAI_CHUNK;
   float factor = 0.0f, above = hai_inf();
+  HYPERATTN_MEMSET(steps, 0, sizeof *steps);
+  steps->least = hai_bits(least);
   for (block = 0; block < end; block++) {
     const float *weight = look->weight + block * HAI_CHUNK;
     uint64_t hits;
     if (block % HAI_SPAN_BLOCKS == 0) {
       factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-      above = factor > 0.0f ? least / factor : hai_inf();
+      above = factor > 0.0f ? 0.999f * least / factor : hai_inf();
     }
-    if (!(look->high[block] > 0.999f * above)) continue;
-    for (hits = look->kernel->above(weight, above); hits && n < HAI_LOOK_MET; hits &= hits - 1) {
-      float heaviest = weight[hai_lowest_bit(hits)] * factor;
-      if (heaviest < hai_inf()) heavy[n++] = heaviest;
+    if (!(look->high[block] > above)) continue;
+    for (hits = look->kernel->above(weight, above); hits; hits &= hits - 1) {
+      float here = weight[hai_lowest_bit(hits)] * factor;
+      uint32_t step;
+      if (!(here >= least && here < below)) continue;
+      step = (hai_bits(here) - steps->least) >> 20;
+      step = step < HAI_PICK_STEPS ? step : HAI_PICK_STEPS;
+      steps->n[step] += 1.0f;
+      steps->sum[step] += here;
     }
   }
-  return n;
 }
 
-/* The sum of all weights below the level. */
-static float hai_pick_rest(const hai_pick *pick) {
-  const hai_look *look = &pick->look;
-  float sum = 0.0f, lost = 0.0f, factor = 0.0f;
-  hai_index key;
-  for (key = 0; key < look->end; key++) {
-    float weight;
-    if (key % (HAI_SPAN_BLOCKS * HAI_CHUNK) == 0)
-      factor = hai_pick_factor(pick, key / (HAI_SPAN_BLOCKS * HAI_CHUNK));
-    weight = look->weight[key] * factor;
-    if (weight > 0.0f && weight < pick->level) sum = hai_two_sum(sum, weight, &lost);
+/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`, is
+   for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
+   nothing. */
+static int hai_pick_lower(hai_pick *pick, const hai_pick_steps *steps, float *left) {
+  int step;
+  for (step = HAI_PICK_STEPS; step >= 0; step--) {
+    pick->rest -= steps->sum[step];
+    *left -= steps->n[step];
+    pick->level = pick->rest / (*left > 1.0f ? *left : 1.0f);
+    if (step > 0 && pick->level >= hai_pick_at(steps, step - 1)) return 1;
+    pick->level = hai_pick_at(steps, step);
+    if (!(pick->rest > HAI_PICK_LEAST * pick->total)) return 1;
   }
-  return sum + lost;
-}
-
-/* Lowers the level: weights above it are as good as 1, and what is left of the budget is for the others;
-   so it falls as more and more weights are above it. Those below an eighth of where it begins are not
-   looked at. Returns whether it stays above these. */
-static int hai_pick_lower(hai_pick *pick) {
-  float *heavy = pick->weight, least = 0.125f * pick->level, left = pick->budget, from = pick->total, next;
-  hai_index n = hai_pick_heavy(pick, least, heavy), i;
-  pick->rest = pick->total;
-  while (pick->level > least) {
-    for (i = 0; i < n;) {
-      if (heavy[i] < pick->level) {
-        i++;
-        continue;
-      }
-      pick->rest -= heavy[i];
-      left -= 1.0f;
-      heavy[i] = heavy[--n];
-    }
-    if (!(pick->rest > 1e-5f * from)) from = pick->rest = hai_pick_rest(pick); /* rounding may be all of it */
-    next = pick->rest / (left > 1.0f ? left : 1.0f);
-    if (!(next < 0.99f * pick->level)) return 1;
-    pick->level = next;
-  }
-  pick->level = least;
   return 0;
 }
 
-/* The level at which the sum of min(1, w_j / level) is the budget. */
+/* The level at which the sum of min(1, w_j / level) is about the budget. */
 static void hai_pick_level(hai_pick *pick) {
-  int round = 0;
+  float left = pick->budget, from = pick->total / pick->budget, below = hai_inf();
+  hai_pick_steps steps;
+  int round;
   pick->rest = pick->total;
-  pick->level = pick->total / pick->budget;
-  while (pick->level > 0.0f && !hai_pick_lower(pick) && pick->rest > 0.0f && round < 16) round++;
+  pick->level = from;
+  for (round = 0; from > 0.0f && round < HAI_PICK_ROUNDS; round++, below = from) {
+    from *= 0.125f;
+    hai_pick_count(pick, &steps, from, below);
+    if (hai_pick_lower(pick, &steps, &left)) break;
+  }
+  pick->rest = pick->rest > 0.0f ? pick->rest : 0.0f;
 }
 
 /* ---- The budget ---- */
@@ -129,17 +129,12 @@ static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   return sure > asked ? sure : asked;
 }
 
-/* The largest budget: a query that needs more meets every key. */
-static float hai_pick_most(const hai_pick *pick) {
-  return HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
-}
-
 /* Sets the first budget and its level. Returns 0 where the query has to meet every key. `query`: [head_dim],
    times the scale. */
 static int hai_pick_begin(const hai_plan *plan, hai_pick *pick, const float *query) {
   if (!hai_look_pays(&pick->look) || !hai_pick_total(plan, pick, query)) return 0;
   pick->budget = hai_pick_first(plan, pick);
-  if (!(pick->budget <= hai_pick_most(pick))) return 0;
+  if (!(pick->budget <= HAI_AS(float, pick->look.end - pick->look.begin))) return 0;
   hai_pick_level(pick);
   return 1;
 }

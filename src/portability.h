@@ -266,14 +266,18 @@
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
 #define HAI_LOOK_COST 0.13f     /* of reading the index, over that of meeting every key */
 #define HAI_LOOK_KEY_COST 28.0f /* of what a query keeps for each of the first budget, in keys in a row */
+#define HAI_LOOK_GUESSED 4 /* queries whose estimates of a block are made together */
+#define HAI_PICK_STEPS 24  /* of an eighth of an octave, by which a level falls */
+#define HAI_PICK_ROUNDS 16 /* most times that it falls by all of them */
+#define HAI_PICK_LEAST 1e-5f /* of all weights: those of so small a sum are not worth a budget */
 #define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
-#define HAI_LOOK_JUDGED 128 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_JUDGED 64 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
-#define HAI_LOOK_SAFE 0.6f /* of the tolerance: what a query's estimate may be */
+#define HAI_LOOK_SAFE 0.7f /* of the tolerance: what a query's estimate may be */
 #define HAI_LOOK_LEVEL 1e20f /* most that a level is: an infinite weight is above it */
 #define HAI_SUM_LANES 16 /* sums that go on beside each other, for compilers to keep in registers */
-#define HAI_LOOK_SHARE 0.25f /* of the keys, the largest budget: a query that needs more meets all */
+#define HAI_LOOK_SHARE 0.2f /* of the keys, the most that are kept: where more are, all are met */
 #define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */

@@ -16,19 +16,22 @@ static float hai_largest_size(const float *x, hai_index n) {
   return hai_float(most);
 }
 
-/* Does the sign of coordinate t change? */
-static int hai_turns_sign(hai_index t) { return hai_mix(HAI_AS(uint64_t, t)) >> 63 != 0; }
+/* Bit t % 64: does the sign of coordinate t change? */
+static uint64_t hai_turned_signs(hai_index t) { return hai_mix(HAI_AS(uint64_t, t / 64 + 1)); }
 
 /* Turns vectors x [dim][lanes], by `turn`, the product of n rows of so many lanes with the matrix of order n.
    Cost: lanes dim log2 dim. */
 static void hai_turn(float *x, hai_index dim, int lanes, void (*turn)(float *x, hai_index n, float factor)) {
   hai_index n = 1, t;
+  uint64_t signs = 0;
   float factor;
   int j;
   while (2 * n <= dim) n *= 2;
   factor = 1.0f / hai_sqrt(HAI_AS(float, n));
-  for (t = 0; t < dim; t++)
-    for (j = 0; j < lanes && hai_turns_sign(t); j++) x[t * lanes + j] = -x[t * lanes + j];
+  for (t = 0; t < dim; t++) {
+    if (t % 64 == 0) signs = hai_turned_signs(t);
+    for (j = 0; j < lanes && (signs >> t % 64 & 1); j++) x[t * lanes + j] = -x[t * lanes + j];
+  }
   turn(x, n, factor);
   if (n < dim) turn(x + (dim - n) * lanes, n, factor);
 }
