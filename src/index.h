@@ -98,19 +98,18 @@ static uint8_t *hai_index_block_at(hyperattn_index *index, hai_index flat_kv_hea
          blocks * hai_block_layout_of(hai_to_index(index->head_dim)).size;
 }
 
-/* A block as a kernel reads it. Returns 0 if a key of it was not finite: nothing is known of it then. */
-static int hai_index_read(hyperattn_index *index, hai_index flat_kv_head, hai_index block,
-                          hai_index_block *b) {
-  hai_block_layout y = hai_block_layout_of(hai_to_index(index->head_dim));
+/* The block at `at` as a kernel reads it. Returns 0 if a key of it was not finite: nothing is known of it
+   then. */
+static int hai_index_read(const hai_block_layout *y, const uint8_t *at, hai_index_block *b) {
   float unit[3];
-  b->code = hai_index_block_at(index, flat_kv_head, block);
-  b->norm = b->code + y.norm;
-  b->mean = b->code + y.mean;
-  HYPERATTN_MEMCPY(unit, b->code + y.units, sizeof unit);
+  b->code = at;
+  b->norm = at + y->norm;
+  b->mean = at + y->mean;
+  HYPERATTN_MEMCPY(unit, at + y->units, sizeof unit);
   b->mean_unit = unit[0];
   b->norm_unit = unit[1];
   b->square = unit[2];
-  b->size = y.size;
+  b->ahead = 0;
   return hai_finite(unit[0]) && hai_finite(unit[1]);
 }
 #endif

@@ -71,7 +71,7 @@ typedef struct hai_index_block {
   const uint8_t *mean; /* [4 n_words] */
   float mean_unit, norm_unit;
   float square; /* the mean over keys of the squared distance from the mean */
-  size_t size;  /* bytes from block to block */
+  size_t ahead; /* how many bytes behind the codes others lie that start to load meanwhile, or 0 */
 } hai_index_block;
 
 /* By what queries that share a kv head keep keys (meeting.h). */

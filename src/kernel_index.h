@@ -7,7 +7,9 @@
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r) y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH);
+#define HAI_GUESS_LOAD(r)                         \
+  y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
+  HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
 #define HAI_GUESS_SUMS(r) \
   HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_ADD(r)                            \
@@ -56,6 +58,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
                                                     float *high) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
   hai_index g;
+  size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
   for (i = 0; i < n; i++) {

@@ -24,6 +24,7 @@ typedef struct hai_look {
   hai_index last;       /* the query sees keys up to this one */
   float *weight;        /* [blocks][HAI_CHUNK] */
   float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight */
+  float square;         /* the sum of its blocks' squares, for that of a span */
   float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
                            the sum of its blocks' squares */
   int is_sure;          /* are there keys in the span that are met for sure? Their weight is infinite */
@@ -105,109 +106,144 @@ static float hai_look_highest(const float *x, int n) {
   return most;
 }
 
-/* What a query's estimates of a block become: capped, and none of sinks and of keys that are met for sure. */
-static void hai_look_finish(const hai_job *job, hai_look *look, const hai_index_query *query,
-                            const hai_index_block *b, hai_index block) {
-  float *score = look->weight + block * HAI_CHUNK, *high = &look->high[block];
-  float softcap = job->plan->problem->softcap;
-  int is_sure = hai_look_is_sure(query, 127.0f * b->norm_unit), j;
-  if (HAI_SOFTCAP && softcap > 0.0f) {
-    hai_cap_row(job->plan->float_kernel, score, softcap);
-    *high = hai_capped(*high, softcap, hai_inverse(softcap));
-  }
-  look->span[3 * (block / HAI_SPAN_BLOCKS) + 2] += b->square;
-  look->is_sure |= is_sure;
-  if (block * HAI_CHUNK >= look->begin && !is_sure) return;
+/* A block of a kv head, and where it lies. */
+typedef struct hai_look_place {
+  hai_block_layout layout;
+  const uint8_t *at;
+  hai_index block;
+} hai_look_place;
+static hai_look_place hai_look_at(const hai_job *job, hai_index block) {
+  hyperattn_index *index = job->plan->problem->index;
+  hai_look_place place;
+  place.layout = hai_block_layout_of(job->plan->head_dim);
+  place.at = hai_index_block_at(index, hai_flat_kv_head(job), block);
+  place.block = block;
+  return place;
+}
+static void hai_look_on(hai_look_place *place) {
+  place->at += place->layout.size;
+  place->block++;
+}
+
+/* No estimate for sinks and for keys that are met for sure. */
+static void hai_look_hide(hai_look *look, const hai_index_query *query, const hai_index_block *b,
+                          hai_index block) {
+  float *score = look->weight + block * HAI_CHUNK;
+  int j;
   for (j = 0; j < HAI_CHUNK; j++)
     if (block * HAI_CHUNK + j < look->begin ||
         hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit))
       score[j] = -hai_inf();
-  *high = hai_look_highest(score, HAI_CHUNK);
+  look->high[block] = hai_look_highest(score, HAI_CHUNK);
 }
 
-/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. */
+/* No estimate at all. */
+static void hai_look_blind(hai_look *look, hai_index block) {
+  int j;
+  for (j = 0; j < HAI_CHUNK; j++) look->weight[block * HAI_CHUNK + j] = -hai_inf();
+  look->high[block] = -hai_inf();
+  look->is_sure = 1;
+}
+
+/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`, one
+   some way ahead starts to load. */
 static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
-                           hai_index block) {
+                           const hai_look_place *place, hai_index end) {
   hai_index_block b;
-  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b), i, j;
-  float *score[HAI_LOOK_GUESSED], high[HAI_LOOK_GUESSED];
+  hai_index block = place->block;
+  int is_known = hai_index_read(&place->layout, place->at, &b), i;
+  float *score[HAI_LOOK_GUESSED], high[HAI_LOOK_GUESSED], softcap = job->plan->problem->softcap;
   for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
-  if (block + HAI_LOOK_AHEAD < look->end / HAI_CHUNK)
-    hai_fetch(HAI_REINTERPRET(const char *, b.code) + HAI_LOOK_AHEAD * b.size, b.size);
+  if (block + HAI_LOOK_AHEAD < end) {
+    b.ahead = HAI_LOOK_AHEAD * place->layout.size;
+    hai_fetch(HAI_REINTERPRET(const char *, b.norm) + b.ahead, place->layout.size - place->layout.norm);
+  }
   if (is_known) look->kernel->guess(query, n, &b, score, high);
   for (i = 0; i < n; i++) {
-    if (is_known && hai_look_can_tell(&query[i], &b)) {
-      look[i].high[block] = high[i];
-      hai_look_finish(job, &look[i], &query[i], &b, block);
+    int is_sure = hai_look_is_sure(&query[i], 127.0f * b.norm_unit);
+    if (!is_known || !hai_look_can_tell(&query[i], &b)) {
+      hai_look_blind(&look[i], block);
       continue;
     }
-    for (j = 0; j < HAI_CHUNK; j++) score[i][j] = -hai_inf();
-    look[i].high[block] = -hai_inf();
-    look[i].is_sure = 1;
+    look[i].square += b.square;
+    look[i].is_sure |= is_sure;
+    if (HAI_SOFTCAP && softcap > 0.0f) {
+      hai_cap_row(job->plan->float_kernel, score[i], softcap);
+      high[i] = hai_capped(high[i], softcap, hai_inverse(softcap));
+    }
+    look[i].high[block] = high[i];
+    if (is_sure || block * HAI_CHUNK < look[i].begin) hai_look_hide(&look[i], &query[i], &b, block);
   }
 }
 
 /* Weights of the keys of a block that are met for sure, infinite, but for sinks; the block's too. */
-static void hai_look_mark(const hai_job *job, const hai_look *look, const hai_index_query *query,
-                          hai_index block) {
+static void hai_look_mark(const hai_look *look, const hai_index_query *query, const hai_look_place *place) {
   hai_index_block b;
-  hai_index j = hai_max(0, look->begin - block * HAI_CHUNK);
-  int is_known = hai_index_read(look->index, hai_flat_kv_head(job), block, &b);
-  is_known = is_known && hai_look_can_tell(query, &b);
+  hai_index j = hai_max(0, look->begin - place->block * HAI_CHUNK);
+  int is_known = hai_index_read(&place->layout, place->at, &b) && hai_look_can_tell(query, &b);
   if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
-  look->high[block] = hai_inf();
+  look->high[place->block] = hai_inf();
   for (; j < HAI_CHUNK; j++)
     if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
-      look->weight[block * HAI_CHUNK + j] = hai_inf();
+      look->weight[place->block * HAI_CHUNK + j] = hai_inf();
 }
 
 /* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any
    estimate are 0. */
-static void hai_look_weigh(const hai_job *job, const hai_look *look, const hai_index_query *query,
-                           hai_index begin, hai_index end, float *span) {
+static void hai_look_weigh(const hai_look *look, const hai_index_query *query, hai_look_place place,
+                           hai_index end, float *span) {
+  hai_index begin = place.block, n = end - begin, block;
   float *high = look->high + begin, from;
-  hai_index n = end - begin, block;
   for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
   span[0] = hai_look_highest(high, HAI_SPAN_BLOCKS);
   span[1] = 0.0f;
+  span[2] = look->square;
   if (n <= 0) return;
   from = hai_shift(span[0]);
   span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, from);
   look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, from);
-  for (block = begin; look->is_sure && block < end; block++) hai_look_mark(job, look, query, block);
+  for (; look->is_sure && place.block < end; hai_look_on(&place)) hai_look_mark(look, query, &place);
 }
 
-/* Some keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries, of
-   which those behind the first that sees it do too. */
+/* Opens row `row` of a kv head's queries: heads first, then positions. `packed`: [head_dim]. */
+static void hai_look_open(const hai_job *job, hai_look *look, hai_index_query *query, hai_index row,
+                          float *packed, int32_t *word) {
+  const hai_plan *plan = job->plan;
+  hai_index head = job->kv_head * plan->heads_per_kv + row % plan->heads_per_kv, t;
+  const float *from = hai_query_row(job, head, row / plan->heads_per_kv, packed);
+  for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
+  *query = hai_look_encode(plan, packed, word);
+  hai_look_aim(job, look, head, row / plan->heads_per_kv);
+  look->square = 0.0f;
+  look->is_sure = 0;
+}
+
+/* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries,
+   of which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_look *look = HAI_PLACE(hai_look, job->scratch);
   hai_index_query *query = HAI_PLACE(hai_index_query, look + HAI_FEW_ROWS);
   float *packed = HAI_PLACE(float, query + HAI_FEW_ROWS);
   int32_t *word = HAI_PLACE(int32_t, packed + plan->head_dim);
-  hai_index begin = job->chunk * HAI_SPAN_BLOCKS, rows = plan->n_query * plan->heads_per_kv;
-  hai_index words = hai_block_layout_of(plan->head_dim).words, row, i, n, t, block;
+  hai_index begin = job->chunk * HAI_SPAN_BLOCKS, to = begin + HAI_SPAN_BLOCKS, row, i, n;
+  hai_index rows = plan->n_query * plan->heads_per_kv;
   for (row = 0; row < rows; row += n) {
-    hai_index end, to = begin + HAI_SPAN_BLOCKS, first = 0;
+    hai_look_place place = hai_look_at(job, begin);
+    hai_index end, first = 0;
     n = hai_min(HAI_FEW_ROWS, rows - row);
-    for (i = 0; i < n; i++) {
-      hai_index head = job->kv_head * plan->heads_per_kv + (row + i) % plan->heads_per_kv;
-      const float *from = hai_query_row(job, head, (row + i) / plan->heads_per_kv, packed);
-      for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
-      query[i] = hai_look_encode(plan, packed, word + i * words);
-      hai_look_aim(job, &look[i], head, (row + i) / plan->heads_per_kv);
-      look[i].span[3 * job->chunk + 2] = 0.0f;
-      look[i].is_sure = 0;
-    }
+    for (i = 0; i < n; i++)
+      hai_look_open(job, &look[i], &query[i], row + i, packed, word + i * place.layout.words);
     end = hai_min(to, look[n - 1].end / HAI_CHUNK);
-    for (block = begin; block < end; block++) {
-      while (block * HAI_CHUNK >= look[first].end) first++;
+    for (; place.block < end; hai_look_on(&place)) {
+      while (place.block * HAI_CHUNK >= look[first].end) first++;
       for (i = first; i < n; i += HAI_LOOK_GUESSED)
-        hai_look_block(job, &look[i], &query[i], hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), block);
+        hai_look_block(job, &look[i], &query[i], hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), &place, end);
     }
+    place = hai_look_at(job, begin);
     for (i = 0; i < n; i++) {
       float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(job, &look[i], &query[i], begin, hai_min(to, look[i].end / HAI_CHUNK), span);
+      hai_look_weigh(&look[i], &query[i], place, hai_min(to, look[i].end / HAI_CHUNK), span);
       if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
     }
   }

@@ -103,11 +103,12 @@ static void test_estimates(void **state) {
     memcpy(packed, c.q, (size_t)dim * sizeof *packed);
     hai_index_query query = hai_look_encode(&plan, packed, word), two[2];
     query.more = 0.0f, two[0] = two[1] = query; /* without what is added for errors */
+    hai_block_layout layout = hai_block_layout_of(dim);
     double squares = 0.0, norm = 0.0, bias = 0.0;
     for (int64_t t = 0; t < dim; t++) norm += (double)c.q[t] * c.q[t];
     for (hai_index b = 0; b < 16; b++) {
       hai_index_block block;
-      assert_true(hai_index_read(x.index, 0, b, &block));
+      assert_true(hai_index_read(&layout, hai_index_block_at(x.index, 0, b), &block));
       float most = hai_index_guess_one(&two[0], &block, plain);
       for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++)
         for (int least = 0; least < 2 && hai_kernel_of((hyperattn_isa)isa); least++) {
