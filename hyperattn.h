@@ -1243,7 +1243,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 
 /* Sizes of tasks follow from shapes alone, so that any number of workers computes the same. */
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
-#define HAI_SCAN_ROWS 768    /* queries of a head that one task scans for: a multiple of every task's tiles */
+#define HAI_SCAN_ROWS 384    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
 #define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
@@ -14222,13 +14222,22 @@ static void hai_mend_open(hai_job *job, hai_index index, int n) {
   hai_scan_begin(job, n);
 }
 
-/* Stage MEND: HAI_TASK_QUERIES missed rows of a rectangle and head meet every key of it, or those that there
-   are. */
+/* Rows of a task: whole tiles, and no more than it takes for the rectangle's tasks to have all of them, so that
+   a few rows keep as many workers busy as they can. */
+static hai_index hai_mend_rows(const hai_job *job, hai_index missed) {
+  hai_index lanes = job->plan->float_kernel->lanes;
+  hai_index each = hai_ceil_div(missed, hai_ceil_div(job->rect.n_query, HAI_TASK_QUERIES));
+  return hai_ceil_div(each, lanes) * lanes;
+}
+
+/* Stage MEND: some missed rows of a rectangle and head meet every key of it. */
 HAI_APART void hai_stage_mend(hai_job *job) {
-  hai_index index = job->chunk * HAI_TASK_QUERIES;
-  if (hai_is_scanned(job))
-    hai_attend_rows(job, hai_mend_open, hai_rect_meet, index,
-                    hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
+  hai_index missed, rows, index;
+  if (!hai_is_scanned(job)) return;
+  missed = hai_missed_rows(job);
+  rows = hai_mend_rows(job, missed);
+  index = job->chunk * rows;
+  hai_attend_rows(job, hai_mend_open, hai_rect_meet, index, hai_min(index + rows, missed));
 }
 #endif
 
@@ -17120,7 +17129,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
-  job->chunk = hai_to_index(index % g.chunks);
+  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: they go first */
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;

@@ -31,12 +31,21 @@ static void hai_mend_open(hai_job *job, hai_index index, int n) {
   hai_scan_begin(job, n);
 }
 
-/* Stage MEND: HAI_TASK_QUERIES missed rows of a rectangle and head meet every key of it, or those that there
-   are. */
+/* Rows of a task: whole tiles, and no more than it takes for the rectangle's tasks to have all of them, so that
+   a few rows keep as many workers busy as they can. */
+static hai_index hai_mend_rows(const hai_job *job, hai_index missed) {
+  hai_index lanes = job->plan->float_kernel->lanes;
+  hai_index each = hai_ceil_div(missed, hai_ceil_div(job->rect.n_query, HAI_TASK_QUERIES));
+  return hai_ceil_div(each, lanes) * lanes;
+}
+
+/* Stage MEND: some missed rows of a rectangle and head meet every key of it. */
 HAI_APART void hai_stage_mend(hai_job *job) {
-  hai_index index = job->chunk * HAI_TASK_QUERIES;
-  if (hai_is_scanned(job))
-    hai_attend_rows(job, hai_mend_open, hai_rect_meet, index,
-                    hai_min(index + HAI_TASK_QUERIES, hai_missed_rows(job)));
+  hai_index missed, rows, index;
+  if (!hai_is_scanned(job)) return;
+  missed = hai_missed_rows(job);
+  rows = hai_mend_rows(job, missed);
+  index = job->chunk * rows;
+  hai_attend_rows(job, hai_mend_open, hai_rect_meet, index, hai_min(index + rows, missed));
 }
 #endif

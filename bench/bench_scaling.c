@@ -1,0 +1,339 @@
+// How attention would scale with workers: the time of every task of a call, and what list scheduling makes of them.
+//
+//   bench_scaling [--method exact,default,linear] [--mask full|causal|both] [--n N,..] [--heads H,..]
+//                 [--workers W,..] [--dim D] [--repeat R] [--check] [--stages] [--csv FILE]
+//
+// The tasks of one head run on one thread, phase by phase, in R rounds (default: 3); a task's time is the least of
+// them. H heads are those tasks H times, one head after another, as the library numbers them. In a simulation of W
+// workers each task, in its order, goes to the worker that is free first, as a shared counter deals them out; a phase
+// begins when the one before has ended, log2 W times a barrier of two later, which is measured. What workers that
+// run at once take from each other, memory above all, is not simulated. --check runs the one-head calls on as many
+// threads as the machine has cores, and tells what the simulation says of those beside it.
+//
+// efficiency    one worker's time over that of W workers together
+// bound         the stage that loses most at the last W: its tasks (of all its phases), the longest over the mean,
+//               and its share of what is lost; --stages tells of each stage
+// Data are those of bench_attention.
+#define HYPERATTN_STATIC
+#define HYPERATTN_STAGE_NAMES
+#define HYPERATTN_IMPLEMENTATION
+#include "hyperattn.h"
+
+#include "measure.h"
+#include "pool.h"
+#include "record.h"
+
+#include <unistd.h>
+
+enum { MOST_WORKERS = 1024, BARRIERS = 2000 };
+
+#define COLUMNS                                                                                             \
+  "method,mask,n,heads,workers,phases,tasks,seconds,efficiency,bound,bound_tasks,longest_over_mean,share_" \
+  "of_loss,measured_seconds"
+
+typedef struct bench {
+  const char *methods, *mask, *lengths, *heads, *workers;
+  int64_t dim;
+  int repeat, check, stages;
+  double barrier;  // seconds, of two workers
+  FILE *record;
+} bench;
+
+// ---- A call's tasks ----
+
+typedef struct phase {
+  const char *stage;
+  int64_t n;
+  double *seconds;  // [n]
+} phase;
+
+typedef struct call {
+  const char *method;
+  int causal;
+  hyperattn_problem problem;
+  hyperattn_params params;
+  hai_plan plan;
+  int n_phases;
+  phase *phases;
+} call;
+
+static void time_tasks(call *c, int repeat) {
+  size_t bytes = hyperattn_workspace_size(&c->problem, &c->params, 1);
+  void *workspace = allocate(bytes);
+  hyperattn_status status = hyperattn_check(&c->problem, &c->params, workspace, bytes, 1);
+  if (status == HYPERATTN_OK) status = hai_resolve(&c->plan, &c->problem, &c->params);
+  if (status != HYPERATTN_OK) fprintf(stderr, "%s\n", hyperattn_status_string(status)), exit(1);
+  c->n_phases = hai_phases(&c->plan);
+  c->phases = allocate((size_t)c->n_phases * sizeof *c->phases);
+  for (int p = 0, level; p < c->n_phases; p++) {
+    phase *to = &c->phases[p];
+    to->stage = hai_phase_stage(&c->plan, p, &level)->name;
+    to->n = hai_phase_tasks(&c->plan, p);
+    to->seconds = allocate((size_t)(to->n + 1) * sizeof *to->seconds);
+    for (int64_t i = 0; i < to->n; i++) to->seconds[i] = (double)INFINITY;
+  }
+  for (int round = 0; round < repeat; round++)
+    for (int p = 0; p < c->n_phases; p++)
+      for (int64_t i = 0; i < c->phases[p].n; i++) {
+        double begin = now();
+        hai_run(&c->plan, workspace, p, i, 0);
+        double took = now() - begin;
+        if (took < c->phases[p].seconds[i]) c->phases[p].seconds[i] = took;
+      }
+  free(workspace);
+}
+
+static void free_tasks(call *c) {
+  for (int p = 0; p < c->n_phases; p++) free(c->phases[p].seconds);
+  free(c->phases);
+}
+
+// ---- List scheduling ----
+
+// How long a phase of some heads takes `workers` workers.
+static double span_of(const phase *p, int64_t heads, int64_t workers) {
+  double end[MOST_WORKERS] = {0}, last = 0;
+  for (int64_t i = 0; i < heads * p->n; i++) {
+    int64_t first = 0;
+    for (int64_t w = 1; w < workers; w++)
+      if (end[w] < end[first]) first = w;
+    end[first] += p->seconds[i % p->n];
+    if (end[first] > last) last = end[first];
+  }
+  return last;
+}
+
+typedef struct schedule {
+  double work, seconds;  // of all tasks; of all phases, barriers included
+  int64_t tasks;
+  // The stage that loses most: its tasks, its longest over its mean, and its share of what is lost.
+  const char *bound;
+  int64_t bound_tasks;
+  double longest, share;
+} schedule;
+
+static double work_of(const phase *p) {
+  double sum = 0;
+  for (int64_t i = 0; i < p->n; i++) sum += p->seconds[i];
+  return sum;
+}
+
+// What the phases of a stage lose, and what they are.
+static double loss_of(const call *c, const char *stage, int64_t heads, int64_t workers, schedule *to) {
+  double lost = 0, work = 0, longest = 0;
+  to->bound = stage, to->bound_tasks = 0;
+  for (int p = 0; p < c->n_phases; p++) {
+    const phase *at = &c->phases[p];
+    if (strcmp(at->stage, stage) || !at->n) continue;
+    lost += (double)workers * span_of(at, heads, workers) - (double)heads * work_of(at);
+    work += (double)heads * work_of(at), to->bound_tasks += heads * at->n;
+    for (int64_t i = 0; i < at->n; i++) longest = at->seconds[i] > longest ? at->seconds[i] : longest;
+  }
+  to->longest = longest * (double)to->bound_tasks / work;
+  return lost;
+}
+
+static schedule simulate(const bench *b, const call *c, int64_t heads, int64_t workers) {
+  schedule s = {0}, bound = {0};
+  double most = -1, lost;
+  for (int p = 0; p < c->n_phases; p++) {
+    if (!c->phases[p].n) continue;
+    s.work += (double)heads * work_of(&c->phases[p]), s.tasks += heads * c->phases[p].n;
+    s.seconds += span_of(&c->phases[p], heads, workers) + b->barrier * log2((double)workers);
+  }
+  lost = (double)workers * s.seconds - s.work;
+  for (int p = 0; p < c->n_phases; p++) {
+    double of = c->phases[p].n ? loss_of(c, c->phases[p].stage, heads, workers, &bound) : 0;
+    if (of <= most) continue;
+    most = of;
+    s.bound = bound.bound, s.bound_tasks = bound.bound_tasks, s.longest = bound.longest;
+  }
+  s.share = lost > 0 ? most / lost : 0;
+  return s;
+}
+
+// Each stage at so many workers: phases, tasks, shares of the work and of what is lost.
+static void print_stages(const bench *b, const call *c, int64_t heads, int64_t workers) {
+  schedule s = simulate(b, c, heads, workers), of = {0};
+  double lost = (double)workers * s.seconds - s.work;
+  for (int p = 0; p < c->n_phases; p++) {
+    const char *stage = c->phases[p].stage;
+    int phases = 0, is_first = 1;
+    double work = 0;
+    for (int i = 0; i < c->n_phases; i++) {
+      if (strcmp(c->phases[i].stage, stage) || !c->phases[i].n) continue;
+      is_first = is_first && i >= p;
+      phases++, work += (double)heads * work_of(&c->phases[i]);
+    }
+    if (!is_first || !phases) continue;
+    double of_stage = loss_of(c, stage, heads, workers, &of);
+    printf("    %-10s %3d phases %6lld tasks, longest %5.1f of the mean: %4.1f%% of the work, %4.1f%% of what is lost\n",
+           stage, phases, (long long)of.bound_tasks, of.longest, 100 * work / s.work, 100 * of_stage / lost);
+  }
+}
+
+// ---- Threads ----
+
+static void nothing(void *arg, int64_t index, int worker) { (void)arg, (void)index, (void)worker; }
+
+// The least time of a phase of two tasks that do nothing, on two threads.
+static double barrier_of(void) {
+  double best = (double)INFINITY;
+  pool workers;
+  if (!pool_open(&workers, 2)) fprintf(stderr, "no threads\n"), exit(1);
+  for (int round = 0; round < 5; round++) {
+    double begin = now();
+    for (int i = 0; i < BARRIERS; i++) pool_for(&workers, 2, nothing, NULL);
+    double took = (now() - begin) / BARRIERS;
+    if (took < best) best = took;
+  }
+  pool_close(&workers);
+  return best;
+}
+
+static double seconds_on(const call *c, int threads, int repeat) {
+  size_t bytes = hyperattn_workspace_size(&c->problem, &c->params, threads);
+  void *workspace = allocate(bytes);
+  double best = (double)INFINITY;
+  pool workers;
+  if (!pool_open(&workers, threads)) fprintf(stderr, "no threads\n"), exit(1);
+  hyperattn_parallel parallel = {threads, &workers, pool_for};
+  for (int i = 0; i < repeat; i++) {
+    double begin = now();
+    hyperattn_status status = hyperattn_forward_parallel(&c->problem, &c->params, &parallel, workspace, bytes);
+    double took = now() - begin;
+    if (status != HYPERATTN_OK) fprintf(stderr, "%s\n", hyperattn_status_string(status)), exit(1);
+    if (took < best) best = took;
+  }
+  pool_close(&workers);
+  free(workspace);
+  return best;
+}
+
+// ---- Rows ----
+
+static void write_row(const bench *b, const call *c, int64_t heads, int64_t workers, const schedule *s,
+                      double measured) {
+  if (!b->record) return;
+  fprintf(b->record, "%s,%s,%lld,%lld,%lld,%d,%lld,%.6f,%.4f,%s,%lld,%.2f,%.3f,", c->method,
+          c->causal ? "causal" : "full", (long long)c->problem.n_query, (long long)heads, (long long)workers,
+          c->n_phases, (long long)s->tasks, s->seconds, s->work / s->seconds / (double)workers, s->bound,
+          (long long)s->bound_tasks, s->longest, s->share);
+  if (!isnan(measured)) fprintf(b->record, "%.6f", measured);
+  fprintf(b->record, "\n");
+  fflush(b->record);
+}
+
+static void print_row(const bench *b, const call *c, int64_t heads) {
+  const char *all = b->workers;
+  schedule s = {0};
+  int64_t last = 1;
+  printf("%-8s %-6s %7lld %3lld |", c->method, c->causal ? "causal" : "full", (long long)c->problem.n_query,
+         (long long)heads);
+  for (int64_t workers; next_number(&all, &workers);) {
+    s = simulate(b, c, heads, workers), last = workers;
+    if (workers == 1) printf(" %9.4f |", s.seconds);
+    cell("%.3f", 6, s.work / s.seconds / (double)workers);
+    write_row(b, c, heads, workers, &s, (double)NAN);
+  }
+  printf(" %s: %lld tasks, %.1f, %.0f%%\n", s.bound, (long long)s.bound_tasks, s.longest, 100 * s.share);
+  if (b->stages) print_stages(b, c, heads, last);
+  fflush(stdout);
+}
+
+static void check(const bench *b, const call *c) {
+  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+  schedule s = simulate(b, c, 1, cores);
+  double one = seconds_on(c, 1, b->repeat), all = seconds_on(c, cores, b->repeat);
+  printf("    on %d threads: %.4f s, %.2f times as fast as one; simulated: %.4f s, %.2f times\n", cores, all, one / all,
+         s.seconds, s.work / s.seconds);
+  write_row(b, c, 1, cores, &s, all);
+}
+
+static void run(const bench *b, const char *method, int causal, int64_t n) {
+  int64_t d = b->dim;
+  float *q = repeat_rows("q", n, d), *k = repeat_rows("k", n, d), *v = repeat_rows("v", n, d);
+  float *out = allocate((size_t)(n * d) * sizeof *out);
+  call c = {.method = method, .causal = causal};
+  const char *all = b->heads;
+  c.params = strcmp(method, "linear") ? hyperattn_default_params() : hyperattn_linear_params();
+  if (!strcmp(method, "exact")) c.params.method = HYPERATTN_EXACT;
+  c.problem = hyperattn_heads_first(1, 1, 1, n, n, d, d, q, k, v, out);
+  c.problem.causal = causal;
+  time_tasks(&c, b->repeat);
+  for (int64_t heads; next_number(&all, &heads);) print_row(b, &c, heads);
+  if (b->check) check(b, &c);
+  free_tasks(&c);
+  free(q), free(k), free(v), free(out);
+}
+
+// ---- Options ----
+
+static void print_head(const bench *b) {
+  const char *all = b->workers;
+  printf("a phase of two workers begins %.2f us after the one before\n%-8s %-6s %7s %3s |", 1e6 * b->barrier,
+         "method", "mask", "n", "h");
+  for (int64_t workers; next_number(&all, &workers);) {
+    char title[32];
+    snprintf(title, sizeof title, "%lld", (long long)workers);
+    if (workers == 1) printf(" %9s |", "1: s");
+    printf(" %6s |", title);
+  }
+  printf(" bound: tasks, longest over mean, share of loss\n");
+}
+
+static int read_options(bench *b, const char **csv, int argc, char **argv) {
+  for (int i = 1; i < argc; i++) {
+    const char *value = i + 1 < argc ? argv[i + 1] : "";
+    if (!strcmp(argv[i], "--check") || !strcmp(argv[i], "--stages")) {
+      *(argv[i][2] == 'c' ? &b->check : &b->stages) = 1;
+      continue;
+    }
+    if (!strcmp(argv[i], "--method"))
+      b->methods = value;
+    else if (!strcmp(argv[i], "--mask"))
+      b->mask = value;
+    else if (!strcmp(argv[i], "--n"))
+      b->lengths = value;
+    else if (!strcmp(argv[i], "--heads"))
+      b->heads = value;
+    else if (!strcmp(argv[i], "--workers"))
+      b->workers = value;
+    else if (!strcmp(argv[i], "--dim"))
+      b->dim = atoll(value);
+    else if (!strcmp(argv[i], "--repeat"))
+      b->repeat = atoi(value);
+    else if (!strcmp(argv[i], "--csv"))
+      *csv = value;
+    else
+      return 0;
+    i++;
+  }
+  const char *all = b->workers;
+  for (int64_t workers; next_number(&all, &workers);)
+    if (workers < 1 || workers > MOST_WORKERS) return 0;
+  return b->dim >= HEAD_DIM && b->dim % HEAD_DIM == 0 && b->repeat > 0;
+}
+
+int main(int argc, char **argv) {
+  bench b = {.methods = "exact,default,linear", .mask = "both", .lengths = "8192,32768,131072", .heads = "1,8,32"};
+  const char *csv = NULL;
+  b.workers = "1,2,4,8,16,32,64,128", b.dim = HEAD_DIM, b.repeat = 3;
+  if (!read_options(&b, &csv, argc, argv)) {
+    fprintf(stderr, "see the top of bench/bench_scaling.c for options\n");
+    return 2;
+  }
+  if (csv) b.record = open_record(csv, "bench_scaling", COLUMNS, b.repeat, argc, argv);
+  b.barrier = barrier_of();
+  if (b.record) fprintf(b.record, "# a phase of two workers begins %.2f us after the one before\n", 1e6 * b.barrier);
+  print_head(&b);
+  static const char *const methods[] = {"exact", "default", "linear"};
+  for (int m = 0; m < 3; m++)
+    for (int causal = 0; causal < 2; causal++) {
+      const char *all = b.lengths;
+      if (!is_listed(methods[m], b.methods) || !strcmp(b.mask, causal ? "full" : "causal")) continue;
+      for (int64_t n; next_number(&all, &n);) run(&b, methods[m], causal, n);
+    }
+  if (b.record) fclose(b.record);
+  return 0;
+}
