@@ -8,7 +8,8 @@
 // workers each task, in its order, goes to the worker that is free first, as a shared counter deals them out; a phase
 // begins when the one before has ended, log2 W times a barrier of two later, which is measured. What workers that
 // run at once take from each other, memory above all, is not simulated. --check runs the one-head calls on as many
-// threads as the machine has cores, and tells what the simulation says of those beside it.
+// threads as the machine has cores, and tells beside it what the simulation says of those, and how long as many calls
+// take that run at once on a thread each: what the cores can do together.
 //
 // efficiency    one worker's time over that of W workers together
 // bound         the stage that loses most at the last W: its tasks (of all its phases), the longest over the mean,
@@ -29,7 +30,7 @@ enum { MOST_WORKERS = 1024, BARRIERS = 2000 };
 
 #define COLUMNS                                                                                             \
   "method,mask,n,heads,workers,phases,tasks,seconds,efficiency,bound,bound_tasks,longest_over_mean,share_" \
-  "of_loss,measured_seconds"
+  "of_loss,measured_seconds,independent_seconds"
 
 typedef struct bench {
   const char *methods, *mask, *lengths, *heads, *workers;
@@ -210,17 +211,57 @@ static double seconds_on(const call *c, int threads, int repeat) {
   return best;
 }
 
+// Calls that run at once, on a thread each.
+typedef struct calls {
+  const call *of;
+  char *workspaces;
+  size_t bytes;  // of a workspace, [workers]
+  float *outs;
+  int64_t floats;  // of a result, [workers]
+} calls;
+
+static void run_one(void *arg, int64_t index, int worker) {
+  const calls *c = (const calls *)arg;
+  hyperattn_problem p = c->of->problem;
+  p.out.data = c->outs + index * c->floats;
+  (void)worker;
+  if (hyperattn_forward(&p, &c->of->params, c->workspaces + (size_t)index * c->bytes, c->bytes) != HYPERATTN_OK)
+    fprintf(stderr, "a call failed\n"), exit(1);
+}
+
+// Seconds of so many calls that run at once, over their number.
+static double seconds_of_each(const call *c, int threads, int repeat) {
+  calls all = {c, NULL, hyperattn_workspace_size(&c->problem, &c->params, 1), NULL,
+               c->problem.n_query * c->problem.value_dim};
+  double best = (double)INFINITY;
+  pool workers;
+  all.workspaces = allocate(all.bytes * (size_t)threads);
+  all.outs = allocate((size_t)(all.floats * threads) * sizeof *all.outs);
+  if (!pool_open(&workers, threads)) fprintf(stderr, "no threads\n"), exit(1);
+  for (int i = 0; i < repeat; i++) {
+    double begin = now();
+    pool_for(&workers, threads, run_one, &all);
+    double took = now() - begin;
+    if (took < best) best = took;
+  }
+  pool_close(&workers);
+  free(all.workspaces), free(all.outs);
+  return best / threads;
+}
+
 // ---- Rows ----
 
 static void write_row(const bench *b, const call *c, int64_t heads, int64_t workers, const schedule *s,
-                      double measured) {
+                      const double *measured) {
   if (!b->record) return;
   fprintf(b->record, "%s,%s,%lld,%lld,%lld,%d,%lld,%.6f,%.4f,%s,%lld,%.2f,%.3f,", c->method,
           c->causal ? "causal" : "full", (long long)c->problem.n_query, (long long)heads, (long long)workers,
           c->n_phases, (long long)s->tasks, s->seconds, s->work / s->seconds / (double)workers, s->bound,
           (long long)s->bound_tasks, s->longest, s->share);
-  if (!isnan(measured)) fprintf(b->record, "%.6f", measured);
-  fprintf(b->record, "\n");
+  if (measured)
+    fprintf(b->record, "%.6f,%.6f\n", measured[0], measured[1]);
+  else
+    fprintf(b->record, ",\n");
   fflush(b->record);
 }
 
@@ -234,7 +275,7 @@ static void print_row(const bench *b, const call *c, int64_t heads) {
     s = simulate(b, c, heads, workers), last = workers;
     if (workers == 1) printf(" %9.4f |", s.seconds);
     cell("%.3f", 6, s.work / s.seconds / (double)workers);
-    write_row(b, c, heads, workers, &s, (double)NAN);
+    write_row(b, c, heads, workers, &s, NULL);
   }
   printf(" %s: %lld tasks, %.1f, %.0f%%\n", s.bound, (long long)s.bound_tasks, s.longest, 100 * s.share);
   if (b->stages) print_stages(b, c, heads, last);
@@ -244,9 +285,10 @@ static void print_row(const bench *b, const call *c, int64_t heads) {
 static void check(const bench *b, const call *c) {
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
   schedule s = simulate(b, c, 1, cores);
-  double one = seconds_on(c, 1, b->repeat), all = seconds_on(c, cores, b->repeat);
-  printf("    on %d threads: %.4f s, %.2f times as fast as one; simulated: %.4f s, %.2f times\n", cores, all, one / all,
-         s.seconds, s.work / s.seconds);
+  double one = seconds_on(c, 1, b->repeat);
+  double all[2] = {seconds_on(c, cores, b->repeat), seconds_of_each(c, cores, b->repeat)};
+  printf("    on %d threads: %.4f s, %.2f times as fast as one; simulated %.2f times; %.3f of calls that run at once\n",
+         cores, all[0], one / all[0], s.work / s.seconds, all[1] / all[0]);
   write_row(b, c, 1, cores, &s, all);
 }
 

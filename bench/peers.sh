@@ -1,6 +1,6 @@
 #!/bin/sh
 # hyperattn.h beside its peers: sh bench/peers.sh [--rounds R] [--long] [--only PATTERN] [--csv FILE] ...   (--help tells)
-# Makes build/peers: a virtual environment with torch, OpenBLAS, onnxruntime, OpenVINO and matplotlib; ggml, built from the
+# Makes build/peers: a virtual environment with torch, on AMD's CPUs zentorch, OpenBLAS, onnxruntime, OpenVINO and matplotlib; ggml, built from the
 # llama.cpp that llama-cpp-python's source carries; the library by every compiler at hand, and that of an earlier commit.
 # What cannot be had is named and left out.
 # A second run takes what the first one made.
@@ -19,6 +19,15 @@ environment() {
     "$python" -c "import importlib.metadata as m; m.version('$package')" 2>/dev/null ||
       "$python" -m pip install -q $package >&2 || say "$package cannot be installed"
   done
+  ! grep -q AuthenticAMD /proc/cpuinfo 2>/dev/null || zentorch
+}
+
+# AMD's extension runs with the torch of its own version only.
+zentorch() {
+  "$python" -c 'import zentorch' 2>/dev/null && return
+  "$python" -m pip install -q zentorch >&2 || { say "zentorch cannot be installed" && return; }
+  version=$("$python" -c 'import importlib.metadata as m; print(".".join(m.version("zentorch").split(".")[:2]))')
+  "$python" -m pip install -q --no-deps "torch==$version.*" >&2 || say "no torch $version, which zentorch needs"
 }
 
 # The source package leaves out ggml.pc.in, which ggml's build wants, and only to install.

@@ -139,7 +139,8 @@ def sgemm(core: str, n: int) -> Run:
 
 
 def torch_attention(kind: str, shape: Shape) -> Run:
-    """kind: "sdpa", or one of authors.ATTEND; or "folded", sdpa of each kv head's queries together, which see all keys."""
+    """kind: "sdpa", or one of authors.ATTEND; "folded": sdpa of each kv head's queries together, which see all keys;
+    "zentorch": AMD's."""
     try:
         import torch
     except ImportError:
@@ -157,6 +158,8 @@ def torch_attention(kind: str, shape: Shape) -> Run:
     if kind in ("sdpa", "folded"):
         sdpa = torch.nn.functional.scaled_dot_product_attention
         attend = functools.partial(sdpa, is_causal=causal, enable_gqa=q.shape[1] > shape.kv_heads)
+    elif kind == "zentorch":
+        attend = functools.partial(zentorch_attention(), is_causal=causal)
     else:
         attend = functools.partial(authors.attention, is_causal=causal, attend=authors.ATTEND[kind])
 
@@ -167,19 +170,76 @@ def torch_attention(kind: str, shape: Shape) -> Run:
     return run
 
 
+def zentorch_attention():
+    """What AMD's extension makes of sdpa."""
+    import torch
+
+    try:
+        import zentorch  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as why:
+        raise Absent(f"zentorch: {str(why).splitlines()[0]}") from None
+
+    def attend(q, k, v, is_causal: bool):
+        with torch.no_grad():
+            out = torch.ops.zentorch.zentorch_sdpa(q, k, v, 0.0, is_causal)
+        return out[0] if isinstance(out, (tuple, list)) else out
+
+    return attend
+
+
 def as_torch(x: np.ndarray, dtype: str):
     import torch
 
     return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if dtype == "bf16" else torch.from_numpy(x)
 
 
-def onnxruntime_attention(shape: Shape) -> Run:
-    """GroupQueryAttention on a cache that is its past and its present at once: a step writes one row and copies none."""
+def onnx_modules():
     try:
         import onnxruntime
         from onnx import TensorProto, helper
     except ImportError as missing:
         raise Absent(f"{missing.name} is not installed") from None
+    return onnxruntime, TensorProto, helper
+
+
+def onnx_session(graph):
+    """A session of one thread that runs a graph."""
+    onnxruntime, _, helper = onnx_modules()
+    domains = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_prefill(shape: Shape) -> Run:
+    """MultiHeadAttention of one head."""
+    onnxruntime, TensorProto, helper = onnx_modules()
+    rows = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, shape.n, shape.dim]) for name in ("q", "k", "v", "out")}
+    is_causal = int(shape.mask == "causal")
+    node = helper.make_node(
+        "MultiHeadAttention", ["q", "k", "v"], ["out"], domain="com.microsoft", num_heads=1, unidirectional=is_causal
+    )
+    session = onnx_session(helper.make_graph([node], "prefill", [rows[x] for x in "qkv"], [rows["out"]]))
+    out = np.empty((1, shape.n, shape.dim), np.float32)
+    value_of = onnxruntime.OrtValue.ortvalue_from_numpy
+    q, keys, values = peers_data.tensors(shape)
+    held = {name: value_of(np.ascontiguousarray(x.reshape(out.shape))) for name, x in zip("qkv", (q, keys, values))}
+    result, binding = value_of(out), session.io_binding()
+    for name, x in held.items():
+        binding.bind_ortvalue_input(name, x)
+    binding.bind_ortvalue_output("out", result)
+
+    def run() -> np.ndarray:
+        session.run_with_iobinding(binding)
+        return result.numpy()
+
+    return run
+
+
+def onnxruntime_decode(shape: Shape) -> Run:
+    """GroupQueryAttention on a cache that is its past and its present at once: a step writes one row and copies none."""
+    onnxruntime, TensorProto, helper = onnx_modules()
     heads, kv_heads, n, dim = shape.heads, shape.kv_heads, shape.n, shape.dim
     number = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16}[shape.dtype]
     width = {"q": heads * dim, "k": kv_heads * dim, "v": kv_heads * dim, "out": heads * dim}
@@ -194,13 +254,7 @@ def onnxruntime_attention(shape: Shape) -> Run:
     node = helper.make_node(
         "GroupQueryAttention", [*inputs], [*outputs], domain="com.microsoft", num_heads=heads, kv_num_heads=kv_heads
     )
-    graph = helper.make_graph([node], "decode", [*inputs.values()], [*outputs.values()])
-    domains = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
+    session = onnx_session(helper.make_graph([node], "decode", [*inputs.values()], [*outputs.values()]))
     q, keys, values = peers_data.tensors(shape)
     dtype = peers_data.NUMPY[shape.dtype]
     out = np.empty((1, 1, heads * dim), dtype)
@@ -237,7 +291,7 @@ def onnxruntime_attention(shape: Shape) -> Run:
 
 
 def openvino_attention(shape: Shape) -> Run:
-    """ScaledDotProductAttention of each kv head's queries together, which see all keys."""
+    """ScaledDotProductAttention; where it decodes, of each kv head's queries together, which see all keys."""
     try:
         import openvino
         from openvino import opset13
@@ -250,7 +304,7 @@ def openvino_attention(shape: Shape) -> Run:
         opset13.parameter(openvino.PartialShape(list(x)), openvino.Type.f32)
         for x in (q.shape, *2 * [(1, *keys.shape[1:])])
     ]
-    result = opset13.result(opset13.scaled_dot_product_attention(*inputs, causal=False))
+    result = opset13.result(opset13.scaled_dot_product_attention(*inputs, causal=shape.mask == "causal"))
     model = openvino.Model([result], inputs)
     cache = openvino.preprocess.PrePostProcessor(model)
     for i in (1, 2):
@@ -267,8 +321,9 @@ def openvino_attention(shape: Shape) -> Run:
         [openvino.Tensor(x[None], shape=openvino.Shape([1, *x.shape]), type=number) for x in pair]
         for pair in zip(keys, values)
     )
+    held = q, keys, values  # tensors share their memory
 
-    def run() -> np.ndarray:
+    def run(held=held) -> np.ndarray:
         for i, x in enumerate(next(turns)):
             request.set_input_tensor(i + 1, x)
         request.infer()

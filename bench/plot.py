@@ -1,11 +1,12 @@
 """Figures from the benches:
 build/peers/venv/bin/python bench/plot.py [BENCH_CSV] [--peers PEERS_CSV] [--quality QUALITY_CSV] [--scan SCAN_CSV]
-    [--into docs]
+    [--scaling SCALING_CSV] [--into docs]
 
 BENCH_CSV is what bench_attention --csv printed, PEERS_CSV what peers.sh --csv wrote. One thread, head dim 64.
 They become time.svg, speedup.svg and error.svg. A hollow point rests on exact attention that was not timed but
 extrapolated by n^2. QUALITY_CSV is what bench_quality --front --csv wrote; it becomes quality.svg, error over cost.
 SCAN_CSV is what bench_scan --csv wrote; it becomes scan.svg, quantiles of errors over time.
+SCALING_CSV is what bench_scaling --csv wrote; it becomes scaling.svg, efficiency over workers, one head.
 The same input gives the same bytes. The figures suit light and dark pages.
 """
 
@@ -21,6 +22,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib import ticker  # noqa: E402
+from page import tables  # noqa: E402
 from scan_page import KINDS, grouped, kind, of_first_isa, read  # noqa: E402
 
 MASKS = ("full", "causal")
@@ -54,6 +56,8 @@ SCAN_FRONTS = {
     "linear": ("linear, by budget", COLOURS["linear"]),
     "paper": ("paper, by budget", COLOURS["paper"]),
 }
+SCALING_COLOURS = {"exact": COLOURS["exact"], "default": "#2ca58d", "linear": COLOURS["linear"]}
+SCALING_LINES = (":", "--", "-")  # by length
 LEAST_DRAWN = 1e-3  # of an error
 STYLE = {
     "svg.hashsalt": "hyperattn",
@@ -272,18 +276,37 @@ def plot_scan(rows: list[Row], path: pathlib.Path) -> None:
     save(figure, axes.flat, path)
 
 
+def plot_scaling(rows: list[Row], path: pathlib.Path) -> None:
+    """Simulated efficiency over workers, one head: a panel for each mask, a line for each method and length."""
+    rows = [row for row in rows if row["heads"] == "1" and not row["measured_seconds"]]
+    figure, axes = plt.subplots(1, len(MASKS), figsize=(9.0, 4.2), sharey=True, layout="constrained")
+    lengths = sorted({int(row["n"]) for row in rows})
+    for mask, axis in zip(MASKS, axes.flat):
+        axis.set(xscale="log", title=f"{mask} attention, one head", xlabel="workers", ylim=(0, 1.03))
+        for (method, n), same in grouped([row for row in rows if row["mask"] == mask], "method", "n").items():
+            line = SCALING_LINES[min(lengths.index(int(n)), len(SCALING_LINES) - 1)]
+            x, y = [int(row["workers"]) for row in same], [float(row["efficiency"]) for row in same]
+            axis.plot(x, y, line, color=SCALING_COLOURS[method], label=f"{method}, {n}")
+        axis.xaxis.set_major_locator(ticker.LogLocator(base=2))
+        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+        axis.minorticks_off()
+    axes[0].set_ylabel("efficiency")
+    save(figure, axes.flat, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", metavar="BENCH_CSV", nargs="?")
     parser.add_argument("--peers", metavar="PEERS_CSV")
     parser.add_argument("--quality", metavar="QUALITY_CSV")
     parser.add_argument("--scan", metavar="SCAN_CSV", type=pathlib.Path)
+    parser.add_argument("--scaling", metavar="SCALING_CSV", type=pathlib.Path)
     parser.add_argument(
         "--into", metavar="FOLDER", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs"
     )
     options = parser.parse_args()
-    if not options.bench and not options.quality and not options.scan:
-        parser.error("nothing to draw: give BENCH_CSV, --quality or --scan")
+    if not (options.bench or options.quality or options.scan or options.scaling):
+        parser.error("nothing to draw: give BENCH_CSV, --quality, --scan or --scaling")
     options.into.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
         if options.bench:
@@ -296,6 +319,8 @@ def main() -> None:
             plot_quality(fronts(options.quality), options.into / "quality.svg")
         if options.scan:
             plot_scan(of_first_isa(read(options.scan)), options.into / "scan.svg")
+        if options.scaling:
+            plot_scaling(list(itertools.chain(*tables(options.scaling))), options.into / "scaling.svg")
 
 
 if __name__ == "__main__":
