@@ -1,9 +1,8 @@
 #!/bin/sh
 # hyperattn.h beside its peers: sh bench/peers.sh [--rounds R] [--long] [--only PATTERN] [--csv FILE] ...   (--help tells)
-# Makes build/peers: a virtual environment with torch, on AMD's CPUs zentorch, OpenBLAS, onnxruntime, OpenVINO and matplotlib; ggml, built from the
-# llama.cpp that llama-cpp-python's source carries; the library by every compiler at hand, and that of an earlier commit.
-# What cannot be had is named and left out.
-# A second run takes what the first one made.
+# Makes build/peers: a virtual environment with torch, OpenBLAS, onnxruntime, OpenVINO, matplotlib and, on AMD's CPUs, zentorch;
+# ggml, built from the llama.cpp that llama-cpp-python's source carries; the library by every compiler at hand, and that of an
+# earlier commit. What cannot be had is named and left out. A second run takes what the first one made.
 set -eu
 started_in=$PWD
 cd "$(dirname "$0")/.."
@@ -49,13 +48,13 @@ ggml() {
 }
 
 # The library by a compiler and its level, from the header of a folder; NAME is what bench_peers.py calls it.
-library() { # NAME FOLDER COMPILER LEVEL
+library() { # NAME FOLDER COMPILER LEVEL [OPTION]
   made=$peers/lib/hyperattn-$1.so
   [ ! -e "$made" ] || [ -n "$(find "$2/hyperattn.h" examples/*.h bench/*.h bench/peers_library.c -newer "$made")" ] || return 0
-  "$3" -std=c11 "$4" -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L "-I$2" -Iexamples bench/peers_library.c -o "$made"
+  "$3" -std=c11 "$4" ${5-} -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L "-I$2" -Iexamples bench/peers_library.c -o "$made"
 }
 
-# The header of a commit, to compare with.
+# The header of a commit, to compare with; what is linear now was its default.
 before() {
   folder=$peers/$1
   [ -e "$folder/hyperattn.h" ] || {
@@ -64,7 +63,9 @@ before() {
     mv "$folder/hyperattn.h.part" "$folder/hyperattn.h"
   }
   for compiler in gcc clang; do
-    ! command -v $compiler >/dev/null || { library "$1" "$folder" $compiler -O2 && return 0; }
+    ! command -v $compiler >/dev/null || {
+      library "$1" "$folder" $compiler -O2 -Dhyperattn_linear_params=hyperattn_default_params && return 0
+    }
   done
   return 1
 }

@@ -22,7 +22,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib import ticker  # noqa: E402
-from page import tables  # noqa: E402
+from scaling_page import cases  # noqa: E402
 from scan_page import KINDS, grouped, kind, of_first_isa, read  # noqa: E402
 
 MASKS = ("full", "causal")
@@ -276,16 +276,17 @@ def plot_scan(rows: list[Row], path: pathlib.Path) -> None:
     save(figure, axes.flat, path)
 
 
-def plot_scaling(rows: list[Row], path: pathlib.Path) -> None:
+def plot_scaling(cases: dict[tuple[str, ...], list[Row]], path: pathlib.Path) -> None:
     """Simulated efficiency over workers, one head: a panel for each mask, a line for each method and length."""
-    rows = [row for row in rows if row["heads"] == "1" and not row["measured_seconds"]]
     figure, axes = plt.subplots(1, len(MASKS), figsize=(9.0, 4.2), sharey=True, layout="constrained")
-    lengths = sorted({int(row["n"]) for row in rows})
+    lengths = sorted({int(n) for _, _, n, _ in cases})
     for mask, axis in zip(MASKS, axes.flat):
         axis.set(xscale="log", title=f"{mask} attention, one head", xlabel="workers", ylim=(0, 1.03))
-        for (method, n), same in grouped([row for row in rows if row["mask"] == mask], "method", "n").items():
+        for (method, of_mask, n, heads), rows in cases.items():
+            if (of_mask, heads) != (mask, "1"):
+                continue
             line = SCALING_LINES[min(lengths.index(int(n)), len(SCALING_LINES) - 1)]
-            x, y = [int(row["workers"]) for row in same], [float(row["efficiency"]) for row in same]
+            x, y = [int(row["workers"]) for row in rows], [float(row["efficiency"]) for row in rows]
             axis.plot(x, y, line, color=SCALING_COLOURS[method], label=f"{method}, {n}")
         axis.xaxis.set_major_locator(ticker.LogLocator(base=2))
         axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
@@ -320,7 +321,7 @@ def main() -> None:
         if options.scan:
             plot_scan(of_first_isa(read(options.scan)), options.into / "scan.svg")
         if options.scaling:
-            plot_scaling(list(itertools.chain(*tables(options.scaling))), options.into / "scaling.svg")
+            plot_scaling(cases(options.scaling), options.into / "scaling.svg")
 
 
 if __name__ == "__main__":

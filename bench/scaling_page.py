@@ -4,6 +4,7 @@ A table is a function below (page.py tells where it stands on the page).
 """
 
 import itertools
+import pathlib
 
 from page import DOCS, Row, fill, head, markdown, tables
 
@@ -12,20 +13,17 @@ JUDGED = 64  # workers that targets are about
 LONGEST = 131072
 
 
-def read() -> list[Row]:
-    return list(itertools.chain(*tables(RECORD)))
+def read(path: pathlib.Path = RECORD) -> list[Row]:
+    return list(itertools.chain(*tables(path)))
 
 
-def simulated() -> list[Row]:
-    return [row for row in read() if not row["measured_seconds"] and int(row["n"]) and int(row["workers"])]
-
-
-def cases() -> dict[tuple[str, ...], list[Row]]:
-    """Rows of each method, mask, length and number of heads, by workers."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in simulated():
-        found.setdefault((row["method"], row["mask"], row["n"], row["heads"]), []).append(row)
-    return {case: rows for case, rows in found.items() if len(rows) > 1}
+def cases(path: pathlib.Path = RECORD) -> dict[tuple[str, ...], list[Row]]:
+    """What was simulated: rows of each method, mask, length and number of heads, by workers."""
+    found: dict[tuple[str, ...], dict[int, Row]] = {}
+    for row in read(path):
+        if not row["measured_seconds"]:
+            found.setdefault((row["method"], row["mask"], row["n"], row["heads"]), {}).setdefault(int(row["workers"]), row)
+    return {case: list(rows.values()) for case, rows in found.items()}
 
 
 def machine() -> str:
