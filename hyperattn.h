@@ -3929,8 +3929,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
-   ways, with its primitives and these:
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of
+   its ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
@@ -3938,20 +3938,22 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r)                         \
+#define HAI_GUESS_LOAD(r)                          \
   y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
   HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_SUMS(r) \
-  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
-#define HAI_GUESS_ADD(r)                            \
-  x = HAI_ISA(low)(y##r);                           \
-  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
-  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
-  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
-  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
+#define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_DOT(i, r) \
+  if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r)     \
+  HAI_GUESS_DOT(1, r)     \
+  HAI_GUESS_DOT(2, r)     \
+  HAI_GUESS_DOT(3, r)     \
   y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -3965,10 +3967,10 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
 }
 
 /* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                                  \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+#define HAI_GUESS_SCORE(r)                                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
   most = HAI_ISA(max)(x, most);
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
                                                    float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
@@ -3982,12 +3984,13 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query,
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
-   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
-   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
+   of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
                                                     float *high) {
-  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
+                            query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
@@ -4132,6 +4135,8 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 
 #undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
+#undef HAI_GUESS_DOT
+#undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
 #undef HAI_GUESS_SCORE
@@ -4554,8 +4559,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
-   ways, with its primitives and these:
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of
+   its ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
@@ -4563,20 +4568,22 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r)                         \
+#define HAI_GUESS_LOAD(r)                          \
   y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
   HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_SUMS(r) \
-  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
-#define HAI_GUESS_ADD(r)                            \
-  x = HAI_ISA(low)(y##r);                           \
-  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
-  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
-  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
-  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
+#define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_DOT(i, r) \
+  if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r)     \
+  HAI_GUESS_DOT(1, r)     \
+  HAI_GUESS_DOT(2, r)     \
+  HAI_GUESS_DOT(3, r)     \
   y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -4590,10 +4597,10 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
 }
 
 /* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                                  \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+#define HAI_GUESS_SCORE(r)                                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
   most = HAI_ISA(max)(x, most);
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
                                                    float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
@@ -4607,12 +4614,13 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query,
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
-   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
-   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
+   of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
                                                     float *high) {
-  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
+                            query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
@@ -4757,6 +4765,8 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 
 #undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
+#undef HAI_GUESS_DOT
+#undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
 #undef HAI_GUESS_SCORE
@@ -6867,8 +6877,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
-   ways, with its primitives and these:
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of
+   its ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
@@ -6876,20 +6886,22 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r)                         \
+#define HAI_GUESS_LOAD(r)                          \
   y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
   HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_SUMS(r) \
-  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
-#define HAI_GUESS_ADD(r)                            \
-  x = HAI_ISA(low)(y##r);                           \
-  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
-  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
-  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
-  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
+#define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_DOT(i, r) \
+  if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r)     \
+  HAI_GUESS_DOT(1, r)     \
+  HAI_GUESS_DOT(2, r)     \
+  HAI_GUESS_DOT(3, r)     \
   y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -6903,10 +6915,10 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
 }
 
 /* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                                  \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+#define HAI_GUESS_SCORE(r)                                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
   most = HAI_ISA(max)(x, most);
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
                                                    float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
@@ -6920,12 +6932,13 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query,
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
-   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
-   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
+   of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
                                                     float *high) {
-  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
+                            query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
@@ -7070,6 +7083,8 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 
 #undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
+#undef HAI_GUESS_DOT
+#undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
 #undef HAI_GUESS_SCORE
@@ -7493,8 +7508,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
-   ways, with its primitives and these:
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of
+   its ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
@@ -7502,20 +7517,22 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r)                         \
+#define HAI_GUESS_LOAD(r)                          \
   y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
   HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_SUMS(r) \
-  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
-#define HAI_GUESS_ADD(r)                            \
-  x = HAI_ISA(low)(y##r);                           \
-  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
-  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
-  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
-  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
+#define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_DOT(i, r) \
+  if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r)     \
+  HAI_GUESS_DOT(1, r)     \
+  HAI_GUESS_DOT(2, r)     \
+  HAI_GUESS_DOT(3, r)     \
   y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -7529,10 +7546,10 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
 }
 
 /* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                                  \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+#define HAI_GUESS_SCORE(r)                                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
   most = HAI_ISA(max)(x, most);
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
                                                    float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
@@ -7546,12 +7563,13 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query,
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
-   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
-   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
+   of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
                                                     float *high) {
-  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
+                            query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
@@ -7696,6 +7714,8 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 
 #undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
+#undef HAI_GUESS_DOT
+#undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
 #undef HAI_GUESS_SCORE
@@ -9150,8 +9170,8 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #if HAI_INDEX
 /* ======== src/kernel_index.h ======== */
 
-/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
-   ways, with its primitives and these:
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of
+   its ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
@@ -9159,20 +9179,22 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r)                         \
+#define HAI_GUESS_LOAD(r)                          \
   y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
   HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_SUMS(r) \
-  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
-#define HAI_GUESS_ADD(r)                            \
-  x = HAI_ISA(low)(y##r);                           \
-  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
-  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
-  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
-  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
+#define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_DOT(i, r) \
+  if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r)     \
+  HAI_GUESS_DOT(1, r)     \
+  HAI_GUESS_DOT(2, r)     \
+  HAI_GUESS_DOT(3, r)     \
   y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -9186,10 +9208,10 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
 }
 
 /* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                                  \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+#define HAI_GUESS_SCORE(r)                                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
   most = HAI_ISA(max)(x, most);
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
                                                    float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
@@ -9203,12 +9225,13 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query,
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
-   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
-   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
+   of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
                                                     float *high) {
-  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
+                            query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
@@ -9353,6 +9376,8 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 
 #undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
+#undef HAI_GUESS_DOT
+#undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
 #undef HAI_GUESS_SCORE
@@ -14222,8 +14247,8 @@ static void hai_mend_open(hai_job *job, hai_index index, int n) {
   hai_scan_begin(job, n);
 }
 
-/* Rows of a task: whole tiles, and no more than it takes for the rectangle's tasks to have all of them, so that
-   a few rows keep as many workers busy as they can. */
+/* Rows of a task: whole tiles, and no more than it takes for the rectangle's tasks to have all of them, so
+   that a few rows keep as many workers busy as they can. */
 static hai_index hai_mend_rows(const hai_job *job, hai_index missed) {
   hai_index lanes = job->plan->float_kernel->lanes;
   hai_index each = hai_ceil_div(missed, hai_ceil_div(job->rect.n_query, HAI_TASK_QUERIES));
@@ -14872,8 +14897,8 @@ static void hai_look_blind(hai_look *look, hai_index block) {
   look->is_sure = 1;
 }
 
-/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`, one
-   some way ahead starts to load. */
+/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`,
+   one some way ahead starts to load. */
 static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
                            const hai_look_place *place, hai_index end) {
   hai_index_block b;
@@ -14945,8 +14970,8 @@ static void hai_look_open(const hai_job *job, hai_look *look, hai_index_query *q
   look->is_sure = 0;
 }
 
-/* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries,
-   of which those behind the first that sees it do too. */
+/* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS
+   queries, of which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_look *look = HAI_PLACE(hai_look, job->scratch);
@@ -15058,8 +15083,8 @@ static void hai_pick_count(const hai_pick *pick, hai_pick_steps *steps, float le
   }
 }
 
-/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`, is
-   for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
+/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`,
+   is for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
    nothing. */
 static int hai_pick_lower(hai_pick *pick, const hai_pick_steps *steps, float *left) {
   int step;
@@ -15196,8 +15221,8 @@ static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, c
   }
 }
 
-/* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there is
-   no room. */
+/* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there
+   is no room. */
 static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   hai_index begin = meet->n, b;
   hai_levels levels = {{0}, {0}, meet->few->n, meet->place, meet->shift};
@@ -15293,13 +15318,13 @@ static void hai_meet_weigh(hai_meet *meet, hai_index at) {
   }
 }
 
-/* The queries meet n keys from number `at` on, whose rows are those of a turn; the next turn's start to load. */
+/* The queries meet n keys from number `at` on, whose rows are those of a turn; the `next` ones' start to
+   load. */
 static void hai_meet_some(const hai_job *job, hai_meet *meet, hai_index at, int turn, int n, int next) {
   hai_few *few = meet->few;
   const hai_few_kernel *kernel = few->kernel->few;
   hai_few_rows keys = hai_few_read(few, &few->keys, few->key_dim, few->key[turn], few->wide_key, n);
-  hai_few_rows values =
-      hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
+  hai_few_rows values = hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
   int i;
   hai_few_load_ahead(few, turn, !next, &keys, &values);
   kernel->scores(&keys, few->packed, few->n, few->score);
@@ -15391,7 +15416,8 @@ static void hai_meet_judge(const hai_job *job, const hai_meet *meet, int query) 
   const float *o = few->o + query * few->value_dim;
   hai_index dim = job->plan->value_dim, begin = pick->look.begin, t;
   float *out = few->o + few->n * few->value_dim, *room = out + few->value_dim;
-  float inverse = 1.0f / few->l[query], norm = 0.0f, n = HAI_AS(float, meet->n_uncertain), left, apart, squares;
+  float inverse = 1.0f / few->l[query], norm = 0.0f, n = HAI_AS(float, meet->n_uncertain), left, apart,
+        squares;
   hai_meet_sums sums;
   for (t = 0; t < dim; t++) {
     out[t] = o[t] * inverse;
@@ -17129,7 +17155,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
-  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: they go first */
+  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: first */
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;

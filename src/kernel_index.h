@@ -1,5 +1,5 @@
-/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of its
-   ways, with its primitives and these:
+/* Template: the scan of an index, for few queries, keys in the lanes. Included by kernel_scan.h for each of
+   its ways, with its primitives and these:
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
@@ -7,20 +7,22 @@
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
-#define HAI_GUESS_LOAD(r)                         \
+#define HAI_GUESS_LOAD(r)                          \
   y##r = HAI_ISA(codes)(code + 4 * r * HAI_WIDTH); \
   HAI_PREFETCH(HAI_REINTERPRET(const char *, code) + ahead + 4 * r * HAI_WIDTH);
-#define HAI_GUESS_SUMS(r) \
-  HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
-#define HAI_GUESS_ADD(r)                            \
-  x = HAI_ISA(low)(y##r);                           \
-  c0##r = HAI_SCAN_DOT(x, w0, c0##r);               \
-  if (n > 1) c1##r = HAI_SCAN_DOT(x, w1, c1##r);    \
-  if (n > 2) c2##r = HAI_SCAN_DOT(x, w2, c2##r);    \
-  if (n > 3) c3##r = HAI_SCAN_DOT(x, w3, c3##r);    \
+#define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
+#define HAI_GUESS_DOT(i, r) \
+  if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r)     \
+  HAI_GUESS_DOT(1, r)     \
+  HAI_GUESS_DOT(2, r)     \
+  HAI_GUESS_DOT(3, r)     \
   y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, c##i##0, c##i##1, c##i##2, c##i##3, score[i], high + i);
+  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -34,10 +36,10 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
 }
 
 /* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                                  \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                     \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base);     \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                            \
+#define HAI_GUESS_SCORE(r)                                                                              \
+  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
+  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
+  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
   most = HAI_ISA(max)(x, most);
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
                                                    float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
@@ -51,12 +53,13 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query,
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
-   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one of
-   them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
+   what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
+   of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
                                                     const hai_index_block *block, float *const *score,
                                                     float *high) {
-  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word, query[n > 3 ? 3 : 0].word};
+  const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
+                            query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
@@ -201,6 +204,8 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 
 #undef HAI_GUESS_MOST
 #undef HAI_GUESS_LOAD
+#undef HAI_GUESS_DOT
+#undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
 #undef HAI_GUESS_SCORE

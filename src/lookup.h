@@ -145,8 +145,8 @@ static void hai_look_blind(hai_look *look, hai_index block) {
   look->is_sure = 1;
 }
 
-/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`, one
-   some way ahead starts to load. */
+/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`,
+   one some way ahead starts to load. */
 static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
                            const hai_look_place *place, hai_index end) {
   hai_index_block b;
@@ -218,8 +218,8 @@ static void hai_look_open(const hai_job *job, hai_look *look, hai_index_query *q
   look->is_sure = 0;
 }
 
-/* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS queries,
-   of which those behind the first that sees it do too. */
+/* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS
+   queries, of which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_look *look = HAI_PLACE(hai_look, job->scratch);

@@ -71,8 +71,8 @@ static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, c
   }
 }
 
-/* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there is
-   no room. */
+/* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there
+   is no room. */
 static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   hai_index begin = meet->n, b;
   hai_levels levels = {{0}, {0}, meet->few->n, meet->place, meet->shift};
@@ -168,13 +168,13 @@ static void hai_meet_weigh(hai_meet *meet, hai_index at) {
   }
 }
 
-/* The queries meet n keys from number `at` on, whose rows are those of a turn; the next turn's start to load. */
+/* The queries meet n keys from number `at` on, whose rows are those of a turn; the `next` ones' start to
+   load. */
 static void hai_meet_some(const hai_job *job, hai_meet *meet, hai_index at, int turn, int n, int next) {
   hai_few *few = meet->few;
   const hai_few_kernel *kernel = few->kernel->few;
   hai_few_rows keys = hai_few_read(few, &few->keys, few->key_dim, few->key[turn], few->wide_key, n);
-  hai_few_rows values =
-      hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
+  hai_few_rows values = hai_few_read(few, &few->values, few->value_dim, few->value[turn], few->wide_value, n);
   int i;
   hai_few_load_ahead(few, turn, !next, &keys, &values);
   kernel->scores(&keys, few->packed, few->n, few->score);
@@ -266,7 +266,8 @@ static void hai_meet_judge(const hai_job *job, const hai_meet *meet, int query) 
   const float *o = few->o + query * few->value_dim;
   hai_index dim = job->plan->value_dim, begin = pick->look.begin, t;
   float *out = few->o + few->n * few->value_dim, *room = out + few->value_dim;
-  float inverse = 1.0f / few->l[query], norm = 0.0f, n = HAI_AS(float, meet->n_uncertain), left, apart, squares;
+  float inverse = 1.0f / few->l[query], norm = 0.0f, n = HAI_AS(float, meet->n_uncertain), left, apart,
+        squares;
   hai_meet_sums sums;
   for (t = 0; t < dim; t++) {
     out[t] = o[t] * inverse;

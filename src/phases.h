@@ -69,7 +69,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
-  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: they go first */
+  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: first */
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;

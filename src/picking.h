@@ -77,8 +77,8 @@ static void hai_pick_count(const hai_pick *pick, hai_pick_steps *steps, float le
   }
 }
 
-/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`, is
-   for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
+/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`,
+   is for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
    nothing. */
 static int hai_pick_lower(hai_pick *pick, const hai_pick_steps *steps, float *left) {
   int step;
