@@ -3944,12 +3944,9 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)  \
-  x = HAI_ISA(low)(y##r); \
-  HAI_GUESS_DOT(0, r)     \
-  HAI_GUESS_DOT(1, r)     \
-  HAI_GUESS_DOT(2, r)     \
-  HAI_GUESS_DOT(3, r)     \
+#define HAI_GUESS_ADD(r)                                                            \
+  x = HAI_ISA(low)(y##r);                                                           \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
   y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
@@ -4574,12 +4571,9 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)  \
-  x = HAI_ISA(low)(y##r); \
-  HAI_GUESS_DOT(0, r)     \
-  HAI_GUESS_DOT(1, r)     \
-  HAI_GUESS_DOT(2, r)     \
-  HAI_GUESS_DOT(3, r)     \
+#define HAI_GUESS_ADD(r)                                                            \
+  x = HAI_ISA(low)(y##r);                                                           \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
   y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
@@ -6892,12 +6886,9 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)  \
-  x = HAI_ISA(low)(y##r); \
-  HAI_GUESS_DOT(0, r)     \
-  HAI_GUESS_DOT(1, r)     \
-  HAI_GUESS_DOT(2, r)     \
-  HAI_GUESS_DOT(3, r)     \
+#define HAI_GUESS_ADD(r)                                                            \
+  x = HAI_ISA(low)(y##r);                                                           \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
   y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
@@ -7523,12 +7514,9 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)  \
-  x = HAI_ISA(low)(y##r); \
-  HAI_GUESS_DOT(0, r)     \
-  HAI_GUESS_DOT(1, r)     \
-  HAI_GUESS_DOT(2, r)     \
-  HAI_GUESS_DOT(3, r)     \
+#define HAI_GUESS_ADD(r)                                                            \
+  x = HAI_ISA(low)(y##r);                                                           \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
   y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
@@ -9185,12 +9173,9 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)  \
-  x = HAI_ISA(low)(y##r); \
-  HAI_GUESS_DOT(0, r)     \
-  HAI_GUESS_DOT(1, r)     \
-  HAI_GUESS_DOT(2, r)     \
-  HAI_GUESS_DOT(3, r)     \
+#define HAI_GUESS_ADD(r)                                                            \
+  x = HAI_ISA(low)(y##r);                                                           \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
   y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
 #define HAI_GUESS_OUT(i) \
