@@ -119,7 +119,7 @@ static int hai_meet_keys(hai_meet *meet) {
   for (block = 0; block < end; block += HAI_SPAN_BLOCKS)
     if (!hai_meet_span(meet, block, hai_min(end - block, HAI_SPAN_BLOCKS))) return 0;
   meet->n_kept = meet->n - look->begin;
-  if (HAI_AS(float, meet->n_kept) > HAI_LOOK_SHARE * HAI_AS(float, look->end - look->begin)) return 0;
+  if (HAI_AS(float, meet->n_kept) > hai_pick_most(meet->pick[0])) return 0;
   if (!hai_meet_all(meet, look->end, look->last + 1)) return 0;
   hai_meet_count(meet);
   return 1;
@@ -335,8 +335,9 @@ static void hai_meet_leave(hai_meet *meet, int i) {
                    HAI_AS(size_t, few->key_dim) * sizeof(float));
 }
 
-/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. */
-static void hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
+/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. Returns 0
+   where a larger budget will not do. */
+static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   const hai_plan *plan = job->plan;
   const hai_few_query *query = &meet->few->query[i];
   float tolerance = HAI_LOOK_SAFE * plan->params->tolerance;
@@ -346,7 +347,7 @@ static void hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   if (tolerance > 0.0f && !(met->error <= tolerance)) {
     hai_pick_more(pick, tolerance);
     met->doubled = 1;
-    return;
+    return pick->budget <= hai_pick_most(pick);
   }
   met->exact = 0;
   met->keys = hai_to_int(meet->n);
@@ -355,6 +356,7 @@ static void hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   if (plan->problem->query_error)
     plan->problem->query_error[hai_flat_head_of(job, query->head) * plan->n_query + query->row] = met->error;
   hai_meet_leave(meet, i);
+  return 1;
 }
 
 /* Opens n queries of a kv head from head `head` of those that share it on, at position `row`. */
@@ -382,13 +384,13 @@ HAI_APART void hai_stage_meet(hai_job *job) {
   hai_index tasks = hai_meet_tasks(job->plan), together = hai_meet_together(job->plan);
   hai_index head = job->chunk % tasks * together, n = hai_min(together, job->plan->heads_per_kv - head);
   hai_meet *meet = hai_meet_open(job, head, job->chunk / tasks, hai_to_int(n));
-  int i;
+  int may_go_on = 1, i;
   hai_meet_places(job, meet);
   for (i = 0; i < meet->few->n; i++)
     if (!hai_pick_begin(job->plan, meet->pick[i], meet->few->packed + i * meet->few->key_dim)) return;
-  while (meet->few->n > 0 && hai_meet_keys(meet)) {
+  while (may_go_on && meet->few->n > 0 && hai_meet_keys(meet)) {
     hai_meet_attend(job, meet);
-    for (i = meet->few->n - 1; i >= 0; i--) hai_meet_settle(job, meet, i);
+    for (i = meet->few->n - 1; i >= 0; i--) may_go_on &= hai_meet_settle(job, meet, i);
   }
 }
 #endif

@@ -129,12 +129,18 @@ static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   return sure > asked ? sure : asked;
 }
 
+/* The largest budget, and the most keys that queries that meet keys together keep: where more are called for,
+   all are met, which then costs less. */
+static float hai_pick_most(const hai_pick *pick) {
+  return HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
+}
+
 /* Sets the first budget and its level. Returns 0 where the query has to meet every key. `query`: [head_dim],
    times the scale. */
 static int hai_pick_begin(const hai_plan *plan, hai_pick *pick, const float *query) {
   if (!hai_look_pays(&pick->look) || !hai_pick_total(plan, pick, query)) return 0;
   pick->budget = hai_pick_first(plan, pick);
-  if (!(pick->budget <= HAI_AS(float, pick->look.end - pick->look.begin))) return 0;
+  if (!(pick->budget <= hai_pick_most(pick))) return 0;
   hai_pick_level(pick);
   return 1;
 }

@@ -375,6 +375,52 @@ static void test_odd_spans(void **state) {
 }
 
 /* At a fixed budget, e^lse and e^lse out are right on average over seeds. */
+/* Levels: as many keys are kept as the budget says, on average, but where the others weigh next to nothing. Estimates
+   are made ones, from even to peaked, some spans far below the others; every 97th key is met for sure. */
+static void test_levels(void **state) {
+  (void)state;
+  enum { BLOCKS = 300, SPAN = 128, SPANS = 3 };  // a span is 128 blocks
+  static float weight[BLOCKS * BLOCK], high[SPANS * SPAN], span[3 * SPANS];
+  const float spreads[] = {0.0f, 0.5f, 2.0f, 8.0f, 40.0f}, budgets[] = {1.0f, 20.0f, 256.0f, 3000.0f};
+  for (int spread = 0; spread < 5; spread++)
+    for (int budget = 0; budget < 4; budget++)
+      for (int isa = HYPERATTN_ISA_SCALAR; isa <= HYPERATTN_ISA_LAST; isa++) {
+        hai_pick pick;
+        if (!hai_kernel_of((hyperattn_isa)isa)) continue;
+        memset(&pick, 0, sizeof pick);
+        memset(span, 0, sizeof span);
+        pick.look.kernel = hai_scan_kernel_by(hai_kernel_of((hyperattn_isa)isa), hai_cpu());
+        pick.look.end = BLOCKS * BLOCK, pick.look.weight = weight, pick.look.high = high, pick.look.span = span;
+        pick.high = 5.0f;
+        double total = 0.0, kept = 0.0, rest = 0.0, above = 0.0;  // above: the weights of the level's step
+        for (int b = 0; b < BLOCKS; b++) {
+          int s = b / SPAN;
+          span[3 * s] = s == 1 ? 5.0f : s == 0 ? 3.0f : 5.0f - 10.0f * spreads[spread];
+          high[b] = 0.0f;
+          for (int j = b * BLOCK; j < (b + 1) * BLOCK; j++) {
+            float u = (float)(hai_random(1, 2, 3, (uint64_t)j) >> 40) / 16777216.0f;
+            weight[j] = j % 97 ? expf(-spreads[spread] * u * u * 4.0f) : hai_inf();
+            if (weight[j] > high[b]) high[b] = weight[j];
+            if (j % 97) total += (double)(weight[j] * hai_pick_factor(&pick, s));
+          }
+        }
+        pick.total = (float)total, pick.budget = budgets[budget];
+        hai_pick_level(&pick);
+        assert_true(pick.level > 0.0f && hai_finite(pick.level));
+        for (int j = 0; j < BLOCKS * BLOCK; j++) {
+          double w = (double)(weight[j] * hai_pick_factor(&pick, j / BLOCK / SPAN));
+          if (j % 97 == 0) continue;
+          kept += w < (double)pick.level ? w / (double)pick.level : 1.0;
+          rest += w < (double)pick.level ? w : 0.0;
+          above += w >= (double)pick.level && w < 1.13 * (double)pick.level ? w : 0.0;
+        }
+        assert_below((rest - (double)pick.rest) / total, 1e-4);
+        assert_below(((double)pick.rest - rest - above) / total, 1e-4);
+        if (kept < 0.8 * (double)pick.budget) assert_below(rest / total, 2e-5);
+        assert_below(kept, 1.2 * (double)pick.budget + 2.0);
+      }
+}
+
 static void test_unbiased(void **state) {
   enum { SEEDS = IS_FAST_BUILD ? 1500 : 60 };
   (void)state;
@@ -570,6 +616,7 @@ int main(void) {
       cmocka_unit_test(test_needles),
       cmocka_unit_test(test_scales),
       cmocka_unit_test(test_odd_spans),
+      cmocka_unit_test(test_levels),
       cmocka_unit_test(test_unbiased),
       cmocka_unit_test(test_exact_where_it_must_be),
       cmocka_unit_test(test_not_finite),
