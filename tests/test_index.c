@@ -546,6 +546,25 @@ static void test_errors_that_cannot_be_told(void **state) {
 }
 
 /* Workers, heads that share keys, slices of heads, and where rows lie change no bit. */
+/* Errors that stay unknown, however many keys are kept, where nearly all estimates are too low to have a weight, so that
+   no budget keeps more: a query meets every key in the end. */
+static void test_no_budget_tells_more(void **state) {
+  (void)state;
+  call c = new_lookup(1, 1, 1, 5000, 0.3f, 400);
+  kept_index x = new_index(&c.problem, 5000, 0);
+  hyperattn_report report;
+  for (int64_t t = 0; t < 16; t++) c.q[t] *= 400.0f;
+  for (int64_t t = 0; t < 5000 * 16; t++) c.v[t] = 6e18f * (1.0f + 0.5f * c.v[t]);
+  append(&x, &c.problem, 5000);
+  c.problem.causal = 0, c.problem.index = x.index, c.problem.report = &report;
+  double *lse, *out = reference_of(&c, &lse);
+  run(&c);
+  assert_below(relative_error(c.out, out, 16), 1e-4);
+  assert_below(0.99, report.exact);
+  free(out), free(x.memory);
+  free_call(&c);
+}
+
 static void test_same_bits(void **state) {
   uint64_t random = 12;
   (void)state;
@@ -622,6 +641,7 @@ int main(void) {
       cmocka_unit_test(test_not_finite),
       cmocka_unit_test(test_spans_without_estimates),
       cmocka_unit_test(test_errors_that_cannot_be_told),
+      cmocka_unit_test(test_no_budget_tells_more),
       cmocka_unit_test(test_same_bits),
       cmocka_unit_test(test_sizes),
   };
