@@ -110,8 +110,9 @@ static void hai_meet_count(hai_meet *meet) {
 }
 
 /* All that the queries meet with their budgets. Returns 0 where that costs more than to meet every key: where
-   one has to, that takes the others little longer. */
-static int hai_meet_keys(hai_meet *meet) {
+   one has to, that takes the others little longer. At tolerance 0 budgets alone decide (hai_pick_begin): if
+   draws that keep many keys were left out, what remains would be biased. */
+static int hai_meet_keys(const hai_job *job, hai_meet *meet) {
   const hai_look *look = &meet->pick[0]->look; /* they see the same keys */
   hai_index block, end = look->end / HAI_CHUNK;
   meet->n = 0;
@@ -119,7 +120,8 @@ static int hai_meet_keys(hai_meet *meet) {
   for (block = 0; block < end; block += HAI_SPAN_BLOCKS)
     if (!hai_meet_span(meet, block, hai_min(end - block, HAI_SPAN_BLOCKS))) return 0;
   meet->n_kept = meet->n - look->begin;
-  if (HAI_AS(float, meet->n_kept) > hai_pick_most(meet->pick[0])) return 0;
+  if (job->plan->params->tolerance > 0.0f && HAI_AS(float, meet->n_kept) > hai_pick_most(meet->pick[0]))
+    return 0;
   if (!hai_meet_all(meet, look->end, look->last + 1)) return 0;
   hai_meet_count(meet);
   return 1;
@@ -388,7 +390,7 @@ HAI_APART void hai_stage_meet(hai_job *job) {
   hai_meet_places(job, meet);
   for (i = 0; i < meet->few->n; i++)
     if (!hai_pick_begin(job->plan, meet->pick[i], meet->few->packed + i * meet->few->key_dim)) return;
-  while (may_go_on && meet->few->n > 0 && hai_meet_keys(meet)) {
+  while (may_go_on && meet->few->n > 0 && hai_meet_keys(job, meet)) {
     hai_meet_attend(job, meet);
     for (i = meet->few->n - 1; i >= 0; i--) may_go_on &= hai_meet_settle(job, meet, i);
   }

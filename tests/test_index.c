@@ -420,30 +420,35 @@ static void test_levels(void **state) {
         assert_below(kept, 1.2 * (double)pick.budget + 2.0);
       }
 }
-
 static void test_unbiased(void **state) {
-  enum { SEEDS = IS_FAST_BUILD ? 1500 : 60 };
+  enum { SEEDS = IS_FAST_BUILD ? 1500 : 60, HEADS = 4 };
+  /* Few keys; as many as a query may keep; heads that keep together about as many */
+  static const int64_t cases[][2] = {{1, 24}, {1, 565}, {HEADS, 230}};
   (void)state;
-  call c = new_lookup(1, 1, 1, 3000, 2.0f, 5);
-  kept_index x = new_index(&c.problem, 3000, 0);
-  append(&x, &c.problem, 3000);
-  c.params.tolerance = 0.0f, c.params.sample_size = 24, c.problem.index = x.index;
-  double *lse, *out = reference_of(&c, &lse), sum[17] = {0}, squares[17] = {0};
-  for (int s = 0; s < SEEDS; s++) {
-    c.params.seed = (uint64_t)s * 7919 + 1;
-    run(&c);
-    for (int t = 0; t < 17; t++) {
-      double l = exp(c.lse[0] - lse[0]), y = t < 16 ? l * c.out[t] - out[t] : l - 1.0;
-      sum[t] += y, squares[t] += y * y;
+  for (int i = 0; i < 3; i++) {
+    int64_t heads = cases[i][0];
+    call c = new_lookup(heads, 1, 1, 3000, 2.0f, 5);
+    kept_index x = new_index(&c.problem, 3000, 0);
+    append(&x, &c.problem, 3000);
+    c.params.tolerance = 0.0f, c.params.sample_size = cases[i][1], c.problem.index = x.index;
+    double *lse, *out = reference_of(&c, &lse), sum[HEADS * 17] = {0}, squares[HEADS * 17] = {0};
+    for (int s = 0; s < SEEDS; s++) {
+      c.params.seed = (uint64_t)s * 7919 + 1;
+      run(&c);
+      for (int64_t h = 0; h < heads; h++)
+        for (int t = 0; t < 17; t++) {
+          double l = exp(c.lse[h] - lse[h]), y = t < 16 ? l * c.out[h * 16 + t] - out[h * 16 + t] : l - 1.0;
+          sum[h * 17 + t] += y, squares[h * 17 + t] += y * y;
+        }
     }
+    for (int64_t t = 0; t < heads * 17; t++) {
+      double mean = sum[t] / SEEDS, deviation = sqrt((squares[t] / SEEDS - mean * mean) / SEEDS);
+      assert_above(deviation, 1e-6);
+      assert_below(fabs(mean) / deviation, 4.5);
+    }
+    free(out), free(x.memory);
+    free_call(&c);
   }
-  for (int t = 0; t < 17; t++) {
-    double mean = sum[t] / SEEDS, deviation = sqrt((squares[t] / SEEDS - mean * mean) / SEEDS);
-    assert_above(deviation, 1e-6);
-    assert_below(fabs(mean) / deviation, 4.5);
-  }
-  free(out), free(x.memory);
-  free_call(&c);
 }
 
 /* Where nothing is looked up, every bit is that of exact attention: an index that knows too few keys, a
@@ -553,7 +558,9 @@ static void test_no_budget_tells_more(void **state) {
   call c = new_lookup(1, 1, 1, 5000, 0.3f, 400);
   kept_index x = new_index(&c.problem, 5000, 0);
   hyperattn_report report;
-  for (int64_t t = 0; t < 16; t++) c.q[t] *= 400.0f;
+  for (int64_t t = 0; t < 5000 * 32; t++)
+    c.k[t] = 0.02f * c.k[t] + (t % 32 ? 0.0f : t / 32 / BLOCK == 7 ? 3.0f : -3.0f);
+  c.q[0] = 200.0f;
   for (int64_t t = 0; t < 5000 * 16; t++) c.v[t] = 6e18f * (1.0f + 0.5f * c.v[t]);
   append(&x, &c.problem, 5000);
   c.problem.causal = 0, c.problem.index = x.index, c.problem.report = &report;
