@@ -14232,8 +14232,8 @@ static void hai_mend_open(hai_job *job, hai_index index, int n) {
   hai_scan_begin(job, n);
 }
 
-/* Rows of a task: whole tiles, and no more than it takes for the rectangle's tasks to have all of them, so
-   that a few rows keep as many workers busy as they can. */
+/* Rows of a task: missed rows over the rectangle's tasks, rounded up to whole tiles. So a few rows keep as
+   many workers busy as they can. */
 static hai_index hai_mend_rows(const hai_job *job, hai_index missed) {
   hai_index lanes = job->plan->float_kernel->lanes;
   hai_index each = hai_ceil_div(missed, hai_ceil_div(job->rect.n_query, HAI_TASK_QUERIES));
@@ -14736,18 +14736,20 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
 /* ======== src/lookup.h ======== */
 
 /* ---- Lookup: few queries over an index ----
-   Stage LOOK estimates a query's scores with all keys of the index that end before its window, e_j for key
-   j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j /
-   level), the level such that as many would be kept as the budget says. Stage MEET keeps key j with
+   Stage LOOK estimates a query's scores with all keys of the index that end before its window, and raises
+   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j. Weights are w_j,
+   about e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j / level), the level such that as
+   many would be kept as the budget says. Stage MEET keeps key j with
    probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and these
    meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
    log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are
    worth, and a key that has more than a budget's share of a query's weight is met for certain.
 
-   The sample tells its error: the variance of out is about the sum over kept keys of (1 - P_j) a_j^2 |v_j
-   - out|^2, a_j the share of the attention with which key j was met; and what a sample of n keys cannot
-   tell counts as one key more. A query whose error is above the tolerance tries again, with the budget
-   that its error calls for; where that is too large, it meets every key (few.h).
+   The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j the
+   share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the share of
+   those of P_j < 1, and D the mean of |v_j - out|^2 over some of these. A query whose error is above
+   HAI_LOOK_SAFE of the tolerance tries again, with the budget that its error calls for; where that is too
+   large, it meets every key (few.h).
 
    The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
    around by a number of the block and the first query: nothing depends on workers, or on which kv heads a
@@ -14995,8 +14997,8 @@ HAI_APART void hai_stage_look(hai_job *job) {
 typedef struct hai_pick {
   hai_look look;
   hai_met *met;  /* how the query fares */
-  float *weight; /* [HAI_LOOK_MET]: of the keys that it meets, in each chunk by the reference */
-  float by[HAI_LOOK_MET / HAI_CHUNK]; /* that the chunk has */
+  float *weight; /* [HAI_LOOK_MET]: e^(score - by of its chunk) / P_j of each key it meets; then shares */
+  float by[HAI_LOOK_MET / HAI_CHUNK]; /* the reference that the query had in each chunk */
   float high, total;                  /* the largest estimate, and the sum of all weights by it */
   float blur;                         /* the variance of an estimate */
   float budget, level;                /* of the weights by `high` */
@@ -15101,8 +15103,9 @@ static void hai_pick_level(hai_pick *pick) {
 
 /* ---- The budget ---- */
 
-/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
-   falls by as much, which is a little more than it has to. */
+/* A larger budget, for a query whose error is above the tolerance: errors fall with its root, so 1.5 (error /
+   tolerance)^2 times as large, but 2 to 8 times. The level falls by as much, which is a little more than it
+   has to. */
 static void hai_pick_more(hai_pick *pick, float tolerance) {
   float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
@@ -15238,7 +15241,8 @@ static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   return 1;
 }
 
-/* What follows from each P_j. Behind the last key there are some that nobody meets. */
+/* Sets `more` and n_uncertain by each P_j. Behind the last key, its chunk is filled with keys of P_j = 1 that
+   nobody meets. */
 static void hai_meet_count(hai_meet *meet) {
   hai_index i, n = hai_ceil_div(meet->n, HAI_CHUNK) * HAI_CHUNK;
   int32_t certain = 0;
@@ -15251,8 +15255,8 @@ static void hai_meet_count(hai_meet *meet) {
 }
 
 /* All that the queries meet with their budgets. Returns 0 where that costs more than to meet every key: where
-   one has to, that takes the others little longer. At tolerance 0 budgets alone decide (hai_pick_begin): if
-   draws that keep many keys were left out, what remains would be biased. */
+   one has to, that takes the others little longer. At tolerance 0 budgets decide (hai_pick_begin), and only
+   the room besides: if draws that keep many keys were left out, what remains would be biased. */
 static int hai_meet_keys(const hai_job *job, hai_meet *meet) {
   const hai_look *look = &meet->pick[0]->look; /* they see the same keys */
   hai_index block, end = look->end / HAI_CHUNK;
@@ -15349,8 +15353,8 @@ HAI_APART void hai_meet_attend(const hai_job *job, hai_meet *meet) {
   }
 }
 
-/* How far values lie from the query's result `out`, squared, on average, as the sample's variance weights
-   them: by every step-th key that is not certain. -1: there is none. */
+/* The mean of |v_j - out|^2, weighted by (1 - P_j) a_j^2, over those of every step-th kept key that are not
+   certain, `share` the a_j. -1: none of these is. */
 static float hai_meet_apart(const hai_job *job, const hai_meet *meet, const float *share, const float *out,
                             float *room) {
   hai_index step = meet->n_kept / HAI_LOOK_JUDGED + 1, begin = meet->pick[0]->look.begin, i;
@@ -17138,7 +17142,8 @@ static char *hai_align(void *workspace) {
   return HAI_AS(char *, workspace) + slack % HAI_ALIGN;
 }
 
-/* Task `index` of a phase: which head, rectangle and chunk it is about. */
+/* Sets the job to task `index` of a phase: batch, then head, rectangle and, fastest, chunk; the last chunk is
+   the first task's, since under a causal mask it takes longest. Returns the phase's stage. */
 static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
                                    int64_t index, int worker) {
   const hai_stage *stage = hai_phase_stage(plan, phase, &job->level);
@@ -17150,7 +17155,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
-  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: first */
+  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks);
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;

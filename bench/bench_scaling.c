@@ -4,7 +4,7 @@
 //                 [--workers W,..] [--dim D] [--repeat R] [--check] [--stages] [--csv FILE]
 //
 // The tasks of one head run on one thread, phase by phase, in R rounds (default: 3); a task's time is the least of
-// them. H heads are those tasks H times, one head after another, as the library numbers them. In a simulation of W
+// them. H heads are those tasks H times, one head after another. In a simulation of W
 // workers each task, in its order, goes to the worker that is free first, as a shared counter deals them out; a phase
 // begins when the one before has ended, log2 W times a barrier of two later, which is measured. What workers that
 // run at once take from each other, memory above all, is not simulated. --check runs the one-head calls on as many

@@ -54,7 +54,8 @@ library() { # NAME FOLDER COMPILER LEVEL [OPTION]
   "$3" -std=c11 "$4" ${5-} -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L "-I$2" -Iexamples bench/peers_library.c -o "$made"
 }
 
-# The header of a commit, to compare with; what is linear now was its default.
+# The header of a commit, to compare with: ee45ed7 is the last without kernels for few queries; what is linear now was its
+# default.
 before() {
   folder=$peers/$1
   [ -e "$folder/hyperattn.h" ] || {

@@ -14,15 +14,19 @@
 #define COMPILER "gcc " __VERSION__
 #endif
 
-// The name of the CPU, as Linux has it.
+// The name of the CPU and its family, which a name like "AMD EPYC" does not tell, as Linux has them.
 static inline void print_cpu(FILE *to) {
   char line[256];
+  int family = 0;
   FILE *f = fopen("/proc/cpuinfo", "r");
-  while (f && fgets(line, sizeof line, f))
-    if (!strncmp(line, "model name", 10) && strchr(line, ':')) {
-      fprintf(to, "# CPU:%s", strchr(line, ':') + 1);
-      break;
-    }
+  while (f && fgets(line, sizeof line, f)) {
+    const char *value = strchr(line, ':');
+    if (value && !strncmp(line, "cpu family", 10)) family = atoi(value + 1);
+    if (!value || strncmp(line, "model name", 10)) continue;
+    fprintf(to, "# CPU:%.*s", (int)strcspn(value + 1, "\n"), value + 1);
+    fprintf(to, family ? ", family %d\n" : "\n", family);
+    break;
+  }
   if (f) fclose(f);
 }
 

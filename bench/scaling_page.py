@@ -53,9 +53,9 @@ def targets() -> str:
     for row in read():
         if row["measured_seconds"]:
             ratio = float(row["independent_seconds"]) / float(row["measured_seconds"])
-            what = f"{row['workers']} threads over calls that run at once on one each, {row['method']}, {row['n']} {row['mask']}, one head"
+            what = f"one call on {row['workers']} threads, speed over calls at once on one each, {row['method']}, {row['n']} {row['mask']}"
             found.append(judged(what, ratio, 0.97))
-    return markdown(["", "measured", "target"], found)
+    return markdown(["", "figure", "target"], found)
 
 
 def measured() -> str:
@@ -65,7 +65,7 @@ def measured() -> str:
             seconds, each = float(row["measured_seconds"]), float(row["independent_seconds"])
             cells = [f"{seconds:.4f}", f"{float(row['seconds']):.4f}", f"{each:.4f}", f"{each / seconds:.3f}"]
             found.append([row["method"], row["mask"], row["n"], row["workers"], *cells])
-    return markdown(["method", "mask", "tokens", "threads", "s", "simulated, s", "calls at once, s each", "these over it"], found)
+    return markdown(["method", "mask", "tokens", "threads", "one call, s", "simulated, s", "calls at once, s over their number", "last over first"], found)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 /* ---- Lookup: few queries over an index ----
-   Stage LOOK estimates a query's scores with all keys of the index that end before its window, e_j for key
-   j, and turns them into weights w_j = e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j /
-   level), the level such that as many would be kept as the budget says. Stage MEET keeps key j with
+   Stage LOOK estimates a query's scores with all keys of the index that end before its window, and raises
+   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j. Weights are w_j,
+   about e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j / level), the level such that as
+   many would be kept as the budget says. Stage MEET keeps key j with
    probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and these
    meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
    log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are
    worth, and a key that has more than a budget's share of a query's weight is met for certain.
 
-   The sample tells its error: the variance of out is about the sum over kept keys of (1 - P_j) a_j^2 |v_j
-   - out|^2, a_j the share of the attention with which key j was met; and what a sample of n keys cannot
-   tell counts as one key more. A query whose error is above the tolerance tries again, with the budget
-   that its error calls for; where that is too large, it meets every key (few.h).
+   The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j the
+   share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the share of
+   those of P_j < 1, and D the mean of |v_j - out|^2 over some of these. A query whose error is above
+   HAI_LOOK_SAFE of the tolerance tries again, with the budget that its error calls for; where that is too
+   large, it meets every key (few.h).
 
    The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
    around by a number of the block and the first query: nothing depends on workers, or on which kv heads a

@@ -97,7 +97,8 @@ static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   return 1;
 }
 
-/* What follows from each P_j. Behind the last key there are some that nobody meets. */
+/* Sets `more` and n_uncertain by each P_j. Behind the last key, its chunk is filled with keys of P_j = 1 that
+   nobody meets. */
 static void hai_meet_count(hai_meet *meet) {
   hai_index i, n = hai_ceil_div(meet->n, HAI_CHUNK) * HAI_CHUNK;
   int32_t certain = 0;
@@ -110,8 +111,8 @@ static void hai_meet_count(hai_meet *meet) {
 }
 
 /* All that the queries meet with their budgets. Returns 0 where that costs more than to meet every key: where
-   one has to, that takes the others little longer. At tolerance 0 budgets alone decide (hai_pick_begin): if
-   draws that keep many keys were left out, what remains would be biased. */
+   one has to, that takes the others little longer. At tolerance 0 budgets decide (hai_pick_begin), and only
+   the room besides: if draws that keep many keys were left out, what remains would be biased. */
 static int hai_meet_keys(const hai_job *job, hai_meet *meet) {
   const hai_look *look = &meet->pick[0]->look; /* they see the same keys */
   hai_index block, end = look->end / HAI_CHUNK;
@@ -208,8 +209,8 @@ HAI_APART void hai_meet_attend(const hai_job *job, hai_meet *meet) {
   }
 }
 
-/* How far values lie from the query's result `out`, squared, on average, as the sample's variance weights
-   them: by every step-th key that is not certain. -1: there is none. */
+/* The mean of |v_j - out|^2, weighted by (1 - P_j) a_j^2, over those of every step-th kept key that are not
+   certain, `share` the a_j. -1: none of these is. */
 static float hai_meet_apart(const hai_job *job, const hai_meet *meet, const float *share, const float *out,
                             float *room) {
   hai_index step = meet->n_kept / HAI_LOOK_JUDGED + 1, begin = meet->pick[0]->look.begin, i;

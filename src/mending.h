@@ -31,8 +31,8 @@ static void hai_mend_open(hai_job *job, hai_index index, int n) {
   hai_scan_begin(job, n);
 }
 
-/* Rows of a task: whole tiles, and no more than it takes for the rectangle's tasks to have all of them, so
-   that a few rows keep as many workers busy as they can. */
+/* Rows of a task: missed rows over the rectangle's tasks, rounded up to whole tiles. So a few rows keep as
+   many workers busy as they can. */
 static hai_index hai_mend_rows(const hai_job *job, hai_index missed) {
   hai_index lanes = job->plan->float_kernel->lanes;
   hai_index each = hai_ceil_div(missed, hai_ceil_div(job->rect.n_query, HAI_TASK_QUERIES));

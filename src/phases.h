@@ -57,7 +57,8 @@ static char *hai_align(void *workspace) {
   return HAI_AS(char *, workspace) + slack % HAI_ALIGN;
 }
 
-/* Task `index` of a phase: which head, rectangle and chunk it is about. */
+/* Sets the job to task `index` of a phase: batch, then head, rectangle and, fastest, chunk; the last chunk is
+   the first task's, since under a causal mask it takes longest. Returns the phase's stage. */
 static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
                                    int64_t index, int worker) {
   const hai_stage *stage = hai_phase_stage(plan, phase, &job->level);
@@ -69,7 +70,7 @@ static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *wor
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
   /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
-  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks); /* causal, later ones take longer: first */
+  job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks);
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));
   index /= g.rects;

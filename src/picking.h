@@ -4,8 +4,8 @@
 typedef struct hai_pick {
   hai_look look;
   hai_met *met;  /* how the query fares */
-  float *weight; /* [HAI_LOOK_MET]: of the keys that it meets, in each chunk by the reference */
-  float by[HAI_LOOK_MET / HAI_CHUNK]; /* that the chunk has */
+  float *weight; /* [HAI_LOOK_MET]: e^(score - by of its chunk) / P_j of each key it meets; then shares */
+  float by[HAI_LOOK_MET / HAI_CHUNK]; /* the reference that the query had in each chunk */
   float high, total;                  /* the largest estimate, and the sum of all weights by it */
   float blur;                         /* the variance of an estimate */
   float budget, level;                /* of the weights by `high` */
@@ -110,8 +110,9 @@ static void hai_pick_level(hai_pick *pick) {
 
 /* ---- The budget ---- */
 
-/* A larger budget, for a query whose error is above the tolerance: errors fall with its root. The level
-   falls by as much, which is a little more than it has to. */
+/* A larger budget, for a query whose error is above the tolerance: errors fall with its root, so 1.5 (error /
+   tolerance)^2 times as large, but 2 to 8 times. The level falls by as much, which is a little more than it
+   has to. */
 static void hai_pick_more(hai_pick *pick, float tolerance) {
   float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
