@@ -100,10 +100,11 @@ static void hai_pick_level(hai_pick *pick) {
   int round;
   pick->rest = pick->total;
   pick->level = from;
-  for (round = 0; from > 0.0f && round < HAI_PICK_ROUNDS; round++, below = from) {
+  for (round = 0; from > 0.0f && round < HAI_PICK_ROUNDS; round++) {
     from *= 0.125f;
     hai_pick_count(pick, &steps, from, below);
     if (hai_pick_lower(pick, &steps, &left)) break;
+    below = from;
   }
   pick->rest = pick->rest > 0.0f ? pick->rest : 0.0f;
 }
