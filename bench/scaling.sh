@@ -10,12 +10,7 @@ rounds=2
 bench=build/scaling/bench/bench_scaling
 cmake -S . -B build/scaling -DHYPERATTN_EXAMPLES=OFF >/dev/null
 cmake --build build/scaling --target hyperattn_bench_scaling >/dev/null
-python=python3
-python3 -c 'import matplotlib' 2>/dev/null || {
-  python=build/scaling/venv/bin/python
-  [ -x $python ] || python3 -m venv build/scaling/venv
-  $python -c 'import matplotlib' 2>/dev/null || $python -m pip install -q matplotlib >&2
-}
+python=$(sh bench/matplotlib.sh build/scaling)
 rm -f docs/scaling.csv
 $bench --n 8192,32768,131072 --repeat "$rounds" --csv docs/scaling.csv
 $bench --n 32768 --mask causal --workers 1 --heads 1 --repeat "$((rounds + 3))" --check --csv docs/scaling.csv

@@ -21,12 +21,7 @@ done
 bench=build/scan/bench/bench_scan
 cmake -S . -B build/scan -DHYPERATTN_EXAMPLES=OFF >/dev/null
 cmake --build build/scan --target hyperattn_bench_scan >/dev/null
-python=python3
-python3 -c 'import matplotlib' 2>/dev/null || {
-  python=build/scan/venv/bin/python
-  [ -x $python ] || python3 -m venv build/scan/venv
-  $python -c 'import matplotlib' 2>/dev/null || $python -m pip install -q matplotlib >&2
-}
+python=$(sh bench/matplotlib.sh build/scan)
 
 own= longer=16384,32768 longest=131072 lengths=8192,16384,32768
 if [ "$short" ]; then
