@@ -51,7 +51,7 @@ ggml() {
 library() { # NAME FOLDER COMPILER LEVEL [OPTION]
   made=$peers/lib/hyperattn-$1.so
   [ ! -e "$made" ] || [ -n "$(find "$2/hyperattn.h" examples/*.h bench/*.h bench/peers_library.c -newer "$made")" ] || return 0
-  "$3" -std=c11 "$4" ${5-} -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L "-I$2" -Iexamples bench/peers_library.c -o "$made"
+  "$3" -std=c11 "$4" ${5:+"$5"} -shared -fPIC -pthread -D_POSIX_C_SOURCE=200809L "-I$2" -Iexamples bench/peers_library.c -o "$made"
 }
 
 # The header of a commit, to compare with: ee45ed7 is the last without kernels for few queries; what is linear now was its
