@@ -8,7 +8,8 @@
 // There is one head. Its data are the real activations of examples/data, repeated with a little noise up to
 // n tokens; for head dim 128 every row stands twice side by side, at the scale that leaves the scores as
 // they are. The time is the least of R runs. The rate counts useful work: the 4 n^2 d operations of exact
-// attention (half of them when causal), or those of the pairs that were met. The error is that of 256 rows,
+// attention (half of them when causal), or those of the pairs that were met; its share of the peak is that of
+// fused multiply-adds, or of vdpbf16ps where that multiplies. The error is that of 256 rows,
 // against exact attention of the float32 data in double. --stages prints the share of time of each stage.
 #define HYPERATTN_STATIC
 #define HYPERATTN_STAGE_NAMES
@@ -53,6 +54,16 @@
   sink += x[0];
 PEAK(avx512, __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), 16)
 PEAK(avx2, __attribute__((target("avx2,fma,f16c"))), 8)
+#if defined(HYPERATTN_NO_AVX512) || (defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 10)
+#define HAS_BF16 0
+#else
+#define HAS_BF16 1
+#define hai_set1_avx512bf hai_set1_avx512
+#define PEAK_NAME_avx512bf(i) __m512 c##i = hai_set1_avx512((float)i);
+#define PEAK_STEP_avx512bf(i) c##i = hai_dot_avx512bf(a, b, c##i);
+#define PEAK_OUT_avx512bf(i) PEAK_OUT_avx512(i)
+PEAK(avx512bf, __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma"))), 32)
+#endif
 #elif defined(__aarch64__)
 #define PEAK_NAME_neon(i) float32x4_t c##i = hai_set1_neon((float)i);
 #define PEAK_STEP_neon(i) c##i = hai_fma_neon(c##i, a, b);
@@ -66,6 +77,9 @@ static double peak(hyperattn_isa isa) {
 #if defined(__x86_64__)
   if (isa == HYPERATTN_ISA_AVX512) return peak_avx512();
   if (isa == HYPERATTN_ISA_AVX2) return peak_avx2();
+#if HAS_BF16
+  if (isa == HYPERATTN_ISA_AVX512_BF16) return peak_avx512bf();
+#endif
 #elif defined(__aarch64__)
   if (isa == HYPERATTN_ISA_NEON) return peak_neon();
 #endif
@@ -79,7 +93,7 @@ typedef struct options {
   int csv, stages, repeat;
   int64_t min_seq_len;
   hyperattn_isa isa;
-  double peak;
+  double peak, bf16_peak;  // of one core, GFLOP/s; the other is that of vdpbf16ps
 } options;
 
 // Shares of the time, by the stages' names in the order of the table.
@@ -103,12 +117,12 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
 }
 
 // The ISA whose kernel reads the problem's rows.
-static const char *isa_of(const hyperattn_problem *p, hyperattn_isa isa) {
+static hyperattn_isa isa_of(const hyperattn_problem *p, hyperattn_isa isa) {
   hyperattn_params params = hyperattn_default_params();
   hai_plan plan;
   params.isa = isa;
   hai_resolve(&plan, p, &params);
-  return hyperattn_isa_name(plan.kernel->isa);
+  return plan.kernel->isa;
 }
 
 // How many key-query pairs a call meets, from its report.
@@ -160,11 +174,13 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, hy
     spent += seconds;
   }
   double error = error_of(&p, (numbers){q, k, v}), pairs = pairs_of(p, &params);
-  double rate = pairs * 4 * (double)dim / best * 1e-9, share = 100 * rate / (o->peak * threads);
+  hyperattn_isa isa = isa_of(&p, o->isa);
+  double rate = pairs * 4 * (double)dim / best * 1e-9;
+  double share = 100 * rate / ((isa == HYPERATTN_ISA_AVX512_BF16 ? o->bf16_peak : o->peak) * threads);
   if (o->csv)
     printf("%s,%lld,%lld,%s,%s,%d,%s,%.6f,%.1f,%.1f,%.0f,%.2e,%.1f\n", method, (long long)n, (long long)dim,
-           element_names[dtype], causal ? "causal" : "full", threads, isa_of(&p, o->isa), best, rate, share,
-           pairs / (double)n, error, (double)shared / (double)n);
+           element_names[dtype], causal ? "causal" : "full", threads, hyperattn_isa_name(isa), best, rate,
+           share, pairs / (double)n, error, (double)shared / (double)n);
   else
     printf("%-8s %7lld %4lld %-5s %-6s %2d  %10.5f %8.1f %6.1f %10.0f %10.2e %8.1f\n", method, (long long)n,
            (long long)dim, element_names[dtype], causal ? "causal" : "full", threads, best, rate, share,
@@ -180,7 +196,7 @@ static void row(const options *o, const char *method, int64_t n, int64_t dim, hy
 int main(int argc, char **argv) {
   const char *ns = "1024,2048,4096,8192,16384,32768", *dims = "64", *mask = "both",
              *methods = "exact,paper,linear,default", *threads = "1", *dtypes = "f32";
-  options o = {0, 0, 5, 0, HYPERATTN_ISA_AUTO, 0};
+  options o = {0, 0, 5, 0, HYPERATTN_ISA_AUTO, 0, 0};
   for (int i = 1; i < argc; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : "";
     if (!strcmp(argv[i], "--csv"))
@@ -212,6 +228,7 @@ int main(int argc, char **argv) {
   }
   ask_for_amx();
   o.peak = peak(hai_kernel_of(o.isa)->isa);
+  o.bf16_peak = hai_kernel_of(HYPERATTN_ISA_AVX512_BF16) ? peak(HYPERATTN_ISA_AVX512_BF16) : (double)NAN;
   if (o.csv)
     printf(
         "method,n,dim,dtype,mask,threads,isa,seconds,gflops,percent_of_peak,keys_per_query,error,bytes_per_"
