@@ -15220,7 +15220,7 @@ static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, c
    is no room. */
 static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   hai_index begin = meet->n, b;
-  hai_levels levels = {{0}, {0}, meet->few->n, meet->place, meet->shift};
+  hai_levels levels = {{HAI_NULL}, {0.0f}, meet->few->n, meet->place, meet->shift};
   int i;
   for (i = 0; i < levels.n; i++) {
     const hai_pick *pick = meet->pick[i];
