@@ -76,8 +76,11 @@ def contenders(long: bool, exact_long: bool) -> list[Contender]:
         ours("exact AVX2", "avx2", full),
         *(torch("torch sdpa", "sdpa", shape) for shape in (full, wide, causal)),
         *(torch("zentorch", "zentorch", shape) for shape in (full, wide, causal)),
-        *(Contender("onnxruntime", shape, functools.partial(peers.onnxruntime_prefill, shape)) for shape in (full, wide, causal)),
-        *(Contender("OpenVINO", shape, functools.partial(peers.openvino_attention, shape)) for shape in (full, wide, causal)),
+        *(
+            Contender(name, shape, functools.partial(attention, shape))
+            for name, attention in (("onnxruntime", peers.onnxruntime_prefill), ("OpenVINO", peers.openvino_attention))
+            for shape in (full, wide, causal)
+        ),
         ggml(Shape("full", 8192, dtype="f16")),
         ggml(full),
         ggml(Shape("causal", 16384, dtype="f16")),
@@ -279,7 +282,8 @@ def circumstances(options: argparse.Namespace) -> list[str]:
     return [
         "command: " + " ".join(["sh bench/peers.sh", *arguments]),
         f"CPU: {peers.cpu('model name') or 'unknown'}",
-        f"torch {peers.version('torch')}; zentorch {peers.version('zentorch')}; OpenBLAS of scipy-openblas32 {peers.version('scipy-openblas32')}; "
+        f"torch {peers.version('torch')}; zentorch {peers.version('zentorch')}; "
+        f"OpenBLAS of scipy-openblas32 {peers.version('scipy-openblas32')}; "
         f"{peers.peer_version('ggml')}; onnxruntime {peers.version('onnxruntime')}; "
         f"OpenVINO {peers.version('openvino')}",
         f"hyperattn.h by {MAIN}; builds: " + ", ".join(peers.peer_version(library_of(f"{c} -O2")) for c in COMPILERS),

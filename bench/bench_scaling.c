@@ -28,7 +28,7 @@
 
 enum { MOST_WORKERS = 1024, BARRIERS = 2000 };
 
-#define COLUMNS                                                                                             \
+#define COLUMNS                                                                                            \
   "method,mask,n,heads,workers,phases,tasks,seconds,efficiency,bound,bound_tasks,longest_over_mean,share_" \
   "of_loss,measured_seconds,independent_seconds"
 
@@ -104,72 +104,62 @@ static double span_of(const phase *p, int64_t heads, int64_t workers) {
   return last;
 }
 
+// What the phases of a stage take, and what they lose.
+typedef struct stage_sum {
+  const char *name;
+  int phases;
+  int64_t tasks;
+  double work, lost, longest;  // of all tasks; of all workers; of a task, over their mean
+} stage_sum;
+
 typedef struct schedule {
   double work, seconds;  // of all tasks; of all phases, barriers included
   int64_t tasks;
-  // The stage that loses most: its tasks, its longest over its mean, and its share of what is lost.
-  const char *bound;
-  int64_t bound_tasks;
-  double longest, share;
+  int n_stages, bound;  // the stage that loses most
+  stage_sum stages[HAI_N_STAGES];
 } schedule;
 
-static double work_of(const phase *p) {
-  double sum = 0;
-  for (int64_t i = 0; i < p->n; i++) sum += p->seconds[i];
-  return sum;
-}
+static double lost_by(const schedule *s, int64_t workers) { return (double)workers * s->seconds - s->work; }
 
-// What the phases of a stage lose, and what they are.
-static double loss_of(const call *c, const char *stage, int64_t heads, int64_t workers, schedule *to) {
-  double lost = 0, work = 0, longest = 0;
-  to->bound = stage, to->bound_tasks = 0;
-  for (int p = 0; p < c->n_phases; p++) {
-    const phase *at = &c->phases[p];
-    if (strcmp(at->stage, stage) || !at->n) continue;
-    lost += (double)workers * span_of(at, heads, workers) - (double)heads * work_of(at);
-    work += (double)heads * work_of(at), to->bound_tasks += heads * at->n;
-    for (int64_t i = 0; i < at->n; i++) longest = at->seconds[i] > longest ? at->seconds[i] : longest;
-  }
-  to->longest = longest * (double)to->bound_tasks / work;
-  return lost;
+static stage_sum *sum_of(schedule *s, const char *name) {
+  int i = 0;
+  while (i < s->n_stages && strcmp(s->stages[i].name, name)) i++;
+  if (i == s->n_stages) s->stages[s->n_stages++] = (stage_sum){.name = name};
+  return &s->stages[i];
 }
 
 static schedule simulate(const bench *b, const call *c, int64_t heads, int64_t workers) {
-  schedule s = {0}, bound = {0};
-  double most = -1, lost;
+  schedule s = {0};
   for (int p = 0; p < c->n_phases; p++) {
-    if (!c->phases[p].n) continue;
-    s.work += (double)heads * work_of(&c->phases[p]), s.tasks += heads * c->phases[p].n;
-    s.seconds += span_of(&c->phases[p], heads, workers) + b->barrier * log2((double)workers);
+    const phase *at = &c->phases[p];
+    double work = 0, span = span_of(at, heads, workers);
+    stage_sum *of;
+    if (!at->n) continue;
+    of = sum_of(&s, at->stage);
+    for (int64_t i = 0; i < at->n; i++) {
+      work += at->seconds[i];
+      of->longest = at->seconds[i] > of->longest ? at->seconds[i] : of->longest;
+    }
+    work *= (double)heads;
+    of->phases++, of->tasks += heads * at->n;
+    of->work += work, of->lost += (double)workers * span - work;
+    s.work += work, s.tasks += heads * at->n, s.seconds += span + b->barrier * log2((double)workers);
   }
-  lost = (double)workers * s.seconds - s.work;
-  for (int p = 0; p < c->n_phases; p++) {
-    double of = c->phases[p].n ? loss_of(c, c->phases[p].stage, heads, workers, &bound) : 0;
-    if (of <= most) continue;
-    most = of;
-    s.bound = bound.bound, s.bound_tasks = bound.bound_tasks, s.longest = bound.longest;
+  for (int i = 0; i < s.n_stages; i++) {
+    s.stages[i].longest *= (double)s.stages[i].tasks / s.stages[i].work;
+    if (s.stages[i].lost > s.stages[s.bound].lost) s.bound = i;
   }
-  s.share = lost > 0 ? most / lost : 0;
   return s;
 }
 
-// Each stage at so many workers: phases, tasks, shares of the work and of what is lost.
-static void print_stages(const bench *b, const call *c, int64_t heads, int64_t workers) {
-  schedule s = simulate(b, c, heads, workers), of = {0};
-  double lost = (double)workers * s.seconds - s.work;
-  for (int p = 0; p < c->n_phases; p++) {
-    const char *stage = c->phases[p].stage;
-    int phases = 0, is_first = 1;
-    double work = 0;
-    for (int i = 0; i < c->n_phases; i++) {
-      if (strcmp(c->phases[i].stage, stage) || !c->phases[i].n) continue;
-      is_first = is_first && i >= p;
-      phases++, work += (double)heads * work_of(&c->phases[i]);
-    }
-    if (!is_first || !phases) continue;
-    double of_stage = loss_of(c, stage, heads, workers, &of);
-    printf("    %-10s %3d phases %6lld tasks, longest %5.1f of the mean: %4.1f%% of the work, %4.1f%% of what is lost\n",
-           stage, phases, (long long)of.bound_tasks, of.longest, 100 * work / s.work, 100 * of_stage / lost);
+static void print_stages(const schedule *s, int64_t workers) {
+  for (int i = 0; i < s->n_stages; i++) {
+    const stage_sum *of = &s->stages[i];
+    printf(
+        "    %-10s %3d phases %6lld tasks, longest %5.1f of the mean: %4.1f%% of the work, %4.1f%% of what "
+        "is lost\n",
+        of->name, of->phases, (long long)of->tasks, of->longest, 100 * of->work / s->work,
+        100 * of->lost / lost_by(s, workers));
   }
 }
 
@@ -201,7 +191,8 @@ static double seconds_on(const call *c, int threads, int repeat) {
   hyperattn_parallel parallel = {threads, &workers, pool_for};
   for (int i = 0; i < repeat; i++) {
     double begin = now();
-    hyperattn_status status = hyperattn_forward_parallel(&c->problem, &c->params, &parallel, workspace, bytes);
+    hyperattn_status status =
+        hyperattn_forward_parallel(&c->problem, &c->params, &parallel, workspace, bytes);
     double took = now() - begin;
     if (status != HYPERATTN_OK) fprintf(stderr, "%s\n", hyperattn_status_string(status)), exit(1);
     if (took < best) best = took;
@@ -225,7 +216,8 @@ static void run_one(void *arg, int64_t index, int worker) {
   hyperattn_problem p = c->of->problem;
   p.out.data = c->outs + index * c->floats;
   (void)worker;
-  if (hyperattn_forward(&p, &c->of->params, c->workspaces + (size_t)index * c->bytes, c->bytes) != HYPERATTN_OK)
+  if (hyperattn_forward(&p, &c->of->params, c->workspaces + (size_t)index * c->bytes, c->bytes) !=
+      HYPERATTN_OK)
     fprintf(stderr, "a call failed\n"), exit(1);
 }
 
@@ -251,13 +243,21 @@ static double seconds_of_each(const call *c, int threads, int repeat) {
 
 // ---- Rows ----
 
+// The share of what is lost that its stage loses.
+static double bound_share(const schedule *s, int64_t workers) {
+  double lost = lost_by(s, workers);
+  return lost > 0 ? s->stages[s->bound].lost / lost : 0;
+}
+
 static void write_row(const bench *b, const call *c, int64_t heads, int64_t workers, const schedule *s,
                       const double *measured) {
+  const stage_sum *bound = &s->stages[s->bound];
   if (!b->record) return;
   fprintf(b->record, "%s,%s,%lld,%lld,%lld,%d,%lld,%.6f,%.4f,%s,%lld,%.2f,%.3f,", c->method,
-          c->causal ? "causal" : "full", (long long)c->problem.n_query, (long long)heads, (long long)workers,
-          c->n_phases, (long long)s->tasks, s->seconds, s->work / s->seconds / (double)workers, s->bound,
-          (long long)s->bound_tasks, s->longest, s->share);
+          c->causal ? "causal" : "full", (long long)c->problem.n_query, (long long)heads,
+          (long long)workers, c->n_phases, (long long)s->tasks, s->seconds,
+          s->work / s->seconds / (double)workers, bound->name, (long long)bound->tasks, bound->longest,
+          bound_share(s, workers));
   if (measured)
     fprintf(b->record, "%.6f,%.6f\n", measured[0], measured[1]);
   else
@@ -277,8 +277,10 @@ static void print_row(const bench *b, const call *c, int64_t heads) {
     cell("%.3f", 6, s.work / s.seconds / (double)workers);
     write_row(b, c, heads, workers, &s, NULL);
   }
-  printf(" %s: %lld tasks, %.1f, %.0f%%\n", s.bound, (long long)s.bound_tasks, s.longest, 100 * s.share);
-  if (b->stages) print_stages(b, c, heads, last);
+  const stage_sum *bound = &s.stages[s.bound];
+  printf(" %s: %lld tasks, %.1f, %.0f%%\n", bound->name, (long long)bound->tasks, bound->longest,
+         100 * bound_share(&s, last));
+  if (b->stages) print_stages(&s, last);
   fflush(stdout);
 }
 
@@ -287,8 +289,10 @@ static void check(const bench *b, const call *c) {
   schedule s = simulate(b, c, 1, cores);
   double one = seconds_on(c, 1, b->repeat);
   double all[2] = {seconds_on(c, cores, b->repeat), seconds_of_each(c, cores, b->repeat)};
-  printf("    on %d threads: %.4f s, %.2f times as fast as one; simulated %.2f times; %.3f of calls that run at once\n",
-         cores, all[0], one / all[0], s.work / s.seconds, all[1] / all[0]);
+  printf(
+      "    on %d threads: %.4f s, %.2f times as fast as one; simulated %.2f times; %.3f of calls that run "
+      "at once\n",
+      cores, all[0], one / all[0], s.work / s.seconds, all[1] / all[0]);
   write_row(b, c, 1, cores, &s, all);
 }
 
@@ -313,8 +317,8 @@ static void run(const bench *b, const char *method, int causal, int64_t n) {
 
 static void print_head(const bench *b) {
   const char *all = b->workers;
-  printf("a phase of two workers begins %.2f us after the one before\n%-8s %-6s %7s %3s |", 1e6 * b->barrier,
-         "method", "mask", "n", "h");
+  printf("a phase of two workers begins %.2f us after the one before\n%-8s %-6s %7s %3s |",
+         1e6 * b->barrier, "method", "mask", "n", "h");
   for (int64_t workers; next_number(&all, &workers);) {
     char title[32];
     snprintf(title, sizeof title, "%lld", (long long)workers);
@@ -358,7 +362,8 @@ static int read_options(bench *b, const char **csv, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-  bench b = {.methods = "exact,default,linear", .mask = "both", .lengths = "8192,32768,131072", .heads = "1,8,32"};
+  bench b = {
+      .methods = "exact,default,linear", .mask = "both", .lengths = "8192,32768,131072", .heads = "1,8,32"};
   const char *csv = NULL;
   b.workers = "1,2,4,8,16,32,64,128", b.dim = HEAD_DIM, b.repeat = 3;
   if (!read_options(&b, &csv, argc, argv)) {
@@ -367,7 +372,8 @@ int main(int argc, char **argv) {
   }
   if (csv) b.record = open_record(csv, "bench_scaling", COLUMNS, b.repeat, argc, argv);
   b.barrier = barrier_of();
-  if (b.record) fprintf(b.record, "# a phase of two workers begins %.2f us after the one before\n", 1e6 * b.barrier);
+  if (b.record)
+    fprintf(b.record, "# a phase of two workers begins %.2f us after the one before\n", 1e6 * b.barrier);
   print_head(&b);
   static const char *const methods[] = {"exact", "default", "linear"};
   for (int m = 0; m < 3; m++)

@@ -24,7 +24,8 @@ static inline void print_cpu(FILE *to) {
     if (value && !strncmp(line, "cpu family", 10)) family = atoi(value + 1);
     if (!value || strncmp(line, "model name", 10)) continue;
     fprintf(to, "# CPU:%.*s", (int)strcspn(value + 1, "\n"), value + 1);
-    fprintf(to, family ? ", family %d\n" : "\n", family);
+    if (family) fprintf(to, ", family %d", family);
+    fprintf(to, "\n");
     break;
   }
   if (f) fclose(f);
