@@ -1215,9 +1215,14 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TURNED 16      /* keys that are turned together; divides HAI_CHUNK */
 #define HAI_MEAN_RAISED 64 /* what the codes of means are raised by */
 #define HAI_MEAN_MOST 63.0f
-#define HAI_BITS_OF_1 1065353216.0f /* the bits of 1 in float32, and by how much those of e are larger, */
-#define HAI_BITS_OF_E 12102203.0f   /* did they grow as the logarithm */
+#define HAI_STEP_OF_1 1016 /* the bits of 1 in float32, in steps of 2^20: about eighths of octaves */
+#define HAI_STEP_LEAST 8   /* so many steps are the least number that is not denormal */
+#define HAI_STEP_TOP 1816  /* so many are 2^100: sums of those that are cut to it tell so */
+#define HAI_STEP_NONE -32768 /* of a key without an estimate; of others, if 16 bits have cut it */
+#define HAI_STEP_MOST 2e9f   /* most that an estimate may be before it is cut to 16 bits */
+#define HAI_LEVEL_LEAST (HAI_STEP_NONE + 200) /* so high that no key without an estimate is kept by chance */
 #define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
+#define HAI_LOOK_STEPS (HAI_LOOK_TILT * 11.5415603f) /* steps of an estimate's nat: 8 / ln 2 a nat */
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
@@ -1236,7 +1241,6 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.7f /* of the tolerance: what a query's estimate may be */
-#define HAI_LOOK_LEVEL 1e20f /* most that a level is: an infinite weight is above it */
 #define HAI_SUM_LANES 16 /* sums that go on beside each other, for compilers to keep in registers */
 #define HAI_LOOK_SHARE 0.2f /* of the keys, the most that are kept: where more are, all are met */
 #define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */
@@ -1677,8 +1681,9 @@ typedef struct hai_index_query {
   hai_index n_groups;  /* of 4 words, as keys have them */
   hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
   int32_t sum;         /* of all codes */
-  float unit;
-  float more; /* what is added to a score for each unit of its key's norm: it grows with what it may err */
+  float unit;          /* in steps, as estimates are */
+  float
+      more; /* what an estimate is raised by for each unit of its key's norm: it grows with what it may err */
 } hai_index_query;
 
 /* A block of an index (index.h). */
@@ -1691,10 +1696,34 @@ typedef struct hai_index_block {
   size_t ahead; /* how many bytes behind the codes others lie that start to load meanwhile, or 0 */
 } hai_index_block;
 
+/* The number whose bits are so many steps, at least HAI_STEP_LEAST, more than those of 1: about 2^(steps /
+   8), and at most 0.062 of itself larger. */
+HAI_HOT float hai_step_weight(int steps) {
+  int bits = steps + HAI_STEP_OF_1;
+  return hai_float(HAI_AS(uint32_t, bits < HAI_STEP_LEAST ? HAI_STEP_LEAST : bits) << 20);
+}
+
+/* The steps at which a weight above 0 is nearest to x. */
+HAI_HOT int hai_step_of(float x) { return HAI_AS(int, (hai_bits(x) + (1u << 19)) >> 20) - HAI_STEP_OF_1; }
+
+/* The sum of weights that a query's scores have: hai_step_weight(score - from), at most 2^100 each. */
+typedef struct hai_weights {
+  int from; /* in 16 bits */
+  float lane[HAI_SUM_LANES];
+} hai_weights;
+
+/* The sum of HAI_SUM_LANES numbers. */
+HAI_HOT float hai_lanes_sum(const float *x) {
+  float sum = 0.0f;
+  int lane;
+  for (lane = 0; lane < HAI_SUM_LANES; lane++) sum += x[lane];
+  return sum;
+}
+
 /* By what queries that share a kv head keep keys (meeting.h). */
 typedef struct hai_levels {
-  const float *weight[HAI_LOOK_TOGETHER]; /* [blocks][HAI_CHUNK], of each of n queries */
-  float level[HAI_LOOK_TOGETHER];
+  const int16_t *score[HAI_LOOK_TOGETHER]; /* [blocks][HAI_CHUNK], of each of n queries, in steps */
+  int level[HAI_LOOK_TOGETHER];            /* at which a key is kept for certain, in 16 bits */
   int n;
   const float *place; /* [HAI_CHUNK] */
   const float *shift; /* [blocks] */
@@ -1740,17 +1769,16 @@ typedef struct hai_scan_kernel {
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
-  /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, high[i] the
-     largest of them, for n queries. */
-  void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
-                float *high);
-  /* score[j] becomes about e^(tilt (score[j] - high)), the score at most `high`, for n scores, a multiple of
-     HAI_CHUNK; returns their sum. At most 0.062 too large: a number's bits grow nearly as its logarithm. */
-  float (*weigh)(float *score, hai_index n, float tilt, float high);
-  /* Bit j: weight[j] > level, for a block. */
-  uint64_t (*above)(const float *weight, float level);
-  /* Bit j of bits[b]: has one of the queries weight[b][j] > level u[j] in block b of n, where u[j] =
-     place[j] + shift[b], less 1 where that is 1 or more? */
+  /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, in steps,
+     rounded and cut to 16 bits, for n queries, whose weights are added to weights[i]. */
+  void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, int16_t *const *score,
+                hai_weights *weights);
+  /* Adds the weights of a block's scores. */
+  void (*weigh)(const int16_t *score, hai_weights *weights);
+  /* Bit j of bits[b]: score[b][j] is at least `least`, for n blocks. */
+  void (*at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits);
+  /* Bit j of bits[b]: is the largest hai_step_weight(score[b][j] - level) of the queries above u[j] in
+     block b of n, where u[j] = place[j] + shift[b], less 1 where that is 1 or more? */
   void (*keep)(const hai_levels *levels, hai_index n, uint64_t *bits);
   /* Of x [n][HAI_TURNED], n a power of 2: the product with the Hadamard matrix, times factor. */
   void (*turn)(float *x, hai_index n, float factor);
@@ -2084,9 +2112,23 @@ static int32_t hai_index_product(const uint8_t *code, int32_t word) {
          code[2] * HAI_AS(int8_t, four >> 16 & 255u) + code[3] * HAI_AS(int8_t, four >> 24);
 }
 
-static float hai_index_guess_one(const hai_index_query *query, const hai_index_block *block, float *score) {
+/* An estimate as it is kept: rounded, in 16 bits. */
+static int16_t hai_index_cut(float x) {
+  float cut = x < -32768.0f ? -32768.0f : x < 32767.0f ? x : 32767.0f;
+  return HAI_AS(int16_t, HAI_AS(int, cut + 32768.5f) - 32768);
+}
+
+/* A weight by a score. */
+static float hai_index_weight(int score, int from) {
+  int steps = score - from, top = HAI_STEP_TOP - HAI_STEP_OF_1;
+  return hai_step_weight(steps < top ? steps : top);
+}
+
+static void hai_index_guess_one(const hai_index_query *query, const hai_index_block *block, int16_t *score,
+                                hai_weights *weights) {
   int32_t mean = -HAI_MEAN_RAISED * query->sum;
-  float high = -hai_inf(), base;
+  float slope = 2.0f * query->unit * block->norm_unit, base;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
   hai_index w;
   int j, y;
   for (w = 0; w < query->n_words; w++) mean += hai_index_product(block->mean + 4 * w, query->word[w]);
@@ -2099,36 +2141,27 @@ static float hai_index_guess_one(const hai_index_query *query, const hai_index_b
       for (y = 0; y < 4; y++) four[y] = HAI_AS(uint8_t, code[y] >> w % 4 * 2 & 3);
       sum += hai_index_product(four, query->word[w]);
     }
-    score[j] = HAI_AS(float, block->norm[j]) *
-                   (HAI_AS(float, 2 * sum - 3 * query->sum) * (query->unit * block->norm_unit) +
-                    query->more * block->norm_unit) +
-               base;
-    high = score[j] > high ? score[j] : high;
+    score[j] = hai_index_cut(HAI_AS(float, block->norm[j]) * (HAI_AS(float, sum) * slope + more) + base);
+    weights->lane[j % HAI_SUM_LANES] += hai_index_weight(score[j], weights->from);
   }
-  return high;
 }
 static void hai_index_guess_scalar(const hai_index_query *query, int n, const hai_index_block *block,
-                                   float *const *score, float *high) {
+                                   int16_t *const *score, hai_weights *weights) {
   int i;
-  for (i = 0; i < n; i++) high[i] = hai_index_guess_one(query + i, block, score[i]);
+  for (i = 0; i < n; i++) hai_index_guess_one(query + i, block, score[i], weights + i);
 }
 
-static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float high) {
-  float sum = 0.0f;
-  hai_index j;
-  for (j = 0; j < n; j++) {
-    float x = (score[j] - high) * (tilt * HAI_BITS_OF_E) + HAI_BITS_OF_1;
-    score[j] = hai_float(x > 0.0f ? HAI_AS(uint32_t, x) : 0);
-    sum += score[j];
-  }
-  return sum;
-}
-
-static uint64_t hai_index_above_scalar(const float *weight, float level) {
-  uint64_t bits = 0;
+static void hai_index_weigh_scalar(const int16_t *score, hai_weights *weights) {
   int j;
-  for (j = 0; j < HAI_CHUNK; j++) bits |= HAI_AS(uint64_t, weight[j] - level > 0.0f) << j;
-  return bits;
+  for (j = 0; j < HAI_CHUNK; j++)
+    weights->lane[j % HAI_SUM_LANES] += hai_index_weight(score[j], weights->from);
+}
+
+static void hai_index_at_least_scalar(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j++) bits[b] |= HAI_AS(uint64_t, score[j] >= least) << j;
 }
 
 static void hai_index_keep_scalar(const hai_levels *levels, hai_index n, uint64_t *bits) {
@@ -2137,11 +2170,13 @@ static void hai_index_keep_scalar(const hai_levels *levels, hai_index n, uint64_
   for (b = 0; b < n; b++)
     for (bits[b] = 0, j = 0; j < HAI_CHUNK; j++) {
       float u = levels->place[j] + levels->shift[b];
-      int is_kept = 0;
+      int most = -HAI_STEP_OF_1;
       if (u >= 1.0f) u -= 1.0f;
-      for (i = 0; i < levels->n; i++)
-        is_kept |= levels->weight[i][b * HAI_CHUNK + j] - levels->level[i] * u > 0.0f;
-      bits[b] |= HAI_AS(uint64_t, is_kept) << j;
+      for (i = 0; i < levels->n; i++) {
+        int x = levels->score[i][b * HAI_CHUNK + j] - levels->level[i];
+        most = x > most ? x : most;
+      }
+      bits[b] |= HAI_AS(uint64_t, most >= 0 || hai_step_weight(most) > u) << j;
     }
 }
 
@@ -2440,7 +2475,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
 #if HAI_INDEX
     /* guess */ hai_index_guess_scalar,
     /* weigh */ hai_index_weigh_scalar,
-    /* above */ hai_index_above_scalar,
+    /* at_least */ hai_index_at_least_scalar,
     /* keep */ hai_index_keep_scalar,
     /* turn */ hai_index_turn_scalar,
     /* differ */ hai_index_differ_scalar,
@@ -3546,8 +3581,27 @@ HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(void *p, __m512i x) {
 HAI_I_avx512 hai_codes_avx512(const uint8_t *p) { return _mm512_loadu_si512(p); }
 HAI_I_avx512 hai_low_avx512(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(3)); }
 HAI_I_avx512 hai_down_avx512(__m512i x) { return _mm512_srli_epi32(x, 2); }
-HAI_TARGET_avx512 HAI_INLINE uint32_t hai_above_avx512(__m512 x) {
-  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ));
+HAI_I_avx512 hai_nearest_avx512(__m512 x) { return _mm512_cvtps_epi32(x); }
+HAI_TARGET_avx512 HAI_INLINE void hai_cut_avx512(int16_t *p, __m512i x) {
+  _mm256_storeu_si256(HAI_AS(__m256i *, HAI_AS(void *, p)), _mm512_cvtsepi32_epi16(x));
+}
+HAI_I_avx512 hai_wide_avx512(const int16_t *p) {
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256(HAI_AS(const __m256i *, HAI_AS(const void *, p))));
+}
+HAI_I_avx512 hai_smaller_avx512(__m512i a, __m512i b) { return _mm512_min_epi32(a, b); }
+HAI_I_avx512 hai_up_avx512(__m512i x) { return _mm512_slli_epi32(x, 20); }
+HAI_I_avx512 hai_shorts_avx512(const int16_t *p) { return _mm512_loadu_si512(p); }
+HAI_I_avx512 hai_shorts1_avx512(int x) { return _mm512_set1_epi16(HAI_AS(int16_t, x)); }
+HAI_I_avx512 hai_less_avx512(__m512i a, __m512i b) { return _mm512_subs_epi16(a, b); }
+HAI_I_avx512 hai_more_avx512(__m512i a, __m512i b) { return _mm512_add_epi16(a, b); }
+HAI_I_avx512 hai_most_short_avx512(__m512i a, __m512i b) { return _mm512_max_epi16(a, b); }
+HAI_I_avx512 hai_bits_avx512(__m512 u, __m512 v) {
+  __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(u), 20));
+  __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v), 20));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+}
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_over_avx512(__m512i a, __m512i b) {
+  return _mm512_cmpgt_epi16_mask(a, b);
 }
 HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
 
@@ -3934,7 +3988,14 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
-     above(x)              bit i: lane i, a float, is above 0
+     nearest(x)            to integers, the nearest
+     cut(p, x), wide(p)    stores each lane as 16 bits, cut to what these hold; loads such
+     smaller(a, b), up(x)  of each lane; each lane times 2^20
+   and these of 2 HAI_WIDTH integers of 16 bits, shorts(p) loads:
+     shorts1(x)            x in all lanes
+     less(a, b), more(a, b), most_short(a, b)   a - b, cut to 16 bits; a + b; the larger of each lane
+     bits(u, v)            the bits of floats, of two registers, over 2^20
+     over(a, b)            bit i: lane i of a is above that of b
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
@@ -3944,13 +4005,19 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)                                                            \
-  x = HAI_ISA(low)(y##r);                                                           \
-  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
-  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r) y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
-#define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
+#define HAI_GUESS_OUT(i)        \
+  if (n > i) HAI_WAY(guess_out) \
+  (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
+#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_SCORE(r)                                                            \
+  x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
+  y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
+  HAI_ISA(cut)(score + r * HAI_WIDTH, y);                                             \
+  sum = HAI_ISA(add)(sum, HAI_WAY(weight)(y, from));
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -3963,39 +4030,37 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
          (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
-  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(weight)(HAI_INTS score, HAI_INTS from) {
+  HAI_INTS steps = HAI_ISA(larger)(HAI_ISA(minus)(score, from), HAI_ISA(ints1)(HAI_STEP_LEAST));
+  return HAI_ISA(by_bits)(HAI_ISA(up)(HAI_ISA(smaller)(steps, HAI_ISA(ints1)(HAI_STEP_TOP))));
+}
+
+/* Scores of four registers of keys, of norms f and sums c. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
-                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
-                                                   HAI_INTS c3, float *score, float *high) {
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
-  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
-             most = HAI_ISA(set1)(*high), x;
+                                                   float base, HAI_VECTOR f0, HAI_VECTOR f1, HAI_VECTOR f2,
+                                                   HAI_VECTOR f3, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1), y;
+  float slope = 2.0f * query->unit * block->norm_unit;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane), x;
   HAI_ROWS_4(HAI_GUESS_SCORE)
-  *high = HAI_ISA(most)(most);
+  HAI_ISA(store)(weights->lane, sum);
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
    what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
    of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
-                                                    const hai_index_block *block, float *const *score,
-                                                    float *high) {
+                                                    const hai_index_block *block, int16_t *const *score,
+                                                    hai_weights *weights) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
                             query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
-  for (i = 0; i < n; i++) {
-    base[i] = HAI_WAY(guess_mean)(query + i, block);
-    high[i] = -hai_inf();
-  }
+  for (i = 0; i < n; i++) base[i] = HAI_WAY(guess_mean)(query + i, block);
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
@@ -4010,64 +4075,66 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
+    HAI_ROWS_4(HAI_GUESS_NORM)
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
-                                           float *const *score, float *high) {
+                                           int16_t *const *score, hai_weights *weights) {
   for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
-    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, weights);
     query += HAI_GUESS_MOST;
     score += HAI_GUESS_MOST;
-    high += HAI_GUESS_MOST;
+    weights += HAI_GUESS_MOST;
   }
   if (HAI_GUESS_MOST > 3 && n == 4)
-    HAI_WAY(guess_some)(query, 4, block, score, high);
+    HAI_WAY(guess_some)(query, 4, block, score, weights);
   else if (HAI_GUESS_MOST > 2 && n == 3)
-    HAI_WAY(guess_some)(query, 3, block, score, high);
+    HAI_WAY(guess_some)(query, 3, block, score, weights);
   else if (n == 2)
-    HAI_WAY(guess_some)(query, 2, block, score, high);
+    HAI_WAY(guess_some)(query, 2, block, score, weights);
   else
-    HAI_WAY(guess_some)(query, 1, block, score, high);
+    HAI_WAY(guess_some)(query, 1, block, score, weights);
 }
 
-HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
-  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
-  hai_index j;
-  for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
-    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
-    HAI_ISA(store)(score + j, x);
-    sum = HAI_ISA(add)(sum, x);
-  }
-  return HAI_ISA(sum)(sum);
-}
-
-HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
-  HAI_VECTOR from = HAI_ISA(set1)(level);
-  uint64_t bits = 0;
+HAI_SCAN_TARGET static void HAI_WAY(weigh)(const int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1);
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane);
   int j;
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
-  return bits;
+    sum = HAI_ISA(add)(sum, HAI_WAY(weight)(HAI_ISA(wide)(score + j), from));
+  HAI_ISA(store)(weights->lane, sum);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  HAI_INTS below = HAI_ISA(shorts1)(least - 1);
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH)
+      bits[b] |= HAI_AS(uint64_t, HAI_ISA(over)(HAI_ISA(shorts)(score + j), below)) << j;
+}
+
+/* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
+   if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
     HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
     uint64_t kept = 0;
-    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
-      uint32_t here = 0;
+    for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
+                 v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
+      HAI_INTS most = one;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
-        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
-        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+        HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
+        most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, here) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
     }
     bits[b] = kept;
   }
@@ -4136,6 +4203,7 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 #undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
+#undef HAI_GUESS_NORM
 #undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
@@ -4161,7 +4229,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #if HAI_INDEX
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
-    /* above */ HAI_WAY(above),
+    /* at_least */ HAI_WAY(at_least),
     /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
@@ -4561,7 +4629,14 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
-     above(x)              bit i: lane i, a float, is above 0
+     nearest(x)            to integers, the nearest
+     cut(p, x), wide(p)    stores each lane as 16 bits, cut to what these hold; loads such
+     smaller(a, b), up(x)  of each lane; each lane times 2^20
+   and these of 2 HAI_WIDTH integers of 16 bits, shorts(p) loads:
+     shorts1(x)            x in all lanes
+     less(a, b), more(a, b), most_short(a, b)   a - b, cut to 16 bits; a + b; the larger of each lane
+     bits(u, v)            the bits of floats, of two registers, over 2^20
+     over(a, b)            bit i: lane i of a is above that of b
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
@@ -4571,13 +4646,19 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)                                                            \
-  x = HAI_ISA(low)(y##r);                                                           \
-  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
-  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r) y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
-#define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
+#define HAI_GUESS_OUT(i)        \
+  if (n > i) HAI_WAY(guess_out) \
+  (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
+#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_SCORE(r)                                                            \
+  x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
+  y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
+  HAI_ISA(cut)(score + r * HAI_WIDTH, y);                                             \
+  sum = HAI_ISA(add)(sum, HAI_WAY(weight)(y, from));
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -4590,39 +4671,37 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
          (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
-  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(weight)(HAI_INTS score, HAI_INTS from) {
+  HAI_INTS steps = HAI_ISA(larger)(HAI_ISA(minus)(score, from), HAI_ISA(ints1)(HAI_STEP_LEAST));
+  return HAI_ISA(by_bits)(HAI_ISA(up)(HAI_ISA(smaller)(steps, HAI_ISA(ints1)(HAI_STEP_TOP))));
+}
+
+/* Scores of four registers of keys, of norms f and sums c. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
-                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
-                                                   HAI_INTS c3, float *score, float *high) {
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
-  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
-             most = HAI_ISA(set1)(*high), x;
+                                                   float base, HAI_VECTOR f0, HAI_VECTOR f1, HAI_VECTOR f2,
+                                                   HAI_VECTOR f3, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1), y;
+  float slope = 2.0f * query->unit * block->norm_unit;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane), x;
   HAI_ROWS_4(HAI_GUESS_SCORE)
-  *high = HAI_ISA(most)(most);
+  HAI_ISA(store)(weights->lane, sum);
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
    what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
    of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
-                                                    const hai_index_block *block, float *const *score,
-                                                    float *high) {
+                                                    const hai_index_block *block, int16_t *const *score,
+                                                    hai_weights *weights) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
                             query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
-  for (i = 0; i < n; i++) {
-    base[i] = HAI_WAY(guess_mean)(query + i, block);
-    high[i] = -hai_inf();
-  }
+  for (i = 0; i < n; i++) base[i] = HAI_WAY(guess_mean)(query + i, block);
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
@@ -4637,64 +4716,66 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
+    HAI_ROWS_4(HAI_GUESS_NORM)
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
-                                           float *const *score, float *high) {
+                                           int16_t *const *score, hai_weights *weights) {
   for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
-    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, weights);
     query += HAI_GUESS_MOST;
     score += HAI_GUESS_MOST;
-    high += HAI_GUESS_MOST;
+    weights += HAI_GUESS_MOST;
   }
   if (HAI_GUESS_MOST > 3 && n == 4)
-    HAI_WAY(guess_some)(query, 4, block, score, high);
+    HAI_WAY(guess_some)(query, 4, block, score, weights);
   else if (HAI_GUESS_MOST > 2 && n == 3)
-    HAI_WAY(guess_some)(query, 3, block, score, high);
+    HAI_WAY(guess_some)(query, 3, block, score, weights);
   else if (n == 2)
-    HAI_WAY(guess_some)(query, 2, block, score, high);
+    HAI_WAY(guess_some)(query, 2, block, score, weights);
   else
-    HAI_WAY(guess_some)(query, 1, block, score, high);
+    HAI_WAY(guess_some)(query, 1, block, score, weights);
 }
 
-HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
-  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
-  hai_index j;
-  for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
-    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
-    HAI_ISA(store)(score + j, x);
-    sum = HAI_ISA(add)(sum, x);
-  }
-  return HAI_ISA(sum)(sum);
-}
-
-HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
-  HAI_VECTOR from = HAI_ISA(set1)(level);
-  uint64_t bits = 0;
+HAI_SCAN_TARGET static void HAI_WAY(weigh)(const int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1);
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane);
   int j;
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
-  return bits;
+    sum = HAI_ISA(add)(sum, HAI_WAY(weight)(HAI_ISA(wide)(score + j), from));
+  HAI_ISA(store)(weights->lane, sum);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  HAI_INTS below = HAI_ISA(shorts1)(least - 1);
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH)
+      bits[b] |= HAI_AS(uint64_t, HAI_ISA(over)(HAI_ISA(shorts)(score + j), below)) << j;
+}
+
+/* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
+   if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
     HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
     uint64_t kept = 0;
-    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
-      uint32_t here = 0;
+    for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
+                 v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
+      HAI_INTS most = one;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
-        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
-        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+        HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
+        most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, here) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
     }
     bits[b] = kept;
   }
@@ -4763,6 +4844,7 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 #undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
+#undef HAI_GUESS_NORM
 #undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
@@ -4788,7 +4870,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #if HAI_INDEX
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
-    /* above */ HAI_WAY(above),
+    /* at_least */ HAI_WAY(at_least),
     /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
@@ -6484,8 +6566,30 @@ HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
 HAI_I_avx2 hai_codes_avx2(const uint8_t *p) { return hai_ints_avx2(p); }
 HAI_I_avx2 hai_low_avx2(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
 HAI_I_avx2 hai_down_avx2(__m256i x) { return _mm256_srli_epi32(x, 2); }
-HAI_TARGET_avx2 HAI_INLINE uint32_t hai_above_avx2(__m256 x) {
-  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
+HAI_I_avx2 hai_nearest_avx2(__m256 x) { return _mm256_cvtps_epi32(x); }
+HAI_TARGET_avx2 HAI_INLINE void hai_cut_avx2(int16_t *p, __m256i x) {
+  _mm_storeu_si128(HAI_AS(__m128i *, HAI_AS(void *, p)),
+                   _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+HAI_I_avx2 hai_wide_avx2(const int16_t *p) {
+  return _mm256_cvtepi16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, HAI_AS(const void *, p))));
+}
+HAI_I_avx2 hai_smaller_avx2(__m256i a, __m256i b) { return _mm256_min_epi32(a, b); }
+HAI_I_avx2 hai_up_avx2(__m256i x) { return _mm256_slli_epi32(x, 20); }
+HAI_I_avx2 hai_shorts_avx2(const int16_t *p) { return hai_ints_avx2(p); }
+HAI_I_avx2 hai_shorts1_avx2(int x) { return _mm256_set1_epi16(HAI_AS(int16_t, x)); }
+HAI_I_avx2 hai_less_avx2(__m256i a, __m256i b) { return _mm256_subs_epi16(a, b); }
+HAI_I_avx2 hai_more_avx2(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
+HAI_I_avx2 hai_most_short_avx2(__m256i a, __m256i b) { return _mm256_max_epi16(a, b); }
+HAI_I_avx2 hai_bits_avx2(__m256 u, __m256 v) {
+  __m256i a = _mm256_srli_epi32(_mm256_castps_si256(u), 20),
+          b = _mm256_srli_epi32(_mm256_castps_si256(v), 20);
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+}
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_over_avx2(__m256i a, __m256i b) {
+  __m256i x = _mm256_cmpgt_epi16(a, b);
+  __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  return HAI_AS(uint32_t, _mm_movemask_epi8(bytes));
 }
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -6876,7 +6980,14 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
-     above(x)              bit i: lane i, a float, is above 0
+     nearest(x)            to integers, the nearest
+     cut(p, x), wide(p)    stores each lane as 16 bits, cut to what these hold; loads such
+     smaller(a, b), up(x)  of each lane; each lane times 2^20
+   and these of 2 HAI_WIDTH integers of 16 bits, shorts(p) loads:
+     shorts1(x)            x in all lanes
+     less(a, b), more(a, b), most_short(a, b)   a - b, cut to 16 bits; a + b; the larger of each lane
+     bits(u, v)            the bits of floats, of two registers, over 2^20
+     over(a, b)            bit i: lane i of a is above that of b
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
@@ -6886,13 +6997,19 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)                                                            \
-  x = HAI_ISA(low)(y##r);                                                           \
-  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
-  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r) y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
-#define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
+#define HAI_GUESS_OUT(i)        \
+  if (n > i) HAI_WAY(guess_out) \
+  (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
+#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_SCORE(r)                                                            \
+  x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
+  y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
+  HAI_ISA(cut)(score + r * HAI_WIDTH, y);                                             \
+  sum = HAI_ISA(add)(sum, HAI_WAY(weight)(y, from));
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -6905,39 +7022,37 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
          (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
-  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(weight)(HAI_INTS score, HAI_INTS from) {
+  HAI_INTS steps = HAI_ISA(larger)(HAI_ISA(minus)(score, from), HAI_ISA(ints1)(HAI_STEP_LEAST));
+  return HAI_ISA(by_bits)(HAI_ISA(up)(HAI_ISA(smaller)(steps, HAI_ISA(ints1)(HAI_STEP_TOP))));
+}
+
+/* Scores of four registers of keys, of norms f and sums c. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
-                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
-                                                   HAI_INTS c3, float *score, float *high) {
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
-  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
-             most = HAI_ISA(set1)(*high), x;
+                                                   float base, HAI_VECTOR f0, HAI_VECTOR f1, HAI_VECTOR f2,
+                                                   HAI_VECTOR f3, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1), y;
+  float slope = 2.0f * query->unit * block->norm_unit;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane), x;
   HAI_ROWS_4(HAI_GUESS_SCORE)
-  *high = HAI_ISA(most)(most);
+  HAI_ISA(store)(weights->lane, sum);
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
    what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
    of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
-                                                    const hai_index_block *block, float *const *score,
-                                                    float *high) {
+                                                    const hai_index_block *block, int16_t *const *score,
+                                                    hai_weights *weights) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
                             query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
-  for (i = 0; i < n; i++) {
-    base[i] = HAI_WAY(guess_mean)(query + i, block);
-    high[i] = -hai_inf();
-  }
+  for (i = 0; i < n; i++) base[i] = HAI_WAY(guess_mean)(query + i, block);
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
@@ -6952,64 +7067,66 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
+    HAI_ROWS_4(HAI_GUESS_NORM)
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
-                                           float *const *score, float *high) {
+                                           int16_t *const *score, hai_weights *weights) {
   for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
-    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, weights);
     query += HAI_GUESS_MOST;
     score += HAI_GUESS_MOST;
-    high += HAI_GUESS_MOST;
+    weights += HAI_GUESS_MOST;
   }
   if (HAI_GUESS_MOST > 3 && n == 4)
-    HAI_WAY(guess_some)(query, 4, block, score, high);
+    HAI_WAY(guess_some)(query, 4, block, score, weights);
   else if (HAI_GUESS_MOST > 2 && n == 3)
-    HAI_WAY(guess_some)(query, 3, block, score, high);
+    HAI_WAY(guess_some)(query, 3, block, score, weights);
   else if (n == 2)
-    HAI_WAY(guess_some)(query, 2, block, score, high);
+    HAI_WAY(guess_some)(query, 2, block, score, weights);
   else
-    HAI_WAY(guess_some)(query, 1, block, score, high);
+    HAI_WAY(guess_some)(query, 1, block, score, weights);
 }
 
-HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
-  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
-  hai_index j;
-  for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
-    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
-    HAI_ISA(store)(score + j, x);
-    sum = HAI_ISA(add)(sum, x);
-  }
-  return HAI_ISA(sum)(sum);
-}
-
-HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
-  HAI_VECTOR from = HAI_ISA(set1)(level);
-  uint64_t bits = 0;
+HAI_SCAN_TARGET static void HAI_WAY(weigh)(const int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1);
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane);
   int j;
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
-  return bits;
+    sum = HAI_ISA(add)(sum, HAI_WAY(weight)(HAI_ISA(wide)(score + j), from));
+  HAI_ISA(store)(weights->lane, sum);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  HAI_INTS below = HAI_ISA(shorts1)(least - 1);
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH)
+      bits[b] |= HAI_AS(uint64_t, HAI_ISA(over)(HAI_ISA(shorts)(score + j), below)) << j;
+}
+
+/* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
+   if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
     HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
     uint64_t kept = 0;
-    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
-      uint32_t here = 0;
+    for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
+                 v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
+      HAI_INTS most = one;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
-        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
-        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+        HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
+        most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, here) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
     }
     bits[b] = kept;
   }
@@ -7078,6 +7195,7 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 #undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
+#undef HAI_GUESS_NORM
 #undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
@@ -7103,7 +7221,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #if HAI_INDEX
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
-    /* above */ HAI_WAY(above),
+    /* at_least */ HAI_WAY(at_least),
     /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
@@ -7504,7 +7622,14 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
-     above(x)              bit i: lane i, a float, is above 0
+     nearest(x)            to integers, the nearest
+     cut(p, x), wide(p)    stores each lane as 16 bits, cut to what these hold; loads such
+     smaller(a, b), up(x)  of each lane; each lane times 2^20
+   and these of 2 HAI_WIDTH integers of 16 bits, shorts(p) loads:
+     shorts1(x)            x in all lanes
+     less(a, b), more(a, b), most_short(a, b)   a - b, cut to 16 bits; a + b; the larger of each lane
+     bits(u, v)            the bits of floats, of two registers, over 2^20
+     over(a, b)            bit i: lane i of a is above that of b
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
@@ -7514,13 +7639,19 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)                                                            \
-  x = HAI_ISA(low)(y##r);                                                           \
-  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
-  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r) y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
-#define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
+#define HAI_GUESS_OUT(i)        \
+  if (n > i) HAI_WAY(guess_out) \
+  (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
+#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_SCORE(r)                                                            \
+  x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
+  y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
+  HAI_ISA(cut)(score + r * HAI_WIDTH, y);                                             \
+  sum = HAI_ISA(add)(sum, HAI_WAY(weight)(y, from));
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -7533,39 +7664,37 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
          (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
-  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(weight)(HAI_INTS score, HAI_INTS from) {
+  HAI_INTS steps = HAI_ISA(larger)(HAI_ISA(minus)(score, from), HAI_ISA(ints1)(HAI_STEP_LEAST));
+  return HAI_ISA(by_bits)(HAI_ISA(up)(HAI_ISA(smaller)(steps, HAI_ISA(ints1)(HAI_STEP_TOP))));
+}
+
+/* Scores of four registers of keys, of norms f and sums c. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
-                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
-                                                   HAI_INTS c3, float *score, float *high) {
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
-  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
-             most = HAI_ISA(set1)(*high), x;
+                                                   float base, HAI_VECTOR f0, HAI_VECTOR f1, HAI_VECTOR f2,
+                                                   HAI_VECTOR f3, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1), y;
+  float slope = 2.0f * query->unit * block->norm_unit;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane), x;
   HAI_ROWS_4(HAI_GUESS_SCORE)
-  *high = HAI_ISA(most)(most);
+  HAI_ISA(store)(weights->lane, sum);
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
    what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
    of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
-                                                    const hai_index_block *block, float *const *score,
-                                                    float *high) {
+                                                    const hai_index_block *block, int16_t *const *score,
+                                                    hai_weights *weights) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
                             query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
-  for (i = 0; i < n; i++) {
-    base[i] = HAI_WAY(guess_mean)(query + i, block);
-    high[i] = -hai_inf();
-  }
+  for (i = 0; i < n; i++) base[i] = HAI_WAY(guess_mean)(query + i, block);
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
@@ -7580,64 +7709,66 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
+    HAI_ROWS_4(HAI_GUESS_NORM)
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
-                                           float *const *score, float *high) {
+                                           int16_t *const *score, hai_weights *weights) {
   for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
-    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, weights);
     query += HAI_GUESS_MOST;
     score += HAI_GUESS_MOST;
-    high += HAI_GUESS_MOST;
+    weights += HAI_GUESS_MOST;
   }
   if (HAI_GUESS_MOST > 3 && n == 4)
-    HAI_WAY(guess_some)(query, 4, block, score, high);
+    HAI_WAY(guess_some)(query, 4, block, score, weights);
   else if (HAI_GUESS_MOST > 2 && n == 3)
-    HAI_WAY(guess_some)(query, 3, block, score, high);
+    HAI_WAY(guess_some)(query, 3, block, score, weights);
   else if (n == 2)
-    HAI_WAY(guess_some)(query, 2, block, score, high);
+    HAI_WAY(guess_some)(query, 2, block, score, weights);
   else
-    HAI_WAY(guess_some)(query, 1, block, score, high);
+    HAI_WAY(guess_some)(query, 1, block, score, weights);
 }
 
-HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
-  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
-  hai_index j;
-  for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
-    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
-    HAI_ISA(store)(score + j, x);
-    sum = HAI_ISA(add)(sum, x);
-  }
-  return HAI_ISA(sum)(sum);
-}
-
-HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
-  HAI_VECTOR from = HAI_ISA(set1)(level);
-  uint64_t bits = 0;
+HAI_SCAN_TARGET static void HAI_WAY(weigh)(const int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1);
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane);
   int j;
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
-  return bits;
+    sum = HAI_ISA(add)(sum, HAI_WAY(weight)(HAI_ISA(wide)(score + j), from));
+  HAI_ISA(store)(weights->lane, sum);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  HAI_INTS below = HAI_ISA(shorts1)(least - 1);
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH)
+      bits[b] |= HAI_AS(uint64_t, HAI_ISA(over)(HAI_ISA(shorts)(score + j), below)) << j;
+}
+
+/* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
+   if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
     HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
     uint64_t kept = 0;
-    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
-      uint32_t here = 0;
+    for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
+                 v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
+      HAI_INTS most = one;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
-        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
-        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+        HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
+        most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, here) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
     }
     bits[b] = kept;
   }
@@ -7706,6 +7837,7 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 #undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
+#undef HAI_GUESS_NORM
 #undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
@@ -7731,7 +7863,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #if HAI_INDEX
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
-    /* above */ HAI_WAY(above),
+    /* at_least */ HAI_WAY(at_least),
     /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
@@ -8765,10 +8897,32 @@ HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
 HAI_I_neon hai_codes_neon(const uint8_t *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
 HAI_I_neon hai_low_neon(int32x4_t x) { return vandq_s32(x, vreinterpretq_s32_u8(vdupq_n_u8(3))); }
 HAI_I_neon hai_down_neon(int32x4_t x) { return vshrq_n_s32(x, 2); }
-HAI_INLINE uint32_t hai_above_neon(float32x4_t x) {
-  static const uint32_t lane[4] = {1, 2, 4, 8};
-  return vaddvq_u32(vandq_u32(vcgtq_f32(x, vdupq_n_f32(0.0f)), vld1q_u32(lane)));
+HAI_I_neon hai_nearest_neon(float32x4_t x) { return vcvtnq_s32_f32(x); }
+HAI_INLINE void hai_cut_neon(int16_t *p, int32x4_t x) { vst1_s16(p, vqmovn_s32(x)); }
+HAI_I_neon hai_wide_neon(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
+HAI_I_neon hai_smaller_neon(int32x4_t a, int32x4_t b) { return vminq_s32(a, b); }
+HAI_I_neon hai_up_neon(int32x4_t x) { return vshlq_n_s32(x, 20); }
+#define HAI_SHORTS(x) vreinterpretq_s16_s32(x)
+HAI_I_neon hai_shorts_neon(const int16_t *p) { return vreinterpretq_s32_s16(vld1q_s16(p)); }
+HAI_I_neon hai_shorts1_neon(int x) { return vreinterpretq_s32_s16(vdupq_n_s16(HAI_AS(int16_t, x))); }
+HAI_I_neon hai_less_neon(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_s16(vqsubq_s16(HAI_SHORTS(a), HAI_SHORTS(b)));
 }
+HAI_I_neon hai_more_neon(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_s16(vaddq_s16(HAI_SHORTS(a), HAI_SHORTS(b)));
+}
+HAI_I_neon hai_most_short_neon(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_s16(vmaxq_s16(HAI_SHORTS(a), HAI_SHORTS(b)));
+}
+HAI_I_neon hai_bits_neon(float32x4_t u, float32x4_t v) {
+  int32x4_t a = vshrq_n_s32(vreinterpretq_s32_f32(u), 20), b = vshrq_n_s32(vreinterpretq_s32_f32(v), 20);
+  return vreinterpretq_s32_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b)));
+}
+HAI_INLINE uint32_t hai_over_neon(int32x4_t a, int32x4_t b) {
+  static const uint16_t lane[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  return vaddvq_u16(vandq_u16(vcgtq_s16(HAI_SHORTS(a), HAI_SHORTS(b)), vld1q_u16(lane)));
+}
+#undef HAI_SHORTS
 HAI_INLINE int32_t hai_top_neon(int32x4_t x) { return vmaxvq_s32(x); }
 
 /* Sums of four products of bytes, none of which is above 127: two of them fit 16 bits. */
@@ -9163,7 +9317,14 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
-     above(x)              bit i: lane i, a float, is above 0
+     nearest(x)            to integers, the nearest
+     cut(p, x), wide(p)    stores each lane as 16 bits, cut to what these hold; loads such
+     smaller(a, b), up(x)  of each lane; each lane times 2^20
+   and these of 2 HAI_WIDTH integers of 16 bits, shorts(p) loads:
+     shorts1(x)            x in all lanes
+     less(a, b), more(a, b), most_short(a, b)   a - b, cut to 16 bits; a + b; the larger of each lane
+     bits(u, v)            the bits of floats, of two registers, over 2^20
+     over(a, b)            bit i: lane i of a is above that of b
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
@@ -9173,13 +9334,19 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)                                                            \
-  x = HAI_ISA(low)(y##r);                                                           \
-  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
-  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r) y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
-#define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
+#define HAI_GUESS_OUT(i)        \
+  if (n > i) HAI_WAY(guess_out) \
+  (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
+#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_SCORE(r)                                                            \
+  x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
+  y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
+  HAI_ISA(cut)(score + r * HAI_WIDTH, y);                                             \
+  sum = HAI_ISA(add)(sum, HAI_WAY(weight)(y, from));
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -9192,39 +9359,37 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
          (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
-  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(weight)(HAI_INTS score, HAI_INTS from) {
+  HAI_INTS steps = HAI_ISA(larger)(HAI_ISA(minus)(score, from), HAI_ISA(ints1)(HAI_STEP_LEAST));
+  return HAI_ISA(by_bits)(HAI_ISA(up)(HAI_ISA(smaller)(steps, HAI_ISA(ints1)(HAI_STEP_TOP))));
+}
+
+/* Scores of four registers of keys, of norms f and sums c. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
-                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
-                                                   HAI_INTS c3, float *score, float *high) {
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
-  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
-             most = HAI_ISA(set1)(*high), x;
+                                                   float base, HAI_VECTOR f0, HAI_VECTOR f1, HAI_VECTOR f2,
+                                                   HAI_VECTOR f3, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1), y;
+  float slope = 2.0f * query->unit * block->norm_unit;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane), x;
   HAI_ROWS_4(HAI_GUESS_SCORE)
-  *high = HAI_ISA(most)(most);
+  HAI_ISA(store)(weights->lane, sum);
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
    what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
    of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
-                                                    const hai_index_block *block, float *const *score,
-                                                    float *high) {
+                                                    const hai_index_block *block, int16_t *const *score,
+                                                    hai_weights *weights) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
                             query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
-  for (i = 0; i < n; i++) {
-    base[i] = HAI_WAY(guess_mean)(query + i, block);
-    high[i] = -hai_inf();
-  }
+  for (i = 0; i < n; i++) base[i] = HAI_WAY(guess_mean)(query + i, block);
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
@@ -9239,64 +9404,66 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
+    HAI_ROWS_4(HAI_GUESS_NORM)
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
-                                           float *const *score, float *high) {
+                                           int16_t *const *score, hai_weights *weights) {
   for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
-    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, weights);
     query += HAI_GUESS_MOST;
     score += HAI_GUESS_MOST;
-    high += HAI_GUESS_MOST;
+    weights += HAI_GUESS_MOST;
   }
   if (HAI_GUESS_MOST > 3 && n == 4)
-    HAI_WAY(guess_some)(query, 4, block, score, high);
+    HAI_WAY(guess_some)(query, 4, block, score, weights);
   else if (HAI_GUESS_MOST > 2 && n == 3)
-    HAI_WAY(guess_some)(query, 3, block, score, high);
+    HAI_WAY(guess_some)(query, 3, block, score, weights);
   else if (n == 2)
-    HAI_WAY(guess_some)(query, 2, block, score, high);
+    HAI_WAY(guess_some)(query, 2, block, score, weights);
   else
-    HAI_WAY(guess_some)(query, 1, block, score, high);
+    HAI_WAY(guess_some)(query, 1, block, score, weights);
 }
 
-HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
-  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
-  hai_index j;
-  for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
-    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
-    HAI_ISA(store)(score + j, x);
-    sum = HAI_ISA(add)(sum, x);
-  }
-  return HAI_ISA(sum)(sum);
-}
-
-HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
-  HAI_VECTOR from = HAI_ISA(set1)(level);
-  uint64_t bits = 0;
+HAI_SCAN_TARGET static void HAI_WAY(weigh)(const int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1);
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane);
   int j;
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
-  return bits;
+    sum = HAI_ISA(add)(sum, HAI_WAY(weight)(HAI_ISA(wide)(score + j), from));
+  HAI_ISA(store)(weights->lane, sum);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  HAI_INTS below = HAI_ISA(shorts1)(least - 1);
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH)
+      bits[b] |= HAI_AS(uint64_t, HAI_ISA(over)(HAI_ISA(shorts)(score + j), below)) << j;
+}
+
+/* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
+   if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
     HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
     uint64_t kept = 0;
-    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
-      uint32_t here = 0;
+    for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
+                 v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
+      HAI_INTS most = one;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
-        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
-        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+        HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
+        most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, here) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
     }
     bits[b] = kept;
   }
@@ -9365,6 +9532,7 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 #undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
+#undef HAI_GUESS_NORM
 #undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT
 
@@ -9390,7 +9558,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #if HAI_INDEX
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
-    /* above */ HAI_WAY(above),
+    /* at_least */ HAI_WAY(at_least),
     /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),
@@ -10692,15 +10860,16 @@ static hai_index hai_look_blocks(const hai_plan *plan) { return plan->n_key / HA
 static hai_index hai_look_spans(const hai_plan *plan) {
   return hai_ceil_div(hai_look_blocks(plan), HAI_SPAN_BLOCKS);
 }
-/* Of a query: weights, the largest estimate of each block, three numbers of each span. */
-static hai_index hai_look_floats(const hai_plan *plan) {
-  return hai_look_blocks(plan) * HAI_CHUNK + hai_look_spans(plan) * (HAI_SPAN_BLOCKS + 3);
+/* Of a query, in 4 bytes: 16 bits for each key, 64 of each block, 4 numbers of each span. */
+static hai_index hai_look_words(const hai_plan *plan) {
+  hai_index words = hai_look_blocks(plan) * (HAI_CHUNK / 2 + 2) + hai_look_spans(plan) * 4;
+  return hai_ceil_div(words, HAI_ALIGN / 4) * (HAI_ALIGN / 4);
 }
 static hai_index hai_look_queries(const hai_plan *plan) {
   return hai_min(plan->n_query, hai_most_looked(plan));
 }
 static size_t hai_count_look(const hai_plan *plan) {
-  return hai_product(hai_look_queries(plan), hai_look_floats(plan));
+  return hai_product(hai_look_queries(plan), hai_look_words(plan));
 }
 static size_t hai_count_met(const hai_plan *plan) { return HAI_AS(size_t, hai_look_queries(plan)); }
 #endif
@@ -14737,13 +14906,14 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
 
 /* ---- Lookup: few queries over an index ----
    Stage LOOK estimates a query's scores with all keys of the index that end before its window, and raises
-   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j. Weights are w_j,
-   about e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j / level), the level such that as
-   many would be kept as the budget says. Stage MEET keeps key j with
-   probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and these
-   meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
-   log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are
-   worth, and a key that has more than a budget's share of a query's weight is met for certain.
+   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j, kept in steps of
+   1 / HAI_LOOK_STEPS, of 16 bits, since what is written is read again. Weights are w_j, about
+   e^(HAI_LOOK_TILT (e_j - max)), which is 2^(steps / 8). Each key has a chance of min(1, w_j / level), the
+   level such that as many would be kept as the budget says. Stage MEET keeps key j with probability P_j,
+   the largest of its chances for the queries that meet keys together (meeting.h), and these meet what is
+   kept, the sinks, the window and all that the index does not hold, by exact scores with log-weight -ln
+   P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are worth, and a key
+   that has more than a budget's share of a query's weight is met for certain.
 
    The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j the
    share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the share of
@@ -14756,17 +14926,23 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
    call holds. */
 
 #if HAI_INDEX
+typedef struct hai_look_span {
+  int32_t high;    /* in steps, where the sum of all weights is nearest to 1; HAI_STEP_NONE: there are none */
+  float sum;       /* that sum */
+  float square;    /* the sum of the blocks' squares; not finite where the query is not */
+  int32_t is_sure; /* are there keys that are met for sure? */
+} hai_look_span;
+
 typedef struct hai_look {
   hyperattn_index *index;
   const hai_scan_kernel *kernel;
   hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
   hai_index last;       /* the query sees keys up to this one */
-  float *weight;        /* [blocks][HAI_CHUNK] */
-  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight */
-  float square;         /* the sum of its blocks' squares, for that of a span */
-  float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
-                           the sum of its blocks' squares */
-  int is_sure;          /* are there keys in the span that are met for sure? Their weight is infinite */
+  int16_t *score;       /* [blocks][HAI_CHUNK]: estimates, in steps; HAI_STEP_NONE for sinks and sure keys */
+  uint64_t *sure;       /* [blocks]: bit j: key j is met for sure */
+  hai_look_span *span;  /* [spans] */
+  float square;         /* of the span that is looked at: see hai_look_span */
+  int is_sure;
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -14776,16 +14952,18 @@ typedef struct hai_look {
 static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_index first, end, blocks = hai_look_blocks(plan);
+  uint32_t *words;
   hai_seen_keys(plan, row, &first, &look->last);
   look->index = plan->problem->index;
   look->kernel = plan->scan_kernel;
   end = hai_min(hai_to_index(look->index->length), look->last + 1 - plan->window);
   look->end = hai_max(0, end) / HAI_CHUNK * HAI_CHUNK;
   look->begin = hai_min(plan->sink_keys, look->end);
-  look->weight = HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
-  look->weight += row * hai_look_floats(plan);
-  look->high = look->weight + blocks * HAI_CHUNK;
-  look->span = look->high + hai_look_spans(plan) * HAI_SPAN_BLOCKS;
+  words = HAI_PLACE(uint32_t, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
+  words += row * hai_look_words(plan);
+  look->score = HAI_PLACE(int16_t, words);
+  look->sure = HAI_PLACE(uint64_t, look->score + blocks * HAI_CHUNK);
+  look->span = HAI_PLACE(hai_look_span, look->sure + blocks);
 }
 /* Are there keys enough to look up? */
 static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
@@ -14812,37 +14990,32 @@ static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int3
   hai_turn_one(packed, plan->head_dim);
   largest = hai_largest_size(packed, plan->head_dim);
   HYPERATTN_MEMSET(word, 0, HAI_AS(size_t, y.words) * sizeof *word);
-  query.unit = largest * (1.0f / 127.0f);
+  query.unit = HAI_LOOK_STEPS * largest * (1.0f / 127.0f);
   inverse = 127.0f / largest;
-  if (!hai_finite(largest) || !hai_finite(inverse)) return query;
+  if (!hai_finite(query.unit) || !hai_finite(inverse)) return query;
   for (t = 0; t < plan->head_dim; t++) {
     int code = HAI_AS(int, packed[t] * inverse + 127.5f) - 127;
     square += packed[t] * packed[t];
     query.sum += code;
     word[t / 4] |= HAI_AS(int32_t, (HAI_AS(uint32_t, code) & 255u) << t % 4 * 8);
   }
-  query.more = HAI_LOOK_SURE * HAI_LOOK_ERROR * hai_sqrt(square);
+  query.more = HAI_LOOK_STEPS * HAI_LOOK_SURE * HAI_LOOK_ERROR * hai_sqrt(square);
   return query;
 }
 
 /* May the estimate of a key err so much that it tells nothing? Its norm code times norm_unit is `norm`. */
 static int hai_look_is_sure(const hai_index_query *query, float norm) {
-  return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
+  return !(query->more * norm <= HAI_LOOK_STEPS * HAI_LOOK_SURE * HAI_LOOK_MOST);
 }
 
-/* Are all estimates of a block finite, whatever its codes? */
-static int hai_look_can_tell(const hai_index_query *query, const hai_index_block *b) {
+/* The most that the size of a block's estimates may be, whatever its codes. Below 32767 they are not cut;
+   from HAI_STEP_MOST on they are not in the range of integers, and tell nothing. Between these, keys that are
+   cut at the top are met for certain, since levels are cut too, and those at the bottom weigh nothing beside
+   any key that a level reaches (HAI_LEVEL_LEAST). */
+static float hai_look_reach(const hai_index_query *query, const hai_index_block *b) {
   float most = 127.0f * HAI_AS(float, HAI_GROUP_DIM * query->n_groups);
   float norm = 127.0f * b->norm_unit, mean = HAI_MEAN_MOST * b->mean_unit;
-  return hai_finite(norm * (3.0f * most * query->unit + query->more) + mean * most * query->unit);
-}
-
-/* The largest of n estimates; -inf if there are none. */
-static float hai_look_highest(const float *x, int n) {
-  float most = -hai_inf();
-  int i;
-  for (i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
-  return most;
+  return norm * (3.0f * most * query->unit + query->more) + mean * most * query->unit;
 }
 
 /* A block of a kv head, and where it lies. */
@@ -14864,126 +15037,181 @@ static void hai_look_on(hai_look_place *place) {
   place->block++;
 }
 
-/* No estimate for sinks and for keys that are met for sure. */
-static void hai_look_hide(hai_look *look, const hai_index_query *query, const hai_index_block *b,
-                          hai_index block) {
-  float *score = look->weight + block * HAI_CHUNK;
+/* No estimates of sinks and of keys that are met for sure, whose bits are returned. b HAI_NULL: all are. */
+static uint64_t hai_look_hide(const hai_look *look, const hai_index_query *query, const hai_index_block *b,
+                              hai_index block) {
+  int16_t *score = look->score + block * HAI_CHUNK;
+  uint64_t sure = 0;
   int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (block * HAI_CHUNK + j < look->begin ||
-        hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit))
-      score[j] = -hai_inf();
-  look->high[block] = hai_look_highest(score, HAI_CHUNK);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int is_sink = block * HAI_CHUNK + j < look->begin;
+    int is_sure = !b || hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit);
+    if (is_sink || is_sure) score[j] = HAI_STEP_NONE;
+    sure |= HAI_AS(uint64_t, is_sure && !is_sink) << j;
+  }
+  return sure;
 }
 
-/* No estimate at all. */
-static void hai_look_blind(hai_look *look, hai_index block) {
+/* Caps a block's estimates. `room`: [HAI_CHUNK]. */
+static void hai_look_cap(const hai_plan *plan, int16_t *score, float *room) {
   int j;
-  for (j = 0; j < HAI_CHUNK; j++) look->weight[block * HAI_CHUNK + j] = -hai_inf();
-  look->high[block] = -hai_inf();
-  look->is_sure = 1;
+  for (j = 0; j < HAI_CHUNK; j++) room[j] = HAI_AS(float, score[j]);
+  hai_cap_row(plan->float_kernel, room, HAI_LOOK_STEPS * plan->problem->softcap);
+  for (j = 0; j < HAI_CHUNK; j++) score[j] = hai_index_cut(room[j]);
 }
 
-/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`,
-   one some way ahead starts to load. */
-static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
-                           const hai_look_place *place, hai_index end) {
+/* The queries that a task looks at together. */
+typedef struct hai_look_group {
+  hai_look look[HAI_FEW_ROWS];
+  hai_index_query query[HAI_FEW_ROWS];
+  hai_weights weights[HAI_FEW_ROWS];     /* of the span so far */
+  hai_weights nothing[HAI_LOOK_GUESSED]; /* for those that are not wanted */
+  hai_index_query worst;                 /* has the largest unit and `more` of all */
+  float room[HAI_CHUNK];
+} hai_look_group;
+
+/* What query i makes of its estimates of a block, where some are not what they seem. Returns the keys that
+   are met for sure. b HAI_NULL: there are none. */
+static uint64_t hai_look_mend(const hai_plan *plan, hai_look_group *group, hai_index i,
+                              const hai_index_block *b, hai_index block) {
+  hai_look *look = &group->look[i];
+  const hai_index_query *query = &group->query[i];
+  int16_t *score = look->score + block * HAI_CHUNK;
+  uint64_t sure = 0;
+  if (!b || !(hai_look_reach(query, b) < HAI_STEP_MOST)) return hai_look_hide(look, query, HAI_NULL, block);
+  look->square += b->square;
+  if (HAI_SOFTCAP && plan->problem->softcap > 0.0f) hai_look_cap(plan, score, group->room);
+  if (block * HAI_CHUNK < look->begin || hai_look_is_sure(query, 127.0f * b->norm_unit))
+    sure = hai_look_hide(look, query, b, block);
+  look->kernel->weigh(score, &group->weights[i]);
+  return sure;
+}
+
+/* Estimates of a block for n queries from number i on, at most HAI_LOOK_GUESSED. A block some way ahead
+   starts to load, in whichever span it lies. */
+static void hai_look_block(const hai_plan *plan, hai_look_group *group, hai_index i, int n,
+                           const hai_look_place *place) {
   hai_index_block b;
-  hai_index block = place->block;
-  int is_known = hai_index_read(&place->layout, place->at, &b), i;
-  float *score[HAI_LOOK_GUESSED], high[HAI_LOOK_GUESSED], softcap = job->plan->problem->softcap;
-  for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
-  if (block + HAI_LOOK_AHEAD < end) {
+  hai_index block = place->block, last = i + n, first = i;
+  int is_known = hai_index_read(&place->layout, place->at, &b), is_plain;
+  int16_t *score[HAI_LOOK_GUESSED];
+  for (; i < last; i++) score[i - first] = group->look[i].score + block * HAI_CHUNK;
+  if ((block + HAI_LOOK_AHEAD) * HAI_CHUNK < group->look[first].end) {
     b.ahead = HAI_LOOK_AHEAD * place->layout.size;
     hai_fetch(HAI_REINTERPRET(const char *, b.norm) + b.ahead, place->layout.size - place->layout.norm);
   }
-  if (is_known) look->kernel->guess(query, n, &b, score, high);
-  for (i = 0; i < n; i++) {
-    int is_sure = hai_look_is_sure(&query[i], 127.0f * b.norm_unit);
-    if (!is_known || !hai_look_can_tell(&query[i], &b)) {
-      hai_look_blind(&look[i], block);
-      continue;
-    }
-    look[i].square += b.square;
-    look[i].is_sure |= is_sure;
-    if (HAI_SOFTCAP && softcap > 0.0f) {
-      hai_cap_row(job->plan->float_kernel, score[i], softcap);
-      high[i] = hai_capped(high[i], softcap, hai_inverse(softcap));
-    }
-    look[i].high[block] = high[i];
-    if (is_sure || block * HAI_CHUNK < look[i].begin) hai_look_hide(&look[i], &query[i], &b, block);
+  is_plain = is_known && hai_look_reach(&group->worst, &b) < 32767.0f &&
+             !hai_look_is_sure(&group->worst, 127.0f * b.norm_unit) && block * HAI_CHUNK >= plan->sink_keys &&
+             !(HAI_SOFTCAP && plan->problem->softcap > 0.0f);
+  if (is_known)
+    group->look->kernel->guess(group->query + first, n, &b, score,
+                               is_plain ? group->weights + first : group->nothing);
+  for (i = first; i < last; i++) {
+    uint64_t sure = 0;
+    if (is_plain)
+      group->look[i].square += b.square;
+    else
+      sure = hai_look_mend(plan, group, i, is_known ? &b : HAI_NULL, block);
+    group->look[i].sure[block] = sure;
+    group->look[i].is_sure |= sure != 0;
   }
 }
 
-/* Weights of the keys of a block that are met for sure, infinite, but for sinks; the block's too. */
-static void hai_look_mark(const hai_look *look, const hai_index_query *query, const hai_look_place *place) {
+/* The largest of n scores. */
+static int hai_look_highest(const int16_t *score, hai_index n) {
+  int high = HAI_STEP_NONE;
+  hai_index j;
+  for (j = 0; j < n; j++) high = score[j] > high ? score[j] : high;
+  return high;
+}
+
+/* Weights of a span's queries will be by the largest estimate of its first block. */
+static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_place *place) {
   hai_index_block b;
-  hai_index j = hai_max(0, look->begin - place->block * HAI_CHUNK);
-  int is_known = hai_index_read(&place->layout, place->at, &b) && hai_look_can_tell(query, &b);
-  if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
-  look->high[place->block] = hai_inf();
-  for (; j < HAI_CHUNK; j++)
-    if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
-      look->weight[place->block * HAI_CHUNK + j] = hai_inf();
+  int is_known = hai_index_read(&place->layout, place->at, &b);
+  hai_index i;
+  HYPERATTN_MEMSET(group->weights, 0, sizeof group->weights);
+  for (i = 0; is_known && i < n; i++) {
+    int16_t *score = group->look[i].score + place->block * HAI_CHUNK;
+    if (place->block * HAI_CHUNK >= group->look[i].end) continue;
+    group->look[i].kernel->guess(group->query + i, 1, &b, &score, group->nothing);
+    group->weights[i].from = hai_look_highest(score, HAI_CHUNK);
+  }
 }
 
-/* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any
-   estimate are 0. */
-static void hai_look_weigh(const hai_look *look, const hai_index_query *query, hai_look_place place,
-                           hai_index end, float *span) {
-  hai_index begin = place.block, n = end - begin, block;
-  float *high = look->high + begin, from;
-  for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
-  span[0] = hai_look_highest(high, HAI_SPAN_BLOCKS);
-  span[1] = 0.0f;
-  span[2] = look->square;
-  if (n <= 0) return;
-  from = hai_shift(span[0]);
-  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, from);
-  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, from);
-  for (; look->is_sure && place.block < end; hai_look_on(&place)) hai_look_mark(look, query, &place);
+/* The sum of weights of n keys, by their largest where it is too large or too small to tell. */
+static float hai_look_sum(const hai_look *look, const int16_t *score, hai_index n, hai_weights *weights) {
+  float sum = hai_lanes_sum(weights->lane);
+  if (sum > 1e-18f && sum < 1e29f) return sum;
+  HYPERATTN_MEMSET(weights, 0, sizeof *weights);
+  weights->from = hai_look_highest(score, n);
+  for (; n > 0; n -= HAI_CHUNK, score += HAI_CHUNK) look->kernel->weigh(score, weights);
+  return hai_lanes_sum(weights->lane);
 }
 
-/* Opens row `row` of a kv head's queries: heads first, then positions. `packed`: [head_dim]. */
-static void hai_look_open(const hai_job *job, hai_look *look, hai_index_query *query, hai_index row,
+/* What there is for a query of a span that begins at a block, up to block `end`. */
+static hai_look_span hai_look_whole(const hai_look *look, const hai_index_query *query, hai_weights *weights,
+                                    hai_index block, hai_index end) {
+  hai_look_span span = {HAI_STEP_NONE, 0.0f, look->square, look->is_sure};
+  const int16_t *score = look->score + block * HAI_CHUNK;
+  float sum = end > block ? hai_look_sum(look, score, (end - block) * HAI_CHUNK, weights) : 0.0f;
+  if (!hai_finite(query->unit)) span.square = query->unit;
+  if (!(sum > 0.0f)) return span;
+  span.high = weights->from + hai_step_of(sum);
+  span.sum = sum * hai_step_weight(-hai_step_of(sum));
+  return span;
+}
+
+/* Opens n rows of a kv head's queries from `row` on: heads first, then positions. packed [head_dim], word
+   [n] of what a query's codes take. */
+static void hai_look_open(const hai_job *job, hai_look_group *group, hai_index row, hai_index n,
                           float *packed, int32_t *word) {
   const hai_plan *plan = job->plan;
-  hai_index head = job->kv_head * plan->heads_per_kv + row % plan->heads_per_kv, t;
-  const float *from = hai_query_row(job, head, row / plan->heads_per_kv, packed);
-  for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
-  *query = hai_look_encode(plan, packed, word);
-  hai_look_aim(job, look, head, row / plan->heads_per_kv);
-  look->square = 0.0f;
-  look->is_sure = 0;
+  hai_index heads = plan->heads_per_kv, words = hai_block_layout_of(plan->head_dim).words, i, t;
+  HYPERATTN_MEMSET(&group->worst, 0, sizeof group->worst);
+  HYPERATTN_MEMSET(group->nothing, 0, sizeof group->nothing);
+  for (i = 0; i < n; i++) {
+    hai_look *look = &group->look[i];
+    hai_index_query *query = &group->query[i];
+    hai_index head = job->kv_head * heads + (row + i) % heads;
+    const float *from = hai_query_row(job, head, (row + i) / heads, packed);
+    for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
+    *query = hai_look_encode(plan, packed, word + i * words);
+    hai_look_aim(job, look, head, (row + i) / heads);
+    look->square = 0.0f;
+    look->is_sure = 0;
+    group->worst.n_groups = query->n_groups;
+    if (query->unit > group->worst.unit) group->worst.unit = query->unit;
+    if (query->more > group->worst.more) group->worst.more = query->more;
+  }
 }
 
 /* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS
    queries, of which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_look *look = HAI_PLACE(hai_look, job->scratch);
-  hai_index_query *query = HAI_PLACE(hai_index_query, look + HAI_FEW_ROWS);
-  float *packed = HAI_PLACE(float, query + HAI_FEW_ROWS);
+  hai_look_group *group = HAI_PLACE(hai_look_group, job->scratch);
+  float *packed = HAI_PLACE(float, group + 1);
   int32_t *word = HAI_PLACE(int32_t, packed + plan->head_dim);
-  hai_index begin = job->chunk * HAI_SPAN_BLOCKS, to = begin + HAI_SPAN_BLOCKS, row, i, n;
+  hai_index span = hai_look_spans(plan) - 1 - job->chunk; /* the first task's is the first: see hai_job_at */
+  hai_index begin = span * HAI_SPAN_BLOCKS, to = begin + HAI_SPAN_BLOCKS, row, i, n;
   hai_index rows = plan->n_query * plan->heads_per_kv;
   for (row = 0; row < rows; row += n) {
     hai_look_place place = hai_look_at(job, begin);
     hai_index end, first = 0;
     n = hai_min(HAI_FEW_ROWS, rows - row);
-    for (i = 0; i < n; i++)
-      hai_look_open(job, &look[i], &query[i], row + i, packed, word + i * place.layout.words);
-    end = hai_min(to, look[n - 1].end / HAI_CHUNK);
+    hai_look_open(job, group, row, n, packed, word);
+    end = hai_min(to, group->look[n - 1].end / HAI_CHUNK);
+    if (begin < end) hai_look_refer(group, n, &place);
     for (; place.block < end; hai_look_on(&place)) {
-      while (place.block * HAI_CHUNK >= look[first].end) first++;
+      while (place.block * HAI_CHUNK >= group->look[first].end) first++;
       for (i = first; i < n; i += HAI_LOOK_GUESSED)
-        hai_look_block(job, &look[i], &query[i], hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), &place, end);
+        hai_look_block(plan, group, i, hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), &place);
     }
-    place = hai_look_at(job, begin);
     for (i = 0; i < n; i++) {
-      float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(&look[i], &query[i], place, hai_min(to, look[i].end / HAI_CHUNK), span);
-      if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
+      const hai_look *look = &group->look[i];
+      end = hai_min(to, look->end / HAI_CHUNK);
+      look->span[span] = hai_look_whole(look, &group->query[i], &group->weights[i], begin, end);
     }
   }
 }
@@ -14999,102 +15227,99 @@ typedef struct hai_pick {
   hai_met *met;  /* how the query fares */
   float *weight; /* [HAI_LOOK_MET]: e^(score - by of its chunk) / P_j of each key it meets; then shares */
   float by[HAI_LOOK_MET / HAI_CHUNK]; /* the reference that the query had in each chunk */
-  float high, total;                  /* the largest estimate, and the sum of all weights by it */
-  float blur;                         /* the variance of an estimate */
-  float budget, level;                /* of the weights by `high` */
+  int high;                           /* the largest of its spans' `high`: weights are by this one */
+  int level;                          /* in steps, at which a key is kept for certain */
+  float total;                        /* the sum of all weights */
   float rest;                         /* the sum of those below the level */
+  float blur;                         /* the variance of an estimate */
+  uint64_t hits[HAI_SPAN_BLOCKS];     /* of a span: bit j of a block: key j is counted */
+  float budget;
 } hai_pick;
 
-/* e^(tilt (high of span - high)), by which a span's weights are smaller than they stand there. */
-static float hai_pick_factor(const hai_pick *pick, hai_index span) {
-  return hai_share(HAI_LOOK_TILT * pick->look.span[3 * span], HAI_LOOK_TILT * pick->high);
-}
-
-/* The largest estimate, and the sum of all weights. Returns 0 where the query [head_dim] or an estimate is
-   not finite. */
+/* `high`, and the sum of all weights by it. Returns 0 where the query [head_dim] is not finite. */
 static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
-  const float *span = pick->look.span;
-  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), blocks, i;
+  const hai_look_span *span = pick->look.span;
+  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
   float square = 0.0f;
-  pick->high = -hai_inf();
+  pick->high = HAI_STEP_NONE;
   pick->total = pick->blur = 0.0f;
   for (i = 0; i < plan->head_dim; i++) square += query[i] * query[i];
-  for (i = 0; i < spans; i++)
-    if (!(span[3 * i] <= pick->high)) pick->high = span[3 * i];
-  if (pick->high == -hai_inf()) return 1;
+  for (i = 0; i < spans; i++) pick->high = span[i].high > pick->high ? span[i].high : pick->high;
   for (i = 0; i < spans; i++) {
-    pick->total += hai_pick_factor(pick, i) * span[3 * i + 1];
-    pick->blur += span[3 * i + 2];
+    pick->total += hai_step_weight(span[i].high - pick->high) * span[i].sum;
+    pick->blur += span[i].square;
   }
-  blocks = pick->look.end / HAI_CHUNK;
-  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *blocks);
-  return hai_finite(pick->high) && hai_finite(pick->total);
+  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *(pick->look.end / HAI_CHUNK));
+  return hai_finite(pick->blur);
 }
 
-/* Weights in steps of an eighth of an octave, three octaves in all, and in one step more all that are above:
-   how many there are, and their sum. */
+/* A level as kernels take it, in 16 bits. */
+static int hai_pick_cut(int level, int least) {
+  return level < least ? least : level < 32767 ? level : 32767;
+}
+
+/* How many keys there are at each step from `from` on, and behind those how many above. */
 typedef struct hai_pick_steps {
-  float n[HAI_PICK_STEPS + 1], sum[HAI_PICK_STEPS + 1];
-  uint32_t least; /* the bits of the number at which step 0 begins */
+  int from;
+  int n[HAI_PICK_STEPS + 1];
+  float above; /* the sum of the weights of these */
 } hai_pick_steps;
 
-/* Where a step begins. The bits of numbers order as they do, and 20 of 23 are less than an eighth. */
-static float hai_pick_at(const hai_pick_steps *steps, int step) {
-  return hai_float(steps->least + (HAI_AS(uint32_t, step) << 20));
-}
-
-/* Counts the weights from `least` on that are below `below`. */
-static void hai_pick_count(const hai_pick *pick, hai_pick_steps *steps, float least, float below) {
-  const hai_look *look = &pick->look;
-  hai_index block, end = look->end / HAI_CHUNK;
-  float factor = 0.0f, above = hai_inf();
-  HYPERATTN_MEMSET(steps, 0, sizeof *steps);
-  steps->least = hai_bits(least);
-  for (block = 0; block < end; block++) {
-    const float *weight = look->weight + block * HAI_CHUNK;
-    uint64_t hits;
-    if (block % HAI_SPAN_BLOCKS == 0) {
-      factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-      above = factor > 0.0f ? 0.999f * least / factor : hai_inf();
-    }
-    if (!(look->high[block] > above)) continue;
-    for (hits = look->kernel->above(weight, above); hits; hits &= hits - 1) {
-      float here = weight[hai_lowest_bit(hits)] * factor;
-      uint32_t step;
-      if (!(here >= least && here < below)) continue;
-      step = (hai_bits(here) - steps->least) >> 20;
-      step = step < HAI_PICK_STEPS ? step : HAI_PICK_STEPS;
-      steps->n[step] += 1.0f;
-      steps->sum[step] += here;
-    }
+/* Adds the keys of a block, whose bits are `hits`, that are below a step. */
+static void hai_pick_add(const hai_pick *pick, hai_pick_steps *steps, const int16_t *score, uint64_t hits,
+                         int below) {
+  for (; hits; hits &= hits - 1) {
+    int here = score[hai_lowest_bit(hits)], step = here - steps->from;
+    if (here >= below) continue;
+    if (step >= HAI_PICK_STEPS) steps->above += hai_step_weight(here - pick->high);
+    steps->n[step < HAI_PICK_STEPS ? step : HAI_PICK_STEPS]++;
   }
 }
 
-/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`,
+/* Counts the keys at steps from .. below - 1. */
+static void hai_pick_count(hai_pick *pick, hai_pick_steps *steps, int from, int below) {
+  const hai_look *look = &pick->look;
+  hai_index blocks = look->end / HAI_CHUNK, begin, n, b;
+  HYPERATTN_MEMSET(steps, 0, sizeof *steps);
+  steps->from = from;
+  for (begin = 0; begin < blocks; begin += n) {
+    n = hai_min(HAI_SPAN_BLOCKS, blocks - begin);
+    look->kernel->at_least(look->score + begin * HAI_CHUNK, n, from, pick->hits);
+    for (b = 0; b < n; b++)
+      hai_pick_add(pick, steps, look->score + (begin + b) * HAI_CHUNK, pick->hits[b], below);
+  }
+}
+
+/* Lowers the level step by step: weights from it on are as good as 1, and what is left of the budget, `left`,
    is for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
    nothing. */
 static int hai_pick_lower(hai_pick *pick, const hai_pick_steps *steps, float *left) {
   int step;
   for (step = HAI_PICK_STEPS; step >= 0; step--) {
-    pick->rest -= steps->sum[step];
-    *left -= steps->n[step];
-    pick->level = pick->rest / (*left > 1.0f ? *left : 1.0f);
-    if (step > 0 && pick->level >= hai_pick_at(steps, step - 1)) return 1;
-    pick->level = hai_pick_at(steps, step);
+    float n = HAI_AS(float, steps->n[step]), level;
+    int at = steps->from + step - pick->high;
+    pick->rest -= step == HAI_PICK_STEPS ? steps->above : n * hai_step_weight(at);
+    *left -= n;
+    pick->level = pick->high + at;
     if (!(pick->rest > HAI_PICK_LEAST * pick->total)) return 1;
+    level = pick->rest / (*left > 1.0f ? *left : 1.0f);
+    if (step == 0 || level < hai_step_weight(at - 1)) continue;
+    pick->level = pick->high + hai_step_of(level);
+    return 1;
   }
   return 0;
 }
 
 /* The level at which the sum of min(1, w_j / level) is about the budget. */
 static void hai_pick_level(hai_pick *pick) {
-  float left = pick->budget, from = pick->total / pick->budget, below = hai_inf();
+  float left = pick->budget;
+  int from = pick->high + hai_step_of(pick->total / pick->budget), below = 32768;
   hai_pick_steps steps;
   int round;
   pick->rest = pick->total;
   pick->level = from;
-  for (round = 0; from > 0.0f && round < HAI_PICK_ROUNDS; round++) {
-    from *= 0.125f;
+  for (round = 0; pick->total > 0.0f && round < HAI_PICK_ROUNDS; round++) {
+    from = hai_pick_cut(from - HAI_PICK_STEPS, HAI_STEP_NONE + 1);
     hai_pick_count(pick, &steps, from, below);
     if (hai_pick_lower(pick, &steps, &left)) break;
     below = from;
@@ -15111,7 +15336,7 @@ static void hai_pick_more(hai_pick *pick, float tolerance) {
   float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
   pick->budget *= times;
-  pick->level /= times;
+  pick->level -= hai_step_of(times);
 }
 
 /* The first budget: the parameters', or more where estimates are so blurred that a key with most of the
@@ -15199,38 +15424,58 @@ static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
   }
 }
 
-/* P_j of the keys from number `begin` on, of a span whose first key is `first`: the largest of what each
+/* P_j of the keys from number `begin` on, of a span that begins with key `first`: the largest of what each
    query's weight calls for. */
 static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, const hai_levels *levels) {
-  float by[HAI_LOOK_TOGETHER];
   int i;
-  for (i = 0; i < levels->n; i++) by[i] = 1.0f / levels->level[i];
   for (; begin < meet->n; begin++) {
     hai_index at = meet->key[begin] - first;
-    float most = 0.0f;
+    int most = -HAI_STEP_OF_1;
     for (i = 0; i < levels->n; i++) {
-      float chance = levels->weight[i][at] * by[i];
-      most = chance > most ? chance : most;
+      int x = levels->score[i][at] - levels->level[i];
+      most = x > most ? x : most;
     }
-    meet->chance[begin] = most < 1.0f ? most : 1.0f;
+    meet->chance[begin] = most < 0 ? hai_step_weight(most) : 1.0f;
   }
+}
+
+/* The same of a span in which keys are met for sure. */
+static void hai_meet_certain(hai_meet *meet, hai_index begin) {
+  int i;
+  for (; begin < meet->n; begin++) {
+    hai_index key = meet->key[begin];
+    for (i = 0; i < meet->few->n; i++)
+      if (meet->pick[i]->look.sure[key / HAI_CHUNK] >> key % HAI_CHUNK & 1) meet->chance[begin] = 1.0f;
+  }
+}
+
+/* To what n blocks from `block` on keep, adds the keys that a query meets for sure. Returns whether there
+   are any. */
+static int hai_meet_sure(hai_meet *meet, hai_index block, hai_index n) {
+  hai_index b;
+  int is_sure = 0, i;
+  for (i = 0; i < meet->few->n; i++) {
+    const hai_look *look = &meet->pick[i]->look;
+    if (!look->span[block / HAI_SPAN_BLOCKS].is_sure) continue;
+    for (b = 0; b < n; b++) meet->kept[b] |= look->sure[block + b];
+    is_sure = 1;
+  }
+  return is_sure;
 }
 
 /* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there
    is no room. */
 static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   hai_index begin = meet->n, b;
-  hai_levels levels = {{HAI_NULL}, {0.0f}, meet->few->n, meet->place, meet->shift};
-  int i;
+  hai_levels levels = {{HAI_NULL}, {0}, meet->few->n, meet->place, meet->shift};
+  int is_sure, i;
   for (i = 0; i < levels.n; i++) {
-    const hai_pick *pick = meet->pick[i];
-    float factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-    float level = factor > 0.0f ? pick->level / factor : HAI_LOOK_LEVEL;
-    levels.level[i] = level < HAI_LOOK_LEVEL ? level : HAI_LOOK_LEVEL;
-    levels.weight[i] = pick->look.weight + block * HAI_CHUNK;
+    levels.score[i] = meet->pick[i]->look.score + block * HAI_CHUNK;
+    levels.level[i] = hai_pick_cut(meet->pick[i]->level, HAI_LEVEL_LEAST);
   }
   hai_meet_shifts(meet, block, n);
   meet->pick[0]->look.kernel->keep(&levels, n, meet->kept);
+  is_sure = hai_meet_sure(meet, block, n);
   for (b = 0; b < n; b++) {
     uint64_t kept = meet->kept[b];
     int32_t *key = meet->key + meet->n;
@@ -15239,6 +15484,7 @@ static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
     meet->n = key - meet->key;
   }
   hai_meet_chances(meet, begin, block * HAI_CHUNK, &levels);
+  if (is_sure) hai_meet_certain(meet, begin);
   return 1;
 }
 
@@ -15287,14 +15533,6 @@ static int hai_meet_rows(const hai_meet *meet, hai_index at, int turn) {
     few->value[turn][j] = hai_walk_from(&few->values, key).at;
   }
   return hai_to_int(hai_max(last + 1 - at, 0));
-}
-
-/* The sum of HAI_SUM_LANES numbers. */
-static float hai_lanes_sum(const float *x) {
-  float sum = 0.0f;
-  int lane;
-  for (lane = 0; lane < HAI_SUM_LANES; lane++) sum += x[lane];
-  return sum;
 }
 
 /* Weights of a chunk of keys from number `at` on, of all queries, times 1 / P_j. */
@@ -16715,8 +16953,8 @@ static size_t hai_scratch_few(const hai_plan *plan) {
 #if HAI_INDEX
 static size_t hai_scratch_look(const hai_plan *plan) {
   size_t words = HAI_AS(size_t, hai_block_layout_of(plan->head_dim).words);
-  return HAI_FEW_ROWS * (sizeof(hai_look) + sizeof(hai_index_query) + words * sizeof(int32_t)) +
-         HAI_AS(size_t, plan->head_dim) * sizeof(float);
+  return sizeof(hai_look_group) + HAI_AS(size_t, plan->head_dim) * sizeof(float) +
+         HAI_FEW_ROWS * words * sizeof(int32_t);
 }
 static size_t hai_scratch_meet(const hai_plan *plan) {
   size_t bytes = hai_meet_bytes(plan);
@@ -17998,8 +18236,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_AVX512_BF16
 #undef HAI_AVX512_VNNI
 #undef HAI_AVX_VNNI
-#undef HAI_BITS_OF_1
-#undef HAI_BITS_OF_E
 #undef HAI_CARRY_CHUNKS
 #undef HAI_CHUNK
 #undef HAI_CODE_FINE
@@ -18046,6 +18282,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LEAST_SHARE
 #undef HAI_LEAST_SQUARE
 #undef HAI_LEAST_UNIT
+#undef HAI_LEVEL_LEAST
 #undef HAI_LONG_SUMS
 #undef HAI_LOOK_AHEAD
 #undef HAI_LOOK_BLUR
@@ -18055,13 +18292,13 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_LOOK_JUDGED
 #undef HAI_LOOK_KEY_COST
 #undef HAI_LOOK_LEAST
-#undef HAI_LOOK_LEVEL
 #undef HAI_LOOK_MET
 #undef HAI_LOOK_MOST
 #undef HAI_LOOK_NEEDLE
 #undef HAI_LOOK_QUERIES
 #undef HAI_LOOK_SAFE
 #undef HAI_LOOK_SHARE
+#undef HAI_LOOK_STEPS
 #undef HAI_LOOK_SURE
 #undef HAI_LOOK_TILT
 #undef HAI_LOOK_TOGETHER
@@ -18123,6 +18360,11 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_SPREAD_BLOCKS
 #undef HAI_STAGE
 #undef HAI_STATUS_CASE
+#undef HAI_STEP_LEAST
+#undef HAI_STEP_MOST
+#undef HAI_STEP_NONE
+#undef HAI_STEP_OF_1
+#undef HAI_STEP_TOP
 #undef HAI_SUM_LANES
 #undef HAI_SUPERBLOCK
 #undef HAI_TANH_END

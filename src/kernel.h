@@ -60,8 +60,9 @@ typedef struct hai_index_query {
   hai_index n_groups;  /* of 4 words, as keys have them */
   hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
   int32_t sum;         /* of all codes */
-  float unit;
-  float more; /* what is added to a score for each unit of its key's norm: it grows with what it may err */
+  float unit;          /* in steps, as estimates are */
+  float
+      more; /* what an estimate is raised by for each unit of its key's norm: it grows with what it may err */
 } hai_index_query;
 
 /* A block of an index (index.h). */
@@ -74,10 +75,34 @@ typedef struct hai_index_block {
   size_t ahead; /* how many bytes behind the codes others lie that start to load meanwhile, or 0 */
 } hai_index_block;
 
+/* The number whose bits are so many steps, at least HAI_STEP_LEAST, more than those of 1: about 2^(steps /
+   8), and at most 0.062 of itself larger. */
+HAI_HOT float hai_step_weight(int steps) {
+  int bits = steps + HAI_STEP_OF_1;
+  return hai_float(HAI_AS(uint32_t, bits < HAI_STEP_LEAST ? HAI_STEP_LEAST : bits) << 20);
+}
+
+/* The steps at which a weight above 0 is nearest to x. */
+HAI_HOT int hai_step_of(float x) { return HAI_AS(int, (hai_bits(x) + (1u << 19)) >> 20) - HAI_STEP_OF_1; }
+
+/* The sum of weights that a query's scores have: hai_step_weight(score - from), at most 2^100 each. */
+typedef struct hai_weights {
+  int from; /* in 16 bits */
+  float lane[HAI_SUM_LANES];
+} hai_weights;
+
+/* The sum of HAI_SUM_LANES numbers. */
+HAI_HOT float hai_lanes_sum(const float *x) {
+  float sum = 0.0f;
+  int lane;
+  for (lane = 0; lane < HAI_SUM_LANES; lane++) sum += x[lane];
+  return sum;
+}
+
 /* By what queries that share a kv head keep keys (meeting.h). */
 typedef struct hai_levels {
-  const float *weight[HAI_LOOK_TOGETHER]; /* [blocks][HAI_CHUNK], of each of n queries */
-  float level[HAI_LOOK_TOGETHER];
+  const int16_t *score[HAI_LOOK_TOGETHER]; /* [blocks][HAI_CHUNK], of each of n queries, in steps */
+  int level[HAI_LOOK_TOGETHER];            /* at which a key is kept for certain, in 16 bits */
   int n;
   const float *place; /* [HAI_CHUNK] */
   const float *shift; /* [blocks] */
@@ -123,17 +148,16 @@ typedef struct hai_scan_kernel {
   /* |row - centre|^2. */
   float (*apart)(const float *row, hai_index dim, const float *centre);
 #if HAI_INDEX
-  /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, high[i] the
-     largest of them, for n queries. */
-  void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, float *const *score,
-                float *high);
-  /* score[j] becomes about e^(tilt (score[j] - high)), the score at most `high`, for n scores, a multiple of
-     HAI_CHUNK; returns their sum. At most 0.062 too large: a number's bits grow nearly as its logarithm. */
-  float (*weigh)(float *score, hai_index n, float tilt, float high);
-  /* Bit j: weight[j] > level, for a block. */
-  uint64_t (*above)(const float *weight, float level);
-  /* Bit j of bits[b]: has one of the queries weight[b][j] > level u[j] in block b of n, where u[j] =
-     place[j] + shift[b], less 1 where that is 1 or more? */
+  /* score[i][j] = the estimated product of query i and key j of a block, and `more` for its norm, in steps,
+     rounded and cut to 16 bits, for n queries, whose weights are added to weights[i]. */
+  void (*guess)(const hai_index_query *query, int n, const hai_index_block *block, int16_t *const *score,
+                hai_weights *weights);
+  /* Adds the weights of a block's scores. */
+  void (*weigh)(const int16_t *score, hai_weights *weights);
+  /* Bit j of bits[b]: score[b][j] is at least `least`, for n blocks. */
+  void (*at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits);
+  /* Bit j of bits[b]: is the largest hai_step_weight(score[b][j] - level) of the queries above u[j] in
+     block b of n, where u[j] = place[j] + shift[b], less 1 where that is 1 or more? */
   void (*keep)(const hai_levels *levels, hai_index n, uint64_t *bits);
   /* Of x [n][HAI_TURNED], n a power of 2: the product with the Hadamard matrix, times factor. */
   void (*turn)(float *x, hai_index n, float factor);

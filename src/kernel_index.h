@@ -3,7 +3,14 @@
      codes(p)              a register of the bytes at p
      low(x), down(x)       the lowest two bits of each byte; x with each two bits of a byte at the lower two's
                            place, whatever comes from the next byte above them
-     above(x)              bit i: lane i, a float, is above 0
+     nearest(x)            to integers, the nearest
+     cut(p, x), wide(p)    stores each lane as 16 bits, cut to what these hold; loads such
+     smaller(a, b), up(x)  of each lane; each lane times 2^20
+   and these of 2 HAI_WIDTH integers of 16 bits, shorts(p) loads:
+     shorts1(x)            x in all lanes
+     less(a, b), more(a, b), most_short(a, b)   a - b, cut to 16 bits; a + b; the larger of each lane
+     bits(u, v)            the bits of floats, of two registers, over 2^20
+     over(a, b)            bit i: lane i of a is above that of b
    Codes of an index are 0 .. 127, the same as signed and as unsigned bytes. */
 
 #define HAI_GUESS_MOST (HAI_N_ROWS / 2) /* queries whose sums fit the registers: 2 or 4 */
@@ -13,13 +20,19 @@
 #define HAI_GUESS_SUMS(r) HAI_INTS c0##r = HAI_ISA(ints1)(0), c1##r = c0##r, c2##r = c0##r, c3##r = c0##r;
 #define HAI_GUESS_DOT(i, r) \
   if (n > i) c##i##r = HAI_SCAN_DOT(x, w##i, c##i##r);
-#define HAI_GUESS_ADD(r)                                                            \
-  x = HAI_ISA(low)(y##r);                                                           \
-  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r)   \
-  y##r = HAI_ISA(down)(y##r);
+#define HAI_GUESS_ADD(r)  \
+  x = HAI_ISA(low)(y##r); \
+  HAI_GUESS_DOT(0, r) HAI_GUESS_DOT(1, r) HAI_GUESS_DOT(2, r) HAI_GUESS_DOT(3, r) y##r = HAI_ISA(down)(y##r);
 #define HAI_GUESS_SUMS_OF(i) c##i##0, c##i##1, c##i##2, c##i##3
-#define HAI_GUESS_OUT(i) \
-  if (n > i) HAI_WAY(guess_out)(query + i, block, base[i], j, HAI_GUESS_SUMS_OF(i), score[i], high + i);
+#define HAI_GUESS_OUT(i)        \
+  if (n > i) HAI_WAY(guess_out) \
+  (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
+#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_SCORE(r)                                                            \
+  x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
+  y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
+  HAI_ISA(cut)(score + r * HAI_WIDTH, y);                                             \
+  sum = HAI_ISA(add)(sum, HAI_WAY(weight)(y, from));
 
 /* The mean's part of all scores of a block. */
 HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *query,
@@ -32,39 +45,37 @@ HAI_SCAN_TARGET HAI_INLINE float HAI_WAY(guess_mean)(const hai_index_query *quer
          (HAI_ISA(sum)(HAI_ISA(floats)(sum)) - HAI_AS(float, HAI_MEAN_RAISED * query->sum));
 }
 
-/* Scores of four registers of keys from `at` on, from their sums; *high becomes the largest. */
-#define HAI_GUESS_SCORE(r)                                                                              \
-  x = HAI_ISA(floats)(HAI_ISA(minus)(HAI_ISA(plus)(c##r, c##r), lift));                                 \
-  x = HAI_ISA(fma)(HAI_ISA(int8)(block->norm + at + r * HAI_WIDTH), HAI_ISA(fma)(x, unit, more), base); \
-  HAI_ISA(store)(score + at + r * HAI_WIDTH, x);                                                        \
-  most = HAI_ISA(max)(x, most);
+HAI_SCAN_TARGET HAI_INLINE HAI_VECTOR HAI_WAY(weight)(HAI_INTS score, HAI_INTS from) {
+  HAI_INTS steps = HAI_ISA(larger)(HAI_ISA(minus)(score, from), HAI_ISA(ints1)(HAI_STEP_LEAST));
+  return HAI_ISA(by_bits)(HAI_ISA(up)(HAI_ISA(smaller)(steps, HAI_ISA(ints1)(HAI_STEP_TOP))));
+}
+
+/* Scores of four registers of keys, of norms f and sums c. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_out)(const hai_index_query *query, const hai_index_block *block,
-                                                   float from, int at, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
-                                                   HAI_INTS c3, float *score, float *high) {
-  HAI_INTS lift = HAI_ISA(ints1)(3 * query->sum);
-  HAI_VECTOR unit = HAI_ISA(set1)(query->unit * block->norm_unit),
-             more = HAI_ISA(set1)(query->more * block->norm_unit), base = HAI_ISA(set1)(from),
-             most = HAI_ISA(set1)(*high), x;
+                                                   float base, HAI_VECTOR f0, HAI_VECTOR f1, HAI_VECTOR f2,
+                                                   HAI_VECTOR f3, HAI_INTS c0, HAI_INTS c1, HAI_INTS c2,
+                                                   HAI_INTS c3, int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1), y;
+  float slope = 2.0f * query->unit * block->norm_unit;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane), x;
   HAI_ROWS_4(HAI_GUESS_SCORE)
-  *high = HAI_ISA(most)(most);
+  HAI_ISA(store)(weights->lane, sum);
 }
 
 /* Four registers of keys at a time, so that each has its sums, for up to HAI_GUESS_MOST queries, which share
    what is taken out of the codes. c<query><register> are the sums. Registers: AVX2 2 x 4 sums, 4 codes, one
    of them alone and two words, 15 of 16; AVX-512 and NEON 4 x 4, 4, 1 and 4, 25 of 32. */
 HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query, const int n,
-                                                    const hai_index_block *block, float *const *score,
-                                                    float *high) {
+                                                    const hai_index_block *block, int16_t *const *score,
+                                                    hai_weights *weights) {
   const int32_t *word[4] = {query->word, query[n > 1].word, query[n > 2 ? 2 : 0].word,
                             query[n > 3 ? 3 : 0].word};
   hai_index g;
   size_t ahead = block->ahead;
   float base[4] = {0.0f};
   int j, s, i;
-  for (i = 0; i < n; i++) {
-    base[i] = HAI_WAY(guess_mean)(query + i, block);
-    high[i] = -hai_inf();
-  }
+  for (i = 0; i < n; i++) base[i] = HAI_WAY(guess_mean)(query + i, block);
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
@@ -79,64 +90,66 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
         HAI_ROWS_4(HAI_GUESS_ADD)
       }
     }
+    HAI_ROWS_4(HAI_GUESS_NORM)
     HAI_ROWS_4(HAI_GUESS_OUT)
   }
 }
 HAI_SCAN_TARGET static void HAI_WAY(guess)(const hai_index_query *query, int n, const hai_index_block *block,
-                                           float *const *score, float *high) {
+                                           int16_t *const *score, hai_weights *weights) {
   for (; n > HAI_GUESS_MOST; n -= HAI_GUESS_MOST) {
-    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, high);
+    HAI_WAY(guess_some)(query, HAI_GUESS_MOST, block, score, weights);
     query += HAI_GUESS_MOST;
     score += HAI_GUESS_MOST;
-    high += HAI_GUESS_MOST;
+    weights += HAI_GUESS_MOST;
   }
   if (HAI_GUESS_MOST > 3 && n == 4)
-    HAI_WAY(guess_some)(query, 4, block, score, high);
+    HAI_WAY(guess_some)(query, 4, block, score, weights);
   else if (HAI_GUESS_MOST > 2 && n == 3)
-    HAI_WAY(guess_some)(query, 3, block, score, high);
+    HAI_WAY(guess_some)(query, 3, block, score, weights);
   else if (n == 2)
-    HAI_WAY(guess_some)(query, 2, block, score, high);
+    HAI_WAY(guess_some)(query, 2, block, score, weights);
   else
-    HAI_WAY(guess_some)(query, 1, block, score, high);
+    HAI_WAY(guess_some)(query, 1, block, score, weights);
 }
 
-HAI_SCAN_TARGET static float HAI_WAY(weigh)(float *score, hai_index n, float tilt, float high) {
-  HAI_VECTOR by = HAI_ISA(set1)(tilt * HAI_BITS_OF_E), from = HAI_ISA(set1)(high), sum = HAI_ISA(zero)();
-  HAI_VECTOR one = HAI_ISA(set1)(HAI_BITS_OF_1);
-  hai_index j;
-  for (j = 0; j < n; j += HAI_WIDTH) {
-    HAI_VECTOR x = HAI_ISA(fma)(HAI_ISA(sub)(HAI_ISA(load)(score + j), from), by, one);
-    x = HAI_ISA(by_bits)(HAI_ISA(truncate)(HAI_ISA(max)(x, HAI_ISA(zero)())));
-    HAI_ISA(store)(score + j, x);
-    sum = HAI_ISA(add)(sum, x);
-  }
-  return HAI_ISA(sum)(sum);
-}
-
-HAI_SCAN_TARGET static uint64_t HAI_WAY(above)(const float *weight, float level) {
-  HAI_VECTOR from = HAI_ISA(set1)(level);
-  uint64_t bits = 0;
+HAI_SCAN_TARGET static void HAI_WAY(weigh)(const int16_t *score, hai_weights *weights) {
+  HAI_INTS from = HAI_ISA(ints1)(weights->from - HAI_STEP_OF_1);
+  HAI_VECTOR sum = HAI_ISA(load)(weights->lane);
   int j;
   for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH)
-    bits |= HAI_AS(uint64_t, HAI_ISA(above)(HAI_ISA(sub)(HAI_ISA(load)(weight + j), from))) << j;
-  return bits;
+    sum = HAI_ISA(add)(sum, HAI_WAY(weight)(HAI_ISA(wide)(score + j), from));
+  HAI_ISA(store)(weights->lane, sum);
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  HAI_INTS below = HAI_ISA(shorts1)(least - 1);
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH)
+      bits[b] |= HAI_AS(uint64_t, HAI_ISA(over)(HAI_ISA(shorts)(score + j), below)) << j;
+}
+
+/* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
+   if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
+  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
     HAI_VECTOR from = HAI_ISA(set1)(levels->shift[b]);
     uint64_t kept = 0;
-    for (j = 0; j < HAI_CHUNK; j += HAI_WIDTH) {
-      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from);
-      uint32_t here = 0;
+    for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
+      HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
+                 v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
+      HAI_INTS most = one;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
+      v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
-        HAI_VECTOR weight = HAI_ISA(load)(levels->weight[i] + b * HAI_CHUNK + j);
-        here |= HAI_ISA(above)(HAI_ISA(fma)(HAI_ISA(set1)(-levels->level[i]), u, weight));
+        HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
+        most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, here) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
     }
     bits[b] = kept;
   }
@@ -205,5 +218,6 @@ HAI_SCAN_TARGET static void HAI_WAY(halve)(const float *x, hai_index dim, const 
 #undef HAI_GUESS_SUMS_OF
 #undef HAI_GUESS_ADD
 #undef HAI_GUESS_SUMS
+#undef HAI_GUESS_NORM
 #undef HAI_GUESS_SCORE
 #undef HAI_GUESS_OUT

@@ -8,9 +8,23 @@ static int32_t hai_index_product(const uint8_t *code, int32_t word) {
          code[2] * HAI_AS(int8_t, four >> 16 & 255u) + code[3] * HAI_AS(int8_t, four >> 24);
 }
 
-static float hai_index_guess_one(const hai_index_query *query, const hai_index_block *block, float *score) {
+/* An estimate as it is kept: rounded, in 16 bits. */
+static int16_t hai_index_cut(float x) {
+  float cut = x < -32768.0f ? -32768.0f : x < 32767.0f ? x : 32767.0f;
+  return HAI_AS(int16_t, HAI_AS(int, cut + 32768.5f) - 32768);
+}
+
+/* A weight by a score. */
+static float hai_index_weight(int score, int from) {
+  int steps = score - from, top = HAI_STEP_TOP - HAI_STEP_OF_1;
+  return hai_step_weight(steps < top ? steps : top);
+}
+
+static void hai_index_guess_one(const hai_index_query *query, const hai_index_block *block, int16_t *score,
+                                hai_weights *weights) {
   int32_t mean = -HAI_MEAN_RAISED * query->sum;
-  float high = -hai_inf(), base;
+  float slope = 2.0f * query->unit * block->norm_unit, base;
+  float more = (query->more - HAI_AS(float, 3 * query->sum) * query->unit) * block->norm_unit;
   hai_index w;
   int j, y;
   for (w = 0; w < query->n_words; w++) mean += hai_index_product(block->mean + 4 * w, query->word[w]);
@@ -23,36 +37,27 @@ static float hai_index_guess_one(const hai_index_query *query, const hai_index_b
       for (y = 0; y < 4; y++) four[y] = HAI_AS(uint8_t, code[y] >> w % 4 * 2 & 3);
       sum += hai_index_product(four, query->word[w]);
     }
-    score[j] = HAI_AS(float, block->norm[j]) *
-                   (HAI_AS(float, 2 * sum - 3 * query->sum) * (query->unit * block->norm_unit) +
-                    query->more * block->norm_unit) +
-               base;
-    high = score[j] > high ? score[j] : high;
+    score[j] = hai_index_cut(HAI_AS(float, block->norm[j]) * (HAI_AS(float, sum) * slope + more) + base);
+    weights->lane[j % HAI_SUM_LANES] += hai_index_weight(score[j], weights->from);
   }
-  return high;
 }
 static void hai_index_guess_scalar(const hai_index_query *query, int n, const hai_index_block *block,
-                                   float *const *score, float *high) {
+                                   int16_t *const *score, hai_weights *weights) {
   int i;
-  for (i = 0; i < n; i++) high[i] = hai_index_guess_one(query + i, block, score[i]);
+  for (i = 0; i < n; i++) hai_index_guess_one(query + i, block, score[i], weights + i);
 }
 
-static float hai_index_weigh_scalar(float *score, hai_index n, float tilt, float high) {
-  float sum = 0.0f;
-  hai_index j;
-  for (j = 0; j < n; j++) {
-    float x = (score[j] - high) * (tilt * HAI_BITS_OF_E) + HAI_BITS_OF_1;
-    score[j] = hai_float(x > 0.0f ? HAI_AS(uint32_t, x) : 0);
-    sum += score[j];
-  }
-  return sum;
-}
-
-static uint64_t hai_index_above_scalar(const float *weight, float level) {
-  uint64_t bits = 0;
+static void hai_index_weigh_scalar(const int16_t *score, hai_weights *weights) {
   int j;
-  for (j = 0; j < HAI_CHUNK; j++) bits |= HAI_AS(uint64_t, weight[j] - level > 0.0f) << j;
-  return bits;
+  for (j = 0; j < HAI_CHUNK; j++)
+    weights->lane[j % HAI_SUM_LANES] += hai_index_weight(score[j], weights->from);
+}
+
+static void hai_index_at_least_scalar(const int16_t *score, hai_index n, int least, uint64_t *bits) {
+  hai_index b;
+  int j;
+  for (b = 0; b < n; b++, score += HAI_CHUNK)
+    for (bits[b] = 0, j = 0; j < HAI_CHUNK; j++) bits[b] |= HAI_AS(uint64_t, score[j] >= least) << j;
 }
 
 static void hai_index_keep_scalar(const hai_levels *levels, hai_index n, uint64_t *bits) {
@@ -61,11 +66,13 @@ static void hai_index_keep_scalar(const hai_levels *levels, hai_index n, uint64_
   for (b = 0; b < n; b++)
     for (bits[b] = 0, j = 0; j < HAI_CHUNK; j++) {
       float u = levels->place[j] + levels->shift[b];
-      int is_kept = 0;
+      int most = -HAI_STEP_OF_1;
       if (u >= 1.0f) u -= 1.0f;
-      for (i = 0; i < levels->n; i++)
-        is_kept |= levels->weight[i][b * HAI_CHUNK + j] - levels->level[i] * u > 0.0f;
-      bits[b] |= HAI_AS(uint64_t, is_kept) << j;
+      for (i = 0; i < levels->n; i++) {
+        int x = levels->score[i][b * HAI_CHUNK + j] - levels->level[i];
+        most = x > most ? x : most;
+      }
+      bits[b] |= HAI_AS(uint64_t, most >= 0 || hai_step_weight(most) > u) << j;
     }
 }
 

@@ -375,7 +375,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
 #if HAI_INDEX
     /* guess */ HAI_WAY(guess),
     /* weigh */ HAI_WAY(weigh),
-    /* above */ HAI_WAY(above),
+    /* at_least */ HAI_WAY(at_least),
     /* keep */ HAI_WAY(keep),
     /* turn */ HAI_WAY(turn),
     /* differ */ HAI_WAY(differ),

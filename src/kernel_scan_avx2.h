@@ -32,8 +32,30 @@ HAI_TARGET_avx2 HAI_INLINE void hai_bytes_avx2(void *p, __m256i x) {
 HAI_I_avx2 hai_codes_avx2(const uint8_t *p) { return hai_ints_avx2(p); }
 HAI_I_avx2 hai_low_avx2(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
 HAI_I_avx2 hai_down_avx2(__m256i x) { return _mm256_srli_epi32(x, 2); }
-HAI_TARGET_avx2 HAI_INLINE uint32_t hai_above_avx2(__m256 x) {
-  return HAI_AS(uint32_t, _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
+HAI_I_avx2 hai_nearest_avx2(__m256 x) { return _mm256_cvtps_epi32(x); }
+HAI_TARGET_avx2 HAI_INLINE void hai_cut_avx2(int16_t *p, __m256i x) {
+  _mm_storeu_si128(HAI_AS(__m128i *, HAI_AS(void *, p)),
+                   _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+HAI_I_avx2 hai_wide_avx2(const int16_t *p) {
+  return _mm256_cvtepi16_epi32(_mm_loadu_si128(HAI_AS(const __m128i *, HAI_AS(const void *, p))));
+}
+HAI_I_avx2 hai_smaller_avx2(__m256i a, __m256i b) { return _mm256_min_epi32(a, b); }
+HAI_I_avx2 hai_up_avx2(__m256i x) { return _mm256_slli_epi32(x, 20); }
+HAI_I_avx2 hai_shorts_avx2(const int16_t *p) { return hai_ints_avx2(p); }
+HAI_I_avx2 hai_shorts1_avx2(int x) { return _mm256_set1_epi16(HAI_AS(int16_t, x)); }
+HAI_I_avx2 hai_less_avx2(__m256i a, __m256i b) { return _mm256_subs_epi16(a, b); }
+HAI_I_avx2 hai_more_avx2(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
+HAI_I_avx2 hai_most_short_avx2(__m256i a, __m256i b) { return _mm256_max_epi16(a, b); }
+HAI_I_avx2 hai_bits_avx2(__m256 u, __m256 v) {
+  __m256i a = _mm256_srli_epi32(_mm256_castps_si256(u), 20),
+          b = _mm256_srli_epi32(_mm256_castps_si256(v), 20);
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+}
+HAI_TARGET_avx2 HAI_INLINE uint32_t hai_over_avx2(__m256i a, __m256i b) {
+  __m256i x = _mm256_cmpgt_epi16(a, b);
+  __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  return HAI_AS(uint32_t, _mm_movemask_epi8(bytes));
 }
 HAI_TARGET_avx2 HAI_INLINE int32_t hai_top_avx2(__m256i x) {
   __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

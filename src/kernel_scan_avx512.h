@@ -29,8 +29,27 @@ HAI_TARGET_avx512 HAI_INLINE void hai_bytes_avx512(void *p, __m512i x) {
 HAI_I_avx512 hai_codes_avx512(const uint8_t *p) { return _mm512_loadu_si512(p); }
 HAI_I_avx512 hai_low_avx512(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(3)); }
 HAI_I_avx512 hai_down_avx512(__m512i x) { return _mm512_srli_epi32(x, 2); }
-HAI_TARGET_avx512 HAI_INLINE uint32_t hai_above_avx512(__m512 x) {
-  return HAI_AS(uint32_t, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ));
+HAI_I_avx512 hai_nearest_avx512(__m512 x) { return _mm512_cvtps_epi32(x); }
+HAI_TARGET_avx512 HAI_INLINE void hai_cut_avx512(int16_t *p, __m512i x) {
+  _mm256_storeu_si256(HAI_AS(__m256i *, HAI_AS(void *, p)), _mm512_cvtsepi32_epi16(x));
+}
+HAI_I_avx512 hai_wide_avx512(const int16_t *p) {
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256(HAI_AS(const __m256i *, HAI_AS(const void *, p))));
+}
+HAI_I_avx512 hai_smaller_avx512(__m512i a, __m512i b) { return _mm512_min_epi32(a, b); }
+HAI_I_avx512 hai_up_avx512(__m512i x) { return _mm512_slli_epi32(x, 20); }
+HAI_I_avx512 hai_shorts_avx512(const int16_t *p) { return _mm512_loadu_si512(p); }
+HAI_I_avx512 hai_shorts1_avx512(int x) { return _mm512_set1_epi16(HAI_AS(int16_t, x)); }
+HAI_I_avx512 hai_less_avx512(__m512i a, __m512i b) { return _mm512_subs_epi16(a, b); }
+HAI_I_avx512 hai_more_avx512(__m512i a, __m512i b) { return _mm512_add_epi16(a, b); }
+HAI_I_avx512 hai_most_short_avx512(__m512i a, __m512i b) { return _mm512_max_epi16(a, b); }
+HAI_I_avx512 hai_bits_avx512(__m512 u, __m512 v) {
+  __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(u), 20));
+  __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(v), 20));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+}
+HAI_TARGET_avx512 HAI_INLINE uint32_t hai_over_avx512(__m512i a, __m512i b) {
+  return _mm512_cmpgt_epi16_mask(a, b);
 }
 HAI_TARGET_avx512 HAI_INLINE int32_t hai_top_avx512(__m512i x) { return _mm512_reduce_max_epi32(x); }
 

@@ -30,10 +30,32 @@ HAI_INLINE void hai_bytes_neon(uint8_t *p, int32x4_t x) {
 HAI_I_neon hai_codes_neon(const uint8_t *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
 HAI_I_neon hai_low_neon(int32x4_t x) { return vandq_s32(x, vreinterpretq_s32_u8(vdupq_n_u8(3))); }
 HAI_I_neon hai_down_neon(int32x4_t x) { return vshrq_n_s32(x, 2); }
-HAI_INLINE uint32_t hai_above_neon(float32x4_t x) {
-  static const uint32_t lane[4] = {1, 2, 4, 8};
-  return vaddvq_u32(vandq_u32(vcgtq_f32(x, vdupq_n_f32(0.0f)), vld1q_u32(lane)));
+HAI_I_neon hai_nearest_neon(float32x4_t x) { return vcvtnq_s32_f32(x); }
+HAI_INLINE void hai_cut_neon(int16_t *p, int32x4_t x) { vst1_s16(p, vqmovn_s32(x)); }
+HAI_I_neon hai_wide_neon(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
+HAI_I_neon hai_smaller_neon(int32x4_t a, int32x4_t b) { return vminq_s32(a, b); }
+HAI_I_neon hai_up_neon(int32x4_t x) { return vshlq_n_s32(x, 20); }
+#define HAI_SHORTS(x) vreinterpretq_s16_s32(x)
+HAI_I_neon hai_shorts_neon(const int16_t *p) { return vreinterpretq_s32_s16(vld1q_s16(p)); }
+HAI_I_neon hai_shorts1_neon(int x) { return vreinterpretq_s32_s16(vdupq_n_s16(HAI_AS(int16_t, x))); }
+HAI_I_neon hai_less_neon(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_s16(vqsubq_s16(HAI_SHORTS(a), HAI_SHORTS(b)));
 }
+HAI_I_neon hai_more_neon(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_s16(vaddq_s16(HAI_SHORTS(a), HAI_SHORTS(b)));
+}
+HAI_I_neon hai_most_short_neon(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_s16(vmaxq_s16(HAI_SHORTS(a), HAI_SHORTS(b)));
+}
+HAI_I_neon hai_bits_neon(float32x4_t u, float32x4_t v) {
+  int32x4_t a = vshrq_n_s32(vreinterpretq_s32_f32(u), 20), b = vshrq_n_s32(vreinterpretq_s32_f32(v), 20);
+  return vreinterpretq_s32_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b)));
+}
+HAI_INLINE uint32_t hai_over_neon(int32x4_t a, int32x4_t b) {
+  static const uint16_t lane[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  return vaddvq_u16(vandq_u16(vcgtq_s16(HAI_SHORTS(a), HAI_SHORTS(b)), vld1q_u16(lane)));
+}
+#undef HAI_SHORTS
 HAI_INLINE int32_t hai_top_neon(int32x4_t x) { return vmaxvq_s32(x); }
 
 /* Sums of four products of bytes, none of which is above 127: two of them fit 16 bits. */

@@ -244,7 +244,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
 #if HAI_INDEX
     /* guess */ hai_index_guess_scalar,
     /* weigh */ hai_index_weigh_scalar,
-    /* above */ hai_index_above_scalar,
+    /* at_least */ hai_index_at_least_scalar,
     /* keep */ hai_index_keep_scalar,
     /* turn */ hai_index_turn_scalar,
     /* differ */ hai_index_differ_scalar,

@@ -1,12 +1,13 @@
 /* ---- Lookup: few queries over an index ----
    Stage LOOK estimates a query's scores with all keys of the index that end before its window, and raises
-   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j. Weights are w_j,
-   about e^(HAI_LOOK_TILT (e_j - max)). Each key has a chance of min(1, w_j / level), the level such that as
-   many would be kept as the budget says. Stage MEET keeps key j with
-   probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and these
-   meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
-   log-weight -ln P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are
-   worth, and a key that has more than a budget's share of a query's weight is met for certain.
+   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j, kept in steps of
+   1 / HAI_LOOK_STEPS, of 16 bits, since what is written is read again. Weights are w_j, about
+   e^(HAI_LOOK_TILT (e_j - max)), which is 2^(steps / 8). Each key has a chance of min(1, w_j / level), the
+   level such that as many would be kept as the budget says. Stage MEET keeps key j with probability P_j,
+   the largest of its chances for the queries that meet keys together (meeting.h), and these meet what is
+   kept, the sinks, the window and all that the index does not hold, by exact scores with log-weight -ln
+   P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are worth, and a key
+   that has more than a budget's share of a query's weight is met for certain.
 
    The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j the
    share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the share of
@@ -19,17 +20,23 @@
    call holds. */
 
 #if HAI_INDEX
+typedef struct hai_look_span {
+  int32_t high;    /* in steps, where the sum of all weights is nearest to 1; HAI_STEP_NONE: there are none */
+  float sum;       /* that sum */
+  float square;    /* the sum of the blocks' squares; not finite where the query is not */
+  int32_t is_sure; /* are there keys that are met for sure? */
+} hai_look_span;
+
 typedef struct hai_look {
   hyperattn_index *index;
   const hai_scan_kernel *kernel;
   hai_index begin, end; /* keys that are looked up: whole blocks but for sinks */
   hai_index last;       /* the query sees keys up to this one */
-  float *weight;        /* [blocks][HAI_CHUNK] */
-  float *high;          /* [spans][HAI_SPAN_BLOCKS]: of a block, the largest estimate, then its weight */
-  float square;         /* the sum of its blocks' squares, for that of a span */
-  float *span;          /* [spans][3]: the largest estimate, by which its weights are taken; their sum; and
-                           the sum of its blocks' squares */
-  int is_sure;          /* are there keys in the span that are met for sure? Their weight is infinite */
+  int16_t *score;       /* [blocks][HAI_CHUNK]: estimates, in steps; HAI_STEP_NONE for sinks and sure keys */
+  uint64_t *sure;       /* [blocks]: bit j: key j is met for sure */
+  hai_look_span *span;  /* [spans] */
+  float square;         /* of the span that is looked at: see hai_look_span */
+  int is_sure;
 } hai_look;
 
 /* ---- Where things lie ---- */
@@ -39,16 +46,18 @@ typedef struct hai_look {
 static void hai_look_aim(const hai_job *job, hai_look *look, hai_index head, hai_index row) {
   const hai_plan *plan = job->plan;
   hai_index first, end, blocks = hai_look_blocks(plan);
+  uint32_t *words;
   hai_seen_keys(plan, row, &first, &look->last);
   look->index = plan->problem->index;
   look->kernel = plan->scan_kernel;
   end = hai_min(hai_to_index(look->index->length), look->last + 1 - plan->window);
   look->end = hai_max(0, end) / HAI_CHUNK * HAI_CHUNK;
   look->begin = hai_min(plan->sink_keys, look->end);
-  look->weight = HAI_PLACE(float, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
-  look->weight += row * hai_look_floats(plan);
-  look->high = look->weight + blocks * HAI_CHUNK;
-  look->span = look->high + hai_look_spans(plan) * HAI_SPAN_BLOCKS;
+  words = HAI_PLACE(uint32_t, hai_array_at(job, HAI_ARRAY_LOOK, hai_flat_head_of(job, head)));
+  words += row * hai_look_words(plan);
+  look->score = HAI_PLACE(int16_t, words);
+  look->sure = HAI_PLACE(uint64_t, look->score + blocks * HAI_CHUNK);
+  look->span = HAI_PLACE(hai_look_span, look->sure + blocks);
 }
 /* Are there keys enough to look up? */
 static int hai_look_pays(const hai_look *look) { return look->end - look->begin >= HAI_LOOK_LEAST; }
@@ -75,37 +84,32 @@ static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int3
   hai_turn_one(packed, plan->head_dim);
   largest = hai_largest_size(packed, plan->head_dim);
   HYPERATTN_MEMSET(word, 0, HAI_AS(size_t, y.words) * sizeof *word);
-  query.unit = largest * (1.0f / 127.0f);
+  query.unit = HAI_LOOK_STEPS * largest * (1.0f / 127.0f);
   inverse = 127.0f / largest;
-  if (!hai_finite(largest) || !hai_finite(inverse)) return query;
+  if (!hai_finite(query.unit) || !hai_finite(inverse)) return query;
   for (t = 0; t < plan->head_dim; t++) {
     int code = HAI_AS(int, packed[t] * inverse + 127.5f) - 127;
     square += packed[t] * packed[t];
     query.sum += code;
     word[t / 4] |= HAI_AS(int32_t, (HAI_AS(uint32_t, code) & 255u) << t % 4 * 8);
   }
-  query.more = HAI_LOOK_SURE * HAI_LOOK_ERROR * hai_sqrt(square);
+  query.more = HAI_LOOK_STEPS * HAI_LOOK_SURE * HAI_LOOK_ERROR * hai_sqrt(square);
   return query;
 }
 
 /* May the estimate of a key err so much that it tells nothing? Its norm code times norm_unit is `norm`. */
 static int hai_look_is_sure(const hai_index_query *query, float norm) {
-  return !(query->more * norm <= HAI_LOOK_SURE * HAI_LOOK_MOST);
+  return !(query->more * norm <= HAI_LOOK_STEPS * HAI_LOOK_SURE * HAI_LOOK_MOST);
 }
 
-/* Are all estimates of a block finite, whatever its codes? */
-static int hai_look_can_tell(const hai_index_query *query, const hai_index_block *b) {
+/* The most that the size of a block's estimates may be, whatever its codes. Below 32767 they are not cut;
+   from HAI_STEP_MOST on they are not in the range of integers, and tell nothing. Between these, keys that are
+   cut at the top are met for certain, since levels are cut too, and those at the bottom weigh nothing beside
+   any key that a level reaches (HAI_LEVEL_LEAST). */
+static float hai_look_reach(const hai_index_query *query, const hai_index_block *b) {
   float most = 127.0f * HAI_AS(float, HAI_GROUP_DIM * query->n_groups);
   float norm = 127.0f * b->norm_unit, mean = HAI_MEAN_MOST * b->mean_unit;
-  return hai_finite(norm * (3.0f * most * query->unit + query->more) + mean * most * query->unit);
-}
-
-/* The largest of n estimates; -inf if there are none. */
-static float hai_look_highest(const float *x, int n) {
-  float most = -hai_inf();
-  int i;
-  for (i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
-  return most;
+  return norm * (3.0f * most * query->unit + query->more) + mean * most * query->unit;
 }
 
 /* A block of a kv head, and where it lies. */
@@ -127,126 +131,181 @@ static void hai_look_on(hai_look_place *place) {
   place->block++;
 }
 
-/* No estimate for sinks and for keys that are met for sure. */
-static void hai_look_hide(hai_look *look, const hai_index_query *query, const hai_index_block *b,
-                          hai_index block) {
-  float *score = look->weight + block * HAI_CHUNK;
+/* No estimates of sinks and of keys that are met for sure, whose bits are returned. b HAI_NULL: all are. */
+static uint64_t hai_look_hide(const hai_look *look, const hai_index_query *query, const hai_index_block *b,
+                              hai_index block) {
+  int16_t *score = look->score + block * HAI_CHUNK;
+  uint64_t sure = 0;
   int j;
-  for (j = 0; j < HAI_CHUNK; j++)
-    if (block * HAI_CHUNK + j < look->begin ||
-        hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit))
-      score[j] = -hai_inf();
-  look->high[block] = hai_look_highest(score, HAI_CHUNK);
+  for (j = 0; j < HAI_CHUNK; j++) {
+    int is_sink = block * HAI_CHUNK + j < look->begin;
+    int is_sure = !b || hai_look_is_sure(query, HAI_AS(float, b->norm[j]) * b->norm_unit);
+    if (is_sink || is_sure) score[j] = HAI_STEP_NONE;
+    sure |= HAI_AS(uint64_t, is_sure && !is_sink) << j;
+  }
+  return sure;
 }
 
-/* No estimate at all. */
-static void hai_look_blind(hai_look *look, hai_index block) {
+/* Caps a block's estimates. `room`: [HAI_CHUNK]. */
+static void hai_look_cap(const hai_plan *plan, int16_t *score, float *room) {
   int j;
-  for (j = 0; j < HAI_CHUNK; j++) look->weight[block * HAI_CHUNK + j] = -hai_inf();
-  look->high[block] = -hai_inf();
-  look->is_sure = 1;
+  for (j = 0; j < HAI_CHUNK; j++) room[j] = HAI_AS(float, score[j]);
+  hai_cap_row(plan->float_kernel, room, HAI_LOOK_STEPS * plan->problem->softcap);
+  for (j = 0; j < HAI_CHUNK; j++) score[j] = hai_index_cut(room[j]);
 }
 
-/* Estimates of a block, weight and high, for n queries, at most HAI_LOOK_GUESSED. Of the blocks up to `end`,
-   one some way ahead starts to load. */
-static void hai_look_block(const hai_job *job, hai_look *look, const hai_index_query *query, int n,
-                           const hai_look_place *place, hai_index end) {
+/* The queries that a task looks at together. */
+typedef struct hai_look_group {
+  hai_look look[HAI_FEW_ROWS];
+  hai_index_query query[HAI_FEW_ROWS];
+  hai_weights weights[HAI_FEW_ROWS];     /* of the span so far */
+  hai_weights nothing[HAI_LOOK_GUESSED]; /* for those that are not wanted */
+  hai_index_query worst;                 /* has the largest unit and `more` of all */
+  float room[HAI_CHUNK];
+} hai_look_group;
+
+/* What query i makes of its estimates of a block, where some are not what they seem. Returns the keys that
+   are met for sure. b HAI_NULL: there are none. */
+static uint64_t hai_look_mend(const hai_plan *plan, hai_look_group *group, hai_index i,
+                              const hai_index_block *b, hai_index block) {
+  hai_look *look = &group->look[i];
+  const hai_index_query *query = &group->query[i];
+  int16_t *score = look->score + block * HAI_CHUNK;
+  uint64_t sure = 0;
+  if (!b || !(hai_look_reach(query, b) < HAI_STEP_MOST)) return hai_look_hide(look, query, HAI_NULL, block);
+  look->square += b->square;
+  if (HAI_SOFTCAP && plan->problem->softcap > 0.0f) hai_look_cap(plan, score, group->room);
+  if (block * HAI_CHUNK < look->begin || hai_look_is_sure(query, 127.0f * b->norm_unit))
+    sure = hai_look_hide(look, query, b, block);
+  look->kernel->weigh(score, &group->weights[i]);
+  return sure;
+}
+
+/* Estimates of a block for n queries from number i on, at most HAI_LOOK_GUESSED. A block some way ahead
+   starts to load, in whichever span it lies. */
+static void hai_look_block(const hai_plan *plan, hai_look_group *group, hai_index i, int n,
+                           const hai_look_place *place) {
   hai_index_block b;
-  hai_index block = place->block;
-  int is_known = hai_index_read(&place->layout, place->at, &b), i;
-  float *score[HAI_LOOK_GUESSED], high[HAI_LOOK_GUESSED], softcap = job->plan->problem->softcap;
-  for (i = 0; i < n; i++) score[i] = look[i].weight + block * HAI_CHUNK;
-  if (block + HAI_LOOK_AHEAD < end) {
+  hai_index block = place->block, last = i + n, first = i;
+  int is_known = hai_index_read(&place->layout, place->at, &b), is_plain;
+  int16_t *score[HAI_LOOK_GUESSED];
+  for (; i < last; i++) score[i - first] = group->look[i].score + block * HAI_CHUNK;
+  if ((block + HAI_LOOK_AHEAD) * HAI_CHUNK < group->look[first].end) {
     b.ahead = HAI_LOOK_AHEAD * place->layout.size;
     hai_fetch(HAI_REINTERPRET(const char *, b.norm) + b.ahead, place->layout.size - place->layout.norm);
   }
-  if (is_known) look->kernel->guess(query, n, &b, score, high);
-  for (i = 0; i < n; i++) {
-    int is_sure = hai_look_is_sure(&query[i], 127.0f * b.norm_unit);
-    if (!is_known || !hai_look_can_tell(&query[i], &b)) {
-      hai_look_blind(&look[i], block);
-      continue;
-    }
-    look[i].square += b.square;
-    look[i].is_sure |= is_sure;
-    if (HAI_SOFTCAP && softcap > 0.0f) {
-      hai_cap_row(job->plan->float_kernel, score[i], softcap);
-      high[i] = hai_capped(high[i], softcap, hai_inverse(softcap));
-    }
-    look[i].high[block] = high[i];
-    if (is_sure || block * HAI_CHUNK < look[i].begin) hai_look_hide(&look[i], &query[i], &b, block);
+  is_plain = is_known && hai_look_reach(&group->worst, &b) < 32767.0f &&
+             !hai_look_is_sure(&group->worst, 127.0f * b.norm_unit) && block * HAI_CHUNK >= plan->sink_keys &&
+             !(HAI_SOFTCAP && plan->problem->softcap > 0.0f);
+  if (is_known)
+    group->look->kernel->guess(group->query + first, n, &b, score,
+                               is_plain ? group->weights + first : group->nothing);
+  for (i = first; i < last; i++) {
+    uint64_t sure = 0;
+    if (is_plain)
+      group->look[i].square += b.square;
+    else
+      sure = hai_look_mend(plan, group, i, is_known ? &b : HAI_NULL, block);
+    group->look[i].sure[block] = sure;
+    group->look[i].is_sure |= sure != 0;
   }
 }
 
-/* Weights of the keys of a block that are met for sure, infinite, but for sinks; the block's too. */
-static void hai_look_mark(const hai_look *look, const hai_index_query *query, const hai_look_place *place) {
+/* The largest of n scores. */
+static int hai_look_highest(const int16_t *score, hai_index n) {
+  int high = HAI_STEP_NONE;
+  hai_index j;
+  for (j = 0; j < n; j++) high = score[j] > high ? score[j] : high;
+  return high;
+}
+
+/* Weights of a span's queries will be by the largest estimate of its first block. */
+static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_place *place) {
   hai_index_block b;
-  hai_index j = hai_max(0, look->begin - place->block * HAI_CHUNK);
-  int is_known = hai_index_read(&place->layout, place->at, &b) && hai_look_can_tell(query, &b);
-  if (is_known && !hai_look_is_sure(query, 127.0f * b.norm_unit)) return;
-  look->high[place->block] = hai_inf();
-  for (; j < HAI_CHUNK; j++)
-    if (!is_known || hai_look_is_sure(query, HAI_AS(float, b.norm[j]) * b.norm_unit))
-      look->weight[place->block * HAI_CHUNK + j] = hai_inf();
+  int is_known = hai_index_read(&place->layout, place->at, &b);
+  hai_index i;
+  HYPERATTN_MEMSET(group->weights, 0, sizeof group->weights);
+  for (i = 0; is_known && i < n; i++) {
+    int16_t *score = group->look[i].score + place->block * HAI_CHUNK;
+    if (place->block * HAI_CHUNK >= group->look[i].end) continue;
+    group->look[i].kernel->guess(group->query + i, 1, &b, &score, group->nothing);
+    group->weights[i].from = hai_look_highest(score, HAI_CHUNK);
+  }
 }
 
-/* The weights of a span's blocks begin .. end - 1, whose estimates are there; those of a span without any
-   estimate are 0. */
-static void hai_look_weigh(const hai_look *look, const hai_index_query *query, hai_look_place place,
-                           hai_index end, float *span) {
-  hai_index begin = place.block, n = end - begin, block;
-  float *high = look->high + begin, from;
-  for (block = hai_max(n, 0); block < HAI_SPAN_BLOCKS; block++) high[block] = -hai_inf();
-  span[0] = hai_look_highest(high, HAI_SPAN_BLOCKS);
-  span[1] = 0.0f;
-  span[2] = look->square;
-  if (n <= 0) return;
-  from = hai_shift(span[0]);
-  span[1] = look->kernel->weigh(look->weight + begin * HAI_CHUNK, n * HAI_CHUNK, HAI_LOOK_TILT, from);
-  look->kernel->weigh(high, HAI_SPAN_BLOCKS, HAI_LOOK_TILT, from);
-  for (; look->is_sure && place.block < end; hai_look_on(&place)) hai_look_mark(look, query, &place);
+/* The sum of weights of n keys, by their largest where it is too large or too small to tell. */
+static float hai_look_sum(const hai_look *look, const int16_t *score, hai_index n, hai_weights *weights) {
+  float sum = hai_lanes_sum(weights->lane);
+  if (sum > 1e-18f && sum < 1e29f) return sum;
+  HYPERATTN_MEMSET(weights, 0, sizeof *weights);
+  weights->from = hai_look_highest(score, n);
+  for (; n > 0; n -= HAI_CHUNK, score += HAI_CHUNK) look->kernel->weigh(score, weights);
+  return hai_lanes_sum(weights->lane);
 }
 
-/* Opens row `row` of a kv head's queries: heads first, then positions. `packed`: [head_dim]. */
-static void hai_look_open(const hai_job *job, hai_look *look, hai_index_query *query, hai_index row,
+/* What there is for a query of a span that begins at a block, up to block `end`. */
+static hai_look_span hai_look_whole(const hai_look *look, const hai_index_query *query, hai_weights *weights,
+                                    hai_index block, hai_index end) {
+  hai_look_span span = {HAI_STEP_NONE, 0.0f, look->square, look->is_sure};
+  const int16_t *score = look->score + block * HAI_CHUNK;
+  float sum = end > block ? hai_look_sum(look, score, (end - block) * HAI_CHUNK, weights) : 0.0f;
+  if (!hai_finite(query->unit)) span.square = query->unit;
+  if (!(sum > 0.0f)) return span;
+  span.high = weights->from + hai_step_of(sum);
+  span.sum = sum * hai_step_weight(-hai_step_of(sum));
+  return span;
+}
+
+/* Opens n rows of a kv head's queries from `row` on: heads first, then positions. packed [head_dim], word
+   [n] of what a query's codes take. */
+static void hai_look_open(const hai_job *job, hai_look_group *group, hai_index row, hai_index n,
                           float *packed, int32_t *word) {
   const hai_plan *plan = job->plan;
-  hai_index head = job->kv_head * plan->heads_per_kv + row % plan->heads_per_kv, t;
-  const float *from = hai_query_row(job, head, row / plan->heads_per_kv, packed);
-  for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
-  *query = hai_look_encode(plan, packed, word);
-  hai_look_aim(job, look, head, row / plan->heads_per_kv);
-  look->square = 0.0f;
-  look->is_sure = 0;
+  hai_index heads = plan->heads_per_kv, words = hai_block_layout_of(plan->head_dim).words, i, t;
+  HYPERATTN_MEMSET(&group->worst, 0, sizeof group->worst);
+  HYPERATTN_MEMSET(group->nothing, 0, sizeof group->nothing);
+  for (i = 0; i < n; i++) {
+    hai_look *look = &group->look[i];
+    hai_index_query *query = &group->query[i];
+    hai_index head = job->kv_head * heads + (row + i) % heads;
+    const float *from = hai_query_row(job, head, (row + i) / heads, packed);
+    for (t = 0; t < plan->head_dim; t++) packed[t] = plan->scale * from[t];
+    *query = hai_look_encode(plan, packed, word + i * words);
+    hai_look_aim(job, look, head, (row + i) / heads);
+    look->square = 0.0f;
+    look->is_sure = 0;
+    group->worst.n_groups = query->n_groups;
+    if (query->unit > group->worst.unit) group->worst.unit = query->unit;
+    if (query->more > group->worst.more) group->worst.more = query->more;
+  }
 }
 
 /* A span of keys, for all queries that share a kv head. Each block is read once for up to HAI_FEW_ROWS
    queries, of which those behind the first that sees it do too. */
 HAI_APART void hai_stage_look(hai_job *job) {
   const hai_plan *plan = job->plan;
-  hai_look *look = HAI_PLACE(hai_look, job->scratch);
-  hai_index_query *query = HAI_PLACE(hai_index_query, look + HAI_FEW_ROWS);
-  float *packed = HAI_PLACE(float, query + HAI_FEW_ROWS);
+  hai_look_group *group = HAI_PLACE(hai_look_group, job->scratch);
+  float *packed = HAI_PLACE(float, group + 1);
   int32_t *word = HAI_PLACE(int32_t, packed + plan->head_dim);
-  hai_index begin = job->chunk * HAI_SPAN_BLOCKS, to = begin + HAI_SPAN_BLOCKS, row, i, n;
+  hai_index span = hai_look_spans(plan) - 1 - job->chunk; /* the first task's is the first: see hai_job_at */
+  hai_index begin = span * HAI_SPAN_BLOCKS, to = begin + HAI_SPAN_BLOCKS, row, i, n;
   hai_index rows = plan->n_query * plan->heads_per_kv;
   for (row = 0; row < rows; row += n) {
     hai_look_place place = hai_look_at(job, begin);
     hai_index end, first = 0;
     n = hai_min(HAI_FEW_ROWS, rows - row);
-    for (i = 0; i < n; i++)
-      hai_look_open(job, &look[i], &query[i], row + i, packed, word + i * place.layout.words);
-    end = hai_min(to, look[n - 1].end / HAI_CHUNK);
+    hai_look_open(job, group, row, n, packed, word);
+    end = hai_min(to, group->look[n - 1].end / HAI_CHUNK);
+    if (begin < end) hai_look_refer(group, n, &place);
     for (; place.block < end; hai_look_on(&place)) {
-      while (place.block * HAI_CHUNK >= look[first].end) first++;
+      while (place.block * HAI_CHUNK >= group->look[first].end) first++;
       for (i = first; i < n; i += HAI_LOOK_GUESSED)
-        hai_look_block(job, &look[i], &query[i], hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), &place, end);
+        hai_look_block(plan, group, i, hai_to_int(hai_min(n - i, HAI_LOOK_GUESSED)), &place);
     }
-    place = hai_look_at(job, begin);
     for (i = 0; i < n; i++) {
-      float *span = look[i].span + 3 * job->chunk;
-      hai_look_weigh(&look[i], &query[i], place, hai_min(to, look[i].end / HAI_CHUNK), span);
-      if (!hai_finite(query[i].unit)) span[0] = span[1] = query[i].unit;
+      const hai_look *look = &group->look[i];
+      end = hai_min(to, look->end / HAI_CHUNK);
+      look->span[span] = hai_look_whole(look, &group->query[i], &group->weights[i], begin, end);
     }
   }
 }

@@ -54,38 +54,58 @@ static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
   }
 }
 
-/* P_j of the keys from number `begin` on, of a span whose first key is `first`: the largest of what each
+/* P_j of the keys from number `begin` on, of a span that begins with key `first`: the largest of what each
    query's weight calls for. */
 static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, const hai_levels *levels) {
-  float by[HAI_LOOK_TOGETHER];
   int i;
-  for (i = 0; i < levels->n; i++) by[i] = 1.0f / levels->level[i];
   for (; begin < meet->n; begin++) {
     hai_index at = meet->key[begin] - first;
-    float most = 0.0f;
+    int most = -HAI_STEP_OF_1;
     for (i = 0; i < levels->n; i++) {
-      float chance = levels->weight[i][at] * by[i];
-      most = chance > most ? chance : most;
+      int x = levels->score[i][at] - levels->level[i];
+      most = x > most ? x : most;
     }
-    meet->chance[begin] = most < 1.0f ? most : 1.0f;
+    meet->chance[begin] = most < 0 ? hai_step_weight(most) : 1.0f;
   }
+}
+
+/* The same of a span in which keys are met for sure. */
+static void hai_meet_certain(hai_meet *meet, hai_index begin) {
+  int i;
+  for (; begin < meet->n; begin++) {
+    hai_index key = meet->key[begin];
+    for (i = 0; i < meet->few->n; i++)
+      if (meet->pick[i]->look.sure[key / HAI_CHUNK] >> key % HAI_CHUNK & 1) meet->chance[begin] = 1.0f;
+  }
+}
+
+/* To what n blocks from `block` on keep, adds the keys that a query meets for sure. Returns whether there
+   are any. */
+static int hai_meet_sure(hai_meet *meet, hai_index block, hai_index n) {
+  hai_index b;
+  int is_sure = 0, i;
+  for (i = 0; i < meet->few->n; i++) {
+    const hai_look *look = &meet->pick[i]->look;
+    if (!look->span[block / HAI_SPAN_BLOCKS].is_sure) continue;
+    for (b = 0; b < n; b++) meet->kept[b] |= look->sure[block + b];
+    is_sure = 1;
+  }
+  return is_sure;
 }
 
 /* Keeps keys of n blocks from `block` on, the first of a span, by each query's level. Returns 0 where there
    is no room. */
 static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
   hai_index begin = meet->n, b;
-  hai_levels levels = {{HAI_NULL}, {0.0f}, meet->few->n, meet->place, meet->shift};
-  int i;
+  hai_levels levels = {{HAI_NULL}, {0}, meet->few->n, meet->place, meet->shift};
+  int is_sure, i;
   for (i = 0; i < levels.n; i++) {
-    const hai_pick *pick = meet->pick[i];
-    float factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-    float level = factor > 0.0f ? pick->level / factor : HAI_LOOK_LEVEL;
-    levels.level[i] = level < HAI_LOOK_LEVEL ? level : HAI_LOOK_LEVEL;
-    levels.weight[i] = pick->look.weight + block * HAI_CHUNK;
+    levels.score[i] = meet->pick[i]->look.score + block * HAI_CHUNK;
+    levels.level[i] = hai_pick_cut(meet->pick[i]->level, HAI_LEVEL_LEAST);
   }
   hai_meet_shifts(meet, block, n);
   meet->pick[0]->look.kernel->keep(&levels, n, meet->kept);
+  is_sure = hai_meet_sure(meet, block, n);
   for (b = 0; b < n; b++) {
     uint64_t kept = meet->kept[b];
     int32_t *key = meet->key + meet->n;
@@ -94,6 +114,7 @@ static int hai_meet_span(hai_meet *meet, hai_index block, hai_index n) {
     meet->n = key - meet->key;
   }
   hai_meet_chances(meet, begin, block * HAI_CHUNK, &levels);
+  if (is_sure) hai_meet_certain(meet, begin);
   return 1;
 }
 
@@ -142,14 +163,6 @@ static int hai_meet_rows(const hai_meet *meet, hai_index at, int turn) {
     few->value[turn][j] = hai_walk_from(&few->values, key).at;
   }
   return hai_to_int(hai_max(last + 1 - at, 0));
-}
-
-/* The sum of HAI_SUM_LANES numbers. */
-static float hai_lanes_sum(const float *x) {
-  float sum = 0.0f;
-  int lane;
-  for (lane = 0; lane < HAI_SUM_LANES; lane++) sum += x[lane];
-  return sum;
 }
 
 /* Weights of a chunk of keys from number `at` on, of all queries, times 1 / P_j. */

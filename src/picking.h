@@ -6,102 +6,99 @@ typedef struct hai_pick {
   hai_met *met;  /* how the query fares */
   float *weight; /* [HAI_LOOK_MET]: e^(score - by of its chunk) / P_j of each key it meets; then shares */
   float by[HAI_LOOK_MET / HAI_CHUNK]; /* the reference that the query had in each chunk */
-  float high, total;                  /* the largest estimate, and the sum of all weights by it */
-  float blur;                         /* the variance of an estimate */
-  float budget, level;                /* of the weights by `high` */
+  int high;                           /* the largest of its spans' `high`: weights are by this one */
+  int level;                          /* in steps, at which a key is kept for certain */
+  float total;                        /* the sum of all weights */
   float rest;                         /* the sum of those below the level */
+  float blur;                         /* the variance of an estimate */
+  uint64_t hits[HAI_SPAN_BLOCKS];     /* of a span: bit j of a block: key j is counted */
+  float budget;
 } hai_pick;
 
-/* e^(tilt (high of span - high)), by which a span's weights are smaller than they stand there. */
-static float hai_pick_factor(const hai_pick *pick, hai_index span) {
-  return hai_share(HAI_LOOK_TILT * pick->look.span[3 * span], HAI_LOOK_TILT * pick->high);
-}
-
-/* The largest estimate, and the sum of all weights. Returns 0 where the query [head_dim] or an estimate is
-   not finite. */
+/* `high`, and the sum of all weights by it. Returns 0 where the query [head_dim] is not finite. */
 static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
-  const float *span = pick->look.span;
-  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), blocks, i;
+  const hai_look_span *span = pick->look.span;
+  hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
   float square = 0.0f;
-  pick->high = -hai_inf();
+  pick->high = HAI_STEP_NONE;
   pick->total = pick->blur = 0.0f;
   for (i = 0; i < plan->head_dim; i++) square += query[i] * query[i];
-  for (i = 0; i < spans; i++)
-    if (!(span[3 * i] <= pick->high)) pick->high = span[3 * i];
-  if (pick->high == -hai_inf()) return 1;
+  for (i = 0; i < spans; i++) pick->high = span[i].high > pick->high ? span[i].high : pick->high;
   for (i = 0; i < spans; i++) {
-    pick->total += hai_pick_factor(pick, i) * span[3 * i + 1];
-    pick->blur += span[3 * i + 2];
+    pick->total += hai_step_weight(span[i].high - pick->high) * span[i].sum;
+    pick->blur += span[i].square;
   }
-  blocks = pick->look.end / HAI_CHUNK;
-  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *blocks);
-  return hai_finite(pick->high) && hai_finite(pick->total);
+  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *(pick->look.end / HAI_CHUNK));
+  return hai_finite(pick->blur);
 }
 
-/* Weights in steps of an eighth of an octave, three octaves in all, and in one step more all that are above:
-   how many there are, and their sum. */
+/* A level as kernels take it, in 16 bits. */
+static int hai_pick_cut(int level, int least) {
+  return level < least ? least : level < 32767 ? level : 32767;
+}
+
+/* How many keys there are at each step from `from` on, and behind those how many above. */
 typedef struct hai_pick_steps {
-  float n[HAI_PICK_STEPS + 1], sum[HAI_PICK_STEPS + 1];
-  uint32_t least; /* the bits of the number at which step 0 begins */
+  int from;
+  int n[HAI_PICK_STEPS + 1];
+  float above; /* the sum of the weights of these */
 } hai_pick_steps;
 
-/* Where a step begins. The bits of numbers order as they do, and 20 of 23 are less than an eighth. */
-static float hai_pick_at(const hai_pick_steps *steps, int step) {
-  return hai_float(steps->least + (HAI_AS(uint32_t, step) << 20));
-}
-
-/* Counts the weights from `least` on that are below `below`. */
-static void hai_pick_count(const hai_pick *pick, hai_pick_steps *steps, float least, float below) {
-  const hai_look *look = &pick->look;
-  hai_index block, end = look->end / HAI_CHUNK;
-  float factor = 0.0f, above = hai_inf();
-  HYPERATTN_MEMSET(steps, 0, sizeof *steps);
-  steps->least = hai_bits(least);
-  for (block = 0; block < end; block++) {
-    const float *weight = look->weight + block * HAI_CHUNK;
-    uint64_t hits;
-    if (block % HAI_SPAN_BLOCKS == 0) {
-      factor = hai_pick_factor(pick, block / HAI_SPAN_BLOCKS);
-      above = factor > 0.0f ? 0.999f * least / factor : hai_inf();
-    }
-    if (!(look->high[block] > above)) continue;
-    for (hits = look->kernel->above(weight, above); hits; hits &= hits - 1) {
-      float here = weight[hai_lowest_bit(hits)] * factor;
-      uint32_t step;
-      if (!(here >= least && here < below)) continue;
-      step = (hai_bits(here) - steps->least) >> 20;
-      step = step < HAI_PICK_STEPS ? step : HAI_PICK_STEPS;
-      steps->n[step] += 1.0f;
-      steps->sum[step] += here;
-    }
+/* Adds the keys of a block, whose bits are `hits`, that are below a step. */
+static void hai_pick_add(const hai_pick *pick, hai_pick_steps *steps, const int16_t *score, uint64_t hits,
+                         int below) {
+  for (; hits; hits &= hits - 1) {
+    int here = score[hai_lowest_bit(hits)], step = here - steps->from;
+    if (here >= below) continue;
+    if (step >= HAI_PICK_STEPS) steps->above += hai_step_weight(here - pick->high);
+    steps->n[step < HAI_PICK_STEPS ? step : HAI_PICK_STEPS]++;
   }
 }
 
-/* Lowers the level step by step: weights above it are as good as 1, and what is left of the budget, `left`,
+/* Counts the keys at steps from .. below - 1. */
+static void hai_pick_count(hai_pick *pick, hai_pick_steps *steps, int from, int below) {
+  const hai_look *look = &pick->look;
+  hai_index blocks = look->end / HAI_CHUNK, begin, n, b;
+  HYPERATTN_MEMSET(steps, 0, sizeof *steps);
+  steps->from = from;
+  for (begin = 0; begin < blocks; begin += n) {
+    n = hai_min(HAI_SPAN_BLOCKS, blocks - begin);
+    look->kernel->at_least(look->score + begin * HAI_CHUNK, n, from, pick->hits);
+    for (b = 0; b < n; b++)
+      hai_pick_add(pick, steps, look->score + (begin + b) * HAI_CHUNK, pick->hits[b], below);
+  }
+}
+
+/* Lowers the level step by step: weights from it on are as good as 1, and what is left of the budget, `left`,
    is for the others. Returns whether it has come to where it stays, as it has where the others weigh next to
    nothing. */
 static int hai_pick_lower(hai_pick *pick, const hai_pick_steps *steps, float *left) {
   int step;
   for (step = HAI_PICK_STEPS; step >= 0; step--) {
-    pick->rest -= steps->sum[step];
-    *left -= steps->n[step];
-    pick->level = pick->rest / (*left > 1.0f ? *left : 1.0f);
-    if (step > 0 && pick->level >= hai_pick_at(steps, step - 1)) return 1;
-    pick->level = hai_pick_at(steps, step);
+    float n = HAI_AS(float, steps->n[step]), level;
+    int at = steps->from + step - pick->high;
+    pick->rest -= step == HAI_PICK_STEPS ? steps->above : n * hai_step_weight(at);
+    *left -= n;
+    pick->level = pick->high + at;
     if (!(pick->rest > HAI_PICK_LEAST * pick->total)) return 1;
+    level = pick->rest / (*left > 1.0f ? *left : 1.0f);
+    if (step == 0 || level < hai_step_weight(at - 1)) continue;
+    pick->level = pick->high + hai_step_of(level);
+    return 1;
   }
   return 0;
 }
 
 /* The level at which the sum of min(1, w_j / level) is about the budget. */
 static void hai_pick_level(hai_pick *pick) {
-  float left = pick->budget, from = pick->total / pick->budget, below = hai_inf();
+  float left = pick->budget;
+  int from = pick->high + hai_step_of(pick->total / pick->budget), below = 32768;
   hai_pick_steps steps;
   int round;
   pick->rest = pick->total;
   pick->level = from;
-  for (round = 0; from > 0.0f && round < HAI_PICK_ROUNDS; round++) {
-    from *= 0.125f;
+  for (round = 0; pick->total > 0.0f && round < HAI_PICK_ROUNDS; round++) {
+    from = hai_pick_cut(from - HAI_PICK_STEPS, HAI_STEP_NONE + 1);
     hai_pick_count(pick, &steps, from, below);
     if (hai_pick_lower(pick, &steps, &left)) break;
     below = from;
@@ -118,7 +115,7 @@ static void hai_pick_more(hai_pick *pick, float tolerance) {
   float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
   pick->budget *= times;
-  pick->level /= times;
+  pick->level -= hai_step_of(times);
 }
 
 /* The first budget: the parameters', or more where estimates are so blurred that a key with most of the

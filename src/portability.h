@@ -254,9 +254,14 @@
 #define HAI_TURNED 16      /* keys that are turned together; divides HAI_CHUNK */
 #define HAI_MEAN_RAISED 64 /* what the codes of means are raised by */
 #define HAI_MEAN_MOST 63.0f
-#define HAI_BITS_OF_1 1065353216.0f /* the bits of 1 in float32, and by how much those of e are larger, */
-#define HAI_BITS_OF_E 12102203.0f   /* did they grow as the logarithm */
+#define HAI_STEP_OF_1 1016 /* the bits of 1 in float32, in steps of 2^20: about eighths of octaves */
+#define HAI_STEP_LEAST 8   /* so many steps are the least number that is not denormal */
+#define HAI_STEP_TOP 1816  /* so many are 2^100: sums of those that are cut to it tell so */
+#define HAI_STEP_NONE -32768 /* of a key without an estimate; of others, if 16 bits have cut it */
+#define HAI_STEP_MOST 2e9f   /* most that an estimate may be before it is cut to 16 bits */
+#define HAI_LEVEL_LEAST (HAI_STEP_NONE + 200) /* so high that no key without an estimate is kept by chance */
 #define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
+#define HAI_LOOK_STEPS (HAI_LOOK_TILT * 11.5415603f) /* steps of an estimate's nat: 8 / ln 2 a nat */
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
@@ -275,7 +280,6 @@
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.7f /* of the tolerance: what a query's estimate may be */
-#define HAI_LOOK_LEVEL 1e20f /* most that a level is: an infinite weight is above it */
 #define HAI_SUM_LANES 16 /* sums that go on beside each other, for compilers to keep in registers */
 #define HAI_LOOK_SHARE 0.2f /* of the keys, the most that are kept: where more are, all are met */
 #define HAI_LOOK_LEAST 1024 /* fewer keys are not worth looking up */

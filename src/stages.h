@@ -212,8 +212,8 @@ static size_t hai_scratch_few(const hai_plan *plan) {
 #if HAI_INDEX
 static size_t hai_scratch_look(const hai_plan *plan) {
   size_t words = HAI_AS(size_t, hai_block_layout_of(plan->head_dim).words);
-  return HAI_FEW_ROWS * (sizeof(hai_look) + sizeof(hai_index_query) + words * sizeof(int32_t)) +
-         HAI_AS(size_t, plan->head_dim) * sizeof(float);
+  return sizeof(hai_look_group) + HAI_AS(size_t, plan->head_dim) * sizeof(float) +
+         HAI_FEW_ROWS * words * sizeof(int32_t);
 }
 static size_t hai_scratch_meet(const hai_plan *plan) {
   size_t bytes = hai_meet_bytes(plan);

@@ -199,15 +199,16 @@ static hai_index hai_look_blocks(const hai_plan *plan) { return plan->n_key / HA
 static hai_index hai_look_spans(const hai_plan *plan) {
   return hai_ceil_div(hai_look_blocks(plan), HAI_SPAN_BLOCKS);
 }
-/* Of a query: weights, the largest estimate of each block, three numbers of each span. */
-static hai_index hai_look_floats(const hai_plan *plan) {
-  return hai_look_blocks(plan) * HAI_CHUNK + hai_look_spans(plan) * (HAI_SPAN_BLOCKS + 3);
+/* Of a query, in 4 bytes: 16 bits for each key, 64 of each block, 4 numbers of each span. */
+static hai_index hai_look_words(const hai_plan *plan) {
+  hai_index words = hai_look_blocks(plan) * (HAI_CHUNK / 2 + 2) + hai_look_spans(plan) * 4;
+  return hai_ceil_div(words, HAI_ALIGN / 4) * (HAI_ALIGN / 4);
 }
 static hai_index hai_look_queries(const hai_plan *plan) {
   return hai_min(plan->n_query, hai_most_looked(plan));
 }
 static size_t hai_count_look(const hai_plan *plan) {
-  return hai_product(hai_look_queries(plan), hai_look_floats(plan));
+  return hai_product(hai_look_queries(plan), hai_look_words(plan));
 }
 static size_t hai_count_met(const hai_plan *plan) { return HAI_AS(size_t, hai_look_queries(plan)); }
 #endif
