@@ -1236,7 +1236,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PICK_STEPS 24  /* of an eighth of an octave, by which a level falls */
 #define HAI_PICK_ROUNDS 16 /* most times that it falls by all of them */
 #define HAI_PICK_LEAST 1e-5f /* of all weights: those of so small a sum are not worth a budget */
-#define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
+#define HAI_LOOK_AHEAD 8 /* blocks that start to load ahead */
 #define HAI_LOOK_JUDGED 64 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
@@ -15414,12 +15414,13 @@ static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
   return 1;
 }
 
-/* By how much n blocks from `block` on move the random numbers. None of these is 0, and all are exact: places
-   are whole steps, and a shift has 22 bits and a half. */
+/* By how much n blocks from `block` on move the random numbers, two blocks by one number. None of these is
+   0, and all are exact: places are whole steps, and a shift has 22 bits and a half. */
 static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
   hai_index i;
+  uint64_t random = 0;
   for (i = 0; i < n; i++) {
-    uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block + i));
+    random = i % 2 ? random << 22 : hai_mix(meet->hash + HAI_AS(uint64_t, block + i));
     meet->shift[i] = (HAI_AS(float, HAI_AS(int32_t, random >> 42)) + 0.5f) * (1.0f / 4194304.0f);
   }
 }

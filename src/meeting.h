@@ -44,12 +44,13 @@ static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
   return 1;
 }
 
-/* By how much n blocks from `block` on move the random numbers. None of these is 0, and all are exact: places
-   are whole steps, and a shift has 22 bits and a half. */
+/* By how much n blocks from `block` on move the random numbers, two blocks by one number. None of these is
+   0, and all are exact: places are whole steps, and a shift has 22 bits and a half. */
 static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
   hai_index i;
+  uint64_t random = 0;
   for (i = 0; i < n; i++) {
-    uint64_t random = hai_mix(meet->hash + HAI_AS(uint64_t, block + i));
+    random = i % 2 ? random << 22 : hai_mix(meet->hash + HAI_AS(uint64_t, block + i));
     meet->shift[i] = (HAI_AS(float, HAI_AS(int32_t, random >> 42)) + 0.5f) * (1.0f / 4194304.0f);
   }
 }

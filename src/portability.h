@@ -275,7 +275,7 @@
 #define HAI_PICK_STEPS 24  /* of an eighth of an octave, by which a level falls */
 #define HAI_PICK_ROUNDS 16 /* most times that it falls by all of them */
 #define HAI_PICK_LEAST 1e-5f /* of all weights: those of so small a sum are not worth a budget */
-#define HAI_LOOK_AHEAD 6 /* blocks that start to load ahead */
+#define HAI_LOOK_AHEAD 8 /* blocks that start to load ahead */
 #define HAI_LOOK_JUDGED 64 /* kept keys by which a query tells its error; fewer: all */
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
