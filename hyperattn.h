@@ -15125,7 +15125,7 @@ static int hai_look_highest(const int16_t *score, hai_index n) {
   return high;
 }
 
-/* Weights of a span's queries will be by the largest estimate of its first block. */
+/* Weights of a span's queries will be by the estimate of its first key. */
 static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_place *place) {
   hai_index_block b;
   int is_known = hai_index_read(&place->layout, place->at, &b);
@@ -15135,7 +15135,7 @@ static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_pl
     int16_t *score = group->look[i].score + place->block * HAI_CHUNK;
     if (place->block * HAI_CHUNK >= group->look[i].end) continue;
     group->look[i].kernel->guess(group->query + i, 1, &b, &score, group->nothing);
-    group->weights[i].from = hai_look_highest(score, HAI_CHUNK);
+    group->weights[i].from = score[0];
   }
 }
 
