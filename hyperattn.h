@@ -1840,6 +1840,10 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
+  /* |row|^2. */
+  float (*square)(const float *row, hai_index dim);
+  /* sum[t] += row[t], for t < dim. */
+  void (*add_row)(float *sum, const float *row, hai_index dim);
   int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
   int value_multiple;        /* the dim of `values` is a multiple of it */
   const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
@@ -1871,14 +1875,13 @@ HAI_HOT float hai_shift(float m) { return m == -hai_inf() ? 0.0f : m; }
 #define HAI_SCALAR_LANES 16
 
 /* Elements from .. n - 1 of a row, as floats. */
-static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n,
-                            float *to) {
+static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n, float *to) {
   for (; from < n; from++) to[from] = hai_get(row, dtype, from);
 }
 
 /* Packs coordinates from .. dim - 1 of lanes begin .. end - 1. */
-static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor,
-                           float *packed, int lanes, int begin, int end) {
+static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor, float *packed,
+                           int lanes, int begin, int end) {
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
@@ -1963,8 +1966,8 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
     l[i] *= factor[i];
     lost = 0.0f;
     /* read as volatile, so that the compiler does not contract the product with what follows */
-    l[i] = hai_two_sum(*HAI_AS(const volatile float *, l + i), sum + l[HAI_SCALAR_LANES + i] * factor[i],
-                       &lost);
+    l[i] =
+        hai_two_sum(*HAI_AS(const volatile float *, l + i), sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
     l[HAI_SCALAR_LANES + i] = lost;
     m[i] = high;
   }
@@ -2020,6 +2023,18 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
   }
 }
 
+static float hai_square_scalar(const float *row, hai_index dim) {
+  float sum = 0.0f;
+  hai_index t;
+  for (t = 0; t < dim; t++) sum += row[t] * row[t];
+  return sum;
+}
+
+static void hai_add_row_scalar(float *sum, const float *row, hai_index dim) {
+  hai_index t;
+  for (t = 0; t < dim; t++) sum[t] += row[t];
+}
+
 static void hai_few_scores_scalar(const hai_few_rows *keys, const float *query, int n, float *score) {
   hai_index t;
   int i, j;
@@ -2053,8 +2068,8 @@ static void hai_few_softmax_scalar(float *score, int n, int n_keys, const float 
   }
 }
 
-static void hai_few_values_scalar(const hai_few_rows *values, const float *weight, const float *factor,
-                                  int n, float *o) {
+static void hai_few_values_scalar(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                  float *o) {
   hai_index t;
   int i, j;
   for (i = 0; i < n; i++, weight += HAI_CHUNK, o += values->dim)
@@ -2094,6 +2109,8 @@ static const hai_kernel hai_kernel_scalar = {
     /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : HAI_NULL,
     /* gather */ HAI_LONG_SUMS ? hai_gather_scalar : HAI_NULL,
     /* sum_lanes */ hai_sum_lanes_scalar,
+    /* square */ hai_square_scalar,
+    /* add_row */ hai_add_row_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
@@ -3051,8 +3068,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
     }
 }
 
-HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
-                                     uint64_t *visible) {
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
   int i, j;
   for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
     uint64_t hidden = 0;
@@ -3067,8 +3083,8 @@ HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH)
-      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
-                                             HAI_ISA(load)(score + i)));
+      HAI_ISA(store)
+      (score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i), HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -3161,8 +3177,7 @@ HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *fac
 
 /* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
    load then waits for a store to the same place within a page. */
-HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
-                                      float *lost) {
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost) {
   hai_index t;
   int i;
   for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
@@ -3194,6 +3209,21 @@ HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int be
     for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
     sum[j] = HAI_ISA(sum)(x);
   }
+}
+
+HAI_TARGET static float HAI_ISA(square)(const float *row, hai_index dim) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    sum = HAI_ISA(fma)(HAI_ISA(load)(row + t), HAI_ISA(load)(row + t), sum);
+  return HAI_ISA(sum)(sum) + hai_square_scalar(row + t, dim - t);
+}
+
+HAI_TARGET static void HAI_ISA(add_row)(float *sum, const float *row, hai_index dim) {
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    HAI_ISA(store)(sum + t, HAI_ISA(add)(HAI_ISA(load)(sum + t), HAI_ISA(load)(row + t)));
+  for (; t < dim; t++) sum[t] += row[t];
 }
 
 /* ---- Widening ---- */
@@ -3541,6 +3571,8 @@ static const hai_kernel hai_kernel_avx512 = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
+    /* square */ hai_square_avx512,
+    /* add_row */ hai_add_row_avx512,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
@@ -5370,6 +5402,8 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
+    /* square */ hai_square_avx512,
+    /* add_row */ hai_add_row_avx512,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
     /* few */ HAI_NULL,
@@ -5550,6 +5584,8 @@ static const hai_kernel hai_kernel_amx = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
+    /* square */ hai_square_avx512,
+    /* add_row */ hai_add_row_avx512,
     /* extra_rows */ HAI_AMX_EXTRA,
     /* value_multiple */ HAI_AMX_ROWS,
     /* few */ HAI_NULL,
@@ -6033,8 +6069,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
     }
 }
 
-HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
-                                     uint64_t *visible) {
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
   int i, j;
   for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
     uint64_t hidden = 0;
@@ -6049,8 +6084,8 @@ HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH)
-      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
-                                             HAI_ISA(load)(score + i)));
+      HAI_ISA(store)
+      (score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i), HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -6143,8 +6178,7 @@ HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *fac
 
 /* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
    load then waits for a store to the same place within a page. */
-HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
-                                      float *lost) {
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost) {
   hai_index t;
   int i;
   for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
@@ -6176,6 +6210,21 @@ HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int be
     for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
     sum[j] = HAI_ISA(sum)(x);
   }
+}
+
+HAI_TARGET static float HAI_ISA(square)(const float *row, hai_index dim) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    sum = HAI_ISA(fma)(HAI_ISA(load)(row + t), HAI_ISA(load)(row + t), sum);
+  return HAI_ISA(sum)(sum) + hai_square_scalar(row + t, dim - t);
+}
+
+HAI_TARGET static void HAI_ISA(add_row)(float *sum, const float *row, hai_index dim) {
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    HAI_ISA(store)(sum + t, HAI_ISA(add)(HAI_ISA(load)(sum + t), HAI_ISA(load)(row + t)));
+  for (; t < dim; t++) sum[t] += row[t];
 }
 
 /* ---- Widening ---- */
@@ -6523,6 +6572,8 @@ static const hai_kernel hai_kernel_avx2 = {
     /* carry */ hai_carry_avx2,
     /* gather */ hai_gather_avx2,
     /* sum_lanes */ hai_sum_lanes_avx2,
+    /* square */ hai_square_avx2,
+    /* add_row */ hai_add_row_avx2,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
@@ -8366,8 +8417,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
     }
 }
 
-HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
-                                     uint64_t *visible) {
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
   int i, j;
   for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
     uint64_t hidden = 0;
@@ -8382,8 +8432,8 @@ HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH)
-      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
-                                             HAI_ISA(load)(score + i)));
+      HAI_ISA(store)
+      (score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i), HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -8476,8 +8526,7 @@ HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *fac
 
 /* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
    load then waits for a store to the same place within a page. */
-HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
-                                      float *lost) {
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost) {
   hai_index t;
   int i;
   for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
@@ -8509,6 +8558,21 @@ HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int be
     for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
     sum[j] = HAI_ISA(sum)(x);
   }
+}
+
+HAI_TARGET static float HAI_ISA(square)(const float *row, hai_index dim) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    sum = HAI_ISA(fma)(HAI_ISA(load)(row + t), HAI_ISA(load)(row + t), sum);
+  return HAI_ISA(sum)(sum) + hai_square_scalar(row + t, dim - t);
+}
+
+HAI_TARGET static void HAI_ISA(add_row)(float *sum, const float *row, hai_index dim) {
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    HAI_ISA(store)(sum + t, HAI_ISA(add)(HAI_ISA(load)(sum + t), HAI_ISA(load)(row + t)));
+  for (; t < dim; t++) sum[t] += row[t];
 }
 
 /* ---- Widening ---- */
@@ -8856,6 +8920,8 @@ static const hai_kernel hai_kernel_neon = {
     /* carry */ hai_carry_neon,
     /* gather */ hai_gather_neon,
     /* sum_lanes */ hai_sum_lanes_neon,
+    /* square */ hai_square_neon,
+    /* add_row */ hai_add_row_neon,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
@@ -10052,6 +10118,8 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* carry */ hai_carry_neon,
     /* gather */ hai_gather_neon,
     /* sum_lanes */ hai_sum_lanes_neon,
+    /* square */ hai_square_neon,
+    /* add_row */ hai_add_row_neon,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
     /* few */ HAI_NULL,
@@ -12936,20 +13004,6 @@ HAI_APART void hai_stage_mass(hai_job *job) {
         hai_largest(hai_squared_mass(job) + (begin - job->rect.key_begin), end - begin);
 }
 
-/* |row|^2. Four accumulators hide the latency of the additions. */
-static float hai_squared_norm(const float *row, hai_index dim) {
-  float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
-  hai_index t;
-  for (t = 0; t + 4 <= dim; t += 4) {
-    sum0 += row[t] * row[t];
-    sum1 += row[t + 1] * row[t + 1];
-    sum2 += row[t + 2] * row[t + 2];
-    sum3 += row[t + 3] * row[t + 3];
-  }
-  for (; t < dim; t++) sum0 += row[t] * row[t];
-  return sum0 + sum1 + (sum2 + sum3);
-}
-
 /* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
    HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite.
    Reads values and mass. Cost: keys of the chunk * value_dim. */
@@ -12959,7 +13013,7 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
   float *mass = hai_mass(job) - job->rect.key_begin;
   for (; key < end; key++) {
-    float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->value_dim);
+    float norm = plan->float_kernel->square(hai_value_row(job, key, job->tile->line), plan->value_dim);
     mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
   }
@@ -13186,21 +13240,6 @@ HAI_APART void hai_stage_columns(hai_job *job) {
    levels: HAI_PAIR_GROUPS neighbouring groups first choose 2 * take superblocks together, and each group
    then looks for sub-blocks in these only. */
 
-/* sum [dim] += row. Four coordinates are read before any is written, so that the compiler need not assume
-   that a write changes what is read next. */
-static void hai_add_row(const float *row, hai_index dim, float *sum) {
-  hai_index t;
-  for (t = 0; HAI_SIMD && t + 4 <= dim; t += 4) {
-    float a = sum[t] + row[t], b = sum[t + 1] + row[t + 1], c = sum[t + 2] + row[t + 2],
-          d = sum[t + 3] + row[t + 3];
-    sum[t] = a;
-    sum[t + 1] = b;
-    sum[t + 2] = c;
-    sum[t + 3] = d;
-  }
-  for (; t < dim; t++) sum[t] += row[t];
-}
-
 /* mean [head_dim] of the rows at places begin .. end - 1 of the pairing's order, queries of job->head or
    keys. Rows below `skip` are left out; if none remains, the mean is NaN, which scores worst. */
 static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_index end, hai_index skip,
@@ -13213,8 +13252,8 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (i = begin; i < end; i++) {
     hai_index row = hai_at(order, first, i);
     if (row < skip) continue;
-    hai_add_row(of_key ? hai_key_row(job, row, widened) : hai_query_row(job, job->head, row, widened), dim,
-                mean);
+    job->plan->float_kernel->add_row(
+        mean, of_key ? hai_key_row(job, row, widened) : hai_query_row(job, job->head, row, widened), dim);
     n++;
   }
   share = n ? 1.0f / HAI_AS(float, n) : hai_float(0x7fc00000u);
@@ -13237,8 +13276,7 @@ HAI_APART void hai_stage_means(hai_job *job) {
     float *superblock = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
     const float *mean = hai_mean(job) + i * dim;
     for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) superblock[t] = 0.0f;
-    for (t = 0; t < dim && mean[0] == mean[0]; t++)
-      superblock[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
+    for (t = 0; t < dim && mean[0] == mean[0]; t++) superblock[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
   }
 }
 
@@ -16451,9 +16489,9 @@ static float hai_squared_out(const hai_job *job, hai_index begin, hai_index end)
     float part = 0.0f;
     hai_index stop = hai_min(end, begin + HAI_TASK_ROWS);
     for (; begin < stop; begin++) {
-      float row = hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin),
-                                            p->out.dtype, job->plan->value_dim, job->tile->line),
-                                   job->plan->value_dim);
+      const float *out = hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin), p->out.dtype,
+                                  job->plan->value_dim, job->tile->line);
+      float row = job->plan->float_kernel->square(out, job->plan->value_dim);
       part += hai_finite(row) ? row : 0.0f;
     }
     sum += part;
@@ -16501,8 +16539,8 @@ static void hai_report_query(const hai_job *job, const hai_record *record, int i
 /* Adds a rectangle to a head's report. is_last: whether its rows meet no rectangle after it. Each of its
    n auditors stands for n_query / n rows; the variance is that of a total estimated from a sample drawn
    without replacement. Returns |exact|^2 over |out|^2, as the auditors see it. */
-static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last,
-                             hai_report_sums *sums, hyperattn_report *r) {
+static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, hai_report_sums *sums,
+                             hyperattn_report *r) {
   float rows_each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
         share = rows_each / HAI_AS(float, job->plan->n_query);
   hai_auditor_sums of = {0.0f, 0.0f, 0.0f, 0.0f};

@@ -219,6 +219,10 @@ typedef struct hai_kernel {
   void (*gather)(float *o, hai_index rows, int begin, int end, const float *sum, const float *lost);
   /* sum[j] = sum over lanes i in [begin, end) of score[j][i]. */
   void (*sum_lanes)(const float *score, int n_keys, int begin, int end, float *sum);
+  /* |row|^2. */
+  float (*square)(const float *row, hai_index dim);
+  /* sum[t] += row[t], for t < dim. */
+  void (*add_row)(float *sum, const float *row, hai_index dim);
   int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
   int value_multiple;        /* the dim of `values` is a multiple of it */
   const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */

@@ -169,6 +169,8 @@ static const hai_kernel hai_kernel_amx = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
+    /* square */ hai_square_avx512,
+    /* add_row */ hai_add_row_avx512,
     /* extra_rows */ HAI_AMX_EXTRA,
     /* value_multiple */ HAI_AMX_ROWS,
     /* few */ HAI_NULL,

@@ -78,6 +78,8 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* carry */ hai_carry_avx512,
     /* gather */ hai_gather_avx512,
     /* sum_lanes */ hai_sum_lanes_avx512,
+    /* square */ hai_square_avx512,
+    /* add_row */ hai_add_row_avx512,
     /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
     /* few */ HAI_NULL,

@@ -3,14 +3,13 @@
 #define HAI_SCALAR_LANES 16
 
 /* Elements from .. n - 1 of a row, as floats. */
-static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n,
-                            float *to) {
+static void hai_widen_plain(const void *row, hyperattn_dtype dtype, hai_index from, hai_index n, float *to) {
   for (; from < n; from++) to[from] = hai_get(row, dtype, from);
 }
 
 /* Packs coordinates from .. dim - 1 of lanes begin .. end - 1. */
-static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor,
-                           float *packed, int lanes, int begin, int end) {
+static void hai_pack_plain(const void *const *row, hai_index from, hai_index dim, float factor, float *packed,
+                           int lanes, int begin, int end) {
   hai_index t;
   int i;
   for (i = begin; i < end; i++)
@@ -95,8 +94,8 @@ static int hai_softmax_scalar(float *score, int n_keys, const float *log_weight,
     l[i] *= factor[i];
     lost = 0.0f;
     /* read as volatile, so that the compiler does not contract the product with what follows */
-    l[i] = hai_two_sum(*HAI_AS(const volatile float *, l + i), sum + l[HAI_SCALAR_LANES + i] * factor[i],
-                       &lost);
+    l[i] =
+        hai_two_sum(*HAI_AS(const volatile float *, l + i), sum + l[HAI_SCALAR_LANES + i] * factor[i], &lost);
     l[HAI_SCALAR_LANES + i] = lost;
     m[i] = high;
   }
@@ -152,6 +151,18 @@ static void hai_sum_lanes_scalar(const float *score, int n_keys, int begin, int 
   }
 }
 
+static float hai_square_scalar(const float *row, hai_index dim) {
+  float sum = 0.0f;
+  hai_index t;
+  for (t = 0; t < dim; t++) sum += row[t] * row[t];
+  return sum;
+}
+
+static void hai_add_row_scalar(float *sum, const float *row, hai_index dim) {
+  hai_index t;
+  for (t = 0; t < dim; t++) sum[t] += row[t];
+}
+
 static void hai_few_scores_scalar(const hai_few_rows *keys, const float *query, int n, float *score) {
   hai_index t;
   int i, j;
@@ -185,8 +196,8 @@ static void hai_few_softmax_scalar(float *score, int n, int n_keys, const float 
   }
 }
 
-static void hai_few_values_scalar(const hai_few_rows *values, const float *weight, const float *factor,
-                                  int n, float *o) {
+static void hai_few_values_scalar(const hai_few_rows *values, const float *weight, const float *factor, int n,
+                                  float *o) {
   hai_index t;
   int i, j;
   for (i = 0; i < n; i++, weight += HAI_CHUNK, o += values->dim)
@@ -226,6 +237,8 @@ static const hai_kernel hai_kernel_scalar = {
     /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : HAI_NULL,
     /* gather */ HAI_LONG_SUMS ? hai_gather_scalar : HAI_NULL,
     /* sum_lanes */ hai_sum_lanes_scalar,
+    /* square */ hai_square_scalar,
+    /* add_row */ hai_add_row_scalar,
     /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,

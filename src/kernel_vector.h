@@ -69,8 +69,7 @@ HAI_TARGET static void HAI_ISA(cap)(float *score, int n_keys, float softcap, int
     }
 }
 
-HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end,
-                                     uint64_t *visible) {
+HAI_TARGET static void HAI_ISA(hide)(const float *bias, int n_keys, int begin, int end, uint64_t *visible) {
   int i, j;
   for (j = 0; j < n_keys; j++, bias += HAI_LANES) {
     uint64_t hidden = 0;
@@ -85,8 +84,8 @@ HAI_TARGET static void HAI_ISA(add_bias)(float *score, int n_keys, const float *
   int i, j;
   for (j = 0; j < n_keys; j++, score += HAI_LANES, bias += HAI_LANES)
     for (i = begin; i < end; i += HAI_WIDTH)
-      HAI_ISA(store)(score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i),
-                                             HAI_ISA(load)(score + i)));
+      HAI_ISA(store)
+      (score + i, HAI_ISA(fma)(HAI_ISA(load)(slope + i), HAI_ISA(load)(bias + i), HAI_ISA(load)(score + i)));
 }
 
 /* ---- Softmax ---- */
@@ -179,8 +178,7 @@ HAI_TARGET static void HAI_ISA(scale)(float *x, hai_index rows, const float *fac
 
 /* All three arrays are read before any is written: their rows may lie a multiple of 4096 bytes apart, and a
    load then waits for a store to the same place within a page. */
-HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum,
-                                      float *lost) {
+HAI_TARGET static void HAI_ISA(carry)(float *o, hai_index rows, int begin, int end, float *sum, float *lost) {
   hai_index t;
   int i;
   for (t = 0; t < rows * HAI_LANES; t += HAI_LANES)
@@ -212,6 +210,21 @@ HAI_TARGET static void HAI_ISA(sum_lanes)(const float *score, int n_keys, int be
     for (i = begin + HAI_WIDTH; i < end; i += HAI_WIDTH) x = HAI_ISA(add)(x, HAI_ISA(load)(score + i));
     sum[j] = HAI_ISA(sum)(x);
   }
+}
+
+HAI_TARGET static float HAI_ISA(square)(const float *row, hai_index dim) {
+  HAI_VECTOR sum = HAI_ISA(zero)();
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    sum = HAI_ISA(fma)(HAI_ISA(load)(row + t), HAI_ISA(load)(row + t), sum);
+  return HAI_ISA(sum)(sum) + hai_square_scalar(row + t, dim - t);
+}
+
+HAI_TARGET static void HAI_ISA(add_row)(float *sum, const float *row, hai_index dim) {
+  hai_index t = 0;
+  for (; t + HAI_WIDTH <= dim; t += HAI_WIDTH)
+    HAI_ISA(store)(sum + t, HAI_ISA(add)(HAI_ISA(load)(sum + t), HAI_ISA(load)(row + t)));
+  for (; t < dim; t++) sum[t] += row[t];
 }
 
 /* ---- Widening ---- */

@@ -4,21 +4,6 @@
    levels: HAI_PAIR_GROUPS neighbouring groups first choose 2 * take superblocks together, and each group
    then looks for sub-blocks in these only. */
 
-/* sum [dim] += row. Four coordinates are read before any is written, so that the compiler need not assume
-   that a write changes what is read next. */
-static void hai_add_row(const float *row, hai_index dim, float *sum) {
-  hai_index t;
-  for (t = 0; HAI_SIMD && t + 4 <= dim; t += 4) {
-    float a = sum[t] + row[t], b = sum[t + 1] + row[t + 1], c = sum[t + 2] + row[t + 2],
-          d = sum[t + 3] + row[t + 3];
-    sum[t] = a;
-    sum[t + 1] = b;
-    sum[t + 2] = c;
-    sum[t + 3] = d;
-  }
-  for (; t < dim; t++) sum[t] += row[t];
-}
-
 /* mean [head_dim] of the rows at places begin .. end - 1 of the pairing's order, queries of job->head or
    keys. Rows below `skip` are left out; if none remains, the mean is NaN, which scores worst. */
 static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_index end, hai_index skip,
@@ -31,8 +16,8 @@ static void hai_mean_row(const hai_job *job, int of_key, hai_index begin, hai_in
   for (i = begin; i < end; i++) {
     hai_index row = hai_at(order, first, i);
     if (row < skip) continue;
-    hai_add_row(of_key ? hai_key_row(job, row, widened) : hai_query_row(job, job->head, row, widened), dim,
-                mean);
+    job->plan->float_kernel->add_row(
+        mean, of_key ? hai_key_row(job, row, widened) : hai_query_row(job, job->head, row, widened), dim);
     n++;
   }
   share = n ? 1.0f / HAI_AS(float, n) : hai_float(0x7fc00000u);
@@ -55,8 +40,7 @@ HAI_APART void hai_stage_means(hai_job *job) {
     float *superblock = hai_superblock_mean(job) + i / HAI_SUPERBLOCK * dim;
     const float *mean = hai_mean(job) + i * dim;
     for (t = 0; t < dim && i % HAI_SUPERBLOCK == 0; t++) superblock[t] = 0.0f;
-    for (t = 0; t < dim && mean[0] == mean[0]; t++)
-      superblock[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
+    for (t = 0; t < dim && mean[0] == mean[0]; t++) superblock[t] += mean[t] / HAI_AS(float, HAI_SUPERBLOCK);
   }
 }
 

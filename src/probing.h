@@ -108,20 +108,6 @@ HAI_APART void hai_stage_mass(hai_job *job) {
         hai_largest(hai_squared_mass(job) + (begin - job->rect.key_begin), end - begin);
 }
 
-/* |row|^2. Four accumulators hide the latency of the additions. */
-static float hai_squared_norm(const float *row, hai_index dim) {
-  float sum0 = 0.0f, sum1 = 0.0f, sum2 = 0.0f, sum3 = 0.0f;
-  hai_index t;
-  for (t = 0; t + 4 <= dim; t += 4) {
-    sum0 += row[t] * row[t];
-    sum1 += row[t + 1] * row[t + 1];
-    sum2 += row[t + 2] * row[t + 2];
-    sum3 += row[t + 3] * row[t + 3];
-  }
-  for (; t < dim; t++) sum0 += row[t] * row[t];
-  return sum0 + sum1 + (sum2 + sum3);
-}
-
 /* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
    HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite.
    Reads values and mass. Cost: keys of the chunk * value_dim. */
@@ -131,7 +117,7 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
   float *mass = hai_mass(job) - job->rect.key_begin;
   for (; key < end; key++) {
-    float norm = hai_squared_norm(hai_value_row(job, key, job->tile->line), plan->value_dim);
+    float norm = plan->float_kernel->square(hai_value_row(job, key, job->tile->line), plan->value_dim);
     mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
   }

@@ -10,9 +10,9 @@ static float hai_squared_out(const hai_job *job, hai_index begin, hai_index end)
     float part = 0.0f;
     hai_index stop = hai_min(end, begin + HAI_TASK_ROWS);
     for (; begin < stop; begin++) {
-      float row = hai_squared_norm(hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin),
-                                            p->out.dtype, job->plan->value_dim, job->tile->line),
-                                   job->plan->value_dim);
+      const float *out = hai_read(job, hai_out_row(&p->out, job->batch, job->head, begin), p->out.dtype,
+                                  job->plan->value_dim, job->tile->line);
+      float row = job->plan->float_kernel->square(out, job->plan->value_dim);
       part += hai_finite(row) ? row : 0.0f;
     }
     sum += part;
@@ -60,8 +60,8 @@ static void hai_report_query(const hai_job *job, const hai_record *record, int i
 /* Adds a rectangle to a head's report. is_last: whether its rows meet no rectangle after it. Each of its
    n auditors stands for n_query / n rows; the variance is that of a total estimated from a sample drawn
    without replacement. Returns |exact|^2 over |out|^2, as the auditors see it. */
-static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last,
-                             hai_report_sums *sums, hyperattn_report *r) {
+static float hai_report_rect(const hai_job *job, const hai_record *record, int is_last, hai_report_sums *sums,
+                             hyperattn_report *r) {
   float rows_each = HAI_AS(float, job->rect.n_query) / HAI_AS(float, record->n),
         share = rows_each / HAI_AS(float, job->plan->n_query);
   hai_auditor_sums of = {0.0f, 0.0f, 0.0f, 0.0f};
