@@ -75,6 +75,13 @@ typedef struct hai_index_block {
   size_t ahead; /* how many bytes behind the codes others lie that start to load meanwhile, or 0 */
 } hai_index_block;
 
+/* The sum of weights that a query's scores have: hai_step_weight(score - from), at most 2^100 each. */
+typedef struct hai_weights {
+  int from; /* in 16 bits */
+  float lane[HAI_SUM_LANES];
+} hai_weights;
+
+#if HAI_INDEX
 /* The number whose bits are so many steps, at least HAI_STEP_LEAST, more than those of 1: about 2^(steps /
    8), and at most 0.062 of itself larger. */
 HAI_HOT float hai_step_weight(int steps) {
@@ -85,12 +92,6 @@ HAI_HOT float hai_step_weight(int steps) {
 /* The steps at which a weight above 0 is nearest to x. */
 HAI_HOT int hai_step_of(float x) { return HAI_AS(int, (hai_bits(x) + (1u << 19)) >> 20) - HAI_STEP_OF_1; }
 
-/* The sum of weights that a query's scores have: hai_step_weight(score - from), at most 2^100 each. */
-typedef struct hai_weights {
-  int from; /* in 16 bits */
-  float lane[HAI_SUM_LANES];
-} hai_weights;
-
 /* The sum of HAI_SUM_LANES numbers. */
 HAI_HOT float hai_lanes_sum(const float *x) {
   float sum = 0.0f;
@@ -98,6 +99,7 @@ HAI_HOT float hai_lanes_sum(const float *x) {
   for (lane = 0; lane < HAI_SUM_LANES; lane++) sum += x[lane];
   return sum;
 }
+#endif
 
 /* By what queries that share a kv head keep keys (meeting.h). */
 typedef struct hai_levels {
