@@ -92,6 +92,9 @@ HAI_HOT float hai_step_weight(int steps) {
 /* The steps at which a weight above 0 is nearest to x. */
 HAI_HOT int hai_step_of(float x) { return HAI_AS(int, (hai_bits(x) + (1u << 19)) >> 20) - HAI_STEP_OF_1; }
 
+/* Down to a whole octave, by which weights multiply exactly. */
+HAI_HOT int hai_step_octave(int steps) { return (steps + (1 << 20)) / 8 * 8 - (1 << 20); }
+
 /* The sum of HAI_SUM_LANES numbers. */
 HAI_HOT float hai_lanes_sum(const float *x) {
   float sum = 0.0f;

@@ -21,8 +21,8 @@
 
 #if HAI_INDEX
 typedef struct hai_look_span {
-  int32_t high;    /* in steps, where the sum of all weights is nearest to 1; HAI_STEP_NONE: there are none */
-  float sum;       /* that sum */
+  int32_t high;    /* a whole octave, in steps; HAI_STEP_NONE: there are no weights */
+  float sum;       /* of weights by `high`: about 1 or 2 */
   float square;    /* the sum of the blocks' squares; not finite where the query is not */
   int32_t is_sure; /* are there keys that are met for sure? */
 } hai_look_span;
@@ -219,7 +219,7 @@ static int hai_look_highest(const int16_t *score, hai_index n) {
   return high;
 }
 
-/* Weights of a span's queries will be by the estimate of its first key. */
+/* Weights of a span's queries will be by the estimate of its first key: by its octave, as everywhere. */
 static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_place *place) {
   hai_index_block b;
   int is_known = hai_index_read(&place->layout, place->at, &b);
@@ -229,7 +229,7 @@ static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_pl
     int16_t *score = group->look[i].score + place->block * HAI_CHUNK;
     if (place->block * HAI_CHUNK >= group->look[i].end) continue;
     group->look[i].kernel->guess(group->query + i, 1, &b, &score, group->nothing);
-    group->weights[i].from = score[0];
+    group->weights[i].from = hai_step_octave(score[0]);
   }
 }
 
@@ -238,7 +238,7 @@ static float hai_look_sum(const hai_look *look, const int16_t *score, hai_index 
   float sum = hai_lanes_sum(weights->lane);
   if (sum > 1e-18f && sum < 1e29f) return sum;
   HYPERATTN_MEMSET(weights, 0, sizeof *weights);
-  weights->from = hai_look_highest(score, n);
+  weights->from = hai_step_octave(hai_look_highest(score, n));
   for (; n > 0; n -= HAI_CHUNK, score += HAI_CHUNK) look->kernel->weigh(score, weights);
   return hai_lanes_sum(weights->lane);
 }
@@ -249,10 +249,12 @@ static hai_look_span hai_look_whole(const hai_look *look, const hai_index_query 
   hai_look_span span = {HAI_STEP_NONE, 0.0f, look->square, look->is_sure};
   const int16_t *score = look->score + block * HAI_CHUNK;
   float sum = end > block ? hai_look_sum(look, score, (end - block) * HAI_CHUNK, weights) : 0.0f;
+  int octaves;
   if (!hai_finite(query->unit)) span.square = query->unit;
   if (!(sum > 0.0f)) return span;
-  span.high = weights->from + hai_step_of(sum);
-  span.sum = sum * hai_step_weight(-hai_step_of(sum));
+  octaves = hai_step_octave(hai_step_of(sum));
+  span.high = weights->from + octaves;
+  span.sum = sum * hai_step_weight(-octaves);
   return span;
 }
 

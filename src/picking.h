@@ -134,13 +134,13 @@ static float hai_pick_most(const hai_pick *pick) {
   return HAI_LOOK_SHARE * HAI_AS(float, pick->look.end - pick->look.begin);
 }
 
-/* Sets the first budget and its level. Returns 0 where the query has to meet every key. `query`: [head_dim],
-   times the scale. */
+/* Sets the first budget and its level. Returns 0 where the query has to meet every key, as it has where its
+   estimates are at the end of 16 bits. `query`: [head_dim], times the scale. */
 static int hai_pick_begin(const hai_plan *plan, hai_pick *pick, const float *query) {
   if (!hai_look_pays(&pick->look) || !hai_pick_total(plan, pick, query)) return 0;
   pick->budget = hai_pick_first(plan, pick);
   if (!(pick->budget <= hai_pick_most(pick))) return 0;
   hai_pick_level(pick);
-  return 1;
+  return pick->level >= HAI_LEVEL_LEAST;
 }
 #endif
