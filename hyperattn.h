@@ -913,7 +913,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
    square             the part of a causal problem in which query i's own key is key i
    rectangle          a range of queries by a range of keys, all of which they see but for their windows
-   level              the rectangles of one halving of the square, or the outer rectangle
+   level              the rectangles of one halving of the square, or the outer rectangle; of a lookup: the
+                      estimate from which on a key of the index is kept for certain
    segment            the diagonal part of the square between rectangles, which is exact
    region             a segment or a rectangle; rect.region numbers rectangles and names their random numbers
    block              block_size keys that a query group meets exactly
@@ -1217,16 +1218,16 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_MEAN_MOST 63.0f
 #define HAI_STEP_OF_1 1016 /* the bits of 1 in float32, in steps of 2^20: about eighths of octaves */
 #define HAI_STEP_LEAST 8   /* so many steps are the least number that is not denormal */
-#define HAI_STEP_TOP 1816  /* so many are 2^100: sums of those that are cut to it tell so */
+#define HAI_STEP_TOP 1816  /* the bits of 2^100, the most that a weight is when it is summed */
 #define HAI_STEP_NONE -32768 /* of a key without an estimate; of others, if 16 bits have cut it */
 #define HAI_STEP_MOST 2e9f   /* most that an estimate may be before it is cut to 16 bits */
 #define HAI_LEVEL_LEAST (HAI_STEP_NONE + 200) /* so high that no key without an estimate is kept by chance */
 #define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
-#define HAI_LOOK_STEPS (HAI_LOOK_TILT * 11.5415603f) /* steps of an estimate's nat: 8 / ln 2 a nat */
+#define HAI_LOOK_STEPS (HAI_LOOK_TILT * 11.5415603f) /* steps of a nat: 8 / ln 2 of a weight's */
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
-#define HAI_LOOK_ERROR 0.65f /* the deviation of an estimate, over |query| and what its key's step is worth */
+#define HAI_LOOK_ERROR 0.65f /* the deviation of an estimate in nats, over |query| norm_unit norm */
 #define HAI_LOOK_MOST 4.0f   /* one that is larger tells nothing: the key is met for sure */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
@@ -1237,7 +1238,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_PICK_ROUNDS 16 /* most times that it falls by all of them */
 #define HAI_PICK_LEAST 1e-5f /* of all weights: those of so small a sum are not worth a budget */
 #define HAI_LOOK_AHEAD 8 /* blocks that start to load ahead */
-#define HAI_LOOK_JUDGED 64 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_JUDGED 64 /* most kept keys whose values tell how far values are apart */
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.7f /* of the tolerance: what a query's estimate may be */
@@ -1674,12 +1675,12 @@ typedef struct hai_scan_block {
   int32_t margin;      /* a key whose last words would have to add more than this to be a hit is none */
 } hai_scan_block;
 
-/* A query as the scan of an index reads it (lookup.h): turned, coordinate t about unit * code, -127 ..
-   127. */
+/* A query as the scan of an index reads it (lookup.h), turned and times the scale: coordinate t is about
+   unit * code / HAI_LOOK_STEPS, code in -127 .. 127. */
 typedef struct hai_index_query {
   const int32_t *word; /* [n_words]: the codes of four coordinates, the first in the lowest byte */
   hai_index n_groups;  /* of 4 words, as keys have them */
-  hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
+  hai_index n_words;   /* as means have them: at least 4 n_groups, words beyond which are 0 */
   int32_t sum;         /* of all codes */
   float unit;          /* in steps, as estimates are */
   float
@@ -4155,7 +4156,7 @@ HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n,
 /* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
    if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
-  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
+  HAI_INTS least = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
@@ -4164,14 +4165,14 @@ HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n,
     for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
       HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
                  v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
-      HAI_INTS most = one;
+      HAI_INTS most = least;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
       v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
         HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
         most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), least))) << j;
     }
     bits[b] = kept;
   }
@@ -4796,7 +4797,7 @@ HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n,
 /* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
    if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
-  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
+  HAI_INTS least = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
@@ -4805,14 +4806,14 @@ HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n,
     for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
       HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
                  v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
-      HAI_INTS most = one;
+      HAI_INTS most = least;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
       v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
         HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
         most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), least))) << j;
     }
     bits[b] = kept;
   }
@@ -7166,7 +7167,7 @@ HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n,
 /* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
    if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
-  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
+  HAI_INTS least = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
@@ -7175,14 +7176,14 @@ HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n,
     for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
       HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
                  v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
-      HAI_INTS most = one;
+      HAI_INTS most = least;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
       v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
         HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
         most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), least))) << j;
     }
     bits[b] = kept;
   }
@@ -7808,7 +7809,7 @@ HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n,
 /* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
    if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
-  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
+  HAI_INTS least = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
@@ -7817,14 +7818,14 @@ HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n,
     for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
       HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
                  v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
-      HAI_INTS most = one;
+      HAI_INTS most = least;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
       v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
         HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
         most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), least))) << j;
     }
     bits[b] = kept;
   }
@@ -9518,7 +9519,7 @@ HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n,
 /* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
    if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
-  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
+  HAI_INTS least = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
@@ -9527,14 +9528,14 @@ HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n,
     for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
       HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
                  v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
-      HAI_INTS most = one;
+      HAI_INTS most = least;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
       v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
         HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
         most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), least))) << j;
     }
     bits[b] = kept;
   }
@@ -14949,20 +14950,23 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
 
 /* ---- Lookup: few queries over an index ----
    Stage LOOK estimates a query's scores with all keys of the index that end before its window, and raises
-   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j, kept in steps of
-   1 / HAI_LOOK_STEPS, of 16 bits, since what is written is read again. Weights are w_j, about
-   e^(HAI_LOOK_TILT (e_j - max)), which is 2^(steps / 8). Each key has a chance of min(1, w_j / level), the
-   level such that as many would be kept as the budget says. Stage MEET keeps key j with probability P_j,
-   the largest of its chances for the queries that meet keys together (meeting.h), and these meet what is
-   kept, the sinks, the window and all that the index does not hold, by exact scores with log-weight -ln
-   P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are worth, and a key
-   that has more than a budget's share of a query's weight is met for certain.
+   each by HAI_LOOK_SURE deviations, which grow with its key's length: e_j for key j, kept as
+   round(HAI_LOOK_STEPS e_j) in 16 bits, since all of them are written and read again. The weight w_j is
+   about e^(HAI_LOOK_TILT (e_j - max)), a factor of 2 for 8 steps. Each key has a chance of min(1, w_j /
+   level), the level such that as many would be kept as the budget says. Stage MEET keeps key j with
+   probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and
+   these meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
+   log-weight -ln P_j. So at a fixed budget e^lse and e^lse out are unbiased, but for keys of P_j < 2^-19,
+   whose chances the 22 bits of a random number round; and a key that has more than a budget's share of a
+   query's weight is met for certain.
 
-   The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j the
-   share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the share of
-   those of P_j < 1, and D the mean of |v_j - out|^2 over some of these. A query whose error is above
-   HAI_LOOK_SAFE of the tolerance tries again, with the budget that its error calls for; where that is too
-   large, it meets every key (few.h).
+   The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j
+   the share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the
+   share of those of P_j < 1, and D the mean of |v_j - out|^2 over at most HAI_LOOK_JUDGED of the kept keys,
+   weighted by (1 - P_j) a_j^2, or 2 |out|^2 where none of these is uncertain. Where n = 0, S is the share
+   that estimates give to keys below the level. A query whose error is above HAI_LOOK_SAFE of the tolerance
+   tries again, with the budget that its error calls for; where that is too large, it meets every key
+   (few.h).
 
    The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
    around by a number of the block and the first query: nothing depends on workers, or on which kv heads a
@@ -14970,9 +14974,9 @@ static void hai_turn_one(float *x, hai_index dim) { hai_turn(x, dim, 1, hai_turn
 
 #if HAI_INDEX
 typedef struct hai_look_span {
-  int32_t high;    /* a whole octave, in steps; HAI_STEP_NONE: there are no weights */
-  float sum;       /* of weights by `high`: about 1 or 2 */
-  float square;    /* the sum of the blocks' squares; not finite where the query is not */
+  int32_t high;    /* the octave of the sum of its weights, in steps; HAI_STEP_NONE: there are none */
+  float sum;       /* that sum over the weight of `high`: 1 to 2 */
+  float square;    /* the sum of the blocks' squares; not finite where the query's unit is not */
   int32_t is_sure; /* are there keys that are met for sure? */
 } hai_look_span;
 
@@ -15023,8 +15027,9 @@ static float hai_look_cost(const hai_plan *plan) {
 
 /* ---- Stage LOOK ---- */
 
-/* Turned and made codes: word [n_words], packed [head_dim] the query times the scale. A unit that is not
-   finite: the query is not. */
+/* Turns packed [head_dim], the query times the scale, and makes codes of it: word [n_words]. The unit is
+   not finite where a turned coordinate is not, as a finite query's may be. Where the query is too small to
+   have codes, they and `more` are 0. */
 static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int32_t *word) {
   hai_block_layout y = hai_block_layout_of(plan->head_dim);
   hai_index_query query = {word, y.groups, y.words, 0, 0.0f, 0.0f};
@@ -15080,7 +15085,8 @@ static void hai_look_on(hai_look_place *place) {
   place->block++;
 }
 
-/* No estimates of sinks and of keys that are met for sure, whose bits are returned. b HAI_NULL: all are. */
+/* Sets the scores of sinks and of keys that are met for sure to HAI_STEP_NONE. Returns the bits of the
+   latter; b HAI_NULL: every key but sinks is one. */
 static uint64_t hai_look_hide(const hai_look *look, const hai_index_query *query, const hai_index_block *b,
                               hai_index block) {
   int16_t *score = look->score + block * HAI_CHUNK;
@@ -15113,8 +15119,9 @@ typedef struct hai_look_group {
   float room[HAI_CHUNK];
 } hai_look_group;
 
-/* What query i makes of its estimates of a block, where some are not what they seem. Returns the keys that
-   are met for sure. b HAI_NULL: there are none. */
+/* Finishes query i's estimates of a block: caps them, withdraws those of sinks and of keys that are met for
+   sure, and adds their weights. Returns the bits of the keys that are met for sure; where b is HAI_NULL or
+   the estimates may exceed HAI_STEP_MOST, these are all but sinks. */
 static uint64_t hai_look_mend(const hai_plan *plan, hai_look_group *group, hai_index i,
                               const hai_index_block *b, hai_index block) {
   hai_look *look = &group->look[i];
@@ -15168,7 +15175,9 @@ static int hai_look_highest(const int16_t *score, hai_index n) {
   return high;
 }
 
-/* Weights of a span's queries will be by the estimate of its first key: by its octave, as everywhere. */
+/* Weights of a span are summed relative to the octave of its first key's estimate. References are whole
+   octaves everywhere, since only these weights multiply exactly: hai_step_weight(a + b) is the product of
+   both where one is a multiple of 8. */
 static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_place *place) {
   hai_index_block b;
   int is_known = hai_index_read(&place->layout, place->at, &b);
@@ -15182,7 +15191,8 @@ static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_pl
   }
 }
 
-/* The sum of weights of n keys, by their largest where it is too large or too small to tell. */
+/* The sum of the weights of n keys. Where the reference was so far away that weights were cut, which sums
+   beyond 2^-60 .. 2^96 tell, they are summed again relative to the largest. */
 static float hai_look_sum(const hai_look *look, const int16_t *score, hai_index n, hai_weights *weights) {
   float sum = hai_lanes_sum(weights->lane);
   if (sum > 1e-18f && sum < 1e29f) return sum;
@@ -15275,13 +15285,14 @@ typedef struct hai_pick {
   int high;                           /* the largest of its spans' `high`: weights are by this one */
   int level;                          /* in steps, at which a key is kept for certain */
   float total;                        /* the sum of all weights */
-  float rest;                         /* the sum of those below the level */
+  float rest;                         /* the sum of those below the first level */
   float blur;                         /* the variance of an estimate */
   uint64_t hits[HAI_SPAN_BLOCKS];     /* of a span: bit j of a block: key j is counted */
   float budget;
 } hai_pick;
 
-/* `high`, and the sum of all weights by it. Returns 0 where the query [head_dim] is not finite. */
+/* Sets high, total and blur. query: [head_dim], times the scale. Returns 0 where blur is not finite: the
+   query has to meet every key. */
 static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
   const hai_look_span *span = pick->look.span;
   hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
@@ -15374,11 +15385,11 @@ static void hai_pick_level(hai_pick *pick) {
 
 /* ---- The budget ---- */
 
-/* A larger budget, for a query whose error is above the tolerance: errors fall with its root, so 1.5 (error /
-   tolerance)^2 times as large, but 2 to 8 times. The level falls by as much, which is a little more than it
-   has to. */
-static void hai_pick_more(hai_pick *pick, float tolerance) {
-  float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
+/* A larger budget for a query whose error is above the limit. Errors fall with the root of the budget, so
+   it grows by 1.5 (error / limit)^2, at least 2 and at most 8. The level falls by the same factor: each P_j
+   < 1 grows by it, and somewhat fewer keys than the budget are kept. */
+static void hai_pick_more(hai_pick *pick, float limit) {
+  float times = pick->met->error / limit * (pick->met->error / limit) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
   pick->budget *= times;
   pick->level -= hai_step_of(times);
@@ -15389,9 +15400,8 @@ static void hai_pick_more(hai_pick *pick, float tolerance) {
    deviations. */
 static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   float asked = HAI_AS(float, hai_max(1, plan->sample_size));
-  float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
-  if (!hai_finite(pick->blur)) return hai_inf();
-  return sure > asked ? sure : asked;
+  float needed = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
+  return needed > asked ? needed : asked;
 }
 
 /* The largest budget, and the most keys that queries that meet keys together keep: where more are called for,
@@ -15414,11 +15424,11 @@ static int hai_pick_begin(const hai_plan *plan, hai_pick *pick, const float *que
 /* ======== src/meeting.h ======== */
 
 /* ---- Meeting: the queries that share a kv head meet what any of them keeps (lookup.h) ----
-   The rows of keys and values that a query keeps lie anywhere in memory, and to read them takes longer than
-   to meet them. So the queries of heads that share a kv head, at one position, keep keys by the same random
-   numbers and meet the union: key j with P_j, the largest of theirs. No query's error is larger for it. Those
-   whose error is above the tolerance try again together, and where one has to meet every key, all that are
-   left do, since they read keys but once. */
+   The rows of keys and values that a query keeps lie anywhere in memory, and to read them takes longer
+   than to meet them. So the queries of heads that share a kv head, at one position, keep keys by the same
+   random numbers and meet the union: key j with P_j, the largest of theirs. No query's error is larger for
+   it. Those whose error is above HAI_LOOK_SAFE of the tolerance try again together, and where one has to
+   meet every key, all that are left do, since they read keys but once. */
 
 #if HAI_INDEX
 typedef struct hai_meet {
@@ -15459,8 +15469,9 @@ static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
   return 1;
 }
 
-/* By how much n blocks from `block` on move the random numbers, two blocks by one number. None of these is
-   0, and all are exact: places are whole steps, and a shift has 22 bits and a half. */
+/* Shifts of n blocks from `block` on: (r + 1/2) / 2^22, r the 22 highest bits of a block's random number,
+   or for every second block the 22 below them of the one before. Places are multiples of 1/64, so sums are
+   exact and none is 0. */
 static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
   hai_index i;
   uint64_t random = 0;
@@ -15485,7 +15496,7 @@ static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, c
   }
 }
 
-/* The same of a span in which keys are met for sure. */
+/* Sets P_j = 1 of the keys of a span that are met for sure. */
 static void hai_meet_certain(hai_meet *meet, hai_index begin) {
   int i;
   for (; begin < meet->n; begin++) {
@@ -15767,17 +15778,17 @@ static void hai_meet_leave(hai_meet *meet, int i) {
                    HAI_AS(size_t, few->key_dim) * sizeof(float));
 }
 
-/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. Returns 0
-   where a larger budget will not do. */
+/* Query i, which has met its keys, is written and leaves where its error is at most HAI_LOOK_SAFE of the
+   tolerance, or where that is 0. Returns 0 where a larger budget will not do. */
 static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   const hai_plan *plan = job->plan;
   const hai_few_query *query = &meet->few->query[i];
-  float tolerance = HAI_LOOK_SAFE * plan->params->tolerance;
+  float limit = HAI_LOOK_SAFE * plan->params->tolerance;
   hai_pick *pick = meet->pick[i];
   hai_met *met = pick->met;
   hai_meet_judge(job, meet, i);
-  if (tolerance > 0.0f && !(met->error <= tolerance)) {
-    hai_pick_more(pick, tolerance);
+  if (limit > 0.0f && !(met->error <= limit)) {
+    hai_pick_more(pick, limit);
     met->doubled = 1;
     return pick->budget <= hai_pick_most(pick);
   }

@@ -31,11 +31,11 @@ def what(row: Row) -> str:
 
 
 def times(rows: list[Row]) -> str:
-    """A line for each contender, a column for each shape: seconds (GFLOP/s, error)."""
+    """A line for each contender, a column for each shape: seconds (GFLOP/s, error, note)."""
     shapes = list(dict.fromkeys((row["mask"], row["n"], row["dim"]) for row in rows))
     found: dict[str, dict[tuple[str, ...], str]] = {}
     for row in rows:
-        told = ", ".join(cell for cell in (rounded(row["gflops"], ".0f"), rounded(row["error"], ".0e")) if cell)
+        told = ", ".join(cell for cell in (rounded(row["gflops"], ".0f"), rounded(row["error"], ".0e"), row["note"]) if cell)
         cell = f"{float(row['seconds']):.3g}" + (f" ({told})" if told else "")
         found.setdefault(what(row), {})[row["mask"], row["n"], row["dim"]] = cell
     lines = [[name, *(cells.get(shape, "") for shape in shapes)] for name, cells in found.items()]
@@ -58,6 +58,12 @@ def long() -> str:
     return times([row for row in measured() if int(row["n"]) >= SHORT])
 
 
+def products() -> str:
+    rows = [row for row in tables(RECORD)[0] if row["seconds"] and not row["mask"]]
+    lines = [[row["name"], f"{float(row['seconds']):.3g} ({rounded(row['gflops'], '.0f')})"] for row in rows]
+    return markdown(["", "seconds (GFLOP/s)"], lines)
+
+
 def absent() -> str:
     """What could not be had, and why."""
     notes = itertools.groupby((row["note"], row["name"]) for row in tables(RECORD)[0] if not row["seconds"])
@@ -65,5 +71,5 @@ def absent() -> str:
 
 
 if __name__ == "__main__":
-    made = {"machine": machine, "targets": targets, "short": short, "long": long, "absent": absent}
+    made = {"machine": machine, "targets": targets, "short": short, "long": long, "products": products, "absent": absent}
     fill(DOCS / "peers.md", made, lambda _: RECORD)

@@ -5,7 +5,8 @@
    head, kv head      a head of queries; a head of keys and values, which heads_per_kv heads of queries share
    square             the part of a causal problem in which query i's own key is key i
    rectangle          a range of queries by a range of keys, all of which they see but for their windows
-   level              the rectangles of one halving of the square, or the outer rectangle
+   level              the rectangles of one halving of the square, or the outer rectangle; of a lookup: the
+                      estimate from which on a key of the index is kept for certain
    segment            the diagonal part of the square between rectangles, which is exact
    region             a segment or a rectangle; rect.region numbers rectangles and names their random numbers
    block              block_size keys that a query group meets exactly

@@ -53,12 +53,12 @@ typedef struct hai_scan_block {
   int32_t margin;      /* a key whose last words would have to add more than this to be a hit is none */
 } hai_scan_block;
 
-/* A query as the scan of an index reads it (lookup.h): turned, coordinate t about unit * code, -127 ..
-   127. */
+/* A query as the scan of an index reads it (lookup.h), turned and times the scale: coordinate t is about
+   unit * code / HAI_LOOK_STEPS, code in -127 .. 127. */
 typedef struct hai_index_query {
   const int32_t *word; /* [n_words]: the codes of four coordinates, the first in the lowest byte */
   hai_index n_groups;  /* of 4 words, as keys have them */
-  hai_index n_words;   /* as means have them: more than those of the groups, and 0 behind them */
+  hai_index n_words;   /* as means have them: at least 4 n_groups, words beyond which are 0 */
   int32_t sum;         /* of all codes */
   float unit;          /* in steps, as estimates are */
   float

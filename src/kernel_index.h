@@ -133,7 +133,7 @@ HAI_SCAN_TARGET static void HAI_WAY(at_least)(const int16_t *score, hai_index n,
 /* Floats above 0 order as their bits do, and those of a weight are 0 behind its steps: a weight is above u
    if its steps are more than u's whole ones. */
 HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n, uint64_t *bits) {
-  HAI_INTS one = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
+  HAI_INTS least = HAI_ISA(shorts1)(-HAI_STEP_OF_1);
   hai_index b;
   int i, j;
   for (b = 0; b < n; b++) {
@@ -142,14 +142,14 @@ HAI_SCAN_TARGET static void HAI_WAY(keep)(const hai_levels *levels, hai_index n,
     for (j = 0; j < HAI_CHUNK; j += 2 * HAI_WIDTH) {
       HAI_VECTOR u = HAI_ISA(add)(HAI_ISA(load)(levels->place + j), from),
                  v = HAI_ISA(add)(HAI_ISA(load)(levels->place + j + HAI_WIDTH), from);
-      HAI_INTS most = one;
+      HAI_INTS most = least;
       u = HAI_ISA(sub)(u, HAI_ISA(floats)(HAI_ISA(truncate)(u)));
       v = HAI_ISA(sub)(v, HAI_ISA(floats)(HAI_ISA(truncate)(v)));
       for (i = 0; i < levels->n; i++) {
         HAI_INTS score = HAI_ISA(shorts)(levels->score[i] + b * HAI_CHUNK + j);
         most = HAI_ISA(most_short)(HAI_ISA(less)(score, HAI_ISA(shorts1)(levels->level[i])), most);
       }
-      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), one))) << j;
+      kept |= HAI_AS(uint64_t, HAI_ISA(over)(most, HAI_ISA(more)(HAI_ISA(bits)(u, v), least))) << j;
     }
     bits[b] = kept;
   }

@@ -1,19 +1,22 @@
 /* ---- Lookup: few queries over an index ----
    Stage LOOK estimates a query's scores with all keys of the index that end before its window, and raises
-   each by HAI_LOOK_SURE deviations of what its key's length lets it err by: e_j for key j, kept in steps of
-   1 / HAI_LOOK_STEPS, of 16 bits, since what is written is read again. Weights are w_j, about
-   e^(HAI_LOOK_TILT (e_j - max)), which is 2^(steps / 8). Each key has a chance of min(1, w_j / level), the
-   level such that as many would be kept as the budget says. Stage MEET keeps key j with probability P_j,
-   the largest of its chances for the queries that meet keys together (meeting.h), and these meet what is
-   kept, the sinks, the window and all that the index does not hold, by exact scores with log-weight -ln
-   P_j. So e^lse and e^lse out are unbiased at a fixed budget, whatever the estimates are worth, and a key
-   that has more than a budget's share of a query's weight is met for certain.
+   each by HAI_LOOK_SURE deviations, which grow with its key's length: e_j for key j, kept as
+   round(HAI_LOOK_STEPS e_j) in 16 bits, since all of them are written and read again. The weight w_j is
+   about e^(HAI_LOOK_TILT (e_j - max)), a factor of 2 for 8 steps. Each key has a chance of min(1, w_j /
+   level), the level such that as many would be kept as the budget says. Stage MEET keeps key j with
+   probability P_j, the largest of its chances for the queries that meet keys together (meeting.h), and
+   these meet what is kept, the sinks, the window and all that the index does not hold, by exact scores with
+   log-weight -ln P_j. So at a fixed budget e^lse and e^lse out are unbiased, but for keys of P_j < 2^-19,
+   whose chances the 22 bits of a random number round; and a key that has more than a budget's share of a
+   query's weight is met for certain.
 
-   The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j the
-   share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the share of
-   those of P_j < 1, and D the mean of |v_j - out|^2 over some of these. A query whose error is above
-   HAI_LOOK_SAFE of the tolerance tries again, with the budget that its error calls for; where that is too
-   large, it meets every key (few.h).
+   The sample tells its error, squared and times |out|^2: D (sum (1 - P_j) a_j^2 + S^2 / (n (n + 1))), a_j
+   the share of the attention with which kept key j was met, 1 / P_j included, n and S the number and the
+   share of those of P_j < 1, and D the mean of |v_j - out|^2 over at most HAI_LOOK_JUDGED of the kept keys,
+   weighted by (1 - P_j) a_j^2, or 2 |out|^2 where none of these is uncertain. Where n = 0, S is the share
+   that estimates give to keys below the level. A query whose error is above HAI_LOOK_SAFE of the tolerance
+   tries again, with the budget that its error calls for; where that is too large, it meets every key
+   (few.h).
 
    The random numbers of a block's keys are evenly spread over [0, 1), in an order of the seed, and moved
    around by a number of the block and the first query: nothing depends on workers, or on which kv heads a
@@ -21,9 +24,9 @@
 
 #if HAI_INDEX
 typedef struct hai_look_span {
-  int32_t high;    /* a whole octave, in steps; HAI_STEP_NONE: there are no weights */
-  float sum;       /* of weights by `high`: about 1 or 2 */
-  float square;    /* the sum of the blocks' squares; not finite where the query is not */
+  int32_t high;    /* the octave of the sum of its weights, in steps; HAI_STEP_NONE: there are none */
+  float sum;       /* that sum over the weight of `high`: 1 to 2 */
+  float square;    /* the sum of the blocks' squares; not finite where the query's unit is not */
   int32_t is_sure; /* are there keys that are met for sure? */
 } hai_look_span;
 
@@ -74,8 +77,9 @@ static float hai_look_cost(const hai_plan *plan) {
 
 /* ---- Stage LOOK ---- */
 
-/* Turned and made codes: word [n_words], packed [head_dim] the query times the scale. A unit that is not
-   finite: the query is not. */
+/* Turns packed [head_dim], the query times the scale, and makes codes of it: word [n_words]. The unit is
+   not finite where a turned coordinate is not, as a finite query's may be. Where the query is too small to
+   have codes, they and `more` are 0. */
 static hai_index_query hai_look_encode(const hai_plan *plan, float *packed, int32_t *word) {
   hai_block_layout y = hai_block_layout_of(plan->head_dim);
   hai_index_query query = {word, y.groups, y.words, 0, 0.0f, 0.0f};
@@ -131,7 +135,8 @@ static void hai_look_on(hai_look_place *place) {
   place->block++;
 }
 
-/* No estimates of sinks and of keys that are met for sure, whose bits are returned. b HAI_NULL: all are. */
+/* Sets the scores of sinks and of keys that are met for sure to HAI_STEP_NONE. Returns the bits of the
+   latter; b HAI_NULL: every key but sinks is one. */
 static uint64_t hai_look_hide(const hai_look *look, const hai_index_query *query, const hai_index_block *b,
                               hai_index block) {
   int16_t *score = look->score + block * HAI_CHUNK;
@@ -164,8 +169,9 @@ typedef struct hai_look_group {
   float room[HAI_CHUNK];
 } hai_look_group;
 
-/* What query i makes of its estimates of a block, where some are not what they seem. Returns the keys that
-   are met for sure. b HAI_NULL: there are none. */
+/* Finishes query i's estimates of a block: caps them, withdraws those of sinks and of keys that are met for
+   sure, and adds their weights. Returns the bits of the keys that are met for sure; where b is HAI_NULL or
+   the estimates may exceed HAI_STEP_MOST, these are all but sinks. */
 static uint64_t hai_look_mend(const hai_plan *plan, hai_look_group *group, hai_index i,
                               const hai_index_block *b, hai_index block) {
   hai_look *look = &group->look[i];
@@ -219,7 +225,9 @@ static int hai_look_highest(const int16_t *score, hai_index n) {
   return high;
 }
 
-/* Weights of a span's queries will be by the estimate of its first key: by its octave, as everywhere. */
+/* Weights of a span are summed relative to the octave of its first key's estimate. References are whole
+   octaves everywhere, since only these weights multiply exactly: hai_step_weight(a + b) is the product of
+   both where one is a multiple of 8. */
 static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_place *place) {
   hai_index_block b;
   int is_known = hai_index_read(&place->layout, place->at, &b);
@@ -233,7 +241,8 @@ static void hai_look_refer(hai_look_group *group, hai_index n, const hai_look_pl
   }
 }
 
-/* The sum of weights of n keys, by their largest where it is too large or too small to tell. */
+/* The sum of the weights of n keys. Where the reference was so far away that weights were cut, which sums
+   beyond 2^-60 .. 2^96 tell, they are summed again relative to the largest. */
 static float hai_look_sum(const hai_look *look, const int16_t *score, hai_index n, hai_weights *weights) {
   float sum = hai_lanes_sum(weights->lane);
   if (sum > 1e-18f && sum < 1e29f) return sum;

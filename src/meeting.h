@@ -1,9 +1,9 @@
 /* ---- Meeting: the queries that share a kv head meet what any of them keeps (lookup.h) ----
-   The rows of keys and values that a query keeps lie anywhere in memory, and to read them takes longer than
-   to meet them. So the queries of heads that share a kv head, at one position, keep keys by the same random
-   numbers and meet the union: key j with P_j, the largest of theirs. No query's error is larger for it. Those
-   whose error is above the tolerance try again together, and where one has to meet every key, all that are
-   left do, since they read keys but once. */
+   The rows of keys and values that a query keeps lie anywhere in memory, and to read them takes longer
+   than to meet them. So the queries of heads that share a kv head, at one position, keep keys by the same
+   random numbers and meet the union: key j with P_j, the largest of theirs. No query's error is larger for
+   it. Those whose error is above HAI_LOOK_SAFE of the tolerance try again together, and where one has to
+   meet every key, all that are left do, since they read keys but once. */
 
 #if HAI_INDEX
 typedef struct hai_meet {
@@ -44,8 +44,9 @@ static int hai_meet_all(hai_meet *meet, hai_index begin, hai_index end) {
   return 1;
 }
 
-/* By how much n blocks from `block` on move the random numbers, two blocks by one number. None of these is
-   0, and all are exact: places are whole steps, and a shift has 22 bits and a half. */
+/* Shifts of n blocks from `block` on: (r + 1/2) / 2^22, r the 22 highest bits of a block's random number,
+   or for every second block the 22 below them of the one before. Places are multiples of 1/64, so sums are
+   exact and none is 0. */
 static void hai_meet_shifts(hai_meet *meet, hai_index block, hai_index n) {
   hai_index i;
   uint64_t random = 0;
@@ -70,7 +71,7 @@ static void hai_meet_chances(hai_meet *meet, hai_index begin, hai_index first, c
   }
 }
 
-/* The same of a span in which keys are met for sure. */
+/* Sets P_j = 1 of the keys of a span that are met for sure. */
 static void hai_meet_certain(hai_meet *meet, hai_index begin) {
   int i;
   for (; begin < meet->n; begin++) {
@@ -352,17 +353,17 @@ static void hai_meet_leave(hai_meet *meet, int i) {
                    HAI_AS(size_t, few->key_dim) * sizeof(float));
 }
 
-/* Query i, which has met its keys, is written and leaves where its error is below the tolerance. Returns 0
-   where a larger budget will not do. */
+/* Query i, which has met its keys, is written and leaves where its error is at most HAI_LOOK_SAFE of the
+   tolerance, or where that is 0. Returns 0 where a larger budget will not do. */
 static int hai_meet_settle(const hai_job *job, hai_meet *meet, int i) {
   const hai_plan *plan = job->plan;
   const hai_few_query *query = &meet->few->query[i];
-  float tolerance = HAI_LOOK_SAFE * plan->params->tolerance;
+  float limit = HAI_LOOK_SAFE * plan->params->tolerance;
   hai_pick *pick = meet->pick[i];
   hai_met *met = pick->met;
   hai_meet_judge(job, meet, i);
-  if (tolerance > 0.0f && !(met->error <= tolerance)) {
-    hai_pick_more(pick, tolerance);
+  if (limit > 0.0f && !(met->error <= limit)) {
+    hai_pick_more(pick, limit);
     met->doubled = 1;
     return pick->budget <= hai_pick_most(pick);
   }

@@ -9,13 +9,14 @@ typedef struct hai_pick {
   int high;                           /* the largest of its spans' `high`: weights are by this one */
   int level;                          /* in steps, at which a key is kept for certain */
   float total;                        /* the sum of all weights */
-  float rest;                         /* the sum of those below the level */
+  float rest;                         /* the sum of those below the first level */
   float blur;                         /* the variance of an estimate */
   uint64_t hits[HAI_SPAN_BLOCKS];     /* of a span: bit j of a block: key j is counted */
   float budget;
 } hai_pick;
 
-/* `high`, and the sum of all weights by it. Returns 0 where the query [head_dim] is not finite. */
+/* Sets high, total and blur. query: [head_dim], times the scale. Returns 0 where blur is not finite: the
+   query has to meet every key. */
 static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
   const hai_look_span *span = pick->look.span;
   hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
@@ -108,11 +109,11 @@ static void hai_pick_level(hai_pick *pick) {
 
 /* ---- The budget ---- */
 
-/* A larger budget, for a query whose error is above the tolerance: errors fall with its root, so 1.5 (error /
-   tolerance)^2 times as large, but 2 to 8 times. The level falls by as much, which is a little more than it
-   has to. */
-static void hai_pick_more(hai_pick *pick, float tolerance) {
-  float times = pick->met->error / tolerance * (pick->met->error / tolerance) * 1.5f;
+/* A larger budget for a query whose error is above the limit. Errors fall with the root of the budget, so
+   it grows by 1.5 (error / limit)^2, at least 2 and at most 8. The level falls by the same factor: each P_j
+   < 1 grows by it, and somewhat fewer keys than the budget are kept. */
+static void hai_pick_more(hai_pick *pick, float limit) {
+  float times = pick->met->error / limit * (pick->met->error / limit) * 1.5f;
   times = times < 2.0f ? 2.0f : times < 8.0f ? times : 8.0f;
   pick->budget *= times;
   pick->level -= hai_step_of(times);
@@ -123,9 +124,8 @@ static void hai_pick_more(hai_pick *pick, float tolerance) {
    deviations. */
 static float hai_pick_first(const hai_plan *plan, const hai_pick *pick) {
   float asked = HAI_AS(float, hai_max(1, plan->sample_size));
-  float sure = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
-  if (!hai_finite(pick->blur)) return hai_inf();
-  return sure > asked ? sure : asked;
+  float needed = HAI_LOOK_NEEDLE * hai_exp(HAI_LOOK_TILT * HAI_LOOK_SURE * hai_sqrt(pick->blur));
+  return needed > asked ? needed : asked;
 }
 
 /* The largest budget, and the most keys that queries that meet keys together keep: where more are called for,

@@ -256,16 +256,16 @@
 #define HAI_MEAN_MOST 63.0f
 #define HAI_STEP_OF_1 1016 /* the bits of 1 in float32, in steps of 2^20: about eighths of octaves */
 #define HAI_STEP_LEAST 8   /* so many steps are the least number that is not denormal */
-#define HAI_STEP_TOP 1816  /* so many are 2^100: sums of those that are cut to it tell so */
+#define HAI_STEP_TOP 1816  /* the bits of 2^100, the most that a weight is when it is summed */
 #define HAI_STEP_NONE -32768 /* of a key without an estimate; of others, if 16 bits have cut it */
 #define HAI_STEP_MOST 2e9f   /* most that an estimate may be before it is cut to 16 bits */
 #define HAI_LEVEL_LEAST (HAI_STEP_NONE + 200) /* so high that no key without an estimate is kept by chance */
 #define HAI_LOOK_TILT 0.8f /* of an estimate that counts: the rest may be its error */
-#define HAI_LOOK_STEPS (HAI_LOOK_TILT * 11.5415603f) /* steps of an estimate's nat: 8 / ln 2 a nat */
+#define HAI_LOOK_STEPS (HAI_LOOK_TILT * 11.5415603f) /* steps of a nat: 8 / ln 2 of a weight's */
 #define HAI_SPAN_BLOCKS 128 /* blocks of an index that a task reads */
 #define HAI_LOOK_MET 8192  /* most keys that a query meets; one that needs more meets all */
 #define HAI_LOOK_BLUR 0.135f /* what two bits lose of a key's square: 0.1188 / (1 - 0.1188) */
-#define HAI_LOOK_ERROR 0.65f /* the deviation of an estimate, over |query| and what its key's step is worth */
+#define HAI_LOOK_ERROR 0.65f /* the deviation of an estimate in nats, over |query| norm_unit norm */
 #define HAI_LOOK_MOST 4.0f   /* one that is larger tells nothing: the key is met for sure */
 #define HAI_LOOK_SURE 3.3f /* deviations of an estimate by which a key with most of the attention may miss, */
 #define HAI_LOOK_NEEDLE 4.0f /* and the budget that would do if estimates were exact */
@@ -276,7 +276,7 @@
 #define HAI_PICK_ROUNDS 16 /* most times that it falls by all of them */
 #define HAI_PICK_LEAST 1e-5f /* of all weights: those of so small a sum are not worth a budget */
 #define HAI_LOOK_AHEAD 8 /* blocks that start to load ahead */
-#define HAI_LOOK_JUDGED 64 /* kept keys by which a query tells its error; fewer: all */
+#define HAI_LOOK_JUDGED 64 /* most kept keys whose values tell how far values are apart */
 #define HAI_LOOK_TOGETHER 4 /* most queries that meet keys together */
 #define HAI_LOOK_QUERIES 16 /* most queries of a head that look keys up */
 #define HAI_LOOK_SAFE 0.7f /* of the tolerance: what a query's estimate may be */

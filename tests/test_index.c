@@ -370,8 +370,8 @@ static void test_scales(void **state) {
   }
 }
 
-/* Scores near and beyond what 16 and 32 bits hold of estimates, the same within a block and a few, along one coordinate,
-   so that a block's mean has no error: the best block is found. */
+/* Scores beyond what 16 bits (3549 nats) and 32 bits hold of estimates. All keys of a block are equal, blocks have
+   three values, and keys have one coordinate, so means are exact: the result is that of block 77, the highest. */
 static void test_far_scores(void **state) {
   static const double scores[] = {-3700.0, -3400.0, 3400.0, 3700.0, 3e5, 3e8};
   (void)state;
@@ -395,7 +395,8 @@ static void test_far_scores(void **state) {
   }
 }
 
-/* One key some nats above all others is met with few others: to weigh nothing is not to be unknown. */
+/* A key raised by 20 to 60 nats: the query meets fewer than 600 keys and is not exact, although the weights of all
+   other keys vanish. */
 static void test_sharp_queries(void **state) {
   (void)state;
   for (int i = 0; i < 24; i++) {
@@ -412,8 +413,8 @@ static void test_sharp_queries(void **state) {
   }
 }
 
-/* Scores about as low as 16 bits hold, which softmax does not see: a needle is not lost, and a budget is no less
-   unbiased for it. */
+/* Scores near -3550 nats, the lowest that 16 bits hold: a key 15 nats above the others is met, with a tolerance and
+   with a fixed budget. */
 static void test_low_scores(void **state) {
   (void)state;
   for (int seed = 0; seed < 60; seed++) {
@@ -514,7 +515,7 @@ static void test_levels(void **state) {
           pick.look.kernel = hai_scan_kernel_by(hai_kernel_of((hyperattn_isa)isa), hai_cpu());
           pick.look.end = BLOCKS * BLOCK, pick.look.score = score, pick.look.span = spans;
           double total = 0.0, kept = 0.0, rest = 0.0,
-                 above = 0.0;  // above: the weights of the level's step
+                 near = 0.0;  // near: those within a step of the level
           for (int j = 0; j < BLOCKS * BLOCK; j++) {
             double u = (double)(hai_random(1, 2, 3, (uint64_t)j) >> 40) / 16777216.0;
             int span = j / BLOCK / SPAN;
@@ -533,7 +534,8 @@ static void test_levels(void **state) {
             hai_index_query query = {NULL, 0, 0, 0, 1.0f, 0.0f};
             int end = (span + 1) * SPAN < BLOCKS ? (span + 1) * SPAN : BLOCKS;
             for (int b = span * SPAN; b < end && budget % 2; b++)
-              pick.look.kernel->weigh(score + b * BLOCK, &weights);  // not by the largest estimate
+              pick.look.kernel->weigh(score + b * BLOCK,
+                                      &weights);  // in even ones hai_look_whole has to sum them anew
             spans[span] = hai_look_whole(&pick.look, &query, &weights, span * SPAN, end);
           }
           hai_plan plan;
@@ -552,10 +554,10 @@ static void test_levels(void **state) {
             if (j % 97 == 0) continue;
             kept += chance < 1.0 ? chance : 1.0;
             rest += score[j] < pick.level ? w : 0.0;
-            above += abs(score[j] - pick.level) <= 1 ? w : 0.0;
+            near += abs(score[j] - pick.level) <= 1 ? w : 0.0;
           }
-          assert_below((rest - above - (double)pick.rest / unit) / total, 1e-3);
-          assert_below(((double)pick.rest / unit - rest - above) / total, 1e-3);
+          assert_below((rest - near - (double)pick.rest / unit) / total, 1e-3);
+          assert_below(((double)pick.rest / unit - rest - near) / total, 1e-3);
           if (kept < 0.8 * budgets[budget]) assert_below(rest / total, 2e-5);
           assert_below(kept, 1.25 * budgets[budget] + 2.0);
         }
