@@ -1708,7 +1708,7 @@ typedef struct hai_weights {
    8), and at most 0.062 of itself larger. */
 HAI_HOT float hai_step_weight(int steps) {
   int bits = steps + HAI_STEP_OF_1;
-  return hai_float(HAI_AS(uint32_t, bits < HAI_STEP_LEAST ? HAI_STEP_LEAST : bits) << 20);
+  return hai_float((HAI_AS(uint32_t, bits < HAI_STEP_LEAST ? HAI_STEP_LEAST : bits) & 2047u) << 20);
 }
 
 /* The steps at which a weight above 0 is nearest to x. */
@@ -4050,7 +4050,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_OUT(i)        \
   if (n > i) HAI_WAY(guess_out) \
   (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
-#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_NORM(r) f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
 #define HAI_GUESS_SCORE(r)                                                            \
   x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
   y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
@@ -4102,6 +4102,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_VECTOR f0, f1, f2, f3;
     HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
@@ -4691,7 +4692,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_OUT(i)        \
   if (n > i) HAI_WAY(guess_out) \
   (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
-#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_NORM(r) f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
 #define HAI_GUESS_SCORE(r)                                                            \
   x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
   y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
@@ -4743,6 +4744,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_VECTOR f0, f1, f2, f3;
     HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
@@ -7061,7 +7063,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_OUT(i)        \
   if (n > i) HAI_WAY(guess_out) \
   (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
-#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_NORM(r) f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
 #define HAI_GUESS_SCORE(r)                                                            \
   x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
   y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
@@ -7113,6 +7115,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_VECTOR f0, f1, f2, f3;
     HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
@@ -7703,7 +7706,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_OUT(i)        \
   if (n > i) HAI_WAY(guess_out) \
   (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
-#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_NORM(r) f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
 #define HAI_GUESS_SCORE(r)                                                            \
   x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
   y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
@@ -7755,6 +7758,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_VECTOR f0, f1, f2, f3;
     HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
@@ -9413,7 +9417,7 @@ HAI_SCAN_TARGET static float HAI_WAY(apart)(const float *row, hai_index dim, con
 #define HAI_GUESS_OUT(i)        \
   if (n > i) HAI_WAY(guess_out) \
   (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
-#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_NORM(r) f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
 #define HAI_GUESS_SCORE(r)                                                            \
   x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
   y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
@@ -9465,6 +9469,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_VECTOR f0, f1, f2, f3;
     HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)

@@ -86,7 +86,7 @@ typedef struct hai_weights {
    8), and at most 0.062 of itself larger. */
 HAI_HOT float hai_step_weight(int steps) {
   int bits = steps + HAI_STEP_OF_1;
-  return hai_float(HAI_AS(uint32_t, bits < HAI_STEP_LEAST ? HAI_STEP_LEAST : bits) << 20);
+  return hai_float((HAI_AS(uint32_t, bits < HAI_STEP_LEAST ? HAI_STEP_LEAST : bits) & 2047u) << 20);
 }
 
 /* The steps at which a weight above 0 is nearest to x. */

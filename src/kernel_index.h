@@ -27,7 +27,7 @@
 #define HAI_GUESS_OUT(i)        \
   if (n > i) HAI_WAY(guess_out) \
   (query + i, block, base[i], f0, f1, f2, f3, HAI_GUESS_SUMS_OF(i), score[i] + j, weights + i);
-#define HAI_GUESS_NORM(r) HAI_VECTOR f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
+#define HAI_GUESS_NORM(r) f##r = HAI_ISA(int8)(block->norm + j + r * HAI_WIDTH);
 #define HAI_GUESS_SCORE(r)                                                            \
   x = HAI_ISA(fma)(HAI_ISA(floats)(c##r), HAI_ISA(set1)(slope), HAI_ISA(set1)(more)); \
   y = HAI_ISA(nearest)(HAI_ISA(fma)(f##r, x, HAI_ISA(set1)(base)));                   \
@@ -79,6 +79,7 @@ HAI_SCAN_TARGET HAI_INLINE void HAI_WAY(guess_some)(const hai_index_query *query
   for (j = 0; j < HAI_CHUNK; j += 4 * HAI_WIDTH) {
     const uint8_t *code = block->code + 4 * j;
     HAI_INTS w0, w1, w2, w3, x, y0, y1, y2, y3;
+    HAI_VECTOR f0, f1, f2, f3;
     HAI_ROWS_4(HAI_GUESS_SUMS)
     for (g = 0; g < query->n_groups; g++, code += 4 * HAI_CHUNK) {
       HAI_ROWS_4(HAI_GUESS_LOAD)
