@@ -20,6 +20,7 @@ typedef struct hai_pick {
 static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *query) {
   const hai_look_span *span = pick->look.span;
   hai_index spans = hai_ceil_div(pick->look.end, HAI_SPAN_BLOCKS * HAI_CHUNK), i;
+  hai_index blocks = pick->look.end / HAI_CHUNK;
   float square = 0.0f;
   pick->high = HAI_STEP_NONE;
   pick->total = pick->blur = 0.0f;
@@ -29,7 +30,7 @@ static int hai_pick_total(const hai_plan *plan, hai_pick *pick, const float *que
     pick->total += hai_step_weight(span[i].high - pick->high) * span[i].sum;
     pick->blur += span[i].square;
   }
-  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *(pick->look.end / HAI_CHUNK));
+  pick->blur *= HAI_LOOK_BLUR * square / HAI_AS(float, plan->head_dim *blocks);
   return hai_finite(pick->blur);
 }
 
