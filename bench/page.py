@@ -24,6 +24,11 @@ def head(path: pathlib.Path) -> list[str]:
     return [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
 
 
+def machine(*records: pathlib.Path) -> str:
+    """The heads of records, indented as the page has them."""
+    return "\n".join(f"    {line}" for path in records for line in head(path))
+
+
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
     """A table; nothing where it has no rows."""
     lines = [columns, ["---"] * len(columns), *rows] if rows else []

@@ -6,7 +6,7 @@ A table is a function below (page.py tells where it stands on the page).
 import itertools
 import pathlib
 
-from page import DOCS, Row, fill, head, markdown, tables
+from page import DOCS, Row, fill, machine, markdown, tables
 
 RECORD = DOCS / "scaling.csv"
 JUDGED = 64  # workers that targets are about
@@ -24,10 +24,6 @@ def cases(path: pathlib.Path = RECORD) -> dict[tuple[str, ...], list[Row]]:
         if not row["measured_seconds"]:
             found.setdefault((row["method"], row["mask"], row["n"], row["heads"]), {}).setdefault(int(row["workers"]), row)
     return {case: list(rows.values()) for case, rows in found.items()}
-
-
-def machine() -> str:
-    return "\n".join(f"    {line}" for line in head(RECORD))
 
 
 def efficiency() -> str:
@@ -69,4 +65,5 @@ def measured() -> str:
 
 
 if __name__ == "__main__":
-    fill(DOCS / "scaling.md", {"machine": machine, "targets": targets, "efficiency": efficiency, "measured": measured}, lambda _: RECORD)
+    made = {"targets": targets, "efficiency": efficiency, "measured": measured}
+    fill(DOCS / "scaling.md", {"machine": lambda: machine(RECORD), **made}, lambda _: RECORD)

@@ -61,8 +61,7 @@ typedef struct hai_index_query {
   hai_index n_words;   /* as means have them: at least 4 n_groups, words beyond which are 0 */
   int32_t sum;         /* of all codes */
   float unit;          /* in steps, as estimates are */
-  float
-      more; /* what an estimate is raised by for each unit of its key's norm: it grows with what it may err */
+  float more; /* what an estimate is raised by, for each unit of its key's norm: it grows with its error */
 } hai_index_query;
 
 /* A block of an index (index.h). */
