@@ -1834,7 +1834,12 @@ typedef struct hai_kernel {
      scores, where `values` finds them, and adds them up as `values` would for a value of 1:
      sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
   void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
-  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. */
+  /* NULL where products take the rows of values as they lie. Otherwise it writes coordinates 0 .. dim - 1 of
+     the values of a chunk into `joined` [HAI_CHUNK / 2][dim], as `values` multiplies them: this depends on no
+     query, so that tiles share it. */
+  void (*join)(const void *const *value, int n_keys, hai_index dim, float *joined);
+  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Where there is a `join`,
+     value[0] is what it wrote for these keys and coordinates. */
   void (*values)(float *score, int n_keys, const void *const *value, hai_index dim, const float *factor,
                  int begin, int end, float *o);
   /* x[t][i] = x[t][i] * factor[i], for t < rows. */
@@ -2109,6 +2114,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* add_bias */ HAI_MASKS ? hai_add_bias_scalar : HAI_NULL,
     /* softmax */ hai_softmax_scalar,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_scalar,
     /* scale */ hai_scale_scalar,
     /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : HAI_NULL,
@@ -3571,6 +3577,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_avx512,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,
@@ -5336,34 +5343,28 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   }
 }
 
-/* Coordinates at .. at + 7 of the values, those of two keys joined: joined[key / 2][8]. */
-HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index at,
-                                            hai_bf16x2 *joined) {
+/* joined[key / 2][dim]: a coordinate of two keys is an element. */
+HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index dim,
+                                            float *joined) {
   static const uint16_t none[8] = {0};
   int j;
-  for (j = 0; j < n_keys; j += 2, joined += 8) HAI_ISA(zip)
-  (HAI_AS(const uint16_t *, value[j]) + at,
-   j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+  for (j = 0; j < n_keys; j += 2) {
+    const uint16_t *even = HAI_AS(const uint16_t *, value[j]), *odd = none;
+    hai_bf16x2 *to = HAI_PLACE(hai_bf16x2, joined);
+    hai_index t = 0, step = 0; /* of `odd` */
+    if (j + 1 < n_keys) odd = HAI_AS(const uint16_t *, value[j + 1]), step = 1;
+    for (; t + 8 <= dim; t += 8) HAI_ISA(zip)(even + t, odd + step * t, to + t);
+    for (; t < dim; t++) to[t].x[0] = even[t], to[t].x[1] = odd[step * t];
+    joined += dim;
+  }
 }
 
 static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
                                  const float *factor, int begin, int end, float *o) {
-  hai_bf16x2 joined[HAI_CHUNK / 2][8];
   const void *row[HAI_CHUNK / 2];
-  float *weight = score + HAI_CHUNK * HAI_LANES;
   int n = (n_keys + 1) / 2, j;
-  hai_index t, rest;
-  for (j = 0; j < n; j++) row[j] = joined[j];
-  for (t = 0; t + 8 <= dim; t += 8) {
-    HAI_ISA(join_values)(value, n_keys, t, joined[0]);
-    HAI_ISA(values)(weight, n, row, 8, factor, begin, end, o + t * HAI_LANES);
-  }
-  for (rest = 0; rest < dim - t; rest++)
-    for (j = 0; j < n; j++) {
-      joined[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];
-      joined[j][rest].x[1] = 2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;
-    }
-  if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
+  for (j = 0; j < n; j++) row[j] = HAI_AS(const float *, value[0]) + j * dim;
+  HAI_ISA(values)(score + HAI_CHUNK * HAI_LANES, n, row, dim, factor, begin, end, o);
 }
 
 /* ======== src/kernel_end.h ======== */
@@ -5404,6 +5405,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_avx512bf,
+    /* join */ hai_join_values_avx512bf,
     /* values */ hai_values_bf16_avx512bf,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,
@@ -5432,7 +5434,6 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
 #define HAI_AMX_ROWS 16                    /* of a tile register */
 #define HAI_AMX_PRODUCTS 32                /* that a sum takes at a time */
 #define HAI_AMX_TILE 256                   /* floats in 16 rows of 64 bytes */
-#define HAI_AMX_EXTRA (HAI_CHUNK / 2 + 11) /* rows for the weights and for two tile registers of values */
 
 HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {
@@ -5515,19 +5516,19 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, hai_index dim, con
 }
 
 /* Coordinates at .. at + 15 of n <= 32 values, absent ones as zeros: to[coordinate][key]. */
-HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, hai_index at, float *pair,
-                                               float *to) {
+HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, hai_index at, float *to) {
   const __m512i zip = hai_zip_lanes_avx512bf();
+  float pair[HAI_AMX_ROWS][16];
   const void *row[HAI_AMX_ROWS];
   int r;
   hai_index t;
-  for (r = 0; r < HAI_AMX_ROWS; r++, pair += 16) {
+  for (r = 0; r < HAI_AMX_ROWS; r++) {
     __m256i a = _mm256_setzero_si256(), b = a;
     if (2 * r < n) a = hai_halves_avx512(HAI_AS(const uint16_t *, value[2 * r]) + at);
     if (2 * r + 1 < n) b = hai_halves_avx512(HAI_AS(const uint16_t *, value[2 * r + 1]) + at);
-    hai_store_avx512(pair, _mm512_castsi512_ps(_mm512_permutexvar_epi16(
-                               zip, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1))));
-    row[r] = pair;
+    hai_store_avx512(pair[r], _mm512_castsi512_ps(_mm512_permutexvar_epi16(
+                                  zip, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1))));
+    row[r] = pair[r];
   }
   for (t = 0; t < 16; t += 4, to += 64) {
     __m512 x0 = hai_gather4_avx512(row, t), x1 = hai_gather4_avx512(row + 1, t);
@@ -5538,6 +5539,15 @@ HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, 
     hai_store_avx512(to + 32, x2);
     hai_store_avx512(to + 48, x3);
   }
+}
+
+/* joined[coordinate / 16][key / 32]: tile registers. */
+HAI_TARGET_amx static void hai_join_amx(const void *const *value, int n_keys, hai_index dim, float *joined) {
+  hai_index t;
+  int j;
+  for (t = 0; t < dim; t += HAI_AMX_ROWS)
+    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS, joined += HAI_AMX_TILE)
+      hai_turn_values_amx(value + j, n_keys - j, t, joined);
 }
 
 /* A tile register takes 16 pairs: absent ones weigh 0. */
@@ -5551,8 +5561,7 @@ static void hai_round_amx(float *score, int n_keys, const float *factor, int beg
 
 HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *const *value, hai_index dim,
                                           const float *factor, int begin, int end, float *o) {
-  float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
-  float *pair = weight + HAI_CHUNK / 2 * HAI_LANES_avx512, *turned = pair + HAI_AMX_TILE;
+  const float *weight = score + HAI_CHUNK * HAI_LANES_avx512, *joined = HAI_AS(const float *, value[0]);
   int n = (end - begin) / HAI_WIDTH_avx512, scaled = 0, i, j;
   hai_index t;
   for (i = begin; i < end; i += HAI_WIDTH_avx512)
@@ -5561,10 +5570,8 @@ HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *
     if (scaled) hai_scale_avx512(o, HAI_AMX_ROWS, factor, begin, end);
     HAI_AMX_FENCE();
     hai_load_sums_amx(o + begin, n);
-    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS) {
-      hai_turn_values_amx(value + j, n_keys - j, t, pair, turned);
-      HAI_AMX_FENCE();
-      _tile_loadd(3, turned, 64);
+    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS, joined += HAI_AMX_TILE) {
+      _tile_loadd(3, joined, 64);
       hai_dot_amx(weight + j / 2 * HAI_LANES_avx512 + begin, n);
     }
     hai_store_sums_amx(o + begin, n);
@@ -5586,6 +5593,7 @@ static const hai_kernel hai_kernel_amx = {
     /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_amx,
+    /* join */ hai_join_amx,
     /* values */ hai_values_amx,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,
@@ -5593,7 +5601,7 @@ static const hai_kernel hai_kernel_amx = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ HAI_AMX_EXTRA,
+    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ HAI_AMX_ROWS,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_amx,
@@ -6574,6 +6582,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* add_bias */ hai_add_bias_avx2,
     /* softmax */ hai_softmax_avx2,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_avx2,
     /* scale */ hai_scale_avx2,
     /* carry */ hai_carry_avx2,
@@ -8924,6 +8933,7 @@ static const hai_kernel hai_kernel_neon = {
     /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_neon,
     /* scale */ hai_scale_neon,
     /* carry */ hai_carry_neon,
@@ -10055,34 +10065,28 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   }
 }
 
-/* Coordinates at .. at + 7 of the values, those of two keys joined: joined[key / 2][8]. */
-HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index at,
-                                            hai_bf16x2 *joined) {
+/* joined[key / 2][dim]: a coordinate of two keys is an element. */
+HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index dim,
+                                            float *joined) {
   static const uint16_t none[8] = {0};
   int j;
-  for (j = 0; j < n_keys; j += 2, joined += 8) HAI_ISA(zip)
-  (HAI_AS(const uint16_t *, value[j]) + at,
-   j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+  for (j = 0; j < n_keys; j += 2) {
+    const uint16_t *even = HAI_AS(const uint16_t *, value[j]), *odd = none;
+    hai_bf16x2 *to = HAI_PLACE(hai_bf16x2, joined);
+    hai_index t = 0, step = 0; /* of `odd` */
+    if (j + 1 < n_keys) odd = HAI_AS(const uint16_t *, value[j + 1]), step = 1;
+    for (; t + 8 <= dim; t += 8) HAI_ISA(zip)(even + t, odd + step * t, to + t);
+    for (; t < dim; t++) to[t].x[0] = even[t], to[t].x[1] = odd[step * t];
+    joined += dim;
+  }
 }
 
 static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
                                  const float *factor, int begin, int end, float *o) {
-  hai_bf16x2 joined[HAI_CHUNK / 2][8];
   const void *row[HAI_CHUNK / 2];
-  float *weight = score + HAI_CHUNK * HAI_LANES;
   int n = (n_keys + 1) / 2, j;
-  hai_index t, rest;
-  for (j = 0; j < n; j++) row[j] = joined[j];
-  for (t = 0; t + 8 <= dim; t += 8) {
-    HAI_ISA(join_values)(value, n_keys, t, joined[0]);
-    HAI_ISA(values)(weight, n, row, 8, factor, begin, end, o + t * HAI_LANES);
-  }
-  for (rest = 0; rest < dim - t; rest++)
-    for (j = 0; j < n; j++) {
-      joined[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];
-      joined[j][rest].x[1] = 2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;
-    }
-  if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
+  for (j = 0; j < n; j++) row[j] = HAI_AS(const float *, value[0]) + j * dim;
+  HAI_ISA(values)(score + HAI_CHUNK * HAI_LANES, n, row, dim, factor, begin, end, o);
 }
 
 /* ======== src/kernel_end.h ======== */
@@ -10123,6 +10127,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ hai_round_neonbf,
+    /* join */ hai_join_values_neonbf,
     /* values */ hai_values_bf16_neonbf,
     /* scale */ hai_scale_neon,
     /* carry */ hai_carry_neon,
@@ -11796,6 +11801,8 @@ struct hai_tile {
   hai_rows keys, values;
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
   const void **key, **value; /* [chunk]: rows of the keys that wait, of the kernel's dtype */
+  float *joined;             /* NULL, or the values as kernel->join writes them, */
+  int *n_joined;             /* of the first so many keys that wait: 0 where they are still to be joined */
   int32_t *id;               /* [chunk]: positions of these keys; sub-blocks where those are scored */
   float *log_weight;         /* [chunk]: log-weights of these keys, where `weighted` */
   float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
@@ -11848,6 +11855,10 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
   int is_read = hai_is_f32(dtype) || (dtype == plan->kernel->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
+/* Floats of a chunk of values that are joined. */
+static hai_index hai_joined_floats(const hai_plan *plan) {
+  return HAI_ROUNDS && (plan->may_use_amx || plan->kernel->join) ? HAI_CHUNK / 2 * plan->value_dim : 0;
+}
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
   return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
@@ -11865,8 +11876,9 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = 2 * HAI_CHUNK +
                      plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
-                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_bias_floats(plan);
-  return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
+                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_joined_floats(plan) +
+                     hai_bias_floats(plan);
+  return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 5 * HAI_ALIGN;
 }
 
 /* Tiles of a task: as many as the kernel asks for, if HAI_TILES_BYTES hold them. */
@@ -11940,6 +11952,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->score = first->score;
     tile->key = first->key;
     tile->value = first->value;
+    tile->joined = first->joined;
+    tile->n_joined = first->n_joined;
     tile->line = first->line;
     tile->line_dim = first->line_dim;
     tile->id = first->id;
@@ -11953,6 +11967,9 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->keys.widened = hai_carve(at, hai_widened_floats(plan, p->key.dtype, plan->head_dim));
   tile->values = hai_rows_of(job, &p->value, plan->value_dim);
   tile->values.widened = hai_carve(at, hai_widened_floats(plan, p->value.dtype, plan->value_dim));
+  tile->joined = hai_carve(at, hai_joined_floats(plan));
+  tile->n_joined = HAI_PLACE(int, *at);
+  *at += HAI_ALIGN;
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->log_weight = hai_carve(at, HAI_CHUNK);
@@ -12452,6 +12469,7 @@ static int hai_mask_chunk(hai_tile *tile, hai_index key) {
 HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *key_at,
                              const char *value_at) {
   tile->id[j] = hai_to_int(key);
+  *tile->n_joined = 0;
   tile->key[j] = hai_rows_at(&tile->keys, key_at, tile->kernel, tile->keys.widened, j);
   if (tile->value_dim)
     tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
@@ -12501,9 +12519,23 @@ static void hai_tile_round(hai_tile *tile) {
                       tile->o + tile->value_dim * tile->kernel->lanes);
 }
 
+/* The values as the kernel multiplies them: joined where it asks for that, once for all tiles that meet as
+   many keys of the chunk. */
+static void hai_tile_join(hai_tile *tile, const void *const *value, hai_index dim) {
+  int is_chunk = value == HAI_AS(const void *const *, tile->value);
+  if (is_chunk && *tile->n_joined == tile->n_keys) return;
+  tile->kernel->join(value, tile->n_keys, dim, tile->joined);
+  *tile->n_joined = is_chunk ? tile->n_keys : 0;
+}
+
 /* Rows t .. t + dim - 1 of o: o = o * factor + the sum of weights times values, of which `value` gives the
    rows from coordinate t on. */
 static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_index t, hai_index dim) {
+  const void *joined = tile->joined;
+  if (HAI_ROUNDS && tile->kernel->join) {
+    hai_tile_join(tile, value, dim);
+    value = &joined;
+  }
   tile->kernel->values(tile->score, tile->n_keys, value, dim, tile->factor, tile->begin, tile->end,
                        tile->o + t * tile->kernel->lanes);
 }
@@ -12619,10 +12651,19 @@ HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index begin, hai_index end
   }
 }
 
+/* Number i of n tiles that meet the same keys sees to its share of rows begin .. end - 1, the next chunk, of
+   which all may load at once only at the price of waiting. */
+static void hai_tile_fetch(const hai_tile *tile, int i, int n, hai_index begin, hai_index end) {
+  hai_index rows = hai_max(0, end - begin);
+  end = begin + rows * (i + 1) / n;
+  begin += rows * i / n;
+  hai_rows_fetch(&tile->keys, begin, end);
+  if (tile->value_dim) hai_rows_fetch(&tile->values, begin, end);
+}
+
 /* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
-   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
-   start to load, as far as `all`. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
+   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first) {
   const hai_rows *keys = &tile->keys, *values = &tile->values;
   hai_index from = hai_max(begin, first), row;
   hai_walk key = hai_walk_from(keys, from), value = hai_walk_from(values, from);
@@ -12633,9 +12674,6 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
     }
     hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
-  all = hai_min(end + HAI_CHUNK, all);
-  hai_rows_fetch(keys, end, all);
-  if (tile->value_dim) hai_rows_fetch(values, end, all);
 }
 
 /* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
@@ -12670,11 +12708,12 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
       if (!hai_tile_await(tiles[i], begin, next, end)) continue;
-      if (!placed) hai_tile_rows(tiles[0], begin, next, first, end);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, first);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
       tiles[i]->nonfinite = nonfinite > 0;
+      hai_tile_fetch(tiles[i], i, n_tiles, next, hai_min(next + HAI_CHUNK, end));
       hai_tile_flush(tiles[i]);
     }
   }
@@ -13001,9 +13040,10 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count, key, end);
+      hai_tile_rows(tiles[0], key, key + count, key);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
+        hai_tile_fetch(tiles[t], t, n, key + count, hai_min(key + count + HAI_CHUNK, end));
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
         if (job->plan->reporting) hai_add_squared_mass(job, key, count, is_first && t == 0);
       }
@@ -18282,7 +18322,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_AHEAD
 #undef HAI_ALIGN
 #undef HAI_AMX
-#undef HAI_AMX_EXTRA
 #undef HAI_AMX_FENCE
 #undef HAI_AMX_PRODUCTS
 #undef HAI_AMX_ROWS

@@ -4,6 +4,7 @@
 HAI_HOT void hai_tile_put_at(hai_tile *tile, int j, hai_index key, const char *key_at,
                              const char *value_at) {
   tile->id[j] = hai_to_int(key);
+  *tile->n_joined = 0;
   tile->key[j] = hai_rows_at(&tile->keys, key_at, tile->kernel, tile->keys.widened, j);
   if (tile->value_dim)
     tile->value[j] = hai_rows_at(&tile->values, value_at, tile->kernel, tile->values.widened, j);
@@ -53,9 +54,23 @@ static void hai_tile_round(hai_tile *tile) {
                       tile->o + tile->value_dim * tile->kernel->lanes);
 }
 
+/* The values as the kernel multiplies them: joined where it asks for that, once for all tiles that meet as
+   many keys of the chunk. */
+static void hai_tile_join(hai_tile *tile, const void *const *value, hai_index dim) {
+  int is_chunk = value == HAI_AS(const void *const *, tile->value);
+  if (is_chunk && *tile->n_joined == tile->n_keys) return;
+  tile->kernel->join(value, tile->n_keys, dim, tile->joined);
+  *tile->n_joined = is_chunk ? tile->n_keys : 0;
+}
+
 /* Rows t .. t + dim - 1 of o: o = o * factor + the sum of weights times values, of which `value` gives the
    rows from coordinate t on. */
 static void hai_tile_add_values(hai_tile *tile, const void *const *value, hai_index t, hai_index dim) {
+  const void *joined = tile->joined;
+  if (HAI_ROUNDS && tile->kernel->join) {
+    hai_tile_join(tile, value, dim);
+    value = &joined;
+  }
   tile->kernel->values(tile->score, tile->n_keys, value, dim, tile->factor, tile->begin, tile->end,
                        tile->o + t * tile->kernel->lanes);
 }
@@ -171,10 +186,19 @@ HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index begin, hai_index end
   }
 }
 
+/* Number i of n tiles that meet the same keys sees to its share of rows begin .. end - 1, the next chunk, of
+   which all may load at once only at the price of waiting. */
+static void hai_tile_fetch(const hai_tile *tile, int i, int n, hai_index begin, hai_index end) {
+  hai_index rows = hai_max(0, end - begin);
+  end = begin + rows * (i + 1) / n;
+  begin += rows * i / n;
+  hai_rows_fetch(&tile->keys, begin, end);
+  if (tile->value_dim) hai_rows_fetch(&tile->values, begin, end);
+}
+
 /* Keys begin .. end - 1, at most a chunk, take their places, once for all tiles of a task. For keys before
-   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. Those of the next chunk
-   start to load, as far as `all`. */
-static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first, hai_index all) {
+   `first`, which nobody sees, that one stands: theirs may lie in pages that are gone. */
+static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_index first) {
   const hai_rows *keys = &tile->keys, *values = &tile->values;
   hai_index from = hai_max(begin, first), row;
   hai_walk key = hai_walk_from(keys, from), value = hai_walk_from(values, from);
@@ -185,9 +209,6 @@ static void hai_tile_rows(hai_tile *tile, hai_index begin, hai_index end, hai_in
     }
     hai_tile_put_at(tile, hai_to_int(row - begin), row, key.at, value.at);
   }
-  all = hai_min(end + HAI_CHUNK, all);
-  hai_rows_fetch(keys, end, all);
-  if (tile->value_dim) hai_rows_fetch(values, end, all);
 }
 
 /* Makes those of keys begin .. end - 1, at most a chunk, wait that some query of the tile may see. Returns
@@ -222,11 +243,12 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
     nonfinite = -1; /* not known yet */
     for (i = 0; i < n_tiles; i++) {
       if (!hai_tile_await(tiles[i], begin, next, end)) continue;
-      if (!placed) hai_tile_rows(tiles[0], begin, next, first, end);
+      if (!placed) hai_tile_rows(tiles[0], begin, next, first);
       placed = 1;
       if (tiles[i]->guarded && tiles[i]->masked && nonfinite < 0)
         nonfinite = !hai_tile_values_finite(tiles[0], next - begin);
       tiles[i]->nonfinite = nonfinite > 0;
+      hai_tile_fetch(tiles[i], i, n_tiles, next, hai_min(next + HAI_CHUNK, end));
       hai_tile_flush(tiles[i]);
     }
   }

@@ -212,7 +212,12 @@ typedef struct hai_kernel {
      scores, where `values` finds them, and adds them up as `values` would for a value of 1:
      sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
   void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
-  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. */
+  /* NULL where products take the rows of values as they lie. Otherwise it writes coordinates 0 .. dim - 1 of
+     the values of a chunk into `joined` [HAI_CHUNK / 2][dim], as `values` multiplies them: this depends on no
+     query, so that tiles share it. */
+  void (*join)(const void *const *value, int n_keys, hai_index dim, float *joined);
+  /* o[t][i] = o[t][i] * factor[i] + sum_j score[j][i] * value[j][t], for t < dim. Where there is a `join`,
+     value[0] is what it wrote for these keys and coordinates. */
   void (*values)(float *score, int n_keys, const void *const *value, hai_index dim, const float *factor,
                  int begin, int end, float *o);
   /* x[t][i] = x[t][i] * factor[i], for t < rows. */

@@ -10,7 +10,6 @@
 #define HAI_AMX_ROWS 16                    /* of a tile register */
 #define HAI_AMX_PRODUCTS 32                /* that a sum takes at a time */
 #define HAI_AMX_TILE 256                   /* floats in 16 rows of 64 bytes */
-#define HAI_AMX_EXTRA (HAI_CHUNK / 2 + 11) /* rows for the weights and for two tile registers of values */
 
 HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {
@@ -93,19 +92,19 @@ HAI_TARGET_amx static void hai_scores_amx(const float *query, hai_index dim, con
 }
 
 /* Coordinates at .. at + 15 of n <= 32 values, absent ones as zeros: to[coordinate][key]. */
-HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, hai_index at, float *pair,
-                                               float *to) {
+HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, hai_index at, float *to) {
   const __m512i zip = hai_zip_lanes_avx512bf();
+  float pair[HAI_AMX_ROWS][16];
   const void *row[HAI_AMX_ROWS];
   int r;
   hai_index t;
-  for (r = 0; r < HAI_AMX_ROWS; r++, pair += 16) {
+  for (r = 0; r < HAI_AMX_ROWS; r++) {
     __m256i a = _mm256_setzero_si256(), b = a;
     if (2 * r < n) a = hai_halves_avx512(HAI_AS(const uint16_t *, value[2 * r]) + at);
     if (2 * r + 1 < n) b = hai_halves_avx512(HAI_AS(const uint16_t *, value[2 * r + 1]) + at);
-    hai_store_avx512(pair, _mm512_castsi512_ps(_mm512_permutexvar_epi16(
-                               zip, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1))));
-    row[r] = pair;
+    hai_store_avx512(pair[r], _mm512_castsi512_ps(_mm512_permutexvar_epi16(
+                                  zip, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1))));
+    row[r] = pair[r];
   }
   for (t = 0; t < 16; t += 4, to += 64) {
     __m512 x0 = hai_gather4_avx512(row, t), x1 = hai_gather4_avx512(row + 1, t);
@@ -116,6 +115,15 @@ HAI_TARGET_amx static void hai_turn_values_amx(const void *const *value, int n, 
     hai_store_avx512(to + 32, x2);
     hai_store_avx512(to + 48, x3);
   }
+}
+
+/* joined[coordinate / 16][key / 32]: tile registers. */
+HAI_TARGET_amx static void hai_join_amx(const void *const *value, int n_keys, hai_index dim, float *joined) {
+  hai_index t;
+  int j;
+  for (t = 0; t < dim; t += HAI_AMX_ROWS)
+    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS, joined += HAI_AMX_TILE)
+      hai_turn_values_amx(value + j, n_keys - j, t, joined);
 }
 
 /* A tile register takes 16 pairs: absent ones weigh 0. */
@@ -129,8 +137,7 @@ static void hai_round_amx(float *score, int n_keys, const float *factor, int beg
 
 HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *const *value, hai_index dim,
                                           const float *factor, int begin, int end, float *o) {
-  float *weight = score + HAI_CHUNK * HAI_LANES_avx512;
-  float *pair = weight + HAI_CHUNK / 2 * HAI_LANES_avx512, *turned = pair + HAI_AMX_TILE;
+  const float *weight = score + HAI_CHUNK * HAI_LANES_avx512, *joined = HAI_AS(const float *, value[0]);
   int n = (end - begin) / HAI_WIDTH_avx512, scaled = 0, i, j;
   hai_index t;
   for (i = begin; i < end; i += HAI_WIDTH_avx512)
@@ -139,10 +146,8 @@ HAI_TARGET_amx static void hai_values_amx(float *score, int n_keys, const void *
     if (scaled) hai_scale_avx512(o, HAI_AMX_ROWS, factor, begin, end);
     HAI_AMX_FENCE();
     hai_load_sums_amx(o + begin, n);
-    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS) {
-      hai_turn_values_amx(value + j, n_keys - j, t, pair, turned);
-      HAI_AMX_FENCE();
-      _tile_loadd(3, turned, 64);
+    for (j = 0; j < n_keys; j += HAI_AMX_PRODUCTS, joined += HAI_AMX_TILE) {
+      _tile_loadd(3, joined, 64);
       hai_dot_amx(weight + j / 2 * HAI_LANES_avx512 + begin, n);
     }
     hai_store_sums_amx(o + begin, n);
@@ -164,6 +169,7 @@ static const hai_kernel hai_kernel_amx = {
     /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_amx,
+    /* join */ hai_join_amx,
     /* values */ hai_values_amx,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,
@@ -171,7 +177,7 @@ static const hai_kernel hai_kernel_amx = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ HAI_AMX_EXTRA,
+    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ HAI_AMX_ROWS,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_amx,

@@ -137,6 +137,7 @@ static const hai_kernel hai_kernel_avx2 = {
     /* add_bias */ hai_add_bias_avx2,
     /* softmax */ hai_softmax_avx2,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_avx2,
     /* scale */ hai_scale_avx2,
     /* carry */ hai_carry_avx2,

@@ -134,6 +134,7 @@ static const hai_kernel hai_kernel_avx512 = {
     /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_avx512,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,

@@ -73,6 +73,7 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* add_bias */ hai_add_bias_avx512,
     /* softmax */ hai_softmax_avx512,
     /* round */ hai_round_avx512bf,
+    /* join */ hai_join_values_avx512bf,
     /* values */ hai_values_bf16_avx512bf,
     /* scale */ hai_scale_avx512,
     /* carry */ hai_carry_avx512,

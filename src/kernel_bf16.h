@@ -49,34 +49,28 @@ HAI_TARGET static void HAI_ISA(round)(float *score, int n_keys, const float *fac
   }
 }
 
-/* Coordinates at .. at + 7 of the values, those of two keys joined: joined[key / 2][8]. */
-HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index at,
-                                            hai_bf16x2 *joined) {
+/* joined[key / 2][dim]: a coordinate of two keys is an element. */
+HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys, hai_index dim,
+                                            float *joined) {
   static const uint16_t none[8] = {0};
   int j;
-  for (j = 0; j < n_keys; j += 2, joined += 8) HAI_ISA(zip)
-  (HAI_AS(const uint16_t *, value[j]) + at,
-   j + 1 < n_keys ? HAI_AS(const uint16_t *, value[j + 1]) + at : none, joined);
+  for (j = 0; j < n_keys; j += 2) {
+    const uint16_t *even = HAI_AS(const uint16_t *, value[j]), *odd = none;
+    hai_bf16x2 *to = HAI_PLACE(hai_bf16x2, joined);
+    hai_index t = 0, step = 0; /* of `odd` */
+    if (j + 1 < n_keys) odd = HAI_AS(const uint16_t *, value[j + 1]), step = 1;
+    for (; t + 8 <= dim; t += 8) HAI_ISA(zip)(even + t, odd + step * t, to + t);
+    for (; t < dim; t++) to[t].x[0] = even[t], to[t].x[1] = odd[step * t];
+    joined += dim;
+  }
 }
 
 static void HAI_ISA(values_bf16)(float *score, int n_keys, const void *const *value, hai_index dim,
                                  const float *factor, int begin, int end, float *o) {
-  hai_bf16x2 joined[HAI_CHUNK / 2][8];
   const void *row[HAI_CHUNK / 2];
-  float *weight = score + HAI_CHUNK * HAI_LANES;
   int n = (n_keys + 1) / 2, j;
-  hai_index t, rest;
-  for (j = 0; j < n; j++) row[j] = joined[j];
-  for (t = 0; t + 8 <= dim; t += 8) {
-    HAI_ISA(join_values)(value, n_keys, t, joined[0]);
-    HAI_ISA(values)(weight, n, row, 8, factor, begin, end, o + t * HAI_LANES);
-  }
-  for (rest = 0; rest < dim - t; rest++)
-    for (j = 0; j < n; j++) {
-      joined[j][rest].x[0] = HAI_AS(const uint16_t *, value[2 * j])[t + rest];
-      joined[j][rest].x[1] = 2 * j + 1 < n_keys ? HAI_AS(const uint16_t *, value[2 * j + 1])[t + rest] : 0;
-    }
-  if (rest) HAI_ISA(values)(weight, n, row, rest, factor, begin, end, o + t * HAI_LANES);
+  for (j = 0; j < n; j++) row[j] = HAI_AS(const float *, value[0]) + j * dim;
+  HAI_ISA(values)(score + HAI_CHUNK * HAI_LANES, n, row, dim, factor, begin, end, o);
 }
 
 #include "kernel_end.h"

@@ -129,6 +129,7 @@ static const hai_kernel hai_kernel_neon = {
     /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_neon,
     /* scale */ hai_scale_neon,
     /* carry */ hai_carry_neon,

@@ -67,6 +67,7 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* add_bias */ hai_add_bias_neon,
     /* softmax */ hai_softmax_neon,
     /* round */ hai_round_neonbf,
+    /* join */ hai_join_values_neonbf,
     /* values */ hai_values_bf16_neonbf,
     /* scale */ hai_scale_neon,
     /* carry */ hai_carry_neon,

@@ -232,6 +232,7 @@ static const hai_kernel hai_kernel_scalar = {
     /* add_bias */ HAI_MASKS ? hai_add_bias_scalar : HAI_NULL,
     /* softmax */ hai_softmax_scalar,
     /* round */ HAI_NULL,
+    /* join */ HAI_NULL,
     /* values */ hai_values_scalar,
     /* scale */ hai_scale_scalar,
     /* carry */ HAI_LONG_SUMS ? hai_carry_scalar : HAI_NULL,

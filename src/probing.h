@@ -95,9 +95,10 @@ HAI_APART void hai_stage_mass(hai_job *job) {
     }
     for (key = begin; key < end; key += HAI_CHUNK) {
       int count = hai_to_int(hai_min(HAI_CHUNK, end - key));
-      hai_tile_rows(tiles[0], key, key + count, key, end);
+      hai_tile_rows(tiles[0], key, key + count, key);
       for (t = 0; t < n; t++) {
         job->tile = tiles[t];
+        hai_tile_fetch(tiles[t], t, n, key + count, hai_min(key + count + HAI_CHUNK, end));
         hai_tile_mass(tiles[t], key, count, usable[t], mass + key);
         if (job->plan->reporting) hai_add_squared_mass(job, key, count, is_first && t == 0);
       }

@@ -82,6 +82,8 @@ struct hai_tile {
   hai_rows keys, values;
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
   const void **key, **value; /* [chunk]: rows of the keys that wait, of the kernel's dtype */
+  float *joined;             /* NULL, or the values as kernel->join writes them, */
+  int *n_joined;             /* of the first so many keys that wait: 0 where they are still to be joined */
   int32_t *id;               /* [chunk]: positions of these keys; sub-blocks where those are scored */
   float *log_weight;         /* [chunk]: log-weights of these keys, where `weighted` */
   float *line;               /* [lanes][line_dim]: rows of queries or outputs in float32, or NULL */
@@ -134,6 +136,10 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
   int is_read = hai_is_f32(dtype) || (dtype == plan->kernel->dtype && !plan->may_use_amx);
   return is_read ? 0 : HAI_CHUNK * dim;
 }
+/* Floats of a chunk of values that are joined. */
+static hai_index hai_joined_floats(const hai_plan *plan) {
+  return HAI_ROUNDS && (plan->may_use_amx || plan->kernel->join) ? HAI_CHUNK / 2 * plan->value_dim : 0;
+}
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
   return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
@@ -151,8 +157,9 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   hai_index floats = 2 * HAI_CHUNK +
                      plan->float_kernel->lanes * (hai_score_rows(plan) + hai_line_dim(plan)) +
                      hai_widened_floats(plan, p->key.dtype, plan->head_dim) +
-                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_bias_floats(plan);
-  return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 4 * HAI_ALIGN;
+                     hai_widened_floats(plan, p->value.dtype, plan->value_dim) + hai_joined_floats(plan) +
+                     hai_bias_floats(plan);
+  return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 5 * HAI_ALIGN;
 }
 
 /* Tiles of a task: as many as the kernel asks for, if HAI_TILES_BYTES hold them. */
@@ -226,6 +233,8 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
     tile->score = first->score;
     tile->key = first->key;
     tile->value = first->value;
+    tile->joined = first->joined;
+    tile->n_joined = first->n_joined;
     tile->line = first->line;
     tile->line_dim = first->line_dim;
     tile->id = first->id;
@@ -239,6 +248,9 @@ HAI_APART hai_tile *hai_tile_place(const hai_job *job, const hai_tile *first, ch
   tile->keys.widened = hai_carve(at, hai_widened_floats(plan, p->key.dtype, plan->head_dim));
   tile->values = hai_rows_of(job, &p->value, plan->value_dim);
   tile->values.widened = hai_carve(at, hai_widened_floats(plan, p->value.dtype, plan->value_dim));
+  tile->joined = hai_carve(at, hai_joined_floats(plan));
+  tile->n_joined = HAI_PLACE(int, *at);
+  *at += HAI_ALIGN;
   tile->line_dim = hai_line_dim(plan);
   tile->line = hai_carve(at, lanes * tile->line_dim);
   tile->log_weight = hai_carve(at, HAI_CHUNK);

@@ -393,7 +393,8 @@ static void check_that_bad_values_are_hidden(void) {
 static void check_rounding_in(const hai_kernel *k, int n_keys, int begin, int end) {
   enum { CHUNK = 64, MOST_LANES = 64 };
   static uint16_t identity[CHUNK][CHUNK];
-  const void *value[CHUNK];
+  float joined[CHUNK / 2 * CHUNK];
+  const void *value[CHUNK], *values = joined;
   int lanes = k->lanes;
   size_t score_size = (size_t)((CHUNK + k->extra_rows) * lanes);
   float *weight = (float *)test_alloc(score_size * sizeof(float)), factor[MOST_LANES], sum[MOST_LANES],
@@ -409,7 +410,8 @@ static void check_rounding_in(const hai_kernel *k, int n_keys, int begin, int en
   k->round(weight, n_keys, factor, begin, end, sum);
   assert_memory_equal(weight, before, (size_t)(n_keys * lanes) * sizeof(float));
   uint32_t entered = k->enter ? k->enter() : 0;
-  k->values(weight, n_keys, value, CHUNK, factor, begin, end, o);
+  k->join(value, n_keys, CHUNK, joined);
+  k->values(weight, n_keys, &values, CHUNK, factor, begin, end, o);
   if (k->leave) k->leave(entered);
   for (int i = 0; i < lanes; i++) {
     double want = (2.0 + i) * (double)factor[i];
