@@ -1755,6 +1755,8 @@ typedef struct hai_scan_kernel {
      max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and
      of the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
+  /* missing[j] = 1 - e^-log_weight[j], for n keys; both are [HAI_CHUNK], and more may be written. */
+  void (*missing)(const float *log_weight, int n, float *missing);
   /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
      without distance. */
   void (*spread)(const float *weight, int n_keys, const float *missing, const float *distance,
@@ -2385,6 +2387,11 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
   return hits;
 }
 
+static void hai_scan_missing_scalar(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j++) missing[j] = 1.0f - hai_exp(-log_weight[j]);
+}
+
 static void hai_scan_spread_scalar(const float *weight, int n_keys, const float *missing,
                                    const float *distance, const float *factor, int begin, int end,
                                    float *scatter, float *squares) {
@@ -2493,6 +2500,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* estimate */ hai_scan_estimate_scalar,
     /* collect */ hai_scan_collect_scalar,
     /* hits */ hai_scan_hits_scalar,
+    /* missing */ hai_scan_missing_scalar,
     /* spread */ hai_scan_spread_scalar,
     /* distances */ hai_scan_distances_scalar,
     /* mean */ hai_scan_mean_scalar,
@@ -3922,6 +3930,14 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
   }
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(missing)(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR kept = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(zero)(), HAI_ISA(load)(log_weight + j)));
+    HAI_ISA(store)(missing + j, HAI_ISA(sub)(HAI_ISA(set1)(1.0f), kept));
+  }
+}
+
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
                                             float *scatter, float *squares) {
@@ -4264,6 +4280,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
+    /* missing */ HAI_WAY(missing),
     /* spread */ HAI_WAY(spread),
     /* distances */ HAI_WAY(distances),
     /* mean */ HAI_WAY(mean),
@@ -4564,6 +4581,14 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
   }
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(missing)(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR kept = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(zero)(), HAI_ISA(load)(log_weight + j)));
+    HAI_ISA(store)(missing + j, HAI_ISA(sub)(HAI_ISA(set1)(1.0f), kept));
+  }
+}
+
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
                                             float *scatter, float *squares) {
@@ -4906,6 +4931,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
+    /* missing */ HAI_WAY(missing),
     /* spread */ HAI_WAY(spread),
     /* distances */ HAI_WAY(distances),
     /* mean */ HAI_WAY(mean),
@@ -6937,6 +6963,14 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
   }
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(missing)(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR kept = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(zero)(), HAI_ISA(load)(log_weight + j)));
+    HAI_ISA(store)(missing + j, HAI_ISA(sub)(HAI_ISA(set1)(1.0f), kept));
+  }
+}
+
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
                                             float *scatter, float *squares) {
@@ -7279,6 +7313,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
+    /* missing */ HAI_WAY(missing),
     /* spread */ HAI_WAY(spread),
     /* distances */ HAI_WAY(distances),
     /* mean */ HAI_WAY(mean),
@@ -7580,6 +7615,14 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
   }
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(missing)(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR kept = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(zero)(), HAI_ISA(load)(log_weight + j)));
+    HAI_ISA(store)(missing + j, HAI_ISA(sub)(HAI_ISA(set1)(1.0f), kept));
+  }
+}
+
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
                                             float *scatter, float *squares) {
@@ -7922,6 +7965,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
+    /* missing */ HAI_WAY(missing),
     /* spread */ HAI_WAY(spread),
     /* distances */ HAI_WAY(distances),
     /* mean */ HAI_WAY(mean),
@@ -9292,6 +9336,14 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
   }
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(missing)(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR kept = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(zero)(), HAI_ISA(load)(log_weight + j)));
+    HAI_ISA(store)(missing + j, HAI_ISA(sub)(HAI_ISA(set1)(1.0f), kept));
+  }
+}
+
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
                                             float *scatter, float *squares) {
@@ -9634,6 +9686,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
+    /* missing */ HAI_WAY(missing),
     /* spread */ HAI_WAY(spread),
     /* distances */ HAI_WAY(distances),
     /* mean */ HAI_WAY(mean),
@@ -14081,9 +14134,10 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
       const hai_kept *kept = &scan->kept[at + j];
       hai_tile_put(tile, j, kept->key);
       tile->log_weight[j] = -kept->log_share;
-      missing[j] = 1.0f - hai_exp(kept->log_share);
-      distance[j] = missing[j] > 0.0f ? scan->sketch.distance[kept->key] : 0.0f;
     }
+    scan->kernel->missing(tile->log_weight, next - at, missing);
+    for (j = 0; j < next - at; j++)
+      distance[j] = missing[j] > 0.0f ? scan->sketch.distance[scan->kept[at + j].key] : 0.0f;
     hai_scan_fetch(tile, scan, next, next + HAI_CHUNK < scan->n_kept ? next + HAI_CHUNK : scan->n_kept);
     tile->n_keys = next - at;
     tile->weighted = 1;

@@ -133,6 +133,8 @@ typedef struct hai_scan_kernel {
      max_i (sum of all codes' products - floor'((level[i] - mean[i]) / unit)), floor' rounding towards 0, and
      of the same with the first words' products alone and the margin. most [HAI_CHUNK] is written for hits. */
   uint64_t (*hits)(const hai_scan_queries *queries, const hai_scan_block *block, int32_t *most);
+  /* missing[j] = 1 - e^-log_weight[j], for n keys; both are [HAI_CHUNK], and more may be written. */
+  void (*missing)(const float *log_weight, int n, float *missing);
   /* scatter[i] = scatter[i] factor[i]^2 + sum_j missing[j] weight[j][i]^2 distance[j]; squares[i] likewise
      without distance. */
   void (*spread)(const float *weight, int n_keys, const float *missing, const float *distance,

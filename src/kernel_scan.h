@@ -251,6 +251,14 @@ HAI_SCAN_TARGET static void HAI_WAY(collect)(const float *score, int begin, int 
   }
 }
 
+HAI_SCAN_TARGET static void HAI_WAY(missing)(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j += HAI_WIDTH) {
+    HAI_VECTOR kept = HAI_ISA(exp)(HAI_ISA(sub)(HAI_ISA(zero)(), HAI_ISA(load)(log_weight + j)));
+    HAI_ISA(store)(missing + j, HAI_ISA(sub)(HAI_ISA(set1)(1.0f), kept));
+  }
+}
+
 HAI_SCAN_TARGET static void HAI_WAY(spread)(const float *weight, int n_keys, const float *missing,
                                             const float *distance, const float *factor, int begin, int end,
                                             float *scatter, float *squares) {
@@ -365,6 +373,7 @@ static const hai_scan_kernel HAI_WAY(kernel) = {
     /* estimate */ HAI_WAY(estimate),
     /* collect */ HAI_WAY(collect),
     /* hits */ HAI_WAY(hits),
+    /* missing */ HAI_WAY(missing),
     /* spread */ HAI_WAY(spread),
     /* distances */ HAI_WAY(distances),
     /* mean */ HAI_WAY(mean),

@@ -126,6 +126,11 @@ static uint64_t hai_scan_hits_scalar(const hai_scan_queries *queries, const hai_
   return hits;
 }
 
+static void hai_scan_missing_scalar(const float *log_weight, int n, float *missing) {
+  int j;
+  for (j = 0; j < n; j++) missing[j] = 1.0f - hai_exp(-log_weight[j]);
+}
+
 static void hai_scan_spread_scalar(const float *weight, int n_keys, const float *missing,
                                    const float *distance, const float *factor, int begin, int end,
                                    float *scatter, float *squares) {
@@ -234,6 +239,7 @@ static const hai_scan_kernel hai_scan_kernel_scalar = {
     /* estimate */ hai_scan_estimate_scalar,
     /* collect */ hai_scan_collect_scalar,
     /* hits */ hai_scan_hits_scalar,
+    /* missing */ hai_scan_missing_scalar,
     /* spread */ hai_scan_spread_scalar,
     /* distances */ hai_scan_distances_scalar,
     /* mean */ hai_scan_mean_scalar,

@@ -25,9 +25,10 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
       const hai_kept *kept = &scan->kept[at + j];
       hai_tile_put(tile, j, kept->key);
       tile->log_weight[j] = -kept->log_share;
-      missing[j] = 1.0f - hai_exp(kept->log_share);
-      distance[j] = missing[j] > 0.0f ? scan->sketch.distance[kept->key] : 0.0f;
     }
+    scan->kernel->missing(tile->log_weight, next - at, missing);
+    for (j = 0; j < next - at; j++)
+      distance[j] = missing[j] > 0.0f ? scan->sketch.distance[scan->kept[at + j].key] : 0.0f;
     hai_scan_fetch(tile, scan, next, next + HAI_CHUNK < scan->n_kept ? next + HAI_CHUNK : scan->n_kept);
     tile->n_keys = next - at;
     tile->weighted = 1;
