@@ -5378,9 +5378,15 @@ HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys
     const uint16_t *even = HAI_AS(const uint16_t *, value[j]), *odd = none;
     hai_bf16x2 *to = HAI_PLACE(hai_bf16x2, joined);
     hai_index t = 0, step = 0; /* of `odd` */
-    if (j + 1 < n_keys) odd = HAI_AS(const uint16_t *, value[j + 1]), step = 1;
+    if (j + 1 < n_keys) {
+      odd = HAI_AS(const uint16_t *, value[j + 1]);
+      step = 1;
+    }
     for (; t + 8 <= dim; t += 8) HAI_ISA(zip)(even + t, odd + step * t, to + t);
-    for (; t < dim; t++) to[t].x[0] = even[t], to[t].x[1] = odd[step * t];
+    for (; t < dim; t++) {
+      to[t].x[0] = even[t];
+      to[t].x[1] = odd[step * t];
+    }
     joined += dim;
   }
 }
@@ -5457,9 +5463,9 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
 #if HAI_AMX
 #define HAI_TARGET_amx \
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")))
-#define HAI_AMX_ROWS 16                    /* of a tile register */
-#define HAI_AMX_PRODUCTS 32                /* that a sum takes at a time */
-#define HAI_AMX_TILE 256                   /* floats in 16 rows of 64 bytes */
+#define HAI_AMX_ROWS 16     /* of a tile register */
+#define HAI_AMX_PRODUCTS 32 /* that a sum takes at a time */
+#define HAI_AMX_TILE 256    /* floats in 16 rows of 64 bytes */
 
 HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {
@@ -10127,9 +10133,15 @@ HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys
     const uint16_t *even = HAI_AS(const uint16_t *, value[j]), *odd = none;
     hai_bf16x2 *to = HAI_PLACE(hai_bf16x2, joined);
     hai_index t = 0, step = 0; /* of `odd` */
-    if (j + 1 < n_keys) odd = HAI_AS(const uint16_t *, value[j + 1]), step = 1;
+    if (j + 1 < n_keys) {
+      odd = HAI_AS(const uint16_t *, value[j + 1]);
+      step = 1;
+    }
     for (; t + 8 <= dim; t += 8) HAI_ISA(zip)(even + t, odd + step * t, to + t);
-    for (; t < dim; t++) to[t].x[0] = even[t], to[t].x[1] = odd[step * t];
+    for (; t < dim; t++) {
+      to[t].x[0] = even[t];
+      to[t].x[1] = odd[step * t];
+    }
     joined += dim;
   }
 }

@@ -7,9 +7,9 @@
 #if HAI_AMX
 #define HAI_TARGET_amx \
   __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16")))
-#define HAI_AMX_ROWS 16                    /* of a tile register */
-#define HAI_AMX_PRODUCTS 32                /* that a sum takes at a time */
-#define HAI_AMX_TILE 256                   /* floats in 16 rows of 64 bytes */
+#define HAI_AMX_ROWS 16     /* of a tile register */
+#define HAI_AMX_PRODUCTS 32 /* that a sum takes at a time */
+#define HAI_AMX_TILE 256    /* floats in 16 rows of 64 bytes */
 
 HAI_TARGET_amx static uint32_t hai_enter_amx(void) {
   static const struct {

@@ -58,9 +58,15 @@ HAI_TARGET static void HAI_ISA(join_values)(const void *const *value, int n_keys
     const uint16_t *even = HAI_AS(const uint16_t *, value[j]), *odd = none;
     hai_bf16x2 *to = HAI_PLACE(hai_bf16x2, joined);
     hai_index t = 0, step = 0; /* of `odd` */
-    if (j + 1 < n_keys) odd = HAI_AS(const uint16_t *, value[j + 1]), step = 1;
+    if (j + 1 < n_keys) {
+      odd = HAI_AS(const uint16_t *, value[j + 1]);
+      step = 1;
+    }
     for (; t + 8 <= dim; t += 8) HAI_ISA(zip)(even + t, odd + step * t, to + t);
-    for (; t < dim; t++) to[t].x[0] = even[t], to[t].x[1] = odd[step * t];
+    for (; t < dim; t++) {
+      to[t].x[0] = even[t];
+      to[t].x[1] = odd[step * t];
+    }
     joined += dim;
   }
 }
