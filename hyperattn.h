@@ -1466,6 +1466,11 @@ static float hai_share(float part, float whole) {
   return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }
 
+/* e^part / (e^part + e^rest); 0 for an empty part. */
+static float hai_part_share(float part, float rest) {
+  return part == -hai_inf() ? 0.0f : 1.0f / (1.0f + hai_exp(rest - part));
+}
+
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 
@@ -13780,8 +13785,8 @@ typedef struct hai_scan {
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                          /* of values from the centre, squared, on average */
   float *error;                            /* [lanes]: relative error of each query */
-  float *lse_sinks, *lse_level,
-      *lse_exact; /* [lanes]: with sinks; of what counts in Z; of what is met exactly */
+  float *lse_sinks, *lse_total,
+      *lse_exact; /* [lanes]: with sinks; of what counts in Z, so far; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
   hai_kept *kept; /* [n_key] */
   int32_t n_kept;
@@ -14019,7 +14024,7 @@ static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index b
 }
 
 /* The pilot: estimates of a few keys of some blocks. Leaves ln of what a lane's scanned keys add up to in
-   scan->high. */
+   scan->high, and ln Z_i in scan->lse_total. */
 HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
   hai_index first = hai_ceil_div(scan->begin, HAI_CHUNK), blocks = scan->end / HAI_CHUNK - first;
@@ -14047,13 +14052,10 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
   }
   others =
       seen > HAI_PILOT ? (HAI_AS(float, scan->end - scan->begin) - HAI_PILOT) / (seen - HAI_PILOT) : 0.0f;
-  for (i = 0; i < tile->n && seen > 0.0f; i++)
+  for (i = 0; i < tile->n && seen > 0.0f; i++) {
     scan->high[i] = hai_add_log(scan->high[i], scan->group[i] + (scan->sum[i] - scan->group[i]) * others);
-}
-
-/* ln Z_i. */
-static float hai_scan_total(const hai_scan *scan, int i) {
-  return hai_log_add(scan->lse_level[i], scan->high[i]);
+    scan->lse_total[i] = hai_log_add(scan->lse_total[i], scan->high[i]);
+  }
 }
 
 /* How much a softcap lifts a score that it makes `score`; infinite where it makes none so low, and 0 where
@@ -14072,7 +14074,7 @@ static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   float log_budget = hai_log(scan->budget), log_keys = hai_log(HAI_AS(float, scan->end - scan->begin));
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
-    float level = i < tile->n ? hai_scan_total(scan, i) : hai_inf();
+    float level = i < tile->n ? scan->lse_total[i] : hai_inf();
     if (HAI_SOFTCAP && tile->softcap > 0.0f && i < tile->n)
       level -= hai_scan_lift(tile->softcap, level - log_keys - HAI_LEAST_SHARE);
     level -= log_budget;
@@ -14179,9 +14181,9 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   scan->kernel->distances(tile->o, tile->value_dim, tile->l, scan->sketch.centre, tile->begin, tile->end,
                           scan->norm, scan->apart);
   for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i], total = hai_scan_total(scan, i), found = hai_state_lse(tile->m[i], l);
-    float share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
-    float budget = scan->budget * (found < total ? hai_share(found, total) : 1.0f);
+    float l = tile->l[i], found = l * hai_exp(tile->m[i] - scan->lse_total[i]); /* of Z_i */
+    float share = hai_part_share(scan->high[i], scan->lse_exact[i]);
+    float budget = scan->budget * (found < 1.0f ? found : 1.0f);
     float seen = l == 0.0f ? 0.0f : (scan->scatter[i] + scan->squares[i] * scan->apart[i]) / l / l;
     float unseen = share * (scan->distance + scan->apart[i]) / budget;
     scan->error[i] = hai_relative(seen + unseen / (budget * share + 1.0f), scan->norm[i]);
@@ -14275,7 +14277,7 @@ static void hai_scan_aim(const hai_job *job, hai_scan *scan, hai_index row) {
 }
 
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
-   lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
+   lse of what counts in Z in scan->lse_total: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
@@ -14286,9 +14288,12 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   if (plan->reporting) hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
-  hai_tile_lse(tile, scan->lse_level);
-  hai_tiles_run(&tile, 1, split, end);
   hai_tile_lse(tile, scan->lse_exact);
+  HYPERATTN_MEMCPY(scan->lse_total, scan->lse_exact, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
+  if (split < end) {
+    hai_tiles_run(&tile, 1, split, end);
+    hai_tile_lse(tile, scan->lse_exact);
+  }
   hai_tile_aim(tile, 0, tile->n);
 }
 
@@ -14444,7 +14449,7 @@ HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   scan->apart = hai_carve(&at, lanes);
   scan->error = hai_carve(&at, lanes);
   scan->lse_sinks = hai_carve(&at, lanes);
-  scan->lse_level = hai_carve(&at, lanes);
+  scan->lse_total = hai_carve(&at, lanes);
   scan->lse_exact = hai_carve(&at, lanes);
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);

@@ -96,7 +96,7 @@ static void hai_scan_means(const hai_job *job, const hai_scan *scan, hai_index b
 }
 
 /* The pilot: estimates of a few keys of some blocks. Leaves ln of what a lane's scanned keys add up to in
-   scan->high. */
+   scan->high, and ln Z_i in scan->lse_total. */
 HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
   hai_tile *tile = job->tile;
   hai_index first = hai_ceil_div(scan->begin, HAI_CHUNK), blocks = scan->end / HAI_CHUNK - first;
@@ -124,13 +124,10 @@ HAI_APART void hai_scan_pilot(const hai_job *job, hai_scan *scan) {
   }
   others =
       seen > HAI_PILOT ? (HAI_AS(float, scan->end - scan->begin) - HAI_PILOT) / (seen - HAI_PILOT) : 0.0f;
-  for (i = 0; i < tile->n && seen > 0.0f; i++)
+  for (i = 0; i < tile->n && seen > 0.0f; i++) {
     scan->high[i] = hai_add_log(scan->high[i], scan->group[i] + (scan->sum[i] - scan->group[i]) * others);
-}
-
-/* ln Z_i. */
-static float hai_scan_total(const hai_scan *scan, int i) {
-  return hai_log_add(scan->lse_level[i], scan->high[i]);
+    scan->lse_total[i] = hai_log_add(scan->lse_total[i], scan->high[i]);
+  }
 }
 
 /* How much a softcap lifts a score that it makes `score`; infinite where it makes none so low, and 0 where
@@ -149,7 +146,7 @@ static void hai_scan_levels(const hai_job *job, const hai_scan *scan) {
   float log_budget = hai_log(scan->budget), log_keys = hai_log(HAI_AS(float, scan->end - scan->begin));
   int i;
   for (i = 0; i < tile->kernel->lanes; i++) {
-    float level = i < tile->n ? hai_scan_total(scan, i) : hai_inf();
+    float level = i < tile->n ? scan->lse_total[i] : hai_inf();
     if (HAI_SOFTCAP && tile->softcap > 0.0f && i < tile->n)
       level -= hai_scan_lift(tile->softcap, level - log_keys - HAI_LEAST_SHARE);
     level -= log_budget;

@@ -58,9 +58,9 @@ static void hai_scan_judge(const hai_job *job, hai_scan *scan) {
   scan->kernel->distances(tile->o, tile->value_dim, tile->l, scan->sketch.centre, tile->begin, tile->end,
                           scan->norm, scan->apart);
   for (i = 0; i < tile->n; i++) {
-    float l = tile->l[i], total = hai_scan_total(scan, i), found = hai_state_lse(tile->m[i], l);
-    float share = hai_share(scan->high[i], hai_log_add(scan->lse_exact[i], scan->high[i]));
-    float budget = scan->budget * (found < total ? hai_share(found, total) : 1.0f);
+    float l = tile->l[i], found = l * hai_exp(tile->m[i] - scan->lse_total[i]); /* of Z_i */
+    float share = hai_part_share(scan->high[i], scan->lse_exact[i]);
+    float budget = scan->budget * (found < 1.0f ? found : 1.0f);
     float seen = l == 0.0f ? 0.0f : (scan->scatter[i] + scan->squares[i] * scan->apart[i]) / l / l;
     float unseen = share * (scan->distance + scan->apart[i]) / budget;
     scan->error[i] = hai_relative(seen + unseen / (budget * share + 1.0f), scan->norm[i]);

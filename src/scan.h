@@ -48,8 +48,8 @@ typedef struct hai_scan {
   float *scatter, *squares, *norm, *apart; /* [lanes]: of the sample's variance */
   float distance;                          /* of values from the centre, squared, on average */
   float *error;                            /* [lanes]: relative error of each query */
-  float *lse_sinks, *lse_level,
-      *lse_exact; /* [lanes]: with sinks; of what counts in Z; of what is met exactly */
+  float *lse_sinks, *lse_total,
+      *lse_exact; /* [lanes]: with sinks; of what counts in Z, so far; of what is met exactly */
   float *state;   /* the lanes' states before the sample */
   hai_kept *kept; /* [n_key] */
   int32_t n_kept;

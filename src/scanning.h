@@ -25,7 +25,7 @@ static void hai_scan_aim(const hai_job *job, hai_scan *scan, hai_index row) {
 }
 
 /* The tile's lanes meet what is not scanned: sinks, windows, and what does not fill a block. Leaves the
-   lse of what counts in Z in scan->lse_level: at tolerance 0 no key behind the tile's first query, so that
+   lse of what counts in Z in scan->lse_total: at tolerance 0 no key behind the tile's first query, so that
    no later key changes a row. */
 static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   const hai_plan *plan = job->plan;
@@ -36,9 +36,12 @@ static void hai_scan_exact(hai_job *job, hai_scan *scan) {
   if (plan->reporting) hai_tile_lse(tile, scan->lse_sinks);
   hai_tile_from(tile, scan->end);
   hai_tiles_run(&tile, 1, scan->end, split);
-  hai_tile_lse(tile, scan->lse_level);
-  hai_tiles_run(&tile, 1, split, end);
   hai_tile_lse(tile, scan->lse_exact);
+  HYPERATTN_MEMCPY(scan->lse_total, scan->lse_exact, HAI_AS(size_t, tile->kernel->lanes) * sizeof(float));
+  if (split < end) {
+    hai_tiles_run(&tile, 1, split, end);
+    hai_tile_lse(tile, scan->lse_exact);
+  }
   hai_tile_aim(tile, 0, tile->n);
 }
 
@@ -194,7 +197,7 @@ HAI_APART hai_scan *hai_scan_place(hai_job *job) {
   scan->apart = hai_carve(&at, lanes);
   scan->error = hai_carve(&at, lanes);
   scan->lse_sinks = hai_carve(&at, lanes);
-  scan->lse_level = hai_carve(&at, lanes);
+  scan->lse_total = hai_carve(&at, lanes);
   scan->lse_exact = hai_carve(&at, lanes);
   scan->state = hai_carve(&at, (2 + plan->value_dim) * lanes);
   scan->kept = HAI_PLACE(hai_kept, at);
