@@ -1314,12 +1314,15 @@ HAI_ONCE hai_index hai_part_of(hai_index n, hai_index parts, hai_index x) {
   return hai_to_index(((wide + 1) * parts - 1) / n);
 }
 
-/* Starts to load so many bytes, line by line. It must be inlined: gcc -O2 drops calls of a function that does
-   nothing else. */
+/* Starts to load so many bytes, line by line. The empty instruction is an effect: gcc -O2 drops calls of
+   functions that have none. */
 HAI_HOT void hai_fetch(const char *at, size_t bytes) {
   const char *end = at + bytes;
   for (at -= HAI_REINTERPRET(uintptr_t, at) % HAI_ALIGN; HAI_SIMD && at < end; at += HAI_ALIGN)
     HAI_PREFETCH(at);
+#if HAI_SIMD
+  __asm__ volatile("" : : "r"(end));
+#endif
 }
 
 /* The next multiple of HAI_ALIGN. */
@@ -1464,11 +1467,6 @@ static float hai_log_add(float a, float b) {
 /* e^(part - whole), the share of a part in a whole by their logarithms; 0 for an empty part. */
 static float hai_share(float part, float whole) {
   return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
-}
-
-/* e^part / (e^part + e^rest); 0 for an empty part. */
-static float hai_part_share(float part, float rest) {
-  return part == -hai_inf() ? 0.0f : 1.0f / (1.0f + hai_exp(rest - part));
 }
 
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
@@ -12235,6 +12233,8 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
     tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
   else
     tile->row[lane] = hai_row(&p->query, job->batch, head, row);
+  hai_fetch(HAI_AS(const char *, tile->row[lane]),
+            HAI_AS(size_t, hai_offset(p->query.dtype, job->plan->head_dim)));
   tile->state[lane] = hai_flat_head_of(job, head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
@@ -12699,11 +12699,19 @@ static void hai_tile_pass(hai_tile *tile) {
   tile->n_keys = tile->masked = 0;
 }
 
+/* Starts to load a row that is met once its chunk is full; one that was widened was read. */
+HAI_HOT void hai_row_fetch(const hai_rows *rows, const void *row) {
+  size_t bytes = HAI_AS(size_t, hai_offset(rows->dtype, rows->dim));
+  if (!rows->widened) hai_fetch(HAI_AS(const char *, row), bytes);
+}
+
 /* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
    its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   int j = tile->n_keys++;
   hai_tile_put(tile, j, key);
+  hai_row_fetch(&tile->keys, tile->key[j]);
+  if (tile->value_dim) hai_row_fetch(&tile->values, tile->value[j]);
   hai_tile_show(tile, j, key, bits);
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
@@ -12723,7 +12731,7 @@ HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index begin, hai_index end
 
 /* Number i of n tiles that meet the same keys sees to its share of rows begin .. end - 1, the next chunk, of
    which all may load at once only at the price of waiting. */
-static void hai_tile_fetch(const hai_tile *tile, int i, int n, hai_index begin, hai_index end) {
+HAI_HOT void hai_tile_fetch(const hai_tile *tile, int i, int n, hai_index begin, hai_index end) {
   hai_index rows = hai_max(0, end - begin);
   end = begin + rows * (i + 1) / n;
   begin += rows * i / n;
@@ -14125,7 +14133,7 @@ HAI_APART void hai_scan_keys(const hai_job *job, hai_scan *scan) {
 
 #if HAI_SCAN
 /* Starts to load rows of kept keys begin .. end - 1. */
-static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
+HAI_HOT void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
   size_t key_bytes = HAI_AS(size_t, hai_offset(tile->keys.dtype, tile->keys.dim));
   size_t value_bytes = HAI_AS(size_t, hai_offset(tile->values.dtype, tile->values.dim));
   for (; HAI_SIMD && begin < end; begin++) {
@@ -14149,6 +14157,7 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
       hai_tile_put(tile, j, kept->key);
       tile->log_weight[j] = -kept->log_share;
     }
+    for (; j < HAI_CHUNK; j++) tile->log_weight[j] = 0.0f; /* a register of them is read */
     scan->kernel->missing(tile->log_weight, next - at, missing);
     for (j = 0; j < next - at; j++)
       distance[j] = missing[j] > 0.0f ? scan->sketch.distance[scan->kept[at + j].key] : 0.0f;
@@ -14166,6 +14175,11 @@ static int hai_lane_is_zero(const hai_tile *tile, int lane) {
   hai_index t = 0;
   while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
   return t == tile->value_dim;
+}
+
+/* e^part / (e^part + e^rest); 0 for an empty part. */
+static float hai_part_share(float part, float rest) {
+  return part == -hai_inf() ? 0.0f : 1.0f / (1.0f + hai_exp(rest - part));
 }
 
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say. Of the

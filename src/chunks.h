@@ -164,11 +164,19 @@ static void hai_tile_pass(hai_tile *tile) {
   tile->n_keys = tile->masked = 0;
 }
 
+/* Starts to load a row that is met once its chunk is full; one that was widened was read. */
+HAI_HOT void hai_row_fetch(const hai_rows *rows, const void *row) {
+  size_t bytes = HAI_AS(size_t, hai_offset(rows->dtype, rows->dim));
+  if (!rows->widened) hai_fetch(HAI_AS(const char *, row), bytes);
+}
+
 /* One more key, of weight 1, for those of the lanes in `bits` that see it. A key that no lane sees takes
    its place in the chunk too: how sums are grouped must not depend on which queries share a tile. */
 static void hai_tile_push(hai_tile *tile, hai_index key, uint64_t bits) {
   int j = tile->n_keys++;
   hai_tile_put(tile, j, key);
+  hai_row_fetch(&tile->keys, tile->key[j]);
+  if (tile->value_dim) hai_row_fetch(&tile->values, tile->value[j]);
   hai_tile_show(tile, j, key, bits);
   if (tile->n_keys == HAI_CHUNK) hai_tile_flush(tile);
 }
@@ -188,7 +196,7 @@ HAI_HOT void hai_rows_fetch(const hai_rows *rows, hai_index begin, hai_index end
 
 /* Number i of n tiles that meet the same keys sees to its share of rows begin .. end - 1, the next chunk, of
    which all may load at once only at the price of waiting. */
-static void hai_tile_fetch(const hai_tile *tile, int i, int n, hai_index begin, hai_index end) {
+HAI_HOT void hai_tile_fetch(const hai_tile *tile, int i, int n, hai_index begin, hai_index end) {
   hai_index rows = hai_max(0, end - begin);
   end = begin + rows * (i + 1) / n;
   begin += rows * i / n;

@@ -137,11 +137,6 @@ static float hai_share(float part, float whole) {
   return part == -hai_inf() ? 0.0f : hai_exp(part - whole);
 }
 
-/* e^part / (e^part + e^rest); 0 for an empty part. */
-static float hai_part_share(float part, float rest) {
-  return part == -hai_inf() ? 0.0f : 1.0f / (1.0f + hai_exp(rest - part));
-}
-
 /* m + ln l, the logarithm of a state's sum; -inf where it is empty. */
 static float hai_state_lse(float m, float l) { return hai_add_log(m, l); }
 

@@ -2,7 +2,7 @@
 
 #if HAI_SCAN
 /* Starts to load rows of kept keys begin .. end - 1. */
-static void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
+HAI_HOT void hai_scan_fetch(const hai_tile *tile, const hai_scan *scan, int32_t begin, int32_t end) {
   size_t key_bytes = HAI_AS(size_t, hai_offset(tile->keys.dtype, tile->keys.dim));
   size_t value_bytes = HAI_AS(size_t, hai_offset(tile->values.dtype, tile->values.dim));
   for (; HAI_SIMD && begin < end; begin++) {
@@ -26,6 +26,7 @@ HAI_APART void hai_scan_attend(const hai_job *job, hai_scan *scan) {
       hai_tile_put(tile, j, kept->key);
       tile->log_weight[j] = -kept->log_share;
     }
+    for (; j < HAI_CHUNK; j++) tile->log_weight[j] = 0.0f; /* a register of them is read */
     scan->kernel->missing(tile->log_weight, next - at, missing);
     for (j = 0; j < next - at; j++)
       distance[j] = missing[j] > 0.0f ? scan->sketch.distance[scan->kept[at + j].key] : 0.0f;
@@ -43,6 +44,11 @@ static int hai_lane_is_zero(const hai_tile *tile, int lane) {
   hai_index t = 0;
   while (t < tile->value_dim && tile->o[t * tile->kernel->lanes + lane] == 0.0f) t++;
   return t == tile->value_dim;
+}
+
+/* e^part / (e^part + e^rest); 0 for an empty part. */
+static float hai_part_share(float part, float rest) {
+  return part == -hai_inf() ? 0.0f : 1.0f / (1.0f + hai_exp(rest - part));
 }
 
 /* Each query's relative error. What the sample says of the variance is added to what it cannot say. Of the

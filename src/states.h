@@ -21,6 +21,8 @@ static void hai_tile_query(hai_job *job, int lane, hai_index head, hai_index row
     tile->row[lane] = hai_query_row(job, head, row, hai_line(tile, lane));
   else
     tile->row[lane] = hai_row(&p->query, job->batch, head, row);
+  hai_fetch(HAI_AS(const char *, tile->row[lane]),
+            HAI_AS(size_t, hai_offset(p->query.dtype, job->plan->head_dim)));
   tile->state[lane] = hai_flat_head_of(job, head) * job->plan->n_query + row;
   tile->result[lane] = hai_out_row(&p->out, job->batch, head, row);
   tile->out[lane] = hai_is_f32(p->out.dtype) ? HAI_AS(float *, tile->result[lane])
