@@ -53,24 +53,24 @@ def decode() -> str:
 
 
 def held() -> str:
-    """The model against runs over a loopback of known speed."""
-    rates = growth.rates(RECORD)
+    """The model against runs over a loopback of known speed, which both directions of two ranks share."""
+    costs = growth.costs(RECORD)
     found = []
     for speed, bandwidth in (("ring", 4e9), ("10gbit", 1.25e9), ("1gbit", 0.125e9), ("200mbit", 0.025e9)):
         for row in rows(speed):
-            if row["method"] not in rates:
+            if row["method"] not in costs:
                 continue
             layer = growth.Layer(int(row["heads"]), int(row["kv_heads"]), row["dtype"])
-            model = growth.grow(rates[row["method"]], layer, growth.Network(50e-6, bandwidth), int(row["tokens"]), int(row["ranks"]))
-            measured = float(row["attention"]) + float(row["waiting"]) + float(row["merging"])
+            model = growth.grow(costs[row["method"]], layer, growth.Network(50e-6, bandwidth / 2), int(row["tokens"]), int(row["ranks"]))
+            measured = float(row["seconds"])
             name = "shared memory" if speed == "ring" else speed
             found.append([name, row["method"], f"{measured:.3f}", f"{model.seconds:.3f}", f"{float(row['waiting']):.3f}", f"{model.seconds - model.attention:.3f}"])
     return markdown(["network", "method", "measured, s", "model, s", "waiting, measured", "model"], found)
 
 
-def grown(network: str) -> str:
-    table = growth.table(growth.rates(RECORD), LAYER, NETWORKS[network], TOKENS, RANKS)
-    return markdown(["method", "tokens", *[f"{r} ranks" for r in RANKS], "transfers take over"], table)
+def grown() -> str:
+    table = growth.table(growth.costs(RECORD), LAYER, list(NETWORKS.values()), TOKENS, RANKS)
+    return markdown(["method", "tokens", "1 rank", *[f"{r} ranks" for r in RANKS[1:]], *[f"transfers take over at {name}" for name in NETWORKS]], table)
 
 
 def draw() -> None:
@@ -86,8 +86,8 @@ def draw() -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), sharey=True)
     ranks = [1 << i for i in range(11)]
     for axis, tokens in zip(axes, TOKENS):
-        for method, rate in growth.rates(RECORD).items():
-            seconds = [growth.grow(rate, LAYER, NETWORKS["10 Gbit/s"], tokens, r) for r in ranks]
+        for method, cost in growth.costs(RECORD).items():
+            seconds = [growth.grow(cost, LAYER, NETWORKS["10 Gbit/s"], tokens, r) for r in ranks]
             line = axis.loglog(ranks, [g.seconds for g in seconds], label=method)[0]
             slow = [(r, g.seconds) for r, g in zip(ranks, seconds) if r > 1 and not g.hides()]
             axis.plot([r for r, _ in slow], [s for _, s in slow], "o", color=line.get_color(), fillstyle="none")
@@ -102,6 +102,6 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    made = {"checks": checks, "ring": ring, "decode": decode, "held": held, "slow": lambda: grown("10 Gbit/s"), "fast": lambda: grown("100 Gbit/s")}
+    made = {"checks": checks, "ring": ring, "decode": decode, "held": held, "grown": grown}
     fill(DOCS / "machines.md", {"machine": lambda: machine(RECORD), **made}, lambda _: RECORD)
     draw()

@@ -16,6 +16,12 @@
 // So each step is one ordinary call without a mask, on half of the pairs of a share with another. Each call
 // gives a state (out, lse) over its keys; hyperattn_merge joins it to the state of the keys before.
 //
+// An engine changes four things: the communicator (here all ranks of the program), the layout of keys and values
+// (here heads first, packed, so that a share is one message), the threads (a parallel_for whose first worker looks
+// after the transfers, and MPI_THREAD_FUNNELED), and where the state begins (here empty; a prefix that is cached
+// has a state already). A sink goes to the calls at home only. Masks and sliding windows go by token, not by place
+// in a share, and are not shown here.
+//
 // A call runs task by task, and between two tasks the transfers are looked after: MPI moves large messages
 // only while it is called.
 #define PROGRAM "context_parallel"
@@ -28,6 +34,8 @@ static const char usage[] =
 #include "hyperattn.h"
 
 #include "ranks.h"
+
+#include <limits.h>
 
 // ---- Who holds what ----
 
@@ -112,7 +120,9 @@ static void merge(rank_state *s, int64_t first, int64_t n) {
   for (int64_t h = 0; h < s->l->n_heads; h++) {
     hyperattn_output a = {.data = s->out + (h * rows + first) * HEAD_DIM, .row_stride = HEAD_DIM};
     hyperattn_input b = {.data = s->part + h * n * HEAD_DIM, .row_stride = HEAD_DIM};
-    hyperattn_merge(1, 1, n, HEAD_DIM, a, s->lse + h * rows + first, b, s->part_lse + h * n);
+    hyperattn_status status =
+        hyperattn_merge(1, 1, n, HEAD_DIM, a, s->lse + h * rows + first, b, s->part_lse + h * n);
+    if (status != HYPERATTN_OK) s->trouble = status;
   }
   s->merging += MPI_Wtime() - begin;
 }
@@ -159,6 +169,7 @@ static void await(rank_state *s) {
 static void prefill(rank_state *s) {
   const block *now = &s->own;
   share mine = s->own.tokens;
+  for (int64_t i = 0; i < s->l->n_heads * rows_of(mine); i++) s->lse[i] = -INFINITY;  // nothing is met yet
   for (int step = 0; step < s->n_ranks; step++) {
     int owner = (s->rank - step + s->n_ranks) % s->n_ranks;
     if (step) now = &s->travelling[step % 2];
@@ -183,7 +194,7 @@ static void prefill(rank_state *s) {
 static void open_rank(rank_state *s) {
   const layer *l = s->l;
   share mine = share_of(l->n_token, s->rank, s->n_ranks);
-  int64_t rows = rows_of(mine), most = 2 * (l->n_token / (2 * s->n_ranks) + 1);
+  int64_t rows = rows_of(mine), most_rows = 2 * (l->n_token / (2 * s->n_ranks) + 1);
   size_t floats = (size_t)(l->n_heads * rows);
   s->row_bytes = elements_size(HEAD_DIM, l->dtype);
   MPI_Type_contiguous((int)s->row_bytes, MPI_BYTE, &s->row);
@@ -191,7 +202,7 @@ static void open_rank(rank_state *s) {
   s->transfers[0] = s->transfers[1] = MPI_REQUEST_NULL;
   s->own = block_make(s, s->rank);
   for (int i = 0; i < 2; i++)
-    s->travelling[i].keys = allocate((size_t)(2 * l->n_kv_heads * most), s->row_bytes);
+    s->travelling[i].keys = allocate((size_t)(2 * l->n_kv_heads * most_rows), s->row_bytes);
   s->query = allocate(floats * HEAD_DIM, sizeof(float));
   s->out = allocate(floats * HEAD_DIM, sizeof(float));
   s->part = allocate(floats * HEAD_DIM, sizeof(float));
@@ -205,8 +216,8 @@ static void open_rank(rank_state *s) {
   }
   // Sizes never fall as lengths grow: one workspace for all calls.
   for (int causal = 0; causal < 2; causal++) {
-    hyperattn_problem p = hyperattn_heads_first(1, l->n_heads, l->n_kv_heads, most, most, HEAD_DIM,
-                                                HEAD_DIM, NULL, NULL, NULL, NULL);
+    hyperattn_problem p = hyperattn_heads_first(1, l->n_heads, l->n_kv_heads, most_rows, most_rows,
+                                                HEAD_DIM, HEAD_DIM, NULL, NULL, NULL, NULL);
     p.causal = causal;
     p.key.dtype = p.value.dtype = l->dtype;
     size_t bytes = hyperattn_workspace_size(&p, s->params, 1);
@@ -312,9 +323,13 @@ static void check_request(const request *r, rank_state *s) {
                         {"masks", r->full},
                         {"methods", s->params->method},
                         {"budgets", s->params->sample_size},
+                        {"checks", r->check},
                         {"seeds", r->seeds}};
   agree(facts, sizeof facts / sizeof *facts);
   check_shape(l, s->params);
+  share longest = share_of(l->n_token, 0, s->n_ranks);
+  all_or_none("a share has more rows than a message of MPI's",
+              2 * l->n_kv_heads > INT_MAX / (rows_of(longest) + 2));
   open_rank(s);
   int64_t numbers = 2 * l->n_kv_heads * rows_of(s->own.tokens) * HEAD_DIM;
   if (r->nan_on == s->rank && numbers) memset(s->own.keys, 0xff, 4);
@@ -330,7 +345,7 @@ static void report(const request *r, const rank_state *s, double seconds, const 
   double balance = most_of_all(pairs);
   MPI_Allreduce(MPI_IN_PLACE, &pairs, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
   balance *= s->n_ranks / pairs;
-  hash *= 2 * (unsigned long long)s->rank + 1;  // in the order of ranks
+  hash *= 2 * (unsigned long long)s->rank + 1;  // which rank has which bits matters
   MPI_Allreduce(MPI_IN_PLACE, &hash, 1, MPI_UNSIGNED_LONG_LONG, MPI_SUM, MPI_COMM_WORLD);
   if (s->rank) return;
   const char *mask = r->full ? "full" : "causal";
@@ -368,8 +383,6 @@ int main(int argc, char **argv) {
 
   double seconds = 0;
   for (; params.seed < (uint64_t)r.seeds; params.seed++) {
-    for (int64_t i = 0; i < l.n_heads * rows_of(s.own.tokens); i++)
-      s.lse[i] = -INFINITY;  // nothing is met yet
     MPI_Barrier(MPI_COMM_WORLD);
     double begin = MPI_Wtime();
     prefill(&s);

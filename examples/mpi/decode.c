@@ -90,12 +90,11 @@ static hyperattn_status cache_attend(const layer *l, cache *c, const hyperattn_p
 
 // ---- The reduction ----
 
-// A state is out [n_heads][HEAD_DIM] and lse [n_heads] behind it: one element of the operation, whose size
-// MPI does not tell.
-static int64_t state_heads;
-
+// A state is out [n_heads][HEAD_DIM] and lse [n_heads] behind it: one element of the operation.
 static void join_states(void *in, void *inout, int *n, MPI_Datatype *type) {
-  (void)type;
+  int bytes;
+  MPI_Type_size(*type, &bytes);
+  int64_t state_heads = bytes / (int)sizeof(float) / (HEAD_DIM + 1);
   for (int i = 0; i < *n; i++) {
     float *b = (float *)in + i * state_heads * (HEAD_DIM + 1),
           *a = (float *)inout + i * state_heads * (HEAD_DIM + 1);
@@ -177,10 +176,9 @@ static void open_rank(rank_state *s, int64_t nan_on) {
   s->message = allocate(s->query_bytes + s->token_bytes, 1);
   s->state = allocate((size_t)floats, sizeof(float));
   s->sum = allocate((size_t)floats, sizeof(float));
-  state_heads = l->n_heads;
   MPI_Type_contiguous(floats, MPI_FLOAT, &s->state_type);
   MPI_Type_commit(&s->state_type);
-  MPI_Op_create(join_states, 0, &s->join);  // in the order of ranks, so that bits repeat
+  MPI_Op_create(join_states, 0, &s->join);  // not commutative: operands stay in the order of ranks
   s->hash = 0xcbf29ce484222325u;
 }
 static void close_rank(rank_state *s) {
@@ -206,6 +204,7 @@ static void decode_token(rank_state *s, int64_t token) {
     layer_rows(&s->l, KEY, token, 1, s->l.dtype, rows, 1, 0);
     layer_rows(&s->l, VALUE, token, 1, s->l.dtype, rows + s->token_bytes / 2, 1, 0);
   }
+  MPI_Barrier(MPI_COMM_WORLD);  // nobody is to wait for what rank 0 makes up
   double begin = MPI_Wtime(), sent, attended;
   MPI_Bcast(s->message, (int)(s->query_bytes + s->token_bytes), MPI_BYTE, 0, MPI_COMM_WORLD);
   sent = MPI_Wtime();

@@ -39,19 +39,22 @@ class Layer:
 
 
 @dataclasses.dataclass
-class Rate:
+class Cost:
     """Seconds of one core and head. Causal attention to n tokens takes square (n / 8192)^power."""
 
     pair: float
     row: float
     square: float
     power: float
+    exact: "Cost | None" = None  # which takes the place of an approximation that would take longer, as it does of short ones
 
     def step(self, layer: Layer, n: float) -> float:
-        return layer.heads * (self.pair * 2 * n * n + self.row * 3 * n)
+        own = layer.heads * (self.pair * 2 * n * n + self.row * 3 * n)
+        return min(own, self.exact.step(layer, n)) if self.exact else own
 
     def home(self, layer: Layer, n: float) -> float:
-        return layer.heads * self.square * (n / 8192) ** self.power
+        own = layer.heads * self.square * (n / 8192) ** self.power
+        return min(own, self.exact.home(layer, n)) if self.exact else own
 
 
 @dataclasses.dataclass
@@ -60,44 +63,47 @@ class Growth:
     attention: float
     step: float
     transfer: float
+    behind: float  # what the rank attends to while a transfer is under way, at least
 
     def hides(self) -> bool:
-        return self.transfer <= self.step
+        return self.transfer <= self.behind
 
 
 Point = tuple[int, float]  # tokens, and seconds of a head
 
 
-def rate(rectangles: list[Point], squares: list[Point]) -> Rate:
+def fit(rectangles: list[Point], squares: list[Point]) -> Cost:
     """From two calls of as many queries as keys, T(n) = pair n^2 + row 2 n, and two causal ones."""
     (n, t), (m, u) = rectangles[0], rectangles[-1]
     pair = max(0.0, (u / m - t / n) / (m - n))
     row = max(0.0, (t - pair * n * n) / (2 * n))
     (n, t), (m, u) = squares[0], squares[-1]
     power = math.log(u / t) / math.log(m / n)
-    return Rate(pair, row, t * (8192 / n) ** power, power)
+    return Cost(pair, row, t * (8192 / n) ** power, power)
 
 
-def grow(rate_of: Rate, layer: Layer, network: Network, tokens: int, ranks: int) -> Growth:
+def grow(cost: Cost, layer: Layer, network: Network, tokens: int, ranks: int) -> Growth:
     n = tokens / (2 * ranks)
-    step = rate_of.step(layer, n)
+    step = cost.step(layer, n)
     transfer = network.latency + 4 * n * layer.kv_heads * HEAD_DIM * BYTES[layer.dtype] / network.bandwidth
-    home = rate_of.home(layer, 2 * n)
+    home = cost.home(layer, 2 * n)
     attention = home + (ranks - 1) * step
     if ranks == 1:
-        return Growth(home, home, step, 0.0)
-    return Growth(max(home, transfer) + (ranks - 2) * max(step, transfer) + step, attention, step, transfer)
+        return Growth(home, home, step, 0.0, home)
+    seconds = max(home, transfer) + (ranks - 2) * max(step, transfer) + step
+    return Growth(seconds, attention, step, transfer, min(home, step) if ranks > 2 else home)
 
 
-def rates(path: pathlib.Path) -> dict[str, Rate]:
+def costs(path: pathlib.Path) -> dict[str, Cost]:
     """Each method's."""
-    found: dict[str, Rate] = {}
+    found: dict[str, Cost] = {}
     for method in METHODS:
         runs = [row for row in read(path) if (row["what"], row["method"]) == ("rate", method)]
         points = {mask: sorted((int(row["tokens"]), float(row["attention"]) / int(row["heads"])) for row in runs if row["mask"] == mask)
                   for mask in ("full", "causal")}  # fmt: skip
         if min(map(len, points.values())) > 1:
-            found[method] = rate(points["full"], points["causal"])
+            found[method] = fit(points["full"], points["causal"])
+            found[method].exact = found.get("exact") if method != "exact" else None
     return found
 
 
@@ -106,26 +112,27 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     return list(csv.DictReader(lines))
 
 
-def most_ranks(rate_of: Rate, layer: Layer, network: Network, tokens: int) -> int:
-    """The largest power of 2 up to which transfers hide behind attention; 1: none does."""
+def most_ranks(cost: Cost, layer: Layer, network: Network, tokens: int) -> int:
+    """The largest power of 2 up to which transfers hide behind attention, chunks having a token or more; 1: none does."""
     ranks = 1
-    while ranks < 1 << 20 and grow(rate_of, layer, network, tokens, 2 * ranks).hides():
+    while 4 * ranks <= tokens and grow(cost, layer, network, tokens, 2 * ranks).hides():
         ranks *= 2
     return ranks
 
 
-def table(found: dict[str, Rate], layer: Layer, network: Network, tokens: list[int], ranks: list[int]) -> list[list[str]]:
-    """Rows: a method and length, seconds by ranks with what part of them is attention, and where transfers take over."""
+def table(found: dict[str, Cost], layer: Layer, networks: list[Network], tokens: list[int], ranks: list[int]) -> list[list[str]]:
+    """Rows: a method and length; seconds by ranks over the first network, with what part of them is attention; and for each
+    network where transfers take over."""
     rows = []
-    for method, rate_of in found.items():
+    for method, cost in found.items():
         for n in tokens:
             cells = []
             for r in ranks:
-                g = grow(rate_of, layer, network, n, r)
+                g = grow(cost, layer, networks[0], n, r)
                 share = g.attention / g.seconds
                 cells.append(f"{g.seconds:.3g}" + ("" if share > 0.995 else f" ({share:.0%})"))
-            most = most_ranks(rate_of, layer, network, n)
-            rows.append([method, f"{n}", *cells, "never" if most >= 1 << 20 else f"beyond {most}"])
+            ends = [most_ranks(cost, layer, network, n) for network in networks]
+            rows.append([method, f"{n}", *cells, *["never" if 4 * end > n else f"beyond {end}" for end in ends]])
     return rows
 
 
@@ -139,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     ranks = [1, 4, 16, 64, 256, 1024]
     network = Network(args.latency, args.bandwidth)
-    rows = table(rates(args.runs), Layer(args.heads, args.kv_heads), network, [131072, 1048576, 10485760], ranks)
+    rows = table(costs(args.runs), Layer(args.heads, args.kv_heads), [network], [131072, 1048576, 10485760], ranks)
     print(f"one layer, {args.heads} heads, {args.kv_heads} kv heads, f16, causal; a core a rank; "
           f"{args.latency * 1e6:g} us and {args.bandwidth * 8e-9:g} Gbit/s")
     print("seconds (share that is attention, where less than all), and where transfers take longer than attention")

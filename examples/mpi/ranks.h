@@ -97,7 +97,7 @@ static void truth(const layer *l, const whole *w, const float *query, int64_t kv
     score[j] = 0;
     for (int t = 0; t < HEAD_DIM; t++)
       score[j] += (double)query[t] * element(w->key, first + j * HEAD_DIM + t, l->dtype);
-    score[j] /= 8;  // the square root of HEAD_DIM
+    score[j] /= sqrt(HEAD_DIM);
     most = fmax(most, score[j]);
   }
   for (int t = 0; t < HEAD_DIM; t++) out[t] = 0;
@@ -122,6 +122,7 @@ static void end_all(const char *sentence) {
   exit(1);
 }
 
+enum { MOST_FACTS = 16 };
 typedef struct fact {
   const char *name;
   int64_t value;
@@ -129,14 +130,14 @@ typedef struct fact {
 
 // All ranks must be told the same. The largest of x and of -x, of all facts at once, tell whether they were.
 static void agree(const fact *facts, int n) {
-  int64_t mine[32], most[32];
+  int64_t mine[2 * MOST_FACTS], most[2 * MOST_FACTS];
   for (int i = 0; i < n; i++) mine[2 * i] = facts[i].value, mine[2 * i + 1] = -facts[i].value;
   MPI_Allreduce(mine, most, 2 * n, MPI_INT64_T, MPI_MAX, MPI_COMM_WORLD);
   for (int i = 0; i < n; i++)
     if (most[2 * i] != -most[2 * i + 1]) {
       char sentence[200];
-      snprintf(sentence, sizeof sentence, "ranks were told different numbers of %s: %lld to %lld",
-               facts[i].name, (long long)-most[2 * i + 1], (long long)most[2 * i]);
+      snprintf(sentence, sizeof sentence, "ranks disagree on %s: %lld to %lld", facts[i].name,
+               (long long)-most[2 * i + 1], (long long)most[2 * i]);
       end_all(sentence);
     }
 }
@@ -193,7 +194,7 @@ static void deviation_add(deviation *d, const float *x, const double *of) {
     d->norm += of[t] * of[t];
   }
 }
-static double deviation_of(deviation d) { return sqrt(d.error / d.norm); }
+static double deviation_of(deviation d) { return d.norm > 0 ? sqrt(d.error / d.norm) : 0; }
 // Is an error at most a tenth larger than another, but for what float32 rounds?
 static int is_no_worse(deviation d, deviation than) {
   return deviation_of(d) <= 1.1 * deviation_of(than) + 1e-6;

@@ -116,10 +116,11 @@ def check_ring(runs: Runs, row: Row, what: str) -> None:
 
 def check_mistakes(runs: Runs) -> None:
     prefill, decode = "context_parallel", "decode"
-    told = "ranks were told different numbers of"
+    told = "ranks disagree on"
     runs.must_end(prefill, [(2, "--tokens 500"), (1, "--tokens 501")], f"{told} tokens: 500 to 501")
     runs.must_end(prefill, [(1, "--heads 2"), (1, "--heads 4")], f"{told} heads: 2 to 4")
     runs.must_end(prefill, [(1, "--dtype f16"), (2, "--dtype bf16")], f"{told} dtypes")
+    runs.must_end(prefill, [(1, "--tokens 100 --check"), (1, "--tokens 100")], f"{told} checks: 0 to 1")
     runs.must_end(prefill, [(3, "--heads 3 --kv-heads 2")], "n_heads is not a multiple of n_kv_heads")
     runs.must_end(prefill, [(4, "--tokens 400 --nan-on 2")], "a key or a value is not finite on rank 2")
     runs.must_end(decode, [(2, "--tokens 400 --nan-on 1")], "a key or a value is not finite on rank 1")
