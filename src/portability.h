@@ -205,7 +205,6 @@
 #define HAI_CARRY_CHUNKS 64 /* chunks added up in o before o is carried to sums of more digits */
 #define HAI_MAX_STAGES 39   /* most rows of the table of stages */
 #define HAI_MAX_TILES (HAI_SIMD ? 4 : 1) /* most tiles of a task */
-#define HAI_TILES_BYTES (288 * 1024)     /* most bytes of a task's tiles, where there are several */
 
 /* Few queries. HYPERATTN_WORKSPACE_BOUND_FEW repeats some of these numbers. The bench that compares the two
    kernels redefines how many are few. */

@@ -110,18 +110,13 @@ static int hai_may_carry(const hai_plan *plan) {
   return HAI_LONG_SUMS && plan->n_key > HAI_CARRY_CHUNKS * HAI_CHUNK;
 }
 
-/* Bytes of what each tile has for itself: first those touched with every chunk, then all. */
-static size_t hai_tile_core_bytes(const hai_plan *plan) {
-  size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
-  size_t floats = lanes * (head_dim + HAI_AS(size_t, hai_most_sum_rows(plan)) + 7);
-  floats += HAI_AS(size_t, hai_per_key_floats(plan));
-  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 7 * HAI_ALIGN +
-         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
-}
+/* Bytes of what each tile has for itself. */
 static size_t hai_tile_bytes(const hai_plan *plan) {
-  size_t rows = hai_may_carry(plan) ? 2 * HAI_AS(size_t, hai_most_sum_rows(plan)) : 0;
-  return hai_tile_core_bytes(plan) + rows * HAI_AS(size_t, plan->float_kernel->lanes) * sizeof(float) +
-         2 * HAI_ALIGN;
+  size_t lanes = HAI_AS(size_t, plan->float_kernel->lanes), head_dim = HAI_AS(size_t, plan->head_dim);
+  size_t rows = HAI_AS(size_t, hai_most_sum_rows(plan)) * (hai_may_carry(plan) ? 3 : 1);
+  size_t floats = lanes * (head_dim + rows + 7) + HAI_AS(size_t, hai_per_key_floats(plan));
+  return hai_round_up(sizeof(hai_tile)) + floats * sizeof(float) + 9 * HAI_ALIGN +
+         (hai_masking(plan) ? hai_round_up(sizeof(hai_mask)) : 0);
 }
 
 /* Floats of a row widened in tile->line (0 where all tensors are float32), and of a chunk of widened keys
@@ -162,11 +157,10 @@ static size_t hai_chunk_bytes(const hai_plan *plan) {
   return HAI_AS(size_t, floats) * sizeof(float) + 2 * HAI_CHUNK * sizeof(void *) + 5 * HAI_ALIGN;
 }
 
-/* Tiles of a task: as many as the kernel asks for, if HAI_TILES_BYTES hold them. */
+/* Tiles of a task. Where their states exceed a cache, as those of long rows do, reading keys and values less
+   often still takes less time. */
 static int hai_tiles(const hai_plan *plan) {
-  if (HAI_MAX_TILES == 1) return 1; /* so that loops over tiles vanish */
-  return hai_to_int(hai_max(1, hai_min(plan->float_kernel->tiles,
-                                       HAI_TILES_BYTES / HAI_AS(hai_index, hai_tile_core_bytes(plan)))));
+  return HAI_MAX_TILES == 1 ? 1 : plan->float_kernel->tiles; /* so that loops over tiles vanish */
 }
 
 /* Takes memory for so many floats from *at, rounded up to HAI_ALIGN; NULL for none. */
