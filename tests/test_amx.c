@@ -1,6 +1,6 @@
 /* The kernel for AMX, its tile registers emulated, against double: most machines lack them. */
 #if defined(__x86_64__) && defined(__linux__) && !defined(HYPERATTN_NO_AMX) && \
-    !defined(HYPERATTN_NO_AVX512) && !defined(HYPERATTN_NO_SIMD) && \
+    !defined(HYPERATTN_NO_AVX512) && !defined(HYPERATTN_NO_SIMD) &&            \
     ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
 #define HAS_KERNEL
 #include "tiles_emulated.h"
