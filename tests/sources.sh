@@ -27,6 +27,7 @@ made)
   cmp architecture.svg "$root/docs/architecture.svg" || fail "the picture is old: sh docs/architecture.sh"
   ;;
 alone)
+  rm -f hyperattn.h # that `made` left, if it shares this folder
   for define in HYPERATTN_IMPLEMENTATION HYPERATTN_IMPLEMENTATION=1,HYPERATTN_NO_SIMD; do
     for file in hyperattn.h src/all.h; do
       printf '#define %s\n#include "%s"\n' "$(echo "$define" | sed 's/=1,/\n#define /')" "$file" >unit.c
