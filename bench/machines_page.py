@@ -7,7 +7,7 @@ The model is examples/mpi/growth.py's. The figure needs matplotlib; without it o
 import pathlib
 import sys
 
-from page import DOCS, Row, fill, machine, markdown
+from page import DOCS, Row, fill, machine, markdown, tables
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples" / "mpi"))
 import growth  # noqa: E402
@@ -21,7 +21,7 @@ TOKENS = [131072, 1048576, 10485760]
 
 
 def rows(what: str) -> list[Row]:
-    return [row for row in growth.read(RECORD) if row["what"] == what]
+    return [row for row in tables(RECORD)[0] if row["what"] == what]
 
 
 def checks() -> str:
@@ -62,9 +62,8 @@ def held() -> str:
                 continue
             layer = growth.Layer(int(row["heads"]), int(row["kv_heads"]), row["dtype"])
             model = growth.grow(costs[row["method"]], layer, growth.Network(50e-6, bandwidth / 2), int(row["tokens"]), int(row["ranks"]))
-            measured = float(row["seconds"])
             name = "shared memory" if speed == "ring" else speed
-            found.append([name, row["method"], f"{measured:.3f}", f"{model.seconds:.3f}", f"{float(row['waiting']):.3f}", f"{model.seconds - model.attention:.3f}"])
+            found.append([name, row["method"], f"{float(row['seconds']):.3f}", f"{model.seconds:.3f}", f"{float(row['waiting']):.3f}", f"{model.seconds - model.attention:.3f}"])
     return markdown(["network", "method", "measured, s", "model, s", "waiting, measured", "model"], found)
 
 

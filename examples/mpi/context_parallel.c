@@ -81,11 +81,6 @@ typedef struct rank_state {
   int64_t pairs, bytes_sent;           // of a query and a key that it sees, each head counted
 } rank_state;
 
-static block block_make(const rank_state *s, int rank) {
-  block b = {.tokens = share_of(s->l->n_token, rank, s->n_ranks)};
-  b.keys = allocate((size_t)(2 * s->l->n_kv_heads * rows_of(b.tokens)), s->row_bytes);
-  return b;
-}
 static char *values_of(const rank_state *s, const block *b) {
   return b->keys + (size_t)(s->l->n_kv_heads * rows_of(b->tokens)) * s->row_bytes;
 }
@@ -200,7 +195,8 @@ static void open_rank(rank_state *s) {
   MPI_Type_contiguous((int)s->row_bytes, MPI_BYTE, &s->row);
   MPI_Type_commit(&s->row);
   s->transfers[0] = s->transfers[1] = MPI_REQUEST_NULL;
-  s->own = block_make(s, s->rank);
+  s->own.tokens = mine;
+  s->own.keys = allocate((size_t)(2 * l->n_kv_heads * rows), s->row_bytes);
   for (int i = 0; i < 2; i++)
     s->travelling[i].keys = allocate((size_t)(2 * l->n_kv_heads * most_rows), s->row_bytes);
   s->query = allocate(floats * HEAD_DIM, sizeof(float));
@@ -309,8 +305,7 @@ static void read_request(int argc, char **argv, request *r, layer *l) {
   };
   read_table(argc, argv, options, sizeof options / sizeof *options, &stray);
   if (stray) misuse("there is no", stray);
-  if (!elements_named(r->dtype, &l->dtype) || l->dtype == HYPERATTN_Q8_0)
-    misuse("--dtype: there is no", r->dtype);
+  l->dtype = dtype_named(r->dtype);
 }
 
 // Before anything is sent: the same layer everywhere, a shape that the library takes, and finite numbers.
@@ -339,7 +334,7 @@ static void check_request(const request *r, rank_state *s) {
 static void report(const request *r, const rank_state *s, double seconds, const comparison *c) {
   const layer *l = s->l;
   size_t floats = (size_t)(l->n_heads * rows_of(s->own.tokens) * HEAD_DIM);
-  unsigned long long hash = hash_bytes(0xcbf29ce484222325u, s->out, floats * sizeof(float));
+  unsigned long long hash = hash_bytes(HASH_OF_NOTHING, s->out, floats * sizeof(float));
   double pairs = (double)s->pairs, attending = most_of_all(s->attending), waiting = most_of_all(s->waiting);
   double merging = most_of_all(s->merging), sent = most_of_all((double)s->bytes_sent) / (double)r->seeds;
   double balance = most_of_all(pairs);

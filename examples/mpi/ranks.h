@@ -177,7 +177,8 @@ static double most_of_all(double x) {
   return x;
 }
 
-// FNV-1a of bytes, to compare runs bit by bit.
+// FNV-1a of bytes, from HASH_OF_NOTHING on, to compare runs bit by bit.
+#define HASH_OF_NOTHING 0xcbf29ce484222325u
 static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n) {
   for (size_t i = 0; i < n; i++) hash = (hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
   return hash;
@@ -199,18 +200,26 @@ static double deviation_of(deviation d) { return d.norm > 0 ? sqrt(d.error / d.n
 static int is_no_worse(deviation d, deviation than) {
   return deviation_of(d) <= 1.1 * deviation_of(than) + 1e-6;
 }
-static const char *const method_names[] = {"exact", "default", "linear", "paper"};
+
+// ---- Options of both ----
 
 // Parameters by name; ends the program where there is none of that name.
 static hyperattn_params params_named(const char *name) {
   hyperattn_params params = hyperattn_default_params();
-  int i = 0;
-  while (i < 4 && strcmp(name, method_names[i]) != 0) i++;
-  if (i == 4) misuse("--method: there is no", name);
-  if (i == 0) params.method = HYPERATTN_EXACT;
-  if (i == 2) params = hyperattn_linear_params();
-  if (i == 3) params = hyperattn_paper_params();
+  if (!strcmp(name, "linear")) return hyperattn_linear_params();
+  if (!strcmp(name, "paper")) return hyperattn_paper_params();
+  if (!strcmp(name, "exact"))
+    params.method = HYPERATTN_EXACT;
+  else if (strcmp(name, "default") != 0)
+    misuse("--method: there is no", name);
   return params;
+}
+
+// What keys and values may be.
+static hyperattn_dtype dtype_named(const char *name) {
+  hyperattn_dtype dtype = HYPERATTN_F32;
+  if (!elements_named(name, &dtype) || dtype == HYPERATTN_Q8_0) misuse("--dtype: there is no", name);
+  return dtype;
 }
 
 #endif
