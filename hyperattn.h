@@ -1834,8 +1834,9 @@ typedef struct hai_kernel {
      it so far. A NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
   int (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                  int end, float *m, float *l, float *factor);
-  /* NULL where products take the weights as they are. Otherwise it writes the rounded weights behind the
-     scores, where `values` finds them, and adds them up as `values` would for a value of 1:
+  /* NULL where products take the weights as they are. Otherwise it writes the rounded weights, two keys a
+     row, behind the HAI_CHUNK rows of scores, where `values` finds them, and adds them up as `values` would for
+     a value of 1:
      sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
   void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
   /* NULL where products take the rows of values as they lie. Otherwise it writes coordinates 0 .. dim - 1 of
@@ -1858,7 +1859,6 @@ typedef struct hai_kernel {
   float (*square)(const float *row, hai_index dim);
   /* sum[t] += row[t], for t < dim. */
   void (*add_row)(float *sum, const float *row, hai_index dim);
-  int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
   int value_multiple;        /* the dim of `values` is a multiple of it */
   const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
   /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`
@@ -2126,7 +2126,6 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* square */ hai_square_scalar,
     /* add_row */ hai_add_row_scalar,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,
@@ -3595,7 +3594,6 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,
@@ -5447,7 +5445,6 @@ static const hai_kernel hai_kernel_avx512_bf16 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_x86,
@@ -5635,7 +5632,6 @@ static const hai_kernel hai_kernel_amx = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ HAI_AMX_ROWS,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_amx,
@@ -6624,7 +6620,6 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* square */ hai_square_avx2,
     /* add_row */ hai_add_row_avx2,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,
@@ -8993,7 +8988,6 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* square */ hai_square_neon,
     /* add_row */ hai_add_row_neon,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,
@@ -10202,7 +10196,6 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* square */ hai_square_neon,
     /* add_row */ hai_add_row_neon,
-    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_neon,
@@ -11884,12 +11877,17 @@ static hai_index hai_per_key_floats(const hai_plan *plan) {
   return HAI_CHUNK;
 }
 
+/* May weights be rounded, and values joined, which the same kernels do? */
+static int hai_may_round(const hai_plan *plan) {
+  return HAI_ROUNDS && (plan->may_use_amx || plan->kernel->round);
+}
+
 /* Rows of a tile's o: the coordinates of a value and, where weights are rounded, the sum of those. */
 static hai_index hai_sum_rows(const hai_tile *tile) {
   return tile->value_dim + (HAI_ROUNDS && tile->value_dim && tile->kernel->round);
 }
 static hai_index hai_most_sum_rows(const hai_plan *plan) {
-  return plan->value_dim + (HAI_ROUNDS && (plan->may_use_amx || plan->kernel->round));
+  return plan->value_dim + hai_may_round(plan);
 }
 /* Can a tile meet so many keys that its sums are carried? */
 static int hai_may_carry(const hai_plan *plan) {
@@ -11919,18 +11917,15 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
 }
 /* Floats of a chunk of values that are joined. */
 static hai_index hai_joined_floats(const hai_plan *plan) {
-  return HAI_ROUNDS && (plan->may_use_amx || plan->kernel->join) ? HAI_CHUNK / 2 * plan->value_dim : 0;
+  return hai_may_round(plan) ? HAI_CHUNK / 2 * plan->value_dim : 0;
 }
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
   return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
 }
+/* Rows of a chunk's scores, and of the rounded weights behind them. */
 static hai_index hai_score_rows(const hai_plan *plan) {
-  int extra = plan->kernel->extra_rows;
-#if HAI_AMX
-  if (plan->may_use_amx) extra = HAI_AS(int, hai_max(extra, hai_kernel_amx.extra_rows));
-#endif
-  return HAI_CHUNK + extra;
+  return HAI_CHUNK + (hai_may_round(plan) ? HAI_CHUNK / 2 : 0);
 }
 /* Bytes of what the tiles of a task share. */
 static size_t hai_chunk_bytes(const hai_plan *plan) {

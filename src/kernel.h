@@ -210,8 +210,9 @@ typedef struct hai_kernel {
      it so far. A NaN in a visible score makes l NaN. Returns whether any lane's m moved. */
   int (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                  int end, float *m, float *l, float *factor);
-  /* NULL where products take the weights as they are. Otherwise it writes the rounded weights behind the
-     scores, where `values` finds them, and adds them up as `values` would for a value of 1:
+  /* NULL where products take the weights as they are. Otherwise it writes the rounded weights, two keys a
+     row, behind the HAI_CHUNK rows of scores, where `values` finds them, and adds them up as `values` would for
+     a value of 1:
      sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
   void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
   /* NULL where products take the rows of values as they lie. Otherwise it writes coordinates 0 .. dim - 1 of
@@ -234,7 +235,6 @@ typedef struct hai_kernel {
   float (*square)(const float *row, hai_index dim);
   /* sum[t] += row[t], for t < dim. */
   void (*add_row)(float *sum, const float *row, hai_index dim);
-  int extra_rows;            /* rows behind the HAI_CHUNK rows of score that `round` and `values` use */
   int value_multiple;        /* the dim of `values` is a multiple of it */
   const hai_few_kernel *few; /* NULL in a kernel that does not read float32 */
   /* What a thread does before and after a task that uses the kernel, or NULL; `leave` takes what `enter`

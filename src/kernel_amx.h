@@ -177,7 +177,6 @@ static const hai_kernel hai_kernel_amx = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ HAI_AMX_ROWS,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_amx,

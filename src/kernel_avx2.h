@@ -145,7 +145,6 @@ static const hai_kernel hai_kernel_avx2 = {
     /* sum_lanes */ hai_sum_lanes_avx2,
     /* square */ hai_square_avx2,
     /* add_row */ hai_add_row_avx2,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_avx2 : HAI_NULL,
     /* enter */ hai_enter_x86,

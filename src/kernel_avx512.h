@@ -142,7 +142,6 @@ static const hai_kernel hai_kernel_avx512 = {
     /* sum_lanes */ hai_sum_lanes_avx512,
     /* square */ hai_square_avx512,
     /* add_row */ hai_add_row_avx512,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_avx512 : HAI_NULL,
     /* enter */ hai_enter_x86,

@@ -137,7 +137,6 @@ static const hai_kernel hai_kernel_neon = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* square */ hai_square_neon,
     /* add_row */ hai_add_row_neon,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_neon : HAI_NULL,
     /* enter */ hai_enter_neon,

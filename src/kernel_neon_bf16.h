@@ -75,7 +75,6 @@ static const hai_kernel hai_kernel_neon_bf16 = {
     /* sum_lanes */ hai_sum_lanes_neon,
     /* square */ hai_square_neon,
     /* add_row */ hai_add_row_neon,
-    /* extra_rows */ HAI_CHUNK / 2,
     /* value_multiple */ 1,
     /* few */ HAI_NULL,
     /* enter */ hai_enter_neon,

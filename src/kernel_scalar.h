@@ -240,7 +240,6 @@ static const hai_kernel hai_kernel_scalar = {
     /* sum_lanes */ hai_sum_lanes_scalar,
     /* square */ hai_square_scalar,
     /* add_row */ hai_add_row_scalar,
-    /* extra_rows */ 0,
     /* value_multiple */ 1,
     /* few */ HAI_FEW ? &hai_few_scalar : HAI_NULL,
     /* enter */ HAI_NULL,

@@ -98,12 +98,17 @@ static hai_index hai_per_key_floats(const hai_plan *plan) {
   return HAI_CHUNK;
 }
 
+/* May weights be rounded, and values joined, which the same kernels do? */
+static int hai_may_round(const hai_plan *plan) {
+  return HAI_ROUNDS && (plan->may_use_amx || plan->kernel->round);
+}
+
 /* Rows of a tile's o: the coordinates of a value and, where weights are rounded, the sum of those. */
 static hai_index hai_sum_rows(const hai_tile *tile) {
   return tile->value_dim + (HAI_ROUNDS && tile->value_dim && tile->kernel->round);
 }
 static hai_index hai_most_sum_rows(const hai_plan *plan) {
-  return plan->value_dim + (HAI_ROUNDS && (plan->may_use_amx || plan->kernel->round));
+  return plan->value_dim + hai_may_round(plan);
 }
 /* Can a tile meet so many keys that its sums are carried? */
 static int hai_may_carry(const hai_plan *plan) {
@@ -133,18 +138,15 @@ static hai_index hai_widened_floats(const hai_plan *plan, hyperattn_dtype dtype,
 }
 /* Floats of a chunk of values that are joined. */
 static hai_index hai_joined_floats(const hai_plan *plan) {
-  return HAI_ROUNDS && (plan->may_use_amx || plan->kernel->join) ? HAI_CHUNK / 2 * plan->value_dim : 0;
+  return hai_may_round(plan) ? HAI_CHUNK / 2 * plan->value_dim : 0;
 }
 /* Floats of the mask of a chunk. */
 static hai_index hai_bias_floats(const hai_plan *plan) {
   return hai_masking(plan) ? HAI_CHUNK * plan->float_kernel->lanes : 0;
 }
+/* Rows of a chunk's scores, and of the rounded weights behind them. */
 static hai_index hai_score_rows(const hai_plan *plan) {
-  int extra = plan->kernel->extra_rows;
-#if HAI_AMX
-  if (plan->may_use_amx) extra = HAI_AS(int, hai_max(extra, hai_kernel_amx.extra_rows));
-#endif
-  return HAI_CHUNK + extra;
+  return HAI_CHUNK + (hai_may_round(plan) ? HAI_CHUNK / 2 : 0);
 }
 /* Bytes of what the tiles of a task share. */
 static size_t hai_chunk_bytes(const hai_plan *plan) {

@@ -396,7 +396,7 @@ static void check_rounding_in(const hai_kernel *k, int n_keys, int begin, int en
   float joined[CHUNK / 2 * CHUNK];
   const void *value[CHUNK], *values = joined;
   int lanes = k->lanes;
-  size_t score_size = (size_t)((CHUNK + k->extra_rows) * lanes);
+  size_t score_size = (size_t)((CHUNK + CHUNK / 2) * lanes);
   float *weight = (float *)test_alloc(score_size * sizeof(float)), factor[MOST_LANES], sum[MOST_LANES],
         *o = gaussians(CHUNK * lanes, 5), *o_before = gaussians(CHUNK * lanes, 5);
   float *before = (float *)test_alloc((size_t)(n_keys * lanes) * sizeof(float));
