@@ -1835,8 +1835,8 @@ typedef struct hai_kernel {
   int (*softmax)(float *score, int n_keys, const float *log_weight, const uint64_t *visible, int begin,
                  int end, float *m, float *l, float *factor);
   /* NULL where products take the weights as they are. Otherwise it writes the rounded weights, two keys a
-     row, behind the HAI_CHUNK rows of scores, where `values` finds them, and adds them up as `values` would for
-     a value of 1:
+     row, behind the HAI_CHUNK rows of scores, where `values` finds them, and adds them up as `values` would
+     for a value of 1:
      sum[i] = sum[i] * factor[i] + sum_j rounded[j][i]. */
   void (*round)(float *score, int n_keys, const float *factor, int begin, int end, float *sum);
   /* NULL where products take the rows of values as they lie. Otherwise it writes coordinates 0 .. dim - 1 of
