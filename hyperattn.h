@@ -85,10 +85,11 @@
      states.h               what a state begins as; sums that many keys share; storing and loading
      masking.h              the caller's mask
      chunks.h               the keys that wait: their scores, weights and values
+     verdict.h              which recipe a rectangle and head gets
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
-     ordering.h             rows sorted by bucket
      heldout.h              queries that meet every key: probes and held-out queries
+     ordering.h             rows sorted by bucket
      probing.h              which keys matter to a few queries: column masses, sampling weights
      best.h                 the k best candidates of a stream
      columns.h              pinned keys and sampled columns
@@ -107,7 +108,6 @@
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
-     sieve.h                is a row one of a few?
      judging.h              held-out queries: what a choice gives them, against all keys
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report
@@ -698,7 +698,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1728 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
    ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
@@ -708,12 +708,12 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
        (16 * HYPERATTN_BOUND_SIZE(n) + HYPERATTN_BOUND_SIZE(n) / 8 +                                       \
         ((probe_queries) ? 4 * HYPERATTN_BOUND_SIZE(n) : 0) +                                              \
         HYPERATTN_BOUND_RECTS(n, min_seq_len) *                                                            \
-            (64 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                  \
-             HYPERATTN_BOUND_SIZE(12) * (2 * (sample_size) + (block_size))) +                              \
+            (544 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                 \
+             HYPERATTN_BOUND_SIZE(16) * (2 * (sample_size) + (block_size))) +                              \
         ((probe_queries)                                                                                   \
-             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 *           \
-                       (probe_queries) +                                                                   \
-                   (HYPERATTN_BOUND_SIZE(n) / 4096 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *    \
+             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) *               \
+                       (8 * (probe_queries) + 4) +                                                         \
+                   (HYPERATTN_BOUND_SIZE(n) / 1024 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *    \
                        ((value_dim) + 2)                                                                   \
              : 0) +                                                                                        \
         ((group)                                                                                           \
@@ -927,7 +927,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
    recipe             what the queries of a rectangle meet: blocks and columns, columns, or each its own
-   verdict            the recipe and the pairing that the held-out queries found best
+   trial              what held-out queries find a recipe in a pairing to be worth
+   verdict            the recipe and the pairing that they found best
    record             what the report keeps of a rectangle and head
    sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
    scan               estimates of a tile's scores with all keys of the sketch, by products of codes
@@ -953,7 +954,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
                       rows of float32
    row                one row of a tensor, or an index of it
    extent             the bytes that a tensor spans
-   stage, phase       a computation on all rectangles of a level; a stage at a level
+   stage, step        a computation on all rectangles of a level; a stage at a level
+   phase              a step, with those behind it that may run beside it
    task, job          a part of a phase, for one worker; what it works on
    workspace, array   the caller's memory; a part of it that has a name in hai_layout
    scratch            the part of the workspace that one worker uses during a task */
@@ -1249,20 +1251,21 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_SCAN_ROWS 384    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
-#define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
+#define HAI_TASK_GROUPS 16   /* query groups paired, or sub-blocks averaged, by one task */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
 #define HAI_SUPERBLOCK 16    /* sub-blocks of a superblock; divides HAI_TASK_GROUPS and HAI_CHUNK */
-#define HAI_PAIR_GROUPS 16   /* query groups that choose superblocks together; divides HAI_TASK_GROUPS */
 #define HAI_PROBE_CHUNKS 64  /* most tasks that probe a rectangle's keys */
 #define HAI_PROBE_KEYS 512   /* least keys that one of them probes */
+#define HAI_SUM_PROBES 16    /* probes whose sums one task finishes */
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose */
 #define HAI_AUDITORS 192     /* most held-out queries that measure the choice for the report */
 #define HAI_JUDGE_RUN 4      /* neighbours among held-out queries; divides both numbers */
-#define HAI_JUDGE_CHUNKS 16  /* most tasks in which held-out queries meet a rectangle's keys */
-#define HAI_JUDGE_KEYS 4096  /* least keys of one of them */
+#define HAI_MERGE_LANES 4    /* lanes whose states are merged together; divides those of every kernel */
+#define HAI_TRIAL_QUERIES 16 /* held-out queries that try columns alone in one task; blocks: one run */
+#define HAI_JUDGE_CHUNKS 64  /* most tasks in which held-out queries meet a rectangle's keys */
+#define HAI_JUDGE_KEYS 1024  /* least keys of one of them */
 #define HAI_GOOD 0.1f        /* at a fixed budget, blocks are not tried if columns alone err by no more */
 #define HAI_FAIR 0.4f /* at a fixed budget, no second pairing is tried if the first errs by no more */
-#define HAI_SIEVE 128 /* words of a sieve for rows */
 
 /* Counts of rows, keys, floats and chunks are as wide as a pointer. The caller's are int64_t. */
 typedef ptrdiff_t hai_index;
@@ -10451,6 +10454,8 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(KEY_CODE, sizeof(uint16_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, CHOICE)                  \
   /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
   X(MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_mean, MEAN)                                  \
+  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
+  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, MEAN)                                     \
   /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
   X(QUERY_ORDER, sizeof(int32_t), HAI_OF_HEADS, hai_count_sorted_queries, QUERY_ORDER)           \
   X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
@@ -10460,10 +10465,10 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
   X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
-  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
-  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, TRUTH)                                    \
   /* for the report, sums of the probes' squared weights: [n_key] */                             \
   X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
+  /* sums of the weights of each chunk's keys but the pins: [chunks] */                          \
+  X(WEIGHT_SUM, sizeof(float), HAI_OF_HEADS, hai_count_weight_sum, WEIGHT_SUM)                   \
   /* one bit for each key of a rectangle, in words */                                            \
   X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
   /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
@@ -10472,8 +10477,10 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
   X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
-  /* what the held-out queries chose: [max_rects] */                                             \
-  X(VERDICT, sizeof(hai_verdict), HAI_OF_HEADS, hai_count_verdict, VERDICT)                      \
+  /* where the held-out queries stand in the sorted order: [max_rects][judges, auditors] */      \
+  X(PLACES, sizeof(int32_t), HAI_OF_HEADS, hai_count_places, PLACES)                             \
+  /* what they found in each trial: [max_rects][HAI_TRIALS][HAI_TRIAL_PARTS] */                  \
+  X(TRIAL, sizeof(hai_trial), HAI_OF_HEADS, hai_count_trial, TRIAL)                              \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
   X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
   /* ln of the largest residual sum of each task of sampled rows */                              \
@@ -10593,8 +10600,8 @@ typedef struct hai_plan {
                              o [value_dim][lanes] */
 
   /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
-     level, then those after the levels. */
-  unsigned char n_before, n_per_level, n_after;
+     level, then those after the levels. Of those of a level, n_beside run beside the stage before them. */
+  unsigned char n_before, n_per_level, n_after, n_beside;
   unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;
@@ -10764,9 +10771,9 @@ static hai_index hai_query_parts(const hai_plan *plan, hai_index n_query, hai_in
   return plan->by_score ? hai_ceil_div(n_query, plan->query_group) : hai_key_parts(plan, n_key);
 }
 
-/* Probing and judging are cut into chunks of keys: how many n_key keys have. */
+/* Probing and judging are cut into chunks of at least so many keys: how many chunks n_key keys have. */
 static hai_index hai_chunks_of(hai_index n_key, hai_index least_keys, hai_index most_chunks) {
-  return hai_ceil_div(n_key, hai_max(least_keys, hai_ceil_div(n_key, most_chunks)));
+  return hai_min(hai_max(1, n_key / least_keys), most_chunks);
 }
 static hai_index hai_probe_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_PROBE_KEYS, HAI_PROBE_CHUNKS);
@@ -10808,7 +10815,7 @@ static float hai_hyper_cost(const hai_plan *plan) {
 
 typedef struct hai_column {
   int32_t key;
-  int32_t block;    /* sub-block that holds the key in the pairing last tried or taken, -1 without blocks */
+  int32_t block[2]; /* sub-block that holds the key in each pairing, -1 without blocks */
   float log_weight; /* ln of the inverse of its probability */
 } hai_column;
 
@@ -10819,13 +10826,12 @@ typedef enum hai_recipe {
   HAI_EACH     /* nothing is chosen for them together: each meets what it keeps of a scan, or every key */
 } hai_recipe;
 
-/* The recipe of a rectangle and head, and how it came to it. */
-typedef struct hai_verdict {
-  int32_t recipe, pairing;
-  int32_t settled; /* 1: no further trials */
-  int32_t tried;   /* how many pairings have been tried */
-  float error;     /* relative error of the held-out queries */
-} hai_verdict;
+/* What some held-out queries found in a trial: sums of |out' - out|^2 and |out|^2. */
+typedef struct hai_trial {
+  float squared_error, squared_norm; /* squared_norm < 0: none did */
+} hai_trial;
+
+enum { HAI_TRIALS = 3, HAI_TRIAL_PARTS = HAI_JUDGES / HAI_JUDGE_RUN };
 
 /* What the report keeps of a rectangle and head. */
 typedef struct hai_record {
@@ -10923,18 +10929,26 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* For all key chunks of a level: those of the outer rectangle, or at least one for each inner rectangle. Half
-   of the square's keys are in a level. */
-static size_t hai_count_partial(const hai_plan *plan) {
-  hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
-  if (!plan->probing) return 0;
-  return hai_times(hai_product(hai_max(hai_probe_chunks(plan->n_key), inner), plan->probe_queries), 2);
+/* For all key chunks of a level: those of the outer rectangle, or of the inner ones. Half of the square's
+   keys are in a level, and a rectangle has one chunk at least. */
+static hai_index hai_level_chunks(const hai_plan *plan, hai_index of_outer, hai_index least_keys) {
+  hai_index inner = (hai_min(plan->n_query, plan->n_key) / 2 + plan->max_rects) / least_keys;
+  return hai_max(of_outer, hai_max(inner, plan->max_rects));
 }
-/* Likewise, but chunks are so large that few of the smaller rectangles have more than one. */
+static hai_index hai_most_probe_chunks(const hai_plan *plan) {
+  return hai_level_chunks(plan, hai_probe_chunks(plan->n_key), HAI_PROBE_KEYS);
+}
+static size_t hai_count_partial(const hai_plan *plan) {
+  if (!plan->probing) return 0;
+  return hai_times(hai_product(hai_most_probe_chunks(plan), plan->probe_queries), 2);
+}
+static size_t hai_count_weight_sum(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->weighing ? hai_most_probe_chunks(plan) : 0);
+}
 static size_t hai_count_truth(const hai_plan *plan) {
-  hai_index inner = hai_max(hai_min(plan->n_query, plan->n_key) / HAI_JUDGE_KEYS, plan->max_rects);
   if (!plan->choosing && !plan->reporting) return 0;
-  return hai_product(hai_max(hai_judge_chunks(plan->n_key), inner), plan->truth_floats);
+  return hai_product(hai_level_chunks(plan, hai_judge_chunks(plan->n_key), HAI_JUDGE_KEYS),
+                     plan->truth_floats);
 }
 static size_t hai_count_mass(const hai_plan *plan) {
   return HAI_AS(size_t, plan->probing || plan->weighing ? plan->n_key : 0);
@@ -10950,8 +10964,17 @@ static size_t hai_count_columns(const hai_plan *plan) {
   return hai_product(plan->max_rects, plan->sample_size + plan->max_wide);
 }
 static size_t hai_count_counts(const hai_plan *plan) { return hai_product(plan->max_rects, 3); }
-static size_t hai_count_verdict(const hai_plan *plan) {
-  return HAI_AS(size_t, plan->choosing ? plan->max_rects : 0);
+/* Held-out queries of both kinds. */
+static hai_index hai_most_places(const hai_plan *plan) {
+  return HAI_JUDGES + (plan->reporting ? HAI_AUDITORS : 0);
+}
+static size_t hai_count_places(const hai_plan *plan) {
+  if (!plan->choosing && !plan->reporting) return 0;
+  if (!plan->sorted[plan->n_pairings - 1]) return 0;
+  return hai_product(plan->max_rects, hai_most_places(plan));
+}
+static size_t hai_count_trial(const hai_plan *plan) {
+  return plan->choosing ? hai_product(plan->max_rects, HAI_TRIALS * HAI_TRIAL_PARTS) : 0;
 }
 static size_t hai_count_record(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting ? 2 * plan->max_rects : 0);
@@ -11248,6 +11271,10 @@ static float *hai_truth(const hai_job *job, hai_index chunk) {
   hai_index at = job->rect.index * hai_job_judge_chunks(job) + chunk;
   return hai_floats(job, HAI_ARRAY_TRUTH) + at * job->plan->truth_floats;
 }
+/* Of the sampling weights of each chunk: [chunk]. */
+static float *hai_weight_sums(const hai_job *job) {
+  return hai_floats(job, HAI_ARRAY_WEIGHT_SUM) + job->rect.index * hai_job_probe_chunks(job);
+}
 static float *hai_mass(const hai_job *job) { return hai_floats(job, HAI_ARRAY_MASS) + job->rect.key_begin; }
 static float *hai_squared_mass(const hai_job *job) {
   return hai_floats(job, HAI_ARRAY_SQUARED_MASS) + job->rect.key_begin;
@@ -11277,30 +11304,19 @@ static int32_t *hai_choice(const hai_job *job, hai_index group) {
   hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
   return hai_ints(job, HAI_ARRAY_CHOICE) + (first + group) * plan->take;
 }
-static hai_verdict *hai_verdict_of(const hai_job *job) {
-  return HAI_PLACE(hai_verdict, hai_array_of(job, HAI_ARRAY_VERDICT)) + job->rect.index;
+/* Of the held-out queries of the job's kind, where they stand in the sorted order. */
+static int32_t *hai_places(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_PLACES) + job->rect.index * hai_most_places(job->plan) +
+         (job->audit ? HAI_JUDGES : 0);
 }
-static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
-  return verdict->pairing == pairing && verdict->recipe == HAI_BLOCKS;
-}
-static void hai_verdict_open(hai_verdict *verdict) {
-  verdict->recipe = HAI_BLOCKS;
-  verdict->pairing = verdict->settled = verdict->tried = 0;
-  verdict->error = hai_inf();
+/* Of the rectangle's trial of a number: [HAI_TRIAL_PARTS]. */
+static hai_trial *hai_trial_at(const hai_job *job, int number) {
+  hai_index at = job->rect.index * HAI_TRIALS + number;
+  return HAI_PLACE(hai_trial, hai_array_of(job, HAI_ARRAY_TRIAL)) + at * HAI_TRIAL_PARTS;
 }
 /* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
 static int hai_rect_is_exact(const hai_job *job) {
   return job->plan->outer_exact && job->level >= job->plan->depth;
-}
-/* The recipe of a rectangle and head. */
-static hai_recipe hai_recipe_of(const hai_job *job) {
-  if (hai_rect_is_exact(job)) return HAI_EACH;
-  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
-}
-/* Does the job's rectangle scan? The whole problem does, or a rectangle for which nothing was good enough. */
-static int hai_is_scanned(const hai_job *job) {
-  if (hai_scanning(job->plan)) return 1;
-  return hai_scans_rects(job->plan) && !hai_rect_is_exact(job) && hai_recipe_of(job) == HAI_EACH;
 }
 #if HAI_SCAN
 /* Of the tasks that scan the job's rectangle: [tasks]. */
@@ -12785,6 +12801,86 @@ static void hai_tiles_run(hai_tile *const *tiles, int n_tiles, hai_index begin, 
   }
 }
 
+/* ======== src/verdict.h ======== */
+
+/* ---- Verdicts: which recipe a rectangle and head gets ----
+   Trials (trials.h) leave what their held-out queries found, and the verdict follows from it whenever it is
+   asked for: tasks of a trial need not wait for one another. */
+
+typedef struct hai_verdict {
+  hai_recipe recipe;
+  int pairing;
+  int settled; /* 1: no further trials */
+  int tried;   /* how many pairings have been tried */
+  float error; /* relative error of the held-out queries */
+} hai_verdict;
+
+/* Trials are made in the order of their numbers: columns alone, the first pairing, the second. */
+static int hai_trial_number(int pairing) { return pairing == HAI_NO_BLOCKS ? 0 : 1 + pairing; }
+
+/* Held-out queries of a task of a trial. */
+static int hai_trial_queries(int number) { return number ? HAI_JUDGE_RUN : HAI_TRIAL_QUERIES; }
+
+/* No trial has been made. */
+static void hai_verdict_open(const hai_job *job) {
+  hai_trial *trial = hai_trial_at(job, 0);
+  int i;
+  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) trial[i].squared_norm = -1.0f;
+}
+
+/* The relative error that a trial found; NaN if it was not made. */
+static float hai_trial_error(const hai_trial *part) {
+  float squared_error = 0.0f, squared_norm = 0.0f;
+  int i;
+  if (part->squared_norm < 0.0f) return hai_float(0x7fc00000u);
+  for (i = 0; i < HAI_TRIAL_PARTS && part[i].squared_norm >= 0.0f; i++) {
+    squared_error += part[i].squared_error;
+    squared_norm += part[i].squared_norm;
+  }
+  return hai_relative(squared_error, squared_norm);
+}
+
+/* What follows from the first `end` trials: the recipe of the smallest error, and whether that is small
+   enough. With a tolerance that all of them miss, no recipe is. */
+static hai_verdict hai_verdict_after(const hai_job *job, int end) {
+  const hai_plan *plan = job->plan;
+  float tolerance = plan->params->tolerance;
+  hai_verdict verdict = {HAI_BLOCKS, 0, 0, 0, 0.0f};
+  int number;
+  verdict.error = hai_inf();
+  for (number = 0; number < end; number++) {
+    float error = hai_trial_error(hai_trial_at(job, number)), fair = number ? HAI_FAIR : HAI_GOOD;
+    if (error != error) continue;
+    verdict.tried = number;
+    if (error < verdict.error) {
+      verdict.recipe = number ? HAI_BLOCKS : HAI_COLUMNS;
+      verdict.pairing = number ? number - 1 : HAI_NO_BLOCKS;
+      verdict.error = error;
+      verdict.settled = error <= (tolerance > 0.0f ? tolerance : fair);
+    }
+    if (tolerance > 0.0f && number == plan->n_pairings && !verdict.settled) verdict.recipe = HAI_EACH;
+  }
+  return verdict;
+}
+static hai_verdict hai_verdict_of(const hai_job *job) {
+  return hai_verdict_after(job, 1 + job->plan->n_pairings);
+}
+
+static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
+  return verdict->pairing == pairing && verdict->recipe == HAI_BLOCKS;
+}
+
+/* The recipe of a rectangle and head. */
+static hai_recipe hai_recipe_of(const hai_job *job) {
+  if (hai_rect_is_exact(job)) return HAI_EACH;
+  return job->plan->choosing ? hai_verdict_of(job).recipe : HAI_BLOCKS;
+}
+/* Does the job's rectangle scan? The whole problem does, or a rectangle for which nothing was good enough. */
+static int hai_is_scanned(const hai_job *job) {
+  if (hai_scanning(job->plan)) return 1;
+  return hai_scans_rects(job->plan) && !hai_rect_is_exact(job) && hai_recipe_of(job) == HAI_EACH;
+}
+
 /* ======== src/skipping.h ======== */
 
 /* ---- Skipping: stages that a rectangle no longer needs ----
@@ -12802,10 +12898,10 @@ static int hai_is_needed(const hai_job *job) {
   int needed = 0, tried = 0;
   if (!job->plan->choosing) return 1;
   for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
-    const hai_verdict *verdict = hai_verdict_of(&each);
+    hai_verdict verdict = hai_verdict_of(&each);
     if (job->head >= 0 && job->head != each.head) continue;
-    needed |= verdict->tried <= job->pairing ? !verdict->settled : hai_takes_blocks(verdict, job->pairing);
-    tried = verdict->tried > tried ? verdict->tried : tried;
+    needed |= verdict.tried <= job->pairing ? !verdict.settled : hai_takes_blocks(&verdict, job->pairing);
+    tried = verdict.tried > tried ? verdict.tried : tried;
   }
   return needed && (job->head >= 0 || tried != job->pairing + 1);
 }
@@ -12876,37 +12972,6 @@ HAI_APART void hai_stage_hash(hai_job *job) {
   }
 }
 
-/* ======== src/ordering.h ======== */
-
-/* ---- Ordering: rows sorted by bucket ---- */
-
-/* order [n] = rows begin .. begin + n - 1, sorted by code[row], rows of equal code in the order of rows.
-   count [2^bits] is scratch. Cost: n + 2^bits. */
-static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *count,
-                              int32_t *order) {
-  hai_index i, buckets = hai_power_of_2(bits);
-  int32_t sum = 0;
-  HYPERATTN_MEMSET(count, 0, HAI_AS(size_t, buckets) * sizeof(int32_t));
-  for (i = 0; i < n; i++) count[code[begin + i]]++;
-  for (i = 0; i < buckets; i++) {
-    int32_t here = count[i];
-    count[i] = sum;
-    sum += here;
-  }
-  for (i = 0; i < n; i++) order[count[code[begin + i]]++] = hai_to_int(begin + i);
-}
-
-/* Stage ORDER: sorts a rectangle's queries (of job->head) or, where job->head < 0, its keys (of the kv
-   head) by bucket. Reads query_code or key_code; writes query_order or key_order. This stage needs no
-   tile, so the counters use the tile's memory. Cost: rows + 2^lsh_bits. */
-HAI_APART void hai_stage_order(hai_job *job) {
-  int of_key = job->head < 0;
-  if (job->pairing && !hai_is_needed(job)) return;
-  hai_counting_sort(hai_codes(job, of_key), of_key ? job->rect.key_begin : job->rect.query_begin,
-                    of_key ? job->rect.n_key : job->rect.n_query, job->plan->params->lsh_bits,
-                    HAI_PLACE(int32_t, job->tile), of_key ? hai_key_order(job) : hai_query_order(job));
-}
-
 /* ======== src/heldout.h ======== */
 
 /* ---- Queries that meet every key: probes and held-out queries ----
@@ -12961,6 +13026,11 @@ static hai_index hai_held_out_row(const hai_job *job, hai_index i) {
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
+/* Where held-out query i stands in the pairing's order. */
+static hai_index hai_held_out_place(const hai_job *job, int i) {
+  return hai_sorting(job) ? hai_places(job)[i] : hai_held_out_row(job, i) - job->rect.query_begin;
+}
+
 /* The row of probe t. Rows of probes never descend. */
 static hai_index hai_probe_row(const hai_job *job, hai_index t) {
   hai_index n = job->rect.n_query, runs = hai_held_out_runs(job), run;
@@ -13007,6 +13077,89 @@ static void hai_meet_chunk(hai_job *job, hai_index n, hai_index (*row_of)(const 
   }
 }
 
+/* ======== src/ordering.h ======== */
+
+/* ---- Ordering: rows sorted by bucket ---- */
+
+/* order [n] = rows begin .. begin + n - 1, sorted by code[row], rows of equal code in the order of rows.
+   Leaves end [2^bits] = where the rows of each code end. Cost: n + 2^bits. */
+static void hai_counting_sort(const uint16_t *code, hai_index begin, hai_index n, int bits, int32_t *end,
+                              int32_t *order) {
+  hai_index i, buckets = hai_power_of_2(bits);
+  int32_t sum = 0;
+  HYPERATTN_MEMSET(end, 0, HAI_AS(size_t, buckets) * sizeof(int32_t));
+  for (i = 0; i < n; i++) end[code[begin + i]]++;
+  for (i = 0; i < buckets; i++) {
+    int32_t here = end[i];
+    end[i] = sum;
+    sum += here;
+  }
+  for (i = 0; i < n; i++) order[end[code[begin + i]]++] = hai_to_int(begin + i);
+}
+
+/* A sorted order: what hai_counting_sort has read and written. */
+typedef struct hai_sorted {
+  const uint16_t *code; /* [row of the tensor] */
+  const int32_t *end;   /* [2^bits] */
+  const int32_t *order;
+} hai_sorted;
+
+/* Where a row stands in it. Cost: log n. */
+static int32_t hai_place_in(const hai_sorted *sorted, int32_t row) {
+  int32_t bucket = sorted->code[row], low = bucket ? sorted->end[bucket - 1] : 0, high = sorted->end[bucket];
+  while (low < high) {
+    int32_t middle = low + (high - low) / 2;
+    if (sorted->order[middle] < row)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/* Notes where a query head's held-out queries stand. */
+static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
+  int i;
+  if (!job->plan->choosing && !job->plan->reporting) return;
+  for (job->audit = 0; job->audit <= job->plan->reporting; job->audit++)
+    for (i = 0; i < hai_n_held_out(job); i++)
+      hai_places(job)[i] = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
+}
+
+/* Notes which sub-blocks of a second pairing hold the columns of the query heads that share a kv head. Those
+   of the wide draw are met without blocks. */
+static void hai_place_columns(hai_job *job, const hai_sorted *sorted) {
+  hai_index n_key = job->rect.n_key, n_blocks = hai_key_parts(job->plan, n_key), n = job->plan->heads_per_kv;
+  int i;
+  if (job->pairing == 0) return;
+  for (job->head = job->kv_head * n; job->head < (job->kv_head + 1) * n; job->head++)
+    for (i = 0; i < hai_counts(job)[1]; i++) {
+      hai_column *column = &hai_columns(job, 0)[i];
+      column->block[1] = hai_to_int(hai_part_of(n_key, n_blocks, hai_place_in(sorted, column->key)));
+    }
+}
+
+/* Stage ORDER: sorts a rectangle's queries (of job->head) or, where job->head < 0, its keys (of the kv
+   head) by bucket. Reads query_code or key_code; writes query_order and places, or key_order and the
+   columns' blocks in a second pairing. This stage needs no tile, so the counters use the tile's memory.
+   Cost: rows + 2^lsh_bits, and a binary search for each held-out query or column. */
+HAI_APART void hai_stage_order(hai_job *job) {
+  int of_key = job->head < 0;
+  hai_index begin = of_key ? job->rect.key_begin : job->rect.query_begin;
+  int32_t *end = HAI_PLACE(int32_t, job->tile), *order = of_key ? hai_key_order(job) : hai_query_order(job);
+  hai_sorted sorted;
+  if (job->pairing && !hai_is_needed(job)) return;
+  sorted.code = hai_codes(job, of_key);
+  sorted.end = end;
+  sorted.order = order;
+  hai_counting_sort(sorted.code, begin, of_key ? job->rect.n_key : job->rect.n_query,
+                    job->plan->params->lsh_bits, end, order);
+  if (of_key)
+    hai_place_columns(job, &sorted);
+  else
+    hai_place_queries(job, &sorted);
+}
+
 /* ======== src/probing.h ======== */
 
 /* ---- Probing: which keys matter to a few queries ----
@@ -13031,12 +13184,13 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
-/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place of
-   the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that
+/* Stage SUM: the lse of HAI_SUM_PROBES probes over the rectangle. Reads partial and stores each lse in place
+   of the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that
    is not finite. Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
-  for (i = 0; i < probes; i++) {
+  hai_index chunks = hai_job_probe_chunks(job), c, i = job->chunk * HAI_SUM_PROBES,
+            end = hai_min(i + HAI_SUM_PROBES, hai_n_probes(job));
+  for (; i < end; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
       const float *partial = hai_partial(job, c) + 2 * i;
@@ -13121,18 +13275,22 @@ HAI_APART void hai_stage_mass(hai_job *job) {
 }
 
 /* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
-   HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite.
-   Reads values and mass. Cost: keys of the chunk * value_dim. */
+   HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite; and
+   their sum over all keys but the pins. Reads values, mass and pinned; writes mass and weight_sum. Cost: keys
+   of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index chunks = hai_job_probe_chunks(job), key = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
-  float *mass = hai_mass(job) - job->rect.key_begin;
+  float *mass = hai_mass(job) - job->rect.key_begin, sum = 0.0f;
+  const uint32_t *pinned = hai_pinned(job);
   for (; key < end; key++) {
     float norm = plan->float_kernel->square(hai_value_row(job, key, job->tile->line), plan->value_dim);
     mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
+    if (!hai_is_pinned(job, pinned, key)) sum += mass[key];
   }
+  hai_weight_sums(job)[job->chunk] = sum;
 }
 
 /* ======== src/best.h ======== */
@@ -13215,7 +13373,12 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
   uint64_t *heap = HAI_PLACE(uint64_t, job->scratch);
   hai_index end = job->rect.key_begin + job->rect.n_key, key;
   int most = hai_to_int(hai_min(job->plan->heavy_keys, end - first)), n = 0, i;
-  for (key = first; key < end; key++) hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
+  float worst = -hai_inf(); /* of those held: an equal mass need not be offered, since the smaller id wins */
+  for (key = first; key < end; key++) {
+    if (n == most && !(mass[key] > worst)) continue;
+    hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
+    worst = hai_candidate_value(heap[0]);
+  }
   for (i = 0; i < n; i++) hai_set_pinned(job, pinned, hai_candidate_id(heap[i]));
 }
 
@@ -13224,14 +13387,15 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            sink_end = hai_min(plan->sink_keys, end), key;
-  uint32_t *pinned = hai_pinned(job);
+            words = hai_ceil_div(job->rect.n_key, 32), sink_end = hai_min(plan->sink_keys, end), key, word;
+  uint32_t *pinned = hai_pinned(job), bits;
   int32_t *pins = hai_pins(job), n = 0;
-  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
+  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, words) * sizeof(uint32_t));
   if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
   for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
-  for (key = begin; key < end; key++)
-    if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
+  for (word = 0; word < words; word++)
+    for (bits = pinned[word], key = begin + 32 * word; bits; bits >>= 1, key++)
+      if (bits & 1) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
 }
 
@@ -13239,7 +13403,8 @@ HAI_APART void hai_stage_pin(hai_job *job) {
 static hai_column hai_column_at(const hai_job *job, hai_index place, hai_index n_blocks, float log_weight) {
   hai_column column;
   column.key = hai_to_int(hai_at(hai_key_order(job), job->rect.key_begin, place));
-  column.block = n_blocks ? hai_to_int(hai_part_of(job->rect.n_key, n_blocks, place)) : -1;
+  column.block[0] = n_blocks ? hai_to_int(hai_part_of(job->rect.n_key, n_blocks, place)) : -1;
+  column.block[1] = -1; /* until that pairing's keys are sorted */
   column.log_weight = log_weight;
   return column;
 }
@@ -13279,39 +13444,37 @@ static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_i
   return hai_uniform(begin, end - begin, hai_random_of(job, purpose, t));
 }
 
-/* Sums over the n keys that are not pinned, in order of places: of their weights, and of their units. */
-static uint64_t hai_total_units(const hai_job *job, hai_index n, float *sum_of_weights) {
-  const int32_t *order = hai_key_order(job);
+/* The sum of all weights but those of pins. */
+static float hai_weight_total(const hai_job *job) {
+  const float *sums = hai_weight_sums(job);
+  hai_index chunks = hai_job_probe_chunks(job), c;
+  float sum = 0.0f;
+  for (c = 0; c < chunks; c++) sum += sums[c];
+  return sum;
+}
+
+/* The sum of the units of the n keys that are not pinned; `sum` is that of their weights. */
+static uint64_t hai_total_units(const hai_job *job, hai_index n, float sum) {
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_mass(job) - job->rect.key_begin;
-  hai_index place;
+  hai_index key = job->rect.key_begin, end = key + job->rect.n_key;
   uint64_t total = 0;
-  float sum = 0.0f;
-  int pass;
-  for (pass = 0; pass < 2; pass++) /* units need the whole sum */
-    for (place = 0; place < job->rect.n_key; place++) {
-      hai_index key = hai_at(order, job->rect.key_begin, place);
-      if (hai_is_pinned(job, pinned, key)) continue;
-      if (pass == 0)
-        sum += weight[key];
-      else
-        total += hai_units(weight[key], sum, n);
-    }
-  *sum_of_weights = sum;
+  for (; key < end; key++)
+    if (!hai_is_pinned(job, pinned, key)) total += hai_units(weight[key], sum, n);
   return total;
 }
 
 /* Draws m points, one from each stratum of the cumulative probability of the n keys that are not pinned.
    A key that c points hit is one column of weight c / (m p). Writes the columns in order of places;
-   returns how many. Cost: 3 n_key. */
+   returns how many. Cost: 2 n_key. */
 static int32_t hai_draw_weighted(const hai_job *job, hai_index n, hai_index m, int purpose,
                                  hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_mass(job) - job->rect.key_begin;
   hai_index n_blocks = hai_key_parts(job->plan, job->rect.n_key), place, t = 0;
-  float sum;
-  uint64_t total = hai_total_units(job, n, &sum), below = 0, point = hai_point(job, total, m, 0, purpose);
+  float sum = hai_weight_total(job);
+  uint64_t total = hai_total_units(job, n, sum), below = 0, point = hai_point(job, total, m, 0, purpose);
   int32_t count = 0;
   for (place = 0; place < job->rect.n_key && t < m; place++) {
     uint64_t units;
@@ -13336,16 +13499,17 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
-/* Stage COLUMNS: the draw of a rectangle for one query head, and the wide draw, in which columns take the
-   places of block keys. Reads pinned, key_order and the sampling weights (mass); writes columns, their
-   counts, and the verdict with which trials begin. Cost: O(n_key). */
+/* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
+   of block keys. Reads pinned, key_order, the sampling weights (mass) and weight_sum; writes columns, their
+   count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);
   hai_index n = job->rect.n_key - counts[0];
-  counts[1] = hai_draw_columns(job, n, plan->sample_size, HAI_FOR_COLUMNS, hai_columns(job, 0));
-  counts[2] = hai_draw_columns(job, n, plan->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
-  if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
+  int wide = job->chunk > 0;
+  counts[1 + wide] = hai_draw_columns(job, n, wide ? plan->max_wide : plan->sample_size,
+                                      wide ? HAI_FOR_WIDE : HAI_FOR_COLUMNS, hai_columns(job, wide));
+  if (plan->choosing && !wide) hai_verdict_open(job);
 }
 
 /* ======== src/pairing.h ======== */
@@ -13353,7 +13517,7 @@ HAI_APART void hai_stage_columns(hai_job *job) {
 /* ---- Pairing query groups with key sub-blocks by score ----
    Rows in the pairing's order are cut into query groups and key sub-blocks. Each group takes the `take`
    sub-blocks whose mean key scores best with its mean query. In large rectangles that is done in two
-   levels: HAI_PAIR_GROUPS neighbouring groups first choose 2 * take superblocks together, and each group
+   levels: the HAI_TASK_GROUPS groups of a task first choose 2 * take superblocks together, and each group
    then looks for sub-blocks in these only. */
 
 /* mean [head_dim] of the rows at places begin .. end - 1 of the pairing's order, queries of job->head or
@@ -13524,18 +13688,15 @@ static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
   hai_index superblocks = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
   hai_pairing_scratch scratch = hai_pairing_scratch_of(job);
-  int two_levels = hai_two_levels(job->plan, n_key),
-      together = two_levels ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
-  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += together) {
-    int end = hai_to_int(hai_min(begin + together, groups - first));
-    uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
-    /* whether choosing superblocks leaves just the wanted groups in the lanes */
-    int in_lanes = two_levels && rest == all && end - begin <= job->plan->float_kernel->lanes;
-    if (rest && two_levels) superblocks = hai_pair_superblocks(job, first + begin, end - begin, &scratch);
-    while (rest) {
-      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &scratch);
-      hai_pair_tile(job, two_levels ? scratch.superblock : HAI_NULL, superblocks, scratch.best);
-    }
+  int two_levels = hai_two_levels(job->plan, n_key);
+  int n = hai_to_int(hai_max(0, hai_min(HAI_TASK_GROUPS, groups - first)));
+  uint64_t all = hai_lane_bits(0, n), rest = wanted & all;
+  /* whether choosing superblocks leaves just the wanted groups in the lanes */
+  int in_lanes = two_levels && rest == all && n <= job->plan->float_kernel->lanes;
+  if (rest && two_levels) superblocks = hai_pair_superblocks(job, first, n, &scratch);
+  while (rest) {
+    rest = in_lanes ? 0 : hai_pair_open(job, first, rest, n, &scratch);
+    hai_pair_tile(job, two_levels ? scratch.superblock : HAI_NULL, superblocks, scratch.best);
   }
 }
 
@@ -15962,7 +16123,7 @@ HAI_APART void hai_stage_meet(hai_job *job) {
 
 /* The job goes on with the pairing that the rectangle's verdict names, if there is one. */
 static void hai_adopt_pairing(hai_job *job) {
-  if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
+  if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job).pairing;
 }
 
 /* Puts the query at a position of the pairing's order into a lane, and the lane into its query group.
@@ -16046,7 +16207,8 @@ HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, 
 /* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is
    hidden from the queries that meet it in one of their blocks. Each row is read once for all tiles. */
 static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
-  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, hidden, i, j;
+  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), second = job->pairing == 1;
+  int begin, end, hidden, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
     int32_t latest;
@@ -16059,8 +16221,8 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
       hidden = tile->n_groups || hai_tile_sees(tile, 0, latest) != HAI_SEEN_ALL; /* may any key be */
       for (j = 0; hidden && j < tile->n_keys; j++) {
         int at = begin + j - n_pins;
-        hai_tile_show(tile, j, tile->id[j],
-                      at < 0 ? UINT64_MAX : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
+        uint64_t held = at < 0 ? 0 : hai_tile_holds(tile, hai_columns(job, wide)[at].block[second]);
+        hai_tile_show(tile, j, tile->id[j], ~held);
       }
       hai_tile_flush(tile);
     }
@@ -16192,21 +16354,6 @@ HAI_APART void hai_stage_attend(hai_job *job) {
   hai_attend_rows(job, hai_sorted_open, is_each ? hai_rect_meet : hai_sample_meet, at, end);
 }
 
-/* ======== src/sieve.h ======== */
-
-/* ---- A sieve: is a row one of a few? ----
-   One bit for each value of a row's last twelve bits, HAI_SIEVE words in all. Where the bit of a row is
-   not set, the row is not among those that were added; where it is set, it may be, and a dearer look
-   decides. */
-
-static void hai_sieve_clear(uint32_t *sieve) { HYPERATTN_MEMSET(sieve, 0, HAI_SIEVE * sizeof(uint32_t)); }
-static void hai_sieve_add(uint32_t *sieve, hai_index row) {
-  sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] |= UINT32_C(1) << HAI_AS(size_t, row) % 32;
-}
-static int hai_sieve_holds(const uint32_t *sieve, hai_index row) {
-  return HAI_AS(int, sieve[HAI_AS(size_t, row) / 32 % HAI_SIEVE] >> HAI_AS(size_t, row) % 32 & 1);
-}
-
 /* ======== src/judging.h ======== */
 
 /* ---- Judging: what held-out queries get from a choice, against what they get from all keys ----
@@ -16221,9 +16368,10 @@ static hai_index hai_state_floats(const hai_plan *plan) {
   return (2 + plan->value_dim) * plan->float_kernel->lanes;
 }
 
-/* Where the states of the tile that begins with held-out query `first` lie, over one chunk of keys. */
-static float *hai_truth_of(const hai_job *job, hai_index chunk, hai_index first) {
-  return hai_truth(job, chunk) + first / job->plan->float_kernel->lanes * hai_state_floats(job->plan);
+/* Where the state of held-out query i over one chunk of keys begins: m, l, o [value_dim], stride lanes. */
+static float *hai_truth_of(const hai_job *job, hai_index chunk, hai_index i) {
+  hai_index lanes = job->plan->float_kernel->lanes;
+  return hai_truth(job, chunk) + i / lanes * hai_state_floats(job->plan) + i % lanes;
 }
 
 static void hai_keep_truth(const hai_job *job, hai_index first) {
@@ -16238,85 +16386,55 @@ HAI_APART void hai_stage_judge(hai_job *job) {
                  hai_keep_truth);
 }
 
-/* Merges states b into a, lane by lane. Lanes without a query have m = -inf, l = 0. */
+/* Merges the states of HAI_MERGE_LANES lanes b into a. Lanes without a query have m = -inf, l = 0. */
 static void hai_merge_states(float *a, const float *b, int lanes, hai_index value_dim) {
-  int i;
+  float weight_a[HAI_MERGE_LANES], weight_b[HAI_MERGE_LANES], sum[HAI_MERGE_LANES];
   hai_index t;
-  for (i = 0; i < lanes; i++) {
+  int i;
+  for (i = 0; i < HAI_MERGE_LANES; i++) {
     float m = a[i] > b[i] ? a[i] : b[i], shift = m == -hai_inf() ? 0.0f : m;
-    float weight_a = hai_exp(a[i] - shift), weight_b = hai_exp(b[i] - shift);
+    weight_a[i] = hai_exp(a[i] - shift);
+    weight_b[i] = hai_exp(b[i] - shift);
     a[i] = m;
-    a[lanes + i] = a[lanes + i] * weight_a + b[lanes + i] * weight_b;
-    for (t = 2; t < 2 + value_dim; t++)
-      a[t * lanes + i] = a[t * lanes + i] * weight_a + b[t * lanes + i] * weight_b;
+  }
+  for (t = 1; t < 2 + value_dim; t++) {
+    for (i = 0; i < HAI_MERGE_LANES; i++)
+      sum[i] = a[t * lanes + i] * weight_a[i] + b[t * lanes + i] * weight_b[i];
+    HYPERATTN_MEMCPY(a + t * lanes, sum, sizeof sum);
   }
 }
 
-/* Merges the truth of all chunks into that of the first. Cost: held-out queries * value_dim * chunks. */
-static void hai_gather_truth(const hai_job *job) {
-  int n = hai_n_held_out(job), lanes = job->plan->float_kernel->lanes, first;
+/* Merges the truth of held-out queries first .. end - 1 over all chunks into that over the first; `first` is
+   a multiple of HAI_MERGE_LANES. Cost: queries * value_dim * chunks. */
+static void hai_gather_truth(const hai_job *job, int first, int end) {
   hai_index chunks = hai_job_judge_chunks(job), c;
-  for (first = 0; first < n; first += lanes)
+  for (; first < end; first += HAI_MERGE_LANES)
     for (c = 1; c < chunks; c++)
-      hai_merge_states(hai_truth_of(job, 0, first), hai_truth_of(job, c, first), lanes,
-                       job->plan->value_dim);
-}
-
-/* Fills a sieve with the rows of the held-out queries. */
-static void hai_held_out_sieve(const hai_job *job, uint32_t *sieve) {
-  int n = hai_n_held_out(job), i;
-  hai_sieve_clear(sieve);
-  for (i = 0; i < n; i++) hai_sieve_add(sieve, hai_held_out_row(job, i));
-}
-
-/* Which held-out query a row is, or -1. Rows outside the sieve, nearly all, cost one look. */
-static int hai_held_out_at(const hai_job *job, const uint32_t *sieve, hai_index row) {
-  hai_index n = job->rect.n_query, at = row - job->rect.query_begin, run, ahead;
-  if (!hai_sieve_holds(sieve, row)) return -1;
-  if (hai_all_held_out(job)) return hai_to_int(at);
-  run = hai_part_of(n, hai_held_out_runs(job), at) * HAI_JUDGE_RUN;
-  ahead = row - hai_held_out_row(job, run);
-  return ahead >= 0 && ahead < HAI_JUDGE_RUN ? hai_to_int(run + ahead) : -1;
-}
-
-/* place [held-out queries] = where each stands in the pairing's order. Cost: O(n_query) if that is
-   sorted. */
-static void hai_held_out_places(const hai_job *job, int32_t *place, uint32_t *sieve) {
-  const int32_t *order = hai_query_order(job);
-  hai_index n = order ? job->rect.n_query : 0, at;
-  int held_out = hai_n_held_out(job), i;
-  hai_held_out_sieve(job, sieve);
-  for (i = 0; i < held_out; i++) place[i] = hai_to_int(hai_held_out_row(job, i) - job->rect.query_begin);
-  for (at = 0; at < n; at++)
-    if ((i = hai_held_out_at(job, sieve, order[at])) >= 0) place[i] = hai_to_int(at);
+      hai_merge_states(hai_truth_of(job, 0, first), hai_truth_of(job, c, first),
+                       job->plan->float_kernel->lanes, job->plan->value_dim);
 }
 
 /* The scratch of TRY and AUDIT. */
 typedef struct hai_judging_scratch {
-  uint32_t *sieve;   /* [HAI_SIEVE] */
-  int32_t *place;    /* [HAI_AUDITORS] */
   float *lse_blocks; /* [lanes]: each lane's lse over its blocks, */
   float *lse_pinned; /* [lanes]: and over its blocks and the pins */
 } hai_judging_scratch;
 
 static hai_judging_scratch hai_judging_scratch_of(const hai_job *job) {
-  int lanes = job->plan->float_kernel->lanes;
   hai_judging_scratch scratch;
-  scratch.sieve = HAI_PLACE(uint32_t, job->scratch);
-  scratch.place = HAI_PLACE(int32_t, scratch.sieve + HAI_SIEVE);
-  scratch.lse_blocks = HAI_PLACE(float, scratch.place + HAI_AUDITORS);
-  scratch.lse_pinned = scratch.lse_blocks + lanes;
+  scratch.lse_blocks = HAI_PLACE(float, job->scratch);
+  scratch.lse_pinned = scratch.lse_blocks + job->plan->float_kernel->lanes;
   return scratch;
 }
 
 /* Opens the tile that begins with held-out query `first`, whose queries meet their blocks in job->pairing
-   and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if there is no such
-   query. scratch->place is filled before. Cost: O(queries of the tile * budget). */
-static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int first) {
-  int n = hai_to_int(hai_min(job->plan->float_kernel->lanes, hai_n_held_out(job) - first)), i;
+   and the pins; what is to be compared, the columns, is left to the caller. Returns 0 if that is no query
+   before `end`. Cost: O(queries of the tile * budget). */
+static int hai_judge_open(hai_job *job, const hai_judging_scratch *scratch, int first, int end) {
+  int n = hai_to_int(hai_min(job->plan->float_kernel->lanes, end - first)), i;
   if (n <= 0) return 0;
   job->tile->n_groups = 0;
-  for (i = 0; i < n; i++) hai_tile_sorted(job, i, scratch->place[first + i]);
+  for (i = 0; i < n; i++) hai_tile_sorted(job, i, hai_held_out_place(job, first + i));
   hai_tile_open(job, n, job->plan->value_dim);
   hai_attend_blocks(job);
   hai_tile_lse(job->tile, scratch->lse_blocks);
@@ -16346,8 +16464,8 @@ typedef struct hai_comparison {
   float squared_norm;          /* |out|^2 */
 } hai_comparison;
 
-/* Compares lane i of the tile, which has met what was chosen for it, with the truth (m, l, o, stride
-   lanes). Both are merged first with what comes before: an output (NULL: 0) and its lse. */
+/* Compares lane i of the tile, which has met what was chosen for it, with the truth of its query (m, l, o,
+   stride lanes). Both are merged first with what comes before: an output (NULL: 0) and its lse. */
 static void hai_compare(const hai_job *job, int i, const float *truth, const float *out_before,
                         float lse_before, hai_comparison *c) {
   const hai_plan *plan = job->plan;
@@ -16356,18 +16474,18 @@ static void hai_compare(const hai_job *job, int i, const float *truth, const flo
   hai_index t;
   float lse_merged, weight_chosen, weight_exact, before_chosen, before_exact;
   c->lse_chosen = hai_state_lse(tile->m[i], tile->l[i]);
-  c->lse_exact = hai_state_lse(truth[i], truth[lanes + i]);
+  c->lse_exact = hai_state_lse(truth[0], truth[lanes]);
   lse_merged = hai_log_add(c->lse_chosen, lse_before);
   c->lse_whole = hai_log_add(c->lse_exact, lse_before);
   weight_chosen = hai_weight_in(tile->m[i], lse_merged);
-  weight_exact = hai_weight_in(truth[i], c->lse_whole);
+  weight_exact = hai_weight_in(truth[0], c->lse_whole);
   before_chosen = hai_weight_in(lse_before, lse_merged);
   before_exact = hai_weight_in(lse_before, c->lse_whole);
   c->squared_error = c->squared_norm = 0.0f;
   for (t = 0; t < plan->value_dim; t++) {
     float before = out_before ? out_before[t] : 0.0f;
     float chosen = tile->o[t * lanes + i] * weight_chosen + before * before_chosen;
-    float exact = truth[(2 + t) * lanes + i] * weight_exact + before * before_exact;
+    float exact = truth[(2 + t) * lanes] * weight_exact + before * before_exact;
     if (!hai_finite(exact)) c->lse_whole = hai_float(0x7fc00000u);
     c->squared_error += chosen == exact ? 0.0f : hai_squared(chosen - exact);
     c->squared_norm += exact == 0.0f ? 0.0f : hai_squared(exact);
@@ -16394,58 +16512,19 @@ static void hai_compare(const hai_job *job, int i, const float *truth, const flo
    run of stage TRY, preceded by what its pairing needs. */
 
 /* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
-   trial needs no others. Reads and writes what PAIR does. Cost: O(queries of the groups), and PAIR's for
-   those paired. */
+   trial needs no others. Reads and writes what PAIR does. Cost: O(held-out queries), and PAIR's for the
+   groups paired. */
 HAI_APART void hai_stage_draft(hai_job *job) {
-  const int32_t *order = hai_query_order(job);
-  hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key),
-            first = job->chunk * HAI_TASK_GROUPS, at, end;
-  uint32_t *sieve = HAI_PLACE(uint32_t, job->scratch); /* read before pairing overwrites it */
+  hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key);
   uint64_t wanted = 0;
   int i;
   if (!hai_is_needed(job)) return;
-  hai_held_out_sieve(job, sieve);
-  for (i = 0; i < HAI_TASK_GROUPS && first + i < groups; i++)
-    for (at = hai_cut(n, groups, first + i), end = hai_cut(n, groups, first + i + 1); at < end; at++)
-      if (hai_held_out_at(job, sieve, hai_at(order, job->rect.query_begin, at)) >= 0)
-        wanted |= UINT64_C(1) << i;
+  for (i = 0; i < hai_n_held_out(job); i++) {
+    hai_index id = hai_part_of(n, groups, hai_held_out_place(job, i)) - job->chunk * HAI_TASK_GROUPS;
+    if (id >= 0 && id < HAI_TASK_GROUPS) wanted |= UINT64_C(1) << id;
+  }
   hai_pair_groups(job, wanted);
 }
-
-/* Sets the sub-block of the column whose key is `key`, if there is one; columns ascend by key. */
-static void hai_place_column(const hai_job *job, hai_index key, int32_t block) {
-  hai_column *column = hai_columns(job, 0);
-  int32_t low = 0, n = hai_counts(job)[1], high = n;
-  while (low < high) {
-    int32_t middle = low + (high - low) / 2;
-    if (column[middle].key < key)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  if (low < n && column[low].key == key) column[low].block = block;
-}
-
-/* Sets the sub-blocks that hold the columns in job->pairing. Columns were drawn in the first pairing's
-   order; two pairings exist only where that is by position, so columns ascend. Those of the wide draw are met
-   without blocks. Cost: O(n_key), and a binary search for about one key in ten. */
-static void hai_place_columns(const hai_job *job, uint32_t *sieve) {
-  const int32_t *order = hai_key_order(job);
-  hai_index n_key = job->rect.n_key, n_blocks = hai_key_parts(job->plan, n_key), place;
-  int i;
-  hai_sieve_clear(sieve);
-  for (i = 0; i < hai_counts(job)[1]; i++) hai_sieve_add(sieve, hai_columns(job, 0)[i].key);
-  for (place = 0; place < n_key; place++) {
-    hai_index key = hai_at(order, job->rect.key_begin, place);
-    if (hai_sieve_holds(sieve, key))
-      hai_place_column(job, key, hai_to_int(hai_part_of(n_key, n_blocks, place)));
-  }
-}
-
-/* Sums over held-out queries: |out' - out|^2 and |out|^2. */
-typedef struct hai_trial {
-  float squared_error, squared_norm;
-} hai_trial;
 
 /* Adds what the tile that begins with held-out query `first` finds, after it has met the columns of the
    recipe. Its queries are judged by the rectangle's keys and their sinks alone: no choice depends on states,
@@ -16456,50 +16535,27 @@ HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_tria
   hai_attend_columns(job, recipe == HAI_COLUMNS);
   hai_tile_settle(job->tile);
   for (i = 0; i < job->tile->n; i++) {
-    hai_compare(job, i, hai_truth_of(job, 0, first), HAI_NULL, hai_lane_sink(job, i), &c);
+    hai_compare(job, i, hai_truth_of(job, 0, first + i), HAI_NULL, hai_lane_sink(job, i), &c);
     if (c.lse_whole != c.lse_whole) continue;
     trial->squared_error += c.squared_error;
     trial->squared_norm += c.squared_norm;
   }
 }
 
-/* The verdict takes a recipe whose error is smaller than that of the one it has, and is settled where
-   that error is small enough. */
-static void hai_take_if_better(const hai_job *job, hai_recipe recipe, float error) {
-  hai_verdict *verdict = hai_verdict_of(job);
-  float enough = job->plan->params->tolerance;
-  if (enough == 0.0f) enough = recipe == HAI_COLUMNS ? HAI_GOOD : HAI_FAIR;
-  if (verdict->settled || !(error < verdict->error)) return;
-  verdict->recipe = HAI_AS(int32_t, recipe);
-  verdict->pairing = job->pairing;
-  verdict->error = error;
-  verdict->settled = error <= enough;
-}
-
-/* Stage TRY: tries job->pairing's blocks (none: columns alone) on the held-out queries, unless the
-   verdict is settled. Reads truth, choice, pins and columns; writes verdict, and which sub-blocks hold the
-   columns. Cost: O(held-out queries * budget), and with a sorted order O(n_query + n_key log budget). */
+/* Stage TRY: some held-out queries try job->pairing's blocks (HAI_NO_BLOCKS: columns alone),
+   unless the verdict is settled. Reads truth, choice, pins and columns; writes this part of the trial, and
+   the first trial merges the truth of its queries. Cost: O(held-out queries * budget). */
 HAI_APART void hai_stage_try(hai_job *job) {
-  const hai_plan *plan = job->plan;
-  hai_verdict *verdict = hai_verdict_of(job);
-  hai_judging_scratch scratch = hai_judging_scratch_of(job);
   hai_recipe recipe = job->pairing == HAI_NO_BLOCKS ? HAI_COLUMNS : HAI_BLOCKS;
+  int number = hai_trial_number(job->pairing), n = hai_trial_queries(number),
+      first = hai_to_int(job->chunk) * n, end = hai_to_int(hai_min(first + n, hai_n_held_out(job)));
+  hai_judging_scratch scratch = hai_judging_scratch_of(job);
   hai_trial trial = {0.0f, 0.0f};
-  int is_first = job->pairing == (hai_trying_columns(plan) ? HAI_NO_BLOCKS : 0), first;
-  if (is_first) hai_gather_truth(job);
-  if (verdict->settled) return;
-  if (recipe == HAI_BLOCKS) verdict->tried = job->pairing + 1;
-  if (job->pairing == 1) hai_place_columns(job, scratch.sieve);
-  hai_held_out_places(job, scratch.place, scratch.sieve);
-  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+  if (number == !hai_trying_columns(job->plan)) hai_gather_truth(job, first, end);
+  if (hai_verdict_after(job, number).settled) return;
+  for (; hai_judge_open(job, &scratch, first, end); first += job->tile->n)
     hai_try_tile(job, recipe, first, &trial);
-  hai_take_if_better(job, recipe, hai_relative(trial.squared_error, trial.squared_norm));
-  if (plan->params->tolerance > 0.0f && job->pairing == plan->n_pairings - 1 && !verdict->settled)
-    verdict->recipe = HAI_EACH;
-  if (job->pairing == 1 && verdict->pairing == 0) { /* the first pairing stays: so do its sub-blocks */
-    job->pairing = 0;
-    hai_place_columns(job, scratch.sieve);
-  }
+  hai_trial_at(job, number)[job->chunk] = trial;
 }
 
 /* ======== src/auditing.h ======== */
@@ -16568,15 +16624,14 @@ static void hai_record_query(const hai_job *job, const hai_comparison *c, int i,
 /* The tile that begins with auditor `first` meets the recipe's columns and compares. */
 static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first,
                            hai_lse_range *outside) {
-  const float *truth = hai_truth_of(job, 0, first);
   hai_comparison c;
   int i;
   hai_tiles_sample(job, &job->tile, 1, 0);
   hai_tile_settle(job->tile);
   for (i = 0; i < job->tile->n; i++) {
     float lse;
-    hai_compare(job, i, truth, hai_resumes(job->plan) ? job->tile->out[i] : HAI_NULL,
-                hai_lane_before(job, i), &c);
+    hai_compare(job, i, hai_truth_of(job, 0, first + i),
+                hai_resumes(job->plan) ? job->tile->out[i] : HAI_NULL, hai_lane_before(job, i), &c);
     hai_record_query(job, &c, first + i, scratch->lse_blocks[i], scratch->lse_pinned[i]);
     lse = hai_lse_outside(scratch->lse_blocks[i], c.lse_exact);
     if (!hai_finite(lse)) continue;
@@ -16585,8 +16640,8 @@ static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int
   }
 }
 
-/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, verdict, partial,
-   lse and out; writes record. Cost: O(auditors * budget), and O(n_query) with a sorted order. */
+/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, trials, partial,
+   lse and out; writes record. Cost: O(auditors * budget). */
 HAI_APART void hai_stage_audit(hai_job *job) {
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);
@@ -16595,7 +16650,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   int first;
   hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
-  record->tried = job->plan->choosing ? hai_verdict_of(job)->tried : 0;
+  record->tried = job->plan->choosing ? hai_verdict_of(job).tried : 0;
   record->n = hai_n_held_out(job);
   record->alpha = hai_alpha(job);
   record->keys = hai_keys_met(job, recipe);
@@ -16604,9 +16659,8 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   if (recipe == HAI_EACH) return; /* every key, or a scan, which tells its own errors (tallying.h) */
   outside.least = hai_inf();
   outside.most = -hai_inf();
-  hai_gather_truth(job);
-  hai_held_out_places(job, scratch.place, scratch.sieve);
-  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+  hai_gather_truth(job, 0, record->n);
+  for (first = 0; hai_judge_open(job, &scratch, first, record->n); first += job->tile->n)
     hai_audit_tile(job, &scratch, first, &outside);
   if (outside.most >= outside.least) record->kappa = hai_exp(outside.most - outside.least);
 }
@@ -16924,8 +16978,9 @@ typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..th
 enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
 
 /* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
-   attended exactly, where nothing is chosen. */
-enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2 };
+   attended exactly, where nothing is chosen; its tasks may run beside those of the stage before it, whichever
+   that is, if only of the level before. */
+enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2, HAI_BESIDE = 4 };
 
 typedef struct hai_stage {
   void (*run)(hai_job *job); /* NULL in a build that leaves the stage out */
@@ -17094,6 +17149,27 @@ static hai_index hai_cut_probed_keys(const hai_plan *plan, hai_index n_query, ha
   (void)n_query;
   return hai_probe_chunks(n_key);
 }
+static hai_index hai_cut_probes(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_key;
+  return hai_ceil_div(hai_min(plan->probe_queries, n_query), HAI_SUM_PROBES);
+}
+/* One that samples, and one that samples more. */
+static hai_index hai_cut_draws(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  (void)n_key;
+  return 2;
+}
+static hai_index hai_cut_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_TRIAL_QUERIES);
+}
+static hai_index hai_cut_block_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_JUDGE_RUN);
+}
 static hai_index hai_cut_judged_keys(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_query;
@@ -17157,14 +17233,9 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
     words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
   return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
 }
-/* The sieve's memory is reused by pairing. */
-static size_t hai_scratch_draft(const hai_plan *plan) {
-  return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
-}
-/* A sieve, places in the order, lse after blocks and after pins [lanes]. */
+/* lse after blocks and after pins [lanes]. */
 static size_t hai_scratch_judges(const hai_plan *plan) {
-  size_t floats = 2 * HAI_AS(size_t, plan->float_kernel->lanes);
-  return (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) + floats * sizeof(float);
+  return 2 * HAI_AS(size_t, plan->float_kernel->lanes) * sizeof(float);
 }
 
 /* ---- The table ---- */
@@ -17209,10 +17280,10 @@ static const hai_stage hai_stages[] = {
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "order", hai_stage_order, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_nothing, hai_scratch_counters),
-  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "probe", hai_stage_probe, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "probe", hai_stage_probe, 0, HAI_HEADS, HAI_BESIDE,
             hai_wants_probes, hai_cut_probed_keys, hai_scratch_tiles),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "sum", hai_stage_sum, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_probes, hai_cut_nothing, hai_scratch_none),
+            hai_wants_probes, hai_cut_probes, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "mass", hai_stage_mass, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_probes, hai_cut_probed_keys, hai_scratch_tiles),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pin", hai_stage_pin, 0, HAI_HEADS, HAI_PLAIN,
@@ -17220,18 +17291,18 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "weigh", hai_stage_weigh, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_weights, hai_cut_probed_keys, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "columns", hai_stage_columns, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_always, hai_cut_nothing, hai_scratch_none),
+            hai_wants_always, hai_cut_draws, hai_scratch_none),
 
-  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "judge", hai_stage_judge, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "judge", hai_stage_judge, 0, HAI_HEADS, HAI_BESIDE,
             hai_wants_judges, hai_cut_judged_keys, hai_scratch_tiles),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, HAI_NO_BLOCKS, HAI_HEADS, HAI_PLAIN,
-            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+            hai_wants_judges, hai_cut_judges, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
+            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+            hai_wants_judges, hai_cut_block_judges, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "hash", hai_stage_hash, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "order", hai_stage_order, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
@@ -17239,13 +17310,13 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 1, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 1, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
+            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 1, HAI_HEADS, HAI_PLAIN,
-            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+            hai_wants_judges, hai_cut_block_judges, hai_scratch_judges),
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "pair", hai_stage_pair, 1, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
-  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_BESIDE,
             hai_wants_means_again, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pair", hai_stage_pair, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
@@ -17389,7 +17460,7 @@ static void hai_resolve_regions(hai_plan *plan) {
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
   int may_approximate = hai_may_approximate(plan), n = 0, i;
-  plan->n_before = plan->n_per_level = plan->n_after = 0;
+  plan->n_before = plan->n_per_level = plan->n_after = plan->n_beside = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
@@ -17397,6 +17468,7 @@ static void hai_resolve_stages(hai_plan *plan) {
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
+    plan->n_beside += (stage->traits & HAI_BESIDE) != 0;
   }
 }
 
@@ -17497,34 +17569,67 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
 
 /* ======== src/phases.h ======== */
 
-/* Phases. Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the
-   levels; a task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase
-   touches. */
+/* Phases. A step is a stage at a level, or before or after the levels, in the order in which they run; a
+   phase is a step with those behind it that may run beside it. A task is (batch, head, rectangle, chunk), and
+   writes nothing that another task of its phase touches. */
 
-static int hai_phases(const hai_plan *plan) {
+static int hai_steps(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
 }
 
-/* The stage of a phase, and its level; -1 before and after the levels. */
-static const hai_stage *hai_phase_stage(const hai_plan *plan, int phase, int *level) {
-  int levels = hai_plan_levels(plan), n = phase - plan->n_before;
+/* The stage of a step, and its level; -1 before and after the levels. */
+static const hai_stage *hai_step_stage(const hai_plan *plan, int step, int *level) {
+  int levels = hai_plan_levels(plan), n = step - plan->n_before;
   *level = -1;
   if (n >= levels * plan->n_per_level) {
-    phase -= (levels - 1) * plan->n_per_level;
+    step -= (levels - 1) * plan->n_per_level;
   } else if (n >= 0) {
     *level = n / plan->n_per_level;
-    phase -= *level * plan->n_per_level;
+    step -= *level * plan->n_per_level;
   }
-  return &hai_stages[plan->stages[phase]];
+  return &hai_stages[plan->stages[step]];
 }
 
-/* Tasks of a phase along each axis but the batch: heads (kv heads first, then query heads), rectangles,
+static int hai_is_beside(const hai_plan *plan, int step) {
+  int level;
+  return (hai_step_stage(plan, step, &level)->traits & HAI_BESIDE) != 0;
+}
+
+/* 1 if the first step of all would run beside one before it. */
+static int hai_begins_beside(const hai_plan *plan) { return hai_steps(plan) > 0 && hai_is_beside(plan, 0); }
+
+static int hai_phases(const hai_plan *plan) {
+  return hai_steps(plan) - hai_plan_levels(plan) * plan->n_beside + hai_begins_beside(plan);
+}
+
+/* The first step of a phase. */
+static int hai_phase_begin(const hai_plan *plan, int phase) {
+  int of_level = plan->n_per_level - plan->n_beside, begin = 0, levels;
+  if (hai_begins_beside(plan) && phase-- == 0) return 0;
+  if (phase > plan->n_before && of_level > 0) { /* whole levels at once */
+    levels = (phase - plan->n_before) / of_level;
+    levels = levels < hai_plan_levels(plan) ? levels : hai_plan_levels(plan);
+    begin = plan->n_before + levels * plan->n_per_level;
+    phase -= plan->n_before + levels * of_level;
+  }
+  while (hai_is_beside(plan, begin) || phase-- > 0) begin++;
+  return begin;
+}
+
+/* One past the last step of the phase that begins with `begin`. */
+static int hai_phase_end(const hai_plan *plan, int begin) {
+  int end = begin + 1;
+  while (end < hai_steps(plan) && hai_is_beside(plan, end)) end++;
+  return end;
+}
+
+/* Tasks of a step along each axis but the batch: heads (kv heads first, then query heads), rectangles,
    chunks. */
 typedef struct hai_grid {
   hai_index kv_heads, heads, rects, chunks;
 } hai_grid;
 
-static hai_grid hai_phase_grid(const hai_plan *plan, const hai_stage *stage, int level) {
+static hai_grid hai_step_grid(const hai_plan *plan, const hai_stage *stage, int level) {
   hai_grid g;
   hai_index n_query = plan->n_query, n_key = plan->n_key;
   g.kv_heads = stage->axes & HAI_KV_HEADS ? plan->n_kv_heads : 0;
@@ -17542,13 +17647,20 @@ static hai_grid hai_phase_grid(const hai_plan *plan, const hai_stage *stage, int
   return g;
 }
 
-static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
+static int64_t hai_step_tasks(const hai_plan *plan, int step) {
   int level;
-  const hai_stage *stage = hai_phase_stage(plan, phase, &level);
-  hai_grid g = hai_phase_grid(plan, stage, level);
+  const hai_stage *stage = hai_step_stage(plan, step, &level);
+  hai_grid g = hai_step_grid(plan, stage, level);
   int64_t rects = g.rects;
-  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
   return rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
+}
+
+static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
+  int step = hai_phase_begin(plan, phase), end = hai_phase_end(plan, step);
+  int64_t tasks = 0;
+  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
+  for (; step < end; step++) tasks += hai_step_tasks(plan, step);
+  return tasks;
 }
 
 static char *hai_align(void *workspace) {
@@ -17556,13 +17668,18 @@ static char *hai_align(void *workspace) {
   return HAI_AS(char *, workspace) + slack % HAI_ALIGN;
 }
 
-/* Sets the job to task `index` of a phase: batch, then head, rectangle and, fastest, chunk; the last chunk is
-   the first task's, since under a causal mask it takes longest. Returns the phase's stage. */
+/* Sets the job to task `index` of a phase: step by step batch, then head, rectangle and, fastest, chunk; the
+   last chunk is the first task's, since under a causal mask it takes longest. Returns the task's stage. */
 static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
                                    int64_t index, int worker) {
-  const hai_stage *stage = hai_phase_stage(plan, phase, &job->level);
-  hai_grid g = hai_phase_grid(plan, stage, job->level);
+  int step = hai_phase_begin(plan, phase);
+  const hai_stage *stage;
+  hai_grid g;
   hai_index head;
+  int64_t tasks;
+  for (; index >= (tasks = hai_step_tasks(plan, step)); step++) index -= tasks;
+  stage = hai_step_stage(plan, step, &job->level);
+  g = hai_step_grid(plan, stage, job->level);
   job->pairing = stage->pairing;
   job->audit = stage->traits & HAI_AUDITS;
   job->plan = plan;
@@ -18486,6 +18603,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_MEAN_MOST
 #undef HAI_MEAN_RAISED
 #undef HAI_MEND_COST
+#undef HAI_MERGE_LANES
 #undef HAI_MOST_DOUBLED
 #undef HAI_MOST_DRAW
 #undef HAI_MOST_LEVEL
@@ -18499,7 +18617,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_OUTLIER
 #undef HAI_PAGES
 #undef HAI_PAIR_DENSE
-#undef HAI_PAIR_GROUPS
 #undef HAI_PASSING_COST
 #undef HAI_PICK_LEAST
 #undef HAI_PICK_ROUNDS
@@ -18525,7 +18642,6 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_SCAN
 #undef HAI_SCAN_ARRAYS
 #undef HAI_SCAN_ROWS
-#undef HAI_SIEVE
 #undef HAI_SIMD
 #undef HAI_SINKS
 #undef HAI_SLIDING
@@ -18540,6 +18656,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_STEP_OF_1
 #undef HAI_STEP_TOP
 #undef HAI_SUM_LANES
+#undef HAI_SUM_PROBES
 #undef HAI_SUPERBLOCK
 #undef HAI_TANH_END
 #undef HAI_TANH_P0
@@ -18560,6 +18677,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward_many(const hyperattn_problem *p
 #undef HAI_TASK_GROUPS
 #undef HAI_TASK_QUERIES
 #undef HAI_TASK_ROWS
+#undef HAI_TRIAL_QUERIES
 #undef HAI_TURNED
 #undef HAI_UNKNOWN
 #undef HAI_V_avx2

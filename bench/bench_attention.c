@@ -102,13 +102,16 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
   double seconds[HAI_N_STAGES] = {0}, sum = 0;
   hai_resolve(&plan, p, params);
   for (int phase = 0; phase < hai_phases(&plan); phase++) {
-    int level, first = 0;
-    const hai_stage *stage = hai_phase_stage(&plan, phase, &level);
-    double begin = now(), took;
-    for (int64_t i = 0; i < hai_phase_tasks(&plan, phase); i++) hai_run(&plan, workspace, phase, i, 0);
-    took = now() - begin;
-    while (strcmp(hai_stages[first].name, stage->name)) first++;
-    seconds[first] += took, sum += took;
+    for (int64_t i = 0, n = hai_phase_tasks(&plan, phase); i < n; i++) {
+      hai_job job;
+      const hai_stage *stage = hai_job_at(&job, &plan, workspace, phase, i, 0);
+      double begin = now(), took;
+      int first = 0;
+      hai_run(&plan, workspace, phase, i, 0);
+      took = now() - begin;
+      while (strcmp(hai_stages[first].name, stage->name)) first++;
+      seconds[first] += took, sum += took;
+    }
   }
   printf("   ");
   for (int i = 0; i < HAI_N_STAGES; i++)

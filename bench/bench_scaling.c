@@ -13,7 +13,8 @@
 //
 // efficiency    one worker's time over that of W workers together
 // bound         the stage that loses most at the last W: its tasks (of all its phases), the longest over the mean,
-//               and its share of what is lost; --stages tells of each stage
+//               and its share of what is lost; --stages tells of each stage. Where stages share a phase, all of it
+//               goes by the first.
 // Data are those of bench_attention.
 #define HYPERATTN_STATIC
 #define HYPERATTN_STAGE_NAMES
@@ -43,7 +44,7 @@ typedef struct bench {
 // ---- A call's tasks ----
 
 typedef struct phase {
-  const char *stage;
+  const char *stage;  // of its first task
   int64_t n;
   double *seconds;  // [n]
 } phase;
@@ -66,10 +67,11 @@ static void time_tasks(call *c, int repeat) {
   if (status != HYPERATTN_OK) fprintf(stderr, "%s\n", hyperattn_status_string(status)), exit(1);
   c->n_phases = hai_phases(&c->plan);
   c->phases = allocate((size_t)c->n_phases * sizeof *c->phases);
-  for (int p = 0, level; p < c->n_phases; p++) {
+  for (int p = 0; p < c->n_phases; p++) {
     phase *to = &c->phases[p];
-    to->stage = hai_phase_stage(&c->plan, p, &level)->name;
+    hai_job job;
     to->n = hai_phase_tasks(&c->plan, p);
+    if (to->n) to->stage = hai_job_at(&job, &c->plan, workspace, p, 0, 0)->name;
     to->seconds = allocate((size_t)(to->n + 1) * sizeof *to->seconds);
     for (int64_t i = 0; i < to->n; i++) to->seconds[i] = (double)INFINITY;
   }

@@ -18,6 +18,8 @@
   X(KEY_CODE, sizeof(uint16_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, CHOICE)                  \
   /* mean key of each sub-block: [sub-blocks][head_dim] */                                       \
   X(MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_mean, MEAN)                                  \
+  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
+  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, MEAN)                                     \
   /* row at each sorted position, rectangle by rectangle: [n_query], [n_key] */                  \
   X(QUERY_ORDER, sizeof(int32_t), HAI_OF_HEADS, hai_count_sorted_queries, QUERY_ORDER)           \
   X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
@@ -27,10 +29,10 @@
   X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
   X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
-  /* column masses, then sampling weights before they are mixed: [n_key] */                      \
-  X(MASS, sizeof(float), HAI_OF_HEADS, hai_count_mass, TRUTH)                                    \
   /* for the report, sums of the probes' squared weights: [n_key] */                             \
   X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
+  /* sums of the weights of each chunk's keys but the pins: [chunks] */                          \
+  X(WEIGHT_SUM, sizeof(float), HAI_OF_HEADS, hai_count_weight_sum, WEIGHT_SUM)                   \
   /* one bit for each key of a rectangle, in words */                                            \
   X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
   /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
@@ -39,8 +41,10 @@
   X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
   X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
-  /* what the held-out queries chose: [max_rects] */                                             \
-  X(VERDICT, sizeof(hai_verdict), HAI_OF_HEADS, hai_count_verdict, VERDICT)                      \
+  /* where the held-out queries stand in the sorted order: [max_rects][judges, auditors] */      \
+  X(PLACES, sizeof(int32_t), HAI_OF_HEADS, hai_count_places, PLACES)                             \
+  /* what they found in each trial: [max_rects][HAI_TRIALS][HAI_TRIAL_PARTS] */                  \
+  X(TRIAL, sizeof(hai_trial), HAI_OF_HEADS, hai_count_trial, TRIAL)                              \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
   X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
   /* ln of the largest residual sum of each task of sampled rows */                              \

@@ -62,15 +62,14 @@ static void hai_record_query(const hai_job *job, const hai_comparison *c, int i,
 /* The tile that begins with auditor `first` meets the recipe's columns and compares. */
 static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int first,
                            hai_lse_range *outside) {
-  const float *truth = hai_truth_of(job, 0, first);
   hai_comparison c;
   int i;
   hai_tiles_sample(job, &job->tile, 1, 0);
   hai_tile_settle(job->tile);
   for (i = 0; i < job->tile->n; i++) {
     float lse;
-    hai_compare(job, i, truth, hai_resumes(job->plan) ? job->tile->out[i] : HAI_NULL,
-                hai_lane_before(job, i), &c);
+    hai_compare(job, i, hai_truth_of(job, 0, first + i),
+                hai_resumes(job->plan) ? job->tile->out[i] : HAI_NULL, hai_lane_before(job, i), &c);
     hai_record_query(job, &c, first + i, scratch->lse_blocks[i], scratch->lse_pinned[i]);
     lse = hai_lse_outside(scratch->lse_blocks[i], c.lse_exact);
     if (!hai_finite(lse)) continue;
@@ -79,8 +78,8 @@ static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int
   }
 }
 
-/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, verdict, partial,
-   lse and out; writes record. Cost: O(auditors * budget), and O(n_query) with a sorted order. */
+/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, trials, partial,
+   lse and out; writes record. Cost: O(auditors * budget). */
 HAI_APART void hai_stage_audit(hai_job *job) {
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);
@@ -89,7 +88,7 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   int first;
   hai_adopt_pairing(job);
   record->recipe = HAI_AS(int32_t, recipe);
-  record->tried = job->plan->choosing ? hai_verdict_of(job)->tried : 0;
+  record->tried = job->plan->choosing ? hai_verdict_of(job).tried : 0;
   record->n = hai_n_held_out(job);
   record->alpha = hai_alpha(job);
   record->keys = hai_keys_met(job, recipe);
@@ -98,9 +97,8 @@ HAI_APART void hai_stage_audit(hai_job *job) {
   if (recipe == HAI_EACH) return; /* every key, or a scan, which tells its own errors (tallying.h) */
   outside.least = hai_inf();
   outside.most = -hai_inf();
-  hai_gather_truth(job);
-  hai_held_out_places(job, scratch.place, scratch.sieve);
-  for (first = 0; hai_judge_open(job, &scratch, first); first += job->tile->n)
+  hai_gather_truth(job, 0, record->n);
+  for (first = 0; hai_judge_open(job, &scratch, first, record->n); first += job->tile->n)
     hai_audit_tile(job, &scratch, first, &outside);
   if (outside.most >= outside.least) record->kappa = hai_exp(outside.most - outside.least);
 }

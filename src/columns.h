@@ -16,7 +16,12 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
   uint64_t *heap = HAI_PLACE(uint64_t, job->scratch);
   hai_index end = job->rect.key_begin + job->rect.n_key, key;
   int most = hai_to_int(hai_min(job->plan->heavy_keys, end - first)), n = 0, i;
-  for (key = first; key < end; key++) hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
+  float worst = -hai_inf(); /* of those held: an equal mass need not be offered, since the smaller id wins */
+  for (key = first; key < end; key++) {
+    if (n == most && !(mass[key] > worst)) continue;
+    hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
+    worst = hai_candidate_value(heap[0]);
+  }
   for (i = 0; i < n; i++) hai_set_pinned(job, pinned, hai_candidate_id(heap[i]));
 }
 
@@ -25,14 +30,15 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            sink_end = hai_min(plan->sink_keys, end), key;
-  uint32_t *pinned = hai_pinned(job);
+            words = hai_ceil_div(job->rect.n_key, 32), sink_end = hai_min(plan->sink_keys, end), key, word;
+  uint32_t *pinned = hai_pinned(job), bits;
   int32_t *pins = hai_pins(job), n = 0;
-  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
+  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, words) * sizeof(uint32_t));
   if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
   for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
-  for (key = begin; key < end; key++)
-    if (hai_is_pinned(job, pinned, key)) pins[n++] = hai_to_int(key);
+  for (word = 0; word < words; word++)
+    for (bits = pinned[word], key = begin + 32 * word; bits; bits >>= 1, key++)
+      if (bits & 1) pins[n++] = hai_to_int(key);
   hai_counts(job)[0] = n;
 }
 
@@ -40,7 +46,8 @@ HAI_APART void hai_stage_pin(hai_job *job) {
 static hai_column hai_column_at(const hai_job *job, hai_index place, hai_index n_blocks, float log_weight) {
   hai_column column;
   column.key = hai_to_int(hai_at(hai_key_order(job), job->rect.key_begin, place));
-  column.block = n_blocks ? hai_to_int(hai_part_of(job->rect.n_key, n_blocks, place)) : -1;
+  column.block[0] = n_blocks ? hai_to_int(hai_part_of(job->rect.n_key, n_blocks, place)) : -1;
+  column.block[1] = -1; /* until that pairing's keys are sorted */
   column.log_weight = log_weight;
   return column;
 }
@@ -80,39 +87,37 @@ static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_i
   return hai_uniform(begin, end - begin, hai_random_of(job, purpose, t));
 }
 
-/* Sums over the n keys that are not pinned, in order of places: of their weights, and of their units. */
-static uint64_t hai_total_units(const hai_job *job, hai_index n, float *sum_of_weights) {
-  const int32_t *order = hai_key_order(job);
+/* The sum of all weights but those of pins. */
+static float hai_weight_total(const hai_job *job) {
+  const float *sums = hai_weight_sums(job);
+  hai_index chunks = hai_job_probe_chunks(job), c;
+  float sum = 0.0f;
+  for (c = 0; c < chunks; c++) sum += sums[c];
+  return sum;
+}
+
+/* The sum of the units of the n keys that are not pinned; `sum` is that of their weights. */
+static uint64_t hai_total_units(const hai_job *job, hai_index n, float sum) {
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_mass(job) - job->rect.key_begin;
-  hai_index place;
+  hai_index key = job->rect.key_begin, end = key + job->rect.n_key;
   uint64_t total = 0;
-  float sum = 0.0f;
-  int pass;
-  for (pass = 0; pass < 2; pass++) /* units need the whole sum */
-    for (place = 0; place < job->rect.n_key; place++) {
-      hai_index key = hai_at(order, job->rect.key_begin, place);
-      if (hai_is_pinned(job, pinned, key)) continue;
-      if (pass == 0)
-        sum += weight[key];
-      else
-        total += hai_units(weight[key], sum, n);
-    }
-  *sum_of_weights = sum;
+  for (; key < end; key++)
+    if (!hai_is_pinned(job, pinned, key)) total += hai_units(weight[key], sum, n);
   return total;
 }
 
 /* Draws m points, one from each stratum of the cumulative probability of the n keys that are not pinned.
    A key that c points hit is one column of weight c / (m p). Writes the columns in order of places;
-   returns how many. Cost: 3 n_key. */
+   returns how many. Cost: 2 n_key. */
 static int32_t hai_draw_weighted(const hai_job *job, hai_index n, hai_index m, int purpose,
                                  hai_column *columns) {
   const int32_t *order = hai_key_order(job);
   const uint32_t *pinned = hai_pinned(job);
   const float *weight = hai_mass(job) - job->rect.key_begin;
   hai_index n_blocks = hai_key_parts(job->plan, job->rect.n_key), place, t = 0;
-  float sum;
-  uint64_t total = hai_total_units(job, n, &sum), below = 0, point = hai_point(job, total, m, 0, purpose);
+  float sum = hai_weight_total(job);
+  uint64_t total = hai_total_units(job, n, sum), below = 0, point = hai_point(job, total, m, 0, purpose);
   int32_t count = 0;
   for (place = 0; place < job->rect.n_key && t < m; place++) {
     uint64_t units;
@@ -137,14 +142,15 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
-/* Stage COLUMNS: the draw of a rectangle for one query head, and the wide draw, in which columns take the
-   places of block keys. Reads pinned, key_order and the sampling weights (mass); writes columns, their
-   counts, and the verdict with which trials begin. Cost: O(n_key). */
+/* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
+   of block keys. Reads pinned, key_order, the sampling weights (mass) and weight_sum; writes columns, their
+   count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);
   hai_index n = job->rect.n_key - counts[0];
-  counts[1] = hai_draw_columns(job, n, plan->sample_size, HAI_FOR_COLUMNS, hai_columns(job, 0));
-  counts[2] = hai_draw_columns(job, n, plan->max_wide, HAI_FOR_WIDE, hai_columns(job, 1));
-  if (job->plan->choosing) hai_verdict_open(hai_verdict_of(job));
+  int wide = job->chunk > 0;
+  counts[1 + wide] = hai_draw_columns(job, n, wide ? plan->max_wide : plan->sample_size,
+                                      wide ? HAI_FOR_WIDE : HAI_FOR_COLUMNS, hai_columns(job, wide));
+  if (plan->choosing && !wide) hai_verdict_open(job);
 }

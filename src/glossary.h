@@ -19,7 +19,8 @@
    probe              a query that meets every key of a rectangle before the choice
    held-out query     a query that meets every key to judge a choice in which it had no part
    recipe             what the queries of a rectangle meet: blocks and columns, columns, or each its own
-   verdict            the recipe and the pairing that the held-out queries found best
+   trial              what held-out queries find a recipe in a pairing to be worth
+   verdict            the recipe and the pairing that they found best
    record             what the report keeps of a rectangle and head
    sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
    scan               estimates of a tile's scores with all keys of the sketch, by products of codes
@@ -45,7 +46,8 @@
                       rows of float32
    row                one row of a tensor, or an index of it
    extent             the bytes that a tensor spans
-   stage, phase       a computation on all rectangles of a level; a stage at a level
+   stage, step        a computation on all rectangles of a level; a stage at a level
+   phase              a step, with those behind it that may run beside it
    task, job          a part of a phase, for one worker; what it works on
    workspace, array   the caller's memory; a part of it that has a name in hai_layout
    scratch            the part of the workspace that one worker uses during a task */

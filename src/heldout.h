@@ -50,6 +50,11 @@ static hai_index hai_held_out_row(const hai_job *job, hai_index i) {
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
+/* Where held-out query i stands in the pairing's order. */
+static hai_index hai_held_out_place(const hai_job *job, int i) {
+  return hai_sorting(job) ? hai_places(job)[i] : hai_held_out_row(job, i) - job->rect.query_begin;
+}
+
 /* The row of probe t. Rows of probes never descend. */
 static hai_index hai_probe_row(const hai_job *job, hai_index t) {
   hai_index n = job->rect.n_query, runs = hai_held_out_runs(job), run;

@@ -85,10 +85,11 @@
      states.h               what a state begins as; sums that many keys share; storing and loading
      masking.h              the caller's mask
      chunks.h               the keys that wait: their scores, weights and values
+     verdict.h              which recipe a rectangle and head gets
      skipping.h             stages that a rectangle no longer needs
      hashing.h              the bucket of every query and key
-     ordering.h             rows sorted by bucket
      heldout.h              queries that meet every key: probes and held-out queries
+     ordering.h             rows sorted by bucket
      probing.h              which keys matter to a few queries: column masses, sampling weights
      best.h                 the k best candidates of a stream
      columns.h              pinned keys and sampled columns
@@ -107,7 +108,6 @@
      rectangle.h            an approximated rectangle: blocks, pins, columns
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
-     sieve.h                is a row one of a few?
      judging.h              held-out queries: what a choice gives them, against all keys
      trials.h               which recipe a rectangle gets
      auditing.h             what that recipe is worth, for the report

@@ -1,7 +1,7 @@
 /* ---- Pairing query groups with key sub-blocks by score ----
    Rows in the pairing's order are cut into query groups and key sub-blocks. Each group takes the `take`
    sub-blocks whose mean key scores best with its mean query. In large rectangles that is done in two
-   levels: HAI_PAIR_GROUPS neighbouring groups first choose 2 * take superblocks together, and each group
+   levels: the HAI_TASK_GROUPS groups of a task first choose 2 * take superblocks together, and each group
    then looks for sub-blocks in these only. */
 
 /* mean [head_dim] of the rows at places begin .. end - 1 of the pairing's order, queries of job->head or
@@ -172,18 +172,15 @@ static void hai_pair_groups(hai_job *job, uint64_t wanted) {
   hai_index groups = hai_query_parts(job->plan, job->rect.n_query, n_key);
   hai_index superblocks = hai_ceil_div(hai_key_parts(job->plan, n_key), HAI_SUPERBLOCK);
   hai_pairing_scratch scratch = hai_pairing_scratch_of(job);
-  int two_levels = hai_two_levels(job->plan, n_key),
-      together = two_levels ? HAI_PAIR_GROUPS : HAI_TASK_GROUPS, begin;
-  for (begin = 0; begin < HAI_TASK_GROUPS && first + begin < groups; begin += together) {
-    int end = hai_to_int(hai_min(begin + together, groups - first));
-    uint64_t all = hai_lane_bits(begin, end), rest = wanted & all;
-    /* whether choosing superblocks leaves just the wanted groups in the lanes */
-    int in_lanes = two_levels && rest == all && end - begin <= job->plan->float_kernel->lanes;
-    if (rest && two_levels) superblocks = hai_pair_superblocks(job, first + begin, end - begin, &scratch);
-    while (rest) {
-      rest = in_lanes ? 0 : hai_pair_open(job, first, rest, end, &scratch);
-      hai_pair_tile(job, two_levels ? scratch.superblock : HAI_NULL, superblocks, scratch.best);
-    }
+  int two_levels = hai_two_levels(job->plan, n_key);
+  int n = hai_to_int(hai_max(0, hai_min(HAI_TASK_GROUPS, groups - first)));
+  uint64_t all = hai_lane_bits(0, n), rest = wanted & all;
+  /* whether choosing superblocks leaves just the wanted groups in the lanes */
+  int in_lanes = two_levels && rest == all && n <= job->plan->float_kernel->lanes;
+  if (rest && two_levels) superblocks = hai_pair_superblocks(job, first, n, &scratch);
+  while (rest) {
+    rest = in_lanes ? 0 : hai_pair_open(job, first, rest, n, &scratch);
+    hai_pair_tile(job, two_levels ? scratch.superblock : HAI_NULL, superblocks, scratch.best);
   }
 }
 

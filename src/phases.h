@@ -1,31 +1,64 @@
-/* Phases. Phase by phase, independent tasks. A phase is a stage at a level, or a stage before or after the
-   levels; a task is (batch, head, rectangle, chunk), and writes nothing that another task of its phase
-   touches. */
+/* Phases. A step is a stage at a level, or before or after the levels, in the order in which they run; a
+   phase is a step with those behind it that may run beside it. A task is (batch, head, rectangle, chunk), and
+   writes nothing that another task of its phase touches. */
 
-static int hai_phases(const hai_plan *plan) {
+static int hai_steps(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
 }
 
-/* The stage of a phase, and its level; -1 before and after the levels. */
-static const hai_stage *hai_phase_stage(const hai_plan *plan, int phase, int *level) {
-  int levels = hai_plan_levels(plan), n = phase - plan->n_before;
+/* The stage of a step, and its level; -1 before and after the levels. */
+static const hai_stage *hai_step_stage(const hai_plan *plan, int step, int *level) {
+  int levels = hai_plan_levels(plan), n = step - plan->n_before;
   *level = -1;
   if (n >= levels * plan->n_per_level) {
-    phase -= (levels - 1) * plan->n_per_level;
+    step -= (levels - 1) * plan->n_per_level;
   } else if (n >= 0) {
     *level = n / plan->n_per_level;
-    phase -= *level * plan->n_per_level;
+    step -= *level * plan->n_per_level;
   }
-  return &hai_stages[plan->stages[phase]];
+  return &hai_stages[plan->stages[step]];
 }
 
-/* Tasks of a phase along each axis but the batch: heads (kv heads first, then query heads), rectangles,
+static int hai_is_beside(const hai_plan *plan, int step) {
+  int level;
+  return (hai_step_stage(plan, step, &level)->traits & HAI_BESIDE) != 0;
+}
+
+/* 1 if the first step of all would run beside one before it. */
+static int hai_begins_beside(const hai_plan *plan) { return hai_steps(plan) > 0 && hai_is_beside(plan, 0); }
+
+static int hai_phases(const hai_plan *plan) {
+  return hai_steps(plan) - hai_plan_levels(plan) * plan->n_beside + hai_begins_beside(plan);
+}
+
+/* The first step of a phase. */
+static int hai_phase_begin(const hai_plan *plan, int phase) {
+  int of_level = plan->n_per_level - plan->n_beside, begin = 0, levels;
+  if (hai_begins_beside(plan) && phase-- == 0) return 0;
+  if (phase > plan->n_before && of_level > 0) { /* whole levels at once */
+    levels = (phase - plan->n_before) / of_level;
+    levels = levels < hai_plan_levels(plan) ? levels : hai_plan_levels(plan);
+    begin = plan->n_before + levels * plan->n_per_level;
+    phase -= plan->n_before + levels * of_level;
+  }
+  while (hai_is_beside(plan, begin) || phase-- > 0) begin++;
+  return begin;
+}
+
+/* One past the last step of the phase that begins with `begin`. */
+static int hai_phase_end(const hai_plan *plan, int begin) {
+  int end = begin + 1;
+  while (end < hai_steps(plan) && hai_is_beside(plan, end)) end++;
+  return end;
+}
+
+/* Tasks of a step along each axis but the batch: heads (kv heads first, then query heads), rectangles,
    chunks. */
 typedef struct hai_grid {
   hai_index kv_heads, heads, rects, chunks;
 } hai_grid;
 
-static hai_grid hai_phase_grid(const hai_plan *plan, const hai_stage *stage, int level) {
+static hai_grid hai_step_grid(const hai_plan *plan, const hai_stage *stage, int level) {
   hai_grid g;
   hai_index n_query = plan->n_query, n_key = plan->n_key;
   g.kv_heads = stage->axes & HAI_KV_HEADS ? plan->n_kv_heads : 0;
@@ -43,13 +76,20 @@ static hai_grid hai_phase_grid(const hai_plan *plan, const hai_stage *stage, int
   return g;
 }
 
-static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
+static int64_t hai_step_tasks(const hai_plan *plan, int step) {
   int level;
-  const hai_stage *stage = hai_phase_stage(plan, phase, &level);
-  hai_grid g = hai_phase_grid(plan, stage, level);
+  const hai_stage *stage = hai_step_stage(plan, step, &level);
+  hai_grid g = hai_step_grid(plan, stage, level);
   int64_t rects = g.rects;
-  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
   return rects * g.chunks * (g.kv_heads + g.heads) * plan->problem->batch;
+}
+
+static int64_t hai_phase_tasks(const hai_plan *plan, int phase) {
+  int step = hai_phase_begin(plan, phase), end = hai_phase_end(plan, step);
+  int64_t tasks = 0;
+  if (hai_is_nothing(plan->problem)) return 0; /* not even a report: no buffer was asked for */
+  for (; step < end; step++) tasks += hai_step_tasks(plan, step);
+  return tasks;
 }
 
 static char *hai_align(void *workspace) {
@@ -57,13 +97,18 @@ static char *hai_align(void *workspace) {
   return HAI_AS(char *, workspace) + slack % HAI_ALIGN;
 }
 
-/* Sets the job to task `index` of a phase: batch, then head, rectangle and, fastest, chunk; the last chunk is
-   the first task's, since under a causal mask it takes longest. Returns the phase's stage. */
+/* Sets the job to task `index` of a phase: step by step batch, then head, rectangle and, fastest, chunk; the
+   last chunk is the first task's, since under a causal mask it takes longest. Returns the task's stage. */
 static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
                                    int64_t index, int worker) {
-  const hai_stage *stage = hai_phase_stage(plan, phase, &job->level);
-  hai_grid g = hai_phase_grid(plan, stage, job->level);
+  int step = hai_phase_begin(plan, phase);
+  const hai_stage *stage;
+  hai_grid g;
   hai_index head;
+  int64_t tasks;
+  for (; index >= (tasks = hai_step_tasks(plan, step)); step++) index -= tasks;
+  stage = hai_step_stage(plan, step, &job->level);
+  g = hai_step_grid(plan, stage, job->level);
   job->pairing = stage->pairing;
   job->audit = stage->traits & HAI_AUDITS;
   job->plan = plan;

@@ -60,8 +60,8 @@ typedef struct hai_plan {
                              o [value_dim][lanes] */
 
   /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
-     level, then those after the levels. */
-  unsigned char n_before, n_per_level, n_after;
+     level, then those after the levels. Of those of a level, n_beside run beside the stage before them. */
+  unsigned char n_before, n_per_level, n_after, n_beside;
   unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;
@@ -231,9 +231,9 @@ static hai_index hai_query_parts(const hai_plan *plan, hai_index n_query, hai_in
   return plan->by_score ? hai_ceil_div(n_query, plan->query_group) : hai_key_parts(plan, n_key);
 }
 
-/* Probing and judging are cut into chunks of keys: how many n_key keys have. */
+/* Probing and judging are cut into chunks of at least so many keys: how many chunks n_key keys have. */
 static hai_index hai_chunks_of(hai_index n_key, hai_index least_keys, hai_index most_chunks) {
-  return hai_ceil_div(n_key, hai_max(least_keys, hai_ceil_div(n_key, most_chunks)));
+  return hai_min(hai_max(1, n_key / least_keys), most_chunks);
 }
 static hai_index hai_probe_chunks(hai_index n_key) {
   return hai_chunks_of(n_key, HAI_PROBE_KEYS, HAI_PROBE_CHUNKS);

@@ -287,20 +287,21 @@
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_SCAN_ROWS 384    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
-#define HAI_TASK_GROUPS 64   /* query groups paired, or sub-blocks averaged, by one task */
+#define HAI_TASK_GROUPS 16   /* query groups paired, or sub-blocks averaged, by one task */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
 #define HAI_SUPERBLOCK 16    /* sub-blocks of a superblock; divides HAI_TASK_GROUPS and HAI_CHUNK */
-#define HAI_PAIR_GROUPS 16   /* query groups that choose superblocks together; divides HAI_TASK_GROUPS */
 #define HAI_PROBE_CHUNKS 64  /* most tasks that probe a rectangle's keys */
 #define HAI_PROBE_KEYS 512   /* least keys that one of them probes */
+#define HAI_SUM_PROBES 16    /* probes whose sums one task finishes */
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose */
 #define HAI_AUDITORS 192     /* most held-out queries that measure the choice for the report */
 #define HAI_JUDGE_RUN 4      /* neighbours among held-out queries; divides both numbers */
-#define HAI_JUDGE_CHUNKS 16  /* most tasks in which held-out queries meet a rectangle's keys */
-#define HAI_JUDGE_KEYS 4096  /* least keys of one of them */
+#define HAI_MERGE_LANES 4    /* lanes whose states are merged together; divides those of every kernel */
+#define HAI_TRIAL_QUERIES 16 /* held-out queries that try columns alone in one task; blocks: one run */
+#define HAI_JUDGE_CHUNKS 64  /* most tasks in which held-out queries meet a rectangle's keys */
+#define HAI_JUDGE_KEYS 1024  /* least keys of one of them */
 #define HAI_GOOD 0.1f        /* at a fixed budget, blocks are not tried if columns alone err by no more */
 #define HAI_FAIR 0.4f /* at a fixed budget, no second pairing is tried if the first errs by no more */
-#define HAI_SIEVE 128 /* words of a sieve for rows */
 
 /* Counts of rows, keys, floats and chunks are as wide as a pointer. The caller's are int64_t. */
 typedef ptrdiff_t hai_index;

@@ -20,12 +20,13 @@ HAI_APART void hai_stage_probe(hai_job *job) {
   hai_meet_chunk(job, hai_n_probes(job), hai_probe_row, 0, hai_job_probe_chunks(job), hai_keep_partial);
 }
 
-/* Stage SUM: the lse of every probe over the rectangle. Reads partial and stores each lse in place of
-   the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that
+/* Stage SUM: the lse of HAI_SUM_PROBES probes over the rectangle. Reads partial and stores each lse in place
+   of the first chunk's m, or +inf, which makes all weights 0, where the probe met nothing or anything that
    is not finite. Cost: probes * chunks. */
 HAI_APART void hai_stage_sum(hai_job *job) {
-  hai_index chunks = hai_job_probe_chunks(job), probes = hai_n_probes(job), c, i;
-  for (i = 0; i < probes; i++) {
+  hai_index chunks = hai_job_probe_chunks(job), c, i = job->chunk * HAI_SUM_PROBES,
+            end = hai_min(i + HAI_SUM_PROBES, hai_n_probes(job));
+  for (; i < end; i++) {
     float lse = -hai_inf();
     for (c = 0; c < chunks && lse != hai_inf(); c++) {
       const float *partial = hai_partial(job, c) + 2 * i;
@@ -110,16 +111,20 @@ HAI_APART void hai_stage_mass(hai_job *job) {
 }
 
 /* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
-   HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite.
-   Reads values and mass. Cost: keys of the chunk * value_dim. */
+   HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite; and
+   their sum over all keys but the pins. Reads values, mass and pinned; writes mass and weight_sum. Cost: keys
+   of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index chunks = hai_job_probe_chunks(job), key = hai_chunk_begin(job, chunks, job->chunk),
             end = hai_chunk_begin(job, chunks, job->chunk + 1);
-  float *mass = hai_mass(job) - job->rect.key_begin;
+  float *mass = hai_mass(job) - job->rect.key_begin, sum = 0.0f;
+  const uint32_t *pinned = hai_pinned(job);
   for (; key < end; key++) {
     float norm = plan->float_kernel->square(hai_value_row(job, key, job->tile->line), plan->value_dim);
     mass[key] = plan->params->sampling == HYPERATTN_SAMPLE_VALUE_NORM ? norm : mass[key] * hai_sqrt(norm);
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
+    if (!hai_is_pinned(job, pinned, key)) sum += mass[key];
   }
+  hai_weight_sums(job)[job->chunk] = sum;
 }

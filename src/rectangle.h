@@ -2,7 +2,7 @@
 
 /* The job goes on with the pairing that the rectangle's verdict names, if there is one. */
 static void hai_adopt_pairing(hai_job *job) {
-  if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job)->pairing;
+  if (job->plan->choosing && !hai_rect_is_exact(job)) job->pairing = hai_verdict_of(job).pairing;
 }
 
 /* Puts the query at a position of the pairing's order into a lane, and the lane into its query group.
@@ -86,7 +86,8 @@ HAI_APART int32_t hai_list_rows(const hai_job *job, hai_tile *tile, int n_pins, 
 /* Some tiles meet the first n_pins pins and the columns of a draw (wide: 0 or 1; -1: none). A column is
    hidden from the queries that meet it in one of their blocks. Each row is read once for all tiles. */
 static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, int n_pins, int wide) {
-  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), begin, end, hidden, i, j;
+  int n = n_pins + (wide < 0 ? 0 : hai_counts(job)[1 + wide]), second = job->pairing == 1;
+  int begin, end, hidden, i, j;
   for (i = 0; i < n_tiles; i++) hai_tile_aim(tiles[i], 0, tiles[i]->n);
   for (begin = 0; begin < n; begin = end) {
     int32_t latest;
@@ -99,8 +100,8 @@ static void hai_tiles_list(hai_job *job, hai_tile *const *tiles, int n_tiles, in
       hidden = tile->n_groups || hai_tile_sees(tile, 0, latest) != HAI_SEEN_ALL; /* may any key be */
       for (j = 0; hidden && j < tile->n_keys; j++) {
         int at = begin + j - n_pins;
-        hai_tile_show(tile, j, tile->id[j],
-                      at < 0 ? UINT64_MAX : ~hai_tile_holds(tile, hai_columns(job, wide)[at].block));
+        uint64_t held = at < 0 ? 0 : hai_tile_holds(tile, hai_columns(job, wide)[at].block[second]);
+        hai_tile_show(tile, j, tile->id[j], ~held);
       }
       hai_tile_flush(tile);
     }

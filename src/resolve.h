@@ -103,7 +103,7 @@ static void hai_resolve_regions(hai_plan *plan) {
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
   int may_approximate = hai_may_approximate(plan), n = 0, i;
-  plan->n_before = plan->n_per_level = plan->n_after = 0;
+  plan->n_before = plan->n_per_level = plan->n_after = plan->n_beside = 0;
   for (i = 0; i < HAI_N_STAGES; i++) {
     const hai_stage *stage = &hai_stages[i];
     int has_pairing = stage->pairing == HAI_NO_BLOCKS || stage->pairing < plan->n_pairings;
@@ -111,6 +111,7 @@ static void hai_resolve_stages(hai_plan *plan) {
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
+    plan->n_beside += (stage->traits & HAI_BESIDE) != 0;
   }
 }
 

@@ -8,8 +8,9 @@ typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..th
 enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
 
 /* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
-   attended exactly, where nothing is chosen. */
-enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2 };
+   attended exactly, where nothing is chosen; its tasks may run beside those of the stage before it, whichever
+   that is, if only of the level before. */
+enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2, HAI_BESIDE = 4 };
 
 typedef struct hai_stage {
   void (*run)(hai_job *job); /* NULL in a build that leaves the stage out */
@@ -178,6 +179,27 @@ static hai_index hai_cut_probed_keys(const hai_plan *plan, hai_index n_query, ha
   (void)n_query;
   return hai_probe_chunks(n_key);
 }
+static hai_index hai_cut_probes(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)n_key;
+  return hai_ceil_div(hai_min(plan->probe_queries, n_query), HAI_SUM_PROBES);
+}
+/* One that samples, and one that samples more. */
+static hai_index hai_cut_draws(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_query;
+  (void)n_key;
+  return 2;
+}
+static hai_index hai_cut_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_TRIAL_QUERIES);
+}
+static hai_index hai_cut_block_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
+  (void)plan;
+  (void)n_key;
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_JUDGE_RUN);
+}
 static hai_index hai_cut_judged_keys(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_query;
@@ -241,14 +263,9 @@ static size_t hai_scratch_pairing(const hai_plan *plan) {
     words += HAI_AS(size_t, hai_key_parts(plan, plan->n_key)) / HAI_SUPERBLOCK + 1;
   return hai_plus(hai_times(lanes * sizeof(uint64_t), take), hai_times(sizeof(float), words));
 }
-/* The sieve's memory is reused by pairing. */
-static size_t hai_scratch_draft(const hai_plan *plan) {
-  return hai_most(HAI_SIEVE * sizeof(uint32_t), hai_scratch_pairing(plan));
-}
-/* A sieve, places in the order, lse after blocks and after pins [lanes]. */
+/* lse after blocks and after pins [lanes]. */
 static size_t hai_scratch_judges(const hai_plan *plan) {
-  size_t floats = 2 * HAI_AS(size_t, plan->float_kernel->lanes);
-  return (HAI_SIEVE + HAI_AUDITORS) * sizeof(int32_t) + floats * sizeof(float);
+  return 2 * HAI_AS(size_t, plan->float_kernel->lanes) * sizeof(float);
 }
 
 /* ---- The table ---- */
@@ -293,10 +310,10 @@ static const hai_stage hai_stages[] = {
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "order", hai_stage_order, 0, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_nothing, hai_scratch_counters),
-  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "probe", hai_stage_probe, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "probe", hai_stage_probe, 0, HAI_HEADS, HAI_BESIDE,
             hai_wants_probes, hai_cut_probed_keys, hai_scratch_tiles),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "sum", hai_stage_sum, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_probes, hai_cut_nothing, hai_scratch_none),
+            hai_wants_probes, hai_cut_probes, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "mass", hai_stage_mass, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_probes, hai_cut_probed_keys, hai_scratch_tiles),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pin", hai_stage_pin, 0, HAI_HEADS, HAI_PLAIN,
@@ -304,18 +321,18 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "weigh", hai_stage_weigh, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_weights, hai_cut_probed_keys, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "columns", hai_stage_columns, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_always, hai_cut_nothing, hai_scratch_none),
+            hai_wants_always, hai_cut_draws, hai_scratch_none),
 
-  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "judge", hai_stage_judge, 0, HAI_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "judge", hai_stage_judge, 0, HAI_HEADS, HAI_BESIDE,
             hai_wants_judges, hai_cut_judged_keys, hai_scratch_tiles),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, HAI_NO_BLOCKS, HAI_HEADS, HAI_PLAIN,
-            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+            hai_wants_judges, hai_cut_judges, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
+            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 0, HAI_HEADS, HAI_PLAIN,
-            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+            hai_wants_judges, hai_cut_block_judges, hai_scratch_judges),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "hash", hai_stage_hash, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
             hai_wants_order, hai_cut_rows, hai_scratch_planes),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "order", hai_stage_order, 1, HAI_KV_HEADS | HAI_HEADS, HAI_PLAIN,
@@ -323,13 +340,13 @@ static const hai_stage hai_stages[] = {
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 1, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "draft", hai_stage_draft, 1, HAI_HEADS, HAI_PLAIN,
-            hai_wants_draft, hai_cut_groups, hai_scratch_draft),
+            hai_wants_draft, hai_cut_groups, hai_scratch_pairing),
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "try", hai_stage_try, 1, HAI_HEADS, HAI_PLAIN,
-            hai_wants_judges, hai_cut_nothing, hai_scratch_judges),
+            hai_wants_judges, hai_cut_block_judges, hai_scratch_judges),
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "pair", hai_stage_pair, 1, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
-  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_BESIDE,
             hai_wants_means_again, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pair", hai_stage_pair, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),

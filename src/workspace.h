@@ -4,7 +4,7 @@
 
 typedef struct hai_column {
   int32_t key;
-  int32_t block;    /* sub-block that holds the key in the pairing last tried or taken, -1 without blocks */
+  int32_t block[2]; /* sub-block that holds the key in each pairing, -1 without blocks */
   float log_weight; /* ln of the inverse of its probability */
 } hai_column;
 
@@ -15,13 +15,12 @@ typedef enum hai_recipe {
   HAI_EACH     /* nothing is chosen for them together: each meets what it keeps of a scan, or every key */
 } hai_recipe;
 
-/* The recipe of a rectangle and head, and how it came to it. */
-typedef struct hai_verdict {
-  int32_t recipe, pairing;
-  int32_t settled; /* 1: no further trials */
-  int32_t tried;   /* how many pairings have been tried */
-  float error;     /* relative error of the held-out queries */
-} hai_verdict;
+/* What some held-out queries found in a trial: sums of |out' - out|^2 and |out|^2. */
+typedef struct hai_trial {
+  float squared_error, squared_norm; /* squared_norm < 0: none did */
+} hai_trial;
+
+enum { HAI_TRIALS = 3, HAI_TRIAL_PARTS = HAI_JUDGES / HAI_JUDGE_RUN };
 
 /* What the report keeps of a rectangle and head. */
 typedef struct hai_record {
@@ -119,18 +118,26 @@ static size_t hai_count_superblock_mean(const hai_plan *plan) {
   if (!plan->by_score || !hai_two_levels(plan, plan->n_key)) return 0;
   return hai_product(n + hai_min(plan->max_rects, plan->n_key / HAI_PAIR_DENSE) + 2, plan->head_dim);
 }
-/* For all key chunks of a level: those of the outer rectangle, or at least one for each inner rectangle. Half
-   of the square's keys are in a level. */
-static size_t hai_count_partial(const hai_plan *plan) {
-  hai_index inner = hai_min(plan->n_query, plan->n_key) / 2 / HAI_PROBE_KEYS + plan->max_rects;
-  if (!plan->probing) return 0;
-  return hai_times(hai_product(hai_max(hai_probe_chunks(plan->n_key), inner), plan->probe_queries), 2);
+/* For all key chunks of a level: those of the outer rectangle, or of the inner ones. Half of the square's
+   keys are in a level, and a rectangle has one chunk at least. */
+static hai_index hai_level_chunks(const hai_plan *plan, hai_index of_outer, hai_index least_keys) {
+  hai_index inner = (hai_min(plan->n_query, plan->n_key) / 2 + plan->max_rects) / least_keys;
+  return hai_max(of_outer, hai_max(inner, plan->max_rects));
 }
-/* Likewise, but chunks are so large that few of the smaller rectangles have more than one. */
+static hai_index hai_most_probe_chunks(const hai_plan *plan) {
+  return hai_level_chunks(plan, hai_probe_chunks(plan->n_key), HAI_PROBE_KEYS);
+}
+static size_t hai_count_partial(const hai_plan *plan) {
+  if (!plan->probing) return 0;
+  return hai_times(hai_product(hai_most_probe_chunks(plan), plan->probe_queries), 2);
+}
+static size_t hai_count_weight_sum(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->weighing ? hai_most_probe_chunks(plan) : 0);
+}
 static size_t hai_count_truth(const hai_plan *plan) {
-  hai_index inner = hai_max(hai_min(plan->n_query, plan->n_key) / HAI_JUDGE_KEYS, plan->max_rects);
   if (!plan->choosing && !plan->reporting) return 0;
-  return hai_product(hai_max(hai_judge_chunks(plan->n_key), inner), plan->truth_floats);
+  return hai_product(hai_level_chunks(plan, hai_judge_chunks(plan->n_key), HAI_JUDGE_KEYS),
+                     plan->truth_floats);
 }
 static size_t hai_count_mass(const hai_plan *plan) {
   return HAI_AS(size_t, plan->probing || plan->weighing ? plan->n_key : 0);
@@ -146,8 +153,17 @@ static size_t hai_count_columns(const hai_plan *plan) {
   return hai_product(plan->max_rects, plan->sample_size + plan->max_wide);
 }
 static size_t hai_count_counts(const hai_plan *plan) { return hai_product(plan->max_rects, 3); }
-static size_t hai_count_verdict(const hai_plan *plan) {
-  return HAI_AS(size_t, plan->choosing ? plan->max_rects : 0);
+/* Held-out queries of both kinds. */
+static hai_index hai_most_places(const hai_plan *plan) {
+  return HAI_JUDGES + (plan->reporting ? HAI_AUDITORS : 0);
+}
+static size_t hai_count_places(const hai_plan *plan) {
+  if (!plan->choosing && !plan->reporting) return 0;
+  if (!plan->sorted[plan->n_pairings - 1]) return 0;
+  return hai_product(plan->max_rects, hai_most_places(plan));
+}
+static size_t hai_count_trial(const hai_plan *plan) {
+  return plan->choosing ? hai_product(plan->max_rects, HAI_TRIALS * HAI_TRIAL_PARTS) : 0;
 }
 static size_t hai_count_record(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting ? 2 * plan->max_rects : 0);
@@ -444,6 +460,10 @@ static float *hai_truth(const hai_job *job, hai_index chunk) {
   hai_index at = job->rect.index * hai_job_judge_chunks(job) + chunk;
   return hai_floats(job, HAI_ARRAY_TRUTH) + at * job->plan->truth_floats;
 }
+/* Of the sampling weights of each chunk: [chunk]. */
+static float *hai_weight_sums(const hai_job *job) {
+  return hai_floats(job, HAI_ARRAY_WEIGHT_SUM) + job->rect.index * hai_job_probe_chunks(job);
+}
 static float *hai_mass(const hai_job *job) { return hai_floats(job, HAI_ARRAY_MASS) + job->rect.key_begin; }
 static float *hai_squared_mass(const hai_job *job) {
   return hai_floats(job, HAI_ARRAY_SQUARED_MASS) + job->rect.key_begin;
@@ -473,30 +493,19 @@ static int32_t *hai_choice(const hai_job *job, hai_index group) {
   hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
   return hai_ints(job, HAI_ARRAY_CHOICE) + (first + group) * plan->take;
 }
-static hai_verdict *hai_verdict_of(const hai_job *job) {
-  return HAI_PLACE(hai_verdict, hai_array_of(job, HAI_ARRAY_VERDICT)) + job->rect.index;
+/* Of the held-out queries of the job's kind, where they stand in the sorted order. */
+static int32_t *hai_places(const hai_job *job) {
+  return hai_ints(job, HAI_ARRAY_PLACES) + job->rect.index * hai_most_places(job->plan) +
+         (job->audit ? HAI_JUDGES : 0);
 }
-static int hai_takes_blocks(const hai_verdict *verdict, int pairing) {
-  return verdict->pairing == pairing && verdict->recipe == HAI_BLOCKS;
-}
-static void hai_verdict_open(hai_verdict *verdict) {
-  verdict->recipe = HAI_BLOCKS;
-  verdict->pairing = verdict->settled = verdict->tried = 0;
-  verdict->error = hai_inf();
+/* Of the rectangle's trial of a number: [HAI_TRIAL_PARTS]. */
+static hai_trial *hai_trial_at(const hai_job *job, int number) {
+  hai_index at = job->rect.index * HAI_TRIALS + number;
+  return HAI_PLACE(hai_trial, hai_array_of(job, HAI_ARRAY_TRIAL)) + at * HAI_TRIAL_PARTS;
 }
 /* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
 static int hai_rect_is_exact(const hai_job *job) {
   return job->plan->outer_exact && job->level >= job->plan->depth;
-}
-/* The recipe of a rectangle and head. */
-static hai_recipe hai_recipe_of(const hai_job *job) {
-  if (hai_rect_is_exact(job)) return HAI_EACH;
-  return job->plan->choosing ? HAI_AS(hai_recipe, hai_verdict_of(job)->recipe) : HAI_BLOCKS;
-}
-/* Does the job's rectangle scan? The whole problem does, or a rectangle for which nothing was good enough. */
-static int hai_is_scanned(const hai_job *job) {
-  if (hai_scanning(job->plan)) return 1;
-  return hai_scans_rects(job->plan) && !hai_rect_is_exact(job) && hai_recipe_of(job) == HAI_EACH;
 }
 #if HAI_SCAN
 /* Of the tasks that scan the job's rectangle: [tasks]. */

@@ -430,11 +430,15 @@ static void check_sizes(const hyperattn_problem *p, const hyperattn_params *a, i
   assert_below((double)size, most);
   assert_below(fabs((double)size - sum), 64.0 * (HAI_N_ARRAYS + 2) + sum * 1e-12);
   for (int phase = 0; phase < hai_phases(&plan); phase++) {
-    int level;
-    const hai_stage *stage = hai_phase_stage(&plan, phase, &level);
-    hai_grid g = hai_phase_grid(&plan, stage, level);
-    double tasks =
-        (double)g.rects * (double)g.chunks * ((double)g.kv_heads + (double)g.heads) * (double)p->batch;
+    double tasks = 0.0;
+    for (int begin = hai_phase_begin(&plan, phase), step = begin; step < hai_phase_end(&plan, begin);
+         step++) {
+      int level;
+      const hai_stage *stage = hai_step_stage(&plan, step, &level);
+      hai_grid g = hai_step_grid(&plan, stage, level);
+      tasks +=
+          (double)g.rects * (double)g.chunks * ((double)g.kv_heads + (double)g.heads) * (double)p->batch;
+    }
     if (p->n_query) assert_below(fabs((double)hyperattn_phase_tasks(p, a, phase) - tasks), tasks * 1e-12);
   }
 }

@@ -219,7 +219,7 @@ static void check_cap(float epsilon, float kappa, float spread, float softcap, f
     double cap = (double)epsilon * (double)epsilon * 20.0 / (140.0 * log(140.0)) * (block + floor_sum);
     for (int t = 0; t < hai_counts(&job)[1]; t++) {
       const hai_column *column = &hai_columns(&job, 0)[t];
-      if (column->block == group) continue;
+      if (column->block[0] == group) continue;
       double w = exp((double)column->log_weight), a = s[x][column->key];
       if (epsilon > 0.0f && a > cap) capped++;
       rest += w * (epsilon > 0.0f && a > cap ? cap : a);
