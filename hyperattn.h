@@ -11872,7 +11872,6 @@ struct hai_tile {
   /* a stage's own: */
   float *spare;   /* [3][lanes] */
   float *per_key; /* [chunk]; or values [chunk][kernel->value_multiple] that are free of infinities */
-  int held[HAI_MAX_LANES]; /* candidates that each lane holds */
   /* shared by the tiles of a task: */
   hai_rows keys, values;
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
@@ -13640,16 +13639,20 @@ static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_
   return held;
 }
 
-/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`. */
-static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best, hai_index stride) {
-  int lanes = tile->kernel->lanes, i, j;
-  for (i = 0; i < tile->n; i++) {
-    uint64_t *heap = best + i * stride;
-    for (j = 0; j < count; j++) {
-      float score = tile->score[j * lanes + i];
-      /* a score equal to the worst kept one need not be offered: ids ascend, and the smaller id wins */
-      if (tile->held[i] < take || score > hai_candidate_value(heap[0]))
-        hai_offer(heap, &tile->held[i], take, hai_candidate(score, tile->id[j]));
+/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`; *held is what
+   each of them holds. A score that is no larger than the worst of a full heap (tile->spare [lanes]) need not
+   be offered: ids ascend, and the smaller id wins. */
+static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best, hai_index stride,
+                             int *held) {
+  int lanes = tile->kernel->lanes, before, i, j;
+  for (j = 0; j < count; j++) {
+    const float *score = tile->score + j * lanes;
+    before = *held;
+    for (i = 0; i < tile->n; i++) {
+      if (before == take && !(score[i] > tile->spare[i])) continue;
+      *held = before;
+      hai_offer(best + i * stride, held, take, hai_candidate(score[i], tile->id[j]));
+      tile->spare[i] = hai_candidate_value(best[i * stride]);
     }
   }
 }
@@ -13661,8 +13664,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *superblock, hai_index n, 
   const hai_plan *plan = job->plan;
   hai_tile *tile = job->tile;
   hai_index dim = plan->head_dim, n_blocks = hai_key_parts(plan, job->rect.n_key), stride = plan->take, s;
-  int take = hai_to_int(hai_min(plan->take, n_blocks)), i;
-  HYPERATTN_MEMSET(tile->held, 0, sizeof tile->held);
+  int take = hai_to_int(hai_min(plan->take, n_blocks)), held = 0, i;
   for (s = 0; s < n;) {
     int count = 0;
     for (; s < n && count + HAI_SUPERBLOCK <= HAI_CHUNK; s++) {
@@ -13674,7 +13676,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *superblock, hai_index n, 
       }
     }
     hai_tile_products(tile, plan->float_kernel, count);
-    hai_offer_blocks(tile, count, take, best, stride);
+    hai_offer_blocks(tile, count, take, best, stride, &held);
   }
   for (i = 0; i < tile->n; i++) hai_heap_ids(best + i * stride, take, hai_choice(job, tile->group[i].id));
 }

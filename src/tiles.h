@@ -77,7 +77,6 @@ struct hai_tile {
   /* a stage's own: */
   float *spare;   /* [3][lanes] */
   float *per_key; /* [chunk]; or values [chunk][kernel->value_multiple] that are free of infinities */
-  int held[HAI_MAX_LANES]; /* candidates that each lane holds */
   /* shared by the tiles of a task: */
   hai_rows keys, values;
   float *score;              /* [chunk][lanes], and half as many rows again if the kernel reads bfloat16 */
