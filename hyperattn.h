@@ -698,7 +698,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1728 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
    ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
@@ -711,8 +711,8 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
             (544 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                 \
              HYPERATTN_BOUND_SIZE(16) * (2 * (sample_size) + (block_size))) +                              \
         ((probe_queries)                                                                                   \
-             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) *               \
-                       (8 * (probe_queries) + 4) +                                                         \
+             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 *           \
+                       (probe_queries) +                                                                   \
                    (HYPERATTN_BOUND_SIZE(n) / 1024 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *    \
                        ((value_dim) + 2)                                                                   \
              : 0) +                                                                                        \
@@ -10461,14 +10461,13 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
   /* mean key of each superblock: [superblocks][head_dim] */                                     \
   X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
-  /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
+  /* m and l of each probe over each chunk of keys, then a chunk's sum of weights in the place   \
+     of the first m: [chunks][probe_queries, at least 1][2] */                                   \
   X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
   X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
   /* for the report, sums of the probes' squared weights: [n_key] */                             \
   X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
-  /* sums of the weights of each chunk's keys but the pins: [chunks] */                          \
-  X(WEIGHT_SUM, sizeof(float), HAI_OF_HEADS, hai_count_weight_sum, WEIGHT_SUM)                   \
   /* one bit for each key of a rectangle, in words */                                            \
   X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
   /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
@@ -10477,10 +10476,8 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
   X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
-  /* where the held-out queries stand in the sorted order: [max_rects][judges, auditors] */      \
-  X(PLACES, sizeof(int32_t), HAI_OF_HEADS, hai_count_places, PLACES)                             \
-  /* what they found in each trial: [max_rects][HAI_TRIALS][HAI_TRIAL_PARTS] */                  \
-  X(TRIAL, sizeof(hai_trial), HAI_OF_HEADS, hai_count_trial, TRIAL)                              \
+  /* what the judges found: [max_rects] */                                                       \
+  X(TRIALS, sizeof(hai_trials), HAI_OF_HEADS, hai_count_trials, TRIALS)                          \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
   X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
   /* ln of the largest residual sum of each task of sampled rows */                              \
@@ -10600,8 +10597,9 @@ typedef struct hai_plan {
                              o [value_dim][lanes] */
 
   /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
-     level, then those after the levels. Of those of a level, n_beside run beside the stage before them. */
-  unsigned char n_before, n_per_level, n_after, n_beside;
+     level, then those after the levels. Of those of a level, n_beside run beside the stage before them;
+     begins_beside: 1 if the first stage of all is one of them, and leads a phase all the same. */
+  unsigned char n_before, n_per_level, n_after, n_beside, begins_beside;
   unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;
@@ -10833,6 +10831,13 @@ typedef struct hai_trial {
 
 enum { HAI_TRIALS = 3, HAI_TRIAL_PARTS = HAI_JUDGES / HAI_JUDGE_RUN };
 
+/* Of a rectangle and head: what the judges found in each trial, by tasks, and where they stand in the sorted
+   order. */
+typedef struct hai_trials {
+  hai_trial part[HAI_TRIALS][HAI_TRIAL_PARTS];
+  int32_t place[HAI_JUDGES];
+} hai_trials;
+
 /* What the report keeps of a rectangle and head. */
 typedef struct hai_record {
   int32_t recipe;
@@ -10842,6 +10847,7 @@ typedef struct hai_record {
   float exact;        /* share of its queries that meet every key */
   float alpha, kappa; /* of hyperattn_report */
   struct {
+    int32_t place; /* in the sorted order */
     int32_t row;  /* -1: left out of the report */
     float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys; or its estimate */
     float norm;   /* |out|^2 */
@@ -10935,15 +10941,10 @@ static hai_index hai_level_chunks(const hai_plan *plan, hai_index of_outer, hai_
   hai_index inner = (hai_min(plan->n_query, plan->n_key) / 2 + plan->max_rects) / least_keys;
   return hai_max(of_outer, hai_max(inner, plan->max_rects));
 }
-static hai_index hai_most_probe_chunks(const hai_plan *plan) {
-  return hai_level_chunks(plan, hai_probe_chunks(plan->n_key), HAI_PROBE_KEYS);
-}
 static size_t hai_count_partial(const hai_plan *plan) {
-  if (!plan->probing) return 0;
-  return hai_times(hai_product(hai_most_probe_chunks(plan), plan->probe_queries), 2);
-}
-static size_t hai_count_weight_sum(const hai_plan *plan) {
-  return HAI_AS(size_t, plan->weighing ? hai_most_probe_chunks(plan) : 0);
+  hai_index chunks = hai_level_chunks(plan, hai_probe_chunks(plan->n_key), HAI_PROBE_KEYS);
+  if (!plan->probing && !plan->weighing) return 0;
+  return hai_times(hai_product(chunks, hai_max(1, plan->probe_queries)), 2);
 }
 static size_t hai_count_truth(const hai_plan *plan) {
   if (!plan->choosing && !plan->reporting) return 0;
@@ -10964,17 +10965,8 @@ static size_t hai_count_columns(const hai_plan *plan) {
   return hai_product(plan->max_rects, plan->sample_size + plan->max_wide);
 }
 static size_t hai_count_counts(const hai_plan *plan) { return hai_product(plan->max_rects, 3); }
-/* Held-out queries of both kinds. */
-static hai_index hai_most_places(const hai_plan *plan) {
-  return HAI_JUDGES + (plan->reporting ? HAI_AUDITORS : 0);
-}
-static size_t hai_count_places(const hai_plan *plan) {
-  if (!plan->choosing && !plan->reporting) return 0;
-  if (!plan->sorted[plan->n_pairings - 1]) return 0;
-  return hai_product(plan->max_rects, hai_most_places(plan));
-}
-static size_t hai_count_trial(const hai_plan *plan) {
-  return plan->choosing ? hai_product(plan->max_rects, HAI_TRIALS * HAI_TRIAL_PARTS) : 0;
+static size_t hai_count_trials(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->choosing ? plan->max_rects : 0);
 }
 static size_t hai_count_record(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting ? 2 * plan->max_rects : 0);
@@ -11261,19 +11253,15 @@ static hai_index hai_job_judge_chunks(const hai_job *job) {
 static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
   return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
 }
-/* Of one chunk: [probe][2]. */
+/* Of one chunk: [probe][2], or its sum of weights. */
 static float *hai_partial(const hai_job *job, hai_index chunk) {
   hai_index at = job->rect.index * hai_job_probe_chunks(job) + chunk;
-  return hai_floats(job, HAI_ARRAY_PARTIAL) + 2 * at * job->plan->probe_queries;
+  return hai_floats(job, HAI_ARRAY_PARTIAL) + 2 * at * hai_max(1, job->plan->probe_queries);
 }
 /* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
 static float *hai_truth(const hai_job *job, hai_index chunk) {
   hai_index at = job->rect.index * hai_job_judge_chunks(job) + chunk;
   return hai_floats(job, HAI_ARRAY_TRUTH) + at * job->plan->truth_floats;
-}
-/* Of the sampling weights of each chunk: [chunk]. */
-static float *hai_weight_sums(const hai_job *job) {
-  return hai_floats(job, HAI_ARRAY_WEIGHT_SUM) + job->rect.index * hai_job_probe_chunks(job);
 }
 static float *hai_mass(const hai_job *job) { return hai_floats(job, HAI_ARRAY_MASS) + job->rect.key_begin; }
 static float *hai_squared_mass(const hai_job *job) {
@@ -11304,15 +11292,8 @@ static int32_t *hai_choice(const hai_job *job, hai_index group) {
   hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
   return hai_ints(job, HAI_ARRAY_CHOICE) + (first + group) * plan->take;
 }
-/* Of the held-out queries of the job's kind, where they stand in the sorted order. */
-static int32_t *hai_places(const hai_job *job) {
-  return hai_ints(job, HAI_ARRAY_PLACES) + job->rect.index * hai_most_places(job->plan) +
-         (job->audit ? HAI_JUDGES : 0);
-}
-/* Of the rectangle's trial of a number: [HAI_TRIAL_PARTS]. */
-static hai_trial *hai_trial_at(const hai_job *job, int number) {
-  hai_index at = job->rect.index * HAI_TRIALS + number;
-  return HAI_PLACE(hai_trial, hai_array_of(job, HAI_ARRAY_TRIAL)) + at * HAI_TRIAL_PARTS;
+static hai_trials *hai_trials_of(const hai_job *job) {
+  return HAI_PLACE(hai_trials, hai_array_of(job, HAI_ARRAY_TRIALS)) + job->rect.index;
 }
 /* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
 static int hai_rect_is_exact(const hai_job *job) {
@@ -12822,16 +12803,15 @@ static int hai_trial_queries(int number) { return number ? HAI_JUDGE_RUN : HAI_T
 
 /* No trial has been made. */
 static void hai_verdict_open(const hai_job *job) {
-  hai_trial *trial = hai_trial_at(job, 0);
+  hai_trial *part = hai_trials_of(job)->part[0];
   int i;
-  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) trial[i].squared_norm = -1.0f;
+  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) part[i].squared_norm = -1.0f;
 }
 
-/* The relative error that a trial found; NaN if it was not made. */
+/* The relative error that a trial found. */
 static float hai_trial_error(const hai_trial *part) {
   float squared_error = 0.0f, squared_norm = 0.0f;
   int i;
-  if (part->squared_norm < 0.0f) return hai_float(0x7fc00000u);
   for (i = 0; i < HAI_TRIAL_PARTS && part[i].squared_norm >= 0.0f; i++) {
     squared_error += part[i].squared_error;
     squared_norm += part[i].squared_norm;
@@ -12848,14 +12828,16 @@ static hai_verdict hai_verdict_after(const hai_job *job, int end) {
   int number;
   verdict.error = hai_inf();
   for (number = 0; number < end; number++) {
-    float error = hai_trial_error(hai_trial_at(job, number)), fair = number ? HAI_FAIR : HAI_GOOD;
-    if (error != error) continue;
+    const hai_trial *part = hai_trials_of(job)->part[number];
+    float error, enough = tolerance > 0.0f ? tolerance : number ? HAI_FAIR : HAI_GOOD;
+    if (part->squared_norm < 0.0f) continue;
     verdict.tried = number;
+    error = hai_trial_error(part);
     if (error < verdict.error) {
       verdict.recipe = number ? HAI_BLOCKS : HAI_COLUMNS;
       verdict.pairing = number ? number - 1 : HAI_NO_BLOCKS;
       verdict.error = error;
-      verdict.settled = error <= (tolerance > 0.0f ? tolerance : fair);
+      verdict.settled = error <= enough;
     }
     if (tolerance > 0.0f && number == plan->n_pairings && !verdict.settled) verdict.recipe = HAI_EACH;
   }
@@ -13025,9 +13007,14 @@ static hai_index hai_held_out_row(const hai_job *job, hai_index i) {
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
+/* Where the place of held-out query i in a sorted order is kept. */
+static int32_t *hai_place_of(const hai_job *job, int i) {
+  return job->audit ? &hai_record_of(job)->query[i].place : &hai_trials_of(job)->place[i];
+}
+
 /* Where held-out query i stands in the pairing's order. */
 static hai_index hai_held_out_place(const hai_job *job, int i) {
-  return hai_sorting(job) ? hai_places(job)[i] : hai_held_out_row(job, i) - job->rect.query_begin;
+  return hai_sorting(job) ? *hai_place_of(job, i) : hai_held_out_row(job, i) - job->rect.query_begin;
 }
 
 /* The row of probe t. Rows of probes never descend. */
@@ -13119,10 +13106,9 @@ static int32_t hai_place_in(const hai_sorted *sorted, int32_t row) {
 /* Notes where a query head's held-out queries stand. */
 static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
   int i;
-  if (!job->plan->choosing && !job->plan->reporting) return;
-  for (job->audit = 0; job->audit <= job->plan->reporting; job->audit++)
+  for (job->audit = !job->plan->choosing; HAI_REPORTS && job->audit <= job->plan->reporting; job->audit++)
     for (i = 0; i < hai_n_held_out(job); i++)
-      hai_places(job)[i] = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
+      *hai_place_of(job, i) = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
 }
 
 /* Notes which sub-blocks of a second pairing hold the columns of the query heads that share a kv head. Those
@@ -13130,7 +13116,7 @@ static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
 static void hai_place_columns(hai_job *job, const hai_sorted *sorted) {
   hai_index n_key = job->rect.n_key, n_blocks = hai_key_parts(job->plan, n_key), n = job->plan->heads_per_kv;
   int i;
-  if (job->pairing == 0) return;
+  if (!HAI_JUDGING || job->pairing == 0) return;
   for (job->head = job->kv_head * n; job->head < (job->kv_head + 1) * n; job->head++)
     for (i = 0; i < hai_counts(job)[1]; i++) {
       hai_column *column = &hai_columns(job, 0)[i];
@@ -13275,7 +13261,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
 
 /* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
    HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite; and
-   their sum over all keys but the pins. Reads values, mass and pinned; writes mass and weight_sum. Cost: keys
+   their sum over all keys but the pins. Reads values, mass and pinned; writes mass and partial. Cost: keys
    of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -13289,7 +13275,7 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
     if (!hai_is_pinned(job, pinned, key)) sum += mass[key];
   }
-  hai_weight_sums(job)[job->chunk] = sum;
+  *hai_partial(job, job->chunk) = sum;
 }
 
 /* ======== src/best.h ======== */
@@ -13374,7 +13360,7 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
   int most = hai_to_int(hai_min(job->plan->heavy_keys, end - first)), n = 0, i;
   float worst = -hai_inf(); /* of those held: an equal mass need not be offered, since the smaller id wins */
   for (key = first; key < end; key++) {
-    if (n == most && !(mass[key] > worst)) continue;
+    if (HAI_SIMD && n == most && !(mass[key] > worst)) continue;
     hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
     worst = hai_candidate_value(heap[0]);
   }
@@ -13386,15 +13372,19 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            words = hai_ceil_div(job->rect.n_key, 32), sink_end = hai_min(plan->sink_keys, end), key, word;
-  uint32_t *pinned = hai_pinned(job), bits;
+            sink_end = hai_min(plan->sink_keys, end), key;
+  uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
-  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, words) * sizeof(uint32_t));
+  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
   if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
   for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
-  for (word = 0; word < words; word++)
-    for (bits = pinned[word], key = begin + 32 * word; bits; bits >>= 1, key++)
-      if (bits & 1) pins[n++] = hai_to_int(key);
+  for (key = begin; key < end; key++) {
+    hai_index bit = key - begin;
+    if (HAI_SIMD && bit % 32 == 0 && !pinned[bit / 32])
+      key += 31; /* no pin in a word */
+    else if (hai_is_pinned(job, pinned, key))
+      pins[n++] = hai_to_int(key);
+  }
   hai_counts(job)[0] = n;
 }
 
@@ -13445,10 +13435,9 @@ static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_i
 
 /* The sum of all weights but those of pins. */
 static float hai_weight_total(const hai_job *job) {
-  const float *sums = hai_weight_sums(job);
   hai_index chunks = hai_job_probe_chunks(job), c;
   float sum = 0.0f;
-  for (c = 0; c < chunks; c++) sum += sums[c];
+  for (c = 0; c < chunks; c++) sum += *hai_partial(job, c);
   return sum;
 }
 
@@ -13499,7 +13488,7 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
 }
 
 /* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
-   of block keys. Reads pinned, key_order, the sampling weights (mass) and weight_sum; writes columns, their
+   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes columns, their
    count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -16557,7 +16546,7 @@ HAI_APART void hai_stage_try(hai_job *job) {
   if (hai_verdict_after(job, number).settled) return;
   for (; hai_judge_open(job, &scratch, first, end); first += job->tile->n)
     hai_try_tile(job, recipe, first, &trial);
-  hai_trial_at(job, number)[job->chunk] = trial;
+  hai_trials_of(job)->part[number][job->chunk] = trial;
 }
 
 /* ======== src/auditing.h ======== */
@@ -16980,8 +16969,8 @@ typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..th
 enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
 
 /* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
-   attended exactly, where nothing is chosen; its tasks may run beside those of the stage before it, whichever
-   that is, if only of the level before. */
+   attended exactly, where nothing is chosen; its tasks touch nothing that those of the stage before it do, be
+   that the last stage of the level before, and run beside them. */
 enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2, HAI_BESIDE = 4 };
 
 typedef struct hai_stage {
@@ -17318,7 +17307,7 @@ static const hai_stage hai_stages[] = {
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "pair", hai_stage_pair, 1, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
-  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_BESIDE,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_means_again, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pair", hai_stage_pair, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
@@ -17470,8 +17459,10 @@ static void hai_resolve_stages(hai_plan *plan) {
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
-    plan->n_beside += (stage->traits & HAI_BESIDE) != 0;
+    if (stage->traits & HAI_BESIDE) plan->n_beside++;
   }
+  plan->begins_beside = !plan->n_before && hai_plan_levels(plan) &&
+                        (hai_stages[plan->stages[0]].traits & HAI_BESIDE);
 }
 
 /* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */
@@ -17594,21 +17585,19 @@ static const hai_stage *hai_step_stage(const hai_plan *plan, int step, int *leve
 
 static int hai_is_beside(const hai_plan *plan, int step) {
   int level;
-  return (hai_step_stage(plan, step, &level)->traits & HAI_BESIDE) != 0;
+  return HAI_HYPER && (hai_step_stage(plan, step, &level)->traits & HAI_BESIDE);
 }
 
-/* 1 if the first step of all would run beside one before it. */
-static int hai_begins_beside(const hai_plan *plan) { return hai_steps(plan) > 0 && hai_is_beside(plan, 0); }
-
 static int hai_phases(const hai_plan *plan) {
-  return hai_steps(plan) - hai_plan_levels(plan) * plan->n_beside + hai_begins_beside(plan);
+  return hai_steps(plan) - hai_plan_levels(plan) * plan->n_beside + plan->begins_beside;
 }
 
 /* The first step of a phase. */
 static int hai_phase_begin(const hai_plan *plan, int phase) {
   int of_level = plan->n_per_level - plan->n_beside, begin = 0, levels;
-  if (hai_begins_beside(plan) && phase-- == 0) return 0;
-  if (phase > plan->n_before && of_level > 0) { /* whole levels at once */
+  if (!HAI_HYPER) return phase; /* no levels */
+  if (plan->begins_beside && phase-- == 0) return 0;
+  if (HAI_SIMD && phase > plan->n_before && of_level > 0) { /* whole levels at once */
     levels = (phase - plan->n_before) / of_level;
     levels = levels < hai_plan_levels(plan) ? levels : hai_plan_levels(plan);
     begin = plan->n_before + levels * plan->n_per_level;
@@ -17672,8 +17661,8 @@ static char *hai_align(void *workspace) {
 
 /* Sets the job to task `index` of a phase: step by step batch, then head, rectangle and, fastest, chunk; the
    last chunk is the first task's, since under a causal mask it takes longest. Returns the task's stage. */
-static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
-                                   int64_t index, int worker) {
+HAI_APART const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
+                                      int64_t index, int worker) {
   int step = hai_phase_begin(plan, phase);
   const hai_stage *stage;
   hai_grid g;

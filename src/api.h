@@ -377,7 +377,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
 #endif
 #define HYPERATTN_WORKSPACE_BOUND(heads, n, head_dim, value_dim, min_seq_len, block_size, sample_size,     \
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
-  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1728 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
+  (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
    ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
@@ -390,8 +390,8 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
             (544 + 4 * HYPERATTN_BOUND_SIZE(pinned_keys) +                                                 \
              HYPERATTN_BOUND_SIZE(16) * (2 * (sample_size) + (block_size))) +                              \
         ((probe_queries)                                                                                   \
-             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) *               \
-                       (8 * (probe_queries) + 4) +                                                         \
+             ? (HYPERATTN_BOUND_SIZE(n) / 512 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 8 *           \
+                       (probe_queries) +                                                                   \
                    (HYPERATTN_BOUND_SIZE(n) / 1024 + 1 + HYPERATTN_BOUND_RECTS(n, min_seq_len)) * 256 *    \
                        ((value_dim) + 2)                                                                   \
              : 0) +                                                                                        \

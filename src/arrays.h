@@ -25,14 +25,13 @@
   X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
   /* mean key of each superblock: [superblocks][head_dim] */                                     \
   X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
-  /* m and l of each probe over each chunk of keys: [chunks][probe_queries][2] */                \
+  /* m and l of each probe over each chunk of keys, then a chunk's sum of weights in the place   \
+     of the first m: [chunks][probe_queries, at least 1][2] */                                   \
   X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
   X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
   /* for the report, sums of the probes' squared weights: [n_key] */                             \
   X(SQUARED_MASS, sizeof(float), HAI_OF_HEADS, hai_count_squared_mass, SQUARED_MASS)             \
-  /* sums of the weights of each chunk's keys but the pins: [chunks] */                          \
-  X(WEIGHT_SUM, sizeof(float), HAI_OF_HEADS, hai_count_weight_sum, WEIGHT_SUM)                   \
   /* one bit for each key of a rectangle, in words */                                            \
   X(PINNED, sizeof(uint32_t), HAI_OF_HEADS, hai_count_pinned, PINNED)                            \
   /* keys that are pinned, ascending: [max_rects][max_pins] */                                   \
@@ -41,10 +40,8 @@
   X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
   X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
-  /* where the held-out queries stand in the sorted order: [max_rects][judges, auditors] */      \
-  X(PLACES, sizeof(int32_t), HAI_OF_HEADS, hai_count_places, PLACES)                             \
-  /* what they found in each trial: [max_rects][HAI_TRIALS][HAI_TRIAL_PARTS] */                  \
-  X(TRIAL, sizeof(hai_trial), HAI_OF_HEADS, hai_count_trial, TRIAL)                              \
+  /* what the judges found: [max_rects] */                                                       \
+  X(TRIALS, sizeof(hai_trials), HAI_OF_HEADS, hai_count_trials, TRIALS)                          \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
   X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
   /* ln of the largest residual sum of each task of sampled rows */                              \

@@ -18,7 +18,7 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
   int most = hai_to_int(hai_min(job->plan->heavy_keys, end - first)), n = 0, i;
   float worst = -hai_inf(); /* of those held: an equal mass need not be offered, since the smaller id wins */
   for (key = first; key < end; key++) {
-    if (n == most && !(mass[key] > worst)) continue;
+    if (HAI_SIMD && n == most && !(mass[key] > worst)) continue;
     hai_offer(heap, &n, most, hai_candidate(mass[key], hai_to_int(key)));
     worst = hai_candidate_value(heap[0]);
   }
@@ -30,15 +30,19 @@ static void hai_pin_heavy(const hai_job *job, hai_index first, uint32_t *pinned)
 HAI_APART void hai_stage_pin(hai_job *job) {
   const hai_plan *plan = job->plan;
   hai_index begin = job->rect.key_begin, end = begin + job->rect.n_key,
-            words = hai_ceil_div(job->rect.n_key, 32), sink_end = hai_min(plan->sink_keys, end), key, word;
-  uint32_t *pinned = hai_pinned(job), bits;
+            sink_end = hai_min(plan->sink_keys, end), key;
+  uint32_t *pinned = hai_pinned(job);
   int32_t *pins = hai_pins(job), n = 0;
-  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, words) * sizeof(uint32_t));
+  HYPERATTN_MEMSET(pinned, 0, HAI_AS(size_t, hai_ceil_div(job->rect.n_key, 32)) * sizeof(uint32_t));
   if (plan->heavy_keys) hai_pin_heavy(job, hai_max(begin, sink_end), pinned);
   for (key = begin; key < sink_end; key++) hai_set_pinned(job, pinned, key);
-  for (word = 0; word < words; word++)
-    for (bits = pinned[word], key = begin + 32 * word; bits; bits >>= 1, key++)
-      if (bits & 1) pins[n++] = hai_to_int(key);
+  for (key = begin; key < end; key++) {
+    hai_index bit = key - begin;
+    if (HAI_SIMD && bit % 32 == 0 && !pinned[bit / 32])
+      key += 31; /* no pin in a word */
+    else if (hai_is_pinned(job, pinned, key))
+      pins[n++] = hai_to_int(key);
+  }
   hai_counts(job)[0] = n;
 }
 
@@ -89,10 +93,9 @@ static uint64_t hai_point(const hai_job *job, uint64_t total, hai_index m, hai_i
 
 /* The sum of all weights but those of pins. */
 static float hai_weight_total(const hai_job *job) {
-  const float *sums = hai_weight_sums(job);
   hai_index chunks = hai_job_probe_chunks(job), c;
   float sum = 0.0f;
-  for (c = 0; c < chunks; c++) sum += sums[c];
+  for (c = 0; c < chunks; c++) sum += *hai_partial(job, c);
   return sum;
 }
 
@@ -143,7 +146,7 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
 }
 
 /* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
-   of block keys. Reads pinned, key_order, the sampling weights (mass) and weight_sum; writes columns, their
+   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes columns, their
    count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;

@@ -50,9 +50,14 @@ static hai_index hai_held_out_row(const hai_job *job, hai_index i) {
   return job->rect.query_begin + begin + i % HAI_JUDGE_RUN;
 }
 
+/* Where the place of held-out query i in a sorted order is kept. */
+static int32_t *hai_place_of(const hai_job *job, int i) {
+  return job->audit ? &hai_record_of(job)->query[i].place : &hai_trials_of(job)->place[i];
+}
+
 /* Where held-out query i stands in the pairing's order. */
 static hai_index hai_held_out_place(const hai_job *job, int i) {
-  return hai_sorting(job) ? hai_places(job)[i] : hai_held_out_row(job, i) - job->rect.query_begin;
+  return hai_sorting(job) ? *hai_place_of(job, i) : hai_held_out_row(job, i) - job->rect.query_begin;
 }
 
 /* The row of probe t. Rows of probes never descend. */

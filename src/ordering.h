@@ -39,10 +39,9 @@ static int32_t hai_place_in(const hai_sorted *sorted, int32_t row) {
 /* Notes where a query head's held-out queries stand. */
 static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
   int i;
-  if (!job->plan->choosing && !job->plan->reporting) return;
-  for (job->audit = 0; job->audit <= job->plan->reporting; job->audit++)
+  for (job->audit = !job->plan->choosing; HAI_REPORTS && job->audit <= job->plan->reporting; job->audit++)
     for (i = 0; i < hai_n_held_out(job); i++)
-      hai_places(job)[i] = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
+      *hai_place_of(job, i) = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
 }
 
 /* Notes which sub-blocks of a second pairing hold the columns of the query heads that share a kv head. Those
@@ -50,7 +49,7 @@ static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
 static void hai_place_columns(hai_job *job, const hai_sorted *sorted) {
   hai_index n_key = job->rect.n_key, n_blocks = hai_key_parts(job->plan, n_key), n = job->plan->heads_per_kv;
   int i;
-  if (job->pairing == 0) return;
+  if (!HAI_JUDGING || job->pairing == 0) return;
   for (job->head = job->kv_head * n; job->head < (job->kv_head + 1) * n; job->head++)
     for (i = 0; i < hai_counts(job)[1]; i++) {
       hai_column *column = &hai_columns(job, 0)[i];

@@ -21,21 +21,19 @@ static const hai_stage *hai_step_stage(const hai_plan *plan, int step, int *leve
 
 static int hai_is_beside(const hai_plan *plan, int step) {
   int level;
-  return (hai_step_stage(plan, step, &level)->traits & HAI_BESIDE) != 0;
+  return HAI_HYPER && (hai_step_stage(plan, step, &level)->traits & HAI_BESIDE);
 }
 
-/* 1 if the first step of all would run beside one before it. */
-static int hai_begins_beside(const hai_plan *plan) { return hai_steps(plan) > 0 && hai_is_beside(plan, 0); }
-
 static int hai_phases(const hai_plan *plan) {
-  return hai_steps(plan) - hai_plan_levels(plan) * plan->n_beside + hai_begins_beside(plan);
+  return hai_steps(plan) - hai_plan_levels(plan) * plan->n_beside + plan->begins_beside;
 }
 
 /* The first step of a phase. */
 static int hai_phase_begin(const hai_plan *plan, int phase) {
   int of_level = plan->n_per_level - plan->n_beside, begin = 0, levels;
-  if (hai_begins_beside(plan) && phase-- == 0) return 0;
-  if (phase > plan->n_before && of_level > 0) { /* whole levels at once */
+  if (!HAI_HYPER) return phase; /* no levels */
+  if (plan->begins_beside && phase-- == 0) return 0;
+  if (HAI_SIMD && phase > plan->n_before && of_level > 0) { /* whole levels at once */
     levels = (phase - plan->n_before) / of_level;
     levels = levels < hai_plan_levels(plan) ? levels : hai_plan_levels(plan);
     begin = plan->n_before + levels * plan->n_per_level;
@@ -99,8 +97,8 @@ static char *hai_align(void *workspace) {
 
 /* Sets the job to task `index` of a phase: step by step batch, then head, rectangle and, fastest, chunk; the
    last chunk is the first task's, since under a causal mask it takes longest. Returns the task's stage. */
-static const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
-                                   int64_t index, int worker) {
+HAI_APART const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *workspace, int phase,
+                                      int64_t index, int worker) {
   int step = hai_phase_begin(plan, phase);
   const hai_stage *stage;
   hai_grid g;

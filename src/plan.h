@@ -60,8 +60,9 @@ typedef struct hai_plan {
                              o [value_dim][lanes] */
 
   /* The stages that the call needs, as rows of hai_stages: first those before the levels, then those of every
-     level, then those after the levels. Of those of a level, n_beside run beside the stage before them. */
-  unsigned char n_before, n_per_level, n_after, n_beside;
+     level, then those after the levels. Of those of a level, n_beside run beside the stage before them;
+     begins_beside: 1 if the first stage of all is one of them, and leads a phase all the same. */
+  unsigned char n_before, n_per_level, n_after, n_beside, begins_beside;
   unsigned char stages[HAI_MAX_STAGES];
   hai_layout layout;
 } hai_plan;

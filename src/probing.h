@@ -112,7 +112,7 @@ HAI_APART void hai_stage_mass(hai_job *job) {
 
 /* Stage WEIGH: sampling weights of one chunk of keys, written over their masses: M_j |v_j| for
    HYPERATTN_SAMPLE_COLUMN_MASS, |v_j|^2 for HYPERATTN_SAMPLE_VALUE_NORM, and 0 for what is not finite; and
-   their sum over all keys but the pins. Reads values, mass and pinned; writes mass and weight_sum. Cost: keys
+   their sum over all keys but the pins. Reads values, mass and pinned; writes mass and partial. Cost: keys
    of the chunk * value_dim. */
 HAI_APART void hai_stage_weigh(hai_job *job) {
   const hai_plan *plan = job->plan;
@@ -126,5 +126,5 @@ HAI_APART void hai_stage_weigh(hai_job *job) {
     if (!hai_finite(mass[key])) mass[key] = 0.0f;
     if (!hai_is_pinned(job, pinned, key)) sum += mass[key];
   }
-  hai_weight_sums(job)[job->chunk] = sum;
+  *hai_partial(job, job->chunk) = sum;
 }

@@ -111,8 +111,10 @@ static void hai_resolve_stages(hai_plan *plan) {
     if (!stage->run || !has_pairing || !stage->wanted(plan, stage->pairing)) continue;
     plan->stages[n++] = HAI_AS(unsigned char, i);
     ++*count[stage->when];
-    plan->n_beside += (stage->traits & HAI_BESIDE) != 0;
+    if (stage->traits & HAI_BESIDE) plan->n_beside++;
   }
+  plan->begins_beside = !plan->n_before && hai_plan_levels(plan) &&
+                        (hai_stages[plan->stages[0]].traits & HAI_BESIDE);
 }
 
 /* Bytes of a worker: what its tiles share, a tile, and what any stage needs beside them. */

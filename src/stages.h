@@ -8,8 +8,8 @@ typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..th
 enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
 
 /* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
-   attended exactly, where nothing is chosen; its tasks may run beside those of the stage before it, whichever
-   that is, if only of the level before. */
+   attended exactly, where nothing is chosen; its tasks touch nothing that those of the stage before it do, be
+   that the last stage of the level before, and run beside them. */
 enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2, HAI_BESIDE = 4 };
 
 typedef struct hai_stage {
@@ -346,7 +346,7 @@ static const hai_stage hai_stages[] = {
 
   HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "pair", hai_stage_pair, 1, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),
-  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_BESIDE,
+  HAI_STAGE(HAI_PER_LEVEL, HAI_JUDGING, "means", hai_stage_means, 0, HAI_KV_HEADS, HAI_PLAIN,
             hai_wants_means_again, hai_cut_blocks, hai_scratch_none),
   HAI_STAGE(HAI_PER_LEVEL, HAI_HYPER, "pair", hai_stage_pair, 0, HAI_HEADS, HAI_PLAIN,
             hai_wants_scores, hai_cut_groups, hai_scratch_pairing),

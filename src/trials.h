@@ -57,5 +57,5 @@ HAI_APART void hai_stage_try(hai_job *job) {
   if (hai_verdict_after(job, number).settled) return;
   for (; hai_judge_open(job, &scratch, first, end); first += job->tile->n)
     hai_try_tile(job, recipe, first, &trial);
-  hai_trial_at(job, number)[job->chunk] = trial;
+  hai_trials_of(job)->part[number][job->chunk] = trial;
 }

@@ -18,16 +18,15 @@ static int hai_trial_queries(int number) { return number ? HAI_JUDGE_RUN : HAI_T
 
 /* No trial has been made. */
 static void hai_verdict_open(const hai_job *job) {
-  hai_trial *trial = hai_trial_at(job, 0);
+  hai_trial *part = hai_trials_of(job)->part[0];
   int i;
-  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) trial[i].squared_norm = -1.0f;
+  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) part[i].squared_norm = -1.0f;
 }
 
-/* The relative error that a trial found; NaN if it was not made. */
+/* The relative error that a trial found. */
 static float hai_trial_error(const hai_trial *part) {
   float squared_error = 0.0f, squared_norm = 0.0f;
   int i;
-  if (part->squared_norm < 0.0f) return hai_float(0x7fc00000u);
   for (i = 0; i < HAI_TRIAL_PARTS && part[i].squared_norm >= 0.0f; i++) {
     squared_error += part[i].squared_error;
     squared_norm += part[i].squared_norm;
@@ -44,14 +43,16 @@ static hai_verdict hai_verdict_after(const hai_job *job, int end) {
   int number;
   verdict.error = hai_inf();
   for (number = 0; number < end; number++) {
-    float error = hai_trial_error(hai_trial_at(job, number)), fair = number ? HAI_FAIR : HAI_GOOD;
-    if (error != error) continue;
+    const hai_trial *part = hai_trials_of(job)->part[number];
+    float error, enough = tolerance > 0.0f ? tolerance : number ? HAI_FAIR : HAI_GOOD;
+    if (part->squared_norm < 0.0f) continue;
     verdict.tried = number;
+    error = hai_trial_error(part);
     if (error < verdict.error) {
       verdict.recipe = number ? HAI_BLOCKS : HAI_COLUMNS;
       verdict.pairing = number ? number - 1 : HAI_NO_BLOCKS;
       verdict.error = error;
-      verdict.settled = error <= (tolerance > 0.0f ? tolerance : fair);
+      verdict.settled = error <= enough;
     }
     if (tolerance > 0.0f && number == plan->n_pairings && !verdict.settled) verdict.recipe = HAI_EACH;
   }

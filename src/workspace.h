@@ -22,6 +22,13 @@ typedef struct hai_trial {
 
 enum { HAI_TRIALS = 3, HAI_TRIAL_PARTS = HAI_JUDGES / HAI_JUDGE_RUN };
 
+/* Of a rectangle and head: what the judges found in each trial, by tasks, and where they stand in the sorted
+   order. */
+typedef struct hai_trials {
+  hai_trial part[HAI_TRIALS][HAI_TRIAL_PARTS];
+  int32_t place[HAI_JUDGES];
+} hai_trials;
+
 /* What the report keeps of a rectangle and head. */
 typedef struct hai_record {
   int32_t recipe;
@@ -31,6 +38,7 @@ typedef struct hai_record {
   float exact;        /* share of its queries that meet every key */
   float alpha, kappa; /* of hyperattn_report */
   struct {
+    int32_t place; /* in the sorted order */
     int32_t row;  /* -1: left out of the report */
     float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys; or its estimate */
     float norm;   /* |out|^2 */
@@ -124,15 +132,10 @@ static hai_index hai_level_chunks(const hai_plan *plan, hai_index of_outer, hai_
   hai_index inner = (hai_min(plan->n_query, plan->n_key) / 2 + plan->max_rects) / least_keys;
   return hai_max(of_outer, hai_max(inner, plan->max_rects));
 }
-static hai_index hai_most_probe_chunks(const hai_plan *plan) {
-  return hai_level_chunks(plan, hai_probe_chunks(plan->n_key), HAI_PROBE_KEYS);
-}
 static size_t hai_count_partial(const hai_plan *plan) {
-  if (!plan->probing) return 0;
-  return hai_times(hai_product(hai_most_probe_chunks(plan), plan->probe_queries), 2);
-}
-static size_t hai_count_weight_sum(const hai_plan *plan) {
-  return HAI_AS(size_t, plan->weighing ? hai_most_probe_chunks(plan) : 0);
+  hai_index chunks = hai_level_chunks(plan, hai_probe_chunks(plan->n_key), HAI_PROBE_KEYS);
+  if (!plan->probing && !plan->weighing) return 0;
+  return hai_times(hai_product(chunks, hai_max(1, plan->probe_queries)), 2);
 }
 static size_t hai_count_truth(const hai_plan *plan) {
   if (!plan->choosing && !plan->reporting) return 0;
@@ -153,17 +156,8 @@ static size_t hai_count_columns(const hai_plan *plan) {
   return hai_product(plan->max_rects, plan->sample_size + plan->max_wide);
 }
 static size_t hai_count_counts(const hai_plan *plan) { return hai_product(plan->max_rects, 3); }
-/* Held-out queries of both kinds. */
-static hai_index hai_most_places(const hai_plan *plan) {
-  return HAI_JUDGES + (plan->reporting ? HAI_AUDITORS : 0);
-}
-static size_t hai_count_places(const hai_plan *plan) {
-  if (!plan->choosing && !plan->reporting) return 0;
-  if (!plan->sorted[plan->n_pairings - 1]) return 0;
-  return hai_product(plan->max_rects, hai_most_places(plan));
-}
-static size_t hai_count_trial(const hai_plan *plan) {
-  return plan->choosing ? hai_product(plan->max_rects, HAI_TRIALS * HAI_TRIAL_PARTS) : 0;
+static size_t hai_count_trials(const hai_plan *plan) {
+  return HAI_AS(size_t, plan->choosing ? plan->max_rects : 0);
 }
 static size_t hai_count_record(const hai_plan *plan) {
   return HAI_AS(size_t, plan->reporting ? 2 * plan->max_rects : 0);
@@ -450,19 +444,15 @@ static hai_index hai_job_judge_chunks(const hai_job *job) {
 static hai_index hai_chunk_begin(const hai_job *job, hai_index chunks, hai_index chunk) {
   return job->rect.key_begin + hai_cut(job->rect.n_key, chunks, chunk);
 }
-/* Of one chunk: [probe][2]. */
+/* Of one chunk: [probe][2], or its sum of weights. */
 static float *hai_partial(const hai_job *job, hai_index chunk) {
   hai_index at = job->rect.index * hai_job_probe_chunks(job) + chunk;
-  return hai_floats(job, HAI_ARRAY_PARTIAL) + 2 * at * job->plan->probe_queries;
+  return hai_floats(job, HAI_ARRAY_PARTIAL) + 2 * at * hai_max(1, job->plan->probe_queries);
 }
 /* Of one chunk: for each tile of held-out queries m, l [lanes], o [value_dim][lanes]. */
 static float *hai_truth(const hai_job *job, hai_index chunk) {
   hai_index at = job->rect.index * hai_job_judge_chunks(job) + chunk;
   return hai_floats(job, HAI_ARRAY_TRUTH) + at * job->plan->truth_floats;
-}
-/* Of the sampling weights of each chunk: [chunk]. */
-static float *hai_weight_sums(const hai_job *job) {
-  return hai_floats(job, HAI_ARRAY_WEIGHT_SUM) + job->rect.index * hai_job_probe_chunks(job);
 }
 static float *hai_mass(const hai_job *job) { return hai_floats(job, HAI_ARRAY_MASS) + job->rect.key_begin; }
 static float *hai_squared_mass(const hai_job *job) {
@@ -493,15 +483,8 @@ static int32_t *hai_choice(const hai_job *job, hai_index group) {
   hai_index first = job->rect.query_begin / plan->query_group + job->rect.index;
   return hai_ints(job, HAI_ARRAY_CHOICE) + (first + group) * plan->take;
 }
-/* Of the held-out queries of the job's kind, where they stand in the sorted order. */
-static int32_t *hai_places(const hai_job *job) {
-  return hai_ints(job, HAI_ARRAY_PLACES) + job->rect.index * hai_most_places(job->plan) +
-         (job->audit ? HAI_JUDGES : 0);
-}
-/* Of the rectangle's trial of a number: [HAI_TRIAL_PARTS]. */
-static hai_trial *hai_trial_at(const hai_job *job, int number) {
-  hai_index at = job->rect.index * HAI_TRIALS + number;
-  return HAI_PLACE(hai_trial, hai_array_of(job, HAI_ARRAY_TRIAL)) + at * HAI_TRIAL_PARTS;
+static hai_trials *hai_trials_of(const hai_job *job) {
+  return HAI_PLACE(hai_trials, hai_array_of(job, HAI_ARRAY_TRIALS)) + job->rect.index;
 }
 /* Whether this is the outer rectangle and not worth approximating, so that its queries meet every key. */
 static int hai_rect_is_exact(const hai_job *job) {
