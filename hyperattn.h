@@ -10461,8 +10461,7 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
   /* mean key of each superblock: [superblocks][head_dim] */                                     \
   X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
-  /* m and l of each probe over each chunk of keys, then a chunk's sum of weights in the place   \
-     of the first m: [chunks][probe_queries, at least 1][2] */                                   \
+  /* m, l of probes over chunks, then sums of weights: [chunks][probe_queries or 1][2] */        \
   X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
   X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \
@@ -13488,8 +13487,8 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
 }
 
 /* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
-   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes columns, their
-   count, and that no trial has been made. Cost: O(n_key). */
+   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes
+   columns, their count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);

@@ -25,8 +25,7 @@
   X(KEY_ORDER, sizeof(int32_t), HAI_OF_KV_HEADS, hai_count_sorted_keys, KEY_ORDER)               \
   /* mean key of each superblock: [superblocks][head_dim] */                                     \
   X(SUPERBLOCK_MEAN, sizeof(float), HAI_OF_KV_HEADS, hai_count_superblock_mean, SUPERBLOCK_MEAN) \
-  /* m and l of each probe over each chunk of keys, then a chunk's sum of weights in the place   \
-     of the first m: [chunks][probe_queries, at least 1][2] */                                   \
+  /* m, l of probes over chunks, then sums of weights: [chunks][probe_queries or 1][2] */        \
   X(PARTIAL, sizeof(float), HAI_OF_HEADS, hai_count_partial, PARTIAL)                            \
   /* states of the held-out queries over each chunk of keys: [chunks][truth_floats] */           \
   X(TRUTH, sizeof(float), HAI_OF_HEADS, hai_count_truth, TRUTH)                                  \

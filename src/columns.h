@@ -146,8 +146,8 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
 }
 
 /* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
-   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes columns, their
-   count, and that no trial has been made. Cost: O(n_key). */
+   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes
+   columns, their count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);
