@@ -659,10 +659,11 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included. 0:
    the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call that is
    made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report, query_error
-   and index are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few
-   queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
-   uses, with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
-   queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
+   and index are NULL counts. Its result never falls when n_query, n_key or n_workers rise. So a call of few
+   queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses
+   (from 48 queries on where held-out queries choose), with HYPERATTN_EXACT it is not. And a call of many
+   queries and more than 4096 keys has the room that few need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost:
+   O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 
@@ -10877,9 +10878,11 @@ typedef struct hai_met {
 
 typedef struct hai_tile hai_tile;
 
-/* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
-   causal query's own key is in none. */
+/* May a call with these parameters and so many keys hold an approximated rectangle? A causal query's own key
+   is in none. Of the number of queries only one thing counts, so that sizes do not fall as it rises: where
+   held-out queries choose, up to HAI_JUDGES of them meet every key, and fewer queries are exact. */
 static int hai_may_approximate(const hai_plan *plan) {
+  if (plan->choosing && plan->n_query < HAI_JUDGES) return 0;
   return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 

@@ -338,10 +338,11 @@ HYPERATTN_API hyperattn_params hyperattn_paper_params(void);
 /* Bytes of workspace that a call with at most n_workers workers needs, slack for any alignment included. 0:
    the problem or params are invalid, or n_workers < 1; hyperattn_check says why, and so does a call that is
    made all the same. It reads no tensor and no stride; of pointers, whether mask.data, report, query_error
-   and index are NULL counts. Its result never falls when n_query, n_key or n_workers rise, so a call of few
-   queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it
-   uses, with HYPERATTN_EXACT it is not. A call of many queries and more than 4096 keys has the room that few
-   queries need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost: O(log n_key). */
+   and index are NULL counts. Its result never falls when n_query, n_key or n_workers rise. So a call of few
+   queries is sized as if it could have more: with HYPERATTN_HYPER and many keys that is far more than it uses
+   (from 48 queries on where held-out queries choose), with HYPERATTN_EXACT it is not. And a call of many
+   queries and more than 4096 keys has the room that few need (HYPERATTN_WORKSPACE_BOUND_FEW). Cost:
+   O(log n_key). */
 HYPERATTN_API size_t hyperattn_workspace_size(const hyperattn_problem *problem,
                                               const hyperattn_params *params, int n_workers);
 

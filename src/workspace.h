@@ -69,9 +69,11 @@ typedef struct hai_met {
 
 typedef struct hai_tile hai_tile;
 
-/* May a call with these parameters, so many keys, and any number of queries hold an approximated rectangle? A
-   causal query's own key is in none. */
+/* May a call with these parameters and so many keys hold an approximated rectangle? A causal query's own key
+   is in none. Of the number of queries only one thing counts, so that sizes do not fall as it rises: where
+   held-out queries choose, up to HAI_JUDGES of them meet every key, and fewer queries are exact. */
 static int hai_may_approximate(const hai_plan *plan) {
+  if (plan->choosing && plan->n_query < HAI_JUDGES) return 0;
   return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
 }
 

@@ -684,6 +684,30 @@ static void test_who_is_held_out(void **state) {
   }
 }
 
+/* Fewer queries than judges meet every key, in the workspace that this takes. */
+static void test_fewer_queries_than_judges_are_exact(void **state) {
+  static const int64_t n_query[] = {1, 20, 47};
+  (void)state;
+  for (int i = 0; i < 6; i++) {
+    call c = new_call(1, 2, 1, n_query[i / 2], 3000, 8, 8, i & 1, 70 + (uint64_t)i);
+    size_t size = (size_t)out_size(&c.problem) * sizeof(float);
+    float *linear = (float *)test_alloc(size);
+    hyperattn_report report[2];
+    c.params = hyperattn_linear_params();
+    c.problem.report = report;
+    size_t bytes = hyperattn_workspace_size(&c.problem, &c.params, 3);
+    run(&c);
+    memcpy(linear, c.out, size);
+    assert_true(report[0].error == 0.0f && report[1].error == 0.0f);
+    c.params.method = HYPERATTN_EXACT;
+    assert_int_equal(bytes, hyperattn_workspace_size(&c.problem, &c.params, 3));
+    run(&c);
+    assert_memory_equal(linear, c.out, size);
+    free(linear);
+    free_call(&c);
+  }
+}
+
 /* The workspace takes at most 48 bytes per token and head, and 256 KiB per worker. A larger call never
    needs less. */
 static void test_workspace(void **state) {
@@ -738,6 +762,7 @@ int main(void) {
       cmocka_unit_test(test_what_is_not_finite),
       cmocka_unit_test(test_causality),
       cmocka_unit_test(test_who_is_held_out),
+      cmocka_unit_test(test_fewer_queries_than_judges_are_exact),
       cmocka_unit_test(test_workspace),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
