@@ -109,13 +109,13 @@
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
      judging.h              held-out queries: what a choice gives them, against all keys
-     trials.h               which recipe a rectangle gets
+     trials.h               they try recipes
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
      tallying.h             and that of a head that was scanned
      stages.h               the table of stages
      resolve.h              from a problem and parameters to a plan
-     phases.h               the list of independent tasks
+     phases.h               phases: steps that run beside each other; their independent tasks
      entry.h                the public functions
      growing.h              the functions of an index
      many.h                 the functions for many problems in one call
@@ -701,7 +701,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
-   ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
+   ((probe_queries) ? 8 * HYPERATTN_BOUND_LANES : 0) +                                                     \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
                   4 * HYPERATTN_BOUND_LANES * (head_dim) + HYPERATTN_BOUND_SIZE(n) / 64                    \
             : 0) +                                                                                         \
@@ -934,7 +934,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
    sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
    scan               estimates of a tile's scores with all keys of the sketch, by products of codes
    pilot              estimates of a few of them, made before the scan
-   draw               a key's random number, by which a scan keeps it or not
+   draw               the columns of a rectangle; of a scan: a key's random number, by which it is kept or not
    kept key           one that a tile meets exactly: with probability 1 where it matters to any of its queries
    budget, b          a key is kept with b times its largest estimated share of attention, at most 1
    missed row         one whose sample misses the tolerance: it is mended, that is attended exactly, later
@@ -955,7 +955,8 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
                       rows of float32
    row                one row of a tensor, or an index of it
    extent             the bytes that a tensor spans
-   stage, step        a computation on all rectangles of a level; a stage at a level
+   stage, step        a computation on all rectangles of a level; a stage at a level (also: a decoded token,
+                      what a kernel takes at a time, a unit of an estimate)
    phase              a step, with those behind it that may run beside it
    task, job          a part of a phase, for one worker; what it works on
    workspace, array   the caller's memory; a part of it that has a name in hai_layout
@@ -1045,7 +1046,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #else
 #define HAI_AVX_VNNI 0
 #endif
-/* Is there a vector kernel? The compiler is then gcc or clang. */
+/* Is there a vector kernel? The compiler is then gcc or clang, and code that only saves time is wanted. */
 #define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON)
 /* Is there a kernel that rounds weights? */
 #define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16)
@@ -1252,7 +1253,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_SCAN_ROWS 384    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
-#define HAI_TASK_GROUPS 16   /* query groups paired, or sub-blocks averaged, by one task */
+#define HAI_TASK_GROUPS 16   /* query groups paired (together, with superblocks), or sub-blocks averaged */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
 #define HAI_SUPERBLOCK 16    /* sub-blocks of a superblock; divides HAI_TASK_GROUPS and HAI_CHUNK */
 #define HAI_PROBE_CHUNKS 64  /* most tasks that probe a rectangle's keys */
@@ -1261,7 +1262,7 @@ HYPERATTN_API const char *hyperattn_isa_name(hyperattn_isa isa);
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose */
 #define HAI_AUDITORS 192     /* most held-out queries that measure the choice for the report */
 #define HAI_JUDGE_RUN 4      /* neighbours among held-out queries; divides both numbers */
-#define HAI_MERGE_LANES 4    /* lanes whose states are merged together; divides those of every kernel */
+#define HAI_MERGE_LANES 4    /* lanes merged together; divides a kernel's, and queries of any trial's task */
 #define HAI_TRIAL_QUERIES 16 /* held-out queries that try columns alone in one task; blocks: one run */
 #define HAI_JUDGE_CHUNKS 64  /* most tasks in which held-out queries meet a rectangle's keys */
 #define HAI_JUDGE_KEYS 1024  /* least keys of one of them */
@@ -10476,7 +10477,7 @@ static const hai_scan_kernel *hai_scan_kernel_of(const hai_kernel *kernel) {
   X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
   X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
-  /* what the judges found: [max_rects] */                                                       \
+  /* what the judges found, and where they stand in the sorted order: [max_rects] */             \
   X(TRIALS, sizeof(hai_trials), HAI_OF_HEADS, hai_count_trials, TRIALS)                          \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
   X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \
@@ -10824,17 +10825,18 @@ typedef enum hai_recipe {
   HAI_EACH     /* nothing is chosen for them together: each meets what it keeps of a scan, or every key */
 } hai_recipe;
 
-/* What some held-out queries found in a trial: sums of |out' - out|^2 and |out|^2. */
-typedef struct hai_trial {
-  float squared_error, squared_norm; /* squared_norm < 0: none did */
-} hai_trial;
+/* What the held-out queries of a task found in a trial: sums of |out' - out|^2 and |out|^2. */
+typedef struct hai_finding {
+  float squared_error, squared_norm; /* squared_norm < 0: no such task yet */
+} hai_finding;
 
-enum { HAI_TRIALS = 3, HAI_TRIAL_PARTS = HAI_JUDGES / HAI_JUDGE_RUN };
+/* Trials: columns alone, and each of two pairings. */
+enum { HAI_TRIALS = 3, HAI_TRIAL_TASKS = HAI_JUDGES / HAI_JUDGE_RUN };
 
 /* Of a rectangle and head: what the judges found in each trial, by tasks, and where they stand in the sorted
-   order. */
+   order. Of two pairings only the second is sorted, so one place is enough. */
 typedef struct hai_trials {
-  hai_trial part[HAI_TRIALS][HAI_TRIAL_PARTS];
+  hai_finding found[HAI_TRIALS][HAI_TRIAL_TASKS];
   int32_t place[HAI_JUDGES];
 } hai_trials;
 
@@ -10879,8 +10881,8 @@ typedef struct hai_met {
 typedef struct hai_tile hai_tile;
 
 /* May a call with these parameters and so many keys hold an approximated rectangle? A causal query's own key
-   is in none. Of the number of queries only one thing counts, so that sizes do not fall as it rises: where
-   held-out queries choose, up to HAI_JUDGES of them meet every key, and fewer queries are exact. */
+   is in none. Of the number of queries only this counts, so that sizes never fall as it rises: where held-out
+   queries choose, HAI_JUDGES of them meet every key, so that approximation cannot pay for fewer queries. */
 static int hai_may_approximate(const hai_plan *plan) {
   if (plan->choosing && plan->n_query < HAI_JUDGES) return 0;
   return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;
@@ -12803,26 +12805,26 @@ static int hai_trial_number(int pairing) { return pairing == HAI_NO_BLOCKS ? 0 :
 /* Held-out queries of a task of a trial. */
 static int hai_trial_queries(int number) { return number ? HAI_JUDGE_RUN : HAI_TRIAL_QUERIES; }
 
-/* No trial has been made. */
+/* Notes that no trial has been made. */
 static void hai_verdict_open(const hai_job *job) {
-  hai_trial *part = hai_trials_of(job)->part[0];
+  hai_finding *found = hai_trials_of(job)->found[0];
   int i;
-  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) part[i].squared_norm = -1.0f;
+  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_TASKS; i++) found[i].squared_norm = -1.0f;
 }
 
 /* The relative error that a trial found. */
-static float hai_trial_error(const hai_trial *part) {
+static float hai_trial_error(const hai_finding *found) {
   float squared_error = 0.0f, squared_norm = 0.0f;
   int i;
-  for (i = 0; i < HAI_TRIAL_PARTS && part[i].squared_norm >= 0.0f; i++) {
-    squared_error += part[i].squared_error;
-    squared_norm += part[i].squared_norm;
+  for (i = 0; i < HAI_TRIAL_TASKS && found[i].squared_norm >= 0.0f; i++) {
+    squared_error += found[i].squared_error;
+    squared_norm += found[i].squared_norm;
   }
   return hai_relative(squared_error, squared_norm);
 }
 
 /* What follows from the first `end` trials: the recipe of the smallest error, and whether that is small
-   enough. With a tolerance that all of them miss, no recipe is. */
+   enough; HAI_EACH where all trials miss a tolerance. */
 static hai_verdict hai_verdict_after(const hai_job *job, int end) {
   const hai_plan *plan = job->plan;
   float tolerance = plan->params->tolerance;
@@ -12830,11 +12832,11 @@ static hai_verdict hai_verdict_after(const hai_job *job, int end) {
   int number;
   verdict.error = hai_inf();
   for (number = 0; number < end; number++) {
-    const hai_trial *part = hai_trials_of(job)->part[number];
+    const hai_finding *found = hai_trials_of(job)->found[number];
     float error, enough = tolerance > 0.0f ? tolerance : number ? HAI_FAIR : HAI_GOOD;
-    if (part->squared_norm < 0.0f) continue;
-    verdict.tried = number;
-    error = hai_trial_error(part);
+    if (found->squared_norm < 0.0f) continue;
+    verdict.tried = number; /* so many pairings: trial 0 has none */
+    error = hai_trial_error(found);
     if (error < verdict.error) {
       verdict.recipe = number ? HAI_BLOCKS : HAI_COLUMNS;
       verdict.pairing = number ? number - 1 : HAI_NO_BLOCKS;
@@ -12881,8 +12883,9 @@ static int hai_is_needed(const hai_job *job) {
   int needed = 0, tried = 0;
   if (!job->plan->choosing) return 1;
   for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
-    hai_verdict verdict = hai_verdict_of(&each);
+    hai_verdict verdict;
     if (job->head >= 0 && job->head != each.head) continue;
+    verdict = hai_verdict_of(&each);
     needed |= verdict.tried <= job->pairing ? !verdict.settled : hai_takes_blocks(&verdict, job->pairing);
     tried = verdict.tried > tried ? verdict.tried : tried;
   }
@@ -12964,7 +12967,7 @@ HAI_APART void hai_stage_hash(hai_job *job) {
 
    - probes tell which keys matter (probing.h): one query from each of up to probe_queries strata of rows;
    - held-out queries have no part in choosing a rectangle's keys. Up to HAI_JUDGES of them decide which
-     recipe the rectangle gets (judging.h, trials.h). Where a report is wanted, up to HAI_AUDITORS others,
+     recipe the rectangle gets (trials.h, verdict.h). Where a report is wanted, up to HAI_AUDITORS others,
      drawn anew, measure what that recipe is worth (auditing.h): the queries that decided would flatter
      it.
 
@@ -13105,10 +13108,11 @@ static int32_t hai_place_in(const hai_sorted *sorted, int32_t row) {
   return low;
 }
 
-/* Notes where a query head's held-out queries stand. */
+/* Notes where a query head's held-out queries stand: judges (audit 0) where there are any, and auditors (1)
+   where there is a report. */
 static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
   int i;
-  for (job->audit = !job->plan->choosing; HAI_REPORTS && job->audit <= job->plan->reporting; job->audit++)
+  for (job->audit = !job->plan->choosing; HAI_JUDGING && job->audit <= job->plan->reporting; job->audit++)
     for (i = 0; i < hai_n_held_out(job); i++)
       *hai_place_of(job, i) = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
 }
@@ -13127,9 +13131,9 @@ static void hai_place_columns(hai_job *job, const hai_sorted *sorted) {
 }
 
 /* Stage ORDER: sorts a rectangle's queries (of job->head) or, where job->head < 0, its keys (of the kv
-   head) by bucket. Reads query_code or key_code; writes query_order and places, or key_order and the
-   columns' blocks in a second pairing. This stage needs no tile, so the counters use the tile's memory.
-   Cost: rows + 2^lsh_bits, and a binary search for each held-out query or column. */
+   head) by bucket. Reads query_code or key_code; writes query_order, and places in trials and record, or
+   key_order, and the columns' blocks in a second pairing. This stage needs no tile, so the counters use the
+   tile's memory. Cost: rows + 2^lsh_bits, and a binary search for each held-out query or column. */
 HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
   hai_index begin = of_key ? job->rect.key_begin : job->rect.query_begin;
@@ -13152,8 +13156,8 @@ HAI_APART void hai_stage_order(hai_job *job) {
 /* ---- Probing: which keys matter to a few queries ----
    Probes meet every key of the rectangle. The mass of a key is the attention that all probes together pay
    to it: M_j = sum over probes p of e^(s_pj - lse_p). The keys of largest mass are pinned (heavy keys),
-   and masses weight the draw of columns. Three stages: PROBE and SUM find each probe's lse, MASS then
-   adds up. */
+   and masses weight the draw of columns. PROBE and SUM find each probe's lse, MASS then adds up; WEIGH makes
+   sampling weights of masses. */
 
 /* Keeps m and l of a tile's probes. */
 static void hai_keep_partial(const hai_job *job, hai_index first) {
@@ -13489,9 +13493,9 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
-/* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
-   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes
-   columns, their count, and that no trial has been made. Cost: O(n_key). */
+/* Stage COLUMNS: chunk 0 is the draw of a rectangle for one query head, chunk 1 the wide draw, in which
+   columns take the places of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums
+   (partial); writes columns, their count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);
@@ -13630,9 +13634,9 @@ static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_
   return held;
 }
 
-/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`; *held is what
-   each of them holds. A score that is no larger than the worst of a full heap (tile->spare [lanes]) need not
-   be offered: ids ascend, and the smaller id wins. */
+/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`. All heaps hold
+   equally many, *held, since each score goes to all until they are full. Then a score that is no larger than
+   the worst of a heap (tile->spare [lanes]) need not be offered: ids ascend, and the smaller id wins. */
 static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best, hai_index stride,
                              int *held) {
   int lanes = tile->kernel->lanes, before, i, j;
@@ -13641,7 +13645,7 @@ static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best
     before = *held;
     for (i = 0; i < tile->n; i++) {
       if (before == take && !(score[i] > tile->spare[i])) continue;
-      *held = before;
+      *held = before; /* of this heap too */
       hai_offer(best + i * stride, held, take, hai_candidate(score[i], tile->id[j]));
       tile->spare[i] = hai_candidate_value(best[i * stride]);
     }
@@ -13673,7 +13677,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *superblock, hai_index n, 
 }
 
 /* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. The superblocks are chosen by all
-   neighbouring groups, wanted or not, so that a group's choice does not depend on which others are wanted.
+   of them, wanted or not, so that a group's choice does not depend on which others are wanted.
    Cost of a group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and
    2 * take * HAI_SUPERBLOCK. */
 static void hai_pair_groups(hai_job *job, uint64_t wanted) {
@@ -16489,7 +16493,7 @@ static void hai_compare(const hai_job *job, int i, const float *truth, const flo
 
 /* ======== src/trials.h ======== */
 
-/* ---- Trials: which recipe a rectangle gets ----
+/* ---- Trials: held-out queries try recipes ----
    The paper gives each query the keys of its block and a sample of the others. Which blocks help, and
    whether any do, depends on the head, so the judges, held-out queries, try for each rectangle and head
    in turn:
@@ -16505,8 +16509,8 @@ static void hai_compare(const hai_job *job, int i, const float *truth, const flo
    run of stage TRY, preceded by what its pairing needs. */
 
 /* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
-   trial needs no others. Reads and writes what PAIR does. Cost: O(held-out queries), and PAIR's for the
-   groups paired. */
+   trial needs no others. Reads trials, and reads and writes what PAIR does. Cost: O(held-out queries), and
+   PAIR's for the groups paired. */
 HAI_APART void hai_stage_draft(hai_job *job) {
   hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key);
   uint64_t wanted = 0;
@@ -16522,7 +16526,7 @@ HAI_APART void hai_stage_draft(hai_job *job) {
 /* Adds what the tile that begins with held-out query `first` finds, after it has met the columns of the
    recipe. Its queries are judged by the rectangle's keys and their sinks alone: no choice depends on states,
    which may hold later keys than some of them see. */
-HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_trial *trial) {
+HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_finding *found) {
   hai_comparison c;
   int i;
   hai_attend_columns(job, recipe == HAI_COLUMNS);
@@ -16530,25 +16534,25 @@ HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_tria
   for (i = 0; i < job->tile->n; i++) {
     hai_compare(job, i, hai_truth_of(job, 0, first + i), HAI_NULL, hai_lane_sink(job, i), &c);
     if (c.lse_whole != c.lse_whole) continue;
-    trial->squared_error += c.squared_error;
-    trial->squared_norm += c.squared_norm;
+    found->squared_error += c.squared_error;
+    found->squared_norm += c.squared_norm;
   }
 }
 
 /* Stage TRY: some held-out queries try job->pairing's blocks (HAI_NO_BLOCKS: columns alone),
-   unless the verdict is settled. Reads truth, choice, pins and columns; writes this part of the trial, and
-   the first trial merges the truth of its queries. Cost: O(held-out queries * budget). */
+   unless the verdict is settled. Reads truth, choice, pins, columns and trials; writes what they found to
+   trials, and in the first trial their merged truth to the first chunk's. Cost: O(queries * budget). */
 HAI_APART void hai_stage_try(hai_job *job) {
   hai_recipe recipe = job->pairing == HAI_NO_BLOCKS ? HAI_COLUMNS : HAI_BLOCKS;
   int number = hai_trial_number(job->pairing), n = hai_trial_queries(number),
       first = hai_to_int(job->chunk) * n, end = hai_to_int(hai_min(first + n, hai_n_held_out(job)));
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
-  hai_trial trial = {0.0f, 0.0f};
-  if (number == !hai_trying_columns(job->plan)) hai_gather_truth(job, first, end);
+  hai_finding found = {0.0f, 0.0f};
+  if (number == (hai_trying_columns(job->plan) ? 0 : 1)) hai_gather_truth(job, first, end);
   if (hai_verdict_after(job, number).settled) return;
   for (; hai_judge_open(job, &scratch, first, end); first += job->tile->n)
-    hai_try_tile(job, recipe, first, &trial);
-  hai_trials_of(job)->part[number][job->chunk] = trial;
+    hai_try_tile(job, recipe, first, &found);
+  hai_trials_of(job)->found[number][job->chunk] = found;
 }
 
 /* ======== src/auditing.h ======== */
@@ -16633,8 +16637,8 @@ static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int
   }
 }
 
-/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, trials, partial,
-   lse and out; writes record. Cost: O(auditors * budget). */
+/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, trials, partial, lse
+   and out; reads (places) and writes record. Cost: O(auditors * budget). */
 HAI_APART void hai_stage_audit(hai_job *job) {
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);
@@ -16971,8 +16975,8 @@ typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..th
 enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
 
 /* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
-   attended exactly, where nothing is chosen; its tasks touch nothing that those of the stage before it do, be
-   that the last stage of the level before, and run beside them. */
+   attended exactly, where nothing is chosen; it runs beside the stage before it, whichever the call wants,
+   which may be the last of the level before: tasks of neither write what those of the other touch. */
 enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2, HAI_BESIDE = 4 };
 
 typedef struct hai_stage {
@@ -17146,7 +17150,7 @@ static hai_index hai_cut_probes(const hai_plan *plan, hai_index n_query, hai_ind
   (void)n_key;
   return hai_ceil_div(hai_min(plan->probe_queries, n_query), HAI_SUM_PROBES);
 }
-/* One that samples, and one that samples more. */
+/* The draw, and the wide draw. */
 static hai_index hai_cut_draws(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_query;
@@ -17156,12 +17160,12 @@ static hai_index hai_cut_draws(const hai_plan *plan, hai_index n_query, hai_inde
 static hai_index hai_cut_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_key;
-  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_TRIAL_QUERIES);
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), hai_trial_queries(0));
 }
 static hai_index hai_cut_block_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_key;
-  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_JUDGE_RUN);
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), hai_trial_queries(1));
 }
 static hai_index hai_cut_judged_keys(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
@@ -17448,8 +17452,8 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
-   of more queries could have some, so that the size of scratch never falls as inputs grow. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as
+   hai_may_approximate, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
   int may_approximate = hai_may_approximate(plan), n = 0, i;
@@ -17565,8 +17569,8 @@ HAI_APART hyperattn_status hai_resolve(hai_plan *plan, const hyperattn_problem *
 /* ======== src/phases.h ======== */
 
 /* Phases. A step is a stage at a level, or before or after the levels, in the order in which they run; a
-   phase is a step with those behind it that may run beside it. A task is (batch, head, rectangle, chunk), and
-   writes nothing that another task of its phase touches. */
+   phase is a step with those behind it that may run beside it. A task is (step, batch, head, rectangle,
+   chunk), and writes nothing that another task of its phase touches. */
 
 static int hai_steps(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
@@ -17678,7 +17682,7 @@ HAI_APART const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
-  /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
+  /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a step without chunks or heads has no task */
   job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks);
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));

@@ -380,7 +380,7 @@ HYPERATTN_API float hyperattn_cost(const hyperattn_problem *problem, const hyper
                                   pinned_keys, probe_queries, group, lsh_bits)                             \
   (HYPERATTN_WORKSPACE_BOUND_EXACT(head_dim, value_dim) + 1600 + (HYPERATTN_BOUND_SIZE(4) << (lsh_bits)) + \
    4 * HYPERATTN_BOUND_SIZE(lsh_bits) * (head_dim) + 8 * HYPERATTN_BOUND_SIZE(pinned_keys) +               \
-   ((probe_queries) ? 1280 + 8 * HYPERATTN_BOUND_LANES : 0) +                                              \
+   ((probe_queries) ? 8 * HYPERATTN_BOUND_LANES : 0) +                                                     \
    ((group) ? 8 * (HYPERATTN_BOUND_LANES + 1) * ((block_size) / ((group) + !(group)) + 1) +                \
                   4 * HYPERATTN_BOUND_LANES * (head_dim) + HYPERATTN_BOUND_SIZE(n) / 64                    \
             : 0) +                                                                                         \

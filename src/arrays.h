@@ -39,7 +39,7 @@
   X(COLUMNS, sizeof(hai_column), HAI_OF_HEADS, hai_count_columns, COLUMNS)                       \
   /* how many pins, columns, and columns of the wide draw: [max_rects][3] */                     \
   X(COUNTS, sizeof(int32_t), HAI_OF_HEADS, hai_count_counts, COUNTS)                             \
-  /* what the judges found: [max_rects] */                                                       \
+  /* what the judges found, and where they stand in the sorted order: [max_rects] */             \
   X(TRIALS, sizeof(hai_trials), HAI_OF_HEADS, hai_count_trials, TRIALS)                          \
   /* what the report keeps of each rectangle, of all levels: [2 max_rects] */                    \
   X(RECORD, sizeof(hai_record), HAI_OF_HEADS, hai_count_record, RECORD)                          \

@@ -78,8 +78,8 @@ static void hai_audit_tile(hai_job *job, const hai_judging_scratch *scratch, int
   }
 }
 
-/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, trials, partial,
-   lse and out; writes record. Cost: O(auditors * budget). */
+/* Stage AUDIT: the record of a rectangle and head. Reads truth, choice, pins, columns, trials, partial, lse
+   and out; reads (places) and writes record. Cost: O(auditors * budget). */
 HAI_APART void hai_stage_audit(hai_job *job) {
   hai_record *record = hai_record_of(job);
   hai_recipe recipe = hai_recipe_of(job);

@@ -145,9 +145,9 @@ static int32_t hai_draw_columns(const hai_job *job, hai_index n, hai_index m, in
                                                : hai_draw_uniform(job, n, m, purpose, columns);
 }
 
-/* Stage COLUMNS: a draw of a rectangle for one query head, or the wide draw, in which columns take the places
-   of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums (partial); writes
-   columns, their count, and that no trial has been made. Cost: O(n_key). */
+/* Stage COLUMNS: chunk 0 is the draw of a rectangle for one query head, chunk 1 the wide draw, in which
+   columns take the places of block keys. Reads pinned, key_order, the sampling weights (mass) and their sums
+   (partial); writes columns, their count, and that no trial has been made. Cost: O(n_key). */
 HAI_APART void hai_stage_columns(hai_job *job) {
   const hai_plan *plan = job->plan;
   int32_t *counts = hai_counts(job);

@@ -25,7 +25,7 @@
    sketch             codes of 8 bits for each key, by blocks of HAI_CHUNK keys (sketch.h)
    scan               estimates of a tile's scores with all keys of the sketch, by products of codes
    pilot              estimates of a few of them, made before the scan
-   draw               a key's random number, by which a scan keeps it or not
+   draw               the columns of a rectangle; of a scan: a key's random number, by which it is kept or not
    kept key           one that a tile meets exactly: with probability 1 where it matters to any of its queries
    budget, b          a key is kept with b times its largest estimated share of attention, at most 1
    missed row         one whose sample misses the tolerance: it is mended, that is attended exactly, later
@@ -46,7 +46,8 @@
                       rows of float32
    row                one row of a tensor, or an index of it
    extent             the bytes that a tensor spans
-   stage, step        a computation on all rectangles of a level; a stage at a level
+   stage, step        a computation on all rectangles of a level; a stage at a level (also: a decoded token,
+                      what a kernel takes at a time, a unit of an estimate)
    phase              a step, with those behind it that may run beside it
    task, job          a part of a phase, for one worker; what it works on
    workspace, array   the caller's memory; a part of it that has a name in hai_layout

@@ -5,7 +5,7 @@
 
    - probes tell which keys matter (probing.h): one query from each of up to probe_queries strata of rows;
    - held-out queries have no part in choosing a rectangle's keys. Up to HAI_JUDGES of them decide which
-     recipe the rectangle gets (judging.h, trials.h). Where a report is wanted, up to HAI_AUDITORS others,
+     recipe the rectangle gets (trials.h, verdict.h). Where a report is wanted, up to HAI_AUDITORS others,
      drawn anew, measure what that recipe is worth (auditing.h): the queries that decided would flatter
      it.
 

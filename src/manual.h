@@ -109,13 +109,13 @@
      capping.h              Algorithm 2's normaliser
      attending.h            a rectangle's queries meet what was chosen for them
      judging.h              held-out queries: what a choice gives them, against all keys
-     trials.h               which recipe a rectangle gets
+     trials.h               they try recipes
      auditing.h             what that recipe is worth, for the report
      report.h               the report of a head
      tallying.h             and that of a head that was scanned
      stages.h               the table of stages
      resolve.h              from a problem and parameters to a plan
-     phases.h               the list of independent tasks
+     phases.h               phases: steps that run beside each other; their independent tasks
      entry.h                the public functions
      growing.h              the functions of an index
      many.h                 the functions for many problems in one call

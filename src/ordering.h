@@ -36,10 +36,11 @@ static int32_t hai_place_in(const hai_sorted *sorted, int32_t row) {
   return low;
 }
 
-/* Notes where a query head's held-out queries stand. */
+/* Notes where a query head's held-out queries stand: judges (audit 0) where there are any, and auditors (1)
+   where there is a report. */
 static void hai_place_queries(hai_job *job, const hai_sorted *sorted) {
   int i;
-  for (job->audit = !job->plan->choosing; HAI_REPORTS && job->audit <= job->plan->reporting; job->audit++)
+  for (job->audit = !job->plan->choosing; HAI_JUDGING && job->audit <= job->plan->reporting; job->audit++)
     for (i = 0; i < hai_n_held_out(job); i++)
       *hai_place_of(job, i) = hai_place_in(sorted, hai_to_int(hai_held_out_row(job, i)));
 }
@@ -58,9 +59,9 @@ static void hai_place_columns(hai_job *job, const hai_sorted *sorted) {
 }
 
 /* Stage ORDER: sorts a rectangle's queries (of job->head) or, where job->head < 0, its keys (of the kv
-   head) by bucket. Reads query_code or key_code; writes query_order and places, or key_order and the
-   columns' blocks in a second pairing. This stage needs no tile, so the counters use the tile's memory.
-   Cost: rows + 2^lsh_bits, and a binary search for each held-out query or column. */
+   head) by bucket. Reads query_code or key_code; writes query_order, and places in trials and record, or
+   key_order, and the columns' blocks in a second pairing. This stage needs no tile, so the counters use the
+   tile's memory. Cost: rows + 2^lsh_bits, and a binary search for each held-out query or column. */
 HAI_APART void hai_stage_order(hai_job *job) {
   int of_key = job->head < 0;
   hai_index begin = of_key ? job->rect.key_begin : job->rect.query_begin;

@@ -124,9 +124,9 @@ static int hai_pair_superblocks(hai_job *job, hai_index first, int n, const hai_
   return held;
 }
 
-/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`; *held is what
-   each of them holds. A score that is no larger than the worst of a full heap (tile->spare [lanes]) need not
-   be offered: ids ascend, and the smaller id wins. */
+/* Offers the scores of `count` sub-blocks (tile->id, ascending) to each lane's heap of `take`. All heaps hold
+   equally many, *held, since each score goes to all until they are full. Then a score that is no larger than
+   the worst of a heap (tile->spare [lanes]) need not be offered: ids ascend, and the smaller id wins. */
 static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best, hai_index stride,
                              int *held) {
   int lanes = tile->kernel->lanes, before, i, j;
@@ -135,7 +135,7 @@ static void hai_offer_blocks(hai_tile *tile, int count, int take, uint64_t *best
     before = *held;
     for (i = 0; i < tile->n; i++) {
       if (before == take && !(score[i] > tile->spare[i])) continue;
-      *held = before;
+      *held = before; /* of this heap too */
       hai_offer(best + i * stride, held, take, hai_candidate(score[i], tile->id[j]));
       tile->spare[i] = hai_candidate_value(best[i * stride]);
     }
@@ -167,7 +167,7 @@ static void hai_pair_tile(hai_job *job, const int32_t *superblock, hai_index n, 
 }
 
 /* Pairs the wanted query groups (bits) of this task's HAI_TASK_GROUPS. The superblocks are chosen by all
-   neighbouring groups, wanted or not, so that a group's choice does not depend on which others are wanted.
+   of them, wanted or not, so that a group's choice does not depend on which others are wanted.
    Cost of a group: keys / key_group products of head_dim; in two levels, a HAI_SUPERBLOCK-th of that and
    2 * take * HAI_SUPERBLOCK. */
 static void hai_pair_groups(hai_job *job, uint64_t wanted) {

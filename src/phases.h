@@ -1,6 +1,6 @@
 /* Phases. A step is a stage at a level, or before or after the levels, in the order in which they run; a
-   phase is a step with those behind it that may run beside it. A task is (batch, head, rectangle, chunk), and
-   writes nothing that another task of its phase touches. */
+   phase is a step with those behind it that may run beside it. A task is (step, batch, head, rectangle,
+   chunk), and writes nothing that another task of its phase touches. */
 
 static int hai_steps(const hai_plan *plan) {
   return plan->n_before + hai_plan_levels(plan) * plan->n_per_level + plan->n_after;
@@ -112,7 +112,7 @@ HAI_APART const hai_stage *hai_job_at(hai_job *job, const hai_plan *plan, void *
   job->plan = plan;
   job->base = hai_align(workspace);
   job->scratch = job->base + plan->layout.scratch + plan->layout.scratch_bytes * HAI_AS(size_t, worker);
-  /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a phase without chunks or heads has no task */
+  /* NOLINTBEGIN(clang-analyzer-core.DivideZero): a step without chunks or heads has no task */
   job->chunk = g.chunks - 1 - hai_to_index(index % g.chunks);
   index /= g.chunks;
   hai_rect_set(&job->rect, plan, job->level, hai_to_index(index % g.rects));

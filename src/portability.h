@@ -80,7 +80,7 @@
 #else
 #define HAI_AVX_VNNI 0
 #endif
-/* Is there a vector kernel? The compiler is then gcc or clang. */
+/* Is there a vector kernel? The compiler is then gcc or clang, and code that only saves time is wanted. */
 #define HAI_SIMD (HAI_AVX512 || HAI_AVX2 || HAI_NEON)
 /* Is there a kernel that rounds weights? */
 #define HAI_ROUNDS (HAI_AVX512_BF16 || HAI_NEON_BF16)
@@ -287,7 +287,7 @@
 #define HAI_TASK_QUERIES 192 /* rows attended by one task: a multiple of every kernel's tile */
 #define HAI_SCAN_ROWS 384    /* queries of a head that one task scans for: a multiple of every task's tiles */
 #define HAI_TASK_ROWS 1024   /* rows hashed by one task */
-#define HAI_TASK_GROUPS 16   /* query groups paired, or sub-blocks averaged, by one task */
+#define HAI_TASK_GROUPS 16   /* query groups paired (together, with superblocks), or sub-blocks averaged */
 #define HAI_PAIR_DENSE 32768 /* in rectangles of more keys, superblocks are chosen first */
 #define HAI_SUPERBLOCK 16    /* sub-blocks of a superblock; divides HAI_TASK_GROUPS and HAI_CHUNK */
 #define HAI_PROBE_CHUNKS 64  /* most tasks that probe a rectangle's keys */
@@ -296,7 +296,7 @@
 #define HAI_JUDGES 48        /* most held-out queries of a rectangle and head that choose */
 #define HAI_AUDITORS 192     /* most held-out queries that measure the choice for the report */
 #define HAI_JUDGE_RUN 4      /* neighbours among held-out queries; divides both numbers */
-#define HAI_MERGE_LANES 4    /* lanes whose states are merged together; divides those of every kernel */
+#define HAI_MERGE_LANES 4    /* lanes merged together; divides a kernel's, and queries of any trial's task */
 #define HAI_TRIAL_QUERIES 16 /* held-out queries that try columns alone in one task; blocks: one run */
 #define HAI_JUDGE_CHUNKS 64  /* most tasks in which held-out queries meet a rectangle's keys */
 #define HAI_JUDGE_KEYS 1024  /* least keys of one of them */

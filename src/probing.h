@@ -1,8 +1,8 @@
 /* ---- Probing: which keys matter to a few queries ----
    Probes meet every key of the rectangle. The mass of a key is the attention that all probes together pay
    to it: M_j = sum over probes p of e^(s_pj - lse_p). The keys of largest mass are pinned (heavy keys),
-   and masses weight the draw of columns. Three stages: PROBE and SUM find each probe's lse, MASS then
-   adds up. */
+   and masses weight the draw of columns. PROBE and SUM find each probe's lse, MASS then adds up; WEIGH makes
+   sampling weights of masses. */
 
 /* Keeps m and l of a tile's probes. */
 static void hai_keep_partial(const hai_job *job, hai_index first) {

@@ -98,8 +98,8 @@ static void hai_resolve_regions(hai_plan *plan) {
   plan->max_rects = plan->depth ? hai_power_of_2(plan->depth - 1) : 1;
 }
 
-/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as one
-   of more queries could have some, so that the size of scratch never falls as inputs grow. */
+/* The stages that a call needs. Stages of levels are counted even if this call has no levels, as long as
+   hai_may_approximate, so that the size of scratch never falls as inputs grow. */
 static void hai_resolve_stages(hai_plan *plan) {
   unsigned char *count[] = {&plan->n_before, &plan->n_per_level, &plan->n_after}; /* by hai_when */
   int may_approximate = hai_may_approximate(plan), n = 0, i;

@@ -13,8 +13,9 @@ static int hai_is_needed(const hai_job *job) {
   int needed = 0, tried = 0;
   if (!job->plan->choosing) return 1;
   for (each.head = job->kv_head * n; each.head < (job->kv_head + 1) * n; each.head++) {
-    hai_verdict verdict = hai_verdict_of(&each);
+    hai_verdict verdict;
     if (job->head >= 0 && job->head != each.head) continue;
+    verdict = hai_verdict_of(&each);
     needed |= verdict.tried <= job->pairing ? !verdict.settled : hai_takes_blocks(&verdict, job->pairing);
     tried = verdict.tried > tried ? verdict.tried : tried;
   }

@@ -8,8 +8,8 @@ typedef enum hai_when { HAI_BEFORE, HAI_PER_LEVEL, HAI_AFTER } hai_when; /* ..th
 enum { HAI_KV_HEADS = 1, HAI_HEADS = 2 };
 
 /* What sets a stage apart: its held-out queries are those of the report; it also runs for a rectangle that is
-   attended exactly, where nothing is chosen; its tasks touch nothing that those of the stage before it do, be
-   that the last stage of the level before, and run beside them. */
+   attended exactly, where nothing is chosen; it runs beside the stage before it, whichever the call wants,
+   which may be the last of the level before: tasks of neither write what those of the other touch. */
 enum { HAI_PLAIN = 0, HAI_AUDITS = 1, HAI_ALSO_EXACT = 2, HAI_BESIDE = 4 };
 
 typedef struct hai_stage {
@@ -183,7 +183,7 @@ static hai_index hai_cut_probes(const hai_plan *plan, hai_index n_query, hai_ind
   (void)n_key;
   return hai_ceil_div(hai_min(plan->probe_queries, n_query), HAI_SUM_PROBES);
 }
-/* One that samples, and one that samples more. */
+/* The draw, and the wide draw. */
 static hai_index hai_cut_draws(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_query;
@@ -193,12 +193,12 @@ static hai_index hai_cut_draws(const hai_plan *plan, hai_index n_query, hai_inde
 static hai_index hai_cut_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_key;
-  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_TRIAL_QUERIES);
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), hai_trial_queries(0));
 }
 static hai_index hai_cut_block_judges(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;
   (void)n_key;
-  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), HAI_JUDGE_RUN);
+  return hai_ceil_div(hai_min(HAI_JUDGES, n_query), hai_trial_queries(1));
 }
 static hai_index hai_cut_judged_keys(const hai_plan *plan, hai_index n_query, hai_index n_key) {
   (void)plan;

@@ -1,4 +1,4 @@
-/* ---- Trials: which recipe a rectangle gets ----
+/* ---- Trials: held-out queries try recipes ----
    The paper gives each query the keys of its block and a sample of the others. Which blocks help, and
    whether any do, depends on the head, so the judges, held-out queries, try for each rectangle and head
    in turn:
@@ -14,8 +14,8 @@
    run of stage TRY, preceded by what its pairing needs. */
 
 /* Stage DRAFT: pairs those groups among this task's HAI_TASK_GROUPS that hold held-out queries, since a
-   trial needs no others. Reads and writes what PAIR does. Cost: O(held-out queries), and PAIR's for the
-   groups paired. */
+   trial needs no others. Reads trials, and reads and writes what PAIR does. Cost: O(held-out queries), and
+   PAIR's for the groups paired. */
 HAI_APART void hai_stage_draft(hai_job *job) {
   hai_index n = job->rect.n_query, groups = hai_query_parts(job->plan, n, job->rect.n_key);
   uint64_t wanted = 0;
@@ -31,7 +31,7 @@ HAI_APART void hai_stage_draft(hai_job *job) {
 /* Adds what the tile that begins with held-out query `first` finds, after it has met the columns of the
    recipe. Its queries are judged by the rectangle's keys and their sinks alone: no choice depends on states,
    which may hold later keys than some of them see. */
-HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_trial *trial) {
+HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_finding *found) {
   hai_comparison c;
   int i;
   hai_attend_columns(job, recipe == HAI_COLUMNS);
@@ -39,23 +39,23 @@ HAI_APART void hai_try_tile(hai_job *job, hai_recipe recipe, int first, hai_tria
   for (i = 0; i < job->tile->n; i++) {
     hai_compare(job, i, hai_truth_of(job, 0, first + i), HAI_NULL, hai_lane_sink(job, i), &c);
     if (c.lse_whole != c.lse_whole) continue;
-    trial->squared_error += c.squared_error;
-    trial->squared_norm += c.squared_norm;
+    found->squared_error += c.squared_error;
+    found->squared_norm += c.squared_norm;
   }
 }
 
 /* Stage TRY: some held-out queries try job->pairing's blocks (HAI_NO_BLOCKS: columns alone),
-   unless the verdict is settled. Reads truth, choice, pins and columns; writes this part of the trial, and
-   the first trial merges the truth of its queries. Cost: O(held-out queries * budget). */
+   unless the verdict is settled. Reads truth, choice, pins, columns and trials; writes what they found to
+   trials, and in the first trial their merged truth to the first chunk's. Cost: O(queries * budget). */
 HAI_APART void hai_stage_try(hai_job *job) {
   hai_recipe recipe = job->pairing == HAI_NO_BLOCKS ? HAI_COLUMNS : HAI_BLOCKS;
   int number = hai_trial_number(job->pairing), n = hai_trial_queries(number),
       first = hai_to_int(job->chunk) * n, end = hai_to_int(hai_min(first + n, hai_n_held_out(job)));
   hai_judging_scratch scratch = hai_judging_scratch_of(job);
-  hai_trial trial = {0.0f, 0.0f};
-  if (number == !hai_trying_columns(job->plan)) hai_gather_truth(job, first, end);
+  hai_finding found = {0.0f, 0.0f};
+  if (number == (hai_trying_columns(job->plan) ? 0 : 1)) hai_gather_truth(job, first, end);
   if (hai_verdict_after(job, number).settled) return;
   for (; hai_judge_open(job, &scratch, first, end); first += job->tile->n)
-    hai_try_tile(job, recipe, first, &trial);
-  hai_trials_of(job)->part[number][job->chunk] = trial;
+    hai_try_tile(job, recipe, first, &found);
+  hai_trials_of(job)->found[number][job->chunk] = found;
 }

@@ -16,26 +16,26 @@ static int hai_trial_number(int pairing) { return pairing == HAI_NO_BLOCKS ? 0 :
 /* Held-out queries of a task of a trial. */
 static int hai_trial_queries(int number) { return number ? HAI_JUDGE_RUN : HAI_TRIAL_QUERIES; }
 
-/* No trial has been made. */
+/* Notes that no trial has been made. */
 static void hai_verdict_open(const hai_job *job) {
-  hai_trial *part = hai_trials_of(job)->part[0];
+  hai_finding *found = hai_trials_of(job)->found[0];
   int i;
-  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_PARTS; i++) part[i].squared_norm = -1.0f;
+  for (i = 0; i < HAI_TRIALS * HAI_TRIAL_TASKS; i++) found[i].squared_norm = -1.0f;
 }
 
 /* The relative error that a trial found. */
-static float hai_trial_error(const hai_trial *part) {
+static float hai_trial_error(const hai_finding *found) {
   float squared_error = 0.0f, squared_norm = 0.0f;
   int i;
-  for (i = 0; i < HAI_TRIAL_PARTS && part[i].squared_norm >= 0.0f; i++) {
-    squared_error += part[i].squared_error;
-    squared_norm += part[i].squared_norm;
+  for (i = 0; i < HAI_TRIAL_TASKS && found[i].squared_norm >= 0.0f; i++) {
+    squared_error += found[i].squared_error;
+    squared_norm += found[i].squared_norm;
   }
   return hai_relative(squared_error, squared_norm);
 }
 
 /* What follows from the first `end` trials: the recipe of the smallest error, and whether that is small
-   enough. With a tolerance that all of them miss, no recipe is. */
+   enough; HAI_EACH where all trials miss a tolerance. */
 static hai_verdict hai_verdict_after(const hai_job *job, int end) {
   const hai_plan *plan = job->plan;
   float tolerance = plan->params->tolerance;
@@ -43,11 +43,11 @@ static hai_verdict hai_verdict_after(const hai_job *job, int end) {
   int number;
   verdict.error = hai_inf();
   for (number = 0; number < end; number++) {
-    const hai_trial *part = hai_trials_of(job)->part[number];
+    const hai_finding *found = hai_trials_of(job)->found[number];
     float error, enough = tolerance > 0.0f ? tolerance : number ? HAI_FAIR : HAI_GOOD;
-    if (part->squared_norm < 0.0f) continue;
-    verdict.tried = number;
-    error = hai_trial_error(part);
+    if (found->squared_norm < 0.0f) continue;
+    verdict.tried = number; /* so many pairings: trial 0 has none */
+    error = hai_trial_error(found);
     if (error < verdict.error) {
       verdict.recipe = number ? HAI_BLOCKS : HAI_COLUMNS;
       verdict.pairing = number ? number - 1 : HAI_NO_BLOCKS;

@@ -15,17 +15,18 @@ typedef enum hai_recipe {
   HAI_EACH     /* nothing is chosen for them together: each meets what it keeps of a scan, or every key */
 } hai_recipe;
 
-/* What some held-out queries found in a trial: sums of |out' - out|^2 and |out|^2. */
-typedef struct hai_trial {
-  float squared_error, squared_norm; /* squared_norm < 0: none did */
-} hai_trial;
+/* What the held-out queries of a task found in a trial: sums of |out' - out|^2 and |out|^2. */
+typedef struct hai_finding {
+  float squared_error, squared_norm; /* squared_norm < 0: no such task yet */
+} hai_finding;
 
-enum { HAI_TRIALS = 3, HAI_TRIAL_PARTS = HAI_JUDGES / HAI_JUDGE_RUN };
+/* Trials: columns alone, and each of two pairings. */
+enum { HAI_TRIALS = 3, HAI_TRIAL_TASKS = HAI_JUDGES / HAI_JUDGE_RUN };
 
 /* Of a rectangle and head: what the judges found in each trial, by tasks, and where they stand in the sorted
-   order. */
+   order. Of two pairings only the second is sorted, so one place is enough. */
 typedef struct hai_trials {
-  hai_trial part[HAI_TRIALS][HAI_TRIAL_PARTS];
+  hai_finding found[HAI_TRIALS][HAI_TRIAL_TASKS];
   int32_t place[HAI_JUDGES];
 } hai_trials;
 
@@ -70,8 +71,8 @@ typedef struct hai_met {
 typedef struct hai_tile hai_tile;
 
 /* May a call with these parameters and so many keys hold an approximated rectangle? A causal query's own key
-   is in none. Of the number of queries only one thing counts, so that sizes do not fall as it rises: where
-   held-out queries choose, up to HAI_JUDGES of them meet every key, and fewer queries are exact. */
+   is in none. Of the number of queries only this counts, so that sizes never fall as it rises: where held-out
+   queries choose, HAI_JUDGES of them meet every key, so that approximation cannot pay for fewer queries. */
 static int hai_may_approximate(const hai_plan *plan) {
   if (plan->choosing && plan->n_query < HAI_JUDGES) return 0;
   return HAI_HYPER && plan->hyper && plan->n_key >= plan->min_seq_len + plan->problem->causal;

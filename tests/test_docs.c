@@ -87,20 +87,23 @@ static void test_where_the_default_preset_begins_to_approximate(void **state) {
 }
 
 /* What docs/integrating.md says of 64 decode steps; the kernel has a part in the sizes. */
-static void test_decoding_by_the_exact_method_takes_far_less_workspace(void **state) {
+static void test_workspaces_of_decoding(void **state) {
   (void)state;
   static float data[1];
-  hyperattn_params params = hyperattn_linear_params();
+  hyperattn_params params[] = {hyperattn_paper_params(), hyperattn_linear_params(),
+                               hyperattn_default_params(), hyperattn_default_params()};
   hyperattn_problem p[64];
+  double bytes[4];
+  params[3].method = HYPERATTN_EXACT;
   for (int i = 0; i < 64; i++) {
     p[i] = hyperattn_tokens_first(1, 8, 2, 1, 32768, 128, 128, data, data, data, data);
     p[i].causal = 1;
   }
-  size_t hyper = hyperattn_workspace_size_many(p, 64, &params, 2);
-  params.method = HYPERATTN_EXACT;
-  size_t exact = hyperattn_workspace_size_many(p, 64, &params, 2);
-  print_message("64 decode steps: %lu and %lu bytes\n", (unsigned long)hyper, (unsigned long)exact);
-  assert_true(hyper > 0 && exact > 0 && hyper / exact >= 50);
+  for (int i = 0; i < 4; i++) bytes[i] = (double)hyperattn_workspace_size_many(p, 64, &params[i], 2);
+  print_message("64 decode steps: %.0f, %.0f, %.0f and %.0f bytes\n", bytes[0], bytes[1], bytes[2],
+                bytes[3]);
+  assert_true(bytes[3] > 0 && bytes[1] < 1.05 * bytes[3] && bytes[2] < 1.05 * bytes[3] &&
+              bytes[0] > 5 * bytes[3]);
 }
 
 static void test_the_readme_has_both_commands(void **state) {
@@ -128,7 +131,7 @@ int main(void) {
       cmocka_unit_test(test_the_example_is_the_same_everywhere),
       cmocka_unit_test(test_what_the_integrators_page_shows_is_compiled),
       cmocka_unit_test(test_where_the_default_preset_begins_to_approximate),
-      cmocka_unit_test(test_decoding_by_the_exact_method_takes_far_less_workspace),
+      cmocka_unit_test(test_workspaces_of_decoding),
       cmocka_unit_test(test_the_header_has_the_licence),
       cmocka_unit_test(test_the_readme_has_both_commands)};
   return cmocka_run_group_tests_name("docs", tests, NULL, NULL);
