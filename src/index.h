@@ -62,7 +62,7 @@ static uint64_t hai_index_check(const hyperattn_index *index) {
   const int64_t field[] = {index->batch, index->n_kv_heads, index->head_dim, index->capacity, index->length};
   uint64_t hash = hai_mix(HAI_REINTERPRET(uintptr_t, index->self) + 1u);
   int i;
-  for (i = 0; i < 5; i++) hash = hai_mix(hash + HAI_AS(uint64_t, field[i]));
+  for (i = 0; i < 5; i++) hash = hai_mix(hash ^ HAI_AS(uint64_t, field[i]));
   return hash;
 }
 
