@@ -101,7 +101,7 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
   hai_plan plan;
   double seconds[HAI_N_STAGES] = {0}, sum = 0;
   hai_resolve(&plan, p, params);
-  for (int phase = 0; phase < hai_phases(&plan); phase++) {
+  for (int phase = 0; phase < hai_phases(&plan); phase++)
     for (int64_t i = 0, n = hai_phase_tasks(&plan, phase); i < n; i++) {
       hai_job job;
       const hai_stage *stage = hai_job_at(&job, &plan, workspace, phase, i, 0);
@@ -112,7 +112,6 @@ static void print_stages(const hyperattn_problem *p, const hyperattn_params *par
       while (strcmp(hai_stages[first].name, stage->name)) first++;
       seconds[first] += took, sum += took;
     }
-  }
   printf("   ");
   for (int i = 0; i < HAI_N_STAGES; i++)
     if (seconds[i] > 0) printf(" %s %.1f%%", hai_stages[i].name, 100 * seconds[i] / sum);

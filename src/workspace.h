@@ -40,13 +40,13 @@ typedef struct hai_record {
   float alpha, kappa; /* of hyperattn_report */
   struct {
     int32_t place; /* in the sorted order */
-    int32_t row;  /* -1: left out of the report */
-    float error;  /* |out' - out|^2, out' by the rectangle's choice, out by all its keys; or its estimate */
-    float norm;   /* |out|^2 */
-    float whole;  /* lse after the rectangle, by all its keys */
-    float rect;   /* lse of the choice; of a scan: of pins and sample, by their mean share */
-    float blocks; /* share of the choice's attention that the blocks have */
-    float pinned; /* and that the pins have */
+    int32_t row;   /* -1: left out of the report */
+    float error;   /* |out' - out|^2, out' by the rectangle's choice, out by all its keys; or its estimate */
+    float norm;    /* |out|^2 */
+    float whole;   /* lse after the rectangle, by all its keys */
+    float rect;    /* lse of the choice; of a scan: of pins and sample, by their mean share */
+    float blocks;  /* share of the choice's attention that the blocks have */
+    float pinned;  /* and that the pins have */
   } query[HAI_AUDITORS];
 } hai_record;
 

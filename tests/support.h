@@ -23,15 +23,21 @@ static int is_worth(const hyperattn_params *params, int64_t n_query, int64_t n_k
   return plan.outer;
 }
 
-/* Runs c, so that job gives the choices of its last phase. Returns the workspace, which the caller frees. */
-static void *run_and_look(call *c, hai_plan *plan, hai_job *job) {
+/* Runs c to the end of the first phase that begins with the stage `last`, or of all where there is none, so that job
+   gives that phase's choices. Returns the workspace, which the caller frees. */
+static void *run_until(call *c, hai_plan *plan, hai_job *job, void (*last)(hai_job *)) {
   void *workspace = test_alloc(hyperattn_workspace_size(&c->problem, &c->params, 1));
   assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
-  for (int phase = 0; phase < hai_phases(plan); phase++)
-    for (int64_t t = 0; t < hai_phase_tasks(plan, phase); t++) hai_run(plan, workspace, phase, t, 0);
+  for (int phase = 0; phase < hai_phases(plan); phase++) {
+    int64_t n = hai_phase_tasks(plan, phase);
+    for (int64_t t = 0; t < n; t++) hai_run(plan, workspace, phase, t, 0);
+    if (n && hai_job_at(job, plan, workspace, phase, 0, 0)->run == last) return workspace;
+  }
+  assert_true(!last); /* it was found */
   hai_job_at(job, plan, workspace, hai_phases(plan) - 1, 0, 0);
   return workspace;
 }
+static void *run_and_look(call *c, hai_plan *plan, hai_job *job) { return run_until(c, plan, job, NULL); }
 
 /* A kernel that this machine has, with the dtype of the rows that its products read. */
 typedef struct test_kernel {

@@ -444,16 +444,9 @@ static void test_probabilities_are_mixed_with_uniform(void **state) {
   assert_below(fabs((double)hai_units(1.0f, 1.0f, 10) / 17592186044416.0 - 0.82), 1e-6);
 }
 
-/* Runs c until its columns are drawn: later stages write over the masses. Returns the workspace, which the caller
-   frees. */
+/* Runs c until its columns are drawn: later stages write over the masses. */
 static void *run_to_columns(call *c, hai_plan *plan, hai_job *job) {
-  void *workspace = test_alloc(hyperattn_workspace_size(&c->problem, &c->params, 1));
-  assert_int_equal(hai_resolve(plan, &c->problem, &c->params), HYPERATTN_OK);
-  for (int phase = 0;; phase++) {
-    int64_t n = hai_phase_tasks(plan, phase);
-    for (int64_t t = 0; t < n; t++) hai_run(plan, workspace, phase, t, 0);
-    if (n && hai_job_at(job, plan, workspace, phase, 0, 0)->run == hai_stage_columns) return workspace;
-  }
+  return run_until(c, plan, job, hai_stage_columns);
 }
 
 /* |v|^2 for VALUE_NORM, M |v| for COLUMN_MASS: any positive weights would be unbiased. */
